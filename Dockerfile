@@ -1,0 +1,8 @@
+# docker build -t synthpipe . && docker run --rm -v "$PWD:/work" -w /work synthpipe build pipelines/demo.yaml
+FROM python:3.11-slim
+WORKDIR /opt/synthpipe
+COPY constraints.txt pyproject.toml setup.cfg README.md LICENSE ./
+COPY synthpipe synthpipe
+RUN pip install --no-cache-dir --constraint constraints.txt .
+ENTRYPOINT ["synthpipe"]
+CMD ["--help"]

@@ -1,0 +1,32 @@
+# `make test` and `make demo` need Python 3.11 or 3.12 and nothing else: they make the environment in .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: install test check demo clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: setup.cfg pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "synthpipe needs Python 3.11 or 3.12; name it: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test: check
+	$(BIN)/python -m pytest -n 2
+
+demo: install
+	$(BIN)/synthpipe phantom data/phantom
+	$(BIN)/synthpipe build pipelines/demo.yaml -o $(RUN)
+	$(BIN)/synthpipe inspect $(RUN)
+
+clean:
+	rm -rf $(VENV) build *.egg-info data/phantom runs/demo
