@@ -1,0 +1,1 @@
+"""From weakly-labelled pathology patches to curated composites with pixel masks, in Zarr."""

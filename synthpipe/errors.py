@@ -1,0 +1,29 @@
+"""The exceptions that synthpipe raises for bad input and bad state.
+
+Each is also a builtin, so that library users can catch what they expect. Only the command line turns them into
+one line and an exit code; every message says what was found, what was expected and what to do.
+"""
+
+
+class SynthpipeError(Exception):
+    """Anything that synthpipe can explain to its user."""
+
+
+class ConfigError(SynthpipeError, ValueError):
+    """A pipeline file, or an option that overrides it, is wrong."""
+
+
+class CatalogError(SynthpipeError, ValueError):
+    """The patches on disk do not form a usable data set."""
+
+
+class StoreError(SynthpipeError, OSError):
+    """A run or a Zarr store is missing, damaged, or cannot be written."""
+
+
+class StaleRunError(SynthpipeError, RuntimeError):
+    """A run directory was made by another pipeline, other patches or other package versions."""
+
+
+class FilterError(SynthpipeError, RuntimeError):
+    """The filter model cannot be trained, or accepts too few composites."""

@@ -1,0 +1,226 @@
+"""The frozen records that pass between the rooms of synthpipe.
+
+A *recipe* holds every number that was sampled for a composite, and every constant that its rendering needs: with the
+donors at hand it renders the same pixels without a random generator and without the pipeline file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Image = NDArray[np.uint8]
+"""(H, W, 3) uint8, RGB."""
+
+Mask = NDArray[np.uint8]
+"""(H, W) uint8: class indices, the background index, or ``taxonomy.LOST``."""
+
+Strategy = Literal["mosaic", "bezier"]
+STRATEGIES: tuple[Strategy, ...] = ("mosaic", "bezier")
+
+Flip = Literal["none", "horizontal", "vertical", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRef:
+    """One weakly-labelled patch of the catalog.
+
+    Attributes
+    ----------
+    id : str
+        Path below the data set's training folder, with forward slashes: the patch's name wherever the set lies.
+    path : str
+        Where the file is now.
+    sha256 : str
+        Digest of the file's bytes.
+    classes : tuple of int
+        The classes that occur in it, in index order.
+    height, width : int
+        Its size in pixels.
+    group : str
+        The slide or patient it was cut from: the unit of every split.
+    """
+
+    id: str
+    path: str
+    sha256: str
+    classes: tuple[int, ...]
+    height: int
+    width: int
+    group: str
+
+    @property
+    def single_class(self) -> bool:
+        """Whether it may donate pixels: only then is the class of every pixel known."""
+        return len(self.classes) == 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Donor:
+    """A decoded single-class patch, whose pixels composites are made of.
+
+    Attributes
+    ----------
+    id, group : str
+        As in its `PatchRef`.
+    label : int
+        Its class index.
+    image : (H, W, 3) uint8
+        RGB.
+    mask : (H, W) uint8, or None
+        `label`, or the background index where there is glass; None where glass is not looked for.
+    """
+
+    id: str
+    group: str
+    label: int
+    image: Image
+    mask: Mask | None
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The window of a donor patch that fills one tile; its size is the recipe's tile."""
+
+    patch: str
+    y: int
+    x: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftScaleRotate:
+    """A similarity about the image's centre, then a shift.
+
+    `angle` is in degrees, counter-clockwise; `scale` a factor; the shifts are fractions of height and width.
+    """
+
+    angle: float
+    scale: float
+    shift_y: float
+    shift_x: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quadrant:
+    """One grid image of a Mosaic and the window of it that fills a quadrant.
+
+    `tiles` run row by row. The flip comes first, then `warp`; ``(y, x)`` is the window's corner in the result.
+    """
+
+    tiles: tuple[Crop, ...]
+    flip: Flip
+    warp: ShiftScaleRotate | None
+    y: int
+    x: int
+
+
+@dataclass(frozen=True, slots=True)
+class MosaicRecipe:
+    """A Mosaic composite (method section 2): four transformed grid images around a split point.
+
+    Sizes are (height, width) in pixels, `grid` is (rows, columns) of tiles; the quadrants are upper left, upper right,
+    lower left, lower right.
+    """
+
+    index: int
+    canvas: tuple[int, int]
+    tile: tuple[int, int]
+    grid: tuple[int, int]
+    split: tuple[int, int]
+    quadrants: tuple[Quadrant, Quadrant, Quadrant, Quadrant]
+
+    strategy: Literal["mosaic"] = "mosaic"
+
+    def donors(self) -> Iterator[str]:
+        """Yield the id of each donor patch, once per use."""
+        for quadrant in self.quadrants:
+            for tile in quadrant.tiles:
+                yield tile.patch
+
+
+@dataclass(frozen=True, slots=True)
+class BezierRecipe:
+    """A Bezier composite (method section 2): a foreground donor inside a closed curve on a background donor.
+
+    `points` are the curve's corners (x, y) in the unit square, in drawing order; `edgy` and `radius` shape the tangents
+    and control points; `samples` is the number of points a segment is drawn with.
+    """
+
+    index: int
+    canvas: tuple[int, int]
+    background: str
+    foreground: str
+    points: tuple[tuple[float, float], ...]
+    edgy: float
+    radius: float
+    samples: int
+
+    strategy: Literal["bezier"] = "bezier"
+
+    def donors(self) -> Iterator[str]:
+        """Yield the id of each donor patch: the background's, then the foreground's."""
+        yield self.background
+        yield self.foreground
+
+
+Recipe = MosaicRecipe | BezierRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A rendered recipe: `image` (H, W, 3) uint8 RGB and `mask` (H, W) uint8 class indices."""
+
+    recipe: Recipe
+    image: Image
+    mask: Mask
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """The filter's probability that composite `index` is a real patch, and the model that said so."""
+
+    index: int
+    p_real: float
+    model_sha256: str
+
+
+Reason = Literal["kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether composite `index` goes into the curated set, and why: one stable snake_case word."""
+
+    index: int
+    reason: Reason
+
+    @property
+    def keep(self) -> bool:
+        return self.reason == "kept"
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """Write a recipe as one line of JSON; floats keep every bit."""
+    return json.dumps(asdict(recipe), separators=(",", ":"))
+
+
+def recipe_from_json(text: str) -> Recipe:
+    """Read back what `recipe_to_json` wrote."""
+    fields: dict[str, Any] = json.loads(text)
+    fields["canvas"] = tuple(fields["canvas"])
+    if fields["strategy"] == "bezier":
+        fields["points"] = tuple((x, y) for x, y in fields["points"])
+        return BezierRecipe(**fields)
+    fields["tile"], fields["grid"], fields["split"] = (tuple(fields[key]) for key in ("tile", "grid", "split"))
+    fields["quadrants"] = tuple(_quadrant(quadrant) for quadrant in fields["quadrants"])
+    return MosaicRecipe(**fields)
+
+
+def _quadrant(fields: dict[str, Any]) -> Quadrant:
+    warp = fields["warp"] and ShiftScaleRotate(**fields["warp"])
+    return Quadrant(**{**fields, "tiles": tuple(Crop(**tile) for tile in fields["tiles"]), "warp": warp})

@@ -1,0 +1,50 @@
+"""What the tests share: a small pipeline and donors whose colour gives away their class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthpipe.compose import Donors
+from synthpipe.config import Pipeline
+from synthpipe.pipeline_file import load
+from synthpipe.records import Donor
+
+ROOT = Path(__file__).parent.parent
+DEMO = ROOT / "pipelines" / "demo.yaml"
+FLAT_COLORS = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
+
+
+def pipeline(*overrides: str) -> Pipeline:
+    """The demo pipeline, with keys replaced."""
+    return load(DEMO, overrides)
+
+
+def textured_donors(count: int = 30, height: int = 80, width: int = 70) -> Donors:
+    """Donors of three classes with random pixels, a few sizes, and slides of three patches each."""
+    rng = np.random.default_rng(7)
+    return Donors(
+        Donor(
+            id=f"slide{number // 3:02}-{number:03}.png",
+            group=f"slide{number // 3:02}",
+            label=number % 3,
+            image=rng.integers(0, 256, (height + number % 5, width + number % 7, 3), dtype=np.uint8),
+            mask=None,
+        )
+        for number in range(count)
+    )
+
+
+def flat_donors(size: int = 80) -> Donors:
+    """One donor a class, each of one colour: every pixel of a composite shows where it came from."""
+    return Donors(
+        Donor(f"flat-{label}.png", f"slide{label}", label, np.full((size, size, 3), color, np.uint8), None)
+        for label, color in enumerate(FLAT_COLORS)
+    )
+
+
+@pytest.fixture
+def demo() -> Pipeline:
+    return pipeline()
