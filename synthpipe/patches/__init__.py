@@ -1,0 +1,1 @@
+"""Patches: label formats, catalog, pixels, glass, the donor bank, and procedural tissue."""

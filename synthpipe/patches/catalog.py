@@ -1,0 +1,288 @@
+"""The catalog: what every patch of a data set is, checked by reading each file once."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import get_args
+from uuid import uuid4
+
+from synthpipe import config
+from synthpipe.config import PatchesSection
+from synthpipe.errors import CatalogError, StoreError
+from synthpipe.patches.labels import parse_names
+from synthpipe.patches.layouts import Claim, Problem, ProblemKind, read_layout
+from synthpipe.patches.pixels import decode_bytes, read_bytes
+from synthpipe.records import PatchRef
+from synthpipe.taxonomy import Taxonomy
+
+_LISTED = 20
+_CATALOG, _PROBLEMS = "catalog.csv", "problems.csv"
+_CELLS = {
+    "id": ".+",
+    "path": ".+",
+    "sha256": "[0-9a-f]{64}",
+    "height": "[1-9][0-9]*",
+    "width": "[1-9][0-9]*",
+    "group": ".+",
+}
+_KINDS = get_args(ProblemKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """The usable patches of a data set, sorted by id, and the problems of those that are left out."""
+
+    patches: tuple[PatchRef, ...]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def donors(self) -> tuple[PatchRef, ...]:
+        """The patches of a single class, which may donate pixels."""
+        return tuple(patch for patch in self.patches if patch.single_class)
+
+    @property
+    def mixed(self) -> tuple[PatchRef, ...]:
+        """The patches of more than one class: what the filter takes for real (method section 3)."""
+        return tuple(patch for patch in self.patches if not patch.single_class)
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The slides or patients, sorted."""
+        return tuple(sorted({patch.group for patch in self.patches}))
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of all that composites depend on: ids, bytes, classes and groups, wherever the files lie."""
+        return config.digest([[patch.id, patch.sha256, patch.classes, patch.group] for patch in self.patches])
+
+    def by_id(self, patch: str) -> PatchRef:
+        """Return the patch whose id is `patch`.
+
+        Raises
+        ------
+        CatalogError
+            There is none.
+        """
+        place = bisect_left(self.patches, patch, key=lambda ref: ref.id)
+        if place == len(self.patches) or self.patches[place].id != patch:
+            raise CatalogError(
+                f"patch {patch!r}: not among the {len(self.patches)} of the catalog; see `synthpipe index`"
+            )
+        return self.patches[place]
+
+    def counts(self) -> dict[tuple[int, ...], int]:
+        """Return the number of patches for each label set, single classes first."""
+        counts = Counter(patch.classes for patch in self.patches)
+        return {classes: counts[classes] for classes in sorted(counts, key=lambda classes: (len(classes), classes))}
+
+
+def read_catalog(
+    patches: PatchesSection,
+    taxonomy: Taxonomy,
+    on_patch: Callable[[], None] | None = None,
+    threads: int | None = None,
+    claims: Sequence[Claim] | None = None,
+) -> Catalog:
+    """Read the catalog of a data set for a build, which stops at problems unless ``patches.on_error`` is skip.
+
+    Parameters
+    ----------
+    patches, taxonomy, on_patch, threads, claims
+        As for `survey`.
+
+    Raises
+    ------
+    CatalogError
+        There are problems and they are not to be skipped, or no usable patch is left; the message lists the first.
+    """
+    catalog = survey(patches, taxonomy, on_patch, threads, claims)
+    if catalog.problems and patches.on_error == "stop":
+        advice = "correct them, or set patches.on_error: skip to leave these patches out"
+        raise CatalogError(_summary(patches.root, catalog, advice))
+    if not catalog.patches:
+        raise CatalogError(_summary(patches.root, catalog, "no usable patch is left; correct them"))
+    return catalog
+
+
+def survey(
+    patches: PatchesSection,
+    taxonomy: Taxonomy,
+    on_patch: Callable[[], None] | None = None,
+    threads: int | None = None,
+    claims: Sequence[Claim] | None = None,
+) -> Catalog:
+    """Read the catalog of a data set together with its problems, whatever they are.
+
+    The result depends on the files alone, not on the order in which a folder lists them or threads finish.
+
+    Parameters
+    ----------
+    patches : PatchesSection
+        Where the data set lies and how it is read.
+    taxonomy : Taxonomy
+        Its classes.
+    on_patch : callable, optional
+        Called in this thread after each patch that the layout lists, usable or not.
+    threads : int, optional
+        How many files are read at once; some more than there are cores by default.
+    claims : sequence of Claim, optional
+        What `read_layout` gave, where the caller has it already.
+
+    Raises
+    ------
+    CatalogError
+        There is no data set to read: see `read_layout`.
+    """
+    usable: dict[str, PatchRef] = {}
+    problems: list[Problem] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for outcome in pool.map(_examine, claims or read_layout(patches, taxonomy)):
+            if isinstance(outcome, PatchRef):
+                first = usable.setdefault(outcome.sha256, outcome)
+                problems += () if first is outcome else (_duplicate(outcome, first, taxonomy),)
+            else:
+                problems += outcome
+            if on_patch:
+                on_patch()
+    return Catalog(tuple(usable.values()), tuple(problems))
+
+
+def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: str | Path) -> None:
+    """Write ``catalog.csv`` and ``problems.csv`` into `directory`, each as a whole or not at all.
+
+    Raises
+    ------
+    StoreError
+        They cannot be written.
+    """
+    folder = Path(directory)
+    patches = [
+        {**{column: getattr(patch, column) for column in _columns(PatchRef)}, "classes": taxonomy.label(patch.classes)}
+        for patch in catalog.patches
+    ]
+    problems = [{column: getattr(problem, column) for column in _columns(Problem)} for problem in catalog.problems]
+    _write_table(folder / _PROBLEMS, _columns(Problem), problems)
+    _write_table(folder / _CATALOG, _columns(PatchRef), patches)
+
+
+def load_catalog(directory: str | Path, taxonomy: Taxonomy) -> Catalog:
+    """Read back what `write_catalog` wrote.
+
+    Raises
+    ------
+    StoreError
+        A file is missing or damaged, or was written for other classes; the message names file and line.
+    """
+    folder = Path(directory)
+    patches: list[PatchRef] = []
+    for line, row in _read_table(folder / _CATALOG, _columns(PatchRef)):
+        try:
+            patch = _patch(row, taxonomy)
+        except ValueError as error:
+            raise _damaged(folder / _CATALOG, line, str(error)) from error
+        if patches and patch.id <= patches[-1].id:
+            raise _damaged(folder / _CATALOG, line, f"id {patch.id!r} is out of order")
+        patches.append(patch)
+    problems = []
+    for line, row in _read_table(folder / _PROBLEMS, _columns(Problem)):
+        if row["kind"] not in _KINDS:
+            raise _damaged(folder / _PROBLEMS, line, f"kind is {row['kind']!r}, expected one of {', '.join(_KINDS)}")
+        problems.append(Problem(**row))  # type: ignore[arg-type]
+    return Catalog(tuple(patches), tuple(problems))
+
+
+def _examine(claim: Claim) -> PatchRef | tuple[Problem, ...]:
+    """Read the file of a claim that has no problems yet."""
+    if claim.problems:
+        return claim.problems
+    try:
+        data = read_bytes(claim.path)
+        height, width, _ = decode_bytes(data).shape
+    except CatalogError as error:
+        message = f"patch {claim.id!r}: {error}; replace it or exclude it with patches.exclude"
+        return (Problem(claim.id, "unreadable", message),)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group)
+
+
+def _duplicate(patch: PatchRef, first: PatchRef, taxonomy: Taxonomy) -> Problem:
+    message = f"patch {patch.id!r}: holds the same bytes as {first.id!r}"
+    if patch.classes != first.classes:
+        message += f", but is labelled {taxonomy.label(patch.classes)}, not {taxonomy.label(first.classes)}"
+    return Problem(patch.id, "duplicate", f"{message}; delete one of them or exclude it with patches.exclude")
+
+
+def _summary(root: str, catalog: Catalog, advice: str) -> str:
+    count = len(catalog.problems)
+    patches = len(catalog.patches) + len({problem.id for problem in catalog.problems})
+    lines = [f"{root}: {count} problem{'s' * (count != 1)} in {patches} patch{'es' * (patches != 1)}"]
+    lines += [problem.message for problem in catalog.problems[:_LISTED]]
+    if count > _LISTED:
+        lines.append(f"and {count - _LISTED} more; see `synthpipe index`")
+    return "\n  ".join([*lines, advice])
+
+
+def _columns(record: type[PatchRef] | type[Problem]) -> list[str]:
+    return [field.name for field in fields(record)]
+
+
+def _write_table(path: Path, columns: list[str], rows: Iterable[dict[str, str]]) -> None:
+    """Write a CSV beside `path` and move it there; names that are not Unicode keep their bytes."""
+    part = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                table = csv.DictWriter(file, columns)
+                table.writeheader()
+                table.writerows(rows)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror}; check the folder and the free space") from error
+
+
+def _read_table(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the rows of a CSV that `_write_table` wrote, with the numbers of the lines they begin in."""
+    line = 1
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            for cells in reader:
+                if line == 1 and cells != columns:
+                    raise _damaged(path, line, f"the header is {cells}, expected {columns}")
+                if len(cells) != len(columns):
+                    raise _damaged(path, line, f"it has {len(cells)} cells, expected {len(columns)}")
+                if line > 1:
+                    yield line, dict(zip(columns, cells, strict=True))
+                line = reader.line_num + 1
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}; is this the folder of a run?") from error
+    except csv.Error as error:
+        raise _damaged(path, line, str(error)) from error
+    if line == 1:
+        raise _damaged(path, line, f"it is empty, expected the header {columns}")
+
+
+def _patch(row: dict[str, str], taxonomy: Taxonomy) -> PatchRef:
+    for column, pattern in _CELLS.items():
+        if not re.fullmatch(pattern, row[column], re.DOTALL):
+            raise ValueError(f"{column} is {row[column]!r}")
+    classes = parse_names(row["classes"], taxonomy)
+    size = int(row["height"]), int(row["width"])
+    return PatchRef(row["id"], row["path"], row["sha256"], classes, *size, row["group"])
+
+
+def _damaged(path: Path, line: int, fault: str) -> StoreError:
+    return StoreError(f"{path} line {line}: {fault}; the file is damaged or of another pipeline: make it again")

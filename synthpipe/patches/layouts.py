@@ -1,0 +1,317 @@
+"""Data sets on disk: which files are patches, and what the layout says about each of them.
+
+Nothing is opened here but a CSV: a layout yields claims, and `catalog` reads the files.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from synthpipe.config import Layout, PatchesSection
+from synthpipe.errors import CatalogError
+from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
+from synthpipe.taxonomy import Taxonomy
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+"""File names that are patches end in one of these, in any case."""
+
+ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path"]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a patch cannot be used: `kind` is a stable snake_case word, `message` a sentence that names the patch."""
+
+    id: str
+    kind: ProblemKind
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A patch as its layout presents it, before anyone has opened the file.
+
+    `id`, `path`, `classes` and `group` are those of `PatchRef`; where there are problems, `classes` may be empty and
+    `group` blank.
+    """
+
+    id: str
+    path: str
+    classes: tuple[int, ...]
+    group: str
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one published data set has of its own (method section 1)."""
+
+    training: str
+    group_pattern: str
+    classes: tuple[str, ...]
+
+
+PUBLISHED: Mapping[Layout, Published] = {
+    "wsss4luad": Published("1.training", r"^([^-]+)-", ("tumour", "stroma", "normal")),
+    "bcss-wsss": Published(
+        "training", r"^(TCGA-[^-]+-[^-]+)", ("tumour", "stroma", "lymphocytic infiltrate", "necrosis")
+    ),
+    "luad-histoseg": Published(
+        "train", r"^([^-]+)-", ("tumour epithelium", "necrosis", "lymphocyte", "tumour-associated stroma")
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A file or table row: `label` is the text that holds its label set, `where` the row it comes from."""
+
+    id: str
+    path: str
+    label: str
+    group: str = ""
+    where: str = ""
+    fault: tuple[ProblemKind, str] | None = None
+
+    def problem(self, kind: ProblemKind, message: str) -> Problem:
+        where = f" ({self.where})" if self.where else ""
+        return Problem(self.id, kind, f"patch {self.id!r}{where}: {message}")
+
+
+def read_layout(patches: PatchesSection, taxonomy: Taxonomy) -> tuple[Claim, ...]:
+    """List the patches of a data set, sorted by id, with their claimed labels and groups or what is wrong with them.
+
+    Hidden files, and files that are no images by their name, are ignored; what `patches.exclude` matches is left out.
+
+    Parameters
+    ----------
+    patches : PatchesSection
+        Where the data set lies and how it is laid out.
+    taxonomy : Taxonomy
+        Its classes.
+
+    Returns
+    -------
+    tuple of Claim
+        At least one.
+
+    Raises
+    ------
+    CatalogError
+        The root is missing or of the wrong kind, the CSV is no table of patches, or no patch is there.
+    """
+    root = Path(patches.root).expanduser().absolute()
+    published = PUBLISHED.get(patches.layout)
+    parse: Callable[[str], tuple[int, ...]]
+    if published:
+        entries = list(_published_entries(_training_folder(root, patches.layout, published)))
+        parse, cure = lambda text: parse_bracket(text, len(taxonomy)), "rename it"
+    elif patches.layout == "folders":
+        entries = list(_folder_entries(_existing_folder(root, patches.layout)))
+        parse, cure = lambda text: parse_names(text, taxonomy), "move it, rename the folder"
+    else:
+        entries = list(_csv_entries(root))
+        parse, cure = lambda text: parse_cell(text, taxonomy), "correct the row"
+    if not entries:
+        raise CatalogError(f"{root}: no patches found; {_wanted(patches.layout, taxonomy)}")
+    kept = [entry for entry in entries if not _matches(entry.id, patches.exclude)]
+    if not kept:
+        raise CatalogError(f"{root}: patches.exclude leaves none of the {len(entries)} patches; narrow its patterns")
+    pattern = patches.group_pattern or (published.group_pattern if published else None)
+    return tuple(_claim(entry, parse, pattern, cure) for entry in sorted(kept, key=lambda entry: entry.id))
+
+
+def class_names(layout: Layout, root: Path) -> tuple[str, ...]:
+    """Return the class names that a data set itself gives: the published ones, or those of its folders or its table.
+
+    Raises
+    ------
+    CatalogError
+        The data set is missing, or names no class.
+    """
+    if layout in PUBLISHED:
+        return PUBLISHED[layout].classes
+    root = root.expanduser().absolute()
+    if layout == "folders":
+        labels = {name for name, is_folder in _listing(_existing_folder(root, layout)) if is_folder}
+    else:
+        labels = {entry.label for entry in _csv_entries(root)}
+    names = {name for label in labels if not label.strip().startswith("[") for name in split_names(label)}
+    if not names:
+        raise CatalogError(f"{root}: names no class by itself; name them in index order, as --classes tumour,stroma")
+    return tuple(sorted(names))
+
+
+def _claim(entry: _Entry, parse: Callable[[str], tuple[int, ...]], pattern: str | None, cure: str) -> Claim:
+    exclude = "or exclude it with patches.exclude"
+    if entry.fault:
+        kind, message = entry.fault
+        return Claim(entry.id, entry.path, (), entry.group, (entry.problem(kind, f"{message}; {cure} {exclude}"),))
+    classes: tuple[int, ...] = ()
+    problems = []
+    try:
+        classes = parse(entry.label)
+    except CatalogError as error:
+        problems.append(entry.problem("mislabelled", f"{error}; {cure} {exclude}"))
+    group = entry.group or _group(PurePosixPath(entry.id).stem, pattern)
+    if not group:
+        message = f"no slide or patient: its stem does not match the pattern {pattern!r}"
+        problems.append(entry.problem("no_group", f"{message}; set patches.group_pattern, rename it {exclude}"))
+    return Claim(entry.id, entry.path, classes, group, tuple(problems))
+
+
+def _group(stem: str, pattern: str | None) -> str:
+    """Return the slide or patient of a stem, or nothing; without a pattern, the stem itself."""
+    if pattern is None:
+        return stem
+    match = re.search(pattern, stem)
+    return (match.group(1) or "") if match else ""
+
+
+def _matches(patch: str, patterns: tuple[str, ...]) -> bool:
+    # A label in brackets is a character set to fnmatch, so an id that was copied from a message must match as it is.
+    return any(patch == pattern or fnmatchcase(patch, pattern) for pattern in patterns)
+
+
+def _training_folder(root: Path, layout: Layout, published: Published) -> Path:
+    _existing_folder(root, layout)
+    if (root / published.training).is_dir():
+        return root / published.training
+    if root.name == published.training or any(_is_patch(name) for name, is_folder in _listing(root) if not is_folder):
+        return root
+    raise CatalogError(
+        f"{root}: got neither a folder {published.training!r} nor images in it, expected one of them for layout "
+        f"{layout}; set patches.root to the folder that holds {published.training!r}, or check patches.layout"
+    )
+
+
+def _existing_folder(root: Path, layout: Layout) -> Path:
+    wanted = f"expected the data set's folder for layout {layout}; set patches.root or patches.layout"
+    try:
+        mode = root.stat().st_mode
+    except OSError as error:
+        raise CatalogError(f"{root}: {error.strerror}, {wanted}") from error
+    if not stat.S_ISDIR(mode):
+        raise CatalogError(f"{root}: is no folder, {wanted}")
+    return root
+
+
+def _wanted(layout: Layout, taxonomy: Taxonomy) -> str:
+    kinds = f"expected files that end in {', '.join(SUFFIXES)}"
+    if layout == "folders":
+        return f"{kinds} in folders named by class ({', '.join(taxonomy.names)}); check patches.root and patches.layout"
+    if layout == "csv":
+        return "expected a row for each patch below the header; fill the table or check patches.root"
+    return f"{kinds}; check patches.root and patches.layout"
+
+
+def _published_entries(folder: Path) -> Iterator[_Entry]:
+    for path in _walk(folder, frozenset()):
+        relative = path.relative_to(folder)
+        yield _Entry(relative.as_posix(), str(path), relative.stem)
+
+
+def _folder_entries(root: Path) -> Iterator[_Entry]:
+    for path in _walk(root, frozenset()):
+        relative = path.relative_to(root)
+        stray: tuple[ProblemKind, str] = ("mislabelled", "it lies in no folder that names its classes")
+        fault = stray if len(relative.parts) == 1 else None
+        yield _Entry(relative.as_posix(), str(path), relative.parts[0], fault=fault)
+
+
+def _is_patch(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """Yield the patch files below `folder`; links are followed, except to one of the folders `above`."""
+    above |= {os.path.realpath(folder)}
+    for name, is_folder in _listing(folder):
+        if not is_folder and _is_patch(name):
+            yield folder / name
+        elif is_folder and os.path.realpath(folder / name) not in above:
+            yield from _walk(folder / name, above)
+
+
+def _listing(folder: Path) -> list[tuple[str, bool]]:
+    """Return the names in a folder that are not hidden, and whether each is a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise CatalogError(f"{folder}: cannot be listed: {error.strerror}; check the folder and its links") from error
+
+
+def _csv_entries(table: Path) -> Iterator[_Entry]:
+    """Yield the rows of a CSV with the columns path, labels and, optionally, group."""
+    rows = _csv_rows(table)
+    first, header = next(rows, (1, []))
+    columns = [name.strip().lower() for name in header]
+    for column in ("path", "labels"):
+        if columns.count(column) != 1:
+            count = "no column" if column not in columns else "more than one column"
+            raise CatalogError(
+                f"{table} line {first}: {count} {column!r}, got {', '.join(map(repr, header)) or 'nothing'}; the "
+                "header must name the columns path, labels and, optionally, group, with commas between them"
+            )
+    lines: dict[str, int] = {}
+    for line, cells in rows:
+        where = f"{table.name} line {line}"
+        row = dict(zip(columns, cells, strict=False))
+        path, group = row.get("path", ""), row.get("group", "").strip()
+        if not path.strip():
+            yield _Entry(where, "", "", fault=("no_path", "the cell 'path' is empty"))
+            continue
+        name, file = _csv_id(path, table.parent), table.parent / path
+        fault: tuple[ProblemKind, str] | None = None
+        if name in lines:
+            fault = ("duplicate", f"the path stands in line {lines[name]} already")
+        elif len(cells) > len(columns):
+            message = f"the row has {len(cells)} cells, expected {len(columns)}: quote a cell that holds commas"
+            fault = ("mislabelled", message)
+        elif not row.get("labels", "").strip():
+            fault = ("mislabelled", "the cell 'labels' is empty")
+        elif not os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file, it takes whatever a cell may hold
+            fault = ("unreadable", f"there is no file {str(file)!r} (paths count from the folder of the CSV)")
+        lines.setdefault(name, line)
+        yield _Entry(name, str(file), row.get("labels", ""), group, where, fault)
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV that are not blank, with the numbers of the lines they begin in."""
+    try:
+        data = table.read_bytes()
+    except IsADirectoryError as error:
+        raise CatalogError(
+            f"{table}: is a folder, expected the CSV file; set patches.root or patches.layout"
+        ) from error
+    except OSError as error:
+        raise CatalogError(f"{table}: cannot be read: {error.strerror}; set patches.root to the CSV file") from error
+    try:
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CatalogError(f"{table} line {line}: not UTF-8; save the table as CSV in UTF-8") from error
+    line = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise CatalogError(f"{table} line {line}: not valid CSV: {error}; check the row's quotes") from error
+
+
+def _csv_id(path: str, folder: Path) -> str:
+    """Name a patch by its path from the CSV's folder; an absolute path that lies elsewhere stays as it is."""
+    normal = Path(os.path.normpath(path))
+    return (normal.relative_to(folder) if normal.is_relative_to(folder) else normal).as_posix()
