@@ -1,0 +1,275 @@
+"""The phantom data set: procedural tissue as weakly-labelled patches and segmented images, in WSSS4LUAD's layout.
+
+::
+
+    DIR/1.training/<slide>-<y>-<x>-[tumour, stroma, normal].png
+    DIR/2.validation/{img,mask}/<slide>-0-0.png
+    DIR/3.testing/{img,mask}/<slide>-0-0.png
+    DIR/phantom.json        written last: what was asked for, and what there is
+
+No slide serves two of the three folders.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image as PillowImage
+
+from synthpipe.config import differences
+from synthpipe.errors import ConfigError, StoreError
+from synthpipe.patches.phantom.tissue import SMALLEST, render_slide
+from synthpipe.patches.phantom.windows import Window, choose_windows
+from synthpipe.records import Image, Mask
+from synthpipe.taxonomy import Taxonomy, TissueClass
+
+FORMAT_VERSION = 1
+"""Raised whenever the same spec comes to mean other pixels."""
+
+LARGEST = 1024
+"""The largest wanted patch size, in pixels: slides beyond would fill gigabytes."""
+
+PHANTOM_TAXONOMY = Taxonomy(
+    (
+        TissueClass("tumour", (0, 64, 128)),
+        TissueClass("stroma", (64, 128, 0)),
+        TissueClass("normal", (243, 152, 0)),
+    )
+)
+"""WSSS4LUAD's classes and colours (method section 1)."""
+
+TRAINING, VALIDATION, TESTING = "1.training", "2.validation", "3.testing"
+FINISHED, UNFINISHED = "phantom.json", "phantom.unfinished.json"
+
+_OUR_NAMES = re.compile(
+    r"(1\.training/\d{7,}-\d+-\d+-\[[01], [01], [01]\]|(2\.validation|3\.testing)/(img|mask)/\d{7,}-0-0)\.png(\.tmp)?"
+)
+_FIRST_SLIDE, _SLIDE_STEP = 1003370, 37  # slide ids look like the published ones
+
+# In units of the wanted patch size: how wide areas of one class are, and the sides of segmented images.
+_TERRITORY_TRAINING, _TERRITORY_IMAGES = 2.6, 1.5
+_IMAGE_SIDES = (2.1, 3.1)
+
+
+@dataclass(frozen=True)
+class PhantomSpec:
+    """What a phantom data set shall hold; equal specs give equal pixels.
+
+    Attributes
+    ----------
+    seed : int
+        Of everything random, 0 to 2**64 - 1.
+    slides : int
+        Slides that the training patches are cut from.
+    patches : int
+        Training patches, spread evenly over the slides.
+    size : int
+        About how wide a training patch is, in pixels: sides are 0.9 to 1.3 times that. The tissue's magnification is
+        always the same, so that a larger patch shows more of it.
+    images : int
+        Segmented images for validation, and as many for testing; each is a slide of its own.
+
+    Raises
+    ------
+    ConfigError
+        A number is out of range.
+    """
+
+    seed: int = 0
+    slides: int = 12
+    patches: int = 400
+    size: int = 96
+    images: int = 6
+
+    def __post_init__(self) -> None:
+        limits = {
+            "seed": (0, 2**64 - 1),
+            "slides": (1, 10_000),
+            "patches": (self.slides, 1_000_000),
+            "size": (SMALLEST, LARGEST),
+            "images": (0, 10_000),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                why = ", at least one a slide" if name == "patches" else ""
+                raise ConfigError(f"phantom {name}: got {value!r}, expected an integer from {low} to {high}{why}")
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures are written, masks aside: what `write_phantom` reports progress of."""
+        return self.patches + 2 * self.images
+
+
+@dataclass(frozen=True)
+class PhantomSummary:
+    """What a phantom data set holds.
+
+    Attributes
+    ----------
+    training : dict
+        Number of training patches by label set, such as ``tumour+stroma``.
+    validation, test : int
+        Numbers of segmented images.
+    written : bool
+        Whether it was written now; False if it was there already.
+    """
+
+    training: dict[str, int]
+    validation: int
+    test: int
+    written: bool
+
+
+def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], None] | None = None) -> PhantomSummary:
+    """Write a phantom data set, or find that it is there already.
+
+    Parameters
+    ----------
+    directory : Path
+        Where to: missing, empty, or holding this very phantom. One whose writing was interrupted is written again.
+    spec : PhantomSpec
+        What it shall hold.
+    on_patch : callable, optional
+        Called after each of `spec.pictures` pictures; never where nothing is left to write.
+
+    Returns
+    -------
+    PhantomSummary
+        What the directory holds.
+
+    Raises
+    ------
+    StoreError
+        The directory holds something else, or cannot be written.
+    """
+    directory = Path(directory)
+    present = _find(directory, spec)
+    if present is not None:
+        return present
+    names: list[str] = []
+    labels: Counter[str] = Counter()
+    marker = {"format_version": FORMAT_VERSION, "spec": asdict(spec)}
+    try:
+        _write(directory / UNFINISHED, json.dumps(marker).encode())
+        for name, image, window in _training_patches(spec):
+            _write(directory / name, _encode_image(image))
+            names.append(name)
+            labels[PHANTOM_TAXONOMY.label(window.classes)] += 1
+            if on_patch:
+                on_patch()
+        for folder, stem, image, mask in _segmented_images(spec):
+            pair = [f"{folder}/{kind}/{stem}.png" for kind in ("img", "mask")]
+            for name, data in zip(pair, (_encode_image(image), _encode_mask(mask)), strict=True):
+                _write(directory / name, data)
+            names += pair
+            if on_patch:
+                on_patch()
+        summary = PhantomSummary(dict(sorted(labels.items())), spec.images, spec.images, written=True)
+        finished = {**marker, "summary": asdict(summary), "files": sorted(names)}
+        _write(directory / FINISHED, json.dumps(finished, indent=1).encode())
+        (directory / UNFINISHED).unlink()
+    except OSError as error:
+        raise StoreError(
+            f"{directory}: the phantom cannot be written: {error}; free space, or choose another"
+        ) from error
+    return summary
+
+
+def slide_name(index: int) -> str:
+    """Return the id of a phantom slide: training slides come first, then those of validation, then of testing."""
+    return str(_FIRST_SLIDE + _SLIDE_STEP * index)
+
+
+def _training_patches(spec: PhantomSpec) -> Iterator[tuple[str, Image, Window]]:
+    for slide in range(spec.slides):
+        count = spec.patches // spec.slides + (slide < spec.patches % spec.slides)
+        # Room for the patches without much overlap, and for each class on nearly every slide.
+        side = round(spec.size * max(4.0, 1.3 * count**0.5))
+        image, mask = render_slide(spec.seed, slide, side, side, spec.size * _TERRITORY_TRAINING)
+        for window in choose_windows(_sizes_rng(spec.seed, slide), mask, count, spec.size, first=slide):
+            digits = [int(index in window.classes) for index in range(len(PHANTOM_TAXONOMY))]
+            name = f"{TRAINING}/{slide_name(slide)}-{window.y}-{window.x}-{digits}.png"
+            yield name, image[window.y : window.y + window.height, window.x : window.x + window.width], window
+
+
+def _segmented_images(spec: PhantomSpec) -> Iterator[tuple[str, str, Image, Mask]]:
+    for number in range(2 * spec.images):
+        slide = spec.slides + number
+        low, high = (round(spec.size * factor) for factor in _IMAGE_SIDES)
+        height, width = _sizes_rng(spec.seed, slide).integers(low, high, 2, endpoint=True).tolist()
+        image, mask = render_slide(spec.seed, slide, height, width, spec.size * _TERRITORY_IMAGES)
+        yield (VALIDATION if number < spec.images else TESTING), f"{slide_name(slide)}-0-0", image, mask
+
+
+def _sizes_rng(seed: int, slide: int) -> np.random.Generator:
+    """Return the generator of a slide's windows: the key of its pixels, but another part of the stream."""
+    key, counter = np.array([seed, slide], dtype=np.uint64), np.array([0, 0, 0, 1], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def _encode_image(image: Image) -> bytes:
+    return cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]))[1].tobytes()
+
+
+def _encode_mask(mask: Mask) -> bytes:
+    picture, buffer = PillowImage.fromarray(mask), io.BytesIO()
+    picture.putpalette(PHANTOM_TAXONOMY.palette())
+    picture.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a whole file or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _find(directory: Path, spec: PhantomSpec) -> PhantomSummary | None:
+    """Return what `directory` holds if it is all of this phantom, or None if it may be written there."""
+    if not directory.exists() and not directory.is_symlink():
+        return None
+    if not directory.is_dir():
+        raise StoreError(f"{directory}: is no folder; choose another for the phantom")
+    there = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
+    record = next((name for name in (FINISHED, UNFINISHED) if name in there), None)
+    if record is None:
+        if foreign := [name for name in there if name != f"{UNFINISHED}.tmp"]:
+            raise StoreError(f"{directory}: holds {_listed(foreign)} but no phantom; choose a new or empty folder")
+        return None
+    try:
+        found: dict[str, Any] = json.loads((directory / record).read_text(encoding="utf-8"))
+        kept = PhantomSummary(**found["summary"]) if record == FINISHED else None
+        expected, old = set(found.get("files", ())), {key: found[key] for key in ("format_version", "spec")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"{directory / record}: is damaged ({error!r}); delete the folder, or choose another"
+        ) from error
+    changes = list(differences(old, {"format_version": FORMAT_VERSION, "spec": asdict(spec)}))
+    if changes:
+        raise StoreError(
+            f"{directory}: holds another phantom ({'; '.join(changes)}); delete it, or choose another folder"
+        )
+    ours = expected.__contains__ if expected else _OUR_NAMES.fullmatch
+    folders = (f"{TRAINING}/", f"{VALIDATION}/", f"{TESTING}/")
+    if foreign := [name for name in there if name.startswith(folders) and not ours(name)]:
+        raise StoreError(f"{directory}: holds {_listed(foreign)}, no part of the phantom; remove it, or choose another")
+    if kept is None or not expected.issubset(there):
+        return None
+    return replace(kept, written=False)
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(repr(name) for name in names[:3]) + more
