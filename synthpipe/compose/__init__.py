@@ -1,0 +1,53 @@
+"""Composites: `sample` draws every random number into a recipe, `render` turns a recipe into pixels.
+
+The generator of a composite is made from the pipeline's seed, the strategy, the purpose and the index alone, so its
+bytes do not depend on how many workers render, in which order, or in which shards.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from synthpipe.compose.bezier import render_bezier, sample_bezier
+from synthpipe.compose.donors import Donors
+from synthpipe.compose.mosaic import render_mosaic, sample_mosaic
+from synthpipe.config import Pipeline
+from synthpipe.records import Composite, MosaicRecipe, Recipe, Strategy
+
+Purpose = Literal["candidate", "filter", "view"]
+"""What a composite is for: to be curated, to train the filter; or a view of a real patch beside the latter."""
+
+_STRATEGY_WORD: dict[Strategy, int] = {"mosaic": 1, "bezier": 2}
+_PURPOSE_WORD: dict[Purpose, int] = {"candidate": 0, "filter": 1, "view": 2}
+
+__all__ = ["Donors", "Purpose", "generator", "render", "sample"]
+
+
+def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int) -> np.random.Generator:
+    """Return the generator of one composite: a Philox stream that no other composite shares.
+
+    Seed and strategy are the key; index and purpose are the high words of the counter, so streams are disjoint by
+    2**128 draws.
+    """
+    key = np.array([seed, _STRATEGY_WORD[strategy]], np.uint64)
+    counter = np.array([0, 0, index, _PURPOSE_WORD[purpose]], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def sample(
+    pipeline: Pipeline, strategy: Strategy, index: int, donors: Donors, purpose: Purpose = "candidate"
+) -> Recipe:
+    """Draw the recipe of composite `index`."""
+    rng = generator(pipeline.seed, strategy, purpose, index)
+    if strategy == "mosaic":
+        return sample_mosaic(rng, index, donors, pipeline)
+    return sample_bezier(rng, index, donors, pipeline)
+
+
+def render(recipe: Recipe, donors: Donors) -> Composite:
+    """Render a recipe: pure, needs no random generator."""
+    if isinstance(recipe, MosaicRecipe):
+        return render_mosaic(recipe, donors)
+    return render_bezier(recipe, donors)

@@ -1,0 +1,90 @@
+"""Windows and affine maps of images, shared by the strategies.
+
+Every map here is the *inverse* one: it takes a pixel of the result to the place in the source that it shows. Pixel
+centres are whole numbers, so the centre of an image of width w is (w - 1) / 2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.records import Flip, ShiftScaleRotate
+
+Pixels = NDArray[np.uint8]
+"""(H, W, 3) image or (H, W) mask, uint8."""
+
+Affine = NDArray[np.float64]
+"""(2, 3) float64: a map of (x, y, 1)."""
+
+
+def window(pixels: Pixels, y: int, x: int, size: tuple[int, int]) -> Pixels:
+    """Return the window of `size` at (y, x), from `pixels` reflected outwards where they are smaller than the window.
+
+    The reflection leaves out the edge itself and is centred; see `window_range`.
+    """
+    height, width = pixels.shape[:2]
+    down, right = max(size[0] - height, 0), max(size[1] - width, 0)
+    if down or right:
+        top, left = down // 2, right // 2
+        pixels = cv2.copyMakeBorder(pixels, top, down - top, left, right - left, cv2.BORDER_REFLECT_101)  # type: ignore[assignment]
+    return pixels[y : y + size[0], x : x + size[1]]
+
+
+def window_range(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
+    """Return how many values y and x of a `window` of `size` may take, at least 1 each."""
+    return max(shape[0] - size[0], 0) + 1, max(shape[1] - size[1], 0) + 1
+
+
+def source_map(size: tuple[int, int], flip: Flip, warp: ShiftScaleRotate | None, y: int, x: int) -> Affine:
+    """Return where the pixels of a window come from in an image that is flipped, then warped, then cropped.
+
+    Parameters
+    ----------
+    size : tuple of int
+        Height and width of the image.
+    flip, warp
+        The transformation, in this order.
+    y, x : int
+        Corner of the window in the transformed image.
+
+    Returns
+    -------
+    (2, 3) float64
+        ``source = map @ (window x, window y, 1)``: one map for all four steps, so pixels are interpolated once.
+    """
+    height, width = size
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    angle, scale, shift_y, shift_x = (warp.angle, warp.scale, warp.shift_y, warp.shift_x) if warp else (0, 1, 0, 0)
+    cosine, sine = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
+    offset_x, offset_y = x - centre_x - shift_x * width, y - centre_y - shift_y * height
+    # y grows downwards: these rows turn clockwise, which undoes the picture's counter-clockwise turn
+    row_x = [cosine, -sine, centre_x + (cosine * offset_x - sine * offset_y)]
+    row_y = [sine, cosine, centre_y + (sine * offset_x + cosine * offset_y)]
+    if flip in ("horizontal", "both"):
+        row_x = [-row_x[0], -row_x[1], width - 1 - row_x[2]]
+    if flip in ("vertical", "both"):
+        row_y = [-row_y[0], -row_y[1], height - 1 - row_y[2]]
+    return np.array([row_x, row_y])
+
+
+def warp_into(target: Pixels, source: Pixels, affine: Affine, nearest: bool = False) -> None:
+    """Fill `target` with `source` seen through `affine`, reflected at its borders.
+
+    Bilinear for images; with `nearest` for masks, whose values must stay class indices.
+    """
+    flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
+    size = target.shape[1::-1]
+    cv2.warpAffine(source, affine, size, dst=target, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
+
+
+def fit(pixels: Pixels, size: tuple[int, int], nearest: bool = False) -> Pixels:
+    """Resize `pixels` to (height, width); what has that size already is returned as it is."""
+    if pixels.shape[:2] == size:
+        return pixels
+    shrinks = pixels.shape[0] >= size[0] and pixels.shape[1] >= size[1]
+    smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT if nearest else smooth)  # type: ignore[return-value]

@@ -1,0 +1,41 @@
+"""Views of real patches, for the filter to hold against composites.
+
+A composite's pixels went through a transformation: warped with a Mosaic's grid images, resized with a Bezier's donors.
+Real patches go through the same one, or the filter would learn to see the resampling instead of the seams.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from synthpipe.compose.geometry import fit, source_map, warp_into, window_range
+from synthpipe.compose.mosaic import sample_transform
+from synthpipe.config import Pipeline
+from synthpipe.records import Image, Strategy
+
+
+def real_view(rng: np.random.Generator, image: Image, strategy: Strategy, pipeline: Pipeline) -> Image:
+    """Return a random view of a real patch at the canvas's size, processed as the strategy processes its donors.
+
+    Parameters
+    ----------
+    rng : Generator
+        The view's own generator.
+    image : (H, W, 3) uint8
+        The patch. One that is smaller than the canvas is first resized to it.
+    strategy : {"mosaic", "bezier"}
+        Whose composites the view is held against.
+    pipeline : Pipeline
+        Canvas, and the strategy's constants.
+    """
+    size = pipeline.canvas
+    if strategy == "bezier" or pipeline.mosaic is None:
+        return fit(image, size)
+    if image.shape[0] < size[0] or image.shape[1] < size[1]:
+        image = fit(image, size)
+    draws = rng.random(9).tolist()
+    flip, warp = sample_transform(draws, pipeline.mosaic)
+    ys, xs = window_range(image.shape, size)
+    view = np.empty((*size, 3), np.uint8)
+    warp_into(view, image, source_map(image.shape[:2], flip, warp, int(draws[7] * ys), int(draws[8] * xs)))
+    return view
