@@ -1,0 +1,179 @@
+"""The Zarr v3 schema of composites: which arrays there are, how they are cut, and what their attributes say.
+
+Every array runs along ``sample`` first and is cut there into shards of the same number of composites. Images and masks
+are sharded with one composite a chunk, so that a random one is one small read; the small arrays hold a shard's worth in
+one chunk. Chunks are checksummed. Masks fill with `taxonomy.LOST`, so a lost chunk never reads as a tissue class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+from synthpipe.errors import StoreError
+from synthpipe.records import STRATEGIES, Reason
+from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
+
+FORMAT_VERSION = 1
+REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus")
+
+
+@dataclass(frozen=True, slots=True)
+class ArraySpec:
+    """One array of a store: its dimensions after ``sample``, dtype and fill value."""
+
+    dimensions: tuple[str, ...]
+    dtype: str
+    fill_value: Any
+    sharded: bool = False
+    attributes: Mapping[str, Any] | None = None
+
+
+_IMAGE = ArraySpec(("y", "x", "channel"), "uint8", 0, sharded=True)
+_MASK = ArraySpec(("y", "x"), "uint8", LOST, sharded=True)
+_RECIPE = ArraySpec((), "str", "")
+_P_REAL = ArraySpec((), "float32", float("nan"))
+
+CANDIDATE_ARRAYS: Mapping[str, ArraySpec] = {
+    "recipe": _RECIPE,
+    "class_pixels": ArraySpec(("class_or_background",), "int32", -1),
+    "mask": _MASK,
+    "image": _IMAGE,
+}
+"""Written in this order: a shard whose image is there is complete."""
+
+SCORE_ARRAYS: Mapping[str, ArraySpec] = {"p_real": _P_REAL}
+
+VERDICT_ARRAYS: Mapping[str, ArraySpec] = {
+    "verdict": ArraySpec(
+        (), "uint8", LOST, attributes={"flag_values": list(range(len(REASONS))), "flag_meanings": " ".join(REASONS)}
+    )
+}
+
+CURATED_ARRAYS: Mapping[str, ArraySpec] = {
+    "recipe": _RECIPE,
+    "labels": ArraySpec(("class",), "uint8", LOST),
+    "p_real": _P_REAL,
+    "origin_strategy": ArraySpec(
+        (),
+        "uint8",
+        LOST,
+        attributes={"flag_values": list(range(len(STRATEGIES))), "flag_meanings": " ".join(STRATEGIES)},
+    ),
+    "origin_index": ArraySpec((), "int64", -1),
+    "donor_groups": ArraySpec(("donor",), "int32", -1),
+    "mask": _MASK,
+    "image": _IMAGE,
+}
+"""Written in this order: a shard whose image is there is complete."""
+
+
+def create_group(path: Path, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    """Create group `name` in the store at `path`, or open it, and set its attributes."""
+    root = zarr.open_group(path, mode="a", zarr_format=3)
+    group = root.require_group(name) if name else root
+    if dict(group.attrs) != dict(attributes):
+        group.attrs.put(dict(attributes))
+    return group
+
+
+def ensure_arrays(
+    group: zarr.Group,
+    specs: Mapping[str, ArraySpec],
+    sizes: Mapping[str, int],
+    shard: int,
+    zstd_level: int,
+    **attributes: Mapping[str, Any],
+) -> None:
+    """Create the arrays of `specs`, or lengthen those that are there: pixels that are written stay as they are.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Where they belong.
+    specs : mapping of str to ArraySpec
+        The arrays by name.
+    sizes : mapping of str to int
+        The length of every dimension.
+    shard : int
+        Composites a shard.
+    zstd_level : int
+        Compression of every chunk.
+    **attributes : mapping
+        More attributes of an array, under its name.
+    """
+    for name, spec in specs.items():
+        shape = tuple(sizes[dimension] for dimension in ("sample", *spec.dimensions))
+        if name in group:
+            array = group[name]
+            if not isinstance(array, zarr.Array):
+                raise StoreError(f"{group.store_path}/{name}: found a group, expected an array; remove the store")
+            if array.shape[0] < shape[0]:
+                array.resize(shape)
+            continue
+        group.create_array(
+            name,
+            shape=shape,
+            dtype=spec.dtype,
+            chunks=(1 if spec.sharded else shard, *shape[1:]),
+            shards=(shard, *shape[1:]) if spec.sharded else None,
+            fill_value=spec.fill_value,
+            compressors=[ZstdCodec(level=zstd_level), Crc32cCodec()],
+            dimension_names=("sample", *spec.dimensions),
+            chunk_key_encoding={"name": "default", "separator": "."},
+            attributes={**(spec.attributes or {}), **attributes.get(name, {})},
+        )
+
+
+def taxonomy_attributes(taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return the attributes that tell what mask values mean."""
+    return {
+        "classes": [{"name": tissue.name, "color": list(tissue.color)} for tissue in taxonomy.classes],
+        "background_index": taxonomy.background,
+        "background_color": list(taxonomy.background_color),
+        "ignore_index": taxonomy.background,
+        "lost_value": LOST,
+    }
+
+
+def read_taxonomy(attributes: Mapping[str, Any]) -> Taxonomy:
+    """Read back what `taxonomy_attributes` wrote."""
+    classes = tuple(TissueClass(item["name"], tuple(item["color"])) for item in attributes["classes"])
+    return Taxonomy(classes, tuple(attributes["background_color"]))
+
+
+def open_group(path: Path, name: str = "", writable: bool = False) -> zarr.Group:
+    """Open group `name` of the store at `path`, by default for reading only.
+
+    Raises
+    ------
+    StoreError
+        It is not there, or was written by another version of synthpipe.
+    """
+    try:
+        group = zarr.open_group(path, path=name or None, mode="r+" if writable else "r", zarr_format=3)
+    except (FileNotFoundError, ValueError) as error:
+        raise StoreError(f"{path / name}: no Zarr v3 group; expected one that `synthpipe build` wrote") from error
+    version = group.attrs.get("format_version")
+    if version != FORMAT_VERSION:
+        raise StoreError(f"{path / name}: format_version is {version}, this synthpipe reads {FORMAT_VERSION}")
+    return group
+
+
+def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
+    """Return array `name` of a group.
+
+    Raises
+    ------
+    StoreError
+        There is none.
+    """
+    found = group.get(name)
+    if not isinstance(found, zarr.Array):
+        raise StoreError(f"{group.store_path}: no array {name!r}; found {', '.join(sorted(group.array_keys()))}")
+    return found

@@ -1,0 +1,84 @@
+"""What is in a run or a store, as plain data for people and machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import zarr
+
+from synthpipe.errors import StoreError
+from synthpipe.records import STRATEGIES
+from synthpipe.storage.run import RunDirectory, read_json
+from synthpipe.storage.schema import open_group
+from synthpipe.storage.shards import complete_shards, shard_size, shards_of
+
+
+def summarise(path: Path) -> dict[str, Any]:
+    """Describe a run, a Zarr store or one of its groups; JSON-ready.
+
+    Raises
+    ------
+    StoreError
+        There is nothing of synthpipe at `path`.
+    """
+    if (path / "run.json").is_file():
+        return _run(RunDirectory(path))
+    if (path / "zarr.json").is_file():
+        return {"kind": "store", "path": str(path), **_group(path)}
+    found = "nothing there" if not path.exists() else "no run.json and no zarr.json in it"
+    raise StoreError(f"{path}: {found}; expected a run directory or a Zarr store that `synthpipe build` wrote")
+
+
+def human_bytes(count: float) -> str:
+    """Write a number of bytes for people: ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"
+
+
+def _run(run: RunDirectory) -> dict[str, Any]:
+    data = run.read()
+    build = read_json(run.build_file) if run.build_file.exists() else {"stages": {}, "strategies": {}}
+    filters = {strategy: read_json(run.report(strategy)) for strategy in STRATEGIES if run.report(strategy).exists()}
+    return {
+        "kind": "run",
+        "path": str(run.path),
+        "name": data["name"],
+        "finished": bool(build.get("finished")),
+        "fingerprint": data["fingerprint"],
+        "catalog_digest": data["catalog_digest"],
+        "versions": data["versions"],
+        "stages": build["stages"],
+        "strategies": build["strategies"],
+        "filters": filters,
+        "stores": {
+            store.name: _group(store) for store in (run.candidates, run.curated, run.training) if store.exists()
+        },
+    }
+
+
+def _group(path: Path, name: str = "") -> dict[str, Any]:
+    group = open_group(path, name)
+    return {
+        "attributes": {key: value for key, value in group.attrs.items() if key != "groups"},
+        "arrays": {key: _array(array) for key, array in sorted(group.arrays())},
+        "groups": {key: _group(path, f"{name}/{key}".strip("/")) for key in sorted(group.group_keys())},
+    }
+
+
+def _array(array: zarr.Array[Any]) -> dict[str, Any]:
+    wanted = len(shards_of(array.shape[0], shard_size(array)))
+    names = array.metadata.dimension_names  # type: ignore[union-attr]
+    return {
+        "shape": list(array.shape),
+        "dimensions": list(names or ()),
+        "dtype": str(array.dtype),
+        "chunks": list(array.chunks),
+        "shards": list(array.shards) if array.shards else None,
+        "shards_complete": len(complete_shards(array) & set(range(wanted))),
+        "shards_planned": wanted,
+        "bytes_stored": array.nbytes_stored(),
+    }
