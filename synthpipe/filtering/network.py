@@ -1,0 +1,207 @@
+"""The filter's network (method section 3): a timm model of two classes, and its weights on disk."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from synthpipe.errors import FilterError, StoreError
+
+FORMAT_VERSION = 1
+CLASSES = ("synthetic", "real")
+REAL = CLASSES.index("real")
+
+_METADATA = "synthpipe"
+_AGAIN = "remove it and build again"
+
+Images = NDArray[np.uint8]
+"""(N, H, W, 3) uint8, RGB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """All of a filter that is not weights.
+
+    Attributes
+    ----------
+    network : str
+        A timm model name.
+    mean, std : tuple of float
+        Of RGB in 0-1: subtracted, then divided by.
+    """
+
+    network: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class FilterNetwork:
+    """A network on a device, which takes images as they are stored.
+
+    Its weights and activations are `channels_last`: faster than the default on CPUs as on GPUs, and how images lie
+    in memory anyway.
+
+    Raises
+    ------
+    FilterError
+        timm has no network of that name.
+    """
+
+    def __init__(self, architecture: Architecture, device: torch.device) -> None:
+        self.architecture = architecture
+        self.device = device
+        self.module = _create(architecture.network).to(device).to(memory_format=torch.channels_last)
+        self._mean, self._std = (
+            torch.tensor(values, device=device).view(3, 1, 1) for values in (architecture.mean, architecture.std)
+        )
+
+    def logits(self, images: Images) -> Tensor:
+        """Return the (B, 2) float32 logits of one batch, in the order of `CLASSES`.
+
+        Only this batch is ever held as float. `images` must be writable and C-contiguous.
+        """
+        pixels = torch.from_numpy(images)
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
+        scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+        logits: Tensor = self.module(scaled.sub_(self._mean).div_(self._std))
+        return logits
+
+    def infer(self, images: Images, batch: int) -> Iterator[Tensor]:
+        """Yield the logits of `images`, at most `batch` at a time, in evaluation mode.
+
+        The network always sees `batch` images, black ones after the last: a sample's logits then do not depend on how
+        many there are.
+        """
+        self.module.eval()
+        padded = np.zeros((batch, *images.shape[1:]), np.uint8)
+        for start in range(0, len(images), batch):
+            count = min(batch, len(images) - start)
+            padded[:count] = images[start : start + count]
+            padded[count:] = 0
+            with torch.inference_mode():
+                yield self.logits(padded)[:count]
+
+
+def check_images(images: Images, name: str) -> None:
+    """Refuse what is not (N, H, W, 3) uint8.
+
+    Raises
+    ------
+    ValueError
+        It is another shape or type.
+    """
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"{name}: got {images.dtype} of shape {images.shape}, expected uint8 of shape (N, H, W, 3)")
+
+
+def save_weights(path: Path, architecture: Architecture, weights: Mapping[str, Tensor]) -> str:
+    """Write a network's weights as safetensors, atomically, and return the SHA-256 of the file.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written.
+    """
+    tensors = {name: weights[name].detach().cpu().contiguous() for name in sorted(weights)}
+    about = {
+        "format_version": FORMAT_VERSION,
+        "classes": CLASSES,
+        "weights_sha256": _digest(tensors),
+        **asdict(architecture),
+    }
+    # one entry, since the order of several is not fixed, and with it the file's SHA-256
+    data = safetensors.torch.save(tensors, {_METADATA: json.dumps(about, sort_keys=True)})
+    write_atomically(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def load_network(path: Path, device: torch.device) -> tuple[FilterNetwork, str]:
+    """Read the network that `save_weights` wrote, in evaluation mode, and the SHA-256 of its file.
+
+    Raises
+    ------
+    FilterError
+        The file is missing, damaged, or of another format.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise FilterError(f"{path}: not found; expected the weights of a trained filter; build again") from error
+    except OSError as error:
+        raise FilterError(f"{path}: cannot be read: {error}; {_AGAIN}") from error
+    try:
+        tensors = safetensors.torch.load(data)
+        about: dict[str, Any] = json.loads(_header(data)[_METADATA])
+        version = about["format_version"]
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise FilterError(f"{path}: is not a filter's safetensors file, or is damaged: {error!r}; {_AGAIN}") from error
+    if version != FORMAT_VERSION:
+        raise FilterError(f"{path}: format_version is {version}, this synthpipe reads {FORMAT_VERSION}; {_AGAIN}")
+    if tuple(about["classes"]) != CLASSES:
+        raise FilterError(f"{path}: its classes are {about['classes']}, expected {list(CLASSES)}; {_AGAIN}")
+    if about["weights_sha256"] != _digest(tensors):
+        raise FilterError(f"{path}: is damaged: its weights are not those that were written; {_AGAIN}")
+    architecture = Architecture(about["network"], tuple(about["mean"]), tuple(about["std"]))
+    network = FilterNetwork(architecture, device)
+    try:
+        network.module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise FilterError(
+            f"{path}: its weights do not fit {architecture.network} of timm {timm.__version__}; {_AGAIN}\n{error}"
+        ) from error
+    network.module.eval()
+    return network, hashlib.sha256(data).hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then give it its own.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error}") from error
+
+
+def _create(name: str) -> nn.Module:
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists them"
+        raise FilterError(f"filter.network: timm {timm.__version__} has no network {name!r}; {hint}")
+    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
+    return module
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _header(data: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file: its header is JSON, after its length in 8 bytes."""
+    length = int.from_bytes(data[:8], "little")
+    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    return metadata

@@ -1,0 +1,54 @@
+"""Running torch so that the same input gives the same bits, without a trace in the process around it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Return the device called `name`, or the first GPU, or the CPU where there is none."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@contextmanager
+def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None]:
+    """Run a block with deterministic algorithms, its own random state and a fixed number of CPU threads.
+
+    All of it is restored afterwards. These are settings of the process: no two threads of it may be inside at once.
+
+    Parameters
+    ----------
+    threads : int
+        CPU threads of an operation.
+    device : torch.device
+        Where the block computes.
+    seed : int
+        Of torch's generators, 0 to ``2**64 - 1``.
+    """
+    on_gpu = device.type == "cuda"
+    old_threads, old_benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    old_mode = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    old_workspace = os.environ.get(_WORKSPACE)
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        try:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(True)
+            torch.manual_seed(seed)
+            if on_gpu:
+                torch.backends.cudnn.benchmark = False
+                os.environ.setdefault(_WORKSPACE, ":4096:8")  # without it, deterministic cuBLAS refuses to run
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
+            yield
+        finally:
+            torch.set_num_threads(old_threads)
+            torch.use_deterministic_algorithms(old_mode[0], warn_only=old_mode[1])
+            torch.backends.cudnn.benchmark = old_benchmark
+            if old_workspace is None:
+                os.environ.pop(_WORKSPACE, None)

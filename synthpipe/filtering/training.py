@@ -1,0 +1,234 @@
+"""Training the filter (method section 3): real patches of several classes against composites, evenly."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import binary_auroc
+
+from synthpipe.config import FilterSection
+from synthpipe.errors import FilterError, StoreError
+from synthpipe.filtering.network import (
+    REAL,
+    Architecture,
+    FilterNetwork,
+    Images,
+    check_images,
+    save_weights,
+    write_atomically,
+)
+from synthpipe.filtering.report import EpochMetrics, FilterReport, load_report
+from synthpipe.filtering.reproducible import choose_device, reproducible
+from synthpipe.records import STRATEGIES, Strategy
+
+__all__ = ["EpochMetrics", "FilterData", "FilterReport", "balanced_batches", "load_report", "train_filter"]
+
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FilterData:
+    """What a filter learns from; all images (N, H, W, 3) uint8 RGB of one height and width.
+
+    Attributes
+    ----------
+    synthetic_train, synthetic_val : (N, H, W, 3) uint8
+        Composites. No slide may have donated to both.
+    real_train : callable
+        Takes the epoch, counted from 0, and returns views of real patches that are new in each.
+    real_val : (N, H, W, 3) uint8
+        Views of real patches of the slides of `synthetic_val`.
+    """
+
+    synthetic_train: Images
+    synthetic_val: Images
+    real_train: Callable[[int], Images]
+    real_val: Images
+
+
+def train_filter(
+    settings: FilterSection,
+    strategy: Strategy,
+    data: FilterData,
+    seed: int,
+    directory: Path,
+    on_epoch: Callable[[EpochMetrics], None] | None = None,
+) -> FilterReport:
+    """Train the filter of a strategy; write ``STRATEGY.safetensors`` and then ``STRATEGY.json`` to `directory`.
+
+    The same data, settings and seed give the same weights, bit by bit, on one kind of machine. The report is written
+    last: where there is one, the training is finished.
+
+    Parameters
+    ----------
+    settings : FilterSection
+        Of the pipeline.
+    strategy : str
+        Whose composites `data` holds.
+    data : FilterData
+        Need not be balanced: each epoch shows as many real views as composites.
+    seed : int
+        The pipeline's; decides weights at the start, order and flips.
+    directory : Path
+        Made if it is not there.
+    on_epoch : callable, optional
+        Gets the metrics of each epoch as it ends.
+
+    Raises
+    ------
+    FilterError
+        There is nothing to learn from, timm has no such network, or the loss is no longer finite.
+    StoreError
+        The files cannot be written.
+    ValueError
+        An array of `data` has another shape or type than the rest.
+    """
+    started = time.perf_counter()
+    _check(settings, data)
+    device, code = choose_device(), STRATEGIES.index(strategy)
+    architecture = Architecture(settings.network, settings.mean, settings.std)
+    epochs: list[EpochMetrics] = []
+    best: EpochMetrics | None = None
+    weights: dict[str, Tensor] = {}
+    real_count = 0
+    initial = int(np.random.SeedSequence([seed, code]).generate_state(1, np.uint64)[0])
+    with reproducible(settings.threads, device, initial):
+        network = FilterNetwork(architecture, device)
+        optimizer = torch.optim.Adam(network.module.parameters(), lr=settings.learning_rate)
+        for epoch in range(settings.epochs[strategy]):
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, code, epoch])))
+            real_count, train_loss = _train_epoch(network, optimizer, data, epoch, settings.batch, rng)
+            metrics = EpochMetrics(epoch, train_loss, *_validate(network, data, settings.batch))
+            _check_finite(metrics, settings)
+            epochs.append(metrics)
+            if best is None or metrics.val_accuracy > best.val_accuracy:
+                best, weights = metrics, {name: value.clone() for name, value in network.module.state_dict().items()}
+            if on_epoch:
+                on_epoch(metrics)
+    assert best is not None  # there is at least one epoch
+    path = directory / f"{strategy}.json"
+    try:
+        path.unlink(missing_ok=True)  # an old report must not vouch for new weights
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be replaced: {error}") from error
+    sha256 = save_weights(directory / f"{strategy}.safetensors", architecture, weights)
+    report = FilterReport(
+        strategy=strategy,
+        network=settings.network,
+        epochs=tuple(epochs),
+        best_epoch=best.epoch,
+        accuracy=best.val_accuracy,
+        auroc=best.val_auroc,
+        synthetic_train=len(data.synthetic_train),
+        synthetic_val=len(data.synthetic_val),
+        real_train=real_count,
+        real_val=len(data.real_val),
+        model_sha256=sha256,
+        seconds=time.perf_counter() - started,
+        device=str(device),
+    )
+    write_atomically(path, report.to_json().encode())
+    return report
+
+
+def balanced_batches(
+    rng: np.random.Generator, synthetic: int, real: int, batch: int
+) -> Iterator[tuple[Indices, Indices]]:
+    """Yield the batches of an epoch: the indices of its composites, and those of its real views.
+
+    An epoch shows as many of the one as of the other. All of the larger side are shown once; the smaller side is
+    repeated, in a new order each time. Batches are as even as can be, and none is larger than `batch`: a last batch
+    of one image would give batch normalisation nothing to normalise.
+    """
+    count = max(synthetic, real)
+    places = np.concatenate([_cycled(rng, synthetic, count), synthetic + _cycled(rng, real, count)])
+    for part in np.array_split(rng.permutation(places), math.ceil(len(places) / batch)):
+        yield part[part < synthetic], part[part >= synthetic] - synthetic
+
+
+def _cycled(rng: np.random.Generator, size: int, count: int) -> Indices:
+    return np.concatenate([rng.permutation(size) for _ in range(math.ceil(count / size))])[:count]
+
+
+def _train_epoch(
+    network: FilterNetwork,
+    optimizer: torch.optim.Optimizer,
+    data: FilterData,
+    epoch: int,
+    batch: int,
+    rng: np.random.Generator,
+) -> tuple[int, float]:
+    """Train one epoch; return the number of real views and the mean loss."""
+    synthetic, real = data.synthetic_train, data.real_train(epoch)
+    _check_like(real, "real_train", synthetic)
+    network.module.train()
+    total, seen = torch.zeros((), dtype=torch.float64, device=network.device), 0
+    for composites, views in balanced_batches(rng, len(synthetic), len(real), batch):
+        images = np.concatenate([synthetic[composites], real[views]])
+        labels = torch.full((len(images),), REAL)
+        labels[: len(composites)] = 1 - REAL
+        _flip(rng, images)
+        loss = cross_entropy(network.logits(images), labels.to(network.device))
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        total += loss.detach() * len(images)
+        seen += len(images)
+    return len(real), total.item() / seen
+
+
+def _flip(rng: np.random.Generator, images: Images) -> None:
+    """Flip each image horizontally and, independently, vertically with probability 0.5, in place."""
+    across, down = rng.random((2, len(images))) < 0.5
+    images[across] = images[across, :, ::-1]
+    images[down] = images[down, ::-1]
+
+
+def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[float, float, float]:
+    """Return loss and accuracy, each the mean of the two sides', and the area under the ROC curve."""
+    losses, accuracies, scores = [], [], []
+    for label, images in ((1 - REAL, data.synthetic_val), (REAL, data.real_val)):
+        logits = torch.cat([part.cpu() for part in network.infer(images, batch)])
+        losses.append(cross_entropy(logits, torch.full((len(logits),), label)).item())
+        p_real = logits.softmax(1)[:, REAL]
+        accuracies.append(((p_real > 0.5) == (label == REAL)).double().mean().item())
+        scores.append(p_real)
+    truth = torch.cat([torch.zeros(len(scores[0]), dtype=torch.int), torch.ones(len(scores[1]), dtype=torch.int)])
+    auroc = binary_auroc(torch.cat(scores), truth).item()
+    return sum(losses) / 2, sum(accuracies) / 2, auroc
+
+
+def _check(settings: FilterSection, data: FilterData) -> None:
+    if settings.batch < 2:
+        raise FilterError(f"filter.batch is {settings.batch}, expected at least 2: batches are normalised; raise it")
+    check_images(data.synthetic_train, "synthetic_train")
+    for name in ("synthetic_train", "synthetic_val", "real_val"):
+        _check_like(getattr(data, name), name, data.synthetic_train)
+
+
+def _check_like(images: Images, name: str, other: Images) -> None:
+    check_images(images, name)
+    if not len(images):
+        raise FilterError(
+            f"the filter has no images in {name}; add patches with more than one class (real) and single-class ones "
+            "(synthetic) on both sides of the split, or set filter.enabled: false"
+        )
+    if images.shape[1:] != other.shape[1:]:
+        raise ValueError(f"{name}: its images are {images.shape[1:]}, those of synthetic_train {other.shape[1:]}")
+
+
+def _check_finite(metrics: EpochMetrics, settings: FilterSection) -> None:
+    if not (math.isfinite(metrics.train_loss) and math.isfinite(metrics.val_loss)):
+        raise FilterError(
+            f"the filter's loss in epoch {metrics.epoch} is {metrics.train_loss} in training and {metrics.val_loss} "
+            f"in validation, expected finite numbers; lower filter.learning_rate ({settings.learning_rate:g})"
+        )

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from synthpipe.config import FilterSection
+from synthpipe.errors import FilterError
+from synthpipe.filtering.reproducible import choose_device, reproducible
+from synthpipe.filtering.scoring import Scorer, load_scorer
+from synthpipe.filtering.training import FilterData, FilterReport, balanced_batches, load_report, train_filter
+from synthpipe.records import Image
+from tests.conftest import pipeline
+
+
+def settings(**changes: object) -> FilterSection:
+    changes = {"batch": 16, "epochs": {"mosaic": 3, "bezier": 1}} | changes
+    return pipeline().filter.model_copy(update=changes)
+
+
+def views(count: int, seamed: bool, seed: int) -> Image:
+    """Noise, with a seam of two brightnesses where it is synthetic."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(80, 160, (count, 32, 32, 3), dtype=np.uint8)
+    if seamed:
+        images[:, :, 16:] += 60
+    return images
+
+
+def data(count: int = 96) -> FilterData:
+    return FilterData(
+        synthetic_train=views(count, True, 1),
+        synthetic_val=views(40, True, 2),
+        real_train=lambda epoch: views(count // 2, False, 10 + epoch),
+        real_val=views(30, False, 3),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FilterReport]:
+    directory = tmp_path_factory.mktemp("filter")
+    return directory, train_filter(settings(), "mosaic", data(), 5, directory)
+
+
+def test_it_learns_and_its_report_says_so(trained: tuple[Path, FilterReport]) -> None:
+    directory, report = trained
+    assert report.accuracy > 0.9 and report.auroc > 0.95
+    counts = report.synthetic_train, report.synthetic_val, report.real_train, report.real_val
+    assert counts == (96, 40, 48, 30)
+    assert [epoch.epoch for epoch in report.epochs] == [0, 1, 2]
+    assert report.epochs[-1].train_loss < report.epochs[0].train_loss
+    assert load_report(directory / "mosaic.json") == report
+
+
+def test_the_epoch_with_the_best_accuracy_is_kept(trained: tuple[Path, FilterReport]) -> None:
+    directory, report = trained
+    accuracies = [epoch.val_accuracy for epoch in report.epochs]
+    assert report.accuracy == max(accuracies) and report.best_epoch == accuracies.index(max(accuracies))
+    scorer = Scorer.load(directory / "mosaic.safetensors")
+    found = [(scorer.score(images, 16) > 0.5) for images in (data().synthetic_val, data().real_val)]
+    assert (1 - found[0].mean() + found[1].mean()) / 2 == pytest.approx(report.accuracy, abs=1e-6)
+    assert scorer.sha256 == report.model_sha256
+
+
+def test_the_same_seed_gives_the_same_weights_in_another_process(
+    trained: tuple[Path, FilterReport], tmp_path: Path
+) -> None:
+    torch.manual_seed(99)  # no global generator has a say
+    again = train_filter(settings(), "mosaic", data(), 5, tmp_path)
+    assert again.model_sha256 == trained[1].model_sha256
+    assert train_filter(settings(), "mosaic", data(), 6, tmp_path).model_sha256 != again.model_sha256
+    code = (
+        "from pathlib import Path; from tests.filtering.test_filter import *\n"
+        f"print(train_filter(settings(), 'mosaic', data(), 5, Path({str(tmp_path)!r})).model_sha256)"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == again.model_sha256
+
+
+def test_a_score_does_not_depend_on_what_else_is_scored(trained: tuple[Path, FilterReport]) -> None:
+    scorer = Scorer.load(trained[0] / "mosaic.safetensors")
+    images = np.concatenate([views(9, True, 20), views(8, False, 21)])
+    whole = scorer.score(images, 8)
+    assert whole.dtype == np.float32 and whole.min() >= 0 and whole.max() <= 1
+    one_by_one = np.concatenate([scorer.score(images[number : number + 1], 8) for number in range(17)])
+    assert np.array_equal(one_by_one, whole)
+    assert np.array_equal(scorer.score(images[5:], 8), whole[5:])
+    assert np.array_equal(scorer.score(images[::-1], 8)[::-1], whole)
+    assert len(scorer.score(images[:0], 8)) == 0
+
+
+def test_a_process_loads_a_filter_once(trained: tuple[Path, FilterReport]) -> None:
+    path = trained[0] / "mosaic.safetensors"
+    assert load_scorer(path, 1) is load_scorer(path, 1)
+
+
+def test_an_epoch_shows_both_sides_alike_and_every_image_as_often_as_any_other() -> None:
+    batches = list(balanced_batches(np.random.default_rng(0), 40, 7, 9))
+    sizes = [len(synthetic) + len(real) for synthetic, real in batches]
+    assert sum(sizes) == 80 and max(sizes) <= 9 and min(sizes) >= 8
+    synthetic, real = (np.concatenate(indices) for indices in zip(*batches, strict=True))
+    assert sorted(synthetic) == list(range(40))
+    counts = np.bincount(real)
+    assert len(real) == 40 and len(counts) == 7 and set(counts) == {5, 6}
+
+
+def test_torch_is_left_as_it_was(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(), torch.get_rng_state()
+    with reproducible(1, choose_device("cpu"), 7):
+        assert torch.initial_seed() == 7
+        assert torch.get_num_threads() == 1 and torch.are_deterministic_algorithms_enabled()
+    train_filter(settings(), "bezier", data(16), 0, tmp_path)
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before[:2]
+    assert torch.equal(torch.get_rng_state(), before[2])
+
+
+def test_errors_say_what_to_do(trained: tuple[Path, FilterReport], tmp_path: Path) -> None:
+    with pytest.raises(FilterError, match=r"no network 'resnet81'; did you mean resnet"):
+        train_filter(settings(network="resnet81"), "mosaic", data(16), 0, tmp_path)
+    with pytest.raises(FilterError, match=r"(?s)loss in epoch 0 is .*(nan|inf).*lower filter\.learning_rate"):
+        train_filter(settings(learning_rate=1e30), "mosaic", data(64), 0, tmp_path)
+    assert not list(tmp_path.iterdir())
+    weights = (trained[0] / "mosaic.safetensors").read_bytes()
+    for content in (b"", weights[:1000], weights[: len(weights) // 2], b"x" * 100):
+        (tmp_path / "damaged.safetensors").write_bytes(content)
+        with pytest.raises(FilterError, match=r"damaged\.safetensors: is (not a filter's|damaged)"):
+            Scorer.load(tmp_path / "damaged.safetensors")
+    with pytest.raises(FilterError, match=r"gone\.safetensors: not found"):
+        Scorer.load(tmp_path / "gone.safetensors")
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(FilterError, match=r"report\.json: is no filter's report"):
+        load_report(tmp_path / "report.json")
