@@ -1,0 +1,58 @@
+"""The Dask client: a local cluster of processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
+
+
+class Preparation(WorkerPlugin):  # type: ignore[misc]
+    """What every worker process does once, before its first task; also one that joins late or is started again."""
+
+    name = "synthpipe-preparation"
+
+    def __init__(self, prepare: Callable[[], None]) -> None:
+        self._prepare = prepare
+
+    def setup(self, worker: Worker) -> None:
+        self._prepare()
+
+
+@contextmanager
+def local_client(workers: int | None, prepare: Callable[[], None]) -> Iterator[Client]:
+    """Yield a client of a cluster on this machine: one single-threaded process a worker, on the loopback address.
+
+    Parameters
+    ----------
+    workers : int or None
+        Number of processes; by default one a core.
+    prepare : callable
+        Runs once in every worker process; must be picklable.
+    """
+    count = workers or available_cores()
+    # a worker that holds the interpreter while it decodes or trains is not lost: give it time to answer
+    settings = {"distributed.comm.timeouts.connect": "120s", "distributed.scheduler.worker-ttl": None}
+    with (
+        dask.config.set(settings),
+        LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(Preparation(prepare))
+        yield client
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
