@@ -1,0 +1,128 @@
+"""`synthpipe build`, `validate` and `schema`: everything that takes a pipeline file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from synthpipe import pipeline_file
+from synthpipe.cli.progress import reporter
+from synthpipe.config import Pipeline, json_schema
+from synthpipe.curation import first_plan
+from synthpipe.patches.catalog import read_catalog
+from synthpipe.patches.layouts import read_layout
+from synthpipe.storage.run import versions
+from synthpipe.storage.shards import shards_of
+from synthpipe.storage.summary import human_bytes
+
+_pipeline_argument = click.argument("pipeline", type=click.Path(dir_okay=False, path_type=Path))
+_set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a key of the file; may be given often."
+)
+
+
+@click.command()
+@_pipeline_argument
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Run directory [runs/NAME].")
+@_set_option
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes [one a core].")
+@click.option("--dry-run", is_flag=True, help="Say what would be made; write nothing.")
+def build(pipeline: Path, output: Path | None, overrides: tuple[str, ...], workers: int | None, dry_run: bool) -> None:
+    """Build a curated set of composites from a pipeline file.
+
+    A build that was interrupted goes on where it stopped when the same command is given again; what is finished
+    is not made twice.
+
+    \b
+    Examples:
+      synthpipe build pipelines/demo.yaml
+      synthpipe build pipelines/bcss.yaml --set patches.root=/data/BCSS-WSSS -o runs/bcss --workers 16
+      synthpipe build pipelines/glas.yaml --set curation.threshold=0.4 --dry-run
+    """
+    settings = pipeline_file.load(pipeline, overrides)
+    if dry_run:
+        _dry_run(settings)
+        return
+    from synthpipe import build as building  # loads torch, which takes seconds
+
+    path = output or Path("runs") / pipeline.stem
+    journal = building.build(settings, path, workers, reporter())
+    click.echo(_outcome(settings, path, journal))
+
+
+@click.command()
+@_pipeline_argument
+@_set_option
+def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
+    """Check a pipeline file: every mistake at once, with its key and what is allowed there.
+
+    \b
+    Examples:
+      synthpipe validate pipelines/demo.yaml
+      synthpipe validate pipelines/demo.yaml --set canvas=96
+    """
+    settings = pipeline_file.load(pipeline, overrides)
+    click.echo(f"{pipeline}: valid; fingerprint {settings.fingerprint()}")
+
+
+@click.command()
+def schema() -> None:
+    """Print the JSON schema of pipeline files, for editors that complete and check YAML.
+
+    \b
+    Example:
+      synthpipe schema > pipeline.schema.json
+    """
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+def _dry_run(pipeline: Pipeline) -> None:
+    claims = read_layout(pipeline.patches, pipeline.taxonomy)
+    with reporter().stage("catalog", len(claims)) as advance:
+        catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
+    click.echo("pipeline:\n" + yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False, width=100))
+    mixed, donors = len(catalog.mixed), len(catalog.donors)
+    click.echo(f"patches: {len(catalog.patches)} ({donors} donors, {mixed} mixed), {len(catalog.problems)} left out")
+    for index, name in enumerate(pipeline.taxonomy.names):
+        single = sum(patch.classes == (index,) for patch in catalog.donors)
+        occurs = sum(index in patch.classes for patch in catalog.patches)
+        click.echo(f"  {name}: in {occurs} patches, {single} donors")
+    click.echo("\nwould make:")
+    height, width = pipeline.canvas
+    for strategy in pipeline.strategies:
+        plan = {"candidates, to keep " + str(pipeline.curation.wanted[strategy]): first_plan(pipeline, strategy)}
+        if pipeline.filter.enabled:
+            plan["composites that train the filter"] = pipeline.filter.candidates
+        for what, count in plan.items():
+            shards = len(shards_of(count, pipeline.store.shard))
+            size = human_bytes(shards * pipeline.store.shard * height * width * 4)
+            click.echo(f"  {strategy}: {count} {what}; {shards} shards, {size} before compression")
+        if first_plan(pipeline, strategy) < pipeline.curation.max_candidates[strategy]:
+            click.echo(f"  {strategy}: at most {pipeline.curation.max_candidates[strategy]} candidates")
+    click.echo(f"\nfingerprint: {pipeline.fingerprint()}")
+    click.echo("versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()))
+
+
+def _outcome(pipeline: Pipeline, path: Path, journal: Mapping[str, Any]) -> str:
+    lines, total = [], 0
+    for strategy in pipeline.strategies:
+        entry = journal["strategies"][strategy]
+        kept = entry["verdicts"]["kept"]
+        total += kept
+        rate = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
+        lines.append(f"  {strategy}: kept {kept} of {entry['candidates']} candidates{rate}")
+    seconds = sum(journal["stages"].values())
+    return "\n".join(
+        [
+            f"{path}: a curated set of {total} composites with masks, built in {seconds:.0f} s",
+            *lines,
+            f"  curated set      {path / 'curated.zarr'}",
+            f"  all candidates   {path / 'candidates.zarr'}",
+            f"  more about it    synthpipe inspect {path}",
+        ]
+    )

@@ -1,0 +1,199 @@
+"""`synthpipe index`, `inspect` and `replay`: looking at patches, runs and single composites."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from PIL import Image as PillowImage
+
+from synthpipe.cli.progress import reporter
+from synthpipe.config import LAYOUTS, Layout, PatchesSection
+from synthpipe.errors import StoreError
+from synthpipe.patches.bank import load_donor
+from synthpipe.patches.catalog import Catalog, load_catalog, survey
+from synthpipe.patches.layouts import class_names, read_layout
+from synthpipe.records import STRATEGIES, Strategy, recipe_from_json
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.summary import human_bytes, summarise
+from synthpipe.taxonomy import Taxonomy, TissueClass
+
+
+@click.command()
+@click.argument("directory", type=click.Path(exists=True, path_type=Path))
+@click.option("--layout", type=click.Choice(LAYOUTS), required=True, help="How the patches are laid out.")
+@click.option("--classes", help="Class names in index order, with commas between [those of the layout].")
+@click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def index(
+    directory: Path,
+    layout: Layout,
+    classes: str | None,
+    group_pattern: str | None,
+    exclude: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Say what patches are in DIRECTORY (or a CSV file): label sets, sizes, slides, problems.
+
+    \b
+    Examples:
+      synthpipe index /data/WSSS4LUAD --layout wsss4luad
+      synthpipe index data/glas-tiles --layout wsss4luad --classes gland,stroma
+      synthpipe index patches.csv --layout csv --json
+    """
+    patches = PatchesSection(
+        root=str(directory), layout=layout, group_pattern=group_pattern, exclude=exclude, on_error="skip"
+    )
+    names = classes.split(",") if classes else class_names(layout, directory)
+    taxonomy = Taxonomy(tuple(TissueClass(name.strip(), (0, 0, 0)) for name in names))
+    claims = read_layout(patches, taxonomy)
+    with reporter().stage("catalog", len(claims)) as advance:
+        catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims)
+    found = _catalog_summary(catalog, taxonomy)
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(_catalog_lines(found)))
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def inspect(path: Path, as_json: bool) -> None:
+    """Summarise a run directory, a Zarr store, or a group of one; also while it is being built.
+
+    \b
+    Examples:
+      synthpipe inspect runs/demo
+      synthpipe inspect runs/demo/curated.zarr --json
+    """
+    summary = summarise(path)
+    click.echo(json.dumps(summary, indent=1) if as_json else "\n".join(_summary_lines(summary)))
+
+
+@click.command()
+@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("strategy", type=click.Choice(STRATEGIES))
+@click.argument("composite", metavar="INDEX", type=click.IntRange(min=0))
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="PNG to write.")
+@click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="PNG to write the mask to.")
+@click.option("--filter-training", is_flag=True, help="One of the composites that trained the filter.")
+def replay(
+    run: Path, strategy: Strategy, composite: int, output: Path, mask: Path | None, filter_training: bool
+) -> None:
+    """Render composite INDEX of a run again, from its recipe and its donors, and compare it with what is stored.
+
+    \b
+    Examples:
+      synthpipe replay runs/demo mosaic 41 -o mosaic-41.png
+      synthpipe replay runs/demo bezier 7 -o bezier-7.png --mask bezier-7-mask.png
+    """
+    from synthpipe.compose import Donors, render
+
+    directory = RunDirectory(run)
+    pipeline = directory.pipeline()
+    group = open_group(directory.training if filter_training else directory.candidates, strategy)
+    recipes = array(group, "recipe")
+    count = recipes.shape[0]
+    text = str(recipes[composite]) if composite < count else ""
+    if not text:
+        raise StoreError(f"{run}: no {strategy} composite {composite}; there are {count}, counted from 0")
+    recipe = recipe_from_json(text)
+    catalog = load_catalog(run, pipeline.taxonomy)
+    used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
+    background = pipeline.taxonomy.background
+    result = render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
+    PillowImage.fromarray(result.image).save(output)
+    if mask:
+        picture = PillowImage.fromarray(result.mask, mode="P")
+        picture.putpalette(pipeline.taxonomy.palette())
+        picture.save(mask)
+    same = np.array_equal(result.image, np.asarray(array(group, "image")[composite]))
+    same &= np.array_equal(result.mask, np.asarray(array(group, "mask")[composite]))
+    click.echo(f"{output}: {strategy} {composite}, made of")
+    for patch in used:
+        click.echo(f"  {patch.path} ({pipeline.taxonomy.label(patch.classes)})")
+    if not same:
+        raise StoreError(
+            f"{run}: the stored pixels of {strategy} {composite} differ from these; the store is damaged, or package "
+            f"versions differ from those in {directory.run_file}"
+        )
+    click.echo("equal to the stored pixels")
+
+
+def _catalog_summary(catalog: Catalog, taxonomy: Taxonomy) -> dict[str, Any]:
+    sizes = Counter(f"{patch.height} x {patch.width}" for patch in catalog.patches)
+    return {
+        "patches": len(catalog.patches),
+        "donors": len(catalog.donors),
+        "mixed": len(catalog.mixed),
+        "label_sets": {taxonomy.label(classes): count for classes, count in sorted(catalog.counts().items())},
+        "sizes": dict(sizes.most_common()),
+        "groups": len(catalog.groups),
+        "problems": [{"id": p.id, "kind": p.kind, "message": p.message} for p in catalog.problems],
+    }
+
+
+def _catalog_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{found['patches']} patches of {found['groups']} slides or patients"
+    yield f"  {found['donors']} with one class (donors), {found['mixed']} with several"
+    yield "label sets"
+    for name, count in found["label_sets"].items():
+        yield f"  {count:7} {name}"
+    yield "sizes (height x width)"
+    for number, (size, count) in enumerate(found["sizes"].items()):
+        if number == 10:
+            yield f"  ... and {len(found['sizes']) - 10} other sizes"
+            break
+        yield f"  {count:7} {size}"
+    yield f"problems: {len(found['problems']) or 'none'}"
+    for problem in found["problems"]:
+        yield f"  {problem['kind']}: {problem['message']}"
+
+
+def _summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    if summary["kind"] == "store":
+        yield summary["path"]
+        yield from _group_lines(summary, "  ")
+        return
+    state = "finished" if summary["finished"] else "not finished"
+    yield f"{summary['path']}: run of {summary['name']}, {state}"
+    yield f"  fingerprint {summary['fingerprint']}"
+    for strategy, report in summary["filters"].items():
+        yield f"  {strategy} filter: accuracy {report['accuracy']:.3f}, AUROC {report['auroc']:.3f}"
+    for strategy, entry in summary["strategies"].items():
+        if "verdicts" in entry:
+            yield from _strategy_lines(strategy, entry)
+    for stage, seconds in summary["stages"].items():
+        yield f"  {stage}: {seconds:.1f} s"
+    for name, store in summary["stores"].items():
+        yield f"  {name}"
+        yield from _group_lines(store, "    ")
+
+
+def _strategy_lines(strategy: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    rate = "" if entry["acceptance"] is None else f", acceptance {entry['acceptance']:.1%}"
+    verdicts = ", ".join(f"{count} {reason}" for reason, count in entry["verdicts"].items() if count)
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in entry["class_share"].items())
+    donors = entry["donors"]
+    yield f"  {strategy}: {entry['candidates']} candidates{rate}"
+    yield f"    verdicts: {verdicts}"
+    yield f"    kept pixels: {shares}"
+    yield (
+        f"    donors: {donors['used']} of {donors['available']} used, one of them in up to "
+        f"{donors['most_composites_of_one']} composites"
+    )
+
+
+def _group_lines(group: Mapping[str, Any], indent: str) -> Iterator[str]:
+    for name, entry in group["arrays"].items():
+        shape = " x ".join(map(str, entry["shape"]))
+        complete = f"{entry['shards_complete']} of {entry['shards_planned']} shards"
+        yield f"{indent}{name:16} {entry['dtype']:8} {shape:24} {complete}, {human_bytes(entry['bytes_stored'])}"
+    for name, child in group["groups"].items():
+        yield f"{indent}{name}"
+        yield from _group_lines(child, indent + "  ")

@@ -1,0 +1,55 @@
+"""The `synthpipe` command, and how errors reach its user: one clear message, no traceback."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from synthpipe.cli.building import build, schema, validate
+from synthpipe.cli.looking import index, inspect, replay
+from synthpipe.cli.phantom import phantom
+from synthpipe.errors import SynthpipeError
+
+DEBUG = "SYNTHPIPE_DEBUG"
+
+
+class ExplainingGroup(click.Group):
+    """A command group that turns exceptions into one message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except SynthpipeError as error:
+            if os.environ.get(DEBUG):
+                raise
+            raise click.ClickException(str(error)) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt as error:
+            raise click.ClickException("interrupted; finished work is kept: give the command again") from error
+        except Exception as error:
+            if os.environ.get(DEBUG):
+                raise
+            raise click.ClickException(
+                f"unexpected {type(error).__name__}: {error}\nThis is a fault of synthpipe, or something that it does "
+                f"not foresee. Finished work is kept. {DEBUG}=1 shows the traceback; please report it."
+            ) from error
+
+
+@click.group(cls=ExplainingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="synthpipe")
+def main() -> None:
+    """Turn weakly-labelled pathology patches into curated composites with pixel masks.
+
+    \b
+    Start here:
+      synthpipe phantom data/phantom                          procedural tissue to try it on
+      synthpipe build pipelines/demo.yaml -o runs/demo        candidates, filter, curated set
+      synthpipe inspect runs/demo                             what was made
+    """
+
+
+for command in (build, validate, schema, index, replay, inspect, phantom):
+    main.add_command(command)

@@ -1,0 +1,222 @@
+"""What a worker does: make a shard of composites, score it, train a filter, write a shard of the curated set.
+
+Each task is idempotent, writes objects that no other task touches, and returns a few bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.compose import Donors, Purpose, generator, render, sample
+from synthpipe.compose.view import real_view
+from synthpipe.config import Pipeline
+from synthpipe.filtering.scoring import load_scorer
+from synthpipe.filtering.training import FilterData, FilterReport, train_filter
+from synthpipe.patches.bank import open_bank
+from synthpipe.patches.catalog import load_catalog
+from synthpipe.patches.pixels import read_pixels
+from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Strategy, recipe_to_json
+from synthpipe.storage.run import RunDirectory, read_json
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.shards import write_shard
+from synthpipe.taxonomy import LOST
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all tasks of a build share."""
+
+    pipeline: Pipeline
+    run: RunDirectory
+    bank: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ShardTask:
+    """One shard of a strategy's composites."""
+
+    job: Job
+    strategy: Strategy
+    purpose: Purpose
+    shard: int
+
+    def __repr__(self) -> str:
+        return f"shard {self.shard} of {self.strategy} {self.purpose} composites"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """The filter of one strategy."""
+
+    job: Job
+    strategy: Strategy
+
+    def __repr__(self) -> str:
+        return f"training of the {self.strategy} filter"
+
+
+@dataclass(frozen=True, slots=True)
+class CuratedTask:
+    """One shard of the curated set: for each sample its strategy, index, p(real) and donor groups."""
+
+    job: Job
+    shard: int
+    origins: tuple[tuple[Strategy, int], ...]
+    p_real: tuple[float, ...]
+    donor_groups: NDArray[np.int32]
+
+    def __repr__(self) -> str:
+        return f"shard {self.shard} of the curated set"
+
+
+def prepare(bank: Path) -> None:
+    """Get a worker process ready: the donor bank mapped, OpenCV on one thread."""
+    cv2.setNumThreads(1)
+    _donors(bank)
+
+
+def render_shard(task: ShardTask) -> None:
+    """Make a shard of composites and store it."""
+    pipeline = task.job.pipeline
+    size, (height, width) = pipeline.store.shard, pipeline.canvas
+    background = pipeline.taxonomy.background
+    recipes: list[str] = []
+    images = np.empty((size, height, width, 3), np.uint8)
+    masks = np.empty((size, height, width), np.uint8)
+    class_pixels = np.empty((size, background + 1), np.int32)
+    for number in range(size):
+        composite = make_composite(task.job, task.strategy, task.purpose, task.shard * size + number)
+        recipes.append(recipe_to_json(composite.recipe))
+        images[number], masks[number] = composite.image, composite.mask
+        class_pixels[number] = np.bincount(composite.mask.ravel(), minlength=background + 1)
+    group = open_group(_store(task), task.strategy, writable=True)
+    write_shard(array(group, "recipe"), task.shard, recipes)
+    write_shard(array(group, "class_pixels"), task.shard, class_pixels)
+    write_shard(array(group, "mask"), task.shard, masks)
+    write_shard(array(group, "image"), task.shard, images)
+
+
+def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
+    """Sample and render one composite."""
+    donors = _donors(job.bank)
+    if purpose == "filter":
+        training = index < training_composites(job.pipeline)
+        donors = _donors_of_side(job.bank, job.run, "train" if training else "validation")
+    return render(sample(job.pipeline, strategy, index, donors, purpose), donors)
+
+
+def training_composites(pipeline: Pipeline) -> int:
+    """Return how many of the filter's composites train it; those behind them validate it."""
+    return round(pipeline.filter.candidates * pipeline.filter.train_share)
+
+
+def score_shard(task: ShardTask) -> None:
+    """Score a shard of candidates and store the scores."""
+    job, size = task.job, task.job.pipeline.store.shard
+    group = open_group(_store(task), task.strategy, writable=True)
+    start, images = task.shard * size, array(group, "image")
+    stored = np.asarray(images[start : start + size])
+    # the shard may reach beyond what is planned; scores are final, so it is scored as a whole
+    beyond = [make_composite(job, task.strategy, "candidate", start + n).image for n in range(len(stored), size)]
+    settings = job.pipeline.filter
+    scorer = load_scorer(job.run.weights(task.strategy), settings.threads)
+    p_real = scorer.score(np.concatenate([stored, np.stack(beyond)]) if beyond else stored, settings.batch)
+    write_shard(array(group, "p_real"), task.shard, p_real)
+
+
+def train(task: TrainTask) -> FilterReport:
+    """Train the filter of a strategy and store its weights and metrics."""
+    job, strategy = task.job, task.strategy
+    pipeline, settings = job.pipeline, job.pipeline.filter
+    synthetic = array(open_group(job.run.training, strategy), "image")
+    count = training_composites(pipeline)
+    catalog = load_catalog(job.run.path, pipeline.taxonomy)
+    sides = read_split(job.run)
+    # no more real patches than composites, evenly spread over the catalog
+    real = {
+        side: [read_pixels(patch) for patch in _spread([p for p in catalog.mixed if p.group in groups], limit)]
+        for (side, groups), limit in zip(sides.items(), (count, settings.candidates - count), strict=True)
+    }
+
+    def views(side: str, epoch: int) -> Image:
+        rngs = (generator(pipeline.seed, strategy, "view", epoch << 32 | number) for number in range(len(real[side])))
+        pairs = zip(rngs, real[side], strict=True)
+        return np.stack([real_view(rng, image, strategy, pipeline) for rng, image in pairs])
+
+    data = FilterData(
+        synthetic_train=np.asarray(synthetic[:count]),
+        synthetic_val=np.asarray(synthetic[count : settings.candidates]),
+        real_train=lambda epoch: views("train", 1 + epoch),
+        real_val=views("validation", 0),
+    )
+    return train_filter(settings, strategy, data, pipeline.seed, job.run.filter)
+
+
+def write_curated_shard(task: CuratedTask) -> None:
+    """Copy a shard's worth of kept candidates into the curated set."""
+    pipeline = task.job.pipeline
+    size, (height, width) = pipeline.store.shard, pipeline.canvas
+    recipes = [""] * size
+    images = np.zeros((size, height, width, 3), np.uint8)
+    masks = np.full((size, height, width), LOST, np.uint8)
+    labels = np.full((size, len(pipeline.classes)), LOST, np.uint8)
+    for strategy in pipeline.strategies:
+        places = [place for place, (origin, _) in enumerate(task.origins) if origin == strategy]
+        if not places:
+            continue
+        indices = np.array([task.origins[place][1] for place in places])
+        group = open_group(task.job.run.candidates, strategy)
+        images[places] = array(group, "image").oindex[indices]
+        masks[places] = array(group, "mask").oindex[indices]
+        labels[places] = np.asarray(array(group, "class_pixels").oindex[indices])[:, : len(pipeline.classes)] > 0
+        for place, recipe in zip(places, np.asarray(array(group, "recipe").oindex[indices]), strict=True):
+            recipes[place] = str(recipe)
+    target = open_group(task.job.run.curated, writable=True)
+    codes = [STRATEGIES.index(strategy) for strategy, _ in task.origins]
+    write_shard(array(target, "recipe"), task.shard, recipes)
+    write_shard(array(target, "labels"), task.shard, labels)
+    write_shard(array(target, "p_real"), task.shard, _padded(np.array(task.p_real, np.float32), size, np.nan))
+    write_shard(array(target, "origin_strategy"), task.shard, _padded(np.array(codes, np.uint8), size, LOST))
+    indices_of = np.array([index for _, index in task.origins], np.int64)
+    write_shard(array(target, "origin_index"), task.shard, _padded(indices_of, size, -1))
+    write_shard(array(target, "donor_groups"), task.shard, _padded(task.donor_groups, size, -1))
+    write_shard(array(target, "mask"), task.shard, masks)
+    write_shard(array(target, "image"), task.shard, images)
+
+
+def read_split(run: RunDirectory) -> dict[str, frozenset[str]]:
+    """Return the groups on each side of the filter's split: ``train``, then ``validation``."""
+    split = read_json(run.split_file)
+    return {side: frozenset(split[side]) for side in ("train", "validation")}
+
+
+def _padded(samples: NDArray[Any], size: int, fill: float) -> NDArray[Any]:
+    missing = np.full((size - len(samples), *samples.shape[1:]), fill, samples.dtype)
+    return np.concatenate([samples, missing])
+
+
+def _spread(patches: list[PatchRef], limit: int) -> list[PatchRef]:
+    if len(patches) <= limit:
+        return patches
+    return [patches[number * len(patches) // limit] for number in range(limit)]
+
+
+def _store(task: ShardTask) -> Path:
+    return task.job.run.training if task.purpose == "filter" else task.job.run.candidates
+
+
+@lru_cache(maxsize=1)
+def _donors(bank: Path) -> Donors:
+    return Donors(open_bank(bank))
+
+
+@lru_cache(maxsize=2)
+def _donors_of_side(bank: Path, run: RunDirectory, side: str) -> Donors:
+    return _donors(bank).within(read_split(run)[side])

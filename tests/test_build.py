@@ -1,0 +1,324 @@
+"""Builds from beginning to end, with real workers, real Zarr and a real filter."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+import zarr
+from PIL import Image as PillowImage
+
+from synthpipe.build import build
+from synthpipe.cli.progress import LogReporter
+from synthpipe.compose import Donors, render
+from synthpipe.config import Pipeline
+from synthpipe.errors import CatalogError, FilterError, StaleRunError
+from synthpipe.patches.bank import load_donor
+from synthpipe.patches.catalog import load_catalog
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.records import STRATEGIES, recipe_from_json
+from synthpipe.storage.schema import REASONS
+from synthpipe.taxonomy import LOST
+from tests.conftest import DEMO, pipeline
+
+SMALL = (
+    "canvas=32",
+    "mosaic.tile=16",
+    "filter.candidates=40",
+    "filter.epochs=1",
+    "curation.rule=top_k",
+    "curation.wanted=12",
+    "curation.candidates=20",
+    "curation.max_candidates=80",
+    "store.shard=8",
+)
+CANDIDATE_ARRAYS = ("image", "mask", "recipe", "class_pixels")
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "phantom"
+    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
+    return directory
+
+
+def small(patches: Path, *overrides: str) -> Pipeline:
+    return pipeline(*SMALL, f"patches.root={patches}", *overrides)
+
+
+def run(settings: Pipeline, path: Path, workers: int = 2) -> dict[str, Any]:
+    return build(settings, path, workers, LogReporter())
+
+
+def opened(path: Path) -> Any:
+    """Open a group as a user does, without a thought for static types."""
+    return zarr.open_group(path, mode="r")
+
+
+def hashes(path: Path, names: tuple[str, ...] = CANDIDATE_ARRAYS) -> dict[str, str]:
+    """Return a digest of each named array of a store's groups."""
+    found = {}
+    for child, group in [(path.name, opened(path)), *opened(path).groups()]:
+        for name in names:
+            if name in group:
+                values = np.asarray(group[name][:])
+                data = "\n".join(values).encode() if name == "recipe" else values.tobytes()
+                found[f"{child}/{name}"] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    path = tmp_path_factory.mktemp("runs") / "small"
+    return path, run(small(patches), path)
+
+
+@pytest.fixture(scope="module")
+def unfiltered(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "unfiltered"
+    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
+    return path
+
+
+def test_the_curated_set_is_what_was_kept_of_the_candidates(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, journal = finished
+    curated = opened(path / "curated.zarr")
+    assert curated["image"].shape == (24, 32, 32, 3)
+    rows = [np.asarray(curated[name][:]) for name in ("origin_strategy", "origin_index", "image", "mask", "p_real")]
+    kept: dict[str, list[int]] = {"mosaic": [], "bezier": []}
+    for code, index, image, mask, p_real in zip(*rows, strict=True):
+        strategy = STRATEGIES[code]
+        kept[strategy].append(int(index))
+        origin = opened(path / "candidates.zarr" / strategy)
+        assert np.array_equal(origin["image"][index], image)
+        assert np.array_equal(origin["mask"][index], mask)
+        assert origin["p_real"][index] == p_real
+    for strategy, indices in kept.items():
+        origin = opened(path / "candidates.zarr" / strategy)
+        verdicts = np.asarray(origin["verdict"][:])
+        assert indices == np.nonzero(verdicts == REASONS.index("kept"))[0].tolist() and len(indices) == 12
+        counts = journal["strategies"][strategy]["verdicts"]
+        assert {reason: counts[reason] for reason in REASONS} == {
+            reason: int((verdicts == code).sum()) for code, reason in enumerate(REASONS)
+        }
+        p_real = np.asarray(origin["p_real"][:])
+        several = (np.asarray(origin["class_pixels"][:])[:, :3] > 0).sum(1) > 1
+        assert p_real[indices].min() >= np.sort(p_real[several])[-12]
+
+
+def test_masks_labels_and_pixel_counts_agree(finished: tuple[Path, dict[str, Any]]) -> None:
+    curated = opened(finished[0] / "curated.zarr")
+    masks = np.asarray(curated["mask"][:])
+    assert masks.max() <= curated.attrs["background_index"] == curated.attrs["ignore_index"] == 3
+    assert curated["mask"].fill_value == LOST
+    labels = np.stack([(masks == index).any((1, 2)) for index in range(3)], axis=1)
+    assert np.array_equal(np.asarray(curated["labels"][:]), labels)
+    assert [tissue["name"] for tissue in curated.attrs["classes"]] == ["tumour", "stroma", "normal"]
+    for strategy in STRATEGIES:
+        group = opened(finished[0] / "candidates.zarr" / strategy)
+        counted = [np.bincount(mask.ravel(), minlength=4) for mask in np.asarray(group["mask"][:])]
+        assert np.array_equal(np.asarray(group["class_pixels"][:]), counted)
+
+
+def test_donor_groups_are_those_of_the_recipe(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, _ = finished
+    curated = opened(path / "curated.zarr")
+    catalog = load_catalog(path, pipeline().taxonomy)
+    groups = curated.attrs["groups"]
+    for text, row in zip(curated["recipe"][:], np.asarray(curated["donor_groups"][:]), strict=True):
+        expected = {catalog.by_id(patch).group for patch in recipe_from_json(str(text)).donors()}
+        assert {groups[number] for number in row if number >= 0} == expected
+
+
+def test_the_filter_never_sees_a_slide_on_both_sides(finished: tuple[Path, dict[str, Any]]) -> None:
+    path, journal = finished
+    split = json.loads((path / "filter" / "split.json").read_text())
+    assert not set(split["train"]) & set(split["validation"])
+    catalog = load_catalog(path, pipeline().taxonomy)
+    for strategy in STRATEGIES:
+        recipes = opened(path / "filter" / "training.zarr" / strategy)["recipe"][:40]
+        for index, text in enumerate(recipes):
+            side = "train" if index < 32 else "validation"
+            donors = recipe_from_json(str(text)).donors()
+            assert {catalog.by_id(patch).group for patch in donors} <= set(split[side])
+        report = json.loads((path / "filter" / f"{strategy}.json").read_text())
+        assert journal["strategies"][strategy]["filter"]["accuracy"] == report["accuracy"]
+        assert report["synthetic_train"] == 32 and report["synthetic_val"] == 8
+        assert 0 <= journal["strategies"][strategy]["acceptance"] <= 1
+
+
+def test_training_composites_are_no_candidates(finished: tuple[Path, dict[str, Any]]) -> None:
+    training = hashes(finished[0] / "filter" / "training.zarr")
+    candidates = hashes(finished[0] / "candidates.zarr")
+    assert set(training) == set(candidates) and not set(training.values()) & set(candidates.values())
+
+
+def test_recipes_render_the_stored_bytes(finished: tuple[Path, dict[str, Any]], patches: Path) -> None:
+    path, _ = finished
+    settings = small(patches)
+    catalog = load_catalog(path, settings.taxonomy)
+    donors = Donors(load_donor(patch, settings.glass, settings.taxonomy.background) for patch in catalog.donors)
+    for strategy in STRATEGIES:
+        group = opened(path / "candidates.zarr" / strategy)
+        for index in range(20):
+            composite = render(recipe_from_json(str(group["recipe"][index])), donors)
+            assert np.array_equal(composite.image, group["image"][index])
+            assert np.array_equal(composite.mask, group["mask"][index])
+
+
+def test_a_finished_build_does_nothing(finished: tuple[Path, dict[str, Any]], patches: Path) -> None:
+    path, journal = finished
+    before = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()}
+    start = time.monotonic()
+    assert run(small(patches), path) == json.loads((path / "build.json").read_text()) == journal
+    assert time.monotonic() - start < 2
+    assert {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()} == before
+
+
+def test_xarray_opens_a_run(finished: tuple[Path, dict[str, Any]]) -> None:
+    dataset = xarray.open_zarr(finished[0] / "candidates.zarr", group="mosaic", consolidated=False)
+    kept = dataset.isel(sample=(dataset.verdict == 0).values)
+    assert dict(kept.sizes) == {"sample": 12, "y": 32, "x": 32, "channel": 3, "class_or_background": 4}
+    curated = xarray.open_zarr(finished[0] / "curated.zarr", consolidated=False)
+    assert curated.mask.dtype == np.uint8 and curated.sizes["sample"] == 24
+    assert np.array_equal(curated.p_real.values[:12], kept.p_real.values)
+
+
+def test_workers_shards_and_order_do_not_change_bytes(unfiltered: Path, patches: Path, tmp_path: Path) -> None:
+    expected = hashes(unfiltered / "candidates.zarr") | hashes(unfiltered / "curated.zarr")
+    changes = ["filter.enabled=false", "curation.wanted=30"]
+    run(small(patches, *changes), tmp_path / "two", workers=2)
+    assert hashes(tmp_path / "two" / "candidates.zarr") | hashes(tmp_path / "two" / "curated.zarr") == expected
+    run(small(patches, *changes, "store.shard=7"), tmp_path / "sevens", workers=2)
+    assert hashes(tmp_path / "sevens" / "candidates.zarr") | hashes(tmp_path / "sevens" / "curated.zarr") == expected
+    # as if the first shards had been the last to be finished, and the driver had died before the end
+    for lost in [*tmp_path.glob("two/candidates.zarr/*/*/c.0*"), *tmp_path.glob("two/curated.zarr/*/c.1*")]:
+        lost.unlink()
+    journal = json.loads((tmp_path / "two" / "build.json").read_text())
+    (tmp_path / "two" / "build.json").write_text(json.dumps(journal | {"finished": False}))
+    assert hashes(tmp_path / "two" / "candidates.zarr") != {
+        key: value for key, value in expected.items() if not key.startswith("curated")
+    }
+    run(small(patches, *changes), tmp_path / "two", workers=1)
+    assert hashes(tmp_path / "two" / "candidates.zarr") | hashes(tmp_path / "two" / "curated.zarr") == expected
+
+
+def test_a_killed_build_goes_on_to_the_same_bytes(
+    finished: tuple[Path, dict[str, Any]], patches: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "killed"
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "2"]
+    for override in (*SMALL, f"patches.root={patches}"):
+        command += ["--set", override]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    wanted = path / "filter" / "training.zarr" / "bezier" / "image" / "c.2.0.0.0"
+    deadline = time.monotonic() + 120
+    while not wanted.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert wanted.exists() and not (path / "curated.zarr").exists()
+    run(small(patches), path)
+    names = (*CANDIDATE_ARRAYS, "p_real", "verdict", "labels", "origin_index")
+    for store in ("candidates.zarr", "curated.zarr", "filter/training.zarr"):
+        assert hashes(path / store, names) == hashes(finished[0] / store, names)
+    for strategy in STRATEGIES:
+        weights = [(root / "filter" / f"{strategy}.safetensors").read_bytes() for root in (path, finished[0])]
+        assert weights[0] == weights[1]
+
+
+def test_another_pipeline_is_refused_with_what_differs(unfiltered: Path, patches: Path) -> None:
+    with pytest.raises(StaleRunError) as caught:
+        run(small(patches, "filter.enabled=false", "curation.wanted=29", "seed=7"), unfiltered)
+    assert "seed: 2024 -> 7" in str(caught.value)
+    assert "curation.wanted.mosaic: 30 -> 29" in str(caught.value)
+
+
+def test_other_patches_are_refused(unfiltered: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    write_phantom(other, PhantomSpec(seed=1, slides=6, patches=90, size=48, images=0))
+    journal = json.loads((unfiltered / "build.json").read_text())
+    (unfiltered / "build.json").write_text(json.dumps(journal | {"finished": False}))
+    try:
+        with pytest.raises(StaleRunError, match="made from other patches"):
+            run(small(other, "filter.enabled=false", "curation.wanted=30"), unfiltered)
+    finally:
+        (unfiltered / "build.json").write_text(json.dumps(journal))
+
+
+def test_low_acceptance_stops_with_choices_and_nothing_is_lost(patches: Path, tmp_path: Path) -> None:
+    rules = ("curation.rule=threshold", "curation.threshold=1.0", "curation.min_acceptance=0.05")
+    with pytest.raises(FilterError, match=r"(?s)accepts 0\.00% of 20 candidates.*threshold.*top_k.*filter\.enabled"):
+        run(small(patches, *rules), tmp_path / "run")
+    stored = sorted((tmp_path / "run" / "candidates.zarr" / "mosaic" / "image").iterdir())
+    times = [file.stat().st_mtime_ns for file in stored if file.name.startswith("c.")]
+    assert len(times) == 3 and not (tmp_path / "run" / "curated.zarr").exists()
+    journal = run(small(patches, *rules, "filter.enabled=false"), tmp_path / "run")
+    assert [file.stat().st_mtime_ns for file in stored if file.name.startswith("c.")] == times
+    assert journal["strategies"]["mosaic"]["verdicts"]["kept"] == 12
+    assert math.isnan(float(opened(tmp_path / "run" / "curated.zarr")["p_real"][0]))
+
+
+def test_the_plan_is_extended_within_its_bound(patches: Path, tmp_path: Path) -> None:
+    # four tiles show three classes in less than half of the composites
+    tiles = ("mosaic.grid=1", "mosaic.tile=32")
+    rules = ("filter.enabled=false", "curation.min_classes=3", "bezier=null", "curation.wanted=20", *tiles)
+    journal = run(small(patches, *rules), tmp_path / "run")
+    entry = journal["strategies"]["mosaic"]
+    assert 20 < entry["candidates"] <= 80 and entry["verdicts"]["kept"] == 20
+    assert entry["verdicts"]["too_few_classes"] > 0
+    with pytest.raises(FilterError, match=r"(?s)only \d+ of 24 mosaic.*curation\.max_candidates=.*a larger bound"):
+        run(
+            small(
+                patches,
+                *rules,
+                "curation.wanted=24",
+                "curation.max_candidates=24",
+                "mosaic.grid=[1, 1]",
+                "mosaic.tile=32",
+            ),
+            tmp_path / "bounded",
+        )
+
+
+def test_without_mixed_patches_the_filter_is_refused_and_can_be_left_out(patches: Path, tmp_path: Path) -> None:
+    exclude = "patches.exclude=['*1, 1, 0]*', '*1, 0, 1]*', '*0, 1, 1]*', '*1, 1, 1]*']"
+    with pytest.raises(FilterError, match="no mixed-class patches to stand for real ones"):
+        run(small(patches, exclude), tmp_path / "run")
+    assert not (tmp_path / "run" / "candidates.zarr").exists()
+    run(small(patches, exclude, "filter.enabled=false"), tmp_path / "run")
+
+
+def test_patches_that_cannot_donate_are_refused(patches: Path, tmp_path: Path) -> None:
+    only_mixed = "patches.exclude=['*1, 0, 0]*', '*0, 1, 0]*', '*0, 0, 1]*']"
+    with pytest.raises(CatalogError, match="no patch has exactly one class"):
+        run(small(patches, only_mixed), tmp_path / "one")
+    one_class = "patches.exclude=['*0, 1, 0]*', '*0, 0, 1]*']"
+    with pytest.raises(CatalogError, match=r"show only tumour, but curation\.min_classes is 2"):
+        run(small(patches, one_class), tmp_path / "two")
+    with pytest.raises(CatalogError, match=r"no pair of bezier\.pairs has single-class patches of both"):
+        run(small(patches, one_class, "mosaic=null"), tmp_path / "three")
+
+
+def test_a_patch_that_changed_after_indexing_is_named(patches: Path, tmp_path: Path) -> None:
+    root = tmp_path / "patches"
+    write_phantom(root, PhantomSpec(slides=6, patches=90, size=48, images=0))
+    settings = small(root, "filter.enabled=false", "curation.wanted=200", "curation.max_candidates=200")
+    with pytest.raises(FilterError):
+        run(small(root, "filter.enabled=false", "curation.min_classes=3"), tmp_path / "run")
+    victim = next((root / "1.training").glob("*0, 1, 0]*"))
+    PillowImage.new("RGB", (48, 48)).save(victim)
+    with pytest.raises(CatalogError, match=r"has other bytes than when it was indexed") as caught:
+        run(settings, tmp_path / "run")
+    assert victim.name in str(caught.value)
