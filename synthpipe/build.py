@@ -21,13 +21,13 @@ import numpy as np
 from synthpipe.config import Pipeline
 from synthpipe.curation import Candidates, acceptance, first_plan, judge, next_plan
 from synthpipe.errors import CatalogError, FilterError
+from synthpipe.filtering.report import load_report
 from synthpipe.filtering.split import split_groups
-from synthpipe.filtering.training import load_report
 from synthpipe.patches.bank import build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
 from synthpipe.records import Strategy, Verdict, recipe_from_json
-from synthpipe.runtime import available_cores, local_client, run_tasks
+from synthpipe.runtime import announced, available_cores, local_client, run_tasks
 from synthpipe.storage.run import RunDirectory, read_json, write_json
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
@@ -216,9 +216,14 @@ def _make_filters(build: _Build) -> None:
         with _timed(build.journal, "filter composites"):
             for strategy in missing:
                 _render(build, strategy, "filter", pipeline.filter.candidates)
-        with _timed(build.journal, "filter training"), build.reporter.stage("filter training", len(missing)) as advance:
+        epochs = sum(pipeline.filter.epochs[strategy] for strategy in missing)
+        with (
+            _timed(build.journal, "filter training"),
+            build.reporter.stage("filter training, epochs", epochs) as advance,
+            announced(build.client, advance),
+        ):
             for _ in run_tasks(build.client, train, [TrainTask(build.job, strategy) for strategy in missing]):
-                advance(1)
+                pass
     for strategy in pipeline.strategies:
         report = load_report(run.report(strategy))
         _entry(build, strategy)["filter"] = {"accuracy": report.accuracy, "auroc": report.auroc}
@@ -307,13 +312,14 @@ def _run(build: _Build, title: str, function: Callable[[Any], None], tasks: Iter
 
 def _read_candidates(build: _Build, strategy: Strategy, count: int) -> Candidates:
     group = open_group(build.run.candidates, strategy)
-    tissue_pixels = np.asarray(array(group, "class_pixels")[:count])[:, : len(build.pipeline.classes)]
+    class_pixels = np.asarray(array(group, "class_pixels")[:count])
+    class_shares = class_pixels[:, : len(build.pipeline.classes)] / class_pixels[0].sum()
     if build.pipeline.filter.enabled:
         p_real = np.asarray(array(group, "p_real")[:count])
     else:
-        p_real = np.full(len(tissue_pixels), math.nan, np.float32)
+        p_real = np.full(count, math.nan, np.float32)
     recipes = [recipe_from_json(str(text)) for text in array(group, "recipe")[:count]]  # type: ignore[union-attr]
-    return Candidates(p_real, tissue_pixels, [tuple(recipe.donors()) for recipe in recipes])
+    return Candidates(p_real, class_shares, [tuple(recipe.donors()) for recipe in recipes])
 
 
 def _check_acceptance(build: _Build, strategy: Strategy, candidates: Candidates) -> None:
@@ -345,13 +351,13 @@ def _record(build: _Build, strategy: Strategy, candidates: Candidates, verdicts:
     rate = acceptance(candidates, build.pipeline.curation)
     kept = [verdict.index for verdict in verdicts if verdict.keep]
     uses = Counter(donor for index in kept for donor in set(candidates.donors[index]))
-    pixels = candidates.tissue_pixels[kept].sum(axis=0)
+    shares = candidates.class_shares[kept].sum(axis=0)
     names = build.pipeline.taxonomy.names
     _entry(build, strategy).update(
         candidates=len(candidates),
         acceptance=None if math.isnan(rate) else rate,
         verdicts={reason: sum(verdict.reason == reason for verdict in verdicts) for reason in REASONS},
-        class_share={name: float(share) for name, share in zip(names, pixels / max(1, pixels.sum()), strict=True)},
+        class_share={name: float(share) for name, share in zip(names, shares / max(1, len(kept)), strict=True)},
         donors={
             "available": len(build.catalog.donors),
             "used": len(uses),

@@ -176,6 +176,7 @@ class CurationSection(Section):
     max_candidates: Annotated[PerStrategy, Field(description="bound of the plan when acceptance is low")]
     min_acceptance: Annotated[Fraction, Field(description="a lower share above the threshold stops the build")]
     min_classes: Annotated[Positive, Field(description="a composite with fewer tissue classes is left out")]
+    min_class_share: Annotated[Fraction, Field(description="of the pixels, for a class to count")]
     max_donor_uses: Annotated[Positive | None, Field(description="of one patch, over what is kept")] = None
 
 

@@ -22,14 +22,14 @@ class Candidates:
     ----------
     p_real : (N,) float32
         The filter's probability that each is a real patch; NaN where no filter was asked.
-    tissue_pixels : (N, C) int32
-        Pixels of each tissue class, the background left out.
+    class_shares : (N, C) float64
+        Share of the pixels that each tissue class has; the rest is background.
     donors : sequence of N sequences of str
         The patches each is made of, once per use.
     """
 
     p_real: NDArray[np.float32]
-    tissue_pixels: NDArray[np.int32]
+    class_shares: NDArray[np.float64]
     donors: Sequence[Sequence[str]]
 
     def __len__(self) -> int:
@@ -96,7 +96,8 @@ def _order(candidates: Candidates, settings: CurationSection) -> Sequence[int]:
 
 
 def _reason(candidates: Candidates, index: int, settings: CurationSection, uses: Counter[str], room: bool) -> Reason:
-    if np.count_nonzero(candidates.tissue_pixels[index]) < settings.min_classes:
+    shares = candidates.class_shares[index]
+    if np.count_nonzero((shares > 0) & (shares >= settings.min_class_share)) < settings.min_classes:
         return "too_few_classes"
     # written so that NaN, no score, is good enough
     if settings.rule == "threshold" and candidates.p_real[index] <= settings.threshold:

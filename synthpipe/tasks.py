@@ -1,6 +1,7 @@
 """What a worker does: make a shard of composites, score it, train a filter, write a shard of the curated set.
 
-Each task is idempotent, writes objects that no other task touches, and returns a few bytes.
+Each task is idempotent, writes objects that no other task touches, and returns a few bytes. The filter is imported only
+by the tasks that need it: a worker that renders need not spend seconds, and hundreds of megabytes, on torch.
 """
 
 from __future__ import annotations
@@ -17,12 +18,11 @@ from numpy.typing import NDArray
 from synthpipe.compose import Donors, Purpose, generator, render, sample
 from synthpipe.compose.view import real_view
 from synthpipe.config import Pipeline
-from synthpipe.filtering.scoring import load_scorer
-from synthpipe.filtering.training import FilterData, FilterReport, train_filter
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Strategy, recipe_to_json
+from synthpipe.runtime import announce
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
@@ -119,6 +119,8 @@ def training_composites(pipeline: Pipeline) -> int:
 
 def score_shard(task: ShardTask) -> None:
     """Score a shard of candidates and store the scores."""
+    from synthpipe.filtering.scoring import load_scorer
+
     job, size = task.job, task.job.pipeline.store.shard
     group = open_group(_store(task), task.strategy, writable=True)
     start, images = task.shard * size, array(group, "image")
@@ -131,8 +133,10 @@ def score_shard(task: ShardTask) -> None:
     write_shard(array(group, "p_real"), task.shard, p_real)
 
 
-def train(task: TrainTask) -> FilterReport:
-    """Train the filter of a strategy and store its weights and metrics."""
+def train(task: TrainTask) -> None:
+    """Train the filter of a strategy, announcing its epochs; store its weights and metrics."""
+    from synthpipe.filtering.training import FilterData, train_filter
+
     job, strategy = task.job, task.strategy
     pipeline, settings = job.pipeline, job.pipeline.filter
     synthetic = array(open_group(job.run.training, strategy), "image")
@@ -156,7 +160,7 @@ def train(task: TrainTask) -> FilterReport:
         real_train=lambda epoch: views("train", 1 + epoch),
         real_val=views("validation", 0),
     )
-    return train_filter(settings, strategy, data, pipeline.seed, job.run.filter)
+    train_filter(settings, strategy, data, pipeline.seed, job.run.filter, lambda epoch: announce(1))
 
 
 def write_curated_shard(task: CuratedTask) -> None:

@@ -113,7 +113,7 @@ def test_the_curated_set_is_what_was_kept_of_the_candidates(finished: tuple[Path
             reason: int((verdicts == code).sum()) for code, reason in enumerate(REASONS)
         }
         p_real = np.asarray(origin["p_real"][:])
-        several = (np.asarray(origin["class_pixels"][:])[:, :3] > 0).sum(1) > 1
+        several = (np.asarray(origin["class_pixels"][:])[:, :3] >= 0.01 * 32 * 32).sum(1) > 1
         assert p_real[indices].min() >= np.sort(p_real[several])[-12]
 
 

@@ -14,14 +14,14 @@ from tests.conftest import pipeline
 
 
 def settings(*overrides: str) -> CurationSection:
-    return pipeline(*(f"curation.{override}" for override in overrides)).curation
+    return pipeline("curation.rule=threshold", *(f"curation.{override}" for override in overrides)).curation
 
 
 def candidates(p_real: list[float], classes: int = 2, donors: list[tuple[str, ...]] | None = None) -> Candidates:
-    pixels = np.zeros((len(p_real), 3), np.int32)
-    pixels[:, :classes] = 10
+    shares = np.zeros((len(p_real), 3))
+    shares[:, :classes] = 1 / classes
     names = donors or [(f"{index}.png",) for index in range(len(p_real))]
-    return Candidates(np.array(p_real, np.float32), pixels, names)
+    return Candidates(np.array(p_real, np.float32), shares, names)
 
 
 def reasons(found: Candidates, rules: CurationSection, wanted: int) -> list[str]:
@@ -47,6 +47,9 @@ def test_without_scores_all_are_good_enough() -> None:
 def test_composites_of_one_class_are_left_out() -> None:
     assert reasons(candidates([0.9], classes=1), settings(), 1) == ["too_few_classes"]
     assert reasons(candidates([0.9], classes=1), settings("min_classes=1"), 1) == ["kept"]
+    sliver = Candidates(np.array([0.9], np.float32), np.array([[0.995, 0.005, 0.0]]), [("a",)])
+    assert reasons(sliver, settings(), 1) == ["too_few_classes"]
+    assert reasons(sliver, settings("min_class_share=0"), 1) == ["kept"]
 
 
 def test_a_donor_serves_no_more_kept_composites_than_allowed() -> None:

@@ -40,7 +40,7 @@ class LogReporter:
             done += steps
             if time.monotonic() - latest >= _SECONDS_BETWEEN_LINES:
                 latest = time.monotonic()
-                self.note(f"{title}: {done} of {total}, {done / (latest - start):.0f} a second")
+                self.note(f"{title}: {done} of {total}, {_rate(done, latest - start)}")
 
         yield advance
         if done:
@@ -48,6 +48,11 @@ class LogReporter:
 
     def note(self, message: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {message}", err=True)
+
+
+def _rate(steps: int, seconds: float) -> str:
+    rate = steps / seconds
+    return f"{rate:.0f} a second" if rate >= 10 else f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.0f} s each"
 
 
 def reporter() -> TerminalReporter | LogReporter:

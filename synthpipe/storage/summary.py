@@ -75,7 +75,7 @@ def _array(array: zarr.Array[Any]) -> dict[str, Any]:
     return {
         "shape": list(array.shape),
         "dimensions": list(names or ()),
-        "dtype": str(array.dtype),
+        "dtype": "string" if array.dtype.kind == "T" else str(array.dtype),
         "chunks": list(array.chunks),
         "shards": list(array.shards) if array.shards else None,
         "shards_complete": len(complete_shards(array) & set(range(wanted))),

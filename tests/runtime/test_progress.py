@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import time
+
+from synthpipe.runtime import announce, announced, local_client, run_tasks
+
+
+def nothing() -> None:
+    """Prepare nothing."""
+
+
+def three_steps(number: int) -> int:
+    for _ in range(3):
+        announce(2)
+    return number
+
+
+def test_steps_announced_inside_tasks_reach_the_client() -> None:
+    heard: list[int] = []
+    with local_client(2, nothing) as client:
+        with announced(client, heard.append):
+            assert sorted(run_tasks(client, three_steps, range(4))) == [0, 1, 2, 3]
+            deadline = time.monotonic() + 10
+            while len(heard) < 12 and time.monotonic() < deadline:
+                time.sleep(0.01)
+        list(run_tasks(client, three_steps, range(4)))
+    assert heard == [2] * 12
