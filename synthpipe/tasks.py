@@ -25,7 +25,7 @@ from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Strategy, 
 from synthpipe.runtime import announce
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import write_shard
+from synthpipe.storage.shards import read_samples, write_shard
 from synthpipe.taxonomy import LOST
 
 
@@ -175,12 +175,13 @@ def write_curated_shard(task: CuratedTask) -> None:
         places = [place for place, (origin, _) in enumerate(task.origins) if origin == strategy]
         if not places:
             continue
-        indices = np.array([task.origins[place][1] for place in places])
+        indices = [task.origins[place][1] for place in places]
         group = open_group(task.job.run.candidates, strategy)
-        images[places] = array(group, "image").oindex[indices]
-        masks[places] = array(group, "mask").oindex[indices]
-        labels[places] = np.asarray(array(group, "class_pixels").oindex[indices])[:, : len(pipeline.classes)] > 0
-        for place, recipe in zip(places, np.asarray(array(group, "recipe").oindex[indices]), strict=True):
+        images[places] = read_samples(array(group, "image"), indices)
+        masks[places] = read_samples(array(group, "mask"), indices)
+        # the small arrays hold a whole shard in a chunk: cheaper to read at once
+        labels[places] = np.asarray(array(group, "class_pixels")[:])[indices, : len(pipeline.classes)] > 0
+        for place, recipe in zip(places, np.asarray(array(group, "recipe")[:])[indices], strict=True):
             recipes[place] = str(recipe)
     target = open_group(task.job.run.curated, writable=True)
     codes = [STRATEGIES.index(strategy) for strategy, _ in task.origins]

@@ -47,6 +47,14 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
     _put(array, shard, payload)
 
 
+def read_samples(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
+    """Return the samples at `indices`, in their order.
+
+    One read a sample: zarr's orthogonal selection takes twenty times as long on sharded arrays.
+    """
+    return np.stack([np.asarray(array[index]) for index in indices])
+
+
 def shard_size(array: zarr.Array[Any]) -> int:
     """Return how many samples a shard of `array` holds; where it is not sharded, a chunk."""
     return int((array.shards or array.chunks)[0])
