@@ -1,0 +1,223 @@
+"""The commands as a user gives them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image as PillowImage
+
+from synthpipe.cli import main
+from synthpipe.config import json_schema
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from tests.conftest import DEMO, ROOT
+from tests.test_build import SMALL
+
+COMMANDS = ("build", "validate", "schema", "index", "replay", "inspect", "phantom")
+
+
+def synthpipe(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def options(*overrides: str) -> list[str]:
+    return [part for override in overrides for part in ("--set", override)]
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "phantom"
+    write_phantom(directory, PhantomSpec(slides=4, patches=60, size=48, images=1))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "run"
+    changes = options(*SMALL, "filter.enabled=false", f"patches.root={patches}")
+    result = synthpipe("build", DEMO, "-o", path, "--workers", 1, *changes)
+    assert result.exit_code == 0, result.output
+    assert "a curated set of 24 composites" in result.stdout and "kept 12 of 12 candidates" in result.stdout
+    assert re.search(r"\d\d:\d\d:\d\d mosaic candidate composites: 16 in", result.stderr)
+    return path
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_has_examples(command: str) -> None:
+    result = synthpipe(*([command] if command else []), "--help")
+    assert result.exit_code == 0
+    assert f"synthpipe {command}".strip() in result.output.split("Usage")[1].split("\n", 1)[1]
+
+
+def test_help_is_quick_because_torch_is_not_loaded() -> None:
+    code = (
+        "import sys; from synthpipe.cli import main; sys.exit('torch' in sys.modules or 'distributed' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_validate(tmp_path: Path) -> None:
+    assert "valid; fingerprint" in synthpipe("validate", DEMO).stdout
+    result = synthpipe("validate", DEMO, "--set", "canvas=big", "--set", "seed=-1")
+    assert result.exit_code == 1 and "2 mistakes" in result.stderr
+    assert "canvas: got 'big'" in result.stderr and "seed: got -1" in result.stderr
+    assert "cannot be read" in synthpipe("validate", tmp_path / "none.yaml").stderr
+
+
+def test_schema() -> None:
+    assert json.loads(synthpipe("schema").stdout) == json_schema()
+
+
+def test_index_says_what_is_there(patches: Path) -> None:
+    result = synthpipe("index", patches, "--layout", "wsss4luad")
+    assert result.exit_code == 0 and "60 patches of 4 slides or patients" in result.stdout
+    assert re.search(r"\d+ tumour\+stroma\n", result.stdout) and "problems: none" in result.stdout
+    found = json.loads(synthpipe("index", patches, "--layout", "wsss4luad", "--json").stdout)
+    assert found["patches"] == sum(found["label_sets"].values()) == sum(found["sizes"].values()) == 60
+    assert found["donors"] + found["mixed"] == 60 and found["groups"] == 4
+
+
+def test_index_lists_problems_by_file_and_fault(tmp_path: Path) -> None:
+    folder = tmp_path / "set" / "train"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a-1-[1 0 0 1].png", "a-2-[1 0 2 1].png", "a-3-[1 0 0].png"):
+        PillowImage.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name)
+    result = synthpipe("index", tmp_path / "set", "--layout", "luad-histoseg")
+    assert result.exit_code == 0 and "1 patches" in result.stdout and "problems: 2" in result.stdout
+    assert "'a-2-[1 0 2 1].png'" in result.stdout and "neither 0 nor 1" in result.stdout
+    assert "'a-3-[1 0 0].png'" in result.stdout
+
+
+def test_index_takes_class_names_from_folders_and_tables(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["path,labels"]
+    for number, label in enumerate(("fat", "gland", "fat+gland")):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        file = tmp_path / "set" / label / f"{number}.png"
+        PillowImage.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
+        rows.append(f"set/{label}/{number}.png,{label}")
+    (tmp_path / "set.csv").write_text("\n".join(rows))
+    for path, layout in ((tmp_path / "set", "folders"), (tmp_path / "set.csv", "csv")):
+        found = json.loads(synthpipe("index", path, "--layout", layout, "--json").stdout)
+        assert found["label_sets"] == {"fat": 1, "gland": 1, "fat+gland": 1}
+
+
+def test_dry_run_says_what_would_be_made_and_writes_nothing(patches: Path, tmp_path: Path) -> None:
+    changes = options(*SMALL, f"patches.root={patches}")
+    result = synthpipe("build", DEMO, "-o", tmp_path / "run", "--dry-run", *changes)
+    assert result.exit_code == 0, result.output
+    for part in (
+        "seed: 2024",
+        "patches: 60 (",
+        "tumour: in ",
+        "mosaic: 20 candidates, to keep 12; 3 shards, 96.0 KiB before compression",
+        "mosaic: 40 composites that train the filter; 5 shards",
+        "bezier: at most 80 candidates",
+        "fingerprint: ",
+        "versions: python 3",
+    ):
+        assert part in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect_for_people_and_machines(run: Path) -> None:
+    text = synthpipe("inspect", run).stdout
+    assert "run of demo, finished" in text and "verdicts: 12 kept" in text and "kept pixels: tumour" in text
+    assert re.search(r"image +uint8 +24 x 32 x 32 x 3 +3 of 3 shards", text)
+    data = json.loads(synthpipe("inspect", run, "--json").stdout)
+    assert data["finished"] and data["stores"]["curated.zarr"]["arrays"]["image"]["shape"] == [24, 32, 32, 3]
+    store = json.loads(synthpipe("inspect", run / "candidates.zarr", "--json").stdout)
+    assert set(store["groups"]) == {"mosaic", "bezier"}
+    group = json.loads(synthpipe("inspect", run / "candidates.zarr" / "mosaic", "--json").stdout)
+    assert group["attributes"]["strategy"] == "mosaic"
+
+
+def test_inspect_shows_a_shard_that_is_missing(run: Path) -> None:
+    shard = run / "candidates.zarr" / "bezier" / "image" / "c.1.0.0.0"
+    content = shard.read_bytes()
+    shard.unlink()
+    try:
+        assert re.search(r"image +uint8 +12 x 32 x 32 x 3 +1 of 2 shards", synthpipe("inspect", run).stdout)
+    finally:
+        shard.write_bytes(content)
+
+
+def test_inspect_of_something_else(tmp_path: Path) -> None:
+    result = synthpipe("inspect", tmp_path)
+    assert result.exit_code == 1 and "no run.json and no zarr.json in it" in result.stderr
+
+
+@pytest.mark.parametrize("strategy", ["mosaic", "bezier"])
+def test_replay_renders_the_stored_composite(run: Path, tmp_path: Path, strategy: str) -> None:
+    image, mask = tmp_path / "image.png", tmp_path / "mask.png"
+    result = synthpipe("replay", run, strategy, 5, "-o", image, "--mask", mask)
+    assert result.exit_code == 0, result.output
+    assert "equal to the stored pixels" in result.stdout and "1.training" in result.stdout
+    from synthpipe.storage.schema import array, open_group
+
+    group = open_group(run / "candidates.zarr", strategy)
+    assert np.array_equal(np.asarray(PillowImage.open(image)), np.asarray(array(group, "image")[5]))
+    picture = PillowImage.open(mask)
+    assert picture.mode == "P" and np.array_equal(np.asarray(picture), np.asarray(array(group, "mask")[5]))
+    assert picture.getpalette()[:3] == [0, 64, 128]  # type: ignore[index]
+
+
+def test_replay_beyond_the_end(run: Path, tmp_path: Path) -> None:
+    result = synthpipe("replay", run, "mosaic", 12, "-o", tmp_path / "x.png")
+    assert result.exit_code == 1 and "no mosaic composite 12; there are 12, counted from 0" in result.stderr
+
+
+def test_replay_notices_other_pixels(run: Path, tmp_path: Path) -> None:
+    from synthpipe.storage.schema import array, open_group
+    from synthpipe.storage.shards import write_shard
+
+    shard = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0"
+    content = shard.read_bytes()
+    group = open_group(run / "candidates.zarr", "mosaic", writable=True)
+    write_shard(array(group, "image"), 0, np.asarray(array(group, "image")[:8]) ^ 1)
+    try:
+        result = synthpipe("replay", run, "mosaic", 3, "-o", tmp_path / "x.png")
+        assert result.exit_code == 1 and "differ from these; the store is damaged" in result.stderr
+    finally:
+        shard.write_bytes(content)
+
+
+def test_a_second_build_does_nothing_and_says_so(run: Path, patches: Path) -> None:
+    changes = options(*SMALL, "filter.enabled=false", f"patches.root={patches}")
+    result = synthpipe("build", DEMO, "-o", run, *changes)
+    assert result.exit_code == 0 and "is finished: nothing to do" in result.stderr
+    refused = synthpipe("build", DEMO, "-o", run, *changes, "--set", "mosaic.scale=0.1")
+    assert refused.exit_code == 1 and "mosaic.scale: 0.2 -> 0.1" in refused.stderr
+
+
+def test_phantom(tmp_path: Path) -> None:
+    arguments = ("phantom", tmp_path / "p", "--patches", 12, "--slides", 2, "--size", 48, "--images", 1)
+    assert "training patches of" in synthpipe(*arguments).stdout
+    assert "there already" in synthpipe(*arguments).stdout
+    result = synthpipe("phantom", tmp_path / "p", "--patches", 13, "--slides", 2, "--size", 48)
+    assert result.exit_code == 1 and "Error: " in result.stderr
+
+
+def test_no_traceback_reaches_the_user(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "--set", f"patches.root={tmp_path / 'none'}"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "none" in result.stderr and "set patches.root" in result.stderr
+
+
+def test_the_readme_shows_commands_that_exist_and_code_that_runs(run: Path) -> None:
+    readme = (ROOT / "README.md").read_text()
+    for command in re.findall(r"^synthpipe (\w+)", readme, re.MULTILINE):
+        assert command in COMMANDS
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    code = code.replace("runs/demo", str(run)).replace(", float(kept.p_real.mean())", "")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "3 ['tumour', 'stroma', 'normal']" in result.stdout and "'sample': 12" in result.stdout
