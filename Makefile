@@ -26,7 +26,7 @@ test: check
 demo: install
 	$(BIN)/synthpipe phantom data/phantom
 	$(BIN)/synthpipe build pipelines/demo.yaml -o $(RUN)
-	$(BIN)/synthpipe inspect $(RUN)
+	@echo "The commands are in $(BIN). Try: $(BIN)/synthpipe replay $(RUN) bezier 0 -o bezier-0.png"
 
 clean:
 	rm -rf $(VENV) build *.egg-info data/phantom runs/demo

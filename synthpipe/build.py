@@ -289,7 +289,7 @@ def _render(build: _Build, strategy: Strategy, purpose: Any, count: int) -> None
     ensure_arrays(group, CANDIDATE_ARRAYS, _sizes(pipeline, count), store.shard, store.zstd_level)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "image")))
     tasks = (ShardTask(build.job, strategy, purpose, shard) for shard in missing)
-    _run(build, f"{strategy} {purpose} composites", render_shard, tasks, len(missing))
+    _run(build, f"{strategy} {purpose} composites", render_shard, tasks, len(missing) * store.shard)
 
 
 def _score(build: _Build, strategy: Strategy, count: int) -> None:
@@ -301,13 +301,14 @@ def _score(build: _Build, strategy: Strategy, count: int) -> None:
     ensure_arrays(group, SCORE_ARRAYS, _sizes(pipeline, count), store.shard, store.zstd_level, p_real=model)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
     tasks = (ShardTask(build.job, strategy, "candidate", shard) for shard in missing)
-    _run(build, f"{strategy} scores", score_shard, tasks, len(missing))
+    _run(build, f"{strategy} scores", score_shard, tasks, len(missing) * store.shard)
 
 
-def _run(build: _Build, title: str, function: Callable[[Any], None], tasks: Iterable[Any], count: int) -> None:
-    with build.reporter.stage(title, count * build.pipeline.store.shard) as advance:
-        for _ in run_tasks(build.client, function, tasks):
-            advance(build.pipeline.store.shard)
+def _run(build: _Build, title: str, function: Callable[[Any], int], tasks: Iterable[Any], total: int) -> None:
+    """Run tasks that return how many of the `total` composites they did."""
+    with build.reporter.stage(title, total) as advance:
+        for done in run_tasks(build.client, function, tasks):
+            advance(done)
 
 
 def _read_candidates(build: _Build, strategy: Strategy, count: int) -> Candidates:
@@ -399,7 +400,8 @@ def _write_curated(build: _Build, kept: list[tuple[Strategy, Verdict]], found: M
             p_real = tuple(float(found[strategy].p_real[index]) for strategy, index in origins)
             yield CuratedTask(build.job, shard, origins, p_real, donor_groups[part])
 
-    _run(build, "curated set", write_curated_shard, tasks(), len(missing))
+    count = sum(len(kept[shard * size : (shard + 1) * size]) for shard in missing)
+    _run(build, "curated set", write_curated_shard, tasks(), count)
 
 
 def _donor_groups(

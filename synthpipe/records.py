@@ -180,15 +180,6 @@ class Composite:
     mask: Mask
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """The filter's probability that composite `index` is a real patch, and the model that said so."""
-
-    index: int
-    p_real: float
-    model_sha256: str
-
-
 Reason = Literal["kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus"]
 
 

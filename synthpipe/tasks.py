@@ -82,8 +82,8 @@ def prepare(bank: Path) -> None:
     _donors(bank)
 
 
-def render_shard(task: ShardTask) -> None:
-    """Make a shard of composites and store it."""
+def render_shard(task: ShardTask) -> int:
+    """Make a shard of composites and store it; return how many."""
     pipeline = task.job.pipeline
     size, (height, width) = pipeline.store.shard, pipeline.canvas
     background = pipeline.taxonomy.background
@@ -101,6 +101,7 @@ def render_shard(task: ShardTask) -> None:
     write_shard(array(group, "class_pixels"), task.shard, class_pixels)
     write_shard(array(group, "mask"), task.shard, masks)
     write_shard(array(group, "image"), task.shard, images)
+    return size
 
 
 def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
@@ -117,8 +118,8 @@ def training_composites(pipeline: Pipeline) -> int:
     return round(pipeline.filter.candidates * pipeline.filter.train_share)
 
 
-def score_shard(task: ShardTask) -> None:
-    """Score a shard of candidates and store the scores."""
+def score_shard(task: ShardTask) -> int:
+    """Score a shard of candidates and store the scores; return how many."""
     from synthpipe.filtering.scoring import load_scorer
 
     job, size = task.job, task.job.pipeline.store.shard
@@ -131,6 +132,7 @@ def score_shard(task: ShardTask) -> None:
     scorer = load_scorer(job.run.weights(task.strategy), settings.threads)
     p_real = scorer.score(np.concatenate([stored, np.stack(beyond)]) if beyond else stored, settings.batch)
     write_shard(array(group, "p_real"), task.shard, p_real)
+    return size
 
 
 def train(task: TrainTask) -> None:
@@ -163,8 +165,8 @@ def train(task: TrainTask) -> None:
     train_filter(settings, strategy, data, pipeline.seed, job.run.filter, lambda epoch: announce(1))
 
 
-def write_curated_shard(task: CuratedTask) -> None:
-    """Copy a shard's worth of kept candidates into the curated set."""
+def write_curated_shard(task: CuratedTask) -> int:
+    """Copy a shard's worth of kept candidates into the curated set; return how many."""
     pipeline = task.job.pipeline
     size, (height, width) = pipeline.store.shard, pipeline.canvas
     recipes = [""] * size
@@ -194,6 +196,7 @@ def write_curated_shard(task: CuratedTask) -> None:
     write_shard(array(target, "donor_groups"), task.shard, _padded(task.donor_groups, size, -1))
     write_shard(array(target, "mask"), task.shard, masks)
     write_shard(array(target, "image"), task.shard, images)
+    return len(task.origins)
 
 
 def read_split(run: RunDirectory) -> dict[str, frozenset[str]]:

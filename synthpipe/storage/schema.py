@@ -17,7 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from synthpipe.errors import StoreError
 from synthpipe.records import STRATEGIES, Reason
-from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
+from synthpipe.taxonomy import LOST, Taxonomy
 
 FORMAT_VERSION = 1
 REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus")
@@ -139,12 +139,6 @@ def taxonomy_attributes(taxonomy: Taxonomy) -> dict[str, Any]:
         "ignore_index": taxonomy.background,
         "lost_value": LOST,
     }
-
-
-def read_taxonomy(attributes: Mapping[str, Any]) -> Taxonomy:
-    """Read back what `taxonomy_attributes` wrote."""
-    classes = tuple(TissueClass(item["name"], tuple(item["color"])) for item in attributes["classes"])
-    return Taxonomy(classes, tuple(attributes["background_color"]))
 
 
 def open_group(path: Path, name: str = "", writable: bool = False) -> zarr.Group:
