@@ -29,6 +29,14 @@ class ExplainingGroup(click.Group):
             raise
         except KeyboardInterrupt as error:
             raise click.ClickException("interrupted; finished work is kept: give the command again") from error
+        except OSError as error:
+            if os.environ.get(DEBUG):
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(
+                f"{where}{error.strerror or error}; check that it is there, that you may write to it, and that there is "
+                "room. Finished work is kept: give the command again"
+            ) from error
         except Exception as error:
             if os.environ.get(DEBUG):
                 raise

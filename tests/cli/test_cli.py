@@ -212,6 +212,12 @@ def test_no_traceback_reaches_the_user(tmp_path: Path) -> None:
     assert "none" in result.stderr and "set patches.root" in result.stderr
 
 
+def test_files_that_cannot_be_written_are_named(run: Path, tmp_path: Path) -> None:
+    result = synthpipe("replay", run, "mosaic", 0, "-o", tmp_path / "none" / "x.png")
+    assert result.exit_code == 1
+    assert f"Error: {tmp_path / 'none' / 'x.png'}: No such file or directory; check" in result.stderr
+
+
 def test_the_readme_shows_commands_that_exist_and_code_that_runs(run: Path) -> None:
     readme = (ROOT / "README.md").read_text()
     for command in re.findall(r"^synthpipe (\w+)", readme, re.MULTILINE):
