@@ -49,7 +49,6 @@ from synthpipe.tasks import (
     ShardTask,
     TrainTask,
     prepare,
-    read_split,
     render_shard,
     score_shard,
     train,
@@ -119,10 +118,9 @@ def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporte
     journal: dict[str, Any] = read_json(run.build_file) if run.build_file.exists() else {"stages": {}, "strategies": {}}
     with _timed(journal, "catalog"):
         catalog = _catalog(pipeline, run, reporter)
-    check_donors(pipeline, catalog)
-    if pipeline.filter.enabled:
-        train_groups, validation_groups = split_groups(catalog.patches, pipeline.filter.train_share, pipeline.seed)
-        write_json(run.split_file, {"train": sorted(train_groups), "validation": sorted(validation_groups)})
+    split = check_patches(pipeline, catalog)
+    if split:
+        write_json(run.split_file, {side: sorted(groups) for side, groups in split.items()})
     with tempfile.TemporaryDirectory(prefix="synthpipe-") as scratch:
         job = Job(pipeline, run, Path(scratch))
         with _timed(journal, "donors"):
@@ -141,17 +139,34 @@ def is_finished(run: RunDirectory) -> bool:
     return run.build_file.exists() and bool(read_json(run.build_file).get("finished"))
 
 
-def check_donors(pipeline: Pipeline, catalog: Catalog) -> None:
-    """Refuse patches that cannot make the composites that are asked for.
+def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[str]]:
+    """Refuse patches that cannot make what is asked for; return the groups on each side of the filter's split.
 
     Raises
     ------
     CatalogError
-        There are no single-class patches, or none of both classes of any Bezier pair.
+        There are too few classes with single-class patches.
+    FilterError
+        The filter has no mixed patches to learn from, or its split leaves a side without donors.
     """
-    labels = {patch.classes[0] for patch in catalog.donors}
-    taxonomy = pipeline.taxonomy
-    found = taxonomy.label(labels) or "none"
+    _check_donors(pipeline, {patch.classes[0] for patch in catalog.donors})
+    if not pipeline.filter.enabled:
+        return {}
+    train_groups, validation_groups = split_groups(catalog.patches, pipeline.filter.train_share, pipeline.seed)
+    split = {"train": train_groups, "validation": validation_groups}
+    for side, groups in split.items():
+        labels = {patch.classes[0] for patch in catalog.donors if patch.group in groups}
+        if not labels or not _has_pair(pipeline, labels):
+            raise FilterError(
+                f"the {side} side of the filter's split has single-class patches of only "
+                f"{pipeline.taxonomy.label(labels) or 'no class'}; add slides, change patches.group_pattern or "
+                "filter.train_share, or set filter.enabled: false"
+            )
+    return split
+
+
+def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:
+    found = pipeline.taxonomy.label(labels)
     if not labels:
         raise CatalogError("no patch has exactly one class, so none can donate pixels; add single-class patches")
     if pipeline.mosaic and len(labels) < pipeline.curation.min_classes:
@@ -159,11 +174,16 @@ def check_donors(pipeline: Pipeline, catalog: Catalog) -> None:
             f"single-class patches show only {found}, but curation.min_classes is {pipeline.curation.min_classes}; "
             "add single-class patches of other classes or lower it"
         )
-    if pipeline.bezier and not any(set(pair) <= labels for pair in pipeline.class_pairs()):
+    if not _has_pair(pipeline, labels):
         raise CatalogError(
             f"no pair of bezier.pairs has single-class patches of both its classes; there are patches of: {found}; "
             "add others, change bezier.pairs, or set bezier: null"
         )
+
+
+def _has_pair(pipeline: Pipeline, labels: set[int]) -> bool:
+    """Whether Bezier composites can be made of donors of these classes, if they are asked for."""
+    return not pipeline.bezier or any(set(pair) <= labels for pair in pipeline.class_pairs())
 
 
 def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catalog:
@@ -196,13 +216,16 @@ def _make_curated_set(build: _Build) -> None:
     pipeline = build.pipeline
     if pipeline.filter.enabled:
         _make_filters(build)
-    kept: list[tuple[Strategy, Verdict]] = []
     found: dict[Strategy, Candidates] = {}
+    verdicts: dict[Strategy, tuple[Verdict, ...]] = {}
     for strategy in pipeline.strategies:
-        candidates, verdicts = _make_candidates(build, strategy)
-        found[strategy] = candidates
-        kept += [(strategy, verdict) for verdict in verdicts if verdict.keep]
+        found[strategy], verdicts[strategy] = _make_candidates(build, strategy)
     with _timed(build.journal, "curated set"):
+        for strategy in pipeline.strategies:
+            _write_verdicts(build, strategy, verdicts[strategy])
+        kept = [
+            (strategy, verdict) for strategy in pipeline.strategies for verdict in verdicts[strategy] if verdict.keep
+        ]
         _write_curated(build, kept, found)
     build.journal["finished"] = True
 
@@ -212,7 +235,6 @@ def _make_filters(build: _Build) -> None:
     pipeline, run = build.pipeline, build.run
     missing = [strategy for strategy in pipeline.strategies if not run.report(strategy).exists()]
     if missing:
-        _check_sides(build)
         with _timed(build.journal, "filter composites"):
             for strategy in missing:
                 _render(build, strategy, "filter", pipeline.filter.candidates)
@@ -230,20 +252,6 @@ def _make_filters(build: _Build) -> None:
         build.reporter.note(
             f"{strategy} filter: accuracy {report.accuracy:.3f}, AUROC {report.auroc:.3f} on slides that it never saw"
         )
-
-
-def _check_sides(build: _Build) -> None:
-    """Refuse a split that leaves a side without donors for any Bezier pair."""
-    for side, groups in read_split(build.run).items():
-        labels = {patch.classes[0] for patch in build.catalog.donors if patch.group in groups}
-        if not labels or (
-            build.pipeline.bezier and not any(set(pair) <= labels for pair in build.pipeline.class_pairs())
-        ):
-            raise FilterError(
-                f"the {side} side of the filter's split has single-class patches of only "
-                f"{build.pipeline.taxonomy.label(labels) or 'no class'}; add slides, change patches.group_pattern or "
-                "filter.train_share, or set filter.enabled: false"
-            )
 
 
 def _make_candidates(build: _Build, strategy: Strategy) -> tuple[Candidates, tuple[Verdict, ...]]:
@@ -269,7 +277,6 @@ def _make_candidates(build: _Build, strategy: Strategy) -> tuple[Candidates, tup
         planned = following
     if kept < wanted:
         raise FilterError(_shortfall(strategy, kept, wanted, planned))
-    _write_verdicts(build, strategy, verdicts)
     return candidates, verdicts
 
 
@@ -368,12 +375,14 @@ def _record(build: _Build, strategy: Strategy, candidates: Candidates, verdicts:
 
 
 def _write_verdicts(build: _Build, strategy: Strategy, verdicts: tuple[Verdict, ...]) -> None:
+    """Store the verdicts; candidates beyond the plan, made for settings that were changed since, are surplus."""
     pipeline, size = build.pipeline, build.pipeline.store.shard
     group = open_group(build.run.candidates, strategy, writable=True)
     ensure_arrays(group, VERDICT_ARRAYS, _sizes(pipeline, len(verdicts)), size, pipeline.store.zstd_level)
-    codes = np.full(len(shards_of(len(verdicts), size)) * size, REASONS.index("surplus"), np.uint8)
+    shards = shards_of(array(group, "verdict").shape[0], size)
+    codes = np.full(len(shards) * size, REASONS.index("surplus"), np.uint8)
     codes[: len(verdicts)] = [REASONS.index(verdict.reason) for verdict in verdicts]
-    for shard in shards_of(len(verdicts), size):
+    for shard in shards:
         write_shard(array(group, "verdict"), shard, codes[shard * size : (shard + 1) * size])
 
 

@@ -270,6 +270,24 @@ def test_low_acceptance_stops_with_choices_and_nothing_is_lost(patches: Path, tm
     assert math.isnan(float(opened(tmp_path / "run" / "curated.zarr")["p_real"][0]))
 
 
+def test_settings_may_change_until_a_stage_has_made_something(patches: Path, tmp_path: Path) -> None:
+    one_class = "patches.exclude=['*0, 1, 0]*', '*0, 0, 1]*']"
+    with pytest.raises(CatalogError):
+        run(small(patches, one_class, "filter.enabled=false"), tmp_path / "run")
+    # nothing was made: other patches and another seed are welcome. The first plan is too short to show three classes
+    rules = ("filter.enabled=false", "seed=5", "curation.min_classes=3", "bezier=null")
+    with pytest.raises(FilterError, match="only 0 of 40"):
+        run(small(patches, *rules, "curation.min_class_share=0.4", "curation.max_candidates=40"), tmp_path / "run")
+    run(small(patches, *rules), tmp_path / "run")
+    dataset = xarray.open_zarr(tmp_path / "run" / "candidates.zarr", group="mosaic", consolidated=False)
+    assert dataset.sizes["sample"] == 40
+    assert (dataset.verdict.values == REASONS.index("kept")).sum() == 12
+    assert (dataset.verdict.values[24:] == REASONS.index("surplus")).all()
+    run(small(patches, *rules), tmp_path / "fresh")
+    names = ("image", "mask", "recipe", "origin_index")
+    assert hashes(tmp_path / "run" / "curated.zarr", names) == hashes(tmp_path / "fresh" / "curated.zarr", names)
+
+
 def test_the_plan_is_extended_within_its_bound(patches: Path, tmp_path: Path) -> None:
     # four tiles show three classes in less than half of the composites
     tiles = ("mosaic.grid=1", "mosaic.tile=32")

@@ -92,6 +92,9 @@ def _dry_run(pipeline: Pipeline) -> None:
         single = sum(patch.classes == (index,) for patch in catalog.donors)
         occurs = sum(index in patch.classes for patch in catalog.patches)
         click.echo(f"  {name}: in {occurs} patches, {single} donors")
+    from synthpipe.build import check_patches
+
+    check_patches(pipeline, catalog)
     click.echo("\nwould make:")
     height, width = pipeline.canvas
     for strategy in pipeline.strategies:

@@ -34,8 +34,8 @@ class ExplainingGroup(click.Group):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(
-                f"{where}{error.strerror or error}; check that it is there, that you may write to it, and that there is "
-                "room. Finished work is kept: give the command again"
+                f"{where}{error.strerror or error}; check that it is there, that you may write to it, and that "
+                "there is room. Finished work is kept: give the command again"
             ) from error
         except Exception as error:
             if os.environ.get(DEBUG):

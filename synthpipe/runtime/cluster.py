@@ -44,6 +44,8 @@ def local_client(workers: int | None, prepare: Callable[[], None]) -> Iterator[C
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
+            # tasks leave nothing in Dask's memory, and training needs more than an even share of the machine's
+            memory_limit=0,
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.ERROR,
         ) as cluster,

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from synthpipe.config import Pipeline, Stage, differences
 from synthpipe.errors import StaleRunError, StoreError
 from synthpipe.records import STRATEGIES, Strategy
@@ -61,6 +63,10 @@ class RunDirectory:
         """The metrics of a strategy's filter; there once its training is finished."""
         return self.filter / f"{strategy}.json"
 
+    def holds_composites(self) -> bool:
+        """Whether any were made: from then on the run belongs to its patches and their pipeline."""
+        return self.candidates.exists() or self.training.exists()
+
     def exists(self) -> bool:
         return self.run_file.is_file()
 
@@ -79,8 +85,20 @@ class RunDirectory:
         return data
 
     def pipeline(self) -> Pipeline:
-        """Return the pipeline that the run was built from."""
-        return Pipeline.model_validate(self.read()["pipeline"])
+        """Return the pipeline that the run was built from.
+
+        Raises
+        ------
+        StoreError
+            ``run.json`` is missing or damaged, or its pipeline is none that this version knows.
+        """
+        try:
+            return Pipeline.model_validate(self.read()["pipeline"])
+        except (KeyError, ValidationError) as error:
+            raise StoreError(
+                f"{self.run_file}: its pipeline is none that this synthpipe knows; it was written by another version, "
+                "or is damaged: build into another directory"
+            ) from error
 
     def write(self, pipeline: Pipeline, catalog_digest: str) -> None:
         """Record the pipeline, its fingerprint, the patches' digest and the versions."""
@@ -108,7 +126,7 @@ class RunDirectory:
             The message lists every setting that differs.
         """
         old = self.pipeline()
-        made: list[Stage] = ["candidates"]
+        made: list[Stage] = ["candidates"] if self.holds_composites() else []
         if any(self.report(strategy).exists() for strategy in STRATEGIES):
             made.append("filter")
         if self.curated.exists():
@@ -129,7 +147,7 @@ class RunDirectory:
         StaleRunError
             Their digest differs.
         """
-        if self.read()["catalog_digest"] != catalog_digest:
+        if self.holds_composites() and self.read()["catalog_digest"] != catalog_digest:
             raise StaleRunError(
                 f"{self.path}: was made from other patches than there are now; compare catalog.csv with "
                 "`synthpipe index`, then restore the patches or build into another directory"

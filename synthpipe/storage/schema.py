@@ -90,7 +90,9 @@ def ensure_arrays(
     zstd_level: int,
     **attributes: Mapping[str, Any],
 ) -> None:
-    """Create the arrays of `specs`, or lengthen those that are there: pixels that are written stay as they are.
+    """Create the arrays of `specs`, and lengthen what the group has: all its arrays have one length.
+
+    Samples that are written stay as they are; new ones show the fill value until they are written.
 
     Parameters
     ----------
@@ -99,7 +101,7 @@ def ensure_arrays(
     specs : mapping of str to ArraySpec
         The arrays by name.
     sizes : mapping of str to int
-        The length of every dimension.
+        The length of every dimension; a group that is longer along ``sample`` stays so.
     shard : int
         Composites a shard.
     zstd_level : int
@@ -107,15 +109,15 @@ def ensure_arrays(
     **attributes : mapping
         More attributes of an array, under its name.
     """
+    present = dict(group.arrays())
+    length = max([sizes["sample"], *(array.shape[0] for array in present.values())])
+    for array in present.values():
+        if array.shape[0] < length:
+            array.resize((length, *array.shape[1:]))
     for name, spec in specs.items():
-        shape = tuple(sizes[dimension] for dimension in ("sample", *spec.dimensions))
-        if name in group:
-            array = group[name]
-            if not isinstance(array, zarr.Array):
-                raise StoreError(f"{group.store_path}/{name}: found a group, expected an array; remove the store")
-            if array.shape[0] < shape[0]:
-                array.resize(shape)
+        if name in present:
             continue
+        shape = (length, *(sizes[dimension] for dimension in spec.dimensions))
         group.create_array(
             name,
             shape=shape,

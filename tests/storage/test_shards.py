@@ -9,7 +9,15 @@ import xarray
 import zarr
 
 from synthpipe.errors import StoreError
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, create_group, ensure_arrays, open_group
+from synthpipe.storage.schema import (
+    CANDIDATE_ARRAYS,
+    SCORE_ARRAYS,
+    VERDICT_ARRAYS,
+    array,
+    create_group,
+    ensure_arrays,
+    open_group,
+)
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of, write_shard
 from synthpipe.taxonomy import LOST
 
@@ -62,6 +70,17 @@ def test_lengthening_shows_the_samples_that_waited_and_rewrites_nothing(tmp_path
     assert np.array_equal(np.asarray(array(longer, "image")[4:8]), data["image"][4:8])
     assert (tmp_path / "s.zarr" / "mosaic" / "image" / "c.1.0.0.0").read_bytes() == stored
     assert array(group_of(tmp_path / "s.zarr", 3), "image").shape[0] == 11
+
+
+def test_all_arrays_of_a_group_have_one_length(tmp_path: Path) -> None:
+    group = group_of(tmp_path / "s.zarr", 6)
+    ensure_arrays(group, SCORE_ARRAYS, {"sample": 6}, SHARD, 1)
+    write_shard(array(group, "p_real"), 0, np.ones(SHARD, np.float32))
+    group_of(tmp_path / "s.zarr", 9)
+    ensure_arrays(group, VERDICT_ARRAYS, {"sample": 5}, SHARD, 1)
+    dataset = xarray.open_zarr(tmp_path / "s.zarr", group="mosaic", consolidated=False)
+    assert dataset.sizes["sample"] == 9
+    assert np.isnan(dataset.p_real.values[4:]).all() and (dataset.verdict.values == LOST).all()
 
 
 def test_the_stored_shards_are_the_ledger(tmp_path: Path) -> None:
