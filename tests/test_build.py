@@ -19,7 +19,6 @@ import xarray
 import zarr
 from PIL import Image as PillowImage
 
-from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
 from synthpipe.config import Pipeline
@@ -28,6 +27,7 @@ from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.records import STRATEGIES, recipe_from_json
+from synthpipe.stages import build
 from synthpipe.storage.schema import REASONS
 from synthpipe.taxonomy import LOST
 from tests.conftest import DEMO, pipeline

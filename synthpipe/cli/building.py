@@ -48,10 +48,10 @@ def build(pipeline: Path, output: Path | None, overrides: tuple[str, ...], worke
     if dry_run:
         _dry_run(settings)
         return
-    from synthpipe import build as building  # loads torch, which takes seconds
+    from synthpipe import stages  # loads torch, which takes seconds
 
     path = output or Path("runs") / pipeline.stem
-    journal = building.build(settings, path, workers, reporter())
+    journal = stages.build(settings, path, workers, reporter())
     click.echo(_outcome(settings, path, journal))
 
 
@@ -92,7 +92,7 @@ def _dry_run(pipeline: Pipeline) -> None:
         single = sum(patch.classes == (index,) for patch in catalog.donors)
         occurs = sum(index in patch.classes for patch in catalog.patches)
         click.echo(f"  {name}: in {occurs} patches, {single} donors")
-    from synthpipe.build import check_patches
+    from synthpipe.stages import check_patches
 
     check_patches(pipeline, catalog)
     click.echo("\nwould make:")

@@ -1,0 +1,123 @@
+"""The stages of a build, in order and resumable: catalog, donors, filter, candidates, scores, curated set.
+
+What is stored is the ledger: every stage first looks which of its objects are there and makes only the others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from synthpipe.config import Pipeline
+from synthpipe.curation import Candidates
+from synthpipe.patches.bank import build_bank
+from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
+from synthpipe.patches.layouts import read_layout
+from synthpipe.records import Strategy, Verdict
+from synthpipe.runtime import available_cores, local_client
+from synthpipe.stages.candidates import make_candidates, make_filters
+from synthpipe.stages.curated_set import write_curated_set, write_verdicts
+from synthpipe.stages.feasibility import check_patches
+from synthpipe.stages.state import BuildState, Reporter, timed
+from synthpipe.storage.run import RunDirectory, read_json, write_json
+from synthpipe.tasks import Job, prepare
+
+
+def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporter) -> dict[str, Any]:
+    """Build a run, or go on with one that was interrupted.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        What to build.
+    path : Path
+        The run directory.
+    workers : int or None
+        Worker processes; by default one a core.
+    reporter : Reporter
+        Told about the progress.
+
+    Returns
+    -------
+    dict
+        What ``build.json`` holds: seconds a stage, and what became of every strategy's candidates.
+
+    Raises
+    ------
+    SynthpipeError
+        The patches, the filter or the run directory do not allow the build; what was made stays and is used again.
+    """
+    run = RunDirectory(path)
+    if run.exists():
+        run.check(pipeline)
+    if is_finished(run):
+        reporter.note(f"{path} is finished: nothing to do")
+        return read_json(run.build_file)
+    journal: dict[str, Any] = read_json(run.build_file) if run.build_file.exists() else {"stages": {}, "strategies": {}}
+    with timed(journal, "catalog"):
+        catalog = _catalog(pipeline, run, reporter)
+    split = check_patches(pipeline, catalog)
+    if split:
+        write_json(run.split_file, {side: sorted(groups) for side, groups in split.items()})
+    with tempfile.TemporaryDirectory(prefix="synthpipe-") as scratch:
+        job = Job(pipeline, run, Path(scratch))
+        with timed(journal, "donors"):
+            _bank(job, catalog, reporter)
+        with local_client(workers, partial(prepare, job.bank)) as client:
+            state = BuildState(job, catalog, client, reporter, journal)
+            try:
+                _make_curated_set(state)
+            finally:
+                write_json(run.build_file, journal)
+    return journal
+
+
+def is_finished(run: RunDirectory) -> bool:
+    """Whether a build of this run came to its end."""
+    return run.build_file.exists() and bool(read_json(run.build_file).get("finished"))
+
+
+def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catalog:
+    """Read the patches, or the catalog of a run that already holds composites of the same `patches` section."""
+    if run.exists() and run.holds_composites() and run.pipeline().patches == pipeline.patches:
+        catalog = load_catalog(run.path, pipeline.taxonomy)
+        run.check_patches(catalog.digest)
+    else:
+        claims = read_layout(pipeline.patches, pipeline.taxonomy)
+        with reporter.stage("catalog", len(claims)) as advance:
+            catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
+        if run.exists():
+            run.check_patches(catalog.digest)
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_catalog(catalog, pipeline.taxonomy, run.path)
+    run.write(pipeline, catalog.digest)
+    if catalog.problems:
+        reporter.note(f"{len(catalog.problems)} patches left out; {run.path / 'problems.csv'} says why")
+    return catalog
+
+
+def _bank(job: Job, catalog: Catalog, reporter: Reporter) -> None:
+    pipeline = job.pipeline
+    with reporter.stage("donors", len(catalog.donors)) as advance:
+        background = pipeline.taxonomy.background
+        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), available_cores())
+
+
+def _make_curated_set(state: BuildState) -> None:
+    pipeline = state.pipeline
+    if pipeline.filter.enabled:
+        make_filters(state)
+    found: dict[Strategy, Candidates] = {}
+    verdicts: dict[Strategy, tuple[Verdict, ...]] = {}
+    for strategy in pipeline.strategies:
+        found[strategy], verdicts[strategy] = make_candidates(state, strategy)
+    with timed(state.journal, "curated set"):
+        for strategy in pipeline.strategies:
+            write_verdicts(state, strategy, verdicts[strategy])
+        kept = [
+            (strategy, verdict) for strategy in pipeline.strategies for verdict in verdicts[strategy] if verdict.keep
+        ]
+        write_curated_set(state, kept, found)
+    state.journal["finished"] = True

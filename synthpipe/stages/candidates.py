@@ -1,0 +1,166 @@
+"""Filters and candidates: render, train, score and judge, until enough are kept."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+
+from synthpipe.compose import Purpose
+from synthpipe.curation import Candidates, acceptance, first_plan, judge, next_plan
+from synthpipe.errors import FilterError
+from synthpipe.filtering.report import load_report
+from synthpipe.records import Strategy, Verdict, recipe_from_json
+from synthpipe.runtime import announced, run_tasks
+from synthpipe.stages.state import BuildState, journal_entry, run_shards, sizes_of, timed
+from synthpipe.storage.schema import (
+    CANDIDATE_ARRAYS,
+    FORMAT_VERSION,
+    REASONS,
+    SCORE_ARRAYS,
+    array,
+    create_group,
+    ensure_arrays,
+    open_group,
+    taxonomy_attributes,
+)
+from synthpipe.storage.shards import complete_shards, shards_of
+from synthpipe.tasks import ShardTask, TrainTask, render_shard, score_shard, train
+
+
+def make_filters(state: BuildState) -> None:
+    """Make the composites that train the filters, then the filters, one worker a strategy."""
+    pipeline, run = state.pipeline, state.run
+    missing = [strategy for strategy in pipeline.strategies if not run.report(strategy).exists()]
+    if missing:
+        with timed(state.journal, "filter composites"):
+            for strategy in missing:
+                _render(state, strategy, "filter", pipeline.filter.candidates)
+        epochs = sum(pipeline.filter.epochs[strategy] for strategy in missing)
+        with (
+            timed(state.journal, "filter training"),
+            state.reporter.stage("filter training, epochs", epochs) as advance,
+            announced(state.client, advance),
+        ):
+            for _ in run_tasks(state.client, train, [TrainTask(state.job, strategy) for strategy in missing]):
+                pass
+    for strategy in pipeline.strategies:
+        report = load_report(run.report(strategy))
+        journal_entry(state, strategy)["filter"] = {"accuracy": report.accuracy, "auroc": report.auroc}
+        state.reporter.note(
+            f"{strategy} filter: accuracy {report.accuracy:.3f}, AUROC {report.auroc:.3f} on slides that it never saw"
+        )
+
+
+def make_candidates(state: BuildState, strategy: Strategy) -> tuple[Candidates, tuple[Verdict, ...]]:
+    """Render, score and judge candidates; while too few are kept, extend the plan, within its bound."""
+    settings = state.pipeline.curation
+    wanted, bound = settings.wanted[strategy], settings.max_candidates[strategy]
+    planned = first_plan(state.pipeline, strategy)
+    while True:
+        with timed(state.journal, f"{strategy} candidates"):
+            _render(state, strategy, "candidate", planned)
+        if state.pipeline.filter.enabled:
+            with timed(state.journal, f"{strategy} scores"):
+                _score(state, strategy, planned)
+        candidates = _read_candidates(state, strategy, planned)
+        verdicts = judge(candidates, settings, wanted)
+        _record(state, strategy, candidates, verdicts)
+        _check_acceptance(state, strategy, candidates)
+        kept = sum(verdict.keep for verdict in verdicts)
+        following = next_plan(planned, kept, wanted, bound)
+        if following == planned:
+            break
+        state.reporter.note(f"{strategy}: {kept} of {planned} kept, {wanted} wanted: going on to {following}")
+        planned = following
+    if kept < wanted:
+        raise FilterError(_shortfall(strategy, kept, wanted, planned))
+    return candidates, verdicts
+
+
+def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int) -> None:
+    """Make the shards of the first `count` composites that are not there yet."""
+    pipeline, store = state.pipeline, state.pipeline.store
+    path = state.run.training if purpose == "filter" else state.run.candidates
+    attributes = {
+        "format_version": FORMAT_VERSION,
+        "strategy": strategy,
+        "purpose": purpose,
+        "pipeline": pipeline.name,
+        **taxonomy_attributes(pipeline.taxonomy),
+    }
+    create_group(path, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
+    group = create_group(path, strategy, attributes)
+    ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(pipeline, count), store.shard, store.zstd_level)
+    missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "image")))
+    tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
+    run_shards(state, f"{strategy} {purpose} composites", render_shard, tasks, len(missing) * store.shard)
+
+
+def _score(state: BuildState, strategy: Strategy, count: int) -> None:
+    """Score the shards of the first `count` candidates that are not scored yet."""
+    pipeline, store = state.pipeline, state.pipeline.store
+    group = open_group(state.run.candidates, strategy, writable=True)
+    sha256 = load_report(state.run.report(strategy)).model_sha256
+    model = {"model_sha256": sha256}
+    ensure_arrays(group, SCORE_ARRAYS, sizes_of(pipeline, count), store.shard, store.zstd_level, p_real=model)
+    missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
+    tasks = (ShardTask(state.job, strategy, "candidate", shard) for shard in missing)
+    run_shards(state, f"{strategy} scores", score_shard, tasks, len(missing) * store.shard)
+
+
+def _read_candidates(state: BuildState, strategy: Strategy, count: int) -> Candidates:
+    group = open_group(state.run.candidates, strategy)
+    class_pixels = np.asarray(array(group, "class_pixels")[:count])
+    class_shares = class_pixels[:, : len(state.pipeline.classes)] / class_pixels[0].sum()
+    if state.pipeline.filter.enabled:
+        p_real = np.asarray(array(group, "p_real")[:count])
+    else:
+        p_real = np.full(count, math.nan, np.float32)
+    recipes = [recipe_from_json(str(text)) for text in array(group, "recipe")[:count]]  # type: ignore[union-attr]
+    return Candidates(p_real, class_shares, [tuple(recipe.donors()) for recipe in recipes])
+
+
+def _check_acceptance(state: BuildState, strategy: Strategy, candidates: Candidates) -> None:
+    settings = state.pipeline.curation
+    rate = acceptance(candidates, settings)
+    if settings.rule == "threshold" and rate < settings.min_acceptance:
+        raise FilterError(
+            f"the {strategy} filter accepts {rate:.2%} of {len(candidates)} candidates, less than "
+            f"curation.min_acceptance ({settings.min_acceptance:.2%}). Finished work is kept; build again with one of\n"
+            f"  --set curation.threshold=...   lower than {settings.threshold}\n"
+            "  --set curation.rule=top_k      the best of the candidates, whatever they score\n"
+            "  --set filter.enabled=false     all candidates"
+        )
+
+
+def _shortfall(strategy: Strategy, kept: int, wanted: int, planned: int) -> str:
+    return (
+        f"only {kept} of {planned} {strategy} candidates may be kept, but {wanted} are wanted and "
+        "curation.max_candidates allows no more. Finished work is kept; build again with one of\n"
+        "  --set curation.max_candidates=...   a larger bound\n"
+        f"  --set curation.wanted=...           {kept} or fewer\n"
+        "  --set curation.threshold=...        a lower one\n"
+        "  --set curation.rule=top_k           the best of the candidates"
+    )
+
+
+def _record(state: BuildState, strategy: Strategy, candidates: Candidates, verdicts: tuple[Verdict, ...]) -> None:
+    """Write into the journal what became of a strategy's candidates."""
+    rate = acceptance(candidates, state.pipeline.curation)
+    kept = [verdict.index for verdict in verdicts if verdict.keep]
+    uses = Counter(donor for index in kept for donor in set(candidates.donors[index]))
+    shares = candidates.class_shares[kept].sum(axis=0)
+    names = state.pipeline.taxonomy.names
+    journal_entry(state, strategy).update(
+        candidates=len(candidates),
+        acceptance=None if math.isnan(rate) else rate,
+        verdicts={reason: sum(verdict.reason == reason for verdict in verdicts) for reason in REASONS},
+        class_share={name: float(share) for name, share in zip(names, shares / max(1, len(kept)), strict=True)},
+        donors={
+            "available": len(state.catalog.donors),
+            "used": len(uses),
+            "most_composites_of_one": max(uses.values(), default=0),
+        },
+    )

@@ -1,0 +1,55 @@
+"""Whether the patches can make what a pipeline asks for, before anything is made."""
+
+from __future__ import annotations
+
+from synthpipe.config import Pipeline
+from synthpipe.errors import CatalogError, FilterError
+from synthpipe.filtering.split import split_groups
+from synthpipe.patches.catalog import Catalog
+
+
+def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[str]]:
+    """Refuse patches that cannot make what is asked for; return the groups on each side of the filter's split.
+
+    Raises
+    ------
+    CatalogError
+        There are too few classes with single-class patches.
+    FilterError
+        The filter has no mixed patches to learn from, or its split leaves a side without donors.
+    """
+    _check_donors(pipeline, {patch.classes[0] for patch in catalog.donors})
+    if not pipeline.filter.enabled:
+        return {}
+    train_groups, validation_groups = split_groups(catalog.patches, pipeline.filter.train_share, pipeline.seed)
+    split = {"train": train_groups, "validation": validation_groups}
+    for side, groups in split.items():
+        labels = {patch.classes[0] for patch in catalog.donors if patch.group in groups}
+        if not labels or not _has_pair(pipeline, labels):
+            raise FilterError(
+                f"the {side} side of the filter's split has single-class patches of only "
+                f"{pipeline.taxonomy.label(labels) or 'no class'}; add slides, change patches.group_pattern or "
+                "filter.train_share, or set filter.enabled: false"
+            )
+    return split
+
+
+def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:
+    found = pipeline.taxonomy.label(labels)
+    if not labels:
+        raise CatalogError("no patch has exactly one class, so none can donate pixels; add single-class patches")
+    if pipeline.mosaic and len(labels) < pipeline.curation.min_classes:
+        raise CatalogError(
+            f"single-class patches show only {found}, but curation.min_classes is {pipeline.curation.min_classes}; "
+            "add single-class patches of other classes or lower it"
+        )
+    if not _has_pair(pipeline, labels):
+        raise CatalogError(
+            f"no pair of bezier.pairs has single-class patches of both its classes; there are patches of: {found}; "
+            "add others, change bezier.pairs, or set bezier: null"
+        )
+
+
+def _has_pair(pipeline: Pipeline, labels: set[int]) -> bool:
+    """Whether Bezier composites can be made of donors of these classes, if they are asked for."""
+    return not pipeline.bezier or any(set(pair) <= labels for pair in pipeline.class_pairs())

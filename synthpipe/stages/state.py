@@ -1,0 +1,83 @@
+"""What the stages of a build share: the state, progress, and the journal that becomes ``build.json``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from synthpipe.config import Pipeline
+from synthpipe.patches.catalog import Catalog
+from synthpipe.records import Strategy
+from synthpipe.runtime import run_tasks
+from synthpipe.storage.run import RunDirectory
+from synthpipe.tasks import Job
+
+
+class Reporter(Protocol):
+    """Where a build tells how far it is."""
+
+    def stage(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Open a stage of `total` steps; what it yields is called with the number of steps done."""
+
+    def note(self, message: str) -> None:
+        """Tell something that is worth a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildState:
+    """What the stages share; `journal` is what ``build.json`` will hold."""
+
+    job: Job
+    catalog: Catalog
+    client: Any
+    reporter: Reporter
+    journal: dict[str, Any]
+
+    @property
+    def pipeline(self) -> Pipeline:
+        return self.job.pipeline
+
+    @property
+    def run(self) -> RunDirectory:
+        return self.job.run
+
+
+def run_shards(state: BuildState, title: str, function: Callable[[Any], int], tasks: Iterable[Any], total: int) -> None:
+    """Run tasks that return how many of the `total` composites they did."""
+    with state.reporter.stage(title, total) as advance:
+        for done in run_tasks(state.client, function, tasks):
+            advance(done)
+
+
+def sizes_of(pipeline: Pipeline, count: int) -> dict[str, int]:
+    """Return the length of every dimension of `count` composites."""
+    classes = len(pipeline.classes)
+    height, width = pipeline.canvas
+    return {
+        "sample": count,
+        "y": height,
+        "x": width,
+        "channel": 3,
+        "class": classes,
+        "class_or_background": classes + 1,
+    }
+
+
+def journal_entry(state: BuildState, strategy: Strategy) -> dict[str, Any]:
+    """Return the journal's entry of a strategy, to be written to."""
+    entry: dict[str, Any] = state.journal["strategies"].setdefault(strategy, {})
+    return entry
+
+
+@contextmanager
+def timed(journal: dict[str, Any], stage: str) -> Iterator[None]:
+    """Add the seconds spent to the stage's."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        spent = journal["stages"].get(stage, 0.0) + time.monotonic() - start
+        journal["stages"][stage] = round(spent, 3)
