@@ -1,4 +1,6 @@
-# docker build -t synthpipe . && docker run --rm -v "$PWD:/work" -w /work synthpipe build pipelines/demo.yaml
+# docker build -t synthpipe .
+# docker run --rm -v "$PWD:/data" -w /data synthpipe phantom data/phantom
+# docker run --rm -v "$PWD:/data" -w /data synthpipe build pipelines/demo.yaml
 FROM python:3.11-slim
 WORKDIR /opt/synthpipe
 COPY constraints.txt pyproject.toml setup.cfg README.md LICENSE ./

@@ -27,9 +27,10 @@ from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
 
 Layout = Literal["wsss4luad", "bcss-wsss", "luad-histoseg", "folders", "csv"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-Stage = Literal["candidates", "filter", "curation"]
+Stage = Literal["candidates", "training", "filter", "curation"]
 
 Positive = Annotated[int, Field(ge=1)]
+Above0 = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Color = tuple[Byte, Byte, Byte]
@@ -84,7 +85,7 @@ Pairs = Annotated[
 class Section(BaseModel):
     """A part of the pipeline file: frozen, and closed to keys that it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ClassSection(Section):
@@ -156,10 +157,10 @@ class FilterSection(Section):
     candidates: Annotated[int, Field(ge=10, description="composites a strategy that train it and are never curated")]
     train_share: Annotated[float, Field(gt=0, lt=1, description="of groups; the rest validates")]
     epochs: PerStrategy
-    batch: Positive
+    batch: Annotated[int, Field(ge=2, description="images a step; one alone cannot be normalised")]
     learning_rate: Annotated[float, Field(gt=0)]
     mean: Annotated[tuple[float, float, float], Field(description="of RGB in 0-1, subtracted")]
-    std: Annotated[tuple[float, float, float], Field(description="of RGB in 0-1, divided by")]
+    std: Annotated[tuple[Above0, Above0, Above0], Field(description="of RGB in 0-1, divided by")]
     threads: Annotated[Positive, Field(description="CPU threads of training and scoring; fixed, so bytes are too")] = 1
 
 
@@ -230,16 +231,30 @@ class Pipeline(Section):
         """Return the settings that decide the bytes of `stage`, those of earlier stages aside, JSON-ready."""
         data = self.model_dump(mode="json")
         enabled = data["filter"].pop("enabled")
+        training = {key: data["filter"].pop(key) for key in ("candidates", "train_share")}
+        if stage == "training":  # the composites that train the filter
+            return {"filter": training}
         if stage == "filter":
             return {"filter": data["filter"]}
         if stage == "curation":  # whether the filter is asked changes what is kept, not the filter itself
             return {"curation": data["curation"], "filter": {"enabled": enabled}}
-        kept = ("format_version", "seed", "classes", "canvas", "glass", "donors", "mosaic", "bezier", "store")
+        kept = (
+            "format_version",
+            "seed",
+            "classes",
+            "background_color",
+            "canvas",
+            "glass",
+            "donors",
+            "mosaic",
+            "bezier",
+            "store",
+        )
         return {key: data[key] for key in kept}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of everything in the file but its name and where and how strictly patches are read."""
-        stages: tuple[Stage, ...] = ("candidates", "filter", "curation")
+        """Return the SHA-256 of all that decides bytes, patches aside: their own digest counts, not where they lie."""
+        stages: tuple[Stage, ...] = ("candidates", "training", "filter", "curation")
         return digest([self.settings(stage) for stage in stages])
 
 

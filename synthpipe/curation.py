@@ -103,7 +103,7 @@ def _reason(candidates: Candidates, index: int, settings: CurationSection, uses:
     if settings.rule == "threshold" and candidates.p_real[index] <= settings.threshold:
         return "looks_synthetic"
     if settings.max_donor_uses is not None:
-        after = uses + Counter(candidates.donors[index])
-        if any(after[donor] > settings.max_donor_uses for donor in candidates.donors[index]):
+        drawn = Counter(candidates.donors[index])
+        if any(uses[donor] + times > settings.max_donor_uses for donor, times in drawn.items()):
             return "donor_overused"
     return "kept" if room else "surplus"

@@ -168,6 +168,10 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
     if "classes" in valid and valid.get("curation.min_classes", 1) > len(valid["classes"]):
         least, count = valid["curation.min_classes"], len(valid["classes"])
         yield f"curation.min_classes: got {least}; there are only {count} classes"
+    if "filter.candidates" in valid and "filter.train_share" in valid:
+        count, share = valid["filter.candidates"], valid["filter.train_share"]
+        if not 0 < round(count * share) < count:
+            yield f"filter.train_share: got {share}; of {count} filter.candidates it leaves none on one side"
     if valid.get("patches.group_pattern") is not None:
         yield from _pattern_problems(valid["patches.group_pattern"])
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from synthpipe.compose import Donors, Purpose, generator, render, sample
 from synthpipe.compose.view import real_view
 from synthpipe.config import Pipeline
+from synthpipe.errors import FilterError
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.pixels import read_pixels
@@ -130,6 +131,12 @@ def score_shard(task: ShardTask) -> int:
     beyond = [make_composite(job, task.strategy, "candidate", start + n).image for n in range(len(stored), size)]
     settings = job.pipeline.filter
     scorer = load_scorer(job.run.weights(task.strategy), settings.threads)
+    expected = read_json(job.run.report(task.strategy))["model_sha256"]
+    if scorer.sha256 != expected:
+        raise FilterError(
+            f"{job.run.weights(task.strategy)}: is not the filter that its report {job.run.report(task.strategy).name} "
+            "tells of; remove both and build again"
+        )
     p_real = scorer.score(np.concatenate([stored, np.stack(beyond)]) if beyond else stored, settings.batch)
     write_shard(array(group, "p_real"), task.shard, p_real)
     return size

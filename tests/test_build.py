@@ -296,7 +296,10 @@ def test_the_plan_is_extended_within_its_bound(patches: Path, tmp_path: Path) ->
     entry = journal["strategies"]["mosaic"]
     assert 20 < entry["candidates"] <= 80 and entry["verdicts"]["kept"] == 20
     assert entry["verdicts"]["too_few_classes"] > 0
-    with pytest.raises(FilterError, match=r"(?s)only \d+ of 24 mosaic.*curation\.max_candidates=.*a larger bound"):
+    with pytest.raises(
+        FilterError,
+        match=r"(?s)only \d+ of 24 mosaic.*max_candidates=.*min_classes=.*too_few_classes",
+    ):
         run(
             small(
                 patches,

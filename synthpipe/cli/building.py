@@ -48,7 +48,7 @@ def build(pipeline: Path, output: Path | None, overrides: tuple[str, ...], worke
     if dry_run:
         _dry_run(settings)
         return
-    from synthpipe import stages  # loads torch, which takes seconds
+    from synthpipe import stages  # loads Dask, which other commands need not wait for
 
     path = output or Path("runs") / pipeline.stem
     journal = stages.build(settings, path, workers, reporter())

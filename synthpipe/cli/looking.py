@@ -107,11 +107,11 @@ def replay(
     used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
     background = pipeline.taxonomy.background
     result = render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
-    PillowImage.fromarray(result.image).save(output)
+    PillowImage.fromarray(result.image).save(output, format="PNG")
     if mask:
         picture = PillowImage.fromarray(result.mask, mode="P")
         picture.putpalette(pipeline.taxonomy.palette())
-        picture.save(mask)
+        picture.save(mask, format="PNG")
     same = np.array_equal(result.image, np.asarray(array(group, "image")[composite]))
     same &= np.array_equal(result.mask, np.asarray(array(group, "mask")[composite]))
     click.echo(f"{output}: {strategy} {composite}, made of")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import Any
 
@@ -30,7 +31,7 @@ class ExplainingGroup(click.Group):
         except KeyboardInterrupt as error:
             raise click.ClickException("interrupted; finished work is kept: give the command again") from error
         except OSError as error:
-            if os.environ.get(DEBUG):
+            if os.environ.get(DEBUG) or error.errno == errno.EPIPE:
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(

@@ -34,6 +34,8 @@ class LogReporter:
     def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
         start = latest = time.monotonic()
         done = 0
+        if total:
+            self.note(f"{title}: 0 of {total}")
 
         def advance(steps: int) -> None:
             nonlocal done, latest

@@ -15,7 +15,8 @@ from synthpipe.records import Mask
 Points = NDArray[np.float64]
 """(N, 2) float64: x, y."""
 
-_SUBPIXEL_BITS = 4  # corners of the filled polygon are rounded to 1/16 pixel
+_FINER = 8  # OpenCV also paints every pixel that the outline touches: so it fills a picture this much finer
+_SUBPIXEL_BITS = 4  # corners are rounded to 1/16 of a fine pixel
 
 
 def sample_points(rng: np.random.Generator, settings: BezierSection) -> Points:
@@ -68,13 +69,16 @@ def outline(points: Points, edgy: float, radius: float, samples: int) -> Points:
 
 
 def fill(curve: Points, size: tuple[int, int]) -> Mask:
-    """Return (H, W) uint8, 1 inside the closed `curve` of the unit square, scaled to `size` = (height, width)."""
-    # pixel centres are whole numbers: the unit square reaches from -1/2 to size - 1/2
-    corners = curve * (size[1], size[0]) - 0.5
-    mask = np.zeros(size, np.uint8)
-    fixed = np.rint(corners * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillPoly(mask, [fixed], 1, lineType=cv2.LINE_8, shift=_SUBPIXEL_BITS)
-    return mask
+    """Return (H, W) uint8, 1 where a pixel's centre lies inside the closed `curve`.
+
+    The unit square is scaled to `size` = (height, width).
+    """
+    height, width = size
+    fine = np.zeros((height * _FINER, width * _FINER), np.uint8)
+    fixed = np.rint(curve * (width * _FINER << _SUBPIXEL_BITS, height * _FINER << _SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(fine, [fixed], 1, lineType=cv2.LINE_8, shift=_SUBPIXEL_BITS)
+    # in the finer picture, whose centres are whole numbers, the pixel's centre is the middle one of _FINER
+    return np.ascontiguousarray(fine[_FINER // 2 :: _FINER, _FINER // 2 :: _FINER])
 
 
 @lru_cache

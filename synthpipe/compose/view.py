@@ -15,14 +15,16 @@ from synthpipe.records import Image, Strategy
 
 
 def real_view(rng: np.random.Generator, image: Image, strategy: Strategy, pipeline: Pipeline) -> Image:
-    """Return a random view of a real patch at the canvas's size, processed as the strategy processes its donors.
+    """Return a view of a real patch at the canvas's size, processed as the strategy processes its donors.
+
+    A Mosaic's view is random; a Bezier's is the resized patch.
 
     Parameters
     ----------
     rng : Generator
         The view's own generator.
     image : (H, W, 3) uint8
-        The patch. One that is smaller than the canvas is first resized to it.
+        The patch.
     strategy : {"mosaic", "bezier"}
         Whose composites the view is held against.
     pipeline : Pipeline
@@ -31,11 +33,12 @@ def real_view(rng: np.random.Generator, image: Image, strategy: Strategy, pipeli
     size = pipeline.canvas
     if strategy == "bezier" or pipeline.mosaic is None:
         return fit(image, size)
-    if image.shape[0] < size[0] or image.shape[1] < size[1]:
-        image = fit(image, size)
     draws = rng.random(9).tolist()
     flip, warp = sample_transform(draws, pipeline.mosaic)
     ys, xs = window_range(image.shape, size)
+    # a patch smaller than the canvas is reflected around, as tiles are; resizing it would show
+    top, left = (min((length - wanted) // 2, 0) for length, wanted in zip(image.shape, size, strict=False))
     view = np.empty((*size, 3), np.uint8)
-    warp_into(view, image, source_map(image.shape[:2], flip, warp, int(draws[7] * ys), int(draws[8] * xs)))
+    affine = source_map(image.shape[:2], flip, warp, top + int(draws[7] * ys), left + int(draws[8] * xs))
+    warp_into(view, image, affine)
     return view

@@ -36,7 +36,11 @@ def local_client(workers: int | None, prepare: Callable[[], None]) -> Iterator[C
     """
     count = workers or available_cores()
     # a worker that holds the interpreter while it decodes or trains is not lost: give it time to answer
-    settings = {"distributed.comm.timeouts.connect": "120s", "distributed.scheduler.worker-ttl": None}
+    settings = {
+        "distributed.comm.timeouts.connect": "120s",
+        "distributed.scheduler.worker-ttl": None,
+        "logging.distributed": "critical",
+    }
     with (
         dask.config.set(settings),
         LocalCluster(

@@ -12,6 +12,7 @@ from typing import Any
 
 from synthpipe.config import Pipeline
 from synthpipe.curation import Candidates
+from synthpipe.errors import StaleRunError
 from synthpipe.patches.bank import build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
@@ -22,6 +23,7 @@ from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches
 from synthpipe.stages.state import BuildState, Reporter, timed
 from synthpipe.storage.run import RunDirectory, read_json, write_json
+from synthpipe.storage.schema import is_complete, open_group
 from synthpipe.tasks import Job, prepare
 
 
@@ -52,7 +54,9 @@ def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporte
     run = RunDirectory(path)
     if run.exists():
         run.check(pipeline)
-    if is_finished(run):
+    elif run.holds_composites():
+        raise StaleRunError(f"{path}: holds composites but no run.json; restore it, or build into another directory")
+    if is_finished(run) and run.pipeline().patches == pipeline.patches:
         reporter.note(f"{path} is finished: nothing to do")
         return read_json(run.build_file)
     journal: dict[str, Any] = read_json(run.build_file) if run.build_file.exists() else {"stages": {}, "strategies": {}}
@@ -75,8 +79,10 @@ def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporte
 
 
 def is_finished(run: RunDirectory) -> bool:
-    """Whether a build of this run came to its end."""
-    return run.build_file.exists() and bool(read_json(run.build_file).get("finished"))
+    """Whether a build of this run came to its end, and its curated set is complete."""
+    if not run.build_file.exists() or not read_json(run.build_file).get("finished"):
+        return False
+    return run.curated.exists() and is_complete(open_group(run.curated))
 
 
 def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catalog:

@@ -9,9 +9,9 @@ import numpy as np
 
 from synthpipe.compose import Purpose
 from synthpipe.curation import Candidates, acceptance, first_plan, judge, next_plan
-from synthpipe.errors import FilterError
+from synthpipe.errors import FilterError, StaleRunError
 from synthpipe.filtering.report import load_report
-from synthpipe.records import Strategy, Verdict, recipe_from_json
+from synthpipe.records import Reason, Strategy, Verdict, recipe_from_json
 from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.state import BuildState, journal_entry, run_shards, sizes_of, timed
 from synthpipe.storage.schema import (
@@ -20,6 +20,7 @@ from synthpipe.storage.schema import (
     REASONS,
     SCORE_ARRAYS,
     array,
+    complete_in_all,
     create_group,
     ensure_arrays,
     open_group,
@@ -32,7 +33,11 @@ from synthpipe.tasks import ShardTask, TrainTask, render_shard, score_shard, tra
 def make_filters(state: BuildState) -> None:
     """Make the composites that train the filters, then the filters, one worker a strategy."""
     pipeline, run = state.pipeline, state.run
-    missing = [strategy for strategy in pipeline.strategies if not run.report(strategy).exists()]
+    missing = [
+        strategy
+        for strategy in pipeline.strategies
+        if not (run.report(strategy).exists() and run.weights(strategy).exists())
+    ]
     if missing:
         with timed(state.journal, "filter composites"):
             for strategy in missing:
@@ -75,7 +80,7 @@ def make_candidates(state: BuildState, strategy: Strategy) -> tuple[Candidates, 
         state.reporter.note(f"{strategy}: {kept} of {planned} kept, {wanted} wanted: going on to {following}")
         planned = following
     if kept < wanted:
-        raise FilterError(_shortfall(strategy, kept, wanted, planned))
+        raise FilterError(_shortfall(strategy, verdicts, wanted))
     return candidates, verdicts
 
 
@@ -93,7 +98,7 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
     create_group(path, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
     group = create_group(path, strategy, attributes)
     ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(pipeline, count), store.shard, store.zstd_level)
-    missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "image")))
+    missing = sorted(set(shards_of(count, store.shard)) - complete_in_all(group, CANDIDATE_ARRAYS))
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
     run_shards(state, f"{strategy} {purpose} composites", render_shard, tasks, len(missing) * store.shard)
 
@@ -103,6 +108,11 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
     pipeline, store = state.pipeline, state.pipeline.store
     group = open_group(state.run.candidates, strategy, writable=True)
     sha256 = load_report(state.run.report(strategy)).model_sha256
+    if "p_real" in group and array(group, "p_real").attrs["model_sha256"] != sha256:
+        raise StaleRunError(
+            f"{state.run.candidates / strategy}: was scored by another filter than {state.run.weights(strategy)}; "
+            "remove its p_real folder and build again"
+        )
     model = {"model_sha256": sha256}
     ensure_arrays(group, SCORE_ARRAYS, sizes_of(pipeline, count), store.shard, store.zstd_level, p_real=model)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
@@ -135,14 +145,21 @@ def _check_acceptance(state: BuildState, strategy: Strategy, candidates: Candida
         )
 
 
-def _shortfall(strategy: Strategy, kept: int, wanted: int, planned: int) -> str:
-    return (
-        f"only {kept} of {planned} {strategy} candidates may be kept, but {wanted} are wanted and "
-        "curation.max_candidates allows no more. Finished work is kept; build again with one of\n"
-        "  --set curation.max_candidates=...   a larger bound\n"
-        f"  --set curation.wanted=...           {kept} or fewer\n"
-        "  --set curation.threshold=...        a lower one\n"
-        "  --set curation.rule=top_k           the best of the candidates"
+def _shortfall(strategy: Strategy, verdicts: tuple[Verdict, ...], wanted: int) -> str:
+    counts = Counter(verdict.reason for verdict in verdicts)
+    cures: dict[Reason, str] = {
+        "looks_synthetic": "curation.threshold=... lower, or curation.rule=top_k",
+        "too_few_classes": "curation.min_classes=... or curation.min_class_share=... lower",
+        "donor_overused": "curation.max_donor_uses=... higher",
+    }
+    return "\n".join(
+        [
+            f"only {counts['kept']} of {len(verdicts)} {strategy} candidates may be kept, but {wanted} are wanted and "
+            "curation.max_candidates allows no more. Finished work is kept; build again with one of",
+            "  --set curation.max_candidates=... higher",
+            f"  --set curation.wanted=... {counts['kept']} or fewer",
+            *(f"  --set {cure} ({counts[reason]} {reason})" for reason, cure in cures.items() if counts[reason]),
+        ]
     )
 
 

@@ -16,12 +16,13 @@ from synthpipe.storage.schema import (
     REASONS,
     VERDICT_ARRAYS,
     array,
+    complete_in_all,
     create_group,
     ensure_arrays,
     open_group,
     taxonomy_attributes,
 )
-from synthpipe.storage.shards import complete_shards, shards_of, write_shard
+from synthpipe.storage.shards import shards_of, write_shard
 from synthpipe.tasks import CuratedTask, write_curated_shard
 
 
@@ -54,7 +55,7 @@ def write_curated_set(
     sizes = sizes_of(pipeline, len(kept)) | {"donor": donor_groups.shape[1]}
     target = create_group(state.run.curated, "", attributes)
     ensure_arrays(target, CURATED_ARRAYS, sizes, size, pipeline.store.zstd_level)
-    missing = sorted(set(shards_of(len(kept), size)) - complete_shards(array(target, "image")))
+    missing = sorted(set(shards_of(len(kept), size)) - complete_in_all(target, CURATED_ARRAYS))
 
     def tasks() -> Iterator[CuratedTask]:
         for shard in missing:

@@ -24,6 +24,11 @@ def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[s
     train_groups, validation_groups = split_groups(catalog.patches, pipeline.filter.train_share, pipeline.seed)
     split = {"train": train_groups, "validation": validation_groups}
     for side, groups in split.items():
+        if not any(patch.group in groups for patch in catalog.mixed):
+            raise FilterError(
+                f"the {side} side of the filter's split has no mixed-class patches; add slides that show several "
+                "classes, change patches.group_pattern or filter.train_share, or set filter.enabled: false"
+            )
         labels = {patch.classes[0] for patch in catalog.donors if patch.group in groups}
         if not labels or not _has_pair(pipeline, labels):
             raise FilterError(

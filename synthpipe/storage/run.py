@@ -127,10 +127,12 @@ class RunDirectory:
         """
         old = self.pipeline()
         made: list[Stage] = ["candidates"] if self.holds_composites() else []
+        if self.training.exists():
+            made.append("training")
         if any(self.report(strategy).exists() for strategy in STRATEGIES):
             made.append("filter")
         if self.curated.exists():
-            made = ["candidates", "filter", "curation"]
+            made = ["candidates", "training", "filter", "curation"]
         found = [line for stage in made for line in differences(old.settings(stage), pipeline.settings(stage))]
         if found:
             raise StaleRunError(

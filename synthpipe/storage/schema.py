@@ -17,6 +17,7 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 
 from synthpipe.errors import StoreError
 from synthpipe.records import STRATEGIES, Reason
+from synthpipe.storage.shards import complete_shards, shard_size, shards_of
 from synthpipe.taxonomy import LOST, Taxonomy
 
 FORMAT_VERSION = 1
@@ -45,7 +46,7 @@ CANDIDATE_ARRAYS: Mapping[str, ArraySpec] = {
     "mask": _MASK,
     "image": _IMAGE,
 }
-"""Written in this order: a shard whose image is there is complete."""
+"""Written in this order; a shard is complete when all have it."""
 
 SCORE_ARRAYS: Mapping[str, ArraySpec] = {"p_real": _P_REAL}
 
@@ -70,7 +71,7 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
     "mask": _MASK,
     "image": _IMAGE,
 }
-"""Written in this order: a shard whose image is there is complete."""
+"""Written in this order; a shard is complete when all have it."""
 
 
 def create_group(path: Path, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
@@ -130,6 +131,17 @@ def ensure_arrays(
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes={**(spec.attributes or {}), **attributes.get(name, {})},
         )
+
+
+def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozenset[int]:
+    """Return the numbers of the shards that are stored in every array of `specs`."""
+    return frozenset.intersection(*(complete_shards(array(group, name)) for name in specs))
+
+
+def is_complete(group: zarr.Group) -> bool:
+    """Whether every shard of every array of a group is stored."""
+    found = (member for _, member in group.arrays())
+    return all(complete_shards(each) >= set(shards_of(each.shape[0], shard_size(each))) for each in found)
 
 
 def taxonomy_attributes(taxonomy: Taxonomy) -> dict[str, Any]:

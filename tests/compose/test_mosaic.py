@@ -172,6 +172,17 @@ def test_a_quarter_turn_with_flip_is_exact() -> None:
     assert np.array_equal(turned.mask[:62, :62], np.rot90(grid_mask[:, ::-1])[:62, :62])
 
 
+def test_a_shift_moves_the_picture_right_and_down() -> None:
+    donors = textured_donors()
+    tiles = tuple(Crop(donor.id, 0, 0) for donor in list(donors)[:4])
+    plain = Quadrant(tiles, "none", None, 0, 0)
+    moved = Quadrant(tiles, "none", ShiftScaleRotate(0.0, 1.0, 0.0625, 0.03125), 0, 0)
+    recipe = MosaicRecipe(0, (64, 64), (32, 32), (2, 2), (60, 60), (plain, plain, plain, plain))
+    still = render(recipe, donors)
+    shifted = render(replace(recipe, quadrants=(moved, plain, plain, plain)), donors)
+    assert np.array_equal(shifted.image[4:60, 2:60], still.image[:56, :58])
+
+
 def test_no_class_that_no_donor_has_and_no_black_corner() -> None:
     white = Donors(Donor(f"{label}.png", "s", label, np.full((40, 40, 3), 255, np.uint8), None) for label in (0, 2))
     for index in range(200):
