@@ -46,9 +46,12 @@ class _Loader(yaml.SafeLoader):
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
     mapping: dict[Any, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no text", key_node.start_mark)
         if key in mapping:
             raise yaml.constructor.ConstructorError(None, None, f"key {key!r} occurs twice", key_node.start_mark)
         mapping[key] = loader.construct_object(value_node, deep=True)
@@ -66,7 +69,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: got {type(data).__name__}, expected a mapping of keys; see `synthpipe schema`")
@@ -79,7 +82,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"--set {override}: expected key=value, such as curation.threshold=0.4")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
     *parents, last = key.strip().split(".")
     target: Any = data
@@ -173,7 +176,7 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
         if not 0 < round(count * share) < count:
             yield f"filter.train_share: got {share}; of {count} filter.candidates it leaves none on one side"
     if valid.get("patches.group_pattern") is not None:
-        yield from _pattern_problems(valid["patches.group_pattern"])
+        yield from group_pattern_problems(valid["patches.group_pattern"])
 
 
 def _class_problems(classes: Sequence[ClassSection]) -> Iterator[str]:
@@ -213,7 +216,8 @@ def _pair_problems(pairs: Sequence[tuple[str, str]], classes: Sequence[ClassSect
             yield f"bezier.pairs.{number}: got [{background}, {foreground}]; the two classes must differ"
 
 
-def _pattern_problems(pattern: str) -> Iterator[str]:
+def group_pattern_problems(pattern: str) -> Iterator[str]:
+    """Yield what is wrong with a pattern that finds slides or patients in stems."""
     try:
         if re.compile(pattern).groups < 1:
             yield f"patches.group_pattern: got {pattern!r}; put ( ) around the part that names the slide or patient"

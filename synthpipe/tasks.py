@@ -26,7 +26,7 @@ from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Strategy, 
 from synthpipe.runtime import announce
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_samples, write_shard
+from synthpipe.storage.shards import read_samples, read_small, write_shard
 from synthpipe.taxonomy import LOST
 
 
@@ -188,9 +188,8 @@ def write_curated_shard(task: CuratedTask) -> int:
         group = open_group(task.job.run.candidates, strategy)
         images[places] = read_samples(array(group, "image"), indices)
         masks[places] = read_samples(array(group, "mask"), indices)
-        # the small arrays hold a whole shard in a chunk: cheaper to read at once
-        labels[places] = np.asarray(array(group, "class_pixels")[:])[indices, : len(pipeline.classes)] > 0
-        for place, recipe in zip(places, np.asarray(array(group, "recipe")[:])[indices], strict=True):
+        labels[places] = read_small(array(group, "class_pixels"), indices)[:, : len(pipeline.classes)] > 0
+        for place, recipe in zip(places, read_small(array(group, "recipe"), indices), strict=True):
             recipes[place] = str(recipe)
     target = open_group(task.job.run.curated, writable=True)
     codes = [STRATEGIES.index(strategy) for strategy, _ in task.origins]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -286,6 +287,57 @@ def test_settings_may_change_until_a_stage_has_made_something(patches: Path, tmp
     run(small(patches, *rules), tmp_path / "fresh")
     names = ("image", "mask", "recipe", "origin_index")
     assert hashes(tmp_path / "run" / "curated.zarr", names) == hashes(tmp_path / "fresh" / "curated.zarr", names)
+
+
+def test_what_the_filter_was_made_with_may_not_change(finished: tuple[Path, dict[str, Any]], patches: Path) -> None:
+    with pytest.raises(StaleRunError, match=r"filter\.train_share: 0\.8 -> 0\.5"):
+        run(small(patches, "filter.train_share=0.5"), finished[0])
+
+
+def copy_unfinished(source: Path, target: Path) -> Path:
+    shutil.copytree(source, target)
+    (target / "build.json").unlink()
+    return target
+
+
+def test_composites_without_their_run_file_are_refused(unfiltered: Path, patches: Path, tmp_path: Path) -> None:
+    path = copy_unfinished(unfiltered, tmp_path / "run")
+    (path / "run.json").unlink()
+    with pytest.raises(StaleRunError, match=r"holds composites but no run\.json"):
+        run(small(patches, "filter.enabled=false", "curation.wanted=30"), path)
+
+
+@pytest.mark.parametrize("name", ["recipe", "class_pixels", "mask", "image"])
+def test_a_shard_that_any_array_lacks_is_made_again(unfiltered: Path, patches: Path, tmp_path: Path, name: str) -> None:
+    path = copy_unfinished(unfiltered, tmp_path / "run")
+    shutil.rmtree(path / "curated.zarr")
+    for shard in path.glob(f"candidates.zarr/*/{name}/c.1*"):
+        shard.unlink()
+    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
+    for store in ("candidates.zarr", "curated.zarr"):
+        assert hashes(path / store) == hashes(unfiltered / store)
+
+
+def test_a_curated_set_that_is_gone_is_made_again(unfiltered: Path, patches: Path, tmp_path: Path) -> None:
+    shutil.copytree(unfiltered, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "curated.zarr")
+    run(small(patches, "filter.enabled=false", "curation.wanted=30"), tmp_path / "run", workers=1)
+    assert hashes(tmp_path / "run" / "curated.zarr") == hashes(unfiltered / "curated.zarr")
+
+
+def test_lost_weights_are_trained_again_and_others_refused(
+    finished: tuple[Path, dict[str, Any]], patches: Path, tmp_path: Path
+) -> None:
+    path = copy_unfinished(finished[0], tmp_path / "run")
+    expected = (path / "filter" / "mosaic.safetensors").read_bytes()
+    (path / "filter" / "mosaic.safetensors").unlink()
+    run(small(patches), path)
+    assert (path / "filter" / "mosaic.safetensors").read_bytes() == expected
+    (path / "build.json").unlink()
+    shutil.copy(path / "filter" / "bezier.safetensors", path / "filter" / "mosaic.safetensors")
+    next(path.glob("candidates.zarr/mosaic/p_real/c.0")).unlink()
+    with pytest.raises(FilterError, match=r"mosaic\.safetensors: is not the filter that its report"):
+        run(small(patches), path)
 
 
 def test_the_plan_is_extended_within_its_bound(patches: Path, tmp_path: Path) -> None:

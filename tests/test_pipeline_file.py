@@ -73,6 +73,9 @@ def test_every_mistake_at_once_each_with_its_key() -> None:
         ("classes=[{name: a, color: [0,0,0]}, {name: b, color: [0,0,0], aliases: [a]}]", "'a' names two classes"),
         ("curation.min_classes=4", "there are only 3 classes"),
         ("seed=-1", "seed: got -1"),
+        ("bezier.edgy=.nan", "finite number"),
+        ("filter.batch=1", "greater than or equal to 2"),
+        ("filter.train_share=0.999", "of 300 filter.candidates it leaves none on one side"),
         ("bezier.pairs=[]", "got an empty list"),
         ("bezier.pairs=some", "expected all, or a list of [background, foreground]"),
         ("curation.candidates=true", "expected one whole number, or one for each"),
@@ -101,6 +104,10 @@ def test_no_strategy_at_all_is_a_mistake() -> None:
         ("seed: [1\n", "not valid YAML"),
         ("- a\n", "got list, expected a mapping"),
         ("", "got NoneType, expected a mapping"),
+        ("[a, b]: 1\n", "not valid YAML"),
+        ("1: 2\n", "key 1 is no text"),
+        ("a: 2024-99-99\n", "not valid YAML"),
+        ("[" * 3000, "not valid YAML"),
     ],
 )
 def test_broken_files(tmp_path: Path, text: str, message: str) -> None:

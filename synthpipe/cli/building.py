@@ -92,9 +92,11 @@ def _dry_run(pipeline: Pipeline) -> None:
         single = sum(patch.classes == (index,) for patch in catalog.donors)
         occurs = sum(index in patch.classes for patch in catalog.patches)
         click.echo(f"  {name}: in {occurs} patches, {single} donors")
-    from synthpipe.stages import check_patches
+    from synthpipe.stages import check_patches, remarks
 
     check_patches(pipeline, catalog)
+    for remark in remarks(pipeline, catalog):
+        click.echo(f"note: {remark}")
     click.echo("\nwould make:")
     height, width = pipeline.canvas
     for strategy in pipeline.strategies:
@@ -105,6 +107,8 @@ def _dry_run(pipeline: Pipeline) -> None:
             shards = len(shards_of(count, pipeline.store.shard))
             size = human_bytes(shards * pipeline.store.shard * height * width * 4)
             click.echo(f"  {strategy}: {count} {what}; {shards} shards, {size} before compression")
+        wanted = pipeline.curation.wanted[strategy]
+        click.echo(f"  {strategy}: {wanted} in the curated set, {human_bytes(wanted * height * width * 4)}")
         if first_plan(pipeline, strategy) < pipeline.curation.max_candidates[strategy]:
             click.echo(f"  {strategy}: at most {pipeline.curation.max_candidates[strategy]} candidates")
     click.echo(f"\nfingerprint: {pipeline.fingerprint()}")

@@ -14,10 +14,11 @@ from PIL import Image as PillowImage
 
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
-from synthpipe.errors import StoreError
+from synthpipe.errors import ConfigError, StoreError
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import class_names, read_layout
+from synthpipe.pipeline_file import group_pattern_problems
 from synthpipe.records import STRATEGIES, Strategy, recipe_from_json
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
@@ -51,8 +52,12 @@ def index(
     patches = PatchesSection(
         root=str(directory), layout=layout, group_pattern=group_pattern, exclude=exclude, on_error="skip"
     )
-    names = classes.split(",") if classes else class_names(layout, directory)
-    taxonomy = Taxonomy(tuple(TissueClass(name.strip(), (0, 0, 0)) for name in names))
+    names = tuple(map(str.strip, classes.split(","))) if classes else class_names(layout, directory)
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"--classes {classes}: got an empty or repeated name; expected names such as tumour,stroma")
+    for problem in group_pattern_problems(group_pattern) if group_pattern else ():
+        raise ConfigError(problem.replace("patches.group_pattern", "--group-pattern"))
+    taxonomy = Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in names))
     claims = read_layout(patches, taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims)

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from synthpipe.config import GlassSection
+from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import Donor, Mask, PatchRef
@@ -57,14 +58,25 @@ def build_bank(
     ------
     CatalogError
         A file cannot be read, or is not the one that was indexed.
+    StoreError
+        There is no room for the bank.
     """
     index = {"glass": glass is not None, "patches": [asdict(patch) for patch in patches]}
-    with (directory / _PIXELS).open("wb") as file, ThreadPoolExecutor(threads) as pool:
-        for donor in pool.map(lambda patch: load_donor(patch, glass, background), patches):
-            file.write(donor.image.tobytes())
-            if donor.mask is not None:
-                file.write(donor.mask.tobytes())
-            on_patch()
+    try:
+        with (directory / _PIXELS).open("wb") as file, ThreadPoolExecutor(threads) as pool:
+            for donor in pool.map(lambda patch: load_donor(patch, glass, background), patches):
+                file.write(donor.image.tobytes())
+                if donor.mask is not None:
+                    file.write(donor.mask.tobytes())
+                on_patch()
+    except OSError as error:
+        if isinstance(error, SynthpipeError):
+            raise
+        size = sum(patch.height * patch.width * (3 + (glass is not None)) for patch in patches)
+        raise StoreError(
+            f"{directory}: the donor bank needs {size / 2**20:.0f} MiB there: {error.strerror}; make room, or name "
+            "another place with TMPDIR"
+        ) from error
     temporary = directory / f"{_INDEX}.partial"
     temporary.write_text(json.dumps(index), encoding="utf-8")
     temporary.replace(directory / _INDEX)

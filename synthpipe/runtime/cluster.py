@@ -20,6 +20,8 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
         self._prepare = prepare
 
     def setup(self, worker: Worker) -> None:
+        # what fails in a task reaches its user through the task, without Dask's own traceback before it
+        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
         self._prepare()
 
 
@@ -39,7 +41,6 @@ def local_client(workers: int | None, prepare: Callable[[], None]) -> Iterator[C
     settings = {
         "distributed.comm.timeouts.connect": "120s",
         "distributed.scheduler.worker-ttl": None,
-        "logging.distributed": "critical",
     }
     with (
         dask.config.set(settings),

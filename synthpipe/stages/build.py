@@ -20,7 +20,7 @@ from synthpipe.records import Strategy, Verdict
 from synthpipe.runtime import available_cores, local_client
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
-from synthpipe.stages.feasibility import check_patches
+from synthpipe.stages.feasibility import check_patches, remarks
 from synthpipe.stages.state import BuildState, Reporter, timed
 from synthpipe.storage.run import RunDirectory, read_json, write_json
 from synthpipe.storage.schema import is_complete, open_group
@@ -63,6 +63,8 @@ def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporte
     with timed(journal, "catalog"):
         catalog = _catalog(pipeline, run, reporter)
     split = check_patches(pipeline, catalog)
+    for remark in remarks(pipeline, catalog):
+        reporter.note(f"note: {remark}")
     if split:
         write_json(run.split_file, {side: sorted(groups) for side, groups in split.items()})
     with tempfile.TemporaryDirectory(prefix="synthpipe-") as scratch:

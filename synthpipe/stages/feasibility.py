@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError
 from synthpipe.filtering.split import split_groups
@@ -37,6 +39,25 @@ def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[s
                 "filter.train_share, or set filter.enabled: false"
             )
     return split
+
+
+def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
+    """Yield what is allowed but may surprise: classes and pairs without donors, patches without a common slide."""
+    labels = {patch.classes[0] for patch in catalog.donors}
+    taxonomy = pipeline.taxonomy
+    lacking = [name for index, name in enumerate(taxonomy.names) if index not in labels]
+    if lacking:
+        yield f"no single-class patches of {', '.join(lacking)}: no composite will show them"
+    if pipeline.bezier:
+        pairs = [pair for pair in pipeline.class_pairs() if not set(pair) <= labels]
+        names = ", ".join(f"{taxonomy.names[back]}/{taxonomy.names[front]}" for back, front in pairs)
+        if pairs:
+            yield f"bezier.pairs without donors, left out: {names}"
+    if len(catalog.groups) == len(catalog.patches):
+        yield (
+            "every patch counts as a slide of its own; set patches.group_pattern, or a column group, so that the "
+            "filter's split keeps slides together"
+        )
 
 
 def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:

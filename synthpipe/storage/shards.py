@@ -55,6 +55,13 @@ def read_samples(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]
     return np.stack([np.asarray(array[index]) for index in indices])
 
 
+def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
+    """Return the samples at `indices` of an array that holds a shard's worth in a chunk: each chunk is read once."""
+    size = shard_size(array)
+    chunks = {chunk: np.asarray(array[chunk * size : (chunk + 1) * size]) for chunk in {i // size for i in indices}}
+    return np.stack([chunks[index // size][index % size] for index in indices])
+
+
 def shard_size(array: zarr.Array[Any]) -> int:
     """Return how many samples a shard of `array` holds; where it is not sharded, a chunk."""
     return int((array.shards or array.chunks)[0])

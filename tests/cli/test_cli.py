@@ -120,6 +120,7 @@ def test_dry_run_says_what_would_be_made_and_writes_nothing(patches: Path, tmp_p
         "mosaic: 20 candidates, to keep 12; 3 shards, 96.0 KiB before compression",
         "mosaic: 40 composites that train the filter; 5 shards",
         "bezier: at most 80 candidates",
+        "bezier: 12 in the curated set, 48.0 KiB",
         "fingerprint: ",
         "versions: python 3",
     ):
@@ -210,6 +211,28 @@ def test_no_traceback_reaches_the_user(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "none" in result.stderr and "set patches.root" in result.stderr
+
+
+def test_no_traceback_of_a_worker_reaches_the_user(patches: Path, tmp_path: Path) -> None:
+    changes = options(*SMALL, f"patches.root={patches}", "filter.network=resnet81")
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(tmp_path / "run"), *changes]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "has no network 'resnet81'; did you mean resnet" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--group-pattern", "("), "--group-pattern: got '('; no regular expression"),
+        (("--group-pattern", "^a"), "--group-pattern: got '^a'; put ( ) around"),
+        (("--classes", "a,a,b"), "got an empty or repeated name"),
+        (("--classes", "a,,b"), "got an empty or repeated name"),
+    ],
+)
+def test_index_refuses_options_that_make_no_sense(patches: Path, arguments: tuple[str, ...], message: str) -> None:
+    result = synthpipe("index", patches, "--layout", "wsss4luad", *arguments)
+    assert result.exit_code == 1 and message in result.stderr
 
 
 def test_files_that_cannot_be_written_are_named(run: Path, tmp_path: Path) -> None:
