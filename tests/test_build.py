@@ -318,6 +318,18 @@ def test_a_shard_that_any_array_lacks_is_made_again(unfiltered: Path, patches: P
         assert hashes(path / store) == hashes(unfiltered / store)
 
 
+def test_other_versions_are_told_and_the_first_ones_stay(
+    unfiltered: Path, patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy_unfinished(unfiltered, tmp_path / "run")
+    data = json.loads((path / "run.json").read_text())
+    data["versions"]["opencv-python-headless"] = "3.0"
+    (path / "run.json").write_text(json.dumps(data))
+    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
+    assert "was begun with opencv-python-headless 3.0, here is 4" in capsys.readouterr().err
+    assert json.loads((path / "run.json").read_text())["versions"] == data["versions"]
+
+
 def test_a_curated_set_that_is_gone_is_made_again(unfiltered: Path, patches: Path, tmp_path: Path) -> None:
     shutil.copytree(unfiltered, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "curated.zarr")

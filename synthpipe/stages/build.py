@@ -22,7 +22,7 @@ from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks
 from synthpipe.stages.state import BuildState, Reporter, timed
-from synthpipe.storage.run import RunDirectory, read_json, write_json
+from synthpipe.storage.run import RunDirectory, read_json, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group
 from synthpipe.tasks import Job, prepare
 
@@ -101,6 +101,10 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catal
         run.path.mkdir(parents=True, exist_ok=True)
         write_catalog(catalog, pipeline.taxonomy, run.path)
     run.write(pipeline, catalog.digest)
+    made_with, here = run.read()["versions"], versions()
+    for package in sorted(here.keys() & made_with.keys()):
+        if here[package] != made_with[package]:
+            reporter.note(f"note: {run.path} was begun with {package} {made_with[package]}, here is {here[package]}")
     if catalog.problems:
         reporter.note(f"{len(catalog.problems)} patches left out; {run.path / 'problems.csv'} says why")
     return catalog

@@ -101,7 +101,8 @@ class RunDirectory:
             ) from error
 
     def write(self, pipeline: Pipeline, catalog_digest: str) -> None:
-        """Record the pipeline, its fingerprint, the patches' digest and the versions."""
+        """Record the pipeline, its fingerprint, the patches' digest, and the versions that the first shard had."""
+        begun = self.exists() and self.holds_composites()
         write_json(
             self.run_file,
             {
@@ -109,7 +110,7 @@ class RunDirectory:
                 "name": pipeline.name,
                 "fingerprint": pipeline.fingerprint(),
                 "catalog_digest": catalog_digest,
-                "versions": versions(),
+                "versions": self.read()["versions"] if begun else versions(),
                 "pipeline": pipeline.model_dump(mode="json"),
             },
         )
