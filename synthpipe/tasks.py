@@ -26,7 +26,7 @@ from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Strategy, 
 from synthpipe.runtime import announce
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_samples, read_small, write_shard
+from synthpipe.storage.shards import read_range, read_samples, read_small, write_shard
 from synthpipe.taxonomy import LOST
 
 
@@ -126,7 +126,7 @@ def score_shard(task: ShardTask) -> int:
     job, size = task.job, task.job.pipeline.store.shard
     group = open_group(_store(task), task.strategy, writable=True)
     start, images = task.shard * size, array(group, "image")
-    stored = np.asarray(images[start : start + size])
+    stored = read_range(images, start, min(start + size, images.shape[0]))
     # the shard may reach beyond what is planned; scores are final, so it is scored as a whole
     beyond = [make_composite(job, task.strategy, "candidate", start + n).image for n in range(len(stored), size)]
     settings = job.pipeline.filter
@@ -140,6 +140,13 @@ def score_shard(task: ShardTask) -> int:
     p_real = scorer.score(np.concatenate([stored, np.stack(beyond)]) if beyond else stored, settings.batch)
     write_shard(array(group, "p_real"), task.shard, p_real)
     return size
+
+
+def check_network(job: Job) -> None:
+    """Refuse a filter network that there is not, before anything is rendered for it."""
+    from synthpipe.filtering.network import check_name
+
+    check_name(job.pipeline.filter.network)
 
 
 def train(task: TrainTask) -> None:
@@ -164,8 +171,8 @@ def train(task: TrainTask) -> None:
         return np.stack([real_view(rng, image, strategy, pipeline) for rng, image in pairs])
 
     data = FilterData(
-        synthetic_train=np.asarray(synthetic[:count]),
-        synthetic_val=np.asarray(synthetic[count : settings.candidates]),
+        synthetic_train=read_range(synthetic, 0, count),
+        synthetic_val=read_range(synthetic, count, settings.candidates),
         real_train=lambda epoch: views("train", 1 + epoch),
         real_val=views("validation", 0),
     )

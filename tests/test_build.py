@@ -23,7 +23,7 @@ from PIL import Image as PillowImage
 from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
 from synthpipe.config import Pipeline
-from synthpipe.errors import CatalogError, FilterError, StaleRunError
+from synthpipe.errors import CatalogError, FilterError, StaleRunError, StoreError
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
@@ -407,3 +407,54 @@ def test_a_patch_that_changed_after_indexing_is_named(patches: Path, tmp_path: P
     with pytest.raises(CatalogError, match=r"has other bytes than when it was indexed") as caught:
         run(settings, tmp_path / "run")
     assert victim.name in str(caught.value)
+
+
+def test_a_damaged_shard_is_named_and_made_again(unfiltered: Path, patches: Path, tmp_path: Path) -> None:
+    path = copy_unfinished(unfiltered, tmp_path / "run")
+    shutil.rmtree(path / "curated.zarr")
+    victim = path / "candidates.zarr" / "bezier" / "class_pixels" / "c.1.0"
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    settings = small(patches, "filter.enabled=false", "curation.wanted=30")
+    with pytest.raises(StoreError, match=r"class_pixels/c\.1\.0: damaged: .*remove this object and build again"):
+        run(settings, path, workers=1)
+    victim.unlink()
+    run(settings, path, workers=1)
+    assert hashes(path / "curated.zarr") == hashes(unfiltered / "curated.zarr")
+
+
+def test_a_journal_that_says_little_is_no_end(unfiltered: Path, patches: Path, tmp_path: Path) -> None:
+    path = copy_unfinished(unfiltered, tmp_path / "run")
+    (path / "build.json").write_text('{"finished": true}')
+    journal = run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
+    assert journal["strategies"]["mosaic"]["verdicts"]["kept"] == 30
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_build_cleans_up_and_says_how_to_go_on(
+    patches: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(tmp_path / "run")]
+    for override in (*SMALL, f"patches.root={patches}", "filter.enabled=false", "curation.wanted=100000"):
+        command += ["--set", override]
+    command += ["--set", "curation.max_candidates=200000"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+    wanted = tmp_path / "run" / "candidates.zarr" / "mosaic" / "image" / "c.2.0.0.0"
+    deadline = time.monotonic() + 60
+    while not wanted.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert wanted.exists() and process.returncode == 1
+    assert output.endswith("Error: interrupted; finished work is kept: give the command again\n")
+    assert "Traceback" not in output and not list(scratch.glob("synthpipe-*"))

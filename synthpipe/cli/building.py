@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import yaml
@@ -16,7 +18,7 @@ from synthpipe.config import Pipeline, json_schema
 from synthpipe.curation import first_plan
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.layouts import read_layout
-from synthpipe.storage.run import versions
+from synthpipe.storage.run import RunDirectory, versions
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.summary import human_bytes
 
@@ -45,12 +47,13 @@ def build(pipeline: Path, output: Path | None, overrides: tuple[str, ...], worke
       synthpipe build pipelines/glas.yaml --set curation.threshold=0.4 --dry-run
     """
     settings = pipeline_file.load(pipeline, overrides)
+    path = output or Path("runs") / pipeline.stem
     if dry_run:
-        _dry_run(settings)
+        _dry_run(settings, path)
         return
     from synthpipe import stages  # loads Dask, which other commands need not wait for
 
-    path = output or Path("runs") / pipeline.stem
+    signal.signal(signal.SIGTERM, _interrupt)
     journal = stages.build(settings, path, workers, reporter())
     click.echo(_outcome(settings, path, journal))
 
@@ -81,7 +84,15 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2))
 
 
-def _dry_run(pipeline: Pipeline) -> None:
+def _interrupt(*_: object) -> NoReturn:
+    """Stop as on Ctrl-C when a scheduler's time limit ends the job: what was begun is cleaned up."""
+    raise KeyboardInterrupt
+
+
+def _dry_run(pipeline: Pipeline, path: Path) -> None:
+    run = RunDirectory(path)
+    if run.exists():
+        run.check(pipeline)
     claims = read_layout(pipeline.patches, pipeline.taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
@@ -97,7 +108,9 @@ def _dry_run(pipeline: Pipeline) -> None:
     check_patches(pipeline, catalog)
     for remark in remarks(pipeline, catalog):
         click.echo(f"note: {remark}")
-    click.echo("\nwould make:")
+    bank = sum(patch.height * patch.width * (4 if pipeline.glass else 3) for patch in catalog.donors)
+    click.echo(f"\nwould {'go on with' if run.exists() else 'make'} {path}:")
+    click.echo(f"  donor bank: {human_bytes(bank)} in {tempfile.gettempdir()} while it builds")
     height, width = pipeline.canvas
     for strategy in pipeline.strategies:
         plan = {"candidates, to keep " + str(pipeline.curation.wanted[strategy]): first_plan(pipeline, strategy)}

@@ -22,6 +22,7 @@ from synthpipe.pipeline_file import group_pattern_problems
 from synthpipe.records import STRATEGIES, Strategy, recipe_from_json
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.shards import read_range
 from synthpipe.storage.summary import human_bytes, summarise
 from synthpipe.taxonomy import Taxonomy, TissueClass
 
@@ -104,7 +105,7 @@ def replay(
     group = open_group(directory.training if filter_training else directory.candidates, strategy)
     recipes = array(group, "recipe")
     count = recipes.shape[0]
-    text = str(recipes[composite]) if composite < count else ""
+    text = str(read_range(recipes, composite, composite + 1)[0]) if composite < count else ""
     if not text:
         raise StoreError(f"{run}: no {strategy} composite {composite}; there are {count}, counted from 0")
     recipe = recipe_from_json(text)
@@ -117,8 +118,8 @@ def replay(
         picture = PillowImage.fromarray(result.mask, mode="P")
         picture.putpalette(pipeline.taxonomy.palette())
         picture.save(mask, format="PNG")
-    same = np.array_equal(result.image, np.asarray(array(group, "image")[composite]))
-    same &= np.array_equal(result.mask, np.asarray(array(group, "mask")[composite]))
+    same = np.array_equal(result.image, read_range(array(group, "image"), composite, composite + 1)[0])
+    same &= np.array_equal(result.mask, read_range(array(group, "mask"), composite, composite + 1)[0])
     click.echo(f"{output}: {strategy} {composite}, made of")
     for patch in used:
         click.echo(f"  {patch.path} ({pipeline.taxonomy.label(patch.classes)})")

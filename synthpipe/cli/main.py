@@ -36,14 +36,14 @@ class ExplainingGroup(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(
                 f"{where}{error.strerror or error}; check that it is there, that you may write to it, and that "
-                "there is room. Finished work is kept: give the command again"
+                "there is room, then give the command again"
             ) from error
         except Exception as error:
             if os.environ.get(DEBUG):
                 raise
             raise click.ClickException(
                 f"unexpected {type(error).__name__}: {error}\nThis is a fault of synthpipe, or something that it does "
-                f"not foresee. Finished work is kept. {DEBUG}=1 shows the traceback; please report it."
+                f"not foresee. {DEBUG}=1 shows the traceback; please report it."
             ) from error
 
 

@@ -183,11 +183,22 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise StoreError(f"{path}: cannot be written: {error}") from error
 
 
-def _create(name: str) -> nn.Module:
+def check_name(name: str) -> None:
+    """Refuse a network that timm does not have.
+
+    Raises
+    ------
+    FilterError
+        The message names those that are spelled much alike.
+    """
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists them"
         raise FilterError(f"filter.network: timm {timm.__version__} has no network {name!r}; {hint}")
+
+
+def _create(name: str) -> nn.Module:
+    check_name(name)
     module: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
     return module
 

@@ -22,7 +22,7 @@ from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks
 from synthpipe.stages.state import BuildState, Reporter, timed
-from synthpipe.storage.run import RunDirectory, read_json, versions, write_json
+from synthpipe.storage.run import RunDirectory, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group
 from synthpipe.tasks import Job, prepare
 
@@ -58,8 +58,8 @@ def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporte
         raise StaleRunError(f"{path}: holds composites but no run.json; restore it, or build into another directory")
     if is_finished(run) and run.pipeline().patches == pipeline.patches:
         reporter.note(f"{path} is finished: nothing to do")
-        return read_json(run.build_file)
-    journal: dict[str, Any] = read_json(run.build_file) if run.build_file.exists() else {"stages": {}, "strategies": {}}
+        return run.journal()
+    journal = run.journal()
     with timed(journal, "catalog"):
         catalog = _catalog(pipeline, run, reporter)
     split = check_patches(pipeline, catalog)
@@ -82,7 +82,8 @@ def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporte
 
 def is_finished(run: RunDirectory) -> bool:
     """Whether a build of this run came to its end, and its curated set is complete."""
-    if not run.build_file.exists() or not read_json(run.build_file).get("finished"):
+    journal = run.journal()
+    if not journal.get("finished") or set(run.pipeline().strategies) - journal["strategies"].keys():
         return False
     return run.curated.exists() and is_complete(open_group(run.curated))
 

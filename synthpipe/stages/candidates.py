@@ -26,8 +26,8 @@ from synthpipe.storage.schema import (
     open_group,
     taxonomy_attributes,
 )
-from synthpipe.storage.shards import complete_shards, shards_of
-from synthpipe.tasks import ShardTask, TrainTask, render_shard, score_shard, train
+from synthpipe.storage.shards import complete_shards, read_range, shards_of
+from synthpipe.tasks import ShardTask, TrainTask, check_network, render_shard, score_shard, train
 
 
 def make_filters(state: BuildState) -> None:
@@ -40,6 +40,8 @@ def make_filters(state: BuildState) -> None:
     ]
     if missing:
         with timed(state.journal, "filter composites"):
+            for _ in run_tasks(state.client, check_network, [state.job]):
+                pass
             for strategy in missing:
                 _render(state, strategy, "filter", pipeline.filter.candidates)
         epochs = sum(pipeline.filter.epochs[strategy] for strategy in missing)
@@ -122,13 +124,13 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
 
 def _read_candidates(state: BuildState, strategy: Strategy, count: int) -> Candidates:
     group = open_group(state.run.candidates, strategy)
-    class_pixels = np.asarray(array(group, "class_pixels")[:count])
+    class_pixels = read_range(array(group, "class_pixels"), 0, count)
     class_shares = class_pixels[:, : len(state.pipeline.classes)] / class_pixels[0].sum()
     if state.pipeline.filter.enabled:
-        p_real = np.asarray(array(group, "p_real")[:count])
+        p_real = read_range(array(group, "p_real"), 0, count)
     else:
         p_real = np.full(count, math.nan, np.float32)
-    recipes = [recipe_from_json(str(text)) for text in array(group, "recipe")[:count]]  # type: ignore[union-attr]
+    recipes = [recipe_from_json(str(text)) for text in read_range(array(group, "recipe"), 0, count)]
     return Candidates(p_real, class_shares, [tuple(recipe.donors()) for recipe in recipes])
 
 

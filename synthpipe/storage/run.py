@@ -18,6 +18,7 @@ from synthpipe.records import STRATEGIES, Strategy
 
 FORMAT_VERSION = 1
 _PACKAGES = ("synthpipe", "numpy", "opencv-python-headless", "bezier", "pillow", "zarr", "dask", "torch", "timm")
+_RUN_KEYS = {"name", "fingerprint", "catalog_digest", "versions", "pipeline"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,14 @@ class RunDirectory:
         if data.get("format_version") != FORMAT_VERSION:
             found = data.get("format_version")
             raise StoreError(f"{self.run_file}: format_version is {found}, this synthpipe reads {FORMAT_VERSION}")
+        if missing := _RUN_KEYS - data.keys():
+            raise StoreError(f"{self.run_file}: lacks {', '.join(sorted(missing))}; restore it, or build elsewhere")
         return data
+
+    def journal(self) -> dict[str, Any]:
+        """Return what ``build.json`` holds: seconds a stage, what became of every strategy, whether it is finished."""
+        data = read_json(self.build_file) if self.build_file.exists() else {}
+        return {"stages": {}, "strategies": {}} | data
 
     def pipeline(self) -> Pipeline:
         """Return the pipeline that the run was built from.

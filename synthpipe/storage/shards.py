@@ -47,18 +47,40 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
     _put(array, shard, payload)
 
 
+def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
+    """Return the samples from `start` to `stop`.
+
+    Raises
+    ------
+    StoreError
+        A shard is damaged; the message names its object.
+    """
+    try:
+        return np.asarray(array[start:stop])
+    except (ValueError, RuntimeError, OSError) as error:
+        size = shard_size(array)
+        shards = range(start // size, -(-stop // size))
+        if len(shards) > 1:  # find the one
+            for shard in shards:
+                read_range(array, shard * size, (shard + 1) * size)
+        raise StoreError(
+            f"{array.store_path / _key(array, shards[0])}: damaged: {error}; remove this object and build again: only "
+            "its shard is made anew"
+        ) from error
+
+
 def read_samples(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
     """Return the samples at `indices`, in their order.
 
     One read a sample: zarr's orthogonal selection takes twenty times as long on sharded arrays.
     """
-    return np.stack([np.asarray(array[index]) for index in indices])
+    return np.concatenate([read_range(array, index, index + 1) for index in indices])
 
 
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
     """Return the samples at `indices` of an array that holds a shard's worth in a chunk: each chunk is read once."""
     size = shard_size(array)
-    chunks = {chunk: np.asarray(array[chunk * size : (chunk + 1) * size]) for chunk in {i // size for i in indices}}
+    chunks = {chunk: read_range(array, chunk * size, (chunk + 1) * size) for chunk in {i // size for i in indices}}
     return np.stack([chunks[index // size][index % size] for index in indices])
 
 
@@ -108,9 +130,13 @@ def _zstd_level(codecs: Sequence[Codec]) -> int:
     return next(codec.level for codec in codecs if isinstance(codec, ZstdCodec))
 
 
+def _key(array: zarr.Array[Any], shard: int) -> str:
+    key: str = array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1))
+    return key
+
+
 def _put(array: zarr.Array[Any], shard: int, payload: bytes) -> None:
-    key = array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1))
-    target = array.store_path / key
+    target = array.store_path / _key(array, shard)
     try:
         sync(target.set(default_buffer_prototype().buffer.from_bytes(payload)))
     except OSError as error:

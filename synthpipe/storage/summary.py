@@ -41,7 +41,7 @@ def human_bytes(count: float) -> str:
 
 def _run(run: RunDirectory) -> dict[str, Any]:
     data = run.read()
-    build = read_json(run.build_file) if run.build_file.exists() else {"stages": {}, "strategies": {}}
+    build = run.journal()
     filters = {strategy: read_json(run.report(strategy)) for strategy in STRATEGIES if run.report(strategy).exists()}
     return {
         "kind": "run",

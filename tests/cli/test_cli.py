@@ -196,6 +196,8 @@ def test_a_second_build_does_nothing_and_says_so(run: Path, patches: Path) -> No
     assert result.exit_code == 0 and "is finished: nothing to do" in result.stderr
     refused = synthpipe("build", DEMO, "-o", run, *changes, "--set", "mosaic.scale=0.1")
     assert refused.exit_code == 1 and "mosaic.scale: 0.2 -> 0.1" in refused.stderr
+    dry = synthpipe("build", DEMO, "-o", run, *changes, "--set", "mosaic.scale=0.1", "--dry-run")
+    assert dry.exit_code == 1 and "mosaic.scale: 0.2 -> 0.1" in dry.stderr
 
 
 def test_phantom(tmp_path: Path) -> None:
@@ -219,6 +221,7 @@ def test_no_traceback_of_a_worker_reaches_the_user(patches: Path, tmp_path: Path
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "has no network 'resnet81'; did you mean resnet" in result.stderr
+    assert not list((tmp_path / "run").rglob("c.*"))
 
 
 @pytest.mark.parametrize(
