@@ -448,6 +448,8 @@ def test_an_interrupted_build_cleans_up_and_says_how_to_go_on(
         text=True,
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(scratch)},
+        # whoever runs the tests in the background may have Ctrl-C ignored, which processes inherit
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     wanted = tmp_path / "run" / "candidates.zarr" / "mosaic" / "image" / "c.2.0.0.0"
     deadline = time.monotonic() + 60
