@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
@@ -132,7 +133,7 @@ class MosaicSection(Section):
     grid: Annotated[Size, Field(description="rows and columns of tiles in a grid image")]
     probability: Annotated[Fraction, Field(description="of the flip, and again of shift-scale-rotate")]
     shift: Annotated[Fraction, Field(description="largest shift, of height and of width")]
-    scale: Annotated[float, Field(ge=0, lt=1, description="largest change of size, as a share of it")]
+    scale: Annotated[float, Field(ge=0, le=0.75, description="largest change of size, as a share of it")]
     rotation: Annotated[float, Field(ge=0, le=180, description="largest rotation, in degrees")]
     split: Annotated[tuple[Fraction, Fraction], Field(description="range of the split point, of height and of width")]
 
@@ -219,8 +220,9 @@ class Pipeline(Section):
         """The strategies that the file has a section for, in their fixed order."""
         return tuple(strategy for strategy in STRATEGIES if getattr(self, strategy) is not None)
 
+    @cached_property
     def class_pairs(self) -> tuple[tuple[int, int], ...]:
-        """Return the (background, foreground) class indices that Bezier draws from, evenly."""
+        """The (background, foreground) class indices that Bezier draws from, evenly."""
         if self.bezier is None or self.bezier.pairs is None:
             count = len(self.classes)
             return tuple((back, front) for back in range(count) for front in range(count) if back != front)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,9 @@ Image = NDArray[np.uint8]
 
 Mask = NDArray[np.uint8]
 """(H, W) uint8: class indices, the background index, or ``taxonomy.LOST``."""
+
+PackedPixels = NDArray[np.uint32]
+"""One uint32 a pixel: red in the lowest byte, then green, blue and the mask's value."""
 
 Strategy = Literal["mosaic", "bezier"]
 STRATEGIES: tuple[Strategy, ...] = ("mosaic", "bezier")
@@ -73,7 +76,8 @@ class Donor:
     image : (H, W, 3) uint8
         RGB.
     mask : (H, W) uint8, or None
-        `label`, or the background index where there is glass; None where glass is not looked for.
+        `label`, or the background index where there is glass; None, or `label` everywhere, where glass is not looked
+        for.
     """
 
     id: str
@@ -169,6 +173,7 @@ class BezierRecipe:
 
 
 Recipe = MosaicRecipe | BezierRecipe
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,9 +200,19 @@ class Verdict:
         return self.reason == "kept"
 
 
+def pack(image: Image, mask: Mask | int) -> PackedPixels:
+    """Return (H, W) uint32: an image and its mask, or the one value it has everywhere, as packed pixels."""
+    packed = np.empty((*image.shape[:2], 4), np.uint8)
+    packed[..., :3] = image
+    packed[..., 3] = mask
+    return packed.view("<u4")[..., 0]
+
+
 def recipe_to_json(recipe: Recipe) -> str:
-    """Write a recipe as one line of JSON; floats keep every bit."""
-    return json.dumps(asdict(recipe), separators=(",", ":"))
+    """Write a recipe as one line of JSON, keys in the order of the fields; floats keep every bit."""
+    if isinstance(recipe, MosaicRecipe):
+        return _ENCODER.encode(_fields(recipe) | {"quadrants": [_quadrant_fields(each) for each in recipe.quadrants]})
+    return _ENCODER.encode(_fields(recipe))
 
 
 def recipe_from_json(text: str) -> Recipe:
@@ -210,6 +225,16 @@ def recipe_from_json(text: str) -> Recipe:
     fields["tile"], fields["grid"], fields["split"] = (tuple(fields[key]) for key in ("tile", "grid", "split"))
     fields["quadrants"] = tuple(_quadrant(quadrant) for quadrant in fields["quadrants"])
     return MosaicRecipe(**fields)
+
+
+def _fields(record: MosaicRecipe | BezierRecipe | Quadrant | Crop | ShiftScaleRotate) -> dict[str, Any]:
+    """Return a record's own fields: `dataclasses.asdict` copies deeply, and takes longer than rendering."""
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _quadrant_fields(quadrant: Quadrant) -> dict[str, Any]:
+    warp = quadrant.warp and _fields(quadrant.warp)
+    return _fields(quadrant) | {"tiles": [_fields(tile) for tile in quadrant.tiles], "warp": warp}
 
 
 def _quadrant(fields: dict[str, Any]) -> Quadrant:

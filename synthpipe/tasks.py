@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose import Donors, Purpose, generator, render, sample
+from synthpipe.compose.kernels import count_classes
 from synthpipe.compose.view import real_view
 from synthpipe.config import Pipeline
 from synthpipe.errors import FilterError
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Strategy, recipe_to_json
+from synthpipe.records import STRATEGIES, Composite, Image, Mask, PatchRef, Strategy, recipe_to_json
 from synthpipe.runtime import announce
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import array, open_group
@@ -93,10 +94,10 @@ def render_shard(task: ShardTask) -> int:
     masks = np.empty((size, height, width), np.uint8)
     class_pixels = np.empty((size, background + 1), np.int32)
     for number in range(size):
-        composite = make_composite(task.job, task.strategy, task.purpose, task.shard * size + number)
+        index = task.shard * size + number
+        composite = make_composite(task.job, task.strategy, task.purpose, index, images[number], masks[number])
         recipes.append(recipe_to_json(composite.recipe))
-        images[number], masks[number] = composite.image, composite.mask
-        class_pixels[number] = np.bincount(composite.mask.ravel(), minlength=background + 1)
+        count_classes(masks[number].reshape(-1), class_pixels[number])
     group = open_group(_store(task), task.strategy, writable=True)
     write_shard(array(group, "recipe"), task.shard, recipes)
     write_shard(array(group, "class_pixels"), task.shard, class_pixels)
@@ -105,13 +106,15 @@ def render_shard(task: ShardTask) -> int:
     return size
 
 
-def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
-    """Sample and render one composite."""
+def make_composite(
+    job: Job, strategy: Strategy, purpose: Purpose, index: int, image: Image | None = None, mask: Mask | None = None
+) -> Composite:
+    """Sample and render one composite, into `image` and `mask` where they are given."""
     donors = _donors(job.bank)
     if purpose == "filter":
         training = index < training_composites(job.pipeline)
         donors = _donors_of_side(job.bank, job.run, "train" if training else "validation")
-    return render(sample(job.pipeline, strategy, index, donors, purpose), donors)
+    return render(sample(job.pipeline, strategy, index, donors, purpose), donors, image, mask)
 
 
 def training_composites(pipeline: Pipeline) -> int:
@@ -235,7 +238,7 @@ def _store(task: ShardTask) -> Path:
 
 @lru_cache(maxsize=1)
 def _donors(bank: Path) -> Donors:
-    return Donors(open_bank(bank))
+    return Donors(*open_bank(bank))
 
 
 @lru_cache(maxsize=2)

@@ -52,7 +52,7 @@ def test_every_mistake_at_once_each_with_its_key() -> None:
         "11 mistakes",
         "canvas: got 'abc'; expected one whole number, or two as [height, width]",
         "mosaic.probabilty: no such key; did you mean 'probability'? allowed: tile, grid",
-        "mosaic.scale: got 1.5; input should be less than 1",
+        "mosaic.scale: got 1.5; input should be less than or equal to 0.75",
         "bezier.pairs.0: no class 'fat'; allowed: tumour, stroma, normal",
         "bezier.pairs.1: got [stroma, stroma]; the two classes must differ",
         "bezier.points: got 2; input should be greater than or equal to 3",

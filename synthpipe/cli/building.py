@@ -16,6 +16,7 @@ from synthpipe import pipeline_file
 from synthpipe.cli.progress import reporter
 from synthpipe.config import Pipeline, json_schema
 from synthpipe.curation import first_plan
+from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.layouts import read_layout
 from synthpipe.storage.run import RunDirectory, versions
@@ -108,9 +109,8 @@ def _dry_run(pipeline: Pipeline, path: Path) -> None:
     check_patches(pipeline, catalog)
     for remark in remarks(pipeline, catalog):
         click.echo(f"note: {remark}")
-    bank = sum(patch.height * patch.width * (4 if pipeline.glass else 3) for patch in catalog.donors)
     click.echo(f"\nwould {'go on with' if run.exists() else 'make'} {path}:")
-    click.echo(f"  donor bank: {human_bytes(bank)} in {tempfile.gettempdir()} while it builds")
+    click.echo(f"  donor bank: {human_bytes(bank_bytes(catalog.donors))} in {tempfile.gettempdir()} while it builds")
     height, width = pipeline.canvas
     for strategy in pipeline.strategies:
         plan = {"candidates, to keep " + str(pipeline.curation.wanted[strategy]): first_plan(pipeline, strategy)}

@@ -6,15 +6,17 @@ bytes do not depend on how many workers render, in which order, or in which shar
 
 from __future__ import annotations
 
+import threading
 from typing import Literal
 
 import numpy as np
 
 from synthpipe.compose.bezier import render_bezier, sample_bezier
 from synthpipe.compose.donors import Donors
+from synthpipe.compose.kernels import unpack
 from synthpipe.compose.mosaic import render_mosaic, sample_mosaic
 from synthpipe.config import Pipeline
-from synthpipe.records import Composite, MosaicRecipe, Recipe, Strategy
+from synthpipe.records import Composite, Image, Mask, MosaicRecipe, PackedPixels, Recipe, Strategy
 
 Purpose = Literal["candidate", "filter", "view"]
 """What a composite is for: to be curated, to train the filter; or a view of a real patch beside the latter."""
@@ -23,6 +25,9 @@ _STRATEGY_WORD: dict[Strategy, int] = {"mosaic": 1, "bezier": 2}
 _PURPOSE_WORD: dict[Purpose, int] = {"candidate": 0, "filter": 1, "view": 2}
 
 __all__ = ["Donors", "Purpose", "generator", "render", "sample"]
+
+
+_buffers = threading.local()
 
 
 def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int) -> np.random.Generator:
@@ -46,8 +51,34 @@ def sample(
     return sample_bezier(rng, index, donors, pipeline)
 
 
-def render(recipe: Recipe, donors: Donors) -> Composite:
-    """Render a recipe: pure, needs no random generator."""
+def render(recipe: Recipe, donors: Donors, image: Image | None = None, mask: Mask | None = None) -> Composite:
+    """Render a recipe: pure, needs no random generator.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        What to render.
+    donors : Donors
+        Must hold the recipe's donors.
+    image : (H, W, 3) uint8, optional
+        Where to put the image; must be C-contiguous. A new array by default.
+    mask : (H, W) uint8, optional
+        Where to put the mask, likewise.
+    """
+    image = np.empty((*recipe.canvas, 3), np.uint8) if image is None else image
+    mask = np.empty(recipe.canvas, np.uint8) if mask is None else mask
+    canvas = _packed_canvas(recipe.canvas)
     if isinstance(recipe, MosaicRecipe):
-        return render_mosaic(recipe, donors)
-    return render_bezier(recipe, donors)
+        render_mosaic(recipe, donors, canvas)
+    else:
+        render_bezier(recipe, donors, canvas)
+    unpack(canvas.reshape(-1), image.reshape(-1), mask.reshape(-1))
+    return Composite(recipe, image, mask)
+
+
+def _packed_canvas(size: tuple[int, int]) -> PackedPixels:
+    """Return this thread's canvas, which every composite is rendered on: fresh memory costs as much as a Bezier."""
+    canvas: PackedPixels | None = getattr(_buffers, "canvas", None)
+    if canvas is None or canvas.shape != size:
+        canvas = _buffers.canvas = np.empty(size, np.uint32)
+    return canvas

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import cv2
+from functools import lru_cache
+
 import numpy as np
 
-from synthpipe.compose.curve import fill, outline, sample_points
+from synthpipe.compose.curve import bernstein, sample_points
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.geometry import fit
+from synthpipe.compose.kernels import paste_curve
 from synthpipe.config import Pipeline
-from synthpipe.records import BezierRecipe, Composite, Donor, Image, Mask
+from synthpipe.records import BezierRecipe, Donor, PackedPixels, pack
 
 
 def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> BezierRecipe:
@@ -29,7 +31,7 @@ def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline
     settings = pipeline.bezier
     if settings is None:
         raise ValueError("the pipeline has no bezier section; add one to sample Bezier composites")
-    pairs = [pair for pair in pipeline.class_pairs() if set(pair) <= set(donors.labels)]
+    pairs = _possible(pipeline.class_pairs, donors.labels)
     draw = rng.random(3).tolist()
     background, foreground = pairs[int(draw[0] * len(pairs))]
     back = _sample_donor(draw[1], background, rng, donors, pipeline)
@@ -40,27 +42,33 @@ def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline
     )
 
 
-def render_bezier(recipe: BezierRecipe, donors: Donors) -> Composite:
-    """Render a Bezier composite: pure, the same bytes for the same recipe and donors."""
-    curve = outline(np.array(recipe.points), recipe.edgy, recipe.radius, recipe.samples)
-    inside = fill(curve, recipe.canvas)
-    image, mask = (np.array(pixels) for pixels in _on_canvas(donors[recipe.background], recipe.canvas))
-    front_image, front_mask = _on_canvas(donors[recipe.foreground], recipe.canvas)
-    cv2.copyTo(front_image, inside, image)
-    cv2.copyTo(front_mask, inside, mask)
-    return Composite(recipe, image, mask)
+def render_bezier(recipe: BezierRecipe, donors: Donors, canvas: PackedPixels) -> None:
+    """Render a Bezier composite into `canvas`, (H, W) uint32: pure, the same bytes for the same recipe and donors."""
+    back, front = (_on_canvas(donors, patch, recipe.canvas) for patch in (recipe.background, recipe.foreground))
+    corners = np.array(recipe.points)
+    paste_curve(canvas, back, front, corners, recipe.edgy, recipe.radius, bernstein(recipe.samples))
+
+
+@lru_cache
+def _possible(pairs: tuple[tuple[int, int], ...], labels: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    return tuple(pair for pair in pairs if set(pair) <= set(labels))
 
 
 def _sample_donor(u: float, label: int, rng: np.random.Generator, donors: Donors, pipeline: Pipeline) -> Donor:
     glass = pipeline.glass
     for _ in range(glass.max_draws if glass else 1):
         donor = donors.draw_of(label, u)
-        if glass is None or donor.mask is None or float((donor.mask != label).mean()) <= glass.max_share:
+        height, width = donor.image.shape[:2]
+        if glass is None or donors.other_share(donor, 0, 0, (height, width)) <= glass.max_share:
             break
         u = rng.random()
     return donor
 
 
-def _on_canvas(donor: Donor, size: tuple[int, int]) -> tuple[Image, Mask]:
-    mask = np.full(size, donor.label, np.uint8) if donor.mask is None else fit(donor.mask, size, nearest=True)
-    return fit(donor.image, size), mask
+def _on_canvas(donors: Donors, patch: str, size: tuple[int, int]) -> PackedPixels:
+    packed = donors.packed(patch)
+    if packed.shape == size:
+        return packed
+    planes = packed.view(np.uint8).reshape(*packed.shape, 4)
+    image, mask = (np.ascontiguousarray(plane) for plane in (planes[..., :3], planes[..., 3]))
+    return pack(fit(image, size), fit(mask, size, nearest=True))

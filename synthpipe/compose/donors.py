@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import copy
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from synthpipe.records import Donor
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.compose.kernels import count_other
+from synthpipe.records import Donor, PackedPixels, pack
 
 
 class Donors:
     """Single-class patches, found by id and drawn by class.
 
     The order is that of the ids, so that a draw does not depend on how the patches were listed.
+
+    Parameters
+    ----------
+    donors : iterable of Donor
+        The patches.
+    bank : (N,) uint32, optional
+        Their packed pixels (`records.pack`), one patch after the other in the order of `donors`; made of them by
+        default.
     """
 
-    def __init__(self, donors: Iterable[Donor]) -> None:
+    def __init__(self, donors: Iterable[Donor], bank: PackedPixels | None = None) -> None:
+        listed = tuple(donors)
+        self.bank = _read_only(_pack_all(listed) if bank is None else bank)
+        sizes = [donor.image.shape[:2] for donor in listed]
+        starts = np.cumsum([0, *(height * width for height, width in sizes)]).tolist()
+        self._places = {
+            donor.id: (start, height, width)
+            for donor, start, (height, width) in zip(listed, starts, sizes, strict=False)
+        }
+        self._order(listed)
+
+    def _order(self, donors: Sequence[Donor]) -> None:
         self._by_id = {donor.id: donor for donor in sorted(donors, key=lambda donor: donor.id)}
         self._all = tuple(self._by_id.values())
         by_class: dict[int, list[Donor]] = {}
@@ -37,7 +61,24 @@ class Donors:
 
     def within(self, groups: Collection[str]) -> Donors:
         """Return only the donors of the given slides or patients."""
-        return Donors(donor for donor in self._all if donor.group in groups)
+        chosen = copy.copy(self)
+        chosen._order([donor for donor in self._all if donor.group in groups])
+        return chosen
+
+    def place(self, patch: str) -> tuple[int, int, int]:
+        """Return where a donor's pixels begin in the bank, and its height and width."""
+        return self._places[patch]
+
+    def packed(self, patch: str) -> PackedPixels:
+        """Return a donor's packed pixels: (H, W) uint32, a view of the bank."""
+        start, height, width = self._places[patch]
+        return self.bank[start : start + height * width].reshape(height, width)
+
+    def other_share(self, donor: Donor, y: int, x: int, size: tuple[int, int]) -> float:
+        """Return the share of a window (`geometry.window`) of `donor` that is not of its class: glass."""
+        start, height, width = self._places[donor.id]
+        count: int = count_other(self.bank, start, (height, width), donor.label, y, x, size)
+        return count / (size[0] * size[1])
 
     def draw(self, u: float, balance_classes: bool = False) -> Donor:
         """Turn a uniform number in [0, 1) into a donor.
@@ -57,3 +98,15 @@ class Donors:
 
 def _pick(donors: tuple[Donor, ...], u: float) -> Donor:
     return donors[int(u * len(donors))]
+
+
+def _pack_all(donors: Sequence[Donor]) -> PackedPixels:
+    parts = [pack(donor.image, donor.label if donor.mask is None else donor.mask).ravel() for donor in donors]
+    return np.concatenate([np.empty(0, np.uint32), *parts])
+
+
+def _read_only(pixels: PackedPixels) -> PackedPixels:
+    """Return a view that cannot be written: kernels are compiled for one kind of array only."""
+    view: NDArray[np.uint32] = pixels.view()
+    view.setflags(write=False)
+    return view

@@ -6,12 +6,11 @@ centres are whole numbers, so the centre of an image of width w is (w - 1) / 2.
 
 from __future__ import annotations
 
-import math
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from synthpipe.compose.kernels import inverse_maps
 from synthpipe.records import Flip, ShiftScaleRotate
 
 Pixels = NDArray[np.uint8]
@@ -56,19 +55,13 @@ def source_map(size: tuple[int, int], flip: Flip, warp: ShiftScaleRotate | None,
     (2, 3) float64
         ``source = map @ (window x, window y, 1)``: one map for all four steps, so pixels are interpolated once.
     """
-    height, width = size
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    return inverse_maps(np.array([map_numbers(flip, warp, y, x)]), size)[0]  # type: ignore[no-any-return]
+
+
+def map_numbers(flip: Flip, warp: ShiftScaleRotate | None, y: int, x: int) -> tuple[float, ...]:
+    """Return a transformation and a window's corner as the row of numbers that `kernels.inverse_maps` takes."""
     angle, scale, shift_y, shift_x = (warp.angle, warp.scale, warp.shift_y, warp.shift_x) if warp else (0, 1, 0, 0)
-    cosine, sine = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
-    offset_x, offset_y = x - centre_x - shift_x * width, y - centre_y - shift_y * height
-    # y grows downwards: these rows turn clockwise, which undoes the picture's counter-clockwise turn
-    row_x = [cosine, -sine, centre_x + (cosine * offset_x - sine * offset_y)]
-    row_y = [sine, cosine, centre_y + (sine * offset_x + cosine * offset_y)]
-    if flip in ("horizontal", "both"):
-        row_x = [-row_x[0], -row_x[1], width - 1 - row_x[2]]
-    if flip in ("vertical", "both"):
-        row_y = [-row_y[0], -row_y[1], height - 1 - row_y[2]]
-    return np.array([row_x, row_y])
+    return flip in ("vertical", "both"), flip in ("horizontal", "both"), angle, scale, shift_y, shift_x, y, x
 
 
 def warp_into(target: Pixels, source: Pixels, affine: Affine, nearest: bool = False) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from synthpipe.compose.donors import Donors
-from synthpipe.compose.geometry import Pixels, source_map, warp_into, window, window_range
-from synthpipe.config import GlassSection, MosaicSection, Pipeline, even_ceil
-from synthpipe.records import Composite, Crop, Donor, Flip, MosaicRecipe, Quadrant, ShiftScaleRotate
+from synthpipe.compose.geometry import map_numbers, window_range
+from synthpipe.compose.kernels import inverse_maps, warp_quadrants
+from synthpipe.config import MosaicSection, Pipeline, even_ceil
+from synthpipe.records import Crop, Flip, MosaicRecipe, PackedPixels, Quadrant, ShiftScaleRotate
 
 _FLIPS: tuple[Flip, ...] = ("horizontal", "vertical", "both")
 _TILE_DRAWS = 3  # donor, y, x
@@ -37,30 +38,49 @@ def sample_mosaic(rng: np.random.Generator, index: int, donors: Donors, pipeline
     height, width = pipeline.canvas
     split = even_ceil(_between(block[0], low, high) * height), even_ceil(_between(block[1], low, high) * width)
     quadrants = []
-    for number, size in enumerate(_quadrant_sizes(split, pipeline.canvas)):
+    for number, (_, _, *size) in enumerate(quadrant_places(split, pipeline.canvas)):
         start = 2 + number * (tiles * _TILE_DRAWS + _TRANSFORM_DRAWS)
         transform = start + tiles * _TILE_DRAWS
         draws = [block[at : at + _TILE_DRAWS] for at in range(start, transform, _TILE_DRAWS)]
         crops = tuple(_sample_tile(draw, rng, donors, pipeline) for draw in draws)
-        quadrants.append(_sample_quadrant(block[transform : transform + _TRANSFORM_DRAWS], crops, size, mosaic))
+        quadrants.append(
+            _sample_quadrant(block[transform : transform + _TRANSFORM_DRAWS], crops, (size[0], size[1]), mosaic)
+        )
     first, second, third, fourth = quadrants
     return MosaicRecipe(index, pipeline.canvas, mosaic.tile, mosaic.grid, split, (first, second, third, fourth))
 
 
-def render_mosaic(recipe: MosaicRecipe, donors: Donors) -> Composite:
-    """Render a Mosaic: pure, the same bytes for the same recipe and donors.
+def render_mosaic(recipe: MosaicRecipe, donors: Donors, canvas: PackedPixels) -> None:
+    """Render a Mosaic into `canvas`, (H, W) uint32: pure, the same bytes for the same recipe and donors.
 
-    Of each grid image only the window that its quadrant shows is warped, through one affine map.
+    Of each grid image only the window that its quadrant shows is put together, and warped through one affine map.
     """
-    height, width = recipe.canvas
-    image = np.empty((height, width, 3), np.uint8)
-    mask = np.empty((height, width), np.uint8)
-    for quadrant, rows, columns in zip(recipe.quadrants, *_quadrant_slices(recipe), strict=True):
-        grid_image, grid_mask = _grid_image(quadrant, recipe, donors)
-        affine = source_map(grid_mask.shape, quadrant.flip, quadrant.warp, quadrant.y, quadrant.x)
-        warp_into(image[rows, columns], grid_image, affine)
-        warp_into(mask[rows, columns], grid_mask, affine, nearest=True)
-    return Composite(recipe, image, mask)
+    grid_size = recipe.tile[0] * recipe.grid[0], recipe.tile[1] * recipe.grid[1]
+    tiles = [
+        number
+        for quadrant in recipe.quadrants
+        for crop in quadrant.tiles
+        for number in (*donors.place(crop.patch), crop.y, crop.x)
+    ]
+    transforms = np.array([map_numbers(each.flip, each.warp, each.y, each.x) for each in recipe.quadrants])
+    places = np.array(quadrant_places(recipe.split, recipe.canvas))
+    warp_quadrants(
+        canvas,
+        donors.bank,
+        np.array(tiles).reshape(len(recipe.quadrants), -1, 5),
+        recipe.tile,
+        recipe.grid,
+        inverse_maps(transforms, grid_size),
+        places,
+    )
+
+
+def quadrant_places(split: tuple[int, int], canvas: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """Return top, left, height and width of the quadrants around a split point, row by row."""
+    (y, x), (height, width) = split, canvas
+    return [
+        (top, left, tall, wide) for top, tall in ((0, y), (y, height - y)) for left, wide in ((0, x), (x, width - x))
+    ]
 
 
 def sample_transform(draws: list[float], mosaic: MosaicSection) -> tuple[Flip, ShiftScaleRotate | None]:
@@ -88,17 +108,10 @@ def _sample_tile(draw: list[float], rng: np.random.Generator, donors: Donors, pi
         donor = donors.draw(draw[0], pipeline.donors.balance_classes)
         ys, xs = window_range(donor.image.shape, size)
         crop = Crop(donor.id, int(draw[1] * ys), int(draw[2] * xs))
-        if not _too_much_glass(donor, crop, size, pipeline.glass):
+        if pipeline.glass is None or donors.other_share(donor, crop.y, crop.x, size) <= pipeline.glass.max_share:
             break
         draw = rng.random(_TILE_DRAWS).tolist()
     return crop
-
-
-def _too_much_glass(donor: Donor, crop: Crop, size: tuple[int, int], glass: GlassSection | None) -> bool:
-    if glass is None or donor.mask is None:
-        return False
-    share = float((window(donor.mask, crop.y, crop.x, size) != donor.label).mean())
-    return share > glass.max_share
 
 
 def _sample_quadrant(
@@ -108,30 +121,6 @@ def _sample_quadrant(
     grid_size = mosaic.tile[0] * mosaic.grid[0], mosaic.tile[1] * mosaic.grid[1]
     ys, xs = window_range(grid_size, size)
     return Quadrant(crops, flip, warp, int(draws[7] * ys), int(draws[8] * xs))
-
-
-def _quadrant_sizes(split: tuple[int, int], canvas: tuple[int, int]) -> list[tuple[int, int]]:
-    heights, widths = (split[0], canvas[0] - split[0]), (split[1], canvas[1] - split[1])
-    return [(height, width) for height in heights for width in widths]
-
-
-def _quadrant_slices(recipe: MosaicRecipe) -> tuple[list[slice], list[slice]]:
-    y, x = recipe.split
-    top, bottom, left, right = slice(0, y), slice(y, None), slice(0, x), slice(x, None)
-    return [top, top, bottom, bottom], [left, right, left, right]
-
-
-def _grid_image(quadrant: Quadrant, recipe: MosaicRecipe, donors: Donors) -> tuple[Pixels, Pixels]:
-    height, width = recipe.tile
-    image = np.empty((height * recipe.grid[0], width * recipe.grid[1], 3), np.uint8)
-    mask = np.empty(image.shape[:2], np.uint8)
-    for number, crop in enumerate(quadrant.tiles):
-        row, column = divmod(number, recipe.grid[1])
-        place = np.s_[row * height : (row + 1) * height, column * width : (column + 1) * width]
-        donor = donors[crop.patch]
-        image[place] = window(donor.image, crop.y, crop.x, recipe.tile)
-        mask[place] = donor.label if donor.mask is None else window(donor.mask, crop.y, crop.x, recipe.tile)
-    return image, mask
 
 
 def _between(u: float, low: float, high: float) -> float:

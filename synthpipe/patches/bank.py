@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ from synthpipe.config import GlassSection
 from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import Donor, Mask, PatchRef
+from synthpipe.records import Donor, Mask, PackedPixels, PatchRef, pack
 
 _PIXELS, _INDEX = "donors.bin", "donors.json"
 
@@ -61,18 +61,16 @@ def build_bank(
     StoreError
         There is no room for the bank.
     """
-    index = {"glass": glass is not None, "patches": [asdict(patch) for patch in patches]}
+    index = {"patches": [asdict(patch) for patch in patches]}
     try:
         with (directory / _PIXELS).open("wb") as file, ThreadPoolExecutor(threads) as pool:
             for donor in pool.map(lambda patch: load_donor(patch, glass, background), patches):
-                file.write(donor.image.tobytes())
-                if donor.mask is not None:
-                    file.write(donor.mask.tobytes())
+                file.write(pack(donor.image, donor.label if donor.mask is None else donor.mask).tobytes())
                 on_patch()
     except OSError as error:
         if isinstance(error, SynthpipeError):
             raise
-        size = sum(patch.height * patch.width * (3 + (glass is not None)) for patch in patches)
+        size = bank_bytes(patches)
         raise StoreError(
             f"{directory}: the donor bank needs {size / 2**20:.0f} MiB there: {error.strerror}; make room, or name "
             "another place with TMPDIR"
@@ -82,22 +80,27 @@ def build_bank(
     temporary.replace(directory / _INDEX)
 
 
-def open_bank(directory: Path) -> tuple[Donor, ...]:
-    """Map a bank: the donors' pixels are views of the file, shared by all processes of the machine."""
+def bank_bytes(patches: Iterable[PatchRef]) -> int:
+    """Return how large the bank of `patches` is, on disk and in the memory of a machine."""
+    return sum(4 * patch.height * patch.width for patch in patches)
+
+
+def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels]:
+    """Map a bank: its donors, and their packed pixels, one after the other in the same order.
+
+    The donors' own pixels are views of these, and these are the file, shared by all processes of the machine.
+    """
     index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
-    pixels = np.memmap(directory / _PIXELS, np.uint8, mode="r") if index["patches"] else np.empty(0, np.uint8)
-    return tuple(_cut(np.asarray(pixels), index["patches"], index["glass"]))
+    patches = [PatchRef(**{**fields, "classes": tuple(fields["classes"])}) for fields in index["patches"]]
+    mapped = np.memmap(directory / _PIXELS, "<u4", mode="r") if patches else np.empty(0, "<u4")
+    pixels: PackedPixels = np.asarray(mapped)
+    return tuple(_cut(pixels, patches)), pixels
 
 
-def _cut(pixels: Mask, patches: Sequence[dict[str, object]], glass: bool) -> Iterator[Donor]:
+def _cut(pixels: PackedPixels, patches: Sequence[PatchRef]) -> Iterator[Donor]:
     start = 0
-    for fields in patches:
-        patch = PatchRef(**{**fields, "classes": tuple(fields["classes"])})  # type: ignore[arg-type]
+    for patch in patches:
         area = patch.height * patch.width
-        image = pixels[start : start + 3 * area].reshape(patch.height, patch.width, 3)
-        start += 3 * area
-        mask = None
-        if glass:
-            mask = pixels[start : start + area].reshape(patch.height, patch.width)
-            start += area
-        yield Donor(patch.id, patch.group, patch.classes[0], image, mask)
+        planes = pixels[start : start + area].view(np.uint8).reshape(patch.height, patch.width, 4)
+        start += area
+        yield Donor(patch.id, patch.group, patch.classes[0], planes[..., :3], planes[..., 3])

@@ -49,7 +49,7 @@ def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
     if lacking:
         yield f"no single-class patches of {', '.join(lacking)}: no composite will show them"
     if pipeline.bezier:
-        pairs = [pair for pair in pipeline.class_pairs() if not set(pair) <= labels]
+        pairs = [pair for pair in pipeline.class_pairs if not set(pair) <= labels]
         names = ", ".join(f"{taxonomy.names[back]}/{taxonomy.names[front]}" for back, front in pairs)
         if pairs:
             yield f"bezier.pairs without donors, left out: {names}"
@@ -78,4 +78,4 @@ def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:
 
 def _has_pair(pipeline: Pipeline, labels: set[int]) -> bool:
     """Whether Bezier composites can be made of donors of these classes, if they are asked for."""
-    return not pipeline.bezier or any(set(pair) <= labels for pair in pipeline.class_pairs())
+    return not pipeline.bezier or any(set(pair) <= labels for pair in pipeline.class_pairs)

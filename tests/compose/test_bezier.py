@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from synthpipe.compose import Donors, generator, render, sample
-from synthpipe.compose.curve import control_polygons, fill, outline, sample_points
+from synthpipe.compose.curve import sample_points
+from synthpipe.compose.reference import control_polygons, fill, outline
 from synthpipe.records import BezierRecipe, Donor, recipe_from_json, recipe_to_json
 from tests.conftest import FLAT_COLORS, flat_donors, pipeline, textured_donors
 

@@ -1,0 +1,432 @@
+"""Compiled kernels: what is done for every pixel.
+
+They work on *packed* pixels: one uint32 a pixel, red in the lowest byte, then green, blue and the class, so that a
+pixel and its class are read and moved at once. Arithmetic on pixels is integer, or exact in float32: the same bytes on
+every machine. `synthpipe.compose.reference` holds the same in plain OpenCV and NumPy, which tests compare them with.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+_ONE_BITS = 10  # fixed-point coordinates have 1/1024 pixel,
+_STEP_BITS = 5  # and bilinear weights 1/32 pixel, both as in OpenCV
+_ONE, _STEP = 1 << _ONE_BITS, 1 << _STEP_BITS
+_TO_STEP, _TO_PIXEL = _ONE >> (_STEP_BITS + 1), _ONE >> 1  # half a step, half a pixel: what rounding adds
+
+
+@njit(nogil=True, cache=True)
+def warp_quadrants(canvas, bank, tiles, tile, grid, affines, places):  # type: ignore[no-untyped-def]
+    """Fill quadrants with grid images seen through affine maps, reflected at the grid images' borders.
+
+    Only the part of a grid image that its quadrant shows is put together. Pixels are interpolated bilinearly, classes
+    are those of the nearest pixel.
+
+    Parameters
+    ----------
+    canvas : (H, W) uint32
+        Packed pixels of the composite.
+    bank : (N,) uint32
+        Packed pixels of all donors.
+    tiles : (Q, T, 5) int64
+        Of each tile, row by row: start of its donor in the bank, the donor's height and width, y and x of the crop.
+    tile, grid : tuple of two int
+        Height and width of a tile; rows and columns of tiles.
+    affines : (Q, 2, 3) float64
+        From (x, y, 1) in a quadrant to (x, y) in its grid image.
+    places : (Q, 4) int64
+        Top, left, height and width of each quadrant.
+    """
+    for number in range(len(places)):
+        _warp_quadrant(canvas, bank, tiles[number], tile, grid, affines[number], places[number])
+
+
+@njit(nogil=True, cache=True)
+def inverse_maps(numbers, size):  # type: ignore[no-untyped-def]
+    """Return (Q, 2, 3) float64: where the pixels of windows come from; see `geometry.source_map`.
+
+    Parameters
+    ----------
+    numbers : (Q, 8) float64
+        Whether rows and columns are flipped (1 or 0); angle in degrees, scale, shift of y and x; corner (y, x).
+    size : tuple of two int
+        Height and width of the image.
+    """
+    height, width = size
+    maps = np.empty((len(numbers), 2, 3))
+    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    for number in range(len(numbers)):
+        flip_y, flip_x, angle, scale, shift_y, shift_x, y, x = numbers[number]
+        cosine, sine = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
+        offset_x, offset_y = x - centre_x - shift_x * width, y - centre_y - shift_y * height
+        # y grows downwards: these rows turn clockwise, which undoes the picture's counter-clockwise turn
+        row_x, row_y = maps[number]
+        row_x[0], row_x[1], row_x[2] = cosine, -sine, centre_x + (cosine * offset_x - sine * offset_y)
+        row_y[0], row_y[1], row_y[2] = sine, cosine, centre_y + (sine * offset_x + cosine * offset_y)
+        if flip_x:
+            row_x[0], row_x[1], row_x[2] = -row_x[0], -row_x[1], width - 1 - row_x[2]
+        if flip_y:
+            row_y[0], row_y[1], row_y[2] = -row_y[0], -row_y[1], height - 1 - row_y[2]
+    return maps
+
+
+@njit(nogil=True, cache=True)
+def paste_curve(canvas, back, front, corners, edgy, radius, bernstein):  # type: ignore[no-untyped-def]
+    """Fill `canvas` with `back`, and with `front` where a pixel's centre lies inside the closed curve.
+
+    Parameters
+    ----------
+    canvas, back, front : (H, W) uint32
+        Packed pixels.
+    corners : (n, 2) float64
+        The curve's corners in the unit square, which is scaled to the canvas.
+    edgy, radius : float
+        Shape the tangents, as `curve.control_polygons` says.
+    bernstein : (4, samples) float64
+        Weights of a cubic segment's control points.
+    """
+    height, width = canvas.shape
+    xs, ys = _outline(corners, edgy, radius, bernstein, height, width)
+    first, columns = _crossings(xs, ys, height, width)
+    for y in range(height):
+        start = 0
+        inside = False
+        for number in range(first[y], first[y + 1]):
+            stop = columns[number]
+            if inside:
+                _copy(canvas[y, start:stop], front[y, start:stop])
+            else:
+                _copy(canvas[y, start:stop], back[y, start:stop])
+            start, inside = stop, not inside
+        _copy(canvas[y, start:], back[y, start:])
+
+
+@njit(nogil=True, cache=True)
+def unpack(packed, image, mask):  # type: ignore[no-untyped-def]
+    """Split (N,) uint32 packed pixels into (N, 3) uint8 `image` and (N,) uint8 `mask`."""
+    for n in range(packed.size):
+        pixel = packed[n]
+        image[3 * n] = pixel
+        image[3 * n + 1] = pixel >> 8
+        image[3 * n + 2] = pixel >> 16
+        mask[n] = pixel >> 24
+
+
+@njit(nogil=True, cache=True)
+def count_classes(mask, counts):  # type: ignore[no-untyped-def]
+    """Count how often each class index occurs in (N,) uint8 `mask` into (C,) int32 `counts`."""
+    for label in range(counts.size):
+        number = np.int32(0)
+        for n in range(mask.size):
+            number += np.int32(mask[n] == label)
+        counts[label] = number
+
+
+@njit(nogil=True, cache=True)
+def draw_corners(rng, count, smallest, max_draws):  # type: ignore[no-untyped-def]
+    """Draw `count` points in the unit square, in angular order around their centroid; see `curve.sample_points`."""
+    points, angles = np.empty((count, 2)), np.empty(count)
+    for _ in range(max_draws):
+        centre_x = centre_y = 0.0
+        for n in range(count):
+            points[n, 0], points[n, 1] = rng.random(), rng.random()
+            centre_x += points[n, 0]
+            centre_y += points[n, 1]
+        for n in range(count):
+            angles[n] = math.atan2(points[n, 1] - centre_y / count, points[n, 0] - centre_x / count)
+        for n in range(1, count):  # insertion keeps the order of equal angles
+            x, y, angle = points[n, 0], points[n, 1], angles[n]
+            place = n
+            while place > 0 and angles[place - 1] > angle:
+                points[place, 0], points[place, 1] = points[place - 1, 0], points[place - 1, 1]
+                angles[place] = angles[place - 1]
+                place -= 1
+            points[place, 0], points[place, 1], angles[place] = x, y, angle
+        gap = math.inf
+        for n in range(count):
+            after = (n + 1) % count
+            gap = min(gap, math.hypot(points[after, 0] - points[n, 0], points[after, 1] - points[n, 1]))
+        if gap >= smallest:
+            break
+    return points
+
+
+@njit(nogil=True, cache=True)
+def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-untyped-def]
+    """Count the pixels of a donor's window that are of another class than `label`; see `geometry.window`.
+
+    Parameters
+    ----------
+    bank : (N,) uint32
+        Packed pixels of all donors.
+    start : int
+        Where the donor begins there.
+    size, wanted : tuple of two int
+        Height and width of the donor and of the window.
+    label : int
+        A class index.
+    y, x : int
+        Corner of the window.
+    """
+    height, width = size
+    up, back = max(wanted[0] - height, 0) // 2, max(wanted[1] - width, 0) // 2
+    count = np.int64(0)
+    for row in range(y - up, y - up + wanted[0]):
+        base = start + _reflect(row, height) * width
+        if back == 0 and x + wanted[1] <= width:
+            for column in range(base + x, base + x + wanted[1]):
+                count += np.int64((bank[column] >> 24) != label)
+        else:
+            for column in range(x - back, x - back + wanted[1]):
+                count += np.int64((bank[base + _reflect(column, width)] >> 24) != label)
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, place):  # type: ignore[no-untyped-def]
+    top, left, height, width = place
+    step_x, step_y = np.empty(width, np.int32), np.empty(width, np.int32)
+    for x in range(width):
+        step_x[x], step_y[x] = np.rint(affine[0, 0] * x * _ONE), np.rint(affine[1, 0] * x * _ONE)
+    row_x, row_y = np.empty(height, np.int64), np.empty(height, np.int64)
+    for y in range(height):
+        row_x[y] = np.rint((affine[0, 1] * y + affine[0, 2]) * _ONE)
+        row_y[y] = np.rint((affine[1, 1] * y + affine[1, 2]) * _ONE)
+    # steps and rows are monotonic, so the corners bound all; a bilinear pixel also needs the next one
+    low_x, high_x = _bounds(row_x, step_x)
+    low_y, high_y = _bounds(row_y, step_y)
+    pitch = high_x - low_x + 1
+    source = np.empty((high_y - low_y + 1) * pitch, np.uint32)
+    _assemble(source, pitch, low_y, low_x, bank, tiles, tile, grid)
+
+    # unsigned, and slices that begin at 0: no check for negative places stands in the way of vectorising
+    offset = np.empty(width, np.uint32)
+    one, down = np.uint64(1), np.uint64(pitch)
+    part_x, part_y = np.empty(width, np.int32), np.empty(width, np.int32)
+    near_x, near_y = np.empty(width, np.int32), np.empty(width, np.int32)
+    corner, right, below, across = (
+        np.empty(width, np.uint32),
+        np.empty(width, np.uint32),
+        np.empty(width, np.uint32),
+        np.empty(width, np.uint32),
+    )
+    whole = _is_whole(affine)
+    for y in range(height):
+        # one simple loop after the other: all but the gathering one are vectorised
+        start_x, start_y = row_x[y] - low_x * _ONE, row_y[y] - low_y * _ONE
+        target = canvas[top + y, left : left + width]
+        for x in range(width):
+            at_x, at_y = np.int32(start_x + step_x[x]), np.int32(start_y + step_y[x])
+            low_at_x, low_at_y = np.int32(at_x + _TO_STEP), np.int32(at_y + _TO_STEP)
+            pixel_x, pixel_y = low_at_x >> _ONE_BITS, low_at_y >> _ONE_BITS
+            offset[x] = pixel_y * pitch + pixel_x
+            part_x[x] = (low_at_x >> (_ONE_BITS - _STEP_BITS)) & (_STEP - 1)
+            part_y[x] = (low_at_y >> (_ONE_BITS - _STEP_BITS)) & (_STEP - 1)
+            near_x[x] = ((at_x + _TO_PIXEL) >> _ONE_BITS) - pixel_x
+            near_y[x] = ((at_y + _TO_PIXEL) >> _ONE_BITS) - pixel_y
+        if whole:
+            for x in range(width):
+                target[x] = source[np.uint64(offset[x])]
+            continue
+        for x in range(width):
+            at = np.uint64(offset[x])
+            corner[x] = source[at]
+            right[x] = source[at + one]
+            below[x] = source[at + down]
+            across[x] = source[at + down + one]
+        for x in range(width):
+            fx, fy = np.float32(part_x[x]), np.float32(part_y[x])
+            gx, gy = np.float32(_STEP) - fx, np.float32(_STEP) - fy
+            a, b, c, d = gx * gy, fx * gy, gx * fy, fx * fy
+            p, q, r, s = corner[x], right[x], below[x], across[x]
+            red = _blend(p, q, r, s, 0, a, b, c, d)
+            green = _blend(p, q, r, s, 8, a, b, c, d)
+            blue = _blend(p, q, r, s, 16, a, b, c, d)
+            upper = q if near_x[x] else p
+            lower = s if near_x[x] else r
+            nearest = lower if near_y[x] else upper
+            target[x] = red | (green << 8) | (blue << 16) | (nearest & 0xFF000000)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
+    """Weigh one channel of four packed pixels: exact, since no sum is above 255 * 1024 + 512."""
+    total = (
+        np.float32(np.int32((p >> shift) & 255)) * a
+        + np.float32(np.int32((q >> shift) & 255)) * b
+        + np.float32(np.int32((r >> shift) & 255)) * c
+        + np.float32(np.int32((s >> shift) & 255)) * d
+    )
+    return np.uint32(np.int32(total + np.float32(_ONE >> 1)) >> _ONE_BITS)
+
+
+@njit(nogil=True, cache=True)
+def _is_whole(affine):  # type: ignore[no-untyped-def]
+    """Whether a map takes whole pixels to whole pixels: flips, shifts and quarter turns."""
+    for row in range(2):
+        for column in range(3):
+            if affine[row, column] != np.rint(affine[row, column]):
+                return False
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _bounds(rows, steps):  # type: ignore[no-untyped-def]
+    low = min(rows[0], rows[-1]) + min(steps[0], steps[-1])
+    high = max(rows[0], rows[-1]) + max(steps[0], steps[-1])
+    return (low + _TO_STEP) >> _ONE_BITS, ((high + _TO_STEP) >> _ONE_BITS) + 1
+
+
+@njit(nogil=True, cache=True)
+def _reflect(place, size):  # type: ignore[no-untyped-def]
+    """Bring a place into [0, size) by reflection that leaves out the edge itself."""
+    if 0 <= place < size:
+        return place
+    if size == 1:
+        return 0
+    period = 2 * (size - 1)
+    place %= period
+    return place if place < size else period - place
+
+
+@njit(nogil=True, cache=True)
+def _assemble(target, pitch, low_y, low_x, bank, tiles, tile, grid):  # type: ignore[no-untyped-def]
+    """Put together the part of a reflected grid image that begins at (low_y, low_x), in runs along tiles' rows."""
+    tile_height, tile_width = tile
+    columns, lengths, tile_columns = _runs(pitch, low_x, tile_width, grid[1])
+    for row in range(target.size // pitch):
+        y = _reflect(low_y + row, tile_height * grid[0])
+        tile_row = y // tile_height
+        y -= tile_row * tile_height
+        at = row * pitch
+        for number in range(columns.size):
+            start, height, width, crop_y, crop_x = tiles[tile_row * grid[1] + tile_columns[number]]
+            x, length = columns[number], abs(lengths[number])
+            forward = lengths[number] > 0
+            run = target[at : at + length]
+            at += length
+            if height >= tile_height and width >= tile_width:
+                origin = start + (crop_y + y) * width + crop_x + x
+                if forward:
+                    _copy(run, bank[origin : origin + length])
+                else:
+                    _copy_backwards(run, bank[origin - length + 1 : origin + 1])
+            else:
+                up, back = max(tile_height - height, 0) // 2, max(tile_width - width, 0) // 2
+                base = start + _reflect(crop_y + y - up, height) * width
+                sign = 1 if forward else -1
+                for n in range(length):
+                    run[n] = bank[base + _reflect(crop_x + x - back + sign * n, width)]
+
+
+@njit(nogil=True, cache=True)
+def _runs(pitch, low_x, tile_width, count):  # type: ignore[no-untyped-def]
+    """Cut `pitch` columns of a reflected row of `count` tiles into runs that stay in one tile and one direction.
+
+    Returns
+    -------
+    columns, lengths, tile_columns : (R,) int64
+        Of each run: its first column in its tile; its length, negative where it goes backwards; and its tile.
+    """
+    columns, lengths, tile_columns = np.empty(pitch, np.int64), np.empty(pitch, np.int64), np.empty(pitch, np.int64)
+    full_width = tile_width * count
+    period = max(2 * (full_width - 1), 1)
+    done = number = 0
+    while done < pitch:
+        x = (low_x + done) % period
+        forward = x < full_width
+        if not forward:
+            x = period - x
+        edge = x // tile_width * tile_width
+        # as far as the tile goes; backwards without the very first column, from which it goes forward
+        length = min(pitch - done, edge + tile_width - x if forward else x - max(edge, 1) + 1)
+        columns[number], lengths[number] = x - edge, length if forward else -length
+        tile_columns[number] = edge // tile_width
+        done += length
+        number += 1
+    return columns[:number], lengths[:number], tile_columns[:number]
+
+
+@njit(nogil=True, cache=True)
+def _copy(target, source):  # type: ignore[no-untyped-def]
+    for n in range(target.size):
+        target[n] = source[n]
+
+
+@njit(nogil=True, cache=True)
+def _copy_backwards(target, source):  # type: ignore[no-untyped-def]
+    for n in range(target.size):
+        target[target.size - 1 - n] = source[n]
+
+
+@njit(nogil=True, cache=True)
+def _outline(corners, edgy, radius, bernstein, height, width):  # type: ignore[no-untyped-def]
+    """Return x and y of the closed curve's points, in pixels; as `curve.outline`, term by term."""
+    count, samples = len(corners), bernstein.shape[1]
+    angles, lengths = np.empty(count), np.empty(count)
+    for n in range(count):
+        after = (n + 1) % count
+        x, y = corners[after, 0] - corners[n, 0], corners[after, 1] - corners[n, 1]
+        angles[n], lengths[n] = math.atan2(y, x), radius * math.hypot(x, y)
+    weight = math.atan(edgy) / math.pi + 0.5
+    cosines, sines = np.empty(count), np.empty(count)
+    for n in range(count):
+        turn = (angles[n] - angles[n - 1] + math.pi) % (2 * math.pi) - math.pi
+        tangent = angles[n - 1] + weight * turn
+        cosines[n], sines[n] = math.cos(tangent), math.sin(tangent)
+    xs, ys = np.empty(count * samples), np.empty(count * samples)
+    for n in range(count):
+        after = (n + 1) % count
+        from_x, from_y, to_x, to_y = corners[n, 0], corners[n, 1], corners[after, 0], corners[after, 1]
+        out_x, out_y = from_x + lengths[n] * cosines[n], from_y + lengths[n] * sines[n]
+        in_x, in_y = to_x - lengths[n] * cosines[after], to_y - lengths[n] * sines[after]
+        for k in range(samples):
+            a, b, c, d = bernstein[0, k], bernstein[1, k], bernstein[2, k], bernstein[3, k]
+            xs[n * samples + k] = (((from_x * a + out_x * b) + in_x * c) + to_x * d) * width
+            ys[n * samples + k] = (((from_y * a + out_y * b) + in_y * c) + to_y * d) * height
+    return xs, ys
+
+
+@njit(nogil=True, cache=True)
+def _crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
+    """Find where a closed curve crosses the rows of pixel centres.
+
+    Returns
+    -------
+    first : (H + 1,) int64
+        Where the crossings of each row begin in `columns`.
+    columns : (K,) int64
+        Of each crossing the first pixel whose centre is not left of it, in order along the row.
+    """
+    first = np.zeros(height + 1, np.int64)
+    for n in range(xs.size):
+        low, high = _rows_between(ys[n - 1], ys[n], height)
+        for row in range(low, high):
+            first[row + 1] += 1
+    for row in range(height):
+        first[row + 1] += first[row]
+    filled = first[:-1].copy()
+    columns = np.empty(first[-1], np.int64)
+    for n in range(xs.size):
+        x, y = xs[n - 1], ys[n - 1]
+        low, high = _rows_between(y, ys[n], height)
+        for row in range(low, high):
+            at = x + (row + 0.5 - y) * (xs[n] - x) / (ys[n] - y)
+            column = min(max(math.ceil(at - 0.5), 0), width)
+            place = filled[row]
+            while place > first[row] and columns[place - 1] > column:
+                columns[place] = columns[place - 1]
+                place -= 1
+            columns[place] = column
+            filled[row] += 1
+    return first, columns
+
+
+@njit(nogil=True, cache=True)
+def _rows_between(start, stop, height):  # type: ignore[no-untyped-def]
+    """Return the range of rows whose centres lie between two heights, the lower one included, the upper one not."""
+    low, high = math.ceil(min(start, stop) - 0.5), math.ceil(max(start, stop) - 0.5)
+    return min(max(low, 0), height), min(max(high, 0), height)
