@@ -28,6 +28,8 @@ from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
 
 Layout = Literal["wsss4luad", "bcss-wsss", "luad-histoseg", "folders", "csv"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+ImageCodec = Literal["none", "zstd", "blosc-lz4"]
+IMAGE_CODECS: tuple[ImageCodec, ...] = get_args(ImageCodec)
 Stage = Literal["candidates", "training", "filter", "curation"]
 
 Positive = Annotated[int, Field(ge=1)]
@@ -186,6 +188,9 @@ class StoreSection(Section):
     """How composites lie in Zarr."""
 
     shard: Annotated[Positive, Field(description="composites a shard: the unit of work and of resuming")] = 256
+    image_codec: Annotated[
+        ImageCodec, Field(description="of images, in which noise leaves little to gain; all else is zstd")
+    ] = "none"
     zstd_level: Annotated[int, Field(ge=0, le=22)] = 1
 
 

@@ -6,6 +6,7 @@ by the tasks that need it: a worker that renders need not spend seconds, and hun
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,8 +28,10 @@ from synthpipe.records import STRATEGIES, Composite, Image, Mask, PatchRef, Stra
 from synthpipe.runtime import announce
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_range, read_samples, read_small, write_shard
+from synthpipe.storage.shards import ShardWriter, read_range, read_samples, read_small, write_shard
 from synthpipe.taxonomy import LOST
+
+_BLOCK = 32  # composites that are stored at once while others are rendered
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +88,45 @@ def prepare(bank: Path) -> None:
 
 
 def render_shard(task: ShardTask) -> int:
-    """Make a shard of composites and store it; return how many."""
+    """Make a shard of composites and store it; return how many.
+
+    A block of composites is stored while the next is rendered, so the worker's memory does not depend on the shard.
+    """
     pipeline = task.job.pipeline
-    size, (height, width) = pipeline.store.shard, pipeline.canvas
-    background = pipeline.taxonomy.background
+    size, canvas = pipeline.store.shard, pipeline.canvas
     recipes: list[str] = []
-    images = np.empty((size, height, width, 3), np.uint8)
-    masks = np.empty((size, height, width), np.uint8)
-    class_pixels = np.empty((size, background + 1), np.int32)
-    for number in range(size):
-        index = task.shard * size + number
-        composite = make_composite(task.job, task.strategy, task.purpose, index, images[number], masks[number])
-        recipes.append(recipe_to_json(composite.recipe))
-        count_classes(masks[number].reshape(-1), class_pixels[number])
+    class_pixels = np.empty((size, pipeline.taxonomy.background + 1), np.int32)
+    block = min(_BLOCK, size)
+    buffers = [(np.empty((block, *canvas, 3), np.uint8), np.empty((block, *canvas), np.uint8)) for _ in range(2)]
     group = open_group(_store(task), task.strategy, writable=True)
-    write_shard(array(group, "recipe"), task.shard, recipes)
-    write_shard(array(group, "class_pixels"), task.shard, class_pixels)
-    write_shard(array(group, "mask"), task.shard, masks)
-    write_shard(array(group, "image"), task.shard, images)
+    with (
+        ShardWriter(array(group, "mask"), task.shard) as mask_writer,
+        ShardWriter(array(group, "image"), task.shard) as image_writer,
+        ThreadPoolExecutor(1) as background,
+    ):
+
+        def store(images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> None:
+            mask_writer.write(masks)
+            image_writer.write(images)
+            image_writer.flush()
+
+        storing: Future[None] | None = None
+        for start in range(0, size, block):
+            images, masks = (buffer[: size - start] for buffer in buffers[start // block % 2])
+            for number, (image, mask) in enumerate(zip(images, masks, strict=True), start):
+                index = task.shard * size + number
+                composite = make_composite(task.job, task.strategy, task.purpose, index, image, mask)
+                recipes.append(recipe_to_json(composite.recipe))
+                count_classes(mask.reshape(-1), class_pixels[number])
+            if storing:
+                storing.result()
+            storing = background.submit(store, images, masks)
+        if storing:
+            storing.result()
+        write_shard(array(group, "recipe"), task.shard, recipes)
+        write_shard(array(group, "class_pixels"), task.shard, class_pixels)
+        mask_writer.commit()
+        image_writer.commit()
     return size
 
 

@@ -99,7 +99,7 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
     }
     create_group(path, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
     group = create_group(path, strategy, attributes)
-    ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(pipeline, count), store.shard, store.zstd_level)
+    ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(pipeline, count), store)
     missing = sorted(set(shards_of(count, store.shard)) - complete_in_all(group, CANDIDATE_ARRAYS))
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
     run_shards(state, f"{strategy} {purpose} composites", render_shard, tasks, len(missing) * store.shard)
@@ -116,7 +116,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
             "remove its p_real folder and build again"
         )
     model = {"model_sha256": sha256}
-    ensure_arrays(group, SCORE_ARRAYS, sizes_of(pipeline, count), store.shard, store.zstd_level, p_real=model)
+    ensure_arrays(group, SCORE_ARRAYS, sizes_of(pipeline, count), store, p_real=model)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
     tasks = (ShardTask(state.job, strategy, "candidate", shard) for shard in missing)
     run_shards(state, f"{strategy} scores", score_shard, tasks, len(missing) * store.shard)

@@ -30,7 +30,7 @@ def write_verdicts(state: BuildState, strategy: Strategy, verdicts: tuple[Verdic
     """Store the verdicts; candidates beyond the plan, made for settings that were changed since, are surplus."""
     pipeline, size = state.pipeline, state.pipeline.store.shard
     group = open_group(state.run.candidates, strategy, writable=True)
-    ensure_arrays(group, VERDICT_ARRAYS, sizes_of(pipeline, len(verdicts)), size, pipeline.store.zstd_level)
+    ensure_arrays(group, VERDICT_ARRAYS, sizes_of(pipeline, len(verdicts)), pipeline.store)
     shards = shards_of(array(group, "verdict").shape[0], size)
     codes = np.full(len(shards) * size, REASONS.index("surplus"), np.uint8)
     codes[: len(verdicts)] = [REASONS.index(verdict.reason) for verdict in verdicts]
@@ -54,7 +54,7 @@ def write_curated_set(
     donor_groups = _donor_groups(state, kept, found, groups)
     sizes = sizes_of(pipeline, len(kept)) | {"donor": donor_groups.shape[1]}
     target = create_group(state.run.curated, "", attributes)
-    ensure_arrays(target, CURATED_ARRAYS, sizes, size, pipeline.store.zstd_level)
+    ensure_arrays(target, CURATED_ARRAYS, sizes, pipeline.store)
     missing = sorted(set(shards_of(len(kept), size)) - complete_in_all(target, CURATED_ARRAYS))
 
     def tasks() -> Iterator[CuratedTask]:

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from synthpipe.config import StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.records import STRATEGIES, Reason
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of
@@ -26,16 +28,20 @@ REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "do
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One array of a store: its dimensions after ``sample``, dtype and fill value."""
+    """One array of a store: its dimensions after ``sample``, dtype and fill value.
+
+    With `sharded` a chunk is one sample, else a shard's worth; with `image` the codec is ``store.image_codec``.
+    """
 
     dimensions: tuple[str, ...]
     dtype: str
     fill_value: Any
     sharded: bool = False
+    image: bool = False
     attributes: Mapping[str, Any] | None = None
 
 
-_IMAGE = ArraySpec(("y", "x", "channel"), "uint8", 0, sharded=True)
+_IMAGE = ArraySpec(("y", "x", "channel"), "uint8", 0, sharded=True, image=True)
 _MASK = ArraySpec(("y", "x"), "uint8", LOST, sharded=True)
 _RECIPE = ArraySpec((), "str", "")
 _P_REAL = ArraySpec((), "float32", float("nan"))
@@ -87,8 +93,7 @@ def ensure_arrays(
     group: zarr.Group,
     specs: Mapping[str, ArraySpec],
     sizes: Mapping[str, int],
-    shard: int,
-    zstd_level: int,
+    store: StoreSection,
     **attributes: Mapping[str, Any],
 ) -> None:
     """Create the arrays of `specs`, and lengthen what the group has: all its arrays have one length.
@@ -103,10 +108,8 @@ def ensure_arrays(
         The arrays by name.
     sizes : mapping of str to int
         The length of every dimension; a group that is longer along ``sample`` stays so.
-    shard : int
-        Composites a shard.
-    zstd_level : int
-        Compression of every chunk.
+    store : StoreSection
+        Composites a shard, and the codecs of chunks.
     **attributes : mapping
         More attributes of an array, under its name.
     """
@@ -123,14 +126,22 @@ def ensure_arrays(
             name,
             shape=shape,
             dtype=spec.dtype,
-            chunks=(1 if spec.sharded else shard, *shape[1:]),
-            shards=(shard, *shape[1:]) if spec.sharded else None,
+            chunks=(1 if spec.sharded else store.shard, *shape[1:]),
+            shards=(store.shard, *shape[1:]) if spec.sharded else None,
             fill_value=spec.fill_value,
-            compressors=[ZstdCodec(level=zstd_level), Crc32cCodec()],
+            compressors=[*_compressors(spec, store), Crc32cCodec()],
             dimension_names=("sample", *spec.dimensions),
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes={**(spec.attributes or {}), **attributes.get(name, {})},
         )
+
+
+def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
+    if spec.image and store.image_codec == "none":
+        return []
+    if spec.image and store.image_codec == "blosc-lz4":
+        return [BloscCodec(typesize=1, cname="lz4", clevel=1, shuffle="bitshuffle")]
+    return [ZstdCodec(level=store.zstd_level)]
 
 
 def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozenset[int]:

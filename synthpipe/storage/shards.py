@@ -1,30 +1,135 @@
 """Writing whole shards, and listing which are there.
 
-One task encodes all samples of a shard and stores it as one object, atomically; nobody else touches it, and nothing is
-ever rewritten. A shard is always full: samples that lie beyond the array's length wait there until it is lengthened.
-So the objects themselves are the ledger of a run.
+One task encodes all samples of a shard and stores it as one object, atomically and durably; nobody else touches it, and
+nothing is ever rewritten. A shard is always full: samples that lie beyond the array's length wait there until it is
+lengthened. So the objects themselves are the ledger of a run.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import secrets
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
 
-import google_crc32c
 import numpy as np
 import zarr
-from numcodecs.vlen import VLenUTF8
-from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
-from zarr.abc.codec import Codec
-from zarr.codecs import ShardingCodec, ZstdCodec
+from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from synthpipe.errors import StoreError
+from synthpipe.storage.chunks import ChunkCodec, Samples, checksum
 
-Samples = NDArray[Any] | Sequence[str]
+
+class ShardWriter:
+    """Writes one shard of an array, some samples at a time, as one object that appears when it is complete.
+
+    A context manager: what was not committed leaves nothing behind. On a local disk the object is written as samples
+    come, is on the disk before it appears, and needs no memory of its own.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Where the shard belongs.
+    shard : int
+        Its number.
+    """
+
+    def __init__(self, array: zarr.Array[Any], shard: int) -> None:
+        self._name = f"{array.store_path}: shard {shard}"
+        self._target = array.store_path / _key(array, shard)
+        self._codec = ChunkCodec.of(array)
+        self._sharded = isinstance(array.metadata.codecs[0], ShardingCodec)  # type: ignore[union-attr]
+        self._size = shard_size(array)
+        self._lengths: list[int] = []
+        self._path = local_path(array, shard)
+        self._temporary = self._path and self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.partial")
+        self._file: BinaryIO = io.BytesIO()
+
+    def __enter__(self) -> ShardWriter:
+        if self._temporary:
+            try:
+                self._temporary.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._temporary.open("wb")
+            except OSError as error:
+                raise self._unwritable(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._temporary and self._temporary.exists():
+            try:
+                self._file.close()
+            finally:
+                self._temporary.unlink()
+
+    def write(self, samples: Samples) -> None:
+        """Add samples, in their order; an array that is not sharded takes all at once.
+
+        Raises
+        ------
+        StoreError
+            There is no room, or the place cannot be written.
+        """
+        parts = [samples[number : number + 1] for number in range(len(samples))] if self._sharded else [samples]
+        try:
+            for part in parts:
+                pieces = self._codec.encode(part)
+                for piece in pieces:
+                    self._file.write(piece)  # type: ignore[arg-type]  # arrays are buffers
+                self._lengths.append(sum(map(len, pieces)))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def flush(self) -> None:
+        """Have what was written reach the disk, so that `commit` need not wait for it.
+
+        Raises
+        ------
+        StoreError
+            There is no room.
+        """
+        if self._temporary:
+            try:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise self._unwritable(error) from error
+
+    def commit(self) -> None:
+        """Store the shard: from here on it counts as done.
+
+        Raises
+        ------
+        StoreError
+            It has not as many samples as a shard, or cannot be stored.
+        """
+        if self._sharded and len(self._lengths) != self._size:
+            raise StoreError(f"{self._name} takes {self._size} samples, got {len(self._lengths)}")
+        try:
+            if self._sharded:
+                self._file.write(_index(self._lengths))
+            if self._temporary and self._path:
+                self._file.flush()
+                os.fsync(self._file.fileno())  # or a power cut could leave the name of a shard, and not its bytes
+                self._file.close()
+                self._temporary.replace(self._path)
+            else:
+                assert isinstance(self._file, io.BytesIO)
+                sync(self._target.set(default_buffer_prototype().buffer.from_bytes(self._file.getvalue())))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> StoreError:
+        return StoreError(f"{self._target}: cannot be written: {error}; make room or mend it, then build again")
 
 
 def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
@@ -35,16 +140,11 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
     StoreError
         `samples` is not a whole shard, or the object cannot be stored.
     """
-    size = shard_size(array)
-    if len(samples) != size:
-        raise StoreError(f"{array.store_path}: shard {shard} takes {size} samples, got {len(samples)}")
-    codecs: Sequence[Codec] = array.metadata.codecs  # type: ignore[union-attr]
-    if isinstance(codecs[0], ShardingCodec):
-        level = _zstd_level(codecs[0].codecs)
-        payload = _join([_encode(samples[number : number + 1], level) for number in range(size)])
-    else:
-        payload = _encode(samples, _zstd_level(codecs))
-    _put(array, shard, payload)
+    if len(samples) != shard_size(array):
+        raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
+    with ShardWriter(array, shard) as writer:
+        writer.write(samples)
+        writer.commit()
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
@@ -104,40 +204,19 @@ def shards_of(length: int, size: int) -> range:
     return range(-(-length // size))
 
 
-def _encode(samples: Samples, zstd_level: int) -> bytes:
-    """Encode samples as the codecs of `schema` do: little-endian bytes or vlen-utf8, zstd, CRC-32C."""
-    if isinstance(samples, np.ndarray):
-        raw = np.ascontiguousarray(samples, samples.dtype.newbyteorder("<"))
-    else:
-        raw = VLenUTF8().encode(np.array(samples, dtype=object))
-    return _checksummed(bytes(Zstd(zstd_level).encode(raw)))
+def local_path(array: zarr.Array[Any], shard: int) -> Path | None:
+    """Return the file of a shard, or None where the store is not on a local disk."""
+    store = array.store_path.store
+    return Path(store.root, array.store_path.path, _key(array, shard)) if isinstance(store, LocalStore) else None
 
 
-def _join(chunks: Sequence[bytes]) -> bytes:
-    """Lay encoded chunks one after the other, and behind them the index: (offset, length) of each, checksummed."""
-    lengths = np.array([len(chunk) for chunk in chunks], "<u8")
-    offsets = np.concatenate([np.zeros(1, "<u8"), np.cumsum(lengths[:-1], dtype="<u8")])
-    index = np.stack([offsets, lengths], axis=1).astype("<u8")
-    return b"".join([*chunks, _checksummed(index.tobytes())])
-
-
-def _checksummed(data: bytes) -> bytes:
-    checksum: int = google_crc32c.value(data)
-    return data + checksum.to_bytes(4, "little")
-
-
-def _zstd_level(codecs: Sequence[Codec]) -> int:
-    return next(codec.level for codec in codecs if isinstance(codec, ZstdCodec))
+def _index(lengths: Sequence[int]) -> bytes:
+    """Return the index that ends a shard: (offset, length) of each chunk, checksummed."""
+    ends = np.cumsum(lengths, dtype="<u8")
+    index = np.stack([ends - np.array(lengths, "<u8"), np.array(lengths, "<u8")], axis=1).astype("<u8").tobytes()
+    return index + checksum(index)
 
 
 def _key(array: zarr.Array[Any], shard: int) -> str:
     key: str = array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1))
     return key
-
-
-def _put(array: zarr.Array[Any], shard: int, payload: bytes) -> None:
-    target = array.store_path / _key(array, shard)
-    try:
-        sync(target.set(default_buffer_prototype().buffer.from_bytes(payload)))
-    except OSError as error:
-        raise StoreError(f"{target}: cannot be written: {error}; make room or mend it, then build again") from error

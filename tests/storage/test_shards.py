@@ -8,6 +8,7 @@ import pytest
 import xarray
 import zarr
 
+from synthpipe.config import StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
@@ -22,12 +23,13 @@ from synthpipe.storage.shards import complete_shards, shard_size, shards_of, wri
 from synthpipe.taxonomy import LOST
 
 SHARD = 4
+STORE = StoreSection(shard=SHARD)
 
 
 def group_of(path: Path, length: int) -> zarr.Group:
     group = create_group(path, "mosaic", {"format_version": 1})
     sizes = {"sample": length, "y": 6, "x": 5, "channel": 3, "class_or_background": 4}
-    ensure_arrays(group, CANDIDATE_ARRAYS, sizes, SHARD, 1)
+    ensure_arrays(group, CANDIDATE_ARRAYS, sizes, STORE)
     return group
 
 
@@ -74,10 +76,10 @@ def test_lengthening_shows_the_samples_that_waited_and_rewrites_nothing(tmp_path
 
 def test_all_arrays_of_a_group_have_one_length(tmp_path: Path) -> None:
     group = group_of(tmp_path / "s.zarr", 6)
-    ensure_arrays(group, SCORE_ARRAYS, {"sample": 6}, SHARD, 1)
+    ensure_arrays(group, SCORE_ARRAYS, {"sample": 6}, STORE)
     write_shard(array(group, "p_real"), 0, np.ones(SHARD, np.float32))
     group_of(tmp_path / "s.zarr", 9)
-    ensure_arrays(group, VERDICT_ARRAYS, {"sample": 5}, SHARD, 1)
+    ensure_arrays(group, VERDICT_ARRAYS, {"sample": 5}, STORE)
     dataset = xarray.open_zarr(tmp_path / "s.zarr", group="mosaic", consolidated=False)
     assert dataset.sizes["sample"] == 9
     assert np.isnan(dataset.p_real.values[4:]).all() and (dataset.verdict.values == LOST).all()
