@@ -28,8 +28,8 @@ from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
 
 Layout = Literal["wsss4luad", "bcss-wsss", "luad-histoseg", "folders", "csv"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
-ImageCodec = Literal["none", "zstd", "blosc-lz4"]
-IMAGE_CODECS: tuple[ImageCodec, ...] = get_args(ImageCodec)
+Codec = Literal["none", "zstd", "blosc-lz4"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
 Stage = Literal["candidates", "training", "filter", "curation"]
 
 Positive = Annotated[int, Field(ge=1)]
@@ -188,10 +188,9 @@ class StoreSection(Section):
     """How composites lie in Zarr."""
 
     shard: Annotated[Positive, Field(description="composites a shard: the unit of work and of resuming")] = 256
-    image_codec: Annotated[
-        ImageCodec, Field(description="of images, in which noise leaves little to gain; all else is zstd")
-    ] = "none"
-    zstd_level: Annotated[int, Field(ge=0, le=22)] = 1
+    image_codec: Annotated[Codec, Field(description="of images; blosc-lz4 shuffles bits")] = "none"
+    mask_codec: Annotated[Codec, Field(description="of masks; blosc-lz4 does not shuffle")] = "blosc-lz4"
+    zstd_level: Annotated[int, Field(ge=0, le=22, description="wherever zstd is used, as in all small arrays")] = 1
 
 
 class Pipeline(Section):

@@ -6,7 +6,6 @@ by the tasks that need it: a worker that renders need not spend seconds, and hun
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +30,7 @@ from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import ShardWriter, read_range, read_samples, read_small, write_shard
 from synthpipe.taxonomy import LOST
 
-_BLOCK = 32  # composites that are stored at once while others are rendered
+_BLOCK = 32  # composites that are rendered before they are stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,39 +89,28 @@ def prepare(bank: Path) -> None:
 def render_shard(task: ShardTask) -> int:
     """Make a shard of composites and store it; return how many.
 
-    A block of composites is stored while the next is rendered, so the worker's memory does not depend on the shard.
+    A block of composites is stored before the next is rendered, so a worker's memory does not depend on the shard.
     """
     pipeline = task.job.pipeline
     size, canvas = pipeline.store.shard, pipeline.canvas
     recipes: list[str] = []
     class_pixels = np.empty((size, pipeline.taxonomy.background + 1), np.int32)
-    block = min(_BLOCK, size)
-    buffers = [(np.empty((block, *canvas, 3), np.uint8), np.empty((block, *canvas), np.uint8)) for _ in range(2)]
+    images, masks = np.empty((_BLOCK, *canvas, 3), np.uint8), np.empty((_BLOCK, *canvas), np.uint8)
     group = open_group(_store(task), task.strategy, writable=True)
     with (
         ShardWriter(array(group, "mask"), task.shard) as mask_writer,
         ShardWriter(array(group, "image"), task.shard) as image_writer,
-        ThreadPoolExecutor(1) as background,
     ):
-
-        def store(images: NDArray[np.uint8], masks: NDArray[np.uint8]) -> None:
-            mask_writer.write(masks)
-            image_writer.write(images)
-            image_writer.flush()
-
-        storing: Future[None] | None = None
-        for start in range(0, size, block):
-            images, masks = (buffer[: size - start] for buffer in buffers[start // block % 2])
-            for number, (image, mask) in enumerate(zip(images, masks, strict=True), start):
-                index = task.shard * size + number
+        for start in range(0, size, _BLOCK):
+            count = min(_BLOCK, size - start)
+            for number in range(count):
+                index = task.shard * size + start + number
+                image, mask = images[number], masks[number]
                 composite = make_composite(task.job, task.strategy, task.purpose, index, image, mask)
                 recipes.append(recipe_to_json(composite.recipe))
-                count_classes(mask.reshape(-1), class_pixels[number])
-            if storing:
-                storing.result()
-            storing = background.submit(store, images, masks)
-        if storing:
-            storing.result()
+                count_classes(mask.reshape(-1), class_pixels[start + number])
+            mask_writer.write(masks[:count])
+            image_writer.write(images[:count])
         write_shard(array(group, "recipe"), task.shard, recipes)
         write_shard(array(group, "class_pixels"), task.shard, class_pixels)
         mask_writer.commit()

@@ -10,6 +10,8 @@ import threading
 from typing import Literal
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import DTypeLike, NDArray
 
 from synthpipe.compose.bezier import render_bezier, sample_bezier
 from synthpipe.compose.donors import Donors
@@ -36,9 +38,19 @@ def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int) -> np
     Seed and strategy are the key; index and purpose are the high words of the counter, so streams are disjoint by
     2**128 draws.
     """
-    key = np.array([seed, _STRATEGY_WORD[strategy]], np.uint64)
+    key = _Key(np.array([seed, _STRATEGY_WORD[strategy]], np.uint64))
     counter = np.array([0, 0, index, _PURPOSE_WORD[purpose]], np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # documented
+
+
+class _Key(ISeedSequence):
+    """A Philox key as it is: one given by ``key=`` has NumPy read the system's entropy first, to no use."""
+
+    def __init__(self, key: NDArray[np.uint64]) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: DTypeLike = np.uint32) -> NDArray[np.uint32 | np.uint64]:
+        return self._key
 
 
 def sample(

@@ -118,11 +118,17 @@ def unpack(packed, image, mask):  # type: ignore[no-untyped-def]
 @njit(nogil=True, cache=True)
 def count_classes(mask, counts):  # type: ignore[no-untyped-def]
     """Count how often each class index occurs in (N,) uint8 `mask` into (C,) int32 `counts`."""
-    for label in range(counts.size):
-        number = np.int32(0)
-        for n in range(mask.size):
-            number += np.int32(mask[n] == label)
-        counts[label] = number
+    counts[:] = 0
+    words = mask[: mask.size // 8 * 8].view(np.uint64)
+    for n in range(words.size):
+        label = words[n] & 255
+        if words[n] == label * np.uint64(0x0101010101010101):  # nearly always: eight pixels of one class
+            counts[label] += 8
+        else:
+            for k in range(8 * n, 8 * n + 8):
+                counts[mask[k]] += 1
+    for k in range(8 * words.size, mask.size):
+        counts[mask[k]] += 1
 
 
 @njit(nogil=True, cache=True)

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import zarr
 from zarr.abc.codec import BytesBytesCodec
-from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 
-from synthpipe.config import StoreSection
+from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.records import STRATEGIES, Reason
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of
@@ -26,23 +26,25 @@ FORMAT_VERSION = 1
 REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus")
 
 
+Kind = Literal["image", "mask", "small"]
+
+
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
     """One array of a store: its dimensions after ``sample``, dtype and fill value.
 
-    With `sharded` a chunk is one sample, else a shard's worth; with `image` the codec is ``store.image_codec``.
+    Of images and masks a chunk is one sample, of what is small a shard's worth.
     """
 
     dimensions: tuple[str, ...]
     dtype: str
     fill_value: Any
-    sharded: bool = False
-    image: bool = False
+    kind: Kind = "small"
     attributes: Mapping[str, Any] | None = None
 
 
-_IMAGE = ArraySpec(("y", "x", "channel"), "uint8", 0, sharded=True, image=True)
-_MASK = ArraySpec(("y", "x"), "uint8", LOST, sharded=True)
+_IMAGE = ArraySpec(("y", "x", "channel"), "uint8", 0, "image")
+_MASK = ArraySpec(("y", "x"), "uint8", LOST, "mask")
 _RECIPE = ArraySpec((), "str", "")
 _P_REAL = ArraySpec((), "float32", float("nan"))
 
@@ -126,8 +128,8 @@ def ensure_arrays(
             name,
             shape=shape,
             dtype=spec.dtype,
-            chunks=(1 if spec.sharded else store.shard, *shape[1:]),
-            shards=(store.shard, *shape[1:]) if spec.sharded else None,
+            chunks=(store.shard if spec.kind == "small" else 1, *shape[1:]),
+            shards=None if spec.kind == "small" else (store.shard, *shape[1:]),
             fill_value=spec.fill_value,
             compressors=[*_compressors(spec, store), Crc32cCodec()],
             dimension_names=("sample", *spec.dimensions),
@@ -137,11 +139,17 @@ def ensure_arrays(
 
 
 def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
-    if spec.image and store.image_codec == "none":
+    choices: dict[Kind, Codec] = {"image": store.image_codec, "mask": store.mask_codec, "small": "zstd"}
+    codec = choices[spec.kind]
+    if codec == "none":
         return []
-    if spec.image and store.image_codec == "blosc-lz4":
-        return [BloscCodec(typesize=1, cname="lz4", clevel=1, shuffle="bitshuffle")]
+    if codec == "blosc-lz4":
+        # shuffled bits gather the noise of an image; a mask has none, and would lose its long runs
+        return [BloscCodec(typesize=1, cname="lz4", clevel=5, shuffle=_SHUFFLES[spec.kind])]
     return [ZstdCodec(level=store.zstd_level)]
+
+
+_SHUFFLES: Mapping[Kind, BloscShuffle] = {"image": BloscShuffle.bitshuffle, "mask": BloscShuffle.noshuffle}
 
 
 def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozenset[int]:

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -26,6 +27,8 @@ from zarr.storage import LocalStore
 
 from synthpipe.errors import StoreError
 from synthpipe.storage.chunks import ChunkCodec, Samples, checksum
+
+_SYNC_BYTES = 4 << 20  # no fewer are sent to the disk at once
 
 
 class ShardWriter:
@@ -52,6 +55,9 @@ class ShardWriter:
         self._path = local_path(array, shard)
         self._temporary = self._path and self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.partial")
         self._file: BinaryIO = io.BytesIO()
+        self._background = ThreadPoolExecutor(1)
+        self._syncing: Future[None] | None = None
+        self._unsynced = 0
 
     def __enter__(self) -> ShardWriter:
         if self._temporary:
@@ -65,6 +71,7 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._background.shutdown()
         if self._temporary and self._temporary.exists():
             try:
                 self._file.close()
@@ -86,23 +93,10 @@ class ShardWriter:
                 for piece in pieces:
                     self._file.write(piece)  # type: ignore[arg-type]  # arrays are buffers
                 self._lengths.append(sum(map(len, pieces)))
+                self._unsynced += self._lengths[-1]
+            self._sync_meanwhile()
         except OSError as error:
             raise self._unwritable(error) from error
-
-    def flush(self) -> None:
-        """Have what was written reach the disk, so that `commit` need not wait for it.
-
-        Raises
-        ------
-        StoreError
-            There is no room.
-        """
-        if self._temporary:
-            try:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                raise self._unwritable(error) from error
 
     def commit(self) -> None:
         """Store the shard: from here on it counts as done.
@@ -119,6 +113,8 @@ class ShardWriter:
                 self._file.write(_index(self._lengths))
             if self._temporary and self._path:
                 self._file.flush()
+                if self._syncing:
+                    self._syncing.result()
                 os.fsync(self._file.fileno())  # or a power cut could leave the name of a shard, and not its bytes
                 self._file.close()
                 self._temporary.replace(self._path)
@@ -127,6 +123,15 @@ class ShardWriter:
                 sync(self._target.set(default_buffer_prototype().buffer.from_bytes(self._file.getvalue())))
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def _sync_meanwhile(self) -> None:
+        """Have the disk write while the next samples are made: a thread that only waits for it costs no time."""
+        if self._temporary and self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            if self._syncing:
+                self._syncing.result()
+            self._unsynced = 0
+            self._file.flush()
+            self._syncing = self._background.submit(os.fsync, self._file.fileno())
 
     def _unwritable(self, error: OSError) -> StoreError:
         return StoreError(f"{self._target}: cannot be written: {error}; make room or mend it, then build again")

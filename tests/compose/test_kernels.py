@@ -77,10 +77,12 @@ def test_the_share_of_glass_is_that_of_the_window() -> None:
 
 
 def test_counting_counts_every_class() -> None:
-    mask = np.random.default_rng(0).integers(0, 6, 1001, dtype=np.uint8)
-    counts = np.zeros(5, np.int32)
-    count_classes(mask, counts)
-    assert counts.tolist() == np.bincount(mask)[:5].tolist()
+    for size in (1, 7, 8, 1001):
+        mask = np.sort(np.random.default_rng(0).integers(0, 6, size, dtype=np.uint8))
+        mask[size // 2 :: 3] = 2
+        counts = np.full(6, 99, np.int32)
+        count_classes(mask, counts)
+        assert counts.tolist() == np.bincount(mask, minlength=6).tolist()
 
 
 def test_packing_keeps_every_channel() -> None:
