@@ -186,18 +186,8 @@ class Composite:
 
 
 Reason = Literal["kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus"]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Whether composite `index` goes into the curated set, and why: one stable snake_case word."""
-
-    index: int
-    reason: Reason
-
-    @property
-    def keep(self) -> bool:
-        return self.reason == "kept"
+REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus")
+"""What can become of a candidate; its verdict is stored as the place in this list, which only ever grows."""
 
 
 def pack(image: Image, mask: Mask | int) -> PackedPixels:

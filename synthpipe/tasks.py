@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.compose import Donors, Purpose, generator, render, sample
+from synthpipe.compose import Donors, Purpose, donor_uses, generator, render, sample
 from synthpipe.compose.kernels import count_classes
 from synthpipe.compose.view import real_view
 from synthpipe.config import Pipeline
@@ -26,9 +26,9 @@ from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import STRATEGIES, Composite, Image, Mask, PatchRef, Strategy, recipe_to_json
 from synthpipe.runtime import announce
 from synthpipe.storage.run import RunDirectory, read_json
-from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import ShardWriter, read_range, read_samples, read_small, write_shard
-from synthpipe.taxonomy import LOST
+from synthpipe.storage.samples import SampleReader
+from synthpipe.storage.schema import CURATED_ARRAYS, array, open_group
+from synthpipe.storage.shards import ShardWriter, read_range, read_small, write_shard
 
 _BLOCK = 32  # composites that are rendered before they are stored
 
@@ -68,13 +68,11 @@ class TrainTask:
 
 @dataclass(frozen=True, slots=True)
 class CuratedTask:
-    """One shard of the curated set: for each sample its strategy, index, p(real) and donor groups."""
+    """One shard of the curated set: for each sample its strategy, and its index among the strategy's candidates."""
 
     job: Job
     shard: int
     origins: tuple[tuple[Strategy, int], ...]
-    p_real: tuple[float, ...]
-    donor_groups: NDArray[np.int32]
 
     def __repr__(self) -> str:
         return f"shard {self.shard} of the curated set"
@@ -95,6 +93,8 @@ def render_shard(task: ShardTask) -> int:
     size, canvas = pipeline.store.shard, pipeline.canvas
     recipes: list[str] = []
     class_pixels = np.empty((size, pipeline.taxonomy.background + 1), np.int32)
+    donors = np.empty((size, donor_uses(pipeline, task.strategy)), np.int32)
+    bank = _donors(task.job.bank)
     images, masks = np.empty((_BLOCK, *canvas, 3), np.uint8), np.empty((_BLOCK, *canvas), np.uint8)
     group = open_group(_store(task), task.strategy, writable=True)
     with (
@@ -109,10 +109,12 @@ def render_shard(task: ShardTask) -> int:
                 composite = make_composite(task.job, task.strategy, task.purpose, index, image, mask)
                 recipes.append(recipe_to_json(composite.recipe))
                 count_classes(mask.reshape(-1), class_pixels[start + number])
+                donors[start + number] = [bank.number(patch) for patch in composite.recipe.donors()]
             mask_writer.write(masks[:count])
             image_writer.write(images[:count])
         write_shard(array(group, "recipe"), task.shard, recipes)
         write_shard(array(group, "class_pixels"), task.shard, class_pixels)
+        write_shard(array(group, "donors"), task.shard, donors)
         mask_writer.commit()
         image_writer.commit()
     return size
@@ -196,46 +198,45 @@ def train(task: TrainTask) -> None:
 
 def write_curated_shard(task: CuratedTask) -> int:
     """Copy a shard's worth of kept candidates into the curated set; return how many."""
-    pipeline = task.job.pipeline
-    size, (height, width) = pipeline.store.shard, pipeline.canvas
-    recipes = [""] * size
-    images = np.zeros((size, height, width, 3), np.uint8)
-    masks = np.full((size, height, width), LOST, np.uint8)
-    labels = np.full((size, len(pipeline.classes)), LOST, np.uint8)
+    pipeline, run = task.job.pipeline, task.job.run
+    size, count = pipeline.store.shard, len(task.origins)
+    target = open_group(run.curated, writable=True)
+    shard: dict[str, NDArray[Any]] = {}
+    for name, spec in CURATED_ARRAYS.items():
+        shape = (size, *array(target, name).shape[1:])
+        shard[name] = np.full(shape, spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
+    shard["origin_strategy"][:count] = [STRATEGIES.index(strategy) for strategy, _ in task.origins]
+    shard["origin_index"][:count] = [index for _, index in task.origins]
     for strategy in pipeline.strategies:
         places = [place for place, (origin, _) in enumerate(task.origins) if origin == strategy]
         if not places:
             continue
         indices = [task.origins[place][1] for place in places]
-        group = open_group(task.job.run.candidates, strategy)
-        images[places] = read_samples(array(group, "image"), indices)
-        masks[places] = read_samples(array(group, "mask"), indices)
-        labels[places] = read_small(array(group, "class_pixels"), indices)[:, : len(pipeline.classes)] > 0
-        for place, recipe in zip(places, read_small(array(group, "recipe"), indices), strict=True):
-            recipes[place] = str(recipe)
-    target = open_group(task.job.run.curated, writable=True)
-    codes = [STRATEGIES.index(strategy) for strategy, _ in task.origins]
-    write_shard(array(target, "recipe"), task.shard, recipes)
-    write_shard(array(target, "labels"), task.shard, labels)
-    write_shard(array(target, "p_real"), task.shard, _padded(np.array(task.p_real, np.float32), size, np.nan))
-    write_shard(array(target, "origin_strategy"), task.shard, _padded(np.array(codes, np.uint8), size, LOST))
-    indices_of = np.array([index for _, index in task.origins], np.int64)
-    write_shard(array(target, "origin_index"), task.shard, _padded(indices_of, size, -1))
-    write_shard(array(target, "donor_groups"), task.shard, _padded(task.donor_groups, size, -1))
-    write_shard(array(target, "mask"), task.shard, masks)
-    write_shard(array(target, "image"), task.shard, images)
-    return len(task.origins)
+        group = open_group(run.candidates, strategy)
+        for name in ("image", "mask"):
+            shard[name][places] = SampleReader(array(group, name)).read_many(indices)
+        shard["recipe"][places] = read_small(array(group, "recipe"), indices)
+        shard["labels"][places] = read_small(array(group, "class_pixels"), indices)[:, : len(pipeline.classes)] > 0
+        if pipeline.filter.enabled:
+            shard["p_real"][places] = read_small(array(group, "p_real"), indices)
+        donors = read_small(array(group, "donors"), indices)
+        shard["donor_groups"][places, : donors.shape[1]] = _groups_of(donors, _group_numbers(task.job.bank))
+    for name in CURATED_ARRAYS:
+        write_shard(array(target, name), task.shard, shard[name])
+    return count
+
+
+def _groups_of(donors: NDArray[np.int32], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return (N, D) int32: in each row the groups that the donors of a composite come from, in order, then -1."""
+    groups = np.sort(np.where(donors >= 0, numbers[donors], -1), axis=1)
+    groups[:, 1:][groups[:, 1:] == groups[:, :-1]] = -1
+    return np.take_along_axis(groups, np.argsort(groups < 0, axis=1, kind="stable"), axis=1)
 
 
 def read_split(run: RunDirectory) -> dict[str, frozenset[str]]:
     """Return the groups on each side of the filter's split: ``train``, then ``validation``."""
     split = read_json(run.split_file)
     return {side: frozenset(split[side]) for side in ("train", "validation")}
-
-
-def _padded(samples: NDArray[Any], size: int, fill: float) -> NDArray[Any]:
-    missing = np.full((size - len(samples), *samples.shape[1:]), fill, samples.dtype)
-    return np.concatenate([samples, missing])
 
 
 def _spread(patches: list[PatchRef], limit: int) -> list[PatchRef]:
@@ -251,6 +252,13 @@ def _store(task: ShardTask) -> Path:
 @lru_cache(maxsize=1)
 def _donors(bank: Path) -> Donors:
     return Donors(*open_bank(bank))
+
+
+@lru_cache(maxsize=1)
+def _group_numbers(bank: Path) -> NDArray[np.int32]:
+    """Return the place of each donor's group among all donors' groups."""
+    groups = [donor.group for donor in _donors(bank).listed]
+    return np.unique(groups, return_inverse=True)[1].astype(np.int32)
 
 
 @lru_cache(maxsize=2)

@@ -27,9 +27,8 @@ from synthpipe.errors import CatalogError, FilterError, StaleRunError, StoreErro
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.records import STRATEGIES, recipe_from_json
+from synthpipe.records import REASONS, STRATEGIES, recipe_from_json
 from synthpipe.stages import build
-from synthpipe.storage.schema import REASONS
 from synthpipe.taxonomy import LOST
 from tests.conftest import DEMO, pipeline
 
@@ -44,7 +43,7 @@ SMALL = (
     "curation.max_candidates=80",
     "store.shard=8",
 )
-CANDIDATE_ARRAYS = ("image", "mask", "recipe", "class_pixels")
+CANDIDATE_ARRAYS = ("image", "mask", "recipe", "class_pixels", "donors")
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +189,7 @@ def test_a_finished_build_does_nothing(finished: tuple[Path, dict[str, Any]], pa
 def test_xarray_opens_a_run(finished: tuple[Path, dict[str, Any]]) -> None:
     dataset = xarray.open_zarr(finished[0] / "candidates.zarr", group="mosaic", consolidated=False)
     kept = dataset.isel(sample=(dataset.verdict == 0).values)
-    assert dict(kept.sizes) == {"sample": 12, "y": 32, "x": 32, "channel": 3, "class_or_background": 4}
+    assert dict(kept.sizes) == {"sample": 12, "y": 32, "x": 32, "channel": 3, "class_or_background": 4, "donor_use": 16}
     curated = xarray.open_zarr(finished[0] / "curated.zarr", consolidated=False)
     assert curated.mask.dtype == np.uint8 and curated.sizes["sample"] == 24
     assert np.array_equal(curated.p_real.values[:12], kept.p_real.values)

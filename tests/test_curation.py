@@ -2,14 +2,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from synthpipe.config import CurationSection
-from synthpipe.curation import Candidates, acceptance, judge, next_plan
+from synthpipe.curation import acceptance, assess, choose, next_plan
+from synthpipe.records import REASONS
 from tests.conftest import pipeline
 
 
@@ -17,46 +20,65 @@ def settings(*overrides: str) -> CurationSection:
     return pipeline("curation.rule=threshold", *(f"curation.{override}" for override in overrides)).curation
 
 
-def candidates(p_real: list[float], classes: int = 2, donors: list[tuple[str, ...]] | None = None) -> Candidates:
-    shares = np.zeros((len(p_real), 3))
-    shares[:, :classes] = 1 / classes
-    names = donors or [(f"{index}.png",) for index in range(len(p_real))]
-    return Candidates(np.array(p_real, np.float32), shares, names)
+def reasons(
+    p_real: Sequence[float],
+    rules: CurationSection,
+    wanted: int,
+    pixels: Sequence[int] = (50, 50, 0, 0),
+    donors: Sequence[Sequence[int]] = (),
+) -> list[str]:
+    """The verdicts of composites that all have the given pixels of three classes and background."""
+    scores = np.array(p_real, np.float32)
+    verdicts = assess(scores, np.array([pixels] * len(p_real), np.int32), rules)
 
+    def donors_of(indices: Sequence[int]) -> NDArray[np.int32]:
+        return np.array(donors, np.int32)[list(indices)]
 
-def reasons(found: Candidates, rules: CurationSection, wanted: int) -> list[str]:
-    return [verdict.reason for verdict in judge(found, rules, wanted)]
+    kept = choose(verdicts, scores, rules, wanted, donors_of)
+    found: list[str] = [REASONS[verdict] for verdict in verdicts]
+    assert kept == found.count("kept")
+    return found
 
 
 def test_the_first_that_score_above_the_threshold_are_kept() -> None:
-    found = reasons(candidates([0.9, 0.5, 0.51, 0.2, 0.99]), settings(), 2)
+    found = reasons([0.9, 0.5, 0.51, 0.2, 0.99], settings(), 2)
     assert found == ["kept", "looks_synthetic", "kept", "looks_synthetic", "surplus"]
 
 
 def test_top_k_keeps_the_best_whatever_they_score() -> None:
-    found = reasons(candidates([0.1, 0.3, 0.2, 0.3, 0.05]), settings("rule=top_k"), 2)
+    found = reasons([0.1, 0.3, 0.2, 0.3, 0.05], settings("rule=top_k"), 2)
     assert found == ["surplus", "kept", "surplus", "kept", "surplus"]
+    assert reasons([0.1, 0.3, 0.3], settings("rule=top_k"), 1) == ["surplus", "kept", "surplus"]
 
 
 def test_without_scores_all_are_good_enough() -> None:
-    found = candidates([math.nan] * 3)
-    assert reasons(found, settings(), 2) == ["kept", "kept", "surplus"]
-    assert math.isnan(acceptance(found, settings()))
+    assert reasons([math.nan] * 3, settings(), 2) == ["kept", "kept", "surplus"]
+    assert math.isnan(acceptance(np.full(3, math.nan, np.float32), settings()))
 
 
 def test_composites_of_one_class_are_left_out() -> None:
-    assert reasons(candidates([0.9], classes=1), settings(), 1) == ["too_few_classes"]
-    assert reasons(candidates([0.9], classes=1), settings("min_classes=1"), 1) == ["kept"]
-    sliver = Candidates(np.array([0.9], np.float32), np.array([[0.995, 0.005, 0.0]]), [("a",)])
-    assert reasons(sliver, settings(), 1) == ["too_few_classes"]
-    assert reasons(sliver, settings("min_class_share=0"), 1) == ["kept"]
+    assert reasons([0.9], settings(), 1, (80, 0, 0, 20)) == ["too_few_classes"]
+    assert reasons([0.9], settings("min_classes=1"), 1, (80, 0, 0, 20)) == ["kept"]
+    assert reasons([0.9], settings("min_classes=1"), 1, (0, 0, 0, 100)) == ["too_few_classes"]
+    assert reasons([0.9], settings(), 1, (995, 5, 0, 0)) == ["too_few_classes"]
+    assert reasons([0.9], settings("min_class_share=0"), 1, (995, 5, 0, 0)) == ["kept"]
 
 
-def test_a_donor_serves_no_more_kept_composites_than_allowed() -> None:
-    found = candidates([0.9, 0.1, 0.9, 0.9], donors=[("a", "b"), ("a", "b"), ("a", "c"), ("c", "d")])
-    assert reasons(found, settings("max_donor_uses=1"), 4) == ["kept", "looks_synthetic", "donor_overused", "kept"]
-    twice = candidates([0.9, 0.9], donors=[("a", "a"), ("a", "b")])
-    assert reasons(twice, settings("max_donor_uses=1"), 4) == ["donor_overused", "kept"]
+@pytest.mark.parametrize("rule", ["threshold", "top_k"])
+def test_a_donor_serves_no_more_kept_composites_than_allowed(rule: str) -> None:
+    once = settings("max_donor_uses=1", f"rule={rule}", "threshold=0.3")
+    found = reasons([0.9, 0.8, 0.7], once, 4, donors=[(0, 1), (0, 2), (2, 3)])
+    assert found == ["kept", "donor_overused", "kept"]
+    assert reasons([0.9, 0.9], once, 4, donors=[(0, 0), (0, -1)]) == ["donor_overused", "kept"]
+    assert reasons([0.9, 0.9], once, 4, donors=[(-1, -1), (-1, -1)]) == ["kept", "kept"]
+    assert reasons([0.9, 0.9, 0.9], once, 1, donors=[(0, 1), (0, 1), (2, 3)]) == ["kept", "surplus", "surplus"]
+
+
+def test_limits_hold_over_many_composites() -> None:
+    donors = np.random.default_rng(0).integers(0, 40, (3000, 4))
+    found = reasons([0.9] * 3000, settings("max_donor_uses=50"), 3000, donors=donors.tolist())
+    kept = donors[np.array(found) == "kept"]
+    assert np.bincount(kept.ravel()).max() == 50 and 450 < len(kept) <= 500
 
 
 @given(
@@ -65,17 +87,15 @@ def test_a_donor_serves_no_more_kept_composites_than_allowed() -> None:
     st.integers(1, 60),
 )
 def test_a_longer_plan_keeps_the_same_ones(p_real: list[float], wanted: int, cut: int) -> None:
-    full, part = candidates(p_real), candidates(p_real[:cut])
-    kept = [verdict.index for verdict in judge(full, settings(), wanted) if verdict.keep]
-    earlier = [verdict.index for verdict in judge(part, settings(), wanted) if verdict.keep]
+    full, part = (reasons(scores, settings(), wanted) for scores in (p_real, p_real[:cut]))
+    kept = [index for index, reason in enumerate(full) if reason == "kept"]
+    earlier = [index for index, reason in enumerate(part) if reason == "kept"]
     assert kept[: len(earlier)] == earlier
-    counts = Counter(verdict.reason for verdict in judge(full, settings(), wanted))
-    assert sum(counts.values()) == len(p_real)
-    assert counts["kept"] == min(wanted, sum(p > 0.5 for p in p_real))
+    assert Counter(full)["kept"] == min(wanted, sum(p > 0.5 for p in p_real))
 
 
 def test_acceptance_is_the_share_above_the_threshold() -> None:
-    assert acceptance(candidates([0.4, 0.6, 0.7, 0.5]), settings()) == 0.5
+    assert acceptance(np.array([0.4, 0.6, 0.7, 0.5], np.float32), settings()) == 0.5
 
 
 @given(st.integers(1, 10**6), st.floats(0, 1), st.integers(1, 10**6), st.integers(1, 10**7))

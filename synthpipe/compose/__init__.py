@@ -26,7 +26,7 @@ Purpose = Literal["candidate", "filter", "view"]
 _STRATEGY_WORD: dict[Strategy, int] = {"mosaic": 1, "bezier": 2}
 _PURPOSE_WORD: dict[Purpose, int] = {"candidate": 0, "filter": 1, "view": 2}
 
-__all__ = ["Donors", "Purpose", "generator", "render", "sample"]
+__all__ = ["Donors", "Purpose", "donor_uses", "generator", "render", "sample"]
 
 
 _buffers = threading.local()
@@ -51,6 +51,13 @@ class _Key(ISeedSequence):
 
     def generate_state(self, n_words: int, dtype: DTypeLike = np.uint32) -> NDArray[np.uint32 | np.uint64]:
         return self._key
+
+
+def donor_uses(pipeline: Pipeline, strategy: Strategy) -> int:
+    """Return how many donors' pixels feed one composite, a donor counted as often as it is used."""
+    if strategy == "bezier" or pipeline.mosaic is None:
+        return 2
+    return 4 * pipeline.mosaic.grid[0] * pipeline.mosaic.grid[1]
 
 
 def sample(

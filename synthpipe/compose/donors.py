@@ -27,8 +27,9 @@ class Donors:
     """
 
     def __init__(self, donors: Iterable[Donor], bank: PackedPixels | None = None) -> None:
-        listed = tuple(donors)
+        self.listed = listed = tuple(donors)
         self.bank = _read_only(_pack_all(listed) if bank is None else bank)
+        self._numbers = {donor.id: number for number, donor in enumerate(listed)}
         sizes = [donor.image.shape[:2] for donor in listed]
         starts = np.cumsum([0, *(height * width for height, width in sizes)]).tolist()
         self._places = {
@@ -64,6 +65,10 @@ class Donors:
         chosen = copy.copy(self)
         chosen._order([donor for donor in self._all if donor.group in groups])
         return chosen
+
+    def number(self, patch: str) -> int:
+        """Return the place of a donor among all that the bank holds, in the bank's order."""
+        return self._numbers[patch]
 
     def place(self, patch: str) -> tuple[int, int, int]:
         """Return where a donor's pixels begin in the bank, and its height and width."""

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from synthpipe.config import Pipeline
-from synthpipe.curation import Candidates
 from synthpipe.errors import StaleRunError
 from synthpipe.patches.bank import build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
-from synthpipe.records import Strategy, Verdict
 from synthpipe.runtime import available_cores, local_client
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
@@ -122,15 +120,9 @@ def _make_curated_set(state: BuildState) -> None:
     pipeline = state.pipeline
     if pipeline.filter.enabled:
         make_filters(state)
-    found: dict[Strategy, Candidates] = {}
-    verdicts: dict[Strategy, tuple[Verdict, ...]] = {}
-    for strategy in pipeline.strategies:
-        found[strategy], verdicts[strategy] = make_candidates(state, strategy)
+    verdicts = {strategy: make_candidates(state, strategy) for strategy in pipeline.strategies}
     with timed(state.journal, "curated set"):
         for strategy in pipeline.strategies:
             write_verdicts(state, strategy, verdicts[strategy])
-        kept = [
-            (strategy, verdict) for strategy in pipeline.strategies for verdict in verdicts[strategy] if verdict.keep
-        ]
-        write_curated_set(state, kept, found)
+        write_curated_set(state, verdicts)
     state.journal["finished"] = True

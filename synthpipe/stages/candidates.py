@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 
 from synthpipe.compose import Purpose
-from synthpipe.curation import Candidates, acceptance, first_plan, judge, next_plan
+from synthpipe.config import CurationSection
+from synthpipe.curation import Verdicts, acceptance, assess, choose, code, first_plan, next_plan
 from synthpipe.errors import FilterError, StaleRunError
 from synthpipe.filtering.report import load_report
-from synthpipe.records import Reason, Strategy, Verdict, recipe_from_json
+from synthpipe.records import REASONS, Reason, Strategy
 from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.state import BuildState, journal_entry, run_shards, sizes_of, timed
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
     FORMAT_VERSION,
-    REASONS,
     SCORE_ARRAYS,
     array,
     complete_in_all,
@@ -26,8 +26,10 @@ from synthpipe.storage.schema import (
     open_group,
     taxonomy_attributes,
 )
-from synthpipe.storage.shards import complete_shards, read_range, shards_of
+from synthpipe.storage.shards import complete_shards, read_range, read_small, shards_of
 from synthpipe.tasks import ShardTask, TrainTask, check_network, render_shard, score_shard, train
+
+_SHARDS_AT_ONCE = 16  # that are read together
 
 
 def make_filters(state: BuildState) -> None:
@@ -60,7 +62,7 @@ def make_filters(state: BuildState) -> None:
         )
 
 
-def make_candidates(state: BuildState, strategy: Strategy) -> tuple[Candidates, tuple[Verdict, ...]]:
+def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
     """Render, score and judge candidates; while too few are kept, extend the plan, within its bound."""
     settings = state.pipeline.curation
     wanted, bound = settings.wanted[strategy], settings.max_candidates[strategy]
@@ -71,11 +73,8 @@ def make_candidates(state: BuildState, strategy: Strategy) -> tuple[Candidates, 
         if state.pipeline.filter.enabled:
             with timed(state.journal, f"{strategy} scores"):
                 _score(state, strategy, planned)
-        candidates = _read_candidates(state, strategy, planned)
-        verdicts = judge(candidates, settings, wanted)
-        _record(state, strategy, candidates, verdicts)
-        _check_acceptance(state, strategy, candidates)
-        kept = sum(verdict.keep for verdict in verdicts)
+        with timed(state.journal, f"{strategy} verdicts"):
+            verdicts, kept = _judge(state, strategy, planned)
         following = next_plan(planned, kept, wanted, bound)
         if following == planned:
             break
@@ -83,7 +82,7 @@ def make_candidates(state: BuildState, strategy: Strategy) -> tuple[Candidates, 
         planned = following
     if kept < wanted:
         raise FilterError(_shortfall(strategy, verdicts, wanted))
-    return candidates, verdicts
+    return verdicts
 
 
 def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int) -> None:
@@ -99,7 +98,7 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
     }
     create_group(path, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
     group = create_group(path, strategy, attributes)
-    ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(pipeline, count), store)
+    ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(pipeline, count, strategy), store)
     missing = sorted(set(shards_of(count, store.shard)) - complete_in_all(group, CANDIDATE_ARRAYS))
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
     run_shards(state, f"{strategy} {purpose} composites", render_shard, tasks, len(missing) * store.shard)
@@ -122,33 +121,42 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
     run_shards(state, f"{strategy} scores", score_shard, tasks, len(missing) * store.shard)
 
 
-def _read_candidates(state: BuildState, strategy: Strategy, count: int) -> Candidates:
-    group = open_group(state.run.candidates, strategy)
-    class_pixels = read_range(array(group, "class_pixels"), 0, count)
-    class_shares = class_pixels[:, : len(state.pipeline.classes)] / class_pixels[0].sum()
-    if state.pipeline.filter.enabled:
-        p_real = read_range(array(group, "p_real"), 0, count)
-    else:
-        p_real = np.full(count, math.nan, np.float32)
-    recipes = [recipe_from_json(str(text)) for text in read_range(array(group, "recipe"), 0, count)]
-    return Candidates(p_real, class_shares, [tuple(recipe.donors()) for recipe in recipes])
-
-
-def _check_acceptance(state: BuildState, strategy: Strategy, candidates: Candidates) -> None:
-    settings = state.pipeline.curation
-    rate = acceptance(candidates, settings)
+def _judge(state: BuildState, strategy: Strategy, count: int) -> tuple[Verdicts, int]:
+    """Return the verdicts of the first `count` candidates, and how many are kept; write both into the journal."""
+    settings, group = state.pipeline.curation, open_group(state.run.candidates, strategy)
+    p_real, verdicts = np.full(count, math.nan, np.float32), np.empty(count, np.uint8)
+    for block in _blocks(count, state.pipeline.store.shard):
+        if state.pipeline.filter.enabled:
+            p_real[block] = read_range(array(group, "p_real"), block.start, block.stop)
+        class_pixels = read_range(array(group, "class_pixels"), block.start, block.stop)
+        verdicts[block] = assess(p_real[block], class_pixels, settings)
+    rate = acceptance(p_real, settings)
+    donors = array(group, "donors")
+    kept = choose(verdicts, p_real, settings, settings.wanted[strategy], lambda indices: read_small(donors, indices))
+    _record(state, strategy, verdicts, rate)
     if settings.rule == "threshold" and rate < settings.min_acceptance:
-        raise FilterError(
-            f"the {strategy} filter accepts {rate:.2%} of {len(candidates)} candidates, less than "
-            f"curation.min_acceptance ({settings.min_acceptance:.2%}). Finished work is kept; build again with one of\n"
-            f"  --set curation.threshold=...   lower than {settings.threshold}\n"
-            "  --set curation.rule=top_k      the best of the candidates, whatever they score\n"
-            "  --set filter.enabled=false     all candidates"
-        )
+        raise FilterError(_too_strict(strategy, settings, rate, count))
+    return verdicts, kept
 
 
-def _shortfall(strategy: Strategy, verdicts: tuple[Verdict, ...], wanted: int) -> str:
-    counts = Counter(verdict.reason for verdict in verdicts)
+def _blocks(count: int, shard: int) -> Iterator[slice]:
+    """Cut `count` candidates into parts of some whole shards."""
+    size = _SHARDS_AT_ONCE * shard
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def _too_strict(strategy: Strategy, settings: CurationSection, rate: float, count: int) -> str:
+    return (
+        f"the {strategy} filter accepts {rate:.2%} of {count} candidates, less than "
+        f"curation.min_acceptance ({settings.min_acceptance:.2%}). Finished work is kept; build again with one of\n"
+        f"  --set curation.threshold=...   lower than {settings.threshold}\n"
+        "  --set curation.rule=top_k      the best of the candidates, whatever they score\n"
+        "  --set filter.enabled=false     all candidates"
+    )
+
+
+def _shortfall(strategy: Strategy, verdicts: Verdicts, wanted: int) -> str:
+    counts = dict(zip(REASONS, np.bincount(verdicts, minlength=len(REASONS)).tolist(), strict=True))
     cures: dict[Reason, str] = {
         "looks_synthetic": "curation.threshold=... lower, or curation.rule=top_k",
         "too_few_classes": "curation.min_classes=... or curation.min_class_share=... lower",
@@ -165,21 +173,29 @@ def _shortfall(strategy: Strategy, verdicts: tuple[Verdict, ...], wanted: int) -
     )
 
 
-def _record(state: BuildState, strategy: Strategy, candidates: Candidates, verdicts: tuple[Verdict, ...]) -> None:
+def _record(state: BuildState, strategy: Strategy, verdicts: Verdicts, rate: float) -> None:
     """Write into the journal what became of a strategy's candidates."""
-    rate = acceptance(candidates, state.pipeline.curation)
-    kept = [verdict.index for verdict in verdicts if verdict.keep]
-    uses = Counter(donor for index in kept for donor in set(candidates.donors[index]))
-    shares = candidates.class_shares[kept].sum(axis=0)
-    names = state.pipeline.taxonomy.names
+    group, donors = open_group(state.run.candidates, strategy), len(state.catalog.donors)
+    pixels = np.zeros(len(state.pipeline.classes) + 1, np.int64)
+    uses = np.zeros(donors, np.int64)
+    for block in _blocks(len(verdicts), state.pipeline.store.shard):
+        kept = verdicts[block] == code("kept")
+        if kept.any():
+            pixels += read_range(array(group, "class_pixels"), block.start, block.stop)[kept].sum(axis=0)
+            # a composite may use a donor several times, and counts once
+            drawn = np.sort(read_range(array(group, "donors"), block.start, block.stop)[kept], axis=1)
+            first = np.diff(drawn, axis=1, prepend=-1) != 0
+            uses += np.bincount(drawn[first & (drawn >= 0)], minlength=donors)
+    counts = np.bincount(verdicts, minlength=len(REASONS)).tolist()
+    shares = (pixels / max(1, pixels.sum())).tolist()
     journal_entry(state, strategy).update(
-        candidates=len(candidates),
+        candidates=len(verdicts),
         acceptance=None if math.isnan(rate) else rate,
-        verdicts={reason: sum(verdict.reason == reason for verdict in verdicts) for reason in REASONS},
-        class_share={name: float(share) for name, share in zip(names, shares / max(1, len(kept)), strict=True)},
+        verdicts=dict(zip(REASONS, counts, strict=True)),
+        class_share=dict(zip(state.pipeline.taxonomy.names, shares[:-1], strict=True)),
         donors={
-            "available": len(state.catalog.donors),
-            "used": len(uses),
-            "most_composites_of_one": max(uses.values(), default=0),
+            "available": donors,
+            "used": int(np.count_nonzero(uses)),
+            "most_composites_of_one": int(uses.max(initial=0)),
         },
     )

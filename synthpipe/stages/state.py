@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from synthpipe.compose import donor_uses
 from synthpipe.config import Pipeline
 from synthpipe.patches.catalog import Catalog
 from synthpipe.records import Strategy
@@ -52,8 +53,8 @@ def run_shards(state: BuildState, title: str, function: Callable[[Any], int], ta
             advance(done)
 
 
-def sizes_of(pipeline: Pipeline, count: int) -> dict[str, int]:
-    """Return the length of every dimension of `count` composites."""
+def sizes_of(pipeline: Pipeline, count: int, *strategies: Strategy) -> dict[str, int]:
+    """Return the length of every dimension of `count` composites of some strategies."""
     classes = len(pipeline.classes)
     height, width = pipeline.canvas
     return {
@@ -63,6 +64,7 @@ def sizes_of(pipeline: Pipeline, count: int) -> dict[str, int]:
         "channel": 3,
         "class": classes,
         "class_or_background": classes + 1,
+        "donor_use": max((donor_uses(pipeline, strategy) for strategy in strategies), default=0),
     }
 
 

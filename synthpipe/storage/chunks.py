@@ -56,9 +56,10 @@ class ChunkCodec:
         codecs: Sequence[Codec] = array.metadata.codecs  # type: ignore[union-attr]
         if isinstance(codecs[0], ShardingCodec):
             codecs = codecs[0].codecs
-        first, *middle, last = codecs
-        known = isinstance(first, BytesCodec | VLenUTF8Codec) and isinstance(last, Crc32cCodec) and len(middle) <= 1
-        if not known or not all(isinstance(codec, ZstdCodec | BloscCodec) for codec in middle):
+        first, *others = codecs
+        middle = [codec for codec in others if isinstance(codec, ZstdCodec | BloscCodec)]
+        known = isinstance(first, BytesCodec | VLenUTF8Codec) and len(middle) == len(others) - 1 <= 1
+        if not (known and isinstance(others[-1], Crc32cCodec)):
             names = ", ".join(type(codec).__name__ for codec in codecs)
             raise StoreError(f"{array.store_path}: has codecs {names}; expected what `synthpipe build` writes")
         return cls(isinstance(first, VLenUTF8Codec), _compressor(middle[0]) if middle else None)
@@ -70,10 +71,11 @@ class ChunkCodec:
 
     def encode(self, samples: Samples) -> list[Bytes]:
         """Return a chunk as pieces of bytes, to be stored one after the other; arrays are not copied."""
-        if isinstance(samples, np.ndarray):
-            payload: Bytes = np.ascontiguousarray(samples, samples.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
+        if self.text:
+            payload: Bytes = bytes(VLenUTF8().encode(np.asarray(samples, dtype=object)))
         else:
-            payload = bytes(VLenUTF8().encode(np.array(samples, dtype=object)))
+            numbers = np.asarray(samples)
+            payload = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
         if self.compressor:
             payload = bytes(self.compressor.encode(payload))
         return [payload, checksum(payload)]

@@ -10,7 +10,8 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import zarr
@@ -23,6 +24,17 @@ from synthpipe.storage.shards import local_path, shard_size
 
 _OPEN_FILES = 32
 _MISSING = 2**64 - 1  # in a shard's index: a chunk that was never written
+
+
+class _OpenFile:
+    """A file to read from, closed when the last who uses it lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
 
 class SampleReader:
@@ -60,7 +72,7 @@ class SampleReader:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._files: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
         self._indices: dict[int, NDArray[np.uint64] | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -116,13 +128,13 @@ class SampleReader:
                 "again: only its shard is made anew"
             ) from error
 
-    def _read_chunk(self, file: BinaryIO, offset: int, length: int, out: NDArray[Any]) -> None:
+    def _read_chunk(self, file: _OpenFile, offset: int, length: int, out: NDArray[Any]) -> None:
         stored = bytearray(CHECKSUM_BYTES)
         if self._codec.stored_as_is:
             payload = out.reshape(-1).view(np.uint8)
         else:
             payload = np.empty(length - CHECKSUM_BYTES, np.uint8)
-        found = os.preadv(file.fileno(), [payload, stored], offset)  # type: ignore[list-item]  # arrays are buffers
+        found = os.preadv(file.descriptor, [payload, stored], offset)  # type: ignore[list-item]  # arrays are buffers
         if found != length or found != payload.size + CHECKSUM_BYTES:
             raise ValueError(f"has {found} bytes, expected {payload.size + CHECKSUM_BYTES}")
         if checksum(payload) != stored:
@@ -130,7 +142,7 @@ class SampleReader:
         if not self._codec.stored_as_is:
             self._codec.decode(payload, out)
 
-    def _open(self, shard: int) -> tuple[BinaryIO | None, NDArray[np.uint64] | None]:
+    def _open(self, shard: int) -> tuple[_OpenFile | None, NDArray[np.uint64] | None]:
         """Return a shard's file and index, both None where it is not stored; the last few files stay open."""
         with self._lock:
             file = self._files.get(shard)
@@ -142,21 +154,21 @@ class SampleReader:
             path = local_path(self._array, shard)
             assert path
             try:
-                file = path.open("rb", buffering=0)
+                file = _OpenFile(path)
             except FileNotFoundError:
                 self._indices[shard] = None
                 return None, None
             if shard not in self._indices:
-                self._indices[shard] = self._read_index(file)
+                self._indices[shard] = self._read_index(file, path)
             self._files[shard] = file
             if len(self._files) > _OPEN_FILES:
-                self._files.popitem(last=False)  # closed when the last reader lets go of it
+                self._files.popitem(last=False)
             return file, self._indices[shard]
 
-    def _read_index(self, file: BinaryIO) -> NDArray[np.uint64]:
+    def _read_index(self, file: _OpenFile, path: Path) -> NDArray[np.uint64]:
         size = 16 * self._shard_size
-        start = os.fstat(file.fileno()).st_size - size - CHECKSUM_BYTES
-        data: Bytes = os.pread(file.fileno(), size + CHECKSUM_BYTES, max(start, 0))
+        start = os.fstat(file.descriptor).st_size - size - CHECKSUM_BYTES
+        data: Bytes = os.pread(file.descriptor, size + CHECKSUM_BYTES, max(start, 0))
         if start < 0 or checksum(data[:size]) != data[size:]:
-            raise StoreError(f"{file.name}: damaged: its index is; remove this object and build again")
+            raise StoreError(f"{path}: damaged: its index is; remove this object and build again")
         return np.frombuffer(data[:size], "<u8").reshape(-1, 2)

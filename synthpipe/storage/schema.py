@@ -18,12 +18,11 @@ from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 
 from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
-from synthpipe.records import STRATEGIES, Reason
+from synthpipe.records import REASONS, STRATEGIES
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of
 from synthpipe.taxonomy import LOST, Taxonomy
 
 FORMAT_VERSION = 1
-REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus")
 
 
 Kind = Literal["image", "mask", "small"]
@@ -51,6 +50,7 @@ _P_REAL = ArraySpec((), "float32", float("nan"))
 CANDIDATE_ARRAYS: Mapping[str, ArraySpec] = {
     "recipe": _RECIPE,
     "class_pixels": ArraySpec(("class_or_background",), "int32", -1),
+    "donors": ArraySpec(("donor_use",), "int32", -1),
     "mask": _MASK,
     "image": _IMAGE,
 }
@@ -75,7 +75,7 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
         attributes={"flag_values": list(range(len(STRATEGIES))), "flag_meanings": " ".join(STRATEGIES)},
     ),
     "origin_index": ArraySpec((), "int64", -1),
-    "donor_groups": ArraySpec(("donor",), "int32", -1),
+    "donor_groups": ArraySpec(("donor_use",), "int32", -1),
     "mask": _MASK,
     "image": _IMAGE,
 }

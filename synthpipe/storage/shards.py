@@ -174,14 +174,6 @@ def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
         ) from error
 
 
-def read_samples(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
-    """Return the samples at `indices`, in their order.
-
-    One read a sample: zarr's orthogonal selection takes twenty times as long on sharded arrays.
-    """
-    return np.concatenate([read_range(array, index, index + 1) for index in indices])
-
-
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
     """Return the samples at `indices` of an array that holds a shard's worth in a chunk: each chunk is read once."""
     size = shard_size(array)

@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from synthpipe.config import StoreSection
+from synthpipe.errors import StoreError
+from synthpipe.storage import samples as samples_module
+from synthpipe.storage.samples import SampleReader
+from synthpipe.storage.schema import array, open_group
+from tests.storage.test_shards import SHARD, group_of, samples, write
+
+COUNT = 10 * SHARD
+
+
+@pytest.fixture(params=["none", "zstd", "blosc-lz4"])
+def group(request: pytest.FixtureRequest, tmp_path: Path) -> zarr.Group:
+    """Ten shards; the last sample lies beyond the array's length."""
+    group = group_of(tmp_path / "s.zarr", COUNT - 1, StoreSection(shard=SHARD, image_codec=request.param))
+    for shard in range(10):
+        write(group, shard, samples(COUNT))
+    return open_group(tmp_path / "s.zarr", "mosaic")
+
+
+def test_samples_equal_those_of_zarr(group: zarr.Group) -> None:
+    for name in ("image", "mask"):
+        reader, expected = SampleReader(array(group, name)), np.asarray(array(group, name)[:])
+        assert reader.shape == expected.shape and reader.dtype == expected.dtype and len(reader) == COUNT - 1
+        order = np.random.default_rng(0).permutation(len(reader)).tolist()
+        assert np.array_equal(reader.read_many(order), expected[order])
+        assert np.array_equal(reader[-1], expected[-1])
+        out = np.zeros((2, *reader.shape[1:]), np.uint8)
+        assert reader.read_many([7, 7], out) is out and np.array_equal(out, expected[[7, 7]])
+        for outside in (COUNT - 1, -COUNT):
+            with pytest.raises(IndexError, match=f"no sample {outside}; there are {COUNT - 1}"):
+                reader[outside]
+
+
+def test_few_files_stay_open(group: zarr.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples_module, "_OPEN_FILES", 3)
+    reader = SampleReader(array(group, "image"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    expected = np.asarray(array(group, "image")[:])
+    for sample in (*range(COUNT - 1), 0, 20, 3):
+        assert np.array_equal(reader[sample], expected[sample])
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
+
+
+def test_what_was_never_written_reads_as_the_fill_value(group: zarr.Group, tmp_path: Path) -> None:
+    for name in ("image", "mask"):
+        (tmp_path / "s.zarr/mosaic" / name).joinpath("c.1" + ".0" * (len(array(group, name).shape) - 1)).unlink()
+        reader = SampleReader(array(group, name))
+        for _ in range(2):
+            assert np.array_equal(reader[SHARD], np.asarray(array(group, name)[SHARD]))
+    partly = zarr.create_array(
+        tmp_path / "partly.zarr", shape=(8, 2), chunks=(1, 2), shards=(8, 2), dtype="u1", fill_value=9, compressors=None
+    )
+    partly[3] = 1
+    with pytest.raises(StoreError, match="expected what `synthpipe build` writes"):
+        SampleReader(partly)
+    partly = zarr.create_array(
+        tmp_path / "more.zarr",
+        shape=(8, 2),
+        chunks=(1, 2),
+        shards=(8, 2),
+        dtype="u1",
+        fill_value=9,
+        compressors=[zarr.codecs.Crc32cCodec()],
+    )
+    partly[3] = 1
+    assert SampleReader(partly).read_many(range(8)).tolist() == np.asarray(partly[:]).tolist()
+
+
+@pytest.mark.parametrize("place", [0.05, 0.5, 0.999])
+def test_damage_is_found_and_named(group: zarr.Group, tmp_path: Path, place: float) -> None:
+    path = tmp_path / "s.zarr/mosaic/image/c.2.0.0.0"
+    damaged = bytearray(path.read_bytes())
+    damaged[int(place * len(damaged))] ^= 16
+    path.write_bytes(damaged)
+    with pytest.raises(StoreError, match=r"image/c\.2\.0\.0\.0: .*damaged.*remove this object and build again"):
+        SampleReader(array(group, "image")).read_many(range(2 * SHARD, 3 * SHARD))
+
+
+@pytest.mark.parametrize("left", [0, 30, 150])
+def test_a_cut_off_shard_is_found(group: zarr.Group, tmp_path: Path, left: int) -> None:
+    path = tmp_path / "s.zarr/mosaic/image/c.0.0.0.0"
+    path.write_bytes(path.read_bytes()[:left])
+    with pytest.raises(StoreError, match=r"image/c\.0\.0\.0\.0: .*damaged"):
+        SampleReader(array(group, "image"))[0]
+
+
+def total(reader: SampleReader, sample: int) -> int:
+    return int(reader[sample].sum())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_readers_go_to_other_processes_after_use(group: zarr.Group, method: str) -> None:
+    reader = SampleReader(array(group, "image"))
+    expected = [total(reader, sample) for sample in range(COUNT - 1)]
+    with ProcessPoolExecutor(2, multiprocessing.get_context(method)) as pool:
+        assert list(pool.map(total, [reader] * len(expected), range(len(expected)), timeout=60)) == expected
+    assert total(pickle.loads(pickle.dumps(reader)), 3) == expected[3]
+
+
+def test_threads_share_a_reader(group: zarr.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samples_module, "_OPEN_FILES", 1)
+    reader, expected = SampleReader(array(group, "image")), np.asarray(array(group, "image")[:])
+    order = np.random.default_rng(0).integers(0, COUNT - 1, 2000).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        for sample, found in zip(order, pool.map(reader.__getitem__, order), strict=True):
+            assert np.array_equal(found, expected[sample])
+
+
+def test_arrays_of_another_cut_are_refused(group: zarr.Group) -> None:
+    with pytest.raises(StoreError, match="class_pixels: is not cut into shards with one sample a chunk"):
+        SampleReader(array(group, "class_pixels"))
+    elsewhere = zarr.create_array(
+        zarr.storage.MemoryStore(), shape=(4, 2), chunks=(1, 2), shards=(4, 2), dtype="u1", fill_value=0
+    )
+    with pytest.raises(StoreError, match="is not on a local disk"):
+        SampleReader(elsewhere)
