@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test check demo clean
+.PHONY: install test check demo bench clean
 
 install: $(VENV)/installed
 
@@ -27,6 +27,10 @@ demo: install
 	$(BIN)/synthpipe phantom data/phantom
 	$(BIN)/synthpipe build pipelines/demo.yaml -o $(RUN)
 	@echo "The commands are in $(BIN). Try: $(BIN)/synthpipe replay $(RUN) bezier 0 -o bezier-0.png"
+
+# procedural tissue by default; BENCH="--pipeline FILE --set patches.root=DIR -o OUT" for donors of your own
+bench: install
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) build *.egg-info data/phantom runs/demo

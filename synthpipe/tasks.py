@@ -6,6 +6,7 @@ by the tasks that need it: a worker that renders need not spend seconds, and hun
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -68,11 +69,11 @@ class TrainTask:
 
 @dataclass(frozen=True, slots=True)
 class CuratedTask:
-    """One shard of the curated set: for each sample its strategy, and its index among the strategy's candidates."""
+    """One shard of the curated set: strategy by strategy, the samples' indices among its candidates."""
 
     job: Job
     shard: int
-    origins: tuple[tuple[Strategy, int], ...]
+    origins: Mapping[Strategy, NDArray[np.int64]]
 
     def __repr__(self) -> str:
         return f"shard {self.shard} of the curated set"
@@ -199,22 +200,20 @@ def train(task: TrainTask) -> None:
 def write_curated_shard(task: CuratedTask) -> int:
     """Copy a shard's worth of kept candidates into the curated set; return how many."""
     pipeline, run = task.job.pipeline, task.job.run
-    size, count = pipeline.store.shard, len(task.origins)
+    size = pipeline.store.shard
     target = open_group(run.curated, writable=True)
     shard: dict[str, NDArray[Any]] = {}
     for name, spec in CURATED_ARRAYS.items():
         shape = (size, *array(target, name).shape[1:])
         shard[name] = np.full(shape, spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
-    shard["origin_strategy"][:count] = [STRATEGIES.index(strategy) for strategy, _ in task.origins]
-    shard["origin_index"][:count] = [index for _, index in task.origins]
-    for strategy in pipeline.strategies:
-        places = [place for place, (origin, _) in enumerate(task.origins) if origin == strategy]
-        if not places:
-            continue
-        indices = [task.origins[place][1] for place in places]
+    count = 0
+    for strategy, origin in task.origins.items():
+        indices, places = origin.tolist(), slice(count, count + len(origin))
+        count += len(origin)
         group = open_group(run.candidates, strategy)
+        shard["origin_strategy"][places], shard["origin_index"][places] = STRATEGIES.index(strategy), origin
         for name in ("image", "mask"):
-            shard[name][places] = SampleReader(array(group, name)).read_many(indices)
+            SampleReader(array(group, name)).read_many(indices, shard[name][places])
         shard["recipe"][places] = read_small(array(group, "recipe"), indices)
         shard["labels"][places] = read_small(array(group, "class_pixels"), indices)[:, : len(pipeline.classes)] > 0
         if pipeline.filter.enabled:

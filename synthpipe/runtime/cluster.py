@@ -43,6 +43,8 @@ def local_client(workers: int | None, prepare: Callable[[], None]) -> Iterator[C
     settings = {
         "distributed.comm.timeouts.connect": "120s",
         "distributed.scheduler.worker-ttl": None,
+        # of its messages, and so of the tasks in them, the scheduler remembers a thousand a worker for debugging
+        "distributed.admin.low-level-log-length": 100,
     }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))

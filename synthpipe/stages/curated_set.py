@@ -55,10 +55,11 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
     run_shards(state, "curated set", write_curated_shard, tasks, sum(min(size, count - n * size) for n in missing))
 
 
-def _part(kept: Mapping[Strategy, NDArray[np.intp]], start: int, stop: int) -> tuple[tuple[Strategy, int], ...]:
-    """Return strategy and index of the samples from `start` to `stop` of all that is kept."""
-    part: list[tuple[Strategy, int]] = []
+def _part(kept: Mapping[Strategy, NDArray[np.int64]], start: int, stop: int) -> dict[Strategy, NDArray[np.int64]]:
+    """Return, by strategy, the indices of the samples from `start` to `stop` of all that is kept."""
+    part = {}
     for strategy, indices in kept.items():
-        part += ((strategy, index) for index in indices[max(start, 0) : max(stop, 0)].tolist())
+        if len(found := indices[max(start, 0) : max(stop, 0)]):
+            part[strategy] = found
         start, stop = start - len(indices), stop - len(indices)
-    return tuple(part)
+    return part

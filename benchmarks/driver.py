@@ -1,0 +1,41 @@
+"""Build a run of many small Bezier composites, and print how much memory its driver needed: a process of its own."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+import click
+
+from synthpipe.cli.progress import LogReporter
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.pipeline_file import load
+from synthpipe.stages import build
+
+_DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
+
+
+def main(count: int, directory: Path) -> None:
+    """Build `count` composites in `directory`."""
+    write_phantom(directory / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
+    settings = [
+        f"patches.root={directory / 'phantom'}",
+        "canvas=16",
+        "mosaic=null",
+        "filter.enabled=false",
+        "store.shard=256",
+        "curation.min_classes=1",
+        f"curation.wanted={count}",
+        f"curation.max_candidates={count}",
+    ]
+    start = time.perf_counter()
+    build(load(_DEMO, settings), directory / "run", 2, LogReporter())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    click.echo(json.dumps({"composites": count, "seconds": time.perf_counter() - start, "peak_bytes": peak}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))

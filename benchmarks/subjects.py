@@ -1,0 +1,399 @@
+"""What is measured: each function returns rows of the table, in the order of a composite's way."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from torch.utils.data import DataLoader
+
+from benchmarks.baselines import PngDataset, render_from_files, write_durably, write_files
+from benchmarks.measure import Rate, one_core, rates, ratios
+from synthpipe.compose import Donors, render, sample
+from synthpipe.compose.reference import render_plainly
+from synthpipe.config import Codec, Pipeline
+from synthpipe.handoff import CuratedSet
+from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
+from synthpipe.patches.catalog import Catalog
+from synthpipe.patches.pixels import read_pixels
+from synthpipe.records import STRATEGIES, Strategy
+from synthpipe.runtime import local_client, run_tasks
+from synthpipe.segment.data import CuratedDataset
+from synthpipe.stages.state import sizes_of
+from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, FORMAT_VERSION, array, create_group, ensure_arrays, open_group
+from synthpipe.storage.shards import local_path
+from synthpipe.tasks import Job, ShardTask, prepare, render_shard
+
+_RECIPES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all measurements share: a pipeline, real donors in a bank and as PNG files, and a place to write."""
+
+    pipeline: Pipeline
+    catalog: Catalog
+    scratch: Path
+    rounds: int
+
+    @property
+    def bank(self) -> Path:
+        return self.scratch / "bank"
+
+    def job(self, name: str, pipeline: Pipeline | None = None) -> Job:
+        return Job(pipeline or self.pipeline, RunDirectory(self.scratch / name), self.bank)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    rate: Rate
+    ratios: dict[str, float]
+    target: str
+
+
+def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int) -> Bench:
+    """Decode the donors into a bank, and write them as PNG files for the baselines."""
+    bench = Bench(pipeline, catalog, scratch, rounds)
+    bench.bank.mkdir()
+    background = pipeline.taxonomy.background
+    build_bank(bench.bank, catalog.donors, pipeline.glass, background, lambda: None, os.cpu_count() or 1)
+    (scratch / "png").mkdir()
+    patches = []
+    for number, patch in enumerate(catalog.donors):
+        path = scratch / "png" / f"{number}.png"
+        PillowImage.fromarray(read_pixels(patch)).save(path)
+        patches.append(replace(patch, path=str(path)))
+    return replace(bench, catalog=replace(catalog, patches=tuple(patches)))
+
+
+def rendering(bench: Bench) -> Iterator[Row]:
+    """Recipes into arrays, on one core; beside it the kernels' plain form, files, and a copy of finished arrays."""
+    donors = Donors(*open_bank(bench.bank))
+    patches = {patch.id: patch for patch in bench.catalog.patches}
+    canvas = bench.pipeline.canvas
+    image, mask = np.zeros((*canvas, 3), np.uint8), np.zeros(canvas, np.uint8)
+    finished = np.zeros((8, *canvas, 3), np.uint8), np.zeros((8, *canvas), np.uint8)
+
+    def copy() -> None:
+        for number in range(_RECIPES):
+            np.copyto(image, finished[0][number % 8])
+            np.copyto(mask, finished[1][number % 8])
+
+    targets = {"mosaic": "2,000", "bezier": "10,000"}
+    for strategy in bench.pipeline.strategies:
+        recipes = [sample(bench.pipeline, strategy, index, donors) for index in range(_RECIPES)]
+        few = recipes[: _RECIPES // 16]
+
+        def ours(recipes: Sequence[Any] = recipes) -> None:
+            for recipe in recipes:
+                render(recipe, donors, image, mask)
+
+        def drawn(strategy: Strategy = strategy) -> None:
+            for index in range(_RECIPES):
+                render(sample(bench.pipeline, strategy, index, donors), donors, image, mask)
+
+        def plain(recipes: Sequence[Any] = recipes) -> None:
+            for recipe in recipes:
+                render_plainly(recipe, donors)
+
+        def files(recipes: Sequence[Any] = few) -> None:
+            for recipe in recipes:
+                render_from_files(recipe, patches)
+
+        with one_core():
+            found = rates(
+                {
+                    "ours": (_RECIPES, ours),
+                    "drawn": (_RECIPES, drawn),
+                    "plain": (_RECIPES, plain),
+                    "files": (len(few), files),
+                    "copy": (_RECIPES, copy),
+                },
+                bench.rounds,
+            )
+        beside = {"(a) files": "files", "OpenCV form": "plain", "(b) copy": "copy"}
+        for what, name in ((f"render {strategy}", "ours"), (f"sample and render {strategy}", "drawn")):
+            yield Row(
+                what, found[name], {key: ratios(found[name], found[k]) for key, k in beside.items()}, targets[strategy]
+            )
+
+
+def storing(bench: Bench) -> Iterator[Row]:
+    """The stage that a worker does, on one core: sample, render, encode, and store shards durably."""
+    donors = Donors(*open_bank(bench.bank))
+    patches = {patch.id: patch for patch in bench.catalog.patches}
+    shard = bench.pipeline.store.shard
+    targets = {"mosaic": "1,200 and, of (c), 0.7 where the disk limits", "bezier": "of (c) 0.7"}
+    (bench.scratch / "files").mkdir(exist_ok=True)
+    for strategy in bench.pipeline.strategies:
+        job = bench.job(f"store-{strategy}")
+        _create(job, strategy, shard * (bench.rounds + 2))
+        numbers = iter(range(bench.rounds + 2))
+        render_shard(ShardTask(job, strategy, "candidate", next(numbers)))
+        group = open_group(job.run.candidates, strategy)
+        paths = [local_path(array(group, name), 0) for name in CANDIDATE_ARRAYS]
+        data = [path.read_bytes() for path in paths if path]
+
+        def stage(strategy: Strategy = strategy, job: Job = job, numbers: Iterator[int] = numbers) -> None:
+            render_shard(ShardTask(job, strategy, "candidate", next(numbers)))
+
+        bare = iter(range(10**6))
+
+        def write(data: Sequence[bytes] = data, bare: Iterator[int] = bare) -> None:
+            for number, payload in enumerate(data):
+                write_durably(bench.scratch / "files" / f"bare-{next(bare)}-{number}", payload)
+
+        few = shard // 16
+
+        def files(strategy: Strategy = strategy, few: int = few) -> None:
+            for index in range(few):
+                recipe = sample(bench.pipeline, strategy, index, donors)
+                write_files(render_from_files(recipe, patches), bench.scratch / "files")
+
+        with one_core():
+            prepare(bench.bank)
+            found = rates({"ours": (shard, stage), "bare": (shard, write), "files": (few, files)}, bench.rounds)
+        beside = {"(a) files": "files", "(c) bare write": "bare"}
+        shares = {key: ratios(found["ours"], found[name]) for key, name in beside.items()}
+        yield Row(f"{strategy} into Zarr", found["ours"], shares, targets[strategy])
+
+
+def workers(bench: Bench) -> Iterator[Row]:
+    """The same stage on a Dask cluster: two workers, and one."""
+    shard = bench.pipeline.store.shard
+    for strategy in bench.pipeline.strategies:
+        shards = 12 if strategy == "mosaic" else 24
+        runs: dict[int, list[float]] = {1: [], 2: []}
+        fresh = iter(range(10**6))
+        for number in range(bench.rounds):
+            for count in (1, 2) if number % 2 else (2, 1):
+                runs[count].append(
+                    _cluster_rate(bench, strategy, shards * count, count, f"workers-{next(fresh)}") * shard
+                )
+        one, two = Rate(tuple(runs[1])), Rate(tuple(runs[2]))
+        yield Row(f"{strategy} into Zarr, two workers", two, {"one worker": ratios(two, one)}, "of one worker 1.85")
+
+
+def reading(bench: Bench) -> Iterator[Row]:
+    """Single samples of a curated set in random order, and all in order, on one core."""
+    job = bench.job("reading")
+    path = _curated(bench, job)
+    curated = CuratedSet(path)
+    dataset, group = CuratedDataset(curated), open_group(path)
+    count, few = len(curated), len(curated) // 8
+    order = np.random.default_rng(0).permutation(count).tolist()
+    directory = bench.scratch / "reading-png"
+    directory.mkdir()
+    for index, one in enumerate(curated):
+        PillowImage.fromarray(one.image).save(directory / f"{index}.png")
+        PillowImage.fromarray(one.mask).save(directory / f"{index}-mask.png")
+    images, masks = array(group, "image"), array(group, "mask")
+    chunks = [chunk for part in (images, masks) for chunk in _chunks(part)]
+    outs = {id(codec): np.empty(shape, np.uint8) for _, codec, shape in chunks}
+
+    def single() -> None:
+        for index in order:
+            dataset[index]
+
+    def batches() -> None:
+        loader = DataLoader(dataset, 32, sampler=order, collate_fn=dataset.collate)
+        for _ in loader:
+            pass
+
+    def png() -> None:
+        for _ in DataLoader(PngDataset(directory, count), 32, sampler=order[:few]):
+            pass
+
+    def with_zarr() -> None:
+        for index in order[:few]:
+            images[index], masks[index]
+
+    def scan() -> None:
+        for start in range(0, count, 32):
+            curated.read(range(start, min(start + 32, count)), *buffers(min(32, count - start)))
+
+    block = np.empty((32, *curated.size, 3), np.uint8), np.empty((32, *curated.size), np.uint8)
+
+    def buffers(size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        return block[0][:size], block[1][:size]
+
+    def decode() -> None:
+        for stored, codec, _ in chunks:
+            payload = stored[:-CHECKSUM_BYTES]
+            if checksum(payload) != stored[-CHECKSUM_BYTES:].tobytes():
+                raise ValueError("a chunk is damaged")
+            codec.decode(payload, outs[id(codec)])
+
+    with one_core():
+        found = rates(
+            {
+                "single": (count, single),
+                "batches": (count, batches),
+                "png": (few, png),
+                "zarr": (few, with_zarr),
+                "scan": (count, scan),
+                "decode": (count, decode),
+            },
+            bench.rounds,
+        )
+    beside = {"(d) PNG DataLoader": "png", "(d) zarr-python": "zarr"}
+    for what, name in (("random samples, torch Dataset", "single"), ("random batches of 32, DataLoader", "batches")):
+        shares = {key: ratios(found[name], found[k]) for key, k in beside.items()}
+        yield Row(what, found[name], shares, "5,000, and 8 times both")
+    yield Row("sequential scan", found["scan"], {"decoding alone": ratios(found["scan"], found["decode"])}, "0.8")
+
+
+def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
+    """Every codec of images and of masks: bytes, writing and reading of Mosaics, on one core."""
+    shard = bench.pipeline.store.shard
+    for kind in ("image", "mask"):
+        for codec in get_args(Codec):
+            store = bench.pipeline.store.model_copy(update={f"{kind}_codec": codec})
+            pipeline = bench.pipeline.model_copy(update={"store": store})
+            job = bench.job(f"codec-{kind}-{codec}", pipeline)
+            _create(job, "mosaic", shard * (bench.rounds + 1))
+            numbers = iter(range(bench.rounds + 1))
+            dataset: list[Any] = []
+
+            def write(job: Job = job, numbers: Iterator[int] = numbers) -> None:
+                render_shard(ShardTask(job, "mosaic", "candidate", next(numbers)))
+
+            def read(job: Job = job, dataset: list[Any] = dataset, kind: str = kind) -> None:
+                from synthpipe.storage.samples import SampleReader
+
+                reader = SampleReader(array(open_group(job.run.candidates, "mosaic"), kind))
+                for index in np.random.default_rng(0).permutation(shard).tolist():
+                    reader[index]
+
+            with one_core():
+                prepare(bench.bank)
+                found = rates({"write": (shard, write), "read": (shard, read)}, bench.rounds)
+            stored = local_path(array(open_group(job.run.candidates, "mosaic"), kind), 0)
+            assert stored
+            whole = shard * np.prod(pipeline.canvas) * (3 if kind == "image" else 1)
+            yield {
+                "kind": kind,
+                "codec": codec,
+                "size": stored.stat().st_size / float(whole),
+                "stage": found["write"].to_json(),
+                "read": found["read"].to_json(),
+            }
+
+
+def driver_memory(bench: Bench, counts: Sequence[int]) -> list[dict[str, Any]]:
+    """Build runs of small Beziers of ever more composites; the driver's largest resident set of each."""
+    found = []
+    for count in counts:
+        command = [sys.executable, "-m", "benchmarks.driver", str(count), str(bench.scratch / f"driver-{count}")]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found.append(json.loads(output.splitlines()[-1]))
+    return found
+
+
+def worker_memory(bench: Bench) -> dict[str, Any]:
+    """What worker processes hold after rendering: their own memory, and what they share."""
+    shard = bench.pipeline.store.shard
+    job = bench.job("memory")
+    _create(job, "mosaic", 8 * shard)
+    with local_client(2, _Prepare(bench.bank)) as client:
+        for _ in run_tasks(client, render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
+            pass
+        processes = client.run(_memory, str(bench.bank))
+    return {"bank_bytes": bank_bytes(bench.catalog.donors), "processes": list(processes.values())}
+
+
+@dataclass(frozen=True)
+class _Prepare:
+    bank: Path
+
+    def __call__(self) -> None:
+        prepare(self.bank)
+
+
+def _memory(bank: str) -> dict[str, float]:
+    """Resident bytes of this process: all, and of them those of the donor bank, and their proportional share."""
+    fields = {"Rss": 0, "Pss": 0}
+    of_bank = {"Rss": 0, "Pss": 0}
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if "-" in line.split(" ", 1)[0]:
+            inside = bank in line
+        elif name in fields:
+            kibibytes = int(rest.split()[0])
+            fields[name] += 1024 * kibibytes
+            if inside:
+                of_bank[name] += 1024 * kibibytes
+    return {"rss": fields["Rss"], "bank_rss": of_bank["Rss"], "bank_pss": of_bank["Pss"]}
+
+
+def _create(job: Job, strategy: Strategy, count: int) -> None:
+    """Make the arrays of `count` candidates."""
+    create_group(job.run.candidates, "", {"format_version": FORMAT_VERSION})
+    group = create_group(job.run.candidates, strategy, {"format_version": FORMAT_VERSION})
+    ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(job.pipeline, count, strategy), job.pipeline.store)
+
+
+def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, name: str) -> float:
+    """Return shards a second of a cluster that is warm."""
+    import time
+
+    job = bench.job(name)
+    _create(job, strategy, (shards + count) * bench.pipeline.store.shard)
+    with local_client(count, _Prepare(bench.bank)) as client:
+        tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards + count)]
+        for _ in run_tasks(client, render_shard, tasks[:count]):
+            pass
+        start = time.perf_counter()
+        for _ in run_tasks(client, render_shard, tasks[count:]):
+            pass
+        return shards / (time.perf_counter() - start)
+
+
+def _curated(bench: Bench, job: Job) -> Path:
+    """Build a small curated set without a filter."""
+    from synthpipe.cli.progress import LogReporter
+    from synthpipe.stages import build
+
+    wanted = dict.fromkeys(STRATEGIES, 768)
+    curation = bench.pipeline.curation.model_copy(update={"wanted": wanted, "max_candidates": wanted, "min_classes": 1})
+    disabled = bench.pipeline.filter.model_copy(update={"enabled": False})
+    build(
+        bench.pipeline.model_copy(update={"curation": curation, "filter": disabled}), job.run.path, None, LogReporter()
+    )
+    return job.run.curated
+
+
+def _chunks(part: zarr.Array[Any]) -> Iterator[tuple[NDArray[np.uint8], ChunkCodec, tuple[int, ...]]]:
+    """Yield the stored bytes, checksum and all, of every sample."""
+    codec, size = ChunkCodec.of(part), part.shards[0]  # type: ignore[index]
+    for shard in range(-(-part.shape[0] // size)):
+        path = local_path(part, shard)
+        assert path
+        data = np.fromfile(path, np.uint8)
+        index = data[-16 * size - CHECKSUM_BYTES : -CHECKSUM_BYTES].view("<u8").reshape(-1, 2)
+        for offset, length in index[: part.shape[0] - shard * size].tolist():
+            yield data[offset : offset + length], codec, part.shape[1:]
+
+
+SUBJECTS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "rendering": rendering,
+    "storing": storing,
+    "workers": workers,
+    "reading": reading,
+}
