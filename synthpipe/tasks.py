@@ -24,7 +24,7 @@ from synthpipe.errors import FilterError
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import STRATEGIES, Composite, Image, Mask, PatchRef, Strategy, recipe_to_json
+from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Recipe, Strategy, recipe_to_json
 from synthpipe.runtime import announce
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.samples import SampleReader
@@ -104,13 +104,15 @@ def render_shard(task: ShardTask) -> int:
     ):
         for start in range(0, size, _BLOCK):
             count = min(_BLOCK, size - start)
-            for number in range(count):
-                index = task.shard * size + start + number
-                image, mask = images[number], masks[number]
-                composite = make_composite(task.job, task.strategy, task.purpose, index, image, mask)
-                recipes.append(recipe_to_json(composite.recipe))
-                count_classes(mask.reshape(-1), class_pixels[start + number])
-                donors[start + number] = [bank.number(patch) for patch in composite.recipe.donors()]
+            # all are sampled and then all rendered: pixels push what sampling uses out of the processor's caches
+            indices = range(task.shard * size + start, task.shard * size + start + count)
+            block = [_sample(task.job, task.strategy, task.purpose, index) for index in indices]
+            recipes += map(recipe_to_json, block)
+            donors[start : start + count] = [[bank.number(patch) for patch in recipe.donors()] for recipe in block]
+            for recipe, image, mask in zip(block, images, masks, strict=False):
+                render(recipe, bank, image, mask)
+            for mask, pixels in zip(masks, class_pixels[start : start + count], strict=False):
+                count_classes(mask.reshape(-1), pixels)
             mask_writer.write(masks[:count])
             image_writer.write(images[:count])
         write_shard(array(group, "recipe"), task.shard, recipes)
@@ -121,15 +123,17 @@ def render_shard(task: ShardTask) -> int:
     return size
 
 
-def make_composite(
-    job: Job, strategy: Strategy, purpose: Purpose, index: int, image: Image | None = None, mask: Mask | None = None
-) -> Composite:
-    """Sample and render one composite, into `image` and `mask` where they are given."""
+def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
+    """Sample and render one composite."""
+    return render(_sample(job, strategy, purpose, index), _donors(job.bank))
+
+
+def _sample(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
     donors = _donors(job.bank)
     if purpose == "filter":
         training = index < training_composites(job.pipeline)
         donors = _donors_of_side(job.bank, job.run, "train" if training else "validation")
-    return render(sample(job.pipeline, strategy, index, donors, purpose), donors, image, mask)
+    return sample(job.pipeline, strategy, index, donors, purpose)
 
 
 def training_composites(pipeline: Pipeline) -> int:

@@ -7,7 +7,6 @@ lengthened. So the objects themselves are the ledger of a run.
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import secrets
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import zarr
@@ -26,8 +25,9 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from synthpipe.errors import StoreError
-from synthpipe.storage.chunks import ChunkCodec, Samples, checksum
+from synthpipe.storage.chunks import Bytes, ChunkCodec, Samples, checksum
 
+_AT_ONCE = 64  # samples that one call of the system takes
 _SYNC_BYTES = 4 << 20  # no fewer are sent to the disk at once
 
 
@@ -54,7 +54,8 @@ class ShardWriter:
         self._lengths: list[int] = []
         self._path = local_path(array, shard)
         self._temporary = self._path and self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.partial")
-        self._file: BinaryIO = io.BytesIO()
+        self._descriptor = -1
+        self._memory: list[bytes] = []
         self._background = ThreadPoolExecutor(1)
         self._syncing: Future[None] | None = None
         self._unsynced = 0
@@ -63,7 +64,7 @@ class ShardWriter:
         if self._temporary:
             try:
                 self._temporary.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self._temporary.open("wb")
+                self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
             except OSError as error:
                 raise self._unwritable(error) from error
         return self
@@ -72,11 +73,9 @@ class ShardWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._background.shutdown()
-        if self._temporary and self._temporary.exists():
-            try:
-                self._file.close()
-            finally:
-                self._temporary.unlink()
+        if self._temporary:
+            os.close(self._descriptor)
+            self._temporary.unlink(missing_ok=True)
 
     def write(self, samples: Samples) -> None:
         """Add samples, in their order; an array that is not sharded takes all at once.
@@ -88,13 +87,12 @@ class ShardWriter:
         """
         parts = [samples[number : number + 1] for number in range(len(samples))] if self._sharded else [samples]
         try:
-            for part in parts:
-                pieces = self._codec.encode(part)
-                for piece in pieces:
-                    self._file.write(piece)  # type: ignore[arg-type]  # arrays are buffers
-                self._lengths.append(sum(map(len, pieces)))
-                self._unsynced += self._lengths[-1]
-            self._sync_meanwhile()
+            for start in range(0, len(parts), _AT_ONCE):
+                chunks = [self._codec.encode(part) for part in parts[start : start + _AT_ONCE]]
+                lengths = [sum(map(len, pieces)) for pieces in chunks]
+                self._put([piece for pieces in chunks for piece in pieces], sum(lengths))
+                self._lengths += lengths
+                self._sync_meanwhile()
         except OSError as error:
             raise self._unwritable(error) from error
 
@@ -110,19 +108,28 @@ class ShardWriter:
             raise StoreError(f"{self._name} takes {self._size} samples, got {len(self._lengths)}")
         try:
             if self._sharded:
-                self._file.write(_index(self._lengths))
+                index = _index(self._lengths)
+                self._put([index], len(index))
             if self._temporary and self._path:
-                self._file.flush()
                 if self._syncing:
                     self._syncing.result()
-                os.fsync(self._file.fileno())  # or a power cut could leave the name of a shard, and not its bytes
-                self._file.close()
+                os.fsync(self._descriptor)  # or a power cut could leave the name of a shard, and not its bytes
                 self._temporary.replace(self._path)
             else:
-                assert isinstance(self._file, io.BytesIO)
-                sync(self._target.set(default_buffer_prototype().buffer.from_bytes(self._file.getvalue())))
+                sync(self._target.set(default_buffer_prototype().buffer.from_bytes(b"".join(self._memory))))
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def _put(self, pieces: Sequence[Bytes], size: int) -> None:
+        self._unsynced += size
+        written = os.writev(self._descriptor, pieces) if self._temporary else 0  # type: ignore[arg-type]
+        if written < size:  # the system took a part, or this is no file
+            rest = b"".join(map(bytes, pieces))[written:]
+            if not self._temporary:
+                self._memory.append(rest)
+                return
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
 
     def _sync_meanwhile(self) -> None:
         """Have the disk write while the next samples are made: a thread that only waits for it costs no time."""
@@ -130,8 +137,7 @@ class ShardWriter:
             if self._syncing:
                 self._syncing.result()
             self._unsynced = 0
-            self._file.flush()
-            self._syncing = self._background.submit(os.fsync, self._file.fileno())
+            self._syncing = self._background.submit(os.fsync, self._descriptor)
 
     def _unwritable(self, error: OSError) -> StoreError:
         return StoreError(f"{self._target}: cannot be written: {error}; make room or mend it, then build again")
