@@ -27,8 +27,10 @@ def main(count: int, directory: Path) -> None:
         "mosaic=null",
         "filter.enabled=false",
         "store.shard=256",
+        "curation.rule=threshold",
         "curation.min_classes=1",
         f"curation.wanted={count}",
+        f"curation.candidates={count}",
         f"curation.max_candidates={count}",
     ]
     start = time.perf_counter()

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 
 @dataclass(frozen=True, slots=True)
 class Rate:
@@ -28,24 +30,25 @@ class Rate:
         return f"{self.median:,.0f} ({min(self.runs):,.0f}-{max(self.runs):,.0f})"
 
 
-def rates(subjects: Mapping[str, tuple[int, Callable[[], object]]], rounds: int) -> dict[str, Rate]:
-    """Time subjects in turn, `rounds` times, after one run of each that does not count.
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is timed: `call` does `count` composites; `before` is called before it, and not timed."""
 
-    Parameters
-    ----------
-    subjects : mapping
-        Of each its name, how many composites one call does, and the call.
-    rounds : int
-        How often.
-    """
-    for _, call in subjects.values():
-        call()
+    count: int
+    call: Callable[[], object]
+    before: Callable[[], object] = lambda: None
+
+
+def rates(subjects: Mapping[str, Subject], rounds: int) -> dict[str, Rate]:
+    """Time subjects in turn, `rounds` times, after one run of each that does not count."""
     found: dict[str, list[float]] = {name: [] for name in subjects}
-    for _ in range(rounds):
-        for name, (count, call) in subjects.items():
+    for number in range(rounds + 1):
+        for name, subject in subjects.items():
+            subject.before()
             start = time.perf_counter()
-            call()
-            found[name].append(count / (time.perf_counter() - start))
+            subject.call()
+            if number:
+                found[name].append(subject.count / (time.perf_counter() - start))
     return {name: Rate(tuple(runs)) for name, runs in found.items()}
 
 
@@ -56,10 +59,12 @@ def ratios(subject: Rate, baseline: Rate) -> float:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keep this process, and the threads it starts, on one core."""
-    cores = os.sched_getaffinity(0)
+    """Keep this process, and the threads it starts, on one core; torch would have its threads wait for each other."""
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
     os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
     try:
         yield
     finally:
         os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)

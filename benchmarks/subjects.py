@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -18,7 +18,7 @@ from PIL import Image as PillowImage
 from torch.utils.data import DataLoader
 
 from benchmarks.baselines import PngDataset, render_from_files, write_durably, write_files
-from benchmarks.measure import Rate, one_core, rates, ratios
+from benchmarks.measure import Rate, Subject, one_core, rates, ratios
 from synthpipe.compose import Donors, render, sample
 from synthpipe.compose.reference import render_plainly
 from synthpipe.config import Codec, Pipeline
@@ -118,11 +118,11 @@ def rendering(bench: Bench) -> Iterator[Row]:
         with one_core():
             found = rates(
                 {
-                    "ours": (_RECIPES, ours),
-                    "drawn": (_RECIPES, drawn),
-                    "plain": (_RECIPES, plain),
-                    "files": (len(few), files),
-                    "copy": (_RECIPES, copy),
+                    "ours": Subject(_RECIPES, ours),
+                    "drawn": Subject(_RECIPES, drawn),
+                    "plain": Subject(_RECIPES, plain),
+                    "files": Subject(len(few), files),
+                    "copy": Subject(_RECIPES, copy),
                 },
                 bench.rounds,
             )
@@ -142,21 +142,27 @@ def storing(bench: Bench) -> Iterator[Row]:
     (bench.scratch / "files").mkdir(exist_ok=True)
     for strategy in bench.pipeline.strategies:
         job = bench.job(f"store-{strategy}")
-        _create(job, strategy, shard * (bench.rounds + 2))
-        numbers = iter(range(bench.rounds + 2))
-        render_shard(ShardTask(job, strategy, "candidate", next(numbers)))
+        _create(job, strategy, shard)
+        render_shard(task := ShardTask(job, strategy, "candidate", 0))
         group = open_group(job.run.candidates, strategy)
-        paths = [local_path(array(group, name), 0) for name in CANDIDATE_ARRAYS]
-        data = [path.read_bytes() for path in paths if path]
+        paths = [path for name in CANDIDATE_ARRAYS if (path := local_path(array(group, name), 0))]
+        data = {bench.scratch / "files" / f"bare-{number}": path.read_bytes() for number, path in enumerate(paths)}
 
-        def stage(strategy: Strategy = strategy, job: Job = job, numbers: Iterator[int] = numbers) -> None:
-            render_shard(ShardTask(job, strategy, "candidate", next(numbers)))
+        def stage(task: ShardTask = task) -> None:
+            render_shard(task)
 
-        bare = iter(range(10**6))
+        def write(data: Mapping[Path, bytes] = data) -> None:
+            for path, payload in data.items():
+                write_durably(path, payload)
 
-        def write(data: Sequence[bytes] = data, bare: Iterator[int] = bare) -> None:
-            for number, payload in enumerate(data):
-                write_durably(bench.scratch / "files" / f"bare-{next(bare)}-{number}", payload)
+        # what was written goes first, so that both find memory for their pages that the system has at hand
+        def remove(paths: Iterable[Path] = paths) -> None:
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+        def remove_bare(paths: Iterable[Path] = tuple(data)) -> None:
+            for path in paths:
+                path.unlink(missing_ok=True)
 
         few = shard // 16
 
@@ -167,7 +173,14 @@ def storing(bench: Bench) -> Iterator[Row]:
 
         with one_core():
             prepare(bench.bank)
-            found = rates({"ours": (shard, stage), "bare": (shard, write), "files": (few, files)}, bench.rounds)
+            found = rates(
+                {
+                    "ours": Subject(shard, stage, remove),
+                    "bare": Subject(shard, write, remove_bare),
+                    "files": Subject(few, files),
+                },
+                bench.rounds,
+            )
         beside = {"(a) files": "files", "(c) bare write": "bare"}
         shares = {key: ratios(found["ours"], found[name]) for key, name in beside.items()}
         yield Row(f"{strategy} into Zarr", found["ours"], shares, targets[strategy])
@@ -242,12 +255,12 @@ def reading(bench: Bench) -> Iterator[Row]:
     with one_core():
         found = rates(
             {
-                "single": (count, single),
-                "batches": (count, batches),
-                "png": (few, png),
-                "zarr": (few, with_zarr),
-                "scan": (count, scan),
-                "decode": (count, decode),
+                "single": Subject(count, single),
+                "batches": Subject(count, batches),
+                "png": Subject(few, png),
+                "zarr": Subject(few, with_zarr),
+                "scan": Subject(count, scan),
+                "decode": Subject(count, decode),
             },
             bench.rounds,
         )
@@ -282,7 +295,7 @@ def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
 
             with one_core():
                 prepare(bench.bank)
-                found = rates({"write": (shard, write), "read": (shard, read)}, bench.rounds)
+                found = rates({"write": Subject(shard, write), "read": Subject(shard, read)}, bench.rounds)
             stored = local_path(array(open_group(job.run.candidates, "mosaic"), kind), 0)
             assert stored
             whole = shard * np.prod(pipeline.canvas) * (3 if kind == "image" else 1)

@@ -7,7 +7,7 @@ number of good ones is chosen. So a plan of millions needs a few megabytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from synthpipe.records import REASONS, Reason, Strategy
 Verdicts = NDArray[np.uint8]
 """(N,) uint8: places in `records.REASONS`."""
 
-_CHOSEN_AT_ONCE = 512
+_BLOCK = 1024  # candidates that are looked at together
 
 
 def assess(p_real: NDArray[np.float32], class_pixels: NDArray[np.int32], settings: CurationSection) -> Verdicts:
@@ -68,16 +68,14 @@ def choose(
         Returns the donors, (n, D) int32, of n candidates, one number a use and negative ones for none. Called only if
         there is a limit to their use.
     """
-    eligible = np.flatnonzero(verdicts == code("surplus"))
-    if settings.rule == "top_k":
-        eligible = eligible[np.argsort(-p_real[eligible], kind="stable")]
-    if settings.max_donor_uses is None:
-        verdicts[eligible[:wanted]] = code("kept")
-        return min(wanted, len(eligible))
     kept, uses = 0, dict[int, int]()
-    for start in range(0, len(eligible), _CHOSEN_AT_ONCE):
-        indices = eligible[start : start + _CHOSEN_AT_ONCE].tolist()
-        for index, row in zip(indices, donors_of(indices), strict=True):
+    for eligible in _in_order(verdicts, p_real, settings):
+        if settings.max_donor_uses is None:
+            chosen = eligible[: wanted - kept]
+            verdicts[chosen] = code("kept")
+            kept += len(chosen)
+            continue
+        for index, row in zip(eligible.tolist(), donors_of(eligible.tolist()), strict=True):
             if kept == wanted:
                 return kept
             drawn, times = np.unique(row[row >= 0], return_counts=True)
@@ -89,6 +87,35 @@ def choose(
                 uses |= after
                 kept += 1
     return kept
+
+
+class Kept:
+    """The indices of the kept candidates, in order, found where they are asked for: no list of them all is made."""
+
+    def __init__(self, verdicts: Verdicts) -> None:
+        self._verdicts = verdicts
+        counts = [np.count_nonzero(part == code("kept")) for _, part in _blocks(verdicts)]
+        self._ends = np.cumsum(counts, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def between(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the indices of those from number `start` to number `stop`."""
+        start, stop = min(max(start, 0), len(self)), min(max(stop, 0), len(self))
+        if start >= stop:
+            return np.empty(0, np.int64)
+        first, last = np.searchsorted(self._ends, [start, stop - 1], side="right").tolist()
+        begin = first * _BLOCK
+        found = np.flatnonzero(self._verdicts[begin : (last + 1) * _BLOCK] == code("kept")) + begin
+        skipped = start - (int(self._ends[first - 1]) if first else 0)
+        part: NDArray[np.int64] = found[skipped : skipped + stop - start]
+        return part
+
+
+def tally(verdicts: Verdicts) -> dict[Reason, int]:
+    """Count the verdicts by their reason."""
+    return {reason: int(np.count_nonzero(verdicts == code(reason))) for reason in REASONS}
 
 
 def code(reason: Reason) -> int:
@@ -119,3 +146,21 @@ def next_plan(planned: int, kept: int, wanted: int, bound: int) -> int:
         return planned
     needed = math.ceil(1.1 * wanted * planned / kept) if kept else 4 * planned
     return min(bound, needed, 4 * planned)
+
+
+def _blocks(verdicts: Verdicts) -> Iterator[tuple[int, Verdicts]]:
+    return ((start, verdicts[start : start + _BLOCK]) for start in range(0, len(verdicts), _BLOCK))
+
+
+def _in_order(
+    verdicts: Verdicts, p_real: NDArray[np.float32], settings: CurationSection
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices of the candidates that may be kept, some at a time, in the order that the rule asks for."""
+    if settings.rule == "threshold":
+        for start, part in _blocks(verdicts):
+            yield np.flatnonzero(part == code("surplus")) + start
+    else:
+        order = np.argsort(-p_real, kind="stable")
+        for start in range(0, len(order), _BLOCK):
+            best = order[start : start + _BLOCK]
+            yield best[verdicts[best] == code("surplus")]

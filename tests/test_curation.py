@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from synthpipe.config import CurationSection
-from synthpipe.curation import acceptance, assess, choose, next_plan
+from synthpipe.curation import Kept, acceptance, assess, choose, next_plan, tally
 from synthpipe.records import REASONS
 from tests.conftest import pipeline
 
@@ -92,6 +92,17 @@ def test_a_longer_plan_keeps_the_same_ones(p_real: list[float], wanted: int, cut
     earlier = [index for index, reason in enumerate(part) if reason == "kept"]
     assert kept[: len(earlier)] == earlier
     assert Counter(full)["kept"] == min(wanted, sum(p > 0.5 for p in p_real))
+
+
+@given(st.lists(st.sampled_from(range(len(REASONS))), max_size=40), st.integers(-3, 45), st.integers(-3, 45))
+def test_the_kept_ones_are_found_by_their_number(codes: list[int], start: int, stop: int) -> None:
+    verdicts = np.array(codes * 130, np.uint8)  # some blocks
+    kept, expected = Kept(verdicts), np.flatnonzero(verdicts == REASONS.index("kept")).tolist()
+    assert len(kept) == len(expected)
+    for scale in (1, 40):
+        low, high = max(start * scale, 0), max(stop * scale, 0)
+        assert kept.between(start * scale, stop * scale).tolist() == expected[low:high]
+    assert sum(tally(verdicts).values()) == len(verdicts) and tally(verdicts)["kept"] == len(kept)
 
 
 def test_acceptance_is_the_share_above_the_threshold() -> None:

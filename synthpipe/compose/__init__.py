@@ -6,7 +6,6 @@ bytes do not depend on how many workers render, in which order, or in which shar
 
 from __future__ import annotations
 
-import threading
 from typing import Literal
 
 import numpy as np
@@ -15,10 +14,9 @@ from numpy.typing import DTypeLike, NDArray
 
 from synthpipe.compose.bezier import render_bezier, sample_bezier
 from synthpipe.compose.donors import Donors
-from synthpipe.compose.kernels import unpack
 from synthpipe.compose.mosaic import render_mosaic, sample_mosaic
 from synthpipe.config import Pipeline
-from synthpipe.records import Composite, Image, Mask, MosaicRecipe, PackedPixels, Recipe, Strategy
+from synthpipe.records import Composite, Image, Mask, MosaicRecipe, Recipe, Strategy
 
 Purpose = Literal["candidate", "filter", "view"]
 """What a composite is for: to be curated, to train the filter; or a view of a real patch beside the latter."""
@@ -27,9 +25,6 @@ _STRATEGY_WORD: dict[Strategy, int] = {"mosaic": 1, "bezier": 2}
 _PURPOSE_WORD: dict[Purpose, int] = {"candidate": 0, "filter": 1, "view": 2}
 
 __all__ = ["Donors", "Purpose", "donor_uses", "generator", "render", "sample"]
-
-
-_buffers = threading.local()
 
 
 def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int) -> np.random.Generator:
@@ -86,18 +81,8 @@ def render(recipe: Recipe, donors: Donors, image: Image | None = None, mask: Mas
     """
     image = np.empty((*recipe.canvas, 3), np.uint8) if image is None else image
     mask = np.empty(recipe.canvas, np.uint8) if mask is None else mask
-    canvas = _packed_canvas(recipe.canvas)
     if isinstance(recipe, MosaicRecipe):
-        render_mosaic(recipe, donors, canvas)
+        render_mosaic(recipe, donors, image, mask)
     else:
-        render_bezier(recipe, donors, canvas)
-    unpack(canvas.reshape(-1), image.reshape(-1), mask.reshape(-1))
+        render_bezier(recipe, donors, image, mask)
     return Composite(recipe, image, mask)
-
-
-def _packed_canvas(size: tuple[int, int]) -> PackedPixels:
-    """Return this thread's canvas, which every composite is rendered on: fresh memory costs as much as a Bezier."""
-    canvas: PackedPixels | None = getattr(_buffers, "canvas", None)
-    if canvas is None or canvas.shape != size:
-        canvas = _buffers.canvas = np.empty(size, np.uint32)
-    return canvas

@@ -11,7 +11,7 @@ from synthpipe.compose.donors import Donors
 from synthpipe.compose.geometry import fit
 from synthpipe.compose.kernels import paste_curve
 from synthpipe.config import Pipeline
-from synthpipe.records import BezierRecipe, Donor, PackedPixels, pack
+from synthpipe.records import BezierRecipe, Donor, Image, Mask, PackedPixels, pack
 
 
 def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> BezierRecipe:
@@ -42,11 +42,11 @@ def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline
     )
 
 
-def render_bezier(recipe: BezierRecipe, donors: Donors, canvas: PackedPixels) -> None:
-    """Render a Bezier composite into `canvas`, (H, W) uint32: pure, the same bytes for the same recipe and donors."""
+def render_bezier(recipe: BezierRecipe, donors: Donors, image: Image, mask: Mask) -> None:
+    """Render a Bezier composite into `image` and `mask`: pure, the same bytes for the same recipe and donors."""
     back, front = (_on_canvas(donors, patch, recipe.canvas) for patch in (recipe.background, recipe.foreground))
-    corners = np.array(recipe.points)
-    paste_curve(canvas, back, front, corners, recipe.edgy, recipe.radius, bernstein(recipe.samples))
+    corners, weights = np.array(recipe.points), bernstein(recipe.samples)
+    paste_curve(image.reshape(-1), mask.reshape(-1), back, front, corners, recipe.edgy, recipe.radius, weights)
 
 
 @lru_cache

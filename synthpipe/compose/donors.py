@@ -24,6 +24,15 @@ class Donors:
     bank : (N,) uint32, optional
         Their packed pixels (`records.pack`), one patch after the other in the order of `donors`; made of them by
         default.
+
+    Attributes
+    ----------
+    bank : (N,) uint32
+        As above.
+    listed : tuple of Donor
+        All that the bank holds, in its order.
+    labels : tuple of int
+        The class indices that have donors.
     """
 
     def __init__(self, donors: Iterable[Donor], bank: PackedPixels | None = None) -> None:
@@ -45,6 +54,7 @@ class Donors:
         for donor in self._all:
             by_class.setdefault(donor.label, []).append(donor)
         self._by_class = {label: tuple(by_class[label]) for label in sorted(by_class)}
+        self.labels = tuple(self._by_class)
 
     def __len__(self) -> int:
         return len(self._all)
@@ -54,11 +64,6 @@ class Donors:
 
     def __getitem__(self, patch: str) -> Donor:
         return self._by_id[patch]
-
-    @property
-    def labels(self) -> tuple[int, ...]:
-        """The class indices that have donors."""
-        return tuple(self._by_class)
 
     def within(self, groups: Collection[str]) -> Donors:
         """Return only the donors of the given slides or patients."""

@@ -74,34 +74,34 @@ def inverse_maps(numbers, size):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def paste_curve(canvas, back, front, corners, edgy, radius, bernstein):  # type: ignore[no-untyped-def]
-    """Fill `canvas` with `back`, and with `front` where a pixel's centre lies inside the closed curve.
+def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # type: ignore[no-untyped-def]
+    """Fill `image` and `mask` with `back`, and with `front` where a pixel's centre lies inside the closed curve.
 
     Parameters
     ----------
-    canvas, back, front : (H, W) uint32
+    image, mask : (H * W * 3,) and (H * W,) uint8
+        The composite.
+    back, front : (H, W) uint32
         Packed pixels.
     corners : (n, 2) float64
         The curve's corners in the unit square, which is scaled to the canvas.
     edgy, radius : float
-        Shape the tangents, as `curve.control_polygons` says.
+        Shape the tangents, as `reference.control_polygons` says.
     bernstein : (4, samples) float64
         Weights of a cubic segment's control points.
     """
-    height, width = canvas.shape
+    height, width = back.shape
     xs, ys = _outline(corners, edgy, radius, bernstein, height, width)
     first, columns = _crossings(xs, ys, height, width)
     for y in range(height):
+        row_image, row_mask = image[3 * y * width : 3 * (y + 1) * width], mask[y * width : (y + 1) * width]
         start = 0
         inside = False
-        for number in range(first[y], first[y + 1]):
-            stop = columns[number]
-            if inside:
-                _copy(canvas[y, start:stop], front[y, start:stop])
-            else:
-                _copy(canvas[y, start:stop], back[y, start:stop])
+        for number in range(first[y], first[y + 1] + 1):
+            stop = columns[number] if number < first[y + 1] else width
+            source = front[y, start:stop] if inside else back[y, start:stop]
+            unpack(source, row_image[3 * start : 3 * stop], row_mask[start:stop])
             start, inside = stop, not inside
-        _copy(canvas[y, start:], back[y, start:])
 
 
 @njit(nogil=True, cache=True)
@@ -370,7 +370,7 @@ def _copy_backwards(target, source):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _outline(corners, edgy, radius, bernstein, height, width):  # type: ignore[no-untyped-def]
-    """Return x and y of the closed curve's points, in pixels; as `curve.outline`, term by term."""
+    """Return x and y of the closed curve's points, in pixels; as `reference.outline`, term by term."""
     count, samples = len(corners), bernstein.shape[1]
     angles, lengths = np.empty(count), np.empty(count)
     for n in range(count):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.geometry import map_numbers, window_range
-from synthpipe.compose.kernels import inverse_maps, warp_quadrants
+from synthpipe.compose.kernels import inverse_maps, unpack, warp_quadrants
 from synthpipe.config import MosaicSection, Pipeline, even_ceil
-from synthpipe.records import Crop, Flip, MosaicRecipe, PackedPixels, Quadrant, ShiftScaleRotate
+from synthpipe.records import Crop, Flip, Image, Mask, MosaicRecipe, PackedPixels, Quadrant, ShiftScaleRotate
 
 _FLIPS: tuple[Flip, ...] = ("horizontal", "vertical", "both")
+_buffers = threading.local()
 _TILE_DRAWS = 3  # donor, y, x
 _TRANSFORM_DRAWS = 9  # flip?, which; warp?, angle, scale, shift y, shift x; window y, x
 
@@ -50,8 +53,8 @@ def sample_mosaic(rng: np.random.Generator, index: int, donors: Donors, pipeline
     return MosaicRecipe(index, pipeline.canvas, mosaic.tile, mosaic.grid, split, (first, second, third, fourth))
 
 
-def render_mosaic(recipe: MosaicRecipe, donors: Donors, canvas: PackedPixels) -> None:
-    """Render a Mosaic into `canvas`, (H, W) uint32: pure, the same bytes for the same recipe and donors.
+def render_mosaic(recipe: MosaicRecipe, donors: Donors, image: Image, mask: Mask) -> None:
+    """Render a Mosaic into `image` and `mask`: pure, the same bytes for the same recipe and donors.
 
     Of each grid image only the window that its quadrant shows is put together, and warped through one affine map.
     """
@@ -64,6 +67,7 @@ def render_mosaic(recipe: MosaicRecipe, donors: Donors, canvas: PackedPixels) ->
     ]
     transforms = np.array([map_numbers(each.flip, each.warp, each.y, each.x) for each in recipe.quadrants])
     places = np.array(quadrant_places(recipe.split, recipe.canvas))
+    canvas = _packed_canvas(recipe.canvas)
     warp_quadrants(
         canvas,
         donors.bank,
@@ -73,6 +77,7 @@ def render_mosaic(recipe: MosaicRecipe, donors: Donors, canvas: PackedPixels) ->
         inverse_maps(transforms, grid_size),
         places,
     )
+    unpack(canvas.reshape(-1), image.reshape(-1), mask.reshape(-1))
 
 
 def quadrant_places(split: tuple[int, int], canvas: tuple[int, int]) -> list[tuple[int, int, int, int]]:
@@ -125,3 +130,11 @@ def _sample_quadrant(
 
 def _between(u: float, low: float, high: float) -> float:
     return low + u * (high - low)
+
+
+def _packed_canvas(size: tuple[int, int]) -> PackedPixels:
+    """Return this thread's canvas, which every composite is rendered on: fresh memory takes time."""
+    canvas: PackedPixels | None = getattr(_buffers, "canvas", None)
+    if canvas is None or canvas.shape != size:
+        canvas = _buffers.canvas = np.empty(size, np.uint32)
+    return canvas

@@ -43,10 +43,8 @@ def _grid_image(quadrant: Quadrant, recipe: MosaicRecipe, donors: Donors) -> tup
         row, column = divmod(number, recipe.grid[1])
         place = np.s_[row * height : (row + 1) * height, column * width : (column + 1) * width]
         donor = donors[crop.patch]
-        image[place] = window(np.ascontiguousarray(donor.image), crop.y, crop.x, recipe.tile)
-        mask[place] = (
-            donor.label if donor.mask is None else window(np.ascontiguousarray(donor.mask), crop.y, crop.x, recipe.tile)
-        )
+        image[place] = window(donor.image, crop.y, crop.x, recipe.tile)
+        mask[place] = donor.label if donor.mask is None else window(donor.mask, crop.y, crop.x, recipe.tile)
     return image, mask
 
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from synthpipe.compose import Purpose
 from synthpipe.config import CurationSection
-from synthpipe.curation import Verdicts, acceptance, assess, choose, code, first_plan, next_plan
+from synthpipe.curation import Verdicts, acceptance, assess, choose, code, first_plan, next_plan, tally
 from synthpipe.errors import FilterError, StaleRunError
 from synthpipe.filtering.report import load_report
-from synthpipe.records import REASONS, Reason, Strategy
+from synthpipe.records import Reason, Strategy
 from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.state import BuildState, journal_entry, run_shards, sizes_of, timed
 from synthpipe.storage.schema import (
@@ -156,7 +156,7 @@ def _too_strict(strategy: Strategy, settings: CurationSection, rate: float, coun
 
 
 def _shortfall(strategy: Strategy, verdicts: Verdicts, wanted: int) -> str:
-    counts = dict(zip(REASONS, np.bincount(verdicts, minlength=len(REASONS)).tolist(), strict=True))
+    counts = tally(verdicts)
     cures: dict[Reason, str] = {
         "looks_synthetic": "curation.threshold=... lower, or curation.rule=top_k",
         "too_few_classes": "curation.min_classes=... or curation.min_class_share=... lower",
@@ -186,12 +186,11 @@ def _record(state: BuildState, strategy: Strategy, verdicts: Verdicts, rate: flo
             drawn = np.sort(read_range(array(group, "donors"), block.start, block.stop)[kept], axis=1)
             first = np.diff(drawn, axis=1, prepend=-1) != 0
             uses += np.bincount(drawn[first & (drawn >= 0)], minlength=donors)
-    counts = np.bincount(verdicts, minlength=len(REASONS)).tolist()
     shares = (pixels / max(1, pixels.sum())).tolist()
     journal_entry(state, strategy).update(
         candidates=len(verdicts),
         acceptance=None if math.isnan(rate) else rate,
-        verdicts=dict(zip(REASONS, counts, strict=True)),
+        verdicts=tally(verdicts),
         class_share=dict(zip(state.pipeline.taxonomy.names, shares[:-1], strict=True)),
         donors={
             "available": donors,

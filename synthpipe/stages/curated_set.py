@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.curation import Verdicts, code
+from synthpipe.curation import Kept, Verdicts, code
 from synthpipe.records import Strategy
 from synthpipe.stages.state import BuildState, run_shards, sizes_of
 from synthpipe.storage.schema import (
@@ -46,7 +46,7 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
         **taxonomy_attributes(pipeline.taxonomy),
         "groups": sorted({patch.group for patch in state.catalog.donors}),
     }
-    kept = {strategy: np.flatnonzero(codes == code("kept")) for strategy, codes in verdicts.items()}
+    kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
     count = sum(map(len, kept.values()))
     target = create_group(state.run.curated, "", attributes)
     ensure_arrays(target, CURATED_ARRAYS, sizes_of(pipeline, count, *kept), pipeline.store)
@@ -55,11 +55,11 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
     run_shards(state, "curated set", write_curated_shard, tasks, sum(min(size, count - n * size) for n in missing))
 
 
-def _part(kept: Mapping[Strategy, NDArray[np.int64]], start: int, stop: int) -> dict[Strategy, NDArray[np.int64]]:
+def _part(kept: Mapping[Strategy, Kept], start: int, stop: int) -> dict[Strategy, NDArray[np.int64]]:
     """Return, by strategy, the indices of the samples from `start` to `stop` of all that is kept."""
     part = {}
     for strategy, indices in kept.items():
-        if len(found := indices[max(start, 0) : max(stop, 0)]):
+        if len(found := indices.between(start, stop)):
             part[strategy] = found
         start, stop = start - len(indices), stop - len(indices)
     return part

@@ -7,6 +7,7 @@ import bezier
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from synthpipe.compose import Donors, generator, render, sample
@@ -34,6 +35,7 @@ def test_the_foreground_share_is_the_published_one() -> None:
     assert foreground_shares(5).mean() == pytest.approx(0.32, abs=0.012)
 
 
+@settings_of_hypothesis(deadline=None)  # the first call may compile
 @given(st.integers(0, 10_000), st.integers(3, 20))
 def test_corners_lie_in_the_unit_square_in_angular_order_and_apart(index: int, count: int) -> None:
     settings = pipeline(f"bezier.points={count}").bezier
