@@ -6,5 +6,7 @@ WORKDIR /opt/synthpipe
 COPY constraints.txt pyproject.toml setup.cfg README.md LICENSE ./
 COPY synthpipe synthpipe
 RUN pip install --no-cache-dir --constraint constraints.txt .
+# compiled kernels are kept here, whoever runs the container
+ENV NUMBA_CACHE_DIR=/tmp/synthpipe-kernels
 ENTRYPOINT ["synthpipe"]
 CMD ["--help"]

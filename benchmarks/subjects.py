@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ from synthpipe.handoff import CuratedSet
 from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import STRATEGIES, Strategy
+from synthpipe.records import STRATEGIES, Mask, Strategy
 from synthpipe.runtime import local_client, run_tasks
 from synthpipe.segment.data import CuratedDataset
 from synthpipe.stages.state import sizes_of
@@ -37,6 +39,7 @@ from synthpipe.storage.shards import local_path
 from synthpipe.tasks import Job, ShardTask, prepare, render_shard
 
 _RECIPES = 512
+_BLOCK = 32  # as workers do
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int)
 def rendering(bench: Bench) -> Iterator[Row]:
     """Recipes into arrays, on one core; beside it the kernels' plain form, files, and a copy of finished arrays."""
     donors = Donors(*open_bank(bench.bank))
+    # OpenCV works on images of their own, not on packed pixels
+    planes = Donors(replace(donor, image=donor.image.copy(), mask=_copy(donor.mask)) for donor in donors)
     patches = {patch.id: patch for patch in bench.catalog.patches}
     canvas = bench.pipeline.canvas
     image, mask = np.zeros((*canvas, 3), np.uint8), np.zeros(canvas, np.uint8)
@@ -104,12 +109,14 @@ def rendering(bench: Bench) -> Iterator[Row]:
                 render(recipe, donors, image, mask)
 
         def drawn(strategy: Strategy = strategy) -> None:
-            for index in range(_RECIPES):
-                render(sample(bench.pipeline, strategy, index, donors), donors, image, mask)
+            for start in range(0, _RECIPES, _BLOCK):
+                block = [sample(bench.pipeline, strategy, index, donors) for index in range(start, start + _BLOCK)]
+                for recipe in block:
+                    render(recipe, donors, image, mask)
 
         def plain(recipes: Sequence[Any] = recipes) -> None:
             for recipe in recipes:
-                render_plainly(recipe, donors)
+                render_plainly(recipe, planes)
 
         def files(recipes: Sequence[Any] = few) -> None:
             for recipe in recipes:
@@ -190,7 +197,7 @@ def workers(bench: Bench) -> Iterator[Row]:
     """The same stage on a Dask cluster: two workers, and one."""
     shard = bench.pipeline.store.shard
     for strategy in bench.pipeline.strategies:
-        shards = 12 if strategy == "mosaic" else 24
+        shards = 16 if strategy == "mosaic" else 24
         runs: dict[int, list[float]] = {1: [], 2: []}
         fresh = iter(range(10**6))
         for number in range(bench.rounds):
@@ -355,6 +362,10 @@ def _memory(bank: str) -> dict[str, float]:
     return {"rss": fields["Rss"], "bank_rss": of_bank["Rss"], "bank_pss": of_bank["Pss"]}
 
 
+def _copy(mask: Mask | None) -> Mask | None:
+    return None if mask is None else mask.copy()
+
+
 def _create(job: Job, strategy: Strategy, count: int) -> None:
     """Make the arrays of `count` candidates."""
     create_group(job.run.candidates, "", {"format_version": FORMAT_VERSION})
@@ -363,19 +374,21 @@ def _create(job: Job, strategy: Strategy, count: int) -> None:
 
 
 def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, name: str) -> float:
-    """Return shards a second of a cluster that is warm."""
-    import time
-
+    """Return shards a second of a cluster that is warm: it has made them before, and they were removed."""
     job = bench.job(name)
-    _create(job, strategy, (shards + count) * bench.pipeline.store.shard)
+    _create(job, strategy, shards * bench.pipeline.store.shard)
+    tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards)]
     with local_client(count, _Prepare(bench.bank)) as client:
-        tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards + count)]
-        for _ in run_tasks(client, render_shard, tasks[:count]):
+        for _ in run_tasks(client, render_shard, tasks):
             pass
+        for path in job.run.candidates.rglob("c.*"):
+            path.unlink()
         start = time.perf_counter()
-        for _ in run_tasks(client, render_shard, tasks[count:]):
+        for _ in run_tasks(client, render_shard, tasks):
             pass
-        return shards / (time.perf_counter() - start)
+        spent = time.perf_counter() - start
+    shutil.rmtree(job.run.path)
+    return shards / spent
 
 
 def _curated(bench: Bench, job: Job) -> Path:
