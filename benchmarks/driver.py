@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
 
 import click
 
+from benchmarks.memory import peak
 from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.pipeline_file import load
@@ -35,8 +35,7 @@ def main(count: int, directory: Path) -> None:
     ]
     start = time.perf_counter()
     build(load(_DEMO, settings), directory / "run", 2, LogReporter())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    click.echo(json.dumps({"composites": count, "seconds": time.perf_counter() - start, "peak_bytes": peak}))
+    click.echo(json.dumps({"composites": count, "seconds": time.perf_counter() - start, "peak_bytes": peak()}))
 
 
 if __name__ == "__main__":

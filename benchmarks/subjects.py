@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks.baselines import PngDataset, render_from_files, write_durably, write_files
 from benchmarks.measure import Rate, Subject, one_core, rates, ratios
+from benchmarks.memory import of_this_process
 from synthpipe.compose import Donors, render, sample
 from synthpipe.compose.reference import render_plainly
 from synthpipe.config import Codec, Pipeline
@@ -330,36 +332,11 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
     shard = bench.pipeline.store.shard
     job = bench.job("memory")
     _create(job, "mosaic", 8 * shard)
-    with local_client(2, _Prepare(bench.bank)) as client:
+    with local_client(2, partial(prepare, bench.bank)) as client:
         for _ in run_tasks(client, render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
             pass
-        processes = client.run(_memory, str(bench.bank))
+        processes = client.run(of_this_process, str(bench.bank))
     return {"bank_bytes": bank_bytes(bench.catalog.donors), "processes": list(processes.values())}
-
-
-@dataclass(frozen=True)
-class _Prepare:
-    bank: Path
-
-    def __call__(self) -> None:
-        prepare(self.bank)
-
-
-def _memory(bank: str) -> dict[str, float]:
-    """Resident bytes of this process: all, and of them those of the donor bank, and their proportional share."""
-    fields = {"Rss": 0, "Pss": 0}
-    of_bank = {"Rss": 0, "Pss": 0}
-    inside = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        name, _, rest = line.partition(":")
-        if "-" in line.split(" ", 1)[0]:
-            inside = bank in line
-        elif name in fields:
-            kibibytes = int(rest.split()[0])
-            fields[name] += 1024 * kibibytes
-            if inside:
-                of_bank[name] += 1024 * kibibytes
-    return {"rss": fields["Rss"], "bank_rss": of_bank["Rss"], "bank_pss": of_bank["Pss"]}
 
 
 def _copy(mask: Mask | None) -> Mask | None:
@@ -378,7 +355,7 @@ def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, nam
     job = bench.job(name)
     _create(job, strategy, shards * bench.pipeline.store.shard)
     tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards)]
-    with local_client(count, _Prepare(bench.bank)) as client:
+    with local_client(count, partial(prepare, bench.bank)) as client:
         for _ in run_tasks(client, render_shard, tasks):
             pass
         for path in job.run.candidates.rglob("c.*"):

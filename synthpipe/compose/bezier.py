@@ -11,7 +11,7 @@ from synthpipe.compose.donors import Donors
 from synthpipe.compose.geometry import fit
 from synthpipe.compose.kernels import paste_curve
 from synthpipe.config import Pipeline
-from synthpipe.records import BezierRecipe, Donor, Image, Mask, PackedPixels, pack
+from synthpipe.records import BezierRecipe, Donor, Image, Mask, PackedPixels
 
 
 def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> BezierRecipe:
@@ -70,5 +70,7 @@ def _on_canvas(donors: Donors, patch: str, size: tuple[int, int]) -> PackedPixel
     if packed.shape == size:
         return packed
     planes = packed.view(np.uint8).reshape(*packed.shape, 4)
-    image, mask = (np.ascontiguousarray(plane) for plane in (planes[..., :3], planes[..., 3]))
-    return pack(fit(image, size), fit(mask, size, nearest=True))
+    fitted = fit(planes, size)  # the class goes along, blended, and is put right
+    fitted[..., 3] = fit(np.ascontiguousarray(planes[..., 3]), size, nearest=True)
+    whole: PackedPixels = fitted.view("<u4")[..., 0]
+    return whole

@@ -179,12 +179,16 @@ def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-unty
     """
     height, width = size
     up, back = max(wanted[0] - height, 0) // 2, max(wanted[1] - width, 0) // 2
+    tag = np.uint32(label << 24)
     count = np.int64(0)
     for row in range(y - up, y - up + wanted[0]):
         base = start + _reflect(row, height) * width
         if back == 0 and x + wanted[1] <= width:
-            for column in range(base + x, base + x + wanted[1]):
-                count += np.int64((bank[column] >> 24) != label)
+            pixels = bank[base + x : base + x + wanted[1]]
+            other = np.int32(0)
+            for column in range(pixels.size):
+                other += np.int32((pixels[column] & np.uint32(0xFF000000)) != tag)
+            count += other
         else:
             for column in range(x - back, x - back + wanted[1]):
                 count += np.int64((bank[base + _reflect(column, width)] >> 24) != label)
