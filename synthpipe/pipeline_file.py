@@ -1,19 +1,15 @@
-"""Reading a pipeline file: YAML, overrides, and every mistake at once."""
+"""Reading a pipeline file, and what may be wrong between its keys."""
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args
-
-import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing import Any
 
 from synthpipe.config import ClassSection, Pipeline, even_ceil
-from synthpipe.errors import ConfigError
 from synthpipe.records import STRATEGIES
+from synthpipe.settings_file import load_settings
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
@@ -31,121 +27,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     ConfigError
         The file cannot be read, or something in it is wrong; the message lists every mistake with its key.
     """
-    data = _read_yaml(Path(path))
-    for override in overrides:
-        _override(data, override)
-    problems = _problems(data)
-    if problems:
-        count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        raise ConfigError("\n  ".join([f"{path}: {count}", *problems]))
-    return Pipeline.model_validate(data)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without silent duplicate keys, and with ``1e-3`` a number as in YAML 1.2."""
-
-
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    loader.flatten_mapping(node)
-    mapping: dict[Any, Any] = {}
-    for key_node, value_node in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no text", key_node.start_mark)
-        if key in mapping:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} occurs twice", key_node.start_mark)
-        mapping[key] = loader.construct_object(value_node, deep=True)
-    return mapping
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: got {type(data).__name__}, expected a mapping of keys; see `synthpipe schema`")
-    return data
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {override}: expected key=value, such as curation.threshold=0.4")
-    try:
-        value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
-    *parents, last = key.strip().split(".")
-    target: Any = data
-    for parent in parents:
-        target = target.setdefault(parent, {}) if isinstance(target, dict) else None
-    if not isinstance(target, dict):
-        raise ConfigError(f"--set {override}: {'.'.join(parents)} holds no keys in this file; set it as a whole")
-    target[last] = value
-
-
-def _problems(data: Mapping[str, Any]) -> list[str]:
-    """List every mistake: those of single keys first, then those between keys that are right by themselves."""
-    problems = []
-    try:
-        Pipeline.model_validate(data)
-    except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-    return problems + list(_cross_problems(_valid_keys(data)))
-
-
-def _valid_keys(data: Mapping[str, Any], model: type[BaseModel] = Pipeline, prefix: str = "") -> dict[str, Any]:
-    """Return the keys that are right by themselves, as dotted names, whatever is wrong beside them."""
-    valid: dict[str, Any] = {}
-    for key, field in model.model_fields.items():
-        section = _section_model(field.annotation)
-        if section is not None and isinstance(data.get(key), dict):
-            valid |= _valid_keys(data[key], section, f"{prefix}{key}.")
-        adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, Annotated[field.annotation, field]))
-        try:
-            valid[f"{prefix}{key}"] = adapter.validate_python(data[key])
-        except (KeyError, ValidationError):
-            continue
-    return valid
-
-
-def _section_model(annotation: Any) -> type[BaseModel] | None:
-    for choice in (annotation, *get_args(annotation)):
-        if isinstance(choice, type) and issubclass(choice, BaseModel):
-            return choice
-    return None
-
-
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
-        return f"{key}: missing; add it"
-    if problem["type"] == "extra_forbidden":
-        allowed = _keys_beside(problem["loc"])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), allowed, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{key}: no such key; {hint}allowed: {', '.join(allowed)}"
-    return f"{key}: got {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
-
-
-def _keys_beside(location: Sequence[str | int]) -> list[str]:
-    """Return the keys that may stand where `location` ends."""
-    section: type[BaseModel] = Pipeline
-    for part in location[:-1]:
-        if isinstance(part, str):
-            annotation = section.model_fields[part].annotation
-            item = get_args(annotation)[0] if part == "classes" else annotation
-            section = _section_model(item) or section
-    return list(section.model_fields)
+    return load_settings(Pipeline, path, overrides, _cross_problems)
 
 
 def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:

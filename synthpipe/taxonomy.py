@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 LOST = 255
 """Mask value of a pixel that was never written. No taxonomy may use it for a class."""
@@ -68,7 +69,28 @@ class Taxonomy:
         """Name a set of classes for people: ``tumour+stroma``."""
         return "+".join(self.names[index] for index in sorted(classes))
 
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, JSON-ready: what stores and checkpoints say of their classes."""
+        classes = [
+            {"name": tissue.name, "color": list(tissue.color), "aliases": list(tissue.aliases)}
+            for tissue in self.classes
+        ]
+        return {"classes": classes, "background_color": list(self.background_color)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Taxonomy:
+        """Read back what `to_json` returned, whatever keys there are besides."""
+        classes = (
+            TissueClass(str(each["name"]), _rgb(each["color"]), tuple(each["aliases"])) for each in data["classes"]
+        )
+        return cls(tuple(classes), _rgb(data["background_color"]))
+
     def palette(self) -> bytes:
         """Return the 768 bytes of a PNG palette: the classes' colours, then the background's, then black."""
         colors = [tissue.color for tissue in self.classes] + [self.background_color]
         return b"".join(bytes(color) for color in colors).ljust(768, b"\0")
+
+
+def _rgb(values: Sequence[int]) -> tuple[int, int, int]:
+    red, green, blue = values
+    return red, green, blue

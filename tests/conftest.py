@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from synthpipe.compose import Donors
 from synthpipe.config import Pipeline
 from synthpipe.pipeline_file import load
 from synthpipe.records import Donor
+
+# tests run side by side, a core each; with more threads each waits for the rest
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "pipelines" / "demo.yaml"

@@ -11,9 +11,11 @@ import click
 from synthpipe.cli.building import build, schema, validate
 from synthpipe.cli.looking import index, inspect, replay
 from synthpipe.cli.phantom import phantom
+from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, train
 from synthpipe.errors import SynthpipeError
 
 DEBUG = "SYNTHPIPE_DEBUG"
+_TRAIN_EXTRA = ("lightning", "matplotlib", "segmentation_models_pytorch", "tensorboard")
 
 
 class ExplainingGroup(click.Group):
@@ -41,6 +43,11 @@ class ExplainingGroup(click.Group):
         except Exception as error:
             if os.environ.get(DEBUG):
                 raise
+            if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _TRAIN_EXTRA:
+                message = (
+                    f"{error.name} is not installed, and the segmentation stage needs it; install synthpipe[train]"
+                )
+                raise click.ClickException(message) from error
             raise click.ClickException(
                 f"unexpected {type(error).__name__}: {error}\nThis is a fault of synthpipe, or something that it does "
                 f"not foresee. {DEBUG}=1 shows the traceback; please report it."
@@ -57,8 +64,12 @@ def main() -> None:
       synthpipe phantom data/phantom                          procedural tissue to try it on
       synthpipe build pipelines/demo.yaml -o runs/demo        candidates, filter, curated set
       synthpipe inspect runs/demo                             what was made
+      synthpipe train runs/demo/curated.zarr ...              a segmentation network, see `train --help`
     """
 
 
-for command in (build, validate, schema, index, replay, inspect, phantom):
+for command in (
+    *(build, validate, schema, index, replay, inspect, phantom),
+    *(train, pseudo_label, evaluate, predict, baseline),
+):
     main.add_command(command)

@@ -8,10 +8,10 @@ import numpy as np
 
 from synthpipe.compose.curve import bernstein, sample_points
 from synthpipe.compose.donors import Donors
-from synthpipe.compose.geometry import fit
 from synthpipe.compose.kernels import paste_curve
 from synthpipe.config import Pipeline
 from synthpipe.records import BezierRecipe, Donor, Image, Mask, PackedPixels
+from synthpipe.resizing import fit
 
 
 def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> BezierRecipe:

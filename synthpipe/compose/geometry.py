@@ -72,12 +72,3 @@ def warp_into(target: Pixels, source: Pixels, affine: Affine, nearest: bool = Fa
     flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
     size = target.shape[1::-1]
     cv2.warpAffine(source, affine, size, dst=target, flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-
-
-def fit(pixels: Pixels, size: tuple[int, int], nearest: bool = False) -> Pixels:
-    """Resize `pixels` to (height, width); what has that size already is returned as it is."""
-    if pixels.shape[:2] == size:
-        return pixels
-    shrinks = pixels.shape[0] >= size[0] and pixels.shape[1] >= size[1]
-    smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT if nearest else smooth)  # type: ignore[return-value]

@@ -10,9 +10,10 @@ import numpy as np
 
 from synthpipe.compose.curve import Points, bernstein
 from synthpipe.compose.donors import Donors
-from synthpipe.compose.geometry import Pixels, fit, source_map, warp_into, window
+from synthpipe.compose.geometry import Pixels, source_map, warp_into, window
 from synthpipe.compose.mosaic import quadrant_places
 from synthpipe.records import BezierRecipe, Composite, Image, Mask, MosaicRecipe, Quadrant, Recipe
+from synthpipe.resizing import fit
 
 
 def render_plainly(recipe: Recipe, donors: Donors) -> Composite:

@@ -166,9 +166,8 @@ def is_complete(group: zarr.Group) -> bool:
 def taxonomy_attributes(taxonomy: Taxonomy) -> dict[str, Any]:
     """Return the attributes that tell what mask values mean."""
     return {
-        "classes": [{"name": tissue.name, "color": list(tissue.color)} for tissue in taxonomy.classes],
+        **taxonomy.to_json(),
         "background_index": taxonomy.background,
-        "background_color": list(taxonomy.background_color),
         "ignore_index": taxonomy.background,
         "lost_value": LOST,
     }

@@ -19,7 +19,10 @@ from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import DEMO, ROOT
 from tests.test_build import SMALL
 
-COMMANDS = ("build", "validate", "schema", "index", "replay", "inspect", "phantom")
+COMMANDS = (
+    *("build", "validate", "schema", "index", "replay", "inspect", "phantom"),
+    *("train", "pseudo-label", "evaluate", "predict", "baseline"),
+)
 
 
 def synthpipe(*arguments: object) -> Result:
@@ -246,7 +249,7 @@ def test_files_that_cannot_be_written_are_named(run: Path, tmp_path: Path) -> No
 
 def test_the_readme_shows_commands_that_exist_and_code_that_runs(run: Path) -> None:
     readme = (ROOT / "README.md").read_text()
-    for command in re.findall(r"^synthpipe (\w+)", readme, re.MULTILINE):
+    for command in re.findall(r"^synthpipe ([\w-]+)", readme, re.MULTILINE):
         assert command in COMMANDS
     output = ""
     for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):

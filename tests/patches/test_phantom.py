@@ -189,6 +189,11 @@ class TestLayout:
             ]
             assert (image[window] == patch).all()
             check_label(mask[window], tuple(index for index in range(3) if match[4 + index] == "1"))
+            masked = f"{match[1]}-{match[2]}-{match[3]}.png"
+            assert (small / "masked" / "img" / masked).read_bytes() == path.read_bytes()
+            with PillowImage.open(small / "masked" / "mask" / masked) as truth:
+                assert (np.asarray(truth) == mask[window]).all() and truth.mode == "P"
+        assert [len(list((small / "masked" / kind).iterdir())) for kind in ("img", "mask")] == [12, 12]
 
     def test_images_have_palette_masks_and_slides_of_their_own(self, default: tuple[Path, PhantomSummary]) -> None:
         directory, summary = default

@@ -5,9 +5,10 @@
     DIR/1.training/<slide>-<y>-<x>-[tumour, stroma, normal].png
     DIR/2.validation/{img,mask}/<slide>-0-0.png
     DIR/3.testing/{img,mask}/<slide>-0-0.png
+    DIR/masked/{img,mask}/<slide>-<y>-<x>.png           the training patches again, with their true masks
     DIR/phantom.json        written last: what was asked for, and what there is
 
-No slide serves two of the three folders.
+No slide serves two of the three numbered folders. What weak labels hide is in ``masked``: for upper bounds only.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from synthpipe.patches.phantom.windows import Window, choose_windows
 from synthpipe.records import Image, Mask
 from synthpipe.taxonomy import Taxonomy, TissueClass
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same spec comes to mean other pixels."""
 
 LARGEST = 1024
@@ -48,10 +49,12 @@ PHANTOM_TAXONOMY = Taxonomy(
 """WSSS4LUAD's classes and colours (method section 1)."""
 
 TRAINING, VALIDATION, TESTING = "1.training", "2.validation", "3.testing"
+MASKED = "masked"
 FINISHED, UNFINISHED = "phantom.json", "phantom.unfinished.json"
 
 _OUR_NAMES = re.compile(
-    r"(1\.training/\d{7,}-\d+-\d+-\[[01], [01], [01]\]|(2\.validation|3\.testing)/(img|mask)/\d{7,}-0-0)\.png(\.tmp)?"
+    r"(1\.training/\d{7,}-\d+-\d+-\[[01], [01], [01]\]|(2\.validation|3\.testing)/(img|mask)/\d{7,}-0-0"
+    r"|masked/(img|mask)/\d{7,}-\d+-\d+)\.png(\.tmp)?"
 )
 _FIRST_SLIDE, _SLIDE_STEP = 1003370, 37  # slide ids look like the published ones
 
@@ -161,9 +164,13 @@ def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], Non
     marker = {"format_version": FORMAT_VERSION, "spec": asdict(spec)}
     try:
         _write(directory / UNFINISHED, json.dumps(marker).encode())
-        for name, image, window in _training_patches(spec):
-            _write(directory / name, _encode_image(image))
-            names.append(name)
+        for stem, image, mask, window in _training_patches(spec):
+            digits = [int(index in window.classes) for index in range(len(PHANTOM_TAXONOMY))]
+            trio = [f"{TRAINING}/{stem}-{digits}.png", *(f"{MASKED}/{kind}/{stem}.png" for kind in ("img", "mask"))]
+            pixels = _encode_image(image)
+            for name, data in zip(trio, (pixels, pixels, _encode_mask(mask)), strict=True):
+                _write(directory / name, data)
+            names += trio
             labels[PHANTOM_TAXONOMY.label(window.classes)] += 1
             if on_patch:
                 on_patch()
@@ -190,16 +197,15 @@ def slide_name(index: int) -> str:
     return str(_FIRST_SLIDE + _SLIDE_STEP * index)
 
 
-def _training_patches(spec: PhantomSpec) -> Iterator[tuple[str, Image, Window]]:
+def _training_patches(spec: PhantomSpec) -> Iterator[tuple[str, Image, Mask, Window]]:
     for slide in range(spec.slides):
         count = spec.patches // spec.slides + (slide < spec.patches % spec.slides)
         # Room for the patches without much overlap, and for each class on nearly every slide.
         side = round(spec.size * max(4.0, 1.3 * count**0.5))
         image, mask = render_slide(spec.seed, slide, side, side, spec.size * _TERRITORY_TRAINING)
         for window in choose_windows(_sizes_rng(spec.seed, slide), mask, count, spec.size, first=slide):
-            digits = [int(index in window.classes) for index in range(len(PHANTOM_TAXONOMY))]
-            name = f"{TRAINING}/{slide_name(slide)}-{window.y}-{window.x}-{digits}.png"
-            yield name, image[window.y : window.y + window.height, window.x : window.x + window.width], window
+            place = np.s_[window.y : window.y + window.height, window.x : window.x + window.width]
+            yield f"{slide_name(slide)}-{window.y}-{window.x}", image[place], mask[place], window
 
 
 def _segmented_images(spec: PhantomSpec) -> Iterator[tuple[str, str, Image, Mask]]:
@@ -262,7 +268,7 @@ def _find(directory: Path, spec: PhantomSpec) -> PhantomSummary | None:
             f"{directory}: holds another phantom ({'; '.join(changes)}); delete it, or choose another folder"
         )
     ours = expected.__contains__ if expected else _OUR_NAMES.fullmatch
-    folders = (f"{TRAINING}/", f"{VALIDATION}/", f"{TESTING}/")
+    folders = (f"{TRAINING}/", f"{VALIDATION}/", f"{TESTING}/", f"{MASKED}/")
     if foreign := [name for name in there if name.startswith(folders) and not ours(name)]:
         raise StoreError(f"{directory}: holds {_listed(foreign)}, no part of the phantom; remove it, or choose another")
     if kept is None or not expected.issubset(there):

@@ -1,0 +1,397 @@
+"""`synthpipe train`, `pseudo-label`, `evaluate`, `predict` and `baseline`: the segmentation stage."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from synthpipe.cli.progress import reporter
+from synthpipe.config import LAYOUTS, Layout, PatchesSection
+from synthpipe.errors import ConfigError
+from synthpipe.handoff import CuratedSet, Description
+from synthpipe.patches.catalog import Catalog, read_catalog
+from synthpipe.patches.layouts import read_layout
+from synthpipe.settings_file import load_settings
+
+if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other commands need not wait for
+    from synthpipe.segment.evaluation import Predictor
+    from synthpipe.segment.training import Hardware, Outcome
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_PATH = click.Path(path_type=Path)
+_checkpoint = click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
+_real = click.option("--real", type=click.Path(exists=True, path_type=Path), help="Data set of the real patches.")
+_layout = click.option("--layout", type=click.Choice(LAYOUTS), help="Of the real patches [that of the build].")
+_val = click.option("--val", type=_FOLDER, required=True, help="Folder with img/ and mask/: chooses the best weights.")
+_config = click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), help="YAML [pipelines/training/published.yaml's]."
+)
+_set = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a setting; may be given often."
+)
+_windows = click.option(
+    "--window",
+    "windows",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="How images are cut: size, stride, scales, flips, blend or batch; may be given often.",
+)
+_device = click.option("--device", help="Such as cuda:1 or cpu [a GPU where there is one].")
+_batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
+
+
+def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option("--accelerator", default="auto", show_default=True, help="Of Lightning: cpu, gpu, ..."),
+        click.option("--devices", default="auto", show_default=True, help="How many, or which, as 0,1."),
+        click.option("--workers", type=click.IntRange(min=0), help="Reading processes a device [4; on a CPU none]."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("curated", nargs=-1, required=True, type=_PATH)
+@_real
+@_layout
+@_val
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@_config
+@_set
+@_hardware_options
+@click.option("--dry-run", is_flag=True, help="Say what would be trained on what; train nothing.")
+def train(
+    curated: tuple[Path, ...],
+    real: Path | None,
+    layout: Layout | None,
+    val: Path,
+    output: Path,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    accelerator: str,
+    devices: str,
+    workers: int | None,
+    dry_run: bool,
+) -> None:
+    """Train a segmentation network on CURATED sets of composites, with consistency on real patches.
+
+    CURATED is curated.zarr of a run, or the store of `synthpipe pseudo-label`, or both: all samples count alike. A
+    training that was stopped goes on when the same command is given again, with the very batches that it would have
+    seen.
+
+    \b
+    Examples:
+      synthpipe train runs/demo/curated.zarr --real data/phantom --val data/phantom/2.validation \\
+        --config pipelines/training/demo.yaml -o runs/demo/segmentation
+      synthpipe train runs/bcss/curated.zarr --real /data/BCSS-WSSS --val /data/BCSS-WSSS/val -o runs/bcss/stage-1
+      synthpipe train runs/bcss/curated.zarr runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
+        --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --devices 4
+    """
+    from synthpipe.segment.settings import TrainSettings
+    from synthpipe.segment.sources import Composites, RealPatches, digest_of, masked_images
+    from synthpipe.segment.training import TrainingData
+
+    settings = load_settings(TrainSettings, config, overrides)
+    sets = [CuratedSet(path) for path in curated]
+    composites = Composites(sets)
+    description = sets[0].description
+    if real is None and settings.real:
+        raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
+    patches = None if real is None or not settings.real else _catalog(real, layout, description)
+    images = masked_images(val)
+    sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
+    if patches:
+        sources["real patches"] = patches.digest
+    sources["validation images"] = digest_of(images)
+    data = TrainingData(
+        description,
+        composites,
+        RealPatches(patches.patches, description) if patches else None,
+        images,
+        sources,
+    )
+    if dry_run:
+        click.echo("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
+        click.echo(
+            f"would train {output} on {len(composites)} composites of {description.size[0]} x {description.size[1]} "
+            f"pixels and {len(patches.patches) if patches else 0} real patches, classes "
+            f"{', '.join(description.taxonomy.names)}; {len(images)} validation images choose the best weights"
+        )
+        return
+    _report(_train(settings, data, output, _hardware(accelerator, devices, workers)), output)
+
+
+def _train(settings: Any, data: Any, output: Path, hardware: Hardware) -> Outcome:
+    from synthpipe.segment import training
+
+    asked: list[int] = []
+
+    def ask(number: int, _: object) -> None:
+        if asked:
+            raise KeyboardInterrupt  # asked twice
+        asked.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, ask)
+    return training.train(settings, data, output, hardware, reporter(), lambda: bool(asked))
+
+
+def _report(outcome: Outcome, output: Path) -> None:
+    from synthpipe.segment.evaluation import draw_curves
+
+    if not outcome.first_process:
+        return
+    draw_curves(output)
+    if not outcome.finished:
+        raise click.ClickException(
+            f"stopped after step {outcome.step} of {outcome.steps}; give the command again to go on from there"
+        )
+    click.echo(
+        f"{output}: trained {outcome.steps} steps; best validation mIoU {outcome.best_miou:.4f}, in epoch "
+        f"{outcome.best_epoch}\n"
+        f"  curves    {output / 'curves.png'}, or tensorboard --logdir {output}\n"
+        f"  next      synthpipe evaluate {output / 'best.ckpt'} --data DIR -o {output / 'test'}"
+    )
+
+
+def _hardware(accelerator: str, devices: str, workers: int | None) -> Hardware:
+    import torch
+
+    from synthpipe.segment.training import Hardware
+
+    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    count: int | str = int(devices) if devices.lstrip("-").isdigit() else devices
+    return Hardware(accelerator, count, (4 if on_gpu else 0) if workers is None else workers)
+
+
+def _catalog(real: Path, layout: Layout | None, description: Description) -> Catalog:
+    """Read the real patches: laid out as those of the build, unless `layout` says otherwise."""
+    like = description.patches
+    patches = like.model_copy(update={"root": str(real)})
+    if layout and layout != like.layout:
+        patches = PatchesSection(root=str(real), layout=layout)
+    claims = read_layout(patches, description.taxonomy)
+    with reporter().stage("catalog", len(claims)) as advance:
+        return read_catalog(patches, description.taxonomy, lambda: advance(1), claims=claims)
+
+
+@click.command("pseudo-label")
+@_checkpoint
+@click.option(
+    "--real", type=click.Path(exists=True, path_type=Path), required=True, help="Data set of the real patches."
+)
+@_layout
+@click.option("-o", "--output", type=_PATH, required=True, help="Zarr store to write.")
+@_device
+@_batch
+def pseudo_label(
+    checkpoint: Path, real: Path, layout: Layout | None, output: Path, device: str | None, batch: int
+) -> None:
+    """Predict masks of real patches within their labels, for a second training (`synthpipe train` with both sets).
+
+    The mean over flips and rotations is taken; classes that a patch's label excludes are suppressed, patches of one
+    class are filled with it, and glass is ignored. It goes on where it was stopped.
+
+    \b
+    Example:
+      synthpipe pseudo-label runs/bcss/stage-1/best.ckpt --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
+    """
+    from synthpipe.segment.checkpoint import Checkpoint
+    from synthpipe.segment.evaluation import choose_device
+    from synthpipe.segment.pseudo import pseudo_label
+
+    catalog = _catalog(real, layout, Checkpoint.load(checkpoint).description)
+    count = pseudo_label(checkpoint, catalog.patches, catalog.digest, output, choose_device(device), batch, reporter())
+    click.echo(f"{output}: {len(catalog.patches)} real patches with predicted masks, {count} of them now")
+
+
+@click.command()
+@_checkpoint
+@click.option("--data", type=_FOLDER, required=True, help="Folder with img/ and mask/: images of any size.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@_windows
+@click.option("--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Images to draw.")
+@click.option("--replicates", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the bootstrap.")
+@click.option("--any-palette", is_flag=True, help="Masks may have other colours than the classes.")
+@_device
+def evaluate(
+    checkpoint: Path,
+    data: Path,
+    output: Path,
+    windows: tuple[str, ...],
+    pictures: int,
+    replicates: int,
+    any_palette: bool,
+    device: str | None,
+) -> None:
+    """Measure a network on images with masks: IoU, Dice, accuracy, boundaries, with intervals, and pictures.
+
+    Images are cut into windows that leave no gap; by default windows of the canvas at half its stride, with the mean
+    over flips and rotations. Classes that the masks do not show are left out of means. Intervals are 95 %, by
+    bootstrap over images.
+
+    \b
+    Examples:
+      synthpipe evaluate runs/demo/segmentation/best.ckpt --data data/phantom/3.testing -o runs/demo/test
+      synthpipe evaluate stage-1/best.ckpt --data /data/WSSS4LUAD/3.testing -o result \\
+        --window size=224 --window stride=112 --window "scales=[1, 1.25, 1.5, 1.75, 2]"
+    """
+    from synthpipe.segment.evaluation import draw_curves, evaluate, table
+    from synthpipe.segment.sources import masked_images
+
+    predictor = _predictor(checkpoint, windows, device)
+    result = evaluate(predictor, masked_images(data), output, reporter(), pictures, replicates, any_palette)
+    rows = [row[:6] for row in table(result)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
+    low, high = result["intervals"]["miou"]
+    click.echo(
+        f"mIoU {result['miou']:.4f} ({low:.4f} to {high:.4f}), fwIoU {result['fwiou']:.4f}, pixel accuracy "
+        f"{result['pixel_accuracy']:.4f}, {len(result['images'])} images"
+    )
+    for name in result["absent_classes"]:
+        click.echo(f"note: no mask shows {name}; it is left out of the means")
+    curves = draw_curves(checkpoint.parent)
+    click.echo(f"{output}: metrics.json, metrics.csv, confusion.png, pictures/" + (f"; {curves}" if curves else ""))
+
+
+@click.command()
+@_checkpoint
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@_windows
+@click.option("--overlays/--no-overlays", default=True, show_default=True, help="Pictures of the masks on the images.")
+@click.option("--probabilities", is_flag=True, help="NumPy files (class, y, x), float16.")
+@_device
+def predict(
+    checkpoint: Path,
+    images: tuple[Path, ...],
+    output: Path,
+    windows: tuple[str, ...],
+    overlays: bool,
+    probabilities: bool,
+    device: str | None,
+) -> None:
+    """Predict the masks of IMAGES of any size: palette PNGs whose pixel values are class indices.
+
+    \b
+    Examples:
+      synthpipe predict runs/demo/segmentation/best.ckpt data/phantom/3.testing/img/*.png -o masks
+      synthpipe predict best.ckpt slide.tif -o out --probabilities --window stride=112
+    """
+    from synthpipe.patches.pixels import decode
+    from synthpipe.segment.pictures import overlay, save, save_palette_mask
+
+    stems = [image.stem for image in images]
+    if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise ConfigError(f"IMAGES: {repeated[0]} names two images; predict them into two folders")
+    predictor = _predictor(checkpoint, windows, device)
+    with reporter().stage("prediction", len(images)) as advance:
+        for path in images:
+            image = decode(path)
+            if probabilities:
+                mask = predictor.write_probabilities(image, output / f"{path.stem}-probabilities.npy")
+            else:
+                mask = predictor.mask(image)
+            save_palette_mask(mask, predictor.taxonomy, output / f"{path.stem}.png")
+            if overlays:
+                save(overlay(image, mask, predictor.taxonomy), output / f"{path.stem}-overlay.png")
+            advance(1)
+    click.echo(f"{output}: masks of {len(images)} images")
+
+
+@click.command()
+@click.argument("curated", type=_PATH)
+@click.option("--real", type=click.Path(exists=True, path_type=Path), required=True, help="Data set of real patches.")
+@_layout
+@click.option("--masks", type=_FOLDER, help="Folder with img/ and mask/ to train the upper bound on [none is trained].")
+@_val
+@click.option("--data", type=_FOLDER, required=True, help="Folder with img/ and mask/ to compare on.")
+@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@_config
+@_set
+@_hardware_options
+@click.option(
+    "--compare",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A checkpoint beside.",
+)
+def baseline(
+    curated: Path,
+    real: Path,
+    layout: Layout | None,
+    masks: Path | None,
+    val: Path,
+    data: Path,
+    output: Path,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    accelerator: str,
+    devices: str,
+    workers: int | None,
+    compare: tuple[Path, ...],
+) -> None:
+    """Train what composites are measured against, with the settings, steps and images a step of `synthpipe train`.
+
+    The lower bound knows image labels alone: its masks are those of the class activation map. The upper bound knows
+    true masks, where the data has them. Both are measured on --data beside the checkpoints of --compare.
+
+    \b
+    Example:
+      synthpipe baseline runs/demo/curated.zarr --real data/phantom --masks data/phantom/masked \\
+        --val data/phantom/2.validation --data data/phantom/3.testing --config pipelines/training/demo.yaml \\
+        --compare runs/demo/segmentation/best.ckpt -o runs/demo/baseline
+    """
+    from synthpipe.segment.baselines import lower_bound, upper_bound
+    from synthpipe.segment.evaluation import evaluate
+    from synthpipe.segment.settings import TrainSettings
+    from synthpipe.segment.sources import Composites, RealPatches, masked_images
+
+    settings = load_settings(TrainSettings, config, overrides)
+    one = CuratedSet(curated)
+    composites, description, validation = Composites([one]), one.description, masked_images(val)
+    catalog = _catalog(real, layout, description)
+    patches = RealPatches(catalog.patches, description)
+    trainings = {
+        "labels": lower_bound(settings, description, composites, patches, validation, catalog.digest),
+    }
+    if masks:
+        masked = masked_images(masks)
+        trainings["masks"] = upper_bound(settings, description, composites, masked, validation)
+    named = {"image labels alone (lower bound)": output / "labels" / "best.ckpt"}
+    named |= {str(path): path for path in compare}
+    named |= {"true masks (upper bound)": output / "masks" / "best.ckpt"} if masks else {}
+    for name, (chosen, training) in trainings.items():
+        outcome = _train(chosen, training, output / name, _hardware(accelerator, devices, workers))
+        if not outcome.first_process:
+            return
+        if not outcome.finished:
+            _report(outcome, output / name)
+    images, results = masked_images(data), {}
+    for number, (name, path) in enumerate(named.items()):
+        result = evaluate(_predictor(path, (), None), images, output / f"test-{number}", reporter())
+        results[name] = result
+    best = results.get("true masks (upper bound)")
+    for name, result in results.items():
+        low, high = result["intervals"]["miou"]
+        share = f"  {result['miou'] / best['miou']:5.1%} of the upper bound" if best else ""
+        click.echo(f"mIoU {result['miou']:.4f} ({low:.4f} to {high:.4f})  fwIoU {result['fwiou']:.4f}{share}  {name}")
+
+
+def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None) -> Predictor:
+    from synthpipe.segment.evaluation import Predictor, choose_device
+    from synthpipe.segment.windows import WindowSection
+
+    predictor = Predictor.load(checkpoint, device=choose_device(device))
+    defaults = predictor.windows.model_dump(mode="json")
+    base = [f"{key}={json.dumps(value)}" for key, value in defaults.items()]
+    return replace(predictor, windows=load_settings(WindowSection, None, (*base, *windows)))

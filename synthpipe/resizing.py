@@ -1,0 +1,19 @@
+"""Bringing images and masks to a size."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""(H, W) or (H, W, channels) uint8."""
+
+
+def fit(pixels: Pixels, size: tuple[int, int], nearest: bool = False) -> Pixels:
+    """Resize `pixels` to (height, width); what has that size already is returned as it is."""
+    if pixels.shape[:2] == size:
+        return pixels
+    shrinks = pixels.shape[0] >= size[0] and pixels.shape[1] >= size[1]
+    smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT if nearest else smooth)  # type: ignore[return-value]

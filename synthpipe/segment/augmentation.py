@@ -1,0 +1,85 @@
+"""Augmentation of training images and their masks (method section 4): flips, crop, shift, scale, rotation, distortion.
+
+All of it is one map from the pixels of the result to places in the source, so that pixels are interpolated once, on the
+device where the network is. What a map takes from beyond the source is reflected in the image, and gets the ignore
+index in the mask: no loss counts a border that a transform opened.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from synthpipe.segment.settings import AugmentationSection
+
+Views = NDArray[np.float32]
+"""(N, 7) float32: how each of N images is seen. Six numbers of an affine map, row by row, and the distortion k.
+
+The map takes places in the result to places in the source, (x, y) both, in units of half the width and height from the
+centre: -1 and 1 are the borders. Before it, a place is moved to ``place * (1 + k r^2 + k r^4)``, r its distance from
+the centre in units of the width and height.
+"""
+
+IDENTITY = np.array([1, 0, 0, 0, 1, 0, 0], np.float32)
+
+
+def draw_view(rng: np.random.Generator, settings: AugmentationSection, size: tuple[int, int]) -> Views:
+    """Draw how one image of `size` (height, width) is seen: (7,) float32, a row of `Views`."""
+    u = rng.random(14)
+    signed = 2 * u - 1
+    height, width = size
+    # half the sides of an ellipse's box, to turn and keep shapes: pixels are square, units are not
+    units = np.diag([width / 2, height / 2, 1.0])
+    turn = np.eye(3)
+    if u[0] < settings.affine:
+        angle = np.deg2rad(settings.rotation) * signed[1]
+        zoom = 1 + settings.scale * signed[2]
+        cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+        shift = 2 * settings.shift * signed[3:5]
+        turn = np.linalg.inv(units) @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) @ units
+        turn = turn @ np.array([[1, 0, -shift[0]], [0, 1, -shift[1]], [0, 0, 1]])
+    low, high = settings.crop
+    side = np.sqrt(low + (high - low) * u[5])
+    flips = np.where(u[6:8] < settings.flip, -1.0, 1.0)
+    crop = np.array([[side, 0, (1 - side) * signed[8]], [0, side, (1 - side) * signed[9]], [0, 0, 1]])
+    view = turn @ crop @ np.diag([*flips, 1.0])
+    distortion = settings.distortion * signed[11] if u[10] < settings.distort else 0.0
+    return np.array([*view[:2].ravel(), distortion], np.float32)
+
+
+def see(images: Tensor, masks: Tensor, views: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
+    """Return images and masks as `views` see them.
+
+    Parameters
+    ----------
+    images : (N, 3, H, W) uint8 or float
+        Values from 0 to 255.
+    masks : (N, H, W) uint8
+        Class indices.
+    views : (N, 7) float32
+        See `Views`.
+    ignore : int
+        What a mask shows where a view leaves the source.
+
+    Returns
+    -------
+    images : (N, 3, H, W) float32
+        Bilinear; beyond the borders reflected.
+    masks : (N, H, W) uint8
+        The nearest pixel's.
+    """
+    height, width = images.shape[-2:]
+    y = (torch.arange(height, device=images.device) * 2 + 1) / height - 1
+    x = (torch.arange(width, device=images.device) * 2 + 1) / width - 1
+    grid = torch.stack((x.expand(height, width), y[:, None].expand(height, width)), -1)  # (H, W, 2)
+    radius = (grid**2).sum(-1) / 4
+    factor = 1 + views[:, 6, None, None] * (radius + radius**2)
+    affine = views[:, :6].view(-1, 2, 3)
+    places = torch.einsum("nij,nhwj->nhwi", affine[..., :2], grid * factor[..., None]) + affine[:, None, None, :, 2]
+    seen = grid_sample(images.float(), places, mode="bilinear", padding_mode="reflection", align_corners=False)
+    labels = grid_sample(masks[:, None].float(), places, mode="nearest", padding_mode="border", align_corners=False)
+    outside = (places.abs() > 1).any(-1)
+    return seen, labels[:, 0].to(torch.uint8).masked_fill_(outside, ignore)

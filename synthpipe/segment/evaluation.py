@@ -1,0 +1,320 @@
+"""Evaluating and using a trained network: metrics with intervals, tables and pictures; masks of new images."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from synthpipe.errors import ConfigError, StoreError
+from synthpipe.records import Mask
+from synthpipe.segment import pictures
+from synthpipe.segment.checkpoint import Checkpoint, file_digest
+from synthpipe.segment.metrics import (
+    Counts,
+    Interval,
+    bootstrap,
+    boundary_counts,
+    confusion_matrix,
+    measure,
+    measure_boundaries,
+)
+from synthpipe.segment.sources import MaskedImage
+from synthpipe.segment.training import Reporter
+from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
+from synthpipe.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """A trained network on a device, and how it looks at images.
+
+    Attributes
+    ----------
+    checkpoint : Checkpoint
+        The network's.
+    sha256 : str
+        Digest of the checkpoint's file.
+    windows : WindowSection
+        How images are cut.
+    device : torch.device
+        Where it runs.
+    segment : Segment
+        The network itself.
+    """
+
+    checkpoint: Checkpoint
+    sha256: str
+    windows: WindowSection
+    device: torch.device
+    segment: Segment
+
+    @classmethod
+    def load(cls, path: Path, windows: WindowSection | None = None, device: torch.device | None = None) -> Predictor:
+        """Read a checkpoint; `windows` are those of the canvas, at half its stride and with flips, unless given.
+
+        Raises
+        ------
+        StoreError
+            It is missing, damaged, or no checkpoint.
+        """
+        checkpoint = Checkpoint.load(path)
+        target = device or choose_device()
+        network = checkpoint.network(target)
+        return cls(
+            checkpoint,
+            file_digest(path),
+            windows or default_windows(checkpoint.description.size),
+            target,
+            lambda images: network.segment(images, checkpoint.by_cam),
+        )
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.checkpoint.description.taxonomy
+
+    def mask(self, image: NDArray[np.uint8]) -> Mask:
+        """Return the (H, W) uint8 class of each pixel of an (H, W, 3) uint8 image."""
+        return predict_mask(self.segment, image, self.windows, len(self.taxonomy), self.device)
+
+    def write_probabilities(self, image: NDArray[np.uint8], path: Path) -> Mask:
+        """Write an image's (C, H, W) float16 probabilities as a NumPy file, block by block; return its mask.
+
+        Raises
+        ------
+        StoreError
+            The file cannot be written.
+        """
+        shape = (len(self.taxonomy), *image.shape[:2])
+        mask = np.empty(shape[1:], np.uint8)
+        temporary = path.with_name(f"{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            target = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
+            for part in predict(self.segment, image, self.windows, len(self.taxonomy), self.device):
+                values = part.probabilities.cpu().numpy()
+                place = np.s_[part.y : part.y + values.shape[1], part.x : part.x + values.shape[2]]
+                target[(slice(None), *place)] = values
+                mask[place] = values.argmax(0)
+            target.flush()
+            temporary.replace(path)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
+        return mask
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Return the device called `name`, or the first GPU, or the CPU where there is none.
+
+    Raises
+    ------
+    ConfigError
+        There is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"--device {name}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"
+        ) from error
+    return device
+
+
+def default_windows(size: tuple[int, int]) -> WindowSection:
+    """Return windows of the canvas at half its stride, with the mean over flips where it is a square."""
+    height, width = size
+    return WindowSection(size=size, stride=((height + 1) // 2, (width + 1) // 2), flips=height == width)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What was counted on a set of images: N images, C classes.
+
+    Attributes
+    ----------
+    names : tuple of str
+        Of the images.
+    confusions : (N, C, C) int64
+        True classes in rows.
+    contours : (N, C, 4) int64
+        See `metrics.boundary_counts`.
+    """
+
+    names: tuple[str, ...]
+    confusions: Counts
+    contours: Counts
+
+    def summary(self, taxonomy: Taxonomy, replicates: int, seed: int) -> dict[str, Any]:
+        """Return all scores, their intervals and the scores of each image, JSON-ready: NaN is None."""
+        confusion = self.confusions.sum(0)
+        scores, boundaries = measure(confusion), measure_boundaries(self.contours.sum(0))
+        intervals = bootstrap(self.confusions, self.contours, seed=seed, replicates=replicates)
+        per_class = {
+            name: {
+                "iou": scores.iou[index],
+                "iou_interval": _pair(intervals.iou[index]),
+                "dice": scores.dice[index],
+                "precision": scores.precision[index],
+                "recall": scores.recall[index],
+                "boundary_f": boundaries.f[index],
+                "pixels": int(confusion[index].sum()),
+            }
+            for index, name in enumerate(taxonomy.names)
+        }
+        overall = {
+            "miou": scores.miou,
+            "fwiou": scores.fwiou,
+            "mean_dice": scores.mean_dice,
+            "pixel_accuracy": scores.pixel_accuracy,
+            "mean_boundary_f": boundaries.mean_f,
+        }
+        found = {
+            **overall,
+            "intervals": {name: _pair(getattr(intervals, name)) for name in overall},
+            "absent_classes": [name for name, each in per_class.items() if not each["pixels"]],
+            "classes": per_class,
+            "confusion": confusion.tolist(),
+            "images": {
+                name: {"miou": one.miou, "pixel_accuracy": one.pixel_accuracy}
+                for name, one in zip(self.names, map(measure, self.confusions), strict=True)
+            },
+        }
+        clean: dict[str, Any] = _without_nan(found)
+        return clean
+
+
+def evaluate(
+    predictor: Predictor,
+    images: Sequence[MaskedImage],
+    directory: Path,
+    reporter: Reporter,
+    pictured: int = 16,
+    replicates: int = 1000,
+    any_palette: bool = False,
+) -> dict[str, Any]:
+    """Measure a network on images with masks; write ``metrics.json``, ``metrics.csv`` and pictures into `directory`.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The network.
+    images : sequence of MaskedImage
+        The images.
+    directory : Path
+        Where to write.
+    reporter : Reporter
+        Told of progress.
+    pictured : int
+        Of how many images pictures are drawn: of the first, spread evenly.
+    replicates : int
+        Of the bootstrap.
+    any_palette : bool
+        Whether masks may have a palette of other colours than the taxonomy's.
+
+    Returns
+    -------
+    dict
+        What ``metrics.json`` holds.
+
+    Raises
+    ------
+    CatalogError
+        An image or a mask cannot be read, or belongs to another taxonomy.
+    """
+    taxonomy = predictor.taxonomy
+    if not any_palette:
+        for source in images:
+            source.check_palette(taxonomy)
+    shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
+    confusions, contours = [], []
+    with reporter.stage("evaluation", len(images)) as advance:
+        for number, source in enumerate(images):
+            image, truth = source.read(taxonomy)
+            found = predictor.mask(image)
+            confusions.append(confusion_matrix(truth, found, len(taxonomy)))
+            contours.append(boundary_counts(truth, found, len(taxonomy)))
+            if number in shown:
+                score = measure(confusions[-1]).miou
+                figure = pictures.panel(image, truth, found, taxonomy, f"{source.name}: mIoU {score:.3f}")
+                pictures.save(figure, directory / "pictures" / f"{source.name}.png")
+            advance(1)
+    evaluation = Evaluation(tuple(source.name for source in images), np.stack(confusions), np.stack(contours))
+    result = {
+        "checkpoint": predictor.sha256,
+        "fingerprint": predictor.checkpoint.description.fingerprint,
+        "trained_on": dict(predictor.checkpoint.sources),
+        "windows": predictor.windows.model_dump(mode="json"),
+        **evaluation.summary(taxonomy, replicates, seed=0),
+    }
+    pictures.save(pictures.confusion_figure(evaluation.confusions.sum(0), taxonomy), directory / "confusion.png")
+    _write(directory / "metrics.json", json.dumps(result, indent=1) + "\n")
+    _write(directory / "metrics.csv", "".join(f"{','.join(row)}\n" for row in table(result)))
+    return result
+
+
+def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the rows of a result's table, the first its header: a row a class, then their means."""
+    columns = ("iou", "dice", "precision", "recall", "boundary_f")
+    yield ("class", *columns, "iou_low", "iou_high", "pixels")
+    for name, each in result["classes"].items():
+        values = (_text(each[column]) for column in columns)
+        yield (name, *values, *map(_text, each["iou_interval"]), str(each["pixels"]))
+    low, high = result["intervals"]["miou"]
+    means = (result["miou"], result["mean_dice"], None, None, result["mean_boundary_f"])
+    pixels = sum(each["pixels"] for each in result["classes"].values())
+    yield ("mean", *map(_text, means), _text(low), _text(high), str(pixels))
+
+
+def draw_curves(directory: Path) -> Path | None:
+    """Draw the curves of a training's ``epochs.csv`` beside it; return where, or None where there is none."""
+    path = directory / "epochs.csv"
+    if not path.exists():
+        return None
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return None
+    steps = [int(row["step"]) for row in rows]
+    names = [name for name in rows[0] if name not in ("epoch", "step")]
+    series = {name: (steps, [float(row[name]) for row in rows]) for name in names}
+    losses, metrics = (
+        {name.removeprefix("train_"): values for name, values in series.items() if name.startswith("train_") == loss}
+        for loss in (True, False)
+    )
+    target = directory / "curves.png"
+    pictures.save(pictures.curves_figure(losses, metrics), target)
+    return target
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
+
+
+def _pair(interval: Interval) -> list[float]:
+    return list(asdict(interval).values())
+
+
+def _text(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

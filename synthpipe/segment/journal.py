@@ -1,0 +1,113 @@
+"""What a training tells while it runs: losses a step and metrics an epoch, as CSV and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from synthpipe.errors import StoreError
+
+Row = Mapping[str, float]
+
+
+class Table:
+    """A CSV that grows row by row, keyed by its first column, a growing integer; floats keep every bit.
+
+    Parameters
+    ----------
+    path : Path
+        The file; begun anew, or gone on with.
+    end : int
+        Rows with a key of `end` and more are dropped: they are made again.
+    """
+
+    def __init__(self, path: Path, end: int) -> None:
+        self.path = path
+        try:
+            self.rows = [row for row in _read(path) if next(iter(row.values())) < end] if path.exists() and end else []
+            self._header = list(self.rows[0]) if self.rows else []
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.name}.partial")
+            temporary.write_text(self._text(self.rows, header=True) if self.rows else "", encoding="utf-8")
+            temporary.replace(path)
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{path}: cannot be gone on with: {error}; remove it, or train into another folder"
+            ) from error
+
+    def add(self, rows: list[dict[str, float]]) -> None:
+        """Append rows that all have the same columns."""
+        if not rows:
+            return
+        first = not self._header
+        self._header = self._header or list(rows[0])
+        self.rows += rows
+        try:
+            with self.path.open("a", encoding="utf-8", newline="") as file:
+                file.write(self._text(rows, header=first))
+        except OSError as error:
+            raise StoreError(
+                f"{self.path}: cannot be written: {error}; make room, then give the command again"
+            ) from error
+
+    def _text(self, rows: list[dict[str, float]], header: bool) -> str:
+        buffer = io.StringIO()
+        table = csv.DictWriter(buffer, self._header, lineterminator="\n")
+        if header:
+            table.writeheader()
+        table.writerows({key: _number(value) for key, value in row.items()} for row in rows)
+        return buffer.getvalue()
+
+
+class Journal:
+    """``steps.csv`` and ``epochs.csv`` in a training's folder, and the same for TensorBoard in ``tensorboard/``.
+
+    Parameters
+    ----------
+    directory : Path
+        The training's folder.
+    step, epoch : int
+        Where training begins or goes on; what was told of later ones is dropped.
+    """
+
+    def __init__(self, directory: Path, step: int = 0, epoch: int = 0) -> None:
+        self.steps = Table(directory / "steps.csv", step)
+        self.epochs = Table(directory / "epochs.csv", epoch)
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step or None)
+
+    def add_steps(self, rows: list[dict[str, float]]) -> None:
+        """Tell of steps; each row begins with ``step``."""
+        self.steps.add(rows)
+        for row in rows:
+            for name, value in row.items():
+                if name not in ("step", "epoch"):
+                    self._board.add_scalar(f"step/{name}", value, int(row["step"]))
+
+    def add_epoch(self, row: dict[str, float]) -> None:
+        """Tell of an epoch; the row begins with ``epoch`` and has ``step``, where the epoch ended."""
+        self.epochs.add([row])
+        for name, value in row.items():
+            if name not in ("step", "epoch"):
+                self._board.add_scalar(f"epoch/{name}", value, int(row["step"]))
+        self._board.flush()
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def _read(path: Path) -> list[dict[str, float]]:
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # the process may have been killed while it wrote a line
+    return [{key: _parse(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(whole))]
+
+
+def _parse(text: str) -> float:
+    return int(text) if text.isdigit() else float(text)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if isinstance(value, int) else repr(float(value))

@@ -1,0 +1,156 @@
+"""The segmentation network (method section 4): decoder and encoder of segmentation-models-pytorch, and a CAM head."""
+
+from __future__ import annotations
+
+import difflib
+import warnings
+from typing import Any, NamedTuple
+
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate, pad
+
+from synthpipe.errors import ConfigError
+from synthpipe.segment.settings import NetworkSection
+
+_MULTIPLE = 32  # encoders halve a size five times
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch.
+
+    ``masks`` (B, C, H, W): logits of every pixel's class. ``cam`` (B, C, h, w): the class activation map, logits at the
+    encoder's last, coarse resolution. ``labels`` (B, C): the CAM's mean, logits of the image's labels.
+    """
+
+    masks: Tensor
+    cam: Tensor
+    labels: Tensor
+
+
+class SegmentationNetwork(nn.Module):
+    """Decoder and encoder with a CAM head: a 1 x 1 convolution, after dropout, on the encoder's last feature.
+
+    It takes images as they are stored, and of any size: they are normalised here, and reflected at the right and the
+    bottom up to a size that the encoder can halve.
+
+    Parameters
+    ----------
+    settings : NetworkSection
+        Which network.
+    classes : int
+        Tissue classes; background is none.
+    pretrained : bool
+        Whether to begin with `settings.weights`; an untrained network is enough to load a checkpoint into.
+
+    Raises
+    ------
+    ConfigError
+        There is no such network, or no such weights for it.
+    """
+
+    mean: Tensor
+    std: Tensor
+    segmentation: Any
+
+    def __init__(self, settings: NetworkSection, classes: int, pretrained: bool = False) -> None:
+        super().__init__()
+        self.segmentation = _create(settings, classes, settings.weights if pretrained else None)
+        channels: int = self.segmentation.encoder.out_channels[-1]
+        self.cam = nn.Sequential(nn.Dropout(settings.dropout), nn.Conv2d(channels, classes, 1))
+        for name, values in (("mean", settings.mean), ("std", settings.std)):
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Return `Outputs` of (B, 3, H, W) RGB images with values from 0 to 255, uint8 or float."""
+        height, width = images.shape[-2:]
+        normalised = (images.float() - self.mean) / self.std
+        features = self.segmentation.encoder(_reflect(normalised))
+        decoded = features if isinstance(features, tuple) else (features,)  # DPT's come with prefix tokens
+        masks = self.segmentation.segmentation_head(self.segmentation.decoder(*decoded))
+        cam = self.cam(decoded[0][-1])
+        return Outputs(masks[..., :height, :width], cam, cam.mean((-2, -1)))
+
+    def segment(self, images: Tensor, by_cam: bool = False) -> Tensor:
+        """Return only the (B, C, H, W) logits of pixels: the decoder's, or the CAM's brought to the images' size."""
+        outputs: Outputs = self(images)
+        if not by_cam:
+            return outputs.masks
+        height, width = images.shape[-2:]
+        padded = [size + -size % _MULTIPLE for size in (height, width)]
+        return interpolate(outputs.cam, padded, mode="bilinear")[..., :height, :width]
+
+
+def pretrained_network(settings: NetworkSection, classes: int) -> tuple[SegmentationNetwork, str | None]:
+    """Return a network that begins with the weights that `settings` name, and why it does not where they cannot be had.
+
+    Raises
+    ------
+    ConfigError
+        There is no such network, or no such weights for it.
+    """
+    if settings.weights is None:
+        return SegmentationNetwork(settings, classes), None
+    _check_names(settings)
+    try:
+        return SegmentationNetwork(settings, classes, pretrained=True), None
+    except Exception as error:  # hubs and their clients fail in ways of their own; a wrong network fails again below
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        why = (
+            f"the {settings.weights} weights of {settings.encoder} cannot be had, so the encoder begins at random and "
+            f"needs more epochs; load them once where there is a network, or set network.weights: null ({reason})"
+        )
+        return SegmentationNetwork(settings, classes), why
+
+
+def _create(settings: NetworkSection, classes: int, weights: str | None) -> nn.Module:
+    _check_names(settings)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module: nn.Module = smp.create_model(
+                settings.architecture, settings.encoder, encoder_weights=weights, classes=classes
+            )
+    except (KeyError, ValueError, RuntimeError, NotImplementedError) as error:
+        if weights:
+            raise
+        raise ConfigError(
+            f"network: {settings.architecture} with {settings.encoder} cannot be made by segmentation-models-pytorch "
+            f"{smp.__version__}: {' '.join(str(error).split())}; choose another"
+        ) from error
+    return module
+
+
+def _check_names(settings: NetworkSection) -> None:
+    architectures = smp.MODEL_ARCHITECTURES_MAPPING
+    if settings.architecture.lower() not in architectures:
+        names = [architecture.__name__ for architecture in architectures.values()]
+        raise ConfigError(_unknown("architecture", settings.architecture, names))
+    if settings.encoder.startswith("tu-"):
+        return
+    known = smp.encoders.encoders
+    if settings.encoder not in known:
+        raise ConfigError(_unknown("encoder", settings.encoder, list(known)))
+    weights = known[settings.encoder]["pretrained_settings"]
+    if settings.weights is not None and settings.weights not in weights:
+        raise ConfigError(_unknown("weights", settings.weights, list(weights)))
+
+
+def _unknown(key: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, 3)
+    some = ", ".join(known[:12]) + (" ..." if len(known) > 12 else "")
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {some}"
+    return f"network.{key}: segmentation-models-pytorch {smp.__version__} has no {name!r}; {hint}"
+
+
+def _reflect(images: Tensor) -> Tensor:
+    """Reflect images at the right and the bottom, up to a size that the encoder can halve."""
+    for axis in (-1, -2):
+        while missing := -images.shape[axis] % _MULTIPLE:
+            step = min(missing, images.shape[axis] - 1)
+            mode = "reflect" if step else "replicate"
+            step = step or missing
+            images = pad(images, (0, step, 0, 0) if axis == -1 else (0, 0, 0, step), mode)
+    return images

@@ -1,0 +1,360 @@
+"""Pictures of a segmentation for people: masks over images, errors, confusion matrices, training curves.
+
+Classes have the taxonomy's colours. Whatever else has a colour keeps to palettes that colour-blind people can tell
+apart: one hue from light to dark for shares, and Okabe and Ito's eight, with line styles, for curves.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from itertools import cycle
+from pathlib import Path
+from uuid import uuid4
+
+import cv2
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image as Pillow
+
+from synthpipe.errors import StoreError
+from synthpipe.records import Image, Mask
+from synthpipe.segment.metrics import Counts
+from synthpipe.taxonomy import Taxonomy
+
+Series = tuple[ArrayLike, ArrayLike]
+"""Steps or epochs, and a value at each; a value may be NaN."""
+
+_DPI = 150
+_WIDTH = 13.0  # inches: of a panel's pictures together
+_OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+_LINES = ("-", "--", ":", "-.")
+_SMOOTHED = 200  # a series of more values is shown with its moving average
+
+
+def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45) -> Image:
+    """Return the image with the classes' colours blended over it, and contours in the full colour.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    mask : (H, W) uint8
+        Class indices; other pixels, background or lost, are left as they are.
+    taxonomy : Taxonomy
+        Classes and their colours.
+    opacity : float
+        Of the colours, 0-1.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+        RGB. A class's contour is one pixel wide and lies inside the class, wherever it meets another value of the mask.
+
+    Raises
+    ------
+    ValueError
+        Image and mask differ in size.
+    """
+    _check(image, mask)
+    colors = _colors(taxonomy)[mask]
+    blended = np.rint(image * (1 - opacity) + colors * opacity).astype(np.uint8)
+    edge = _edges(mask)
+    blended[edge] = colors[edge]
+    ignored = mask >= len(taxonomy)
+    blended[ignored] = image[ignored]
+    return blended
+
+
+def errors(image: Image, truth: Mask, prediction: Mask, taxonomy: Taxonomy) -> Image:
+    """Return a picture in which only what is wrong has a colour: that of the class predicted there.
+
+    Right pixels are the image in pale grey, so that the tissue can still be seen, and ignored ones are hatched. Which
+    class it should have been, the true mask beside it tells.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    truth, prediction : (H, W) uint8
+        Class indices; pixels whose truth is no class are ignored. Others that were predicted as no class are black.
+    taxonomy : Taxonomy
+        Classes and their colours.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+        RGB.
+
+    Raises
+    ------
+    ValueError
+        Image and masks differ in size.
+    """
+    _check(image, truth)
+    _check(image, prediction)
+    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+    picture = np.repeat((155 + grey * (90 / 255)).astype(np.uint8)[..., None], 3, axis=2)
+    colors = _colors(taxonomy)
+    colors[len(taxonomy) :] = 0
+    ignored = truth >= len(taxonomy)
+    wrong = truth != prediction
+    picture[wrong] = colors[prediction[wrong]]
+    y, x = np.nonzero(ignored)
+    period = max(8, min(truth.shape) // 40)
+    picture[y, x] = np.where((x + y) % period < max(1, period // 6), 150, 255).astype(np.uint8)[:, None]
+    return picture
+
+
+def panel(image: Image, truth: Mask | None, prediction: Mask, taxonomy: Taxonomy, title: str) -> Figure:
+    """Return image, truth, prediction and errors beside each other, with a legend; wide images go below each other.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        RGB, of any size: it is shrunk to what is shown.
+    truth : (H, W) uint8, or None
+        Without it there are two pictures: image and prediction.
+    prediction : (H, W) uint8
+        Class indices.
+    taxonomy : Taxonomy
+        Classes and their colours.
+    title : str
+        Such as the image's name.
+
+    Raises
+    ------
+    ValueError
+        Image and masks differ in size.
+    """
+    for mask in (prediction, truth):
+        if mask is not None:
+            _check(image, mask)
+    height, width = image.shape[:2]
+    columns = _columns(2 if truth is None else 4, width / height)
+    rows = (2 if truth is None else 4) // columns
+    cell = max(min(_WIDTH / columns, 12 / rows * width / height), 2.5)
+    shown = _shrink(image, cell)
+    parts = {"image": shown, "prediction": overlay(shown, _shrink(prediction, cell), taxonomy)}
+    if truth is not None:
+        wrong = (prediction != truth)[truth < len(taxonomy)]
+        share = f": {wrong.mean():.1%}" if wrong.size else ""
+        parts = {
+            "image": shown,
+            "truth": overlay(shown, _shrink(truth, cell), taxonomy),
+            "prediction": parts["prediction"],
+            f"errors, coloured as predicted{share}": _shrink(errors(image, truth, prediction, taxonomy), cell),
+        }
+    handles: list[Artist] = [Patch(facecolor=_unit(tissue.color), edgecolor="0.3") for tissue in taxonomy.classes]
+    names = list(taxonomy.names)
+    if truth is not None:
+        handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////"))
+        names.append("ignored")
+    # a letter takes about 0.09 inches, and what is beside a name 0.6
+    in_a_row = min(len(names), max(1, int(cell * columns / (0.09 * sum(map(len, names)) / len(names) + 0.6))))
+    below = 0.25 * -(-len(names) // in_a_row)
+    cell_height = min(max(cell * height / width, 0.5), 12)
+    figure = Figure((cell * columns, (cell_height + 0.3) * rows + below + 0.6), layout="constrained")
+    for number, (name, picture) in enumerate(parts.items()):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        axes.imshow(picture)
+        axes.set_title(name, fontsize=9.5)
+        axes.set_axis_off()
+    figure.suptitle(title, parse_math=False)
+    _literal(figure.legend(handles, names, loc="outside lower center", ncols=in_a_row, fontsize=10, frameon=False))
+    return figure
+
+
+def confusion_figure(confusion: Counts, taxonomy: Taxonomy) -> Figure:
+    """Return the confusion matrix as a heat map: how the pixels of each true class were predicted.
+
+    Parameters
+    ----------
+    confusion : (C, C) int64
+        Pixels by true class (rows) and predicted class (columns).
+    taxonomy : Taxonomy
+        The C classes.
+
+    Raises
+    ------
+    ValueError
+        The matrix is not of the taxonomy's classes.
+    """
+    classes = len(taxonomy)
+    if confusion.shape != (classes, classes):
+        raise ValueError(f"confusion is {confusion.shape}, expected {(classes, classes)}: a row and column a class")
+    totals = confusion.sum(1, keepdims=True)
+    shares = np.where(totals > 0, confusion / np.maximum(totals, 1), np.nan)
+    size = max(4.0, 1.1 * classes + 2)
+    figure = Figure((size + 1.2, size), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_facecolor("0.9")  # shows where a class is absent
+    drawn = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=1)
+    for (row, column), share in np.ndenumerate(shares):
+        text = "absent" if np.isnan(share) else f"{share:.1%}\n{_number(int(confusion[row, column]))}"
+        axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if share > 0.55 else "black")
+    axes.set_xticks(range(classes), taxonomy.names, rotation=30, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_yticks(range(classes), taxonomy.names, parse_math=False)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.8)
+    bar.set_label("share of the true class's pixels")
+    return figure
+
+
+def curves_figure(losses: Mapping[str, Series], metrics: Mapping[str, Series]) -> Figure:
+    """Return training curves: losses on the left, validation metrics on the right.
+
+    Parameters
+    ----------
+    losses, metrics : mapping of str to (steps, values)
+        Series by name. One of more than 200 values is drawn faint, with its moving average over a fiftieth of them.
+        A metric's best value is marked.
+    """
+    figure = Figure((12, 4.5), layout="constrained")
+    for number, (label, series) in enumerate((("loss", losses), ("validation metric", metrics))):
+        axes = figure.add_subplot(1, 2, number + 1)
+        styles = cycle([(color, line) for line in _LINES for color in _OKABE_ITO])
+        lines = [
+            _curve(axes, np.asarray(steps, float), np.asarray(values, float), *style, mark=series is metrics)
+            for (steps, values), style in zip(series.values(), styles, strict=False)
+        ]
+        axes.set_xlabel("step")
+        axes.set_ylabel(label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color="0.9")
+        axes.spines[["top", "right"]].set_visible(False)
+        if series:
+            _literal(axes.legend(lines, list(series), fontsize=9, frameon=False))
+        else:
+            axes.text(0.5, 0.5, "none recorded", ha="center", transform=axes.transAxes, color="0.4")
+    return figure
+
+
+def save_palette_mask(mask: Mask, taxonomy: Taxonomy, path: Path) -> None:
+    """Write a mask as a palette PNG: pixel values are class indices, colours the taxonomy's.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written.
+    """
+    picture = Pillow.fromarray(mask)
+    picture.putpalette(taxonomy.palette())
+    _write(path, _png(picture))
+
+
+def save(picture: Figure | Image, path: Path) -> None:
+    """Write a figure, or an RGB picture (H, W, 3) uint8, as PNG; equal pictures give equal bytes.
+
+    Raises
+    ------
+    StoreError
+        The file cannot be written.
+    """
+    if isinstance(picture, Figure):
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+        _write(path, buffer.getvalue())
+    else:
+        _write(path, _png(Pillow.fromarray(picture)))
+
+
+def _curve(
+    axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], color: str, line: str, mark: bool
+) -> Line2D:
+    """Draw one series, and return the line that stands for it in the legend."""
+    if len(values) > _SMOOTHED:
+        axes.plot(steps, values, color=color, alpha=0.2, linewidth=0.6)
+        window = len(values) // 50
+        known = np.isfinite(values)
+        sums, counts = (
+            np.convolve(part, np.ones(window), "same") for part in (np.where(known, values, 0), known.astype(float))
+        )
+        values = np.where(known, sums / np.maximum(counts, 1), np.nan)
+    marker = "." if len(values) <= 60 else None  # one value is a dot, not an invisible line
+    (curve,) = axes.plot(steps, values, line, color=color, linewidth=1.6, marker=marker)
+    if mark and np.isfinite(values).any():
+        best = int(np.nanargmax(values))
+        axes.plot(steps[best], values[best], "o", color=color, markersize=8, markerfacecolor="none")
+    return curve
+
+
+def _literal(legend: Legend) -> None:
+    """Show names as they are, dollar signs and all."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+
+
+def _columns(pictures: int, aspect: float) -> int:
+    """Return how many pictures of an aspect (width / height) go side by side to fill about four by one."""
+    choices = [columns for columns in (4, 2, 1) if columns <= pictures]
+    return min(choices, key=lambda columns: abs(np.log(columns * aspect / (pictures / columns) / 4)))
+
+
+def _shrink(picture: NDArray[np.uint8], width: float) -> NDArray[np.uint8]:
+    """Return an image or mask at no more pixels than `width` inches show, so that contours survive."""
+    wanted = int(width * _DPI)
+    height, present = picture.shape[:2]
+    if present <= wanted:
+        return picture
+    size = wanted, max(1, round(height * wanted / present))
+    how = cv2.INTER_AREA if picture.ndim == 3 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
+
+
+def _edges(mask: Mask) -> NDArray[np.bool_]:
+    """Return (H, W) bool: pixels with another value above, below or beside."""
+    padded = np.pad(mask, 1, mode="edge")
+    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    edges: NDArray[np.bool_] = np.logical_or.reduce([neighbour != mask for neighbour in around])
+    return edges
+
+
+def _colors(taxonomy: Taxonomy) -> NDArray[np.uint8]:
+    """Return (256, 3) uint8: the colour of each mask value."""
+    return np.frombuffer(taxonomy.palette(), np.uint8).reshape(256, 3).copy()
+
+
+def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
+    red, green, blue = color
+    return red / 255, green / 255, blue / 255
+
+
+def _number(count: int) -> str:
+    """Write a count in few characters: 12,345 or 12.3 M."""
+    for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= 100 * unit or (count >= unit and unit > 1000):
+            return f"{count / unit:.1f} {name}"
+    return f"{count:,}"
+
+
+def _png(picture: Pillow.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.{uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(data)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
+
+
+def _check(image: Image, mask: Mask) -> None:
+    if image.shape != (*mask.shape, 3):
+        raise ValueError(f"image is {image.shape} and mask {mask.shape}; expected (H, W, 3) and (H, W) of one size")

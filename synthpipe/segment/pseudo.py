@@ -1,0 +1,92 @@
+"""Pseudo-masks of real patches: the second stage of training (method section 4)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from synthpipe.handoff import begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.records import Mask, PatchRef
+from synthpipe.segment.checkpoint import Checkpoint, file_digest
+from synthpipe.segment.sources import RealPatches
+from synthpipe.segment.training import Reporter
+from synthpipe.segment.windows import WindowSection, window_probabilities
+
+
+def pseudo_label(
+    checkpoint: Path,
+    patches: tuple[PatchRef, ...],
+    digest: str,
+    path: Path,
+    device: torch.device,
+    batch: int,
+    reporter: Reporter,
+) -> int:
+    """Predict masks of real patches and store them in the form of a curated set; return how many were predicted now.
+
+    A patch is brought to the canvas, and its probabilities are the mean over the square's 8 flips and rotations.
+    Classes that its label excludes are suppressed; a patch of one class is filled with it; glass gets the background
+    index. A store that was begun with the same arguments is gone on with.
+
+    Parameters
+    ----------
+    checkpoint : Path
+        Of the network.
+    patches : tuple of PatchRef
+        Of the catalog; `digest` is the catalog's.
+    path : Path
+        The store.
+    device : torch.device
+        Where the network runs.
+    batch : int
+        Images a call of the network, flips among them.
+    reporter : Reporter
+        Told of progress.
+
+    Raises
+    ------
+    StaleRunError
+        The store was begun with another checkpoint, or other patches.
+    """
+    loaded = Checkpoint.load(checkpoint)
+    description, taxonomy = loaded.description, loaded.description.taxonomy
+    network = loaded.network(device)
+    height, width = description.size
+    windows = WindowSection(size=description.size, stride=description.size, flips=height == width, batch=batch)
+    source = {"checkpoint": file_digest(checkpoint), "patches": digest}
+    missing = begin_pseudo_labelled(path, description, source, patches)
+    real = RealPatches(patches, description)
+    total = sum(map(len, missing.values()))
+    with reporter.stage("pseudo-masks", total) as advance:
+        for shard, part in missing.items():
+            images, glass, labels = real.read(part, [])
+            masks = np.empty(glass.shape, np.uint8)
+            for start in range(0, len(part), batch):
+                some = slice(start, start + batch)
+                pixels = torch.from_numpy(images[some]).to(device).permute(0, 3, 1, 2).float()
+                found = window_probabilities(
+                    lambda part: network.segment(part, loaded.by_cam), pixels, windows, len(taxonomy)
+                )
+                masks[some] = gated(found.cpu().numpy(), labels[some])
+                advance(len(found))
+            masks[glass == taxonomy.background] = taxonomy.background
+            write_pseudo_labelled(path, shard, [patches[place] for place in part], images, masks)
+    return total
+
+
+def gated(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Mask:
+    """Return the (N, H, W) most probable class of each pixel, among those of the image's label.
+
+    Parameters
+    ----------
+    probabilities : (N, C, H, W) float32
+        Of classes.
+    labels : (N, C) uint8
+        1 where a class occurs; an image with a single one is filled with it.
+    """
+    allowed = np.where(labels[:, :, None, None] > 0, probabilities, -1)
+    mask: Mask = allowed.argmax(1).astype(np.uint8)
+    return mask

@@ -1,0 +1,111 @@
+"""The settings of segmentation training: every constant of method section 4, with the published values as defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from synthpipe.config import Above0, Fraction, Positive, Section
+from synthpipe.segment.windows import WindowSection
+
+Weight = Annotated[float, Field(ge=0)]
+
+
+class NetworkSection(Section):
+    """The network: a decoder and an encoder of segmentation-models-pytorch, and the CAM head."""
+
+    architecture: Annotated[str, Field(description="of segmentation-models-pytorch, such as Unet or Segformer")] = (
+        "DeepLabV3Plus"
+    )
+    encoder: Annotated[str, Field(description="of segmentation-models-pytorch; timm's begin with tu-")] = (
+        "efficientnet-b6"
+    )
+    weights: Annotated[
+        str | None, Field(description="the encoder begins with these; null: at random. Where they cannot be had, too")
+    ] = "imagenet"
+    dropout: Annotated[float, Field(ge=0, lt=1, description="before the CAM's convolution")] = 0.5
+    mean: Annotated[tuple[float, float, float], Field(description="of RGB in 0-1, subtracted")] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[Above0, Above0, Above0], Field(description="of RGB in 0-1, divided by")] = (
+        0.229,
+        0.224,
+        0.225,
+    )
+
+
+class ConsistencySection(Section):
+    """The consistency loss on real patches; the defaults are the published form, the other choices better ones."""
+
+    cam: Annotated[
+        Literal["softmax", "sigmoid"], Field(description="of the CAM; patches have several labels: sigmoid fits them")
+    ] = "softmax"
+    stop_gradient: Annotated[
+        Literal["none", "cam", "segmentation"], Field(description="which side is a fixed target of the other")
+    ] = "none"
+    absent_classes: Annotated[
+        Literal["keep", "mask"], Field(description="whether classes that a patch's label excludes count")
+    ] = "keep"
+    glass: Annotated[Literal["keep", "mask"], Field(description="whether white background counts")] = "keep"
+
+
+class LossSection(Section):
+    """Weights of the loss's terms; 0 switches a term off."""
+
+    dice: Weight = 1.0
+    labels: Annotated[
+        Weight, Field(description="binary cross-entropy of image labels, composites and real patches")
+    ] = 1.0
+    consistency: Weight = 1.0
+
+
+class AugmentationSection(Section):
+    """What is done to images and masks: one map of coordinates, so that pixels are interpolated once."""
+
+    crop: Annotated[tuple[Fraction, Fraction], Field(description="range of the crop's share of the area")] = (0.9, 1.0)
+    flip: Annotated[Fraction, Field(description="probability, of either direction")] = 0.5
+    affine: Annotated[Fraction, Field(description="probability of shift, scale and rotation")] = 0.5
+    shift: Annotated[Fraction, Field(description="largest, of height and of width")] = 0.0625
+    scale: Annotated[float, Field(ge=0, lt=1, description="largest change of size, as a share of it")] = 0.2
+    rotation: Annotated[float, Field(ge=0, le=180, description="largest, in degrees")] = 45.0
+    distort: Annotated[Fraction, Field(description="probability of optical distortion")] = 0.5
+    distortion: Annotated[float, Field(ge=0, le=0.5, description="largest coefficient, barrel or pincushion")] = 0.05
+
+
+class OptimizerSection(Section):
+    """AdamW and its learning rate."""
+
+    learning_rate: Above0 = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    schedule: Annotated[
+        Literal["constant", "cosine", "poly"], Field(description="of the learning rate; poly falls with power 0.9")
+    ] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0, description="over which the learning rate rises from zero")] = 0
+
+
+class TrainSettings(Section):
+    """A whole settings file of training."""
+
+    format_version: Literal[1] = 1
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    network: NetworkSection = NetworkSection()
+    composites: Annotated[Positive, Field(description="a step, over all devices")] = 32
+    real: Annotated[int, Field(ge=0, description="real patches a step, over all devices; 0: none")] = 32
+    epochs: Annotated[Positive, Field(description="passes over the composites")] = 25
+    steps_per_epoch: Annotated[Positive | None, Field(description="null: as many as a pass takes")] = None
+    save_steps: Annotated[
+        Positive | None, Field(description="a checkpoint to go on from every so many steps, besides every epoch's end")
+    ] = None
+    loss: LossSection = LossSection()
+    consistency: ConsistencySection = ConsistencySection()
+    augmentation: AugmentationSection = AugmentationSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    precision: Annotated[
+        Literal["mixed", "32"], Field(description="mixed: bfloat16 where the device is a GPU; weights stay float32")
+    ] = "mixed"
+    validation: Annotated[
+        WindowSection | None, Field(description="how validation images are predicted; null: windows of the canvas")
+    ] = None
+
+    def dump(self) -> dict[str, Any]:
+        """Return all settings, JSON-ready."""
+        return self.model_dump(mode="json")

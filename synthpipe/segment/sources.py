@@ -1,0 +1,260 @@
+"""What training and evaluation read: composites, real patches with labels, images with masks."""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import PIL.Image
+from numpy.typing import NDArray
+
+from synthpipe.config import GlassSection, digest
+from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.handoff import CuratedSet, Description
+from synthpipe.patches.glass import glass_mask
+from synthpipe.patches.layouts import SUFFIXES
+from synthpipe.patches.pixels import decode, read_bytes, read_pixels
+from synthpipe.records import Image, Mask, PatchRef
+from synthpipe.resizing import fit
+from synthpipe.taxonomy import LOST, Taxonomy
+
+Labels = NDArray[np.uint8]
+"""(N, C) uint8: 1 where a class occurs."""
+
+
+class Source(Protocol):
+    """Images of one size, with masks and labels, read in any order."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
+        """Return (n, H, W, 3) images, (n, H, W) masks and (n, C) labels.
+
+        What is random about an image is drawn by its own of `rngs`.
+        """
+
+
+class Composites:
+    """Several curated sets as one source, one after the other.
+
+    Raises
+    ------
+    ConfigError
+        They have other classes, or another size, than the first.
+    """
+
+    def __init__(self, sets: Sequence[CuratedSet]) -> None:
+        self.sets = tuple(sets)
+        first = sets[0]
+        for other in sets[1:]:
+            if other.taxonomy.names != first.taxonomy.names or other.size != first.size:
+                raise ConfigError(
+                    f"{other.path}: has classes {', '.join(other.taxonomy.names)} at {_by(other.size)}, expected "
+                    f"{', '.join(first.taxonomy.names)} at {_by(first.size)} as {first.path}; sets that train one "
+                    "network must agree"
+                )
+        self._ends = np.cumsum([len(each) for each in sets]).tolist()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
+        size = self.sets[0].size
+        images, masks = np.empty((len(indices), *size, 3), np.uint8), np.empty((len(indices), *size), np.uint8)
+        labels = np.empty((len(indices), len(self.sets[0].taxonomy)), np.uint8)
+        owners = np.array([bisect.bisect_right(self._ends, index) for index in indices])
+        for owner in np.unique(owners):
+            places = np.flatnonzero(owners == owner)
+            start = self._ends[owner] - len(self.sets[owner])
+            own = [indices[place] - start for place in places.tolist()]
+            images[places], masks[places] = self.sets[owner].read(own)
+            labels[places] = self.sets[owner].labels[own]
+        return images, masks, labels
+
+
+class RealPatches:
+    """Weakly-labelled patches, each brought to the size of the composites; masks tell only of glass.
+
+    Parameters
+    ----------
+    patches : sequence of PatchRef
+        Of the catalog.
+    description : Description
+        Whose size, classes and glass count.
+    """
+
+    def __init__(self, patches: Sequence[PatchRef], description: Description) -> None:
+        self.patches = tuple(patches)
+        self._description = description
+        self.labels: Labels = np.array(
+            [[label in patch.classes for label in range(len(description.taxonomy))] for patch in patches], np.uint8
+        )
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
+        size, background = self._description.size, self._description.taxonomy.background
+        pairs = [self._read(self.patches[index], self._description.glass) for index in indices]
+        images = np.stack([fit(image, size) for image, _ in pairs])
+        masks = np.stack([background * fit(glass, size, nearest=True) for _, glass in pairs])
+        return images, masks, self.labels[list(indices)]
+
+    @staticmethod
+    def _read(patch: PatchRef, glass: GlassSection | None) -> tuple[Image, Mask]:
+        image = read_pixels(patch)
+        return image, glass_mask(image, glass) if glass else np.zeros(image.shape[:2], np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedImage:
+    """An image on disk and its mask."""
+
+    name: str
+    image: Path
+    mask: Path
+
+    def read(self, taxonomy: Taxonomy) -> tuple[Image, Mask]:
+        """Return (H, W, 3) uint8 and (H, W) uint8 pixels.
+
+        Raises
+        ------
+        CatalogError
+            One cannot be read, sizes differ, or the mask holds values that are no class, background or `LOST`.
+        """
+        image = decode(self.image)
+        mask = _read_mask(self.mask)
+        if image.shape[:2] != mask.shape:
+            raise CatalogError(
+                f"{self.mask}: is {_by(mask.shape)}, its image {self.image.name} {_by(image.shape[:2])}; replace one"
+            )
+        if wrong := sorted(set(np.unique(mask).tolist()) - {*range(taxonomy.background + 1), LOST}):
+            raise CatalogError(
+                f"{self.mask}: holds {', '.join(map(str, wrong))}, expected 0 to {taxonomy.background} "
+                f"({', '.join(taxonomy.names)}, background) or {LOST}; write class indices"
+            )
+        return image, mask
+
+    def check_palette(self, taxonomy: Taxonomy) -> None:
+        """Refuse a mask whose palette gives a class another colour than `taxonomy`: its indices mean something else.
+
+        Raises
+        ------
+        CatalogError
+            The message names the class and both colours.
+        """
+        palette = _palette(self.mask)
+        for index, tissue in enumerate(taxonomy.classes):
+            color = palette[3 * index : 3 * index + 3]
+            if palette and color != tissue.color:
+                raise CatalogError(
+                    f"{self.mask}: its palette has {color} at {index}, but the network's {tissue.name} is "
+                    f"{tissue.color}: another taxonomy; use masks with indices {', '.join(taxonomy.names)}, or give "
+                    "--any-palette if they have them"
+                )
+
+
+def masked_images(directory: Path) -> tuple[MaskedImage, ...]:
+    """List the images of a folder that holds ``img/`` and ``mask/``, sorted by name; a mask has its image's stem.
+
+    Raises
+    ------
+    CatalogError
+        There is no such folder, no image, or an image has no mask.
+    """
+    folders = directory / "img", directory / "mask"
+    if not all(folder.is_dir() for folder in folders):
+        raise CatalogError(f"{directory}: expected a folder with img/ and mask/ in it; name the folder that holds both")
+    images, masks = (
+        {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES} for folder in folders
+    )
+    if not images:
+        raise CatalogError(f"{directory / 'img'}: holds no images; expected names that end in {', '.join(SUFFIXES)}")
+    if missing := sorted(images.keys() - masks.keys()):
+        raise CatalogError(
+            f"{directory / 'mask'}: no mask for {len(missing)} of {len(images)} images, the first {missing[0]!r}; add "
+            "them, or remove the images"
+        )
+    return tuple(MaskedImage(stem, path, masks[stem]) for stem, path in images.items())
+
+
+class MaskedCrops:
+    """Images with true masks as a source: random windows of the composites' size, for an upper bound.
+
+    An image is held in memory once it was read.
+    """
+
+    def __init__(self, images: Sequence[MaskedImage], description: Description) -> None:
+        self.images = tuple(images)
+        self._description = description
+        self._held: dict[int, tuple[Image, Mask]] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
+        crops = [self._crop(index, rng) for index, rng in zip(indices, rngs, strict=True)]
+        masks = np.stack([mask for _, mask in crops])
+        classes = np.arange(len(self._description.taxonomy))
+        labels = (masks[:, None] == classes[None, :, None, None]).any((2, 3)).astype(np.uint8)
+        return np.stack([image for image, _ in crops]), masks, labels
+
+    def _crop(self, index: int, rng: np.random.Generator) -> tuple[Image, Mask]:
+        if index not in self._held:
+            self._held[index] = self._whole(self.images[index])
+        image, mask = self._held[index]
+        height, width = self._description.size
+        y, x = rng.integers(0, [mask.shape[0] - height + 1, mask.shape[1] - width + 1])
+        window = np.s_[y : y + height, x : x + width]
+        return image[window], mask[window]
+
+    def _whole(self, source: MaskedImage) -> tuple[Image, Mask]:
+        """Return an image and its mask, reflected up to the size of a window."""
+        image, mask = source.read(self._description.taxonomy)
+        pads = [max(0, wanted - side) for wanted, side in zip(self._description.size, mask.shape, strict=True)]
+        image = np.pad(image, [*((0, pad) for pad in pads), (0, 0)], "symmetric")
+        return image, np.pad(mask, [(0, pad) for pad in pads], "symmetric")
+
+
+def digest_of(images: Sequence[MaskedImage]) -> str:
+    """Return the SHA-256 of the bytes and names of images and their masks, wherever they lie."""
+    files = [
+        [source.name, *(hashlib.sha256(read_bytes(path)).hexdigest() for path in (source.image, source.mask))]
+        for source in images
+    ]
+    return digest(files)
+
+
+def _read_mask(path: Path) -> Mask:
+    try:
+        with PIL.Image.open(path) as picture:
+            if picture.mode not in ("P", "L"):
+                raise CatalogError(
+                    f"{path}: is a picture of mode {picture.mode}, expected a palette or grey image whose pixel values "
+                    "are class indices; convert it"
+                )
+            return np.array(picture)
+    except CatalogError:
+        raise
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        raise CatalogError(f"{path}: cannot be read: {' '.join(str(error).split())}; replace it") from error
+
+
+def _palette(path: Path) -> tuple[int, ...]:
+    """Return the values of a mask's palette; none where it has none, or one of greys."""
+    try:
+        with PIL.Image.open(path) as picture:
+            palette = tuple(picture.getpalette("RGB") or ()) if picture.mode == "P" else ()
+    except Exception as error:  # whatever a damaged file makes a decoder raise
+        raise CatalogError(f"{path}: cannot be read: {' '.join(str(error).split())}; replace it") from error
+    greys = all(len(set(palette[start : start + 3])) == 1 for start in range(0, len(palette), 3))
+    return () if greys else palette
+
+
+def _by(size: Sequence[int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -1,0 +1,487 @@
+"""Training a segmentation network on composites and real patches (method section 4), on one device or several.
+
+A training is a row of steps. What a step sees, and every random number in it, follows from the seed and the step's
+number, so one that was stopped anywhere goes on from its last checkpoint as if it had never been stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import yaml
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from synthpipe.config import differences
+from synthpipe.errors import ConfigError, StaleRunError
+from synthpipe.handoff import Description
+from synthpipe.segment.augmentation import see
+from synthpipe.segment.batches import Batch, Steps, loader, steps_per_epoch
+from synthpipe.segment.checkpoint import Checkpoint
+from synthpipe.segment.journal import Journal
+from synthpipe.segment.losses import Losses, losses
+from synthpipe.segment.metrics import confusion_matrix, measure
+from synthpipe.segment.network import SegmentationNetwork, pretrained_network
+from synthpipe.segment.settings import TrainSettings
+from synthpipe.segment.sources import MaskedImage, Source
+from synthpipe.segment.windows import WindowSection, predict_mask
+
+_ROWS_AT_ONCE = 50  # steps whose losses are fetched from the device at once
+
+
+class Reporter(Protocol):
+    """Where training tells how far it is."""
+
+    def stage(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Open a stage of `total` steps; what it yields is called with the number of steps done."""
+
+    def note(self, message: str) -> None:
+        """Tell something that is worth a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What a network is trained on, and chosen by.
+
+    Attributes
+    ----------
+    description : Description
+        Classes, canvas and layout.
+    composites, real : Source or None
+        Images with masks; patches with labels. One of them must be there.
+    validation : tuple of MaskedImage
+        By whose mIoU the best weights are chosen.
+    sources : mapping
+        Digests of all of it, by name.
+    """
+
+    description: Description
+    composites: Source | None
+    real: Source | None
+    validation: tuple[MaskedImage, ...]
+    sources: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Where training runs: what Lightning's Fabric takes, and the processes a device that prepare batches."""
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes
+    ----------
+    finished : bool
+        False where it was asked to stop before the last step.
+    step, steps : int
+        Steps done, of how many.
+    best_miou : float
+        Of validation; NaN before the first epoch's end.
+    best_epoch : int
+        Counted from 0; -1 before the first epoch's end.
+    first_process : bool
+        False in the processes of all devices but the first: they have nothing to tell.
+    """
+
+    finished: bool
+    step: int
+    steps: int
+    best_miou: float
+    best_epoch: int
+    first_process: bool
+
+
+def train(
+    settings: TrainSettings,
+    data: TrainingData,
+    directory: Path,
+    hardware: Hardware,
+    reporter: Reporter,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train a network, or go on training it, in `directory`.
+
+    There will be ``settings.yaml``, ``last.ckpt`` (goes on from there), ``best.ckpt`` (of the highest validation mIoU),
+    ``steps.csv``, ``epochs.csv``, ``tensorboard/`` and, at the end, ``report.json``.
+
+    Parameters
+    ----------
+    settings : TrainSettings
+        Every constant.
+    data : TrainingData
+        What it is trained on.
+    directory : Path
+        New, or of this very training.
+    hardware : Hardware
+        Where.
+    reporter : Reporter
+        Told of progress.
+    should_stop : callable, optional
+        Asked after every step; when it says so, a checkpoint is written and training ends.
+
+    Raises
+    ------
+    ConfigError
+        The network cannot be made, or cannot take such images, or the loss is no number any more.
+    StaleRunError
+        The directory belongs to another training; the message lists what differs.
+    """
+    fabric = _fabric(settings, hardware, data)
+    run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
+    with _deterministic(fabric.device):
+        return run.train(hardware.workers, should_stop)
+
+
+def _fabric(settings: TrainSettings, hardware: Hardware, data: TrainingData) -> Fabric:
+    # a decoder that no loss asks gets no gradient
+    several: Any = DDPStrategy(find_unused_parameters=data.composites is None)
+    try:
+        found = Fabric(accelerator=hardware.accelerator, devices=hardware.devices)
+        fabric = Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy=several if found.world_size > 1 else "auto",
+            precision="bf16-mixed" if settings.precision == "mixed" and found.device.type == "cuda" else "32-true",
+        )
+        fabric.launch()
+    except (RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"--accelerator {hardware.accelerator} --devices {hardware.devices}: {' '.join(str(error).split())}; name "
+            "devices that there are"
+        ) from error
+    return fabric
+
+
+class _Silent:
+    """What the processes of all devices but the first tell."""
+
+    @contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda steps: None
+
+    def note(self, message: str) -> None: ...
+
+
+class _Run:
+    """One process's part in a training."""
+
+    def __init__(
+        self, fabric: Fabric, settings: TrainSettings, data: TrainingData, directory: Path, reporter: Reporter
+    ) -> None:
+        self.fabric, self.settings, self.data, self.directory, self.reporter = (
+            fabric,
+            settings,
+            data,
+            directory,
+            reporter,
+        )
+        sources = [source for source in (data.composites, data.real) if source is not None]
+        self.epoch_steps = steps_per_epoch(settings, sources)
+        self.total = settings.epochs * self.epoch_steps
+        self.ignore = data.description.taxonomy.background
+        self.windows = settings.validation or WindowSection(size=data.description.size, stride=data.description.size)
+        self.last, self.best = directory / "last.ckpt", directory / "best.ckpt"
+        self.step = 0
+        self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make the network and its optimizer, as they were where training stopped."""
+        fabric, settings = self.fabric, self.settings
+        kept = Checkpoint.load(self.last) if self.last.exists() else None
+        torch.manual_seed(_seed(settings.seed, 0, 0))
+        if kept:
+            self._check(kept)
+            network = kept.network(torch.device("cpu"))
+        else:
+            network, why = pretrained_network(settings.network, len(self.data.description.taxonomy))
+            if why and fabric.is_global_zero:
+                self.reporter.note(f"note: {why}")
+        _check_size(network, self.data.description.size, settings)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), lr=settings.optimizer.learning_rate, weight_decay=settings.optimizer.weight_decay
+        )
+        if kept and kept.optimizer:
+            optimizer.load_state_dict(dict(kept.optimizer))
+            self.step = int(kept.progress["step"])
+            self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
+        self.network: Any
+        self.optimizer: Any
+        self.network, self.optimizer = fabric.setup(network, optimizer)
+        self.module: SegmentationNetwork = network
+        self.journal = (
+            Journal(self.directory, self.step, self.step // self.epoch_steps) if fabric.is_global_zero else None
+        )
+
+    def _check(self, kept: Checkpoint) -> None:
+        """Refuse to go on with another training."""
+        old, new = kept.settings.dump(), self.settings.dump()
+        if new["optimizer"]["schedule"] == "constant" and new["epochs"] >= old["epochs"]:
+            old["epochs"] = new["epochs"]  # longer, and else the same
+        found = list(differences(old, new))
+        found += differences({"data": dict(kept.sources)}, {"data": dict(self.data.sources)})
+        if found:
+            raise StaleRunError(
+                "\n  ".join([f"{self.directory}: is another training; train into another folder, or undo:", *found])
+            )
+
+    def train(self, workers: int, should_stop: Callable[[], bool]) -> Outcome:
+        steps = Steps(
+            self.settings, self.data.composites, self.data.real, self.fabric.global_rank, self.fabric.world_size
+        )
+        batches = iter(loader(steps, self.step, self.total, workers, pin_memory=self.fabric.device.type == "cuda"))
+        rows = _Rows(self.fabric, self.journal)
+        started, first = time.perf_counter(), self.step
+        if self.fabric.is_global_zero and not first:
+            (self.directory / "settings.yaml").write_text(
+                yaml.safe_dump(self.settings.dump(), sort_keys=False), encoding="utf-8"
+            )
+        with self.reporter.stage("training", self.total - self.step) as advance:
+            self.network.train()
+            while self.step < self.total:
+                begun = time.perf_counter()
+                batch = next(batches)
+                waited = time.perf_counter() - begun
+                rate = learning_rate(self.settings, self.step, self.total)
+                terms, total = self._take_step(batch, rate)
+                rows.add(self.step, self.step // self.epoch_steps, rate, terms, total, begun, waited)
+                self.step += 1
+                advance(1)
+                ends = self.step % self.epoch_steps == 0
+                stopping = self._any(should_stop())
+                if ends or stopping or len(rows) >= _ROWS_AT_ONCE:
+                    self._check_finite(rows.flush())
+                if ends:
+                    self._end_epoch()
+                if ends or stopping or self.step % (self.settings.save_steps or self.total) == 0:
+                    self._check_finite(rows.flush())
+                    self._save()
+                if stopping:
+                    break
+        if self.journal:
+            self.journal.close()
+            if self.step == self.total:
+                self._report(time.perf_counter() - started, self.step - first)
+        return Outcome(
+            self.step == self.total, self.step, self.total, **self.progress, first_process=self.fabric.is_global_zero
+        )
+
+    def _take_step(self, batch: Batch, rate: float) -> tuple[Losses, Tensor]:
+        torch.manual_seed(_seed(self.settings.seed, 1 + self.step, self.fabric.global_rank))
+        device = self.fabric.device
+        images, masks, labels, views = (
+            batch[name].to(device, non_blocking=True) for name in ("images", "masks", "labels", "views")
+        )
+        images, masks = see(images, masks, views, self.ignore)
+        terms = losses(
+            self.network(images.contiguous(memory_format=torch.channels_last)),
+            masks,
+            labels,
+            batch["composites"],
+            self.ignore,
+            self.settings.loss,
+            self.settings.consistency,
+        )
+        total = terms.total(self.settings.loss)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        self.fabric.backward(total)
+        self.optimizer.step()
+        return terms, total.detach()
+
+    def _end_epoch(self) -> None:
+        confusion = self._validate()
+        found = measure(confusion)
+        epoch = self.step // self.epoch_steps - 1
+        better = not found.miou <= self.progress["best_miou"]  # also where there was none yet
+        if better:
+            self.progress = {"best_miou": found.miou, "best_epoch": epoch}
+        if self.journal:
+            names = self.data.description.taxonomy.names
+            by_class = {f"iou/{name}": value for name, value in zip(names, found.iou, strict=True)}
+            steps = [row for row in self.journal.steps.rows if row["epoch"] == epoch]
+            means = {
+                f"train_{name}": float(np.mean([row[name] for row in steps])) for name in ("loss", *Losses._fields)
+            }
+            metrics = {"val_miou": found.miou, "val_fwiou": found.fwiou, **by_class}
+            self.journal.add_epoch({"epoch": epoch, "step": self.step, **means, **metrics})
+            if better:
+                self._checkpoint(None).save(self.best)
+
+    def _validate(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Return the confusion matrix of the validation images; each device predicts its share of them."""
+        taxonomy = self.data.description.taxonomy
+        confusion = np.zeros((len(taxonomy), len(taxonomy)), np.int64)
+        by_cam = self.data.composites is None
+        self.module.eval()
+        with self.fabric.autocast():
+            for source in self.data.validation[self.fabric.global_rank :: self.fabric.world_size]:
+                image, truth = source.read(taxonomy)
+                predicted = predict_mask(
+                    lambda part: self.module.segment(part, by_cam),
+                    image,
+                    self.windows,
+                    len(taxonomy),
+                    self.fabric.device,
+                )
+                confusion += confusion_matrix(truth, predicted, len(taxonomy))
+        self.network.train()
+        if self.fabric.world_size == 1:
+            return confusion
+        summed = self.fabric.all_reduce(torch.from_numpy(confusion).to(self.fabric.device), reduce_op="sum")
+        return np.asarray(summed.cpu())  # type: ignore[union-attr]
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            self._checkpoint(self.optimizer.state_dict()).save(self.last)
+        self.fabric.barrier()
+
+    def _checkpoint(self, optimizer: Mapping[str, Any] | None) -> Checkpoint:
+        return Checkpoint(
+            self.settings,
+            self.data.description,
+            self.data.sources,
+            self.data.composites is None,
+            {"step": self.step, **self.progress},
+            self.module.state_dict(),
+            optimizer,
+        )
+
+    def _any(self, stop: bool) -> bool:
+        """Whether any device's process was asked to stop."""
+        if self.fabric.world_size == 1:
+            return stop
+        asked = self.fabric.all_reduce(torch.tensor(float(stop), device=self.fabric.device), reduce_op="sum")
+        return bool(asked)
+
+    def _check_finite(self, rows: list[dict[str, float]]) -> None:
+        for row in rows:
+            if not math.isfinite(row["loss"]):
+                raise ConfigError(
+                    f"the loss of step {row['step']} is {row['loss']}, expected a finite number; lower "
+                    f"optimizer.learning_rate ({self.settings.optimizer.learning_rate:g}), or set precision: '32', and "
+                    "train into another folder"
+                )
+
+    def _report(self, seconds: float, steps: int) -> None:
+        """Write what the last part of the training took, in one piece as it ran."""
+        assert self.journal is not None
+        rows = self.journal.steps.rows[len(self.journal.steps.rows) - steps :]
+        rows = rows[_ROWS_AT_ONCE:] or rows[1:]  # once everything is warm
+        images = self.settings.composites * (self.data.composites is not None)
+        images += self.settings.real * (self.data.real is not None)
+        busy = sum(row["seconds"] for row in rows)
+        report = {
+            "steps": self.total,
+            "epochs": self.settings.epochs,
+            "parameters": sum(weights.numel() for weights in self.module.parameters()),
+            "device": _device_name(self.fabric.device),
+            "devices": self.fabric.world_size,
+            "precision": str(self.fabric._precision.precision),
+            **self.progress,
+            "seconds": seconds,
+            "images_a_second": images * len(rows) / busy if busy else None,
+            "waiting_share": sum(row["waiting"] for row in rows) / busy if busy else None,
+            "peak_device_memory": torch.cuda.max_memory_allocated() if self.fabric.device.type == "cuda" else None,
+        }
+        path = self.directory / "report.json"
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+class _Rows:
+    """Steps whose losses still lie on the device, since fetching each would make it wait."""
+
+    def __init__(self, fabric: Fabric, journal: Journal | None) -> None:
+        self._fabric, self._journal = fabric, journal
+        self._waiting: list[tuple[dict[str, float], Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(
+        self, step: int, epoch: int, rate: float, terms: Losses, total: Tensor, begun: float, waited: float
+    ) -> None:
+        known = {"step": step, "epoch": epoch, "learning_rate": rate, "waiting": waited, "begun": begun}
+        self._waiting.append((known, torch.stack([total, *(term.detach() for term in terms)])))
+
+    def flush(self) -> list[dict[str, float]]:
+        """Fetch the losses and tell the journal; return the rows."""
+        if not self._waiting:
+            return []
+        values = torch.stack([value for _, value in self._waiting])
+        if self._fabric.world_size > 1:
+            values = self._fabric.all_reduce(values, reduce_op="mean")  # type: ignore[assignment]
+        ends = [known["begun"] for known, _ in self._waiting[1:]] + [time.perf_counter()]
+        rows = []
+        for (known, _), numbers, end in zip(self._waiting, values.tolist(), ends, strict=True):
+            begun = known.pop("begun")
+            rows.append({**known, **dict(zip(("loss", *Losses._fields), numbers, strict=True)), "seconds": end - begun})
+        self._waiting = []
+        if self._journal:
+            self._journal.add_steps(rows)
+        return rows
+
+
+def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+    """Return the learning rate of a step: it rises over the warm-up, then follows the schedule to the last step."""
+    chosen = settings.optimizer
+    rate = chosen.learning_rate
+    if step < chosen.warmup_steps:
+        return rate * (step + 1) / chosen.warmup_steps
+    done = (step - chosen.warmup_steps) / max(1, steps - chosen.warmup_steps)
+    if chosen.schedule == "cosine":
+        return rate * (1 + math.cos(math.pi * done)) / 2
+    if chosen.schedule == "poly":
+        return float(rate * (1 - done) ** 0.9)
+    return rate
+
+
+def _seed(seed: int, word: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, word, rank]).generate_state(1, np.uint64)[0])
+
+
+def _check_size(network: nn.Module, size: tuple[int, int], settings: TrainSettings) -> None:
+    """Refuse a network that cannot take such images before anything is trained."""
+    training = network.training
+    try:
+        with torch.inference_mode():
+            network.eval()(torch.zeros((1, 3, *size)))
+    except Exception as error:  # each network has its own way to fail
+        raise ConfigError(
+            f"network: {settings.network.architecture} with {settings.network.encoder} cannot take images of {size[0]} "
+            f"x {size[1]}: {' '.join(str(error).split())}; choose another network, or a larger canvas"
+        ) from error
+    network.train(training)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On a CPU, have the same training give the same bits; GPUs have no deterministic form of some gradients."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(device.type == "cpu" or before[0], warn_only=before[1])
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

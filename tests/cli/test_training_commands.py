@@ -1,0 +1,164 @@
+"""The commands of the segmentation stage, as a user gives them, one after the other."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from PIL import Image as PillowImage
+
+from synthpipe.cli import main
+from tests.conftest import ROOT
+from tests.segment.conftest import DataSet, data_set, settings
+
+__all__ = ["data_set"]
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """Training takes signals over; a test gives them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def synthpipe(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("config") / "small.yaml"
+    path.write_text(yaml.safe_dump(settings().dump()), encoding="utf-8")
+    return path
+
+
+def training(data_set: DataSet, config: Path, output: Path, *more: object) -> Result:
+    return synthpipe(
+        "train", data_set.curated, "--real", data_set.root, "--val", data_set.validation, "--config", config,
+        "-o", output, "--accelerator", "cpu", *more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(data_set: DataSet, config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("trained")
+    result = training(data_set, config, directory)
+    assert result.exit_code == 0, result.output
+    assert "trained 6 steps; best validation mIoU 0." in result.stdout and (directory / "curves.png").exists()
+    return directory
+
+
+def test_a_dry_run_says_what_would_be_trained(data_set: DataSet, config: Path, tmp_path: Path) -> None:
+    result = training(data_set, config, tmp_path / "run", "--set", "epochs=7", "--dry-run")
+    assert result.exit_code == 0 and "epochs: 7" in result.stdout
+    assert (
+        "on 24 composites of 32 x 32 pixels and 40 real patches" in result.stdout
+        and "tumour, stroma, normal" in result.stdout
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_training_is_not_done_again(data_set: DataSet, config: Path, trained: Path) -> None:
+    before = (trained / "last.ckpt").stat().st_mtime_ns
+    result = training(data_set, config, trained)
+    assert result.exit_code == 0 and "trained 6 steps" in result.stdout
+    assert (trained / "last.ckpt").stat().st_mtime_ns == before
+
+
+def test_evaluate_prints_a_table_and_draws(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
+    result = synthpipe(
+        "evaluate", trained / "best.ckpt", "--data", data_set.validation, "-o", tmp_path,
+        "--window", "stride=32", "--window", "flips=false", "--window", "scales=[1, 1.5]", "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["class", "iou", "dice", "precision", "recall", "boundary_f"]
+    assert [line.split()[0] for line in lines[1:5]] == ["tumour", "stroma", "normal", "mean"]
+    found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert found["windows"]["scales"] == [1.0, 1.5] and found["windows"]["stride"] == [32, 32]
+    assert lines[5].startswith(f"mIoU {found['miou']:.4f} (")
+    assert len(list((tmp_path / "pictures").iterdir())) == 2
+
+
+def test_predict_writes_masks_overlays_and_probabilities(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
+    images = sorted((data_set.validation / "img").iterdir())
+    result = synthpipe("predict", trained / "best.ckpt", *images, "-o", tmp_path, "--probabilities", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    for path in images:
+        with PillowImage.open(path) as image, PillowImage.open(tmp_path / path.name) as mask:
+            assert mask.size == image.size and mask.mode == "P"
+            palette = mask.getpalette()
+            assert palette and palette[:3] == [0, 64, 128] and np.asarray(mask).max() < 3
+            probabilities = np.load(tmp_path / f"{path.stem}-probabilities.npy")
+            assert np.array_equal(probabilities.argmax(0) != np.asarray(mask), np.zeros(mask.size[::-1], bool)) or (
+                np.mean(probabilities.argmax(0) == np.asarray(mask)) > 0.99  # float16 makes ties
+            )
+        assert (tmp_path / f"{path.stem}-overlay.png").exists()
+    twice = synthpipe("predict", trained / "best.ckpt", images[0], images[0], "-o", tmp_path)
+    assert twice.exit_code == 1 and "names two images" in twice.stderr
+
+
+def test_pseudo_labels_serve_a_second_training(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:
+    pseudo = tmp_path / "pseudo.zarr"
+    for now in (40, 0):
+        result = synthpipe(
+            "pseudo-label", trained / "best.ckpt", "--real", data_set.root, "-o", pseudo, "--device", "cpu"
+        )
+        assert result.exit_code == 0 and f"40 real patches with predicted masks, {now} of them now" in result.stdout
+    result = training(data_set, config, tmp_path / "stage-2", pseudo)
+    assert result.exit_code == 0, result.output
+
+
+def test_baselines_stand_beside_the_composites(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:
+    result = synthpipe(
+        "baseline", data_set.curated, "--real", data_set.root, "--masks", data_set.root / "masked",
+        "--val", data_set.validation, "--data", data_set.validation, "--config", config, "--accelerator", "cpu",
+        "--compare", trained / "best.ckpt", "-o", tmp_path,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert [line.startswith("mIoU 0.") for line in lines] == [True] * 3
+    assert "image labels alone (lower bound)" in lines[0] and str(trained) in lines[1]
+    assert "100.0% of the upper bound" in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (("--set", "epoch=3"), "epoch: no such key; did you mean 'epochs'?"),
+        (("--val", "."), "expected a folder with img/ and mask/ in it"),
+        (("--layout", "bcss-wsss"), "expected one of them for layout bcss-wsss"),
+        (("--devices", "x"), "--accelerator cpu --devices x: "),
+    ],
+)
+def test_what_cannot_be_trained_is_explained(
+    data_set: DataSet, config: Path, tmp_path: Path, changes: tuple[str, ...], message: str
+) -> None:
+    result = training(data_set, config, tmp_path / "run", *changes)
+    assert result.exit_code == 1 and message in result.stderr and "Traceback" not in result.output
+    assert not (tmp_path / "run" / "last.ckpt").exists()
+
+
+def test_real_patches_are_asked_for(data_set: DataSet, config: Path, tmp_path: Path) -> None:
+    arguments = ("train", data_set.curated, "--val", data_set.validation, "--config", config, "-o", tmp_path)
+    result = synthpipe(*arguments)
+    assert result.exit_code == 1 and "--real: missing; name the data set of the real patches" in result.stderr
+
+
+def test_without_its_packages_the_stage_says_which_extra_to_install(trained: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['segmentation_models_pytorch'] = None; from synthpipe.cli import main; "
+        f"main(['evaluate', {str(trained / 'best.ckpt')!r}, '--data', '.', '-o', {str(tmp_path)!r}])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "install synthpipe[train]" in result.stderr and "Traceback" not in result.stderr

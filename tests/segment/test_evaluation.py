@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PillowImage
+from sklearn.metrics import confusion_matrix as independent
+
+from synthpipe.cli.progress import LogReporter
+from synthpipe.errors import CatalogError, ConfigError, StaleRunError
+from synthpipe.handoff import CuratedSet
+from synthpipe.segment.checkpoint import Checkpoint, file_digest
+from synthpipe.segment.evaluation import Predictor, choose_device, default_windows, draw_curves, evaluate, table
+from synthpipe.segment.pseudo import gated, pseudo_label
+from synthpipe.segment.sources import Composites, digest_of, masked_images
+from synthpipe.segment.training import train
+from tests.segment.conftest import CPU, DataSet, settings
+
+
+def width_of(path: Path) -> int:
+    with PillowImage.open(path) as picture:
+        return picture.width
+
+
+@pytest.fixture(scope="module")
+def trained(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("trained")
+    train(settings(), data_set.training_data(), directory, CPU, LogReporter())
+    return directory
+
+
+def test_what_is_told_is_what_was_counted(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
+    images = masked_images(data_set.validation)
+    result = evaluate(predictor, images, tmp_path, LogReporter(), pictured=1, replicates=50)
+    truths, found = [], []
+    for source in images:
+        image, truth = source.read(predictor.taxonomy)
+        truths.append(truth[truth < 3])
+        found.append(predictor.mask(image)[truth < 3])
+    counted = independent(np.concatenate(truths), np.concatenate(found), labels=[0, 1, 2])
+    assert result["confusion"] == counted.tolist()
+    overlap, union = np.diag(counted), counted.sum(0) + counted.sum(1) - np.diag(counted)
+    assert result["miou"] == pytest.approx((overlap / union).mean())
+    low, high = result["intervals"]["miou"]
+    assert low <= result["miou"] <= high
+    assert result == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert result["checkpoint"] == file_digest(trained / "best.ckpt")
+    assert [path.stem for path in (tmp_path / "pictures").iterdir()] == [images[0].name]
+    assert width_of(tmp_path / "confusion.png") > 300
+    rows = list(table(result))
+    assert [row[0] for row in rows] == ["class", "tumour", "stroma", "normal", "mean"]
+    assert (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()[1].startswith("tumour,")
+
+
+def test_an_absent_class_is_left_out_of_the_mean(trained: Path, tmp_path: Path) -> None:
+    for kind in ("img", "mask"):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    PillowImage.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "data" / "img" / "a.png")
+    PillowImage.fromarray(rng.integers(0, 2, (40, 50), dtype=np.uint8)).save(tmp_path / "data" / "mask" / "a.png")
+    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
+    result = evaluate(predictor, masked_images(tmp_path / "data"), tmp_path / "result", LogReporter())
+    assert result["absent_classes"] == ["normal"] and result["classes"]["normal"]["iou"] is None
+    present = [result["classes"][name]["iou"] for name in ("tumour", "stroma")]
+    assert result["miou"] == pytest.approx(np.mean(present))
+
+
+def test_masks_of_another_taxonomy_are_refused(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    source = masked_images(data_set.validation)[0]
+    for kind in ("img", "mask"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "img" / "a.png").write_bytes(source.image.read_bytes())
+    with PillowImage.open(source.mask) as mask:
+        palette = mask.getpalette()
+        assert palette
+        mask.putpalette([255, 0, 0, *palette[3:]])
+        mask.save(tmp_path / "mask" / "a.png")
+    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
+    images = masked_images(tmp_path)
+    with pytest.raises(
+        CatalogError, match=r"palette has \(255, 0, 0\) at 0, but the network's tumour is \(0, 64, 128\)"
+    ):
+        evaluate(predictor, images, tmp_path / "result", LogReporter())
+    assert evaluate(predictor, images, tmp_path / "result", LogReporter(), any_palette=True)["miou"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("no mask", r"no mask for 1 of 1 images, the first 'a'"),
+        ("value", r"mask.a\.png: holds 7, expected 0 to 3 \(tumour, stroma, normal, background\) or 255"),
+        ("size", r"mask.a\.png: is 8 x 8, its image a\.png 40 x 50"),
+        ("rgb", r"is a picture of mode RGB, expected a palette or grey image"),
+        ("damaged", r"mask.a\.png: cannot be read"),
+        ("empty", r"img: holds no images"),
+        ("folder", r"expected a folder with img/ and mask/ in it"),
+    ],
+)
+def test_images_that_cannot_be_measured_are_named(data_set: DataSet, tmp_path: Path, change: str, message: str) -> None:
+    for kind in ("img", "mask") if change != "folder" else ("img",):
+        (tmp_path / kind).mkdir()
+    taxonomy = data_set.description.taxonomy
+    mask = np.full((40, 50), 7 if change == "value" else 1, np.uint8)
+    mask = mask[:8, :8] if change == "size" else np.stack([mask] * 3, -1) if change == "rgb" else mask
+    if change not in ("empty", "folder"):
+        PillowImage.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "img" / "a.png")
+        if change == "damaged":
+            (tmp_path / "mask" / "a.png").write_bytes(b"\x89PNG")
+        elif change != "no mask":
+            PillowImage.fromarray(mask).save(tmp_path / "mask" / "a.png")
+    with pytest.raises(CatalogError, match=message):
+        masked_images(tmp_path)[0].read(taxonomy)
+
+
+def test_windows_are_those_of_the_canvas() -> None:
+    assert default_windows((64, 64)).flips and default_windows((64, 64)).stride == (32, 32)
+    assert not default_windows((64, 96)).flips and default_windows((5, 7)).stride == (3, 4)
+
+
+def test_probabilities_are_written_block_by_block(trained: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
+    image = np.random.default_rng(1).integers(0, 256, (70, 45, 3), dtype=np.uint8)
+    mask = predictor.write_probabilities(image, tmp_path / "p.npy")
+    found = np.load(tmp_path / "p.npy")
+    assert found.shape == (3, 70, 45) and found.dtype == np.float16
+    assert np.allclose(found.sum(0), 1, atol=2e-3)
+    assert np.array_equal(mask, predictor.mask(image)) and [path.name for path in tmp_path.iterdir()] == ["p.npy"]
+
+
+def test_a_device_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--device warp"):
+        choose_device("warp")
+
+
+def test_curves_are_drawn_of_what_the_journal_holds(trained: Path, tmp_path: Path) -> None:
+    assert draw_curves(tmp_path) is None
+    drawn = draw_curves(trained)
+    assert drawn and width_of(drawn) > 600
+    drawn.unlink()
+
+
+def test_only_classes_of_the_label_are_predicted() -> None:
+    rng = np.random.default_rng(2)
+    probabilities = rng.random((4, 3, 8, 8), dtype=np.float32)
+    labels = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1]], np.uint8)
+    found = gated(probabilities, labels)
+    assert (found[0] == 0).all() and (found[3] == 2).all()
+    assert np.array_equal(found[1], 1 + probabilities[1, 1:].argmax(0))
+    assert np.array_equal(found[2], probabilities[2].argmax(0))
+
+
+def test_pseudo_masks_keep_to_the_labels_and_leave_glass_out(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    catalog = data_set.catalog()
+    arguments = (trained / "best.ckpt", catalog.patches, catalog.digest, tmp_path / "pseudo.zarr")
+    assert pseudo_label(*arguments, torch.device("cpu"), 16, LogReporter()) == 40
+    found = CuratedSet(tmp_path / "pseudo.zarr")
+    assert len(found) == 40 and found.description == data_set.description
+    real = data_set.training_data().real
+    assert real
+    images, glass, labels = real.read(range(40), [])
+    for place, sample in enumerate(found):
+        assert np.array_equal(sample.image, images[place]) and np.array_equal(sample.labels, labels[place])
+        shown = set(np.unique(sample.mask[glass[place] == 0]).tolist())
+        assert shown <= set(np.flatnonzero(labels[place]).tolist())
+        assert (sample.mask[glass[place] != 0] == 3).all() and found.origin(place) is None
+        assert found.groups[found.donor_groups[place, 0]] == catalog.patches[place].group
+    assert len({catalog.patches[place].single_class for place in range(40)}) == 2
+    assert pseudo_label(*arguments, torch.device("cpu"), 16, LogReporter()) == 0
+
+
+def test_pseudo_masks_of_another_checkpoint_are_not_mixed_in(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    catalog = data_set.catalog()
+    path = tmp_path / "pseudo.zarr"
+    pseudo_label(trained / "best.ckpt", catalog.patches, catalog.digest, path, torch.device("cpu"), 16, LogReporter())
+    (path / "image" / "c.0.0.0.0").unlink()
+    other = Checkpoint.load(trained / "last.ckpt")
+    other.save(tmp_path / "other.ckpt")
+    with pytest.raises(StaleRunError, match=r"was begun with something else.*\n  source\.checkpoint"):
+        pseudo_label(
+            tmp_path / "other.ckpt", catalog.patches, catalog.digest, path, torch.device("cpu"), 16, LogReporter()
+        )
+    again = (trained / "best.ckpt", catalog.patches, catalog.digest, path, torch.device("cpu"), 16, LogReporter())
+    assert pseudo_label(*again) == 40 and len(CuratedSet(path)) == 40
+
+
+def test_a_second_training_takes_both_sets(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    catalog = data_set.catalog()
+    path = tmp_path / "pseudo.zarr"
+    pseudo_label(trained / "best.ckpt", catalog.patches, catalog.digest, path, torch.device("cpu"), 16, LogReporter())
+    both = Composites([CuratedSet(data_set.curated), CuratedSet(path)])
+    assert len(both) == 64
+    images, masks, _ = both.read([23, 24, 63], [])
+    assert np.array_equal(masks[1], CuratedSet(path)[0].mask) and images.shape == (3, 32, 32, 3)
+
+
+def test_a_digest_knows_names_and_bytes(data_set: DataSet, tmp_path: Path) -> None:
+    images = masked_images(data_set.validation)
+    assert digest_of(images) == digest_of(masked_images(data_set.validation)) != digest_of(images[:1])

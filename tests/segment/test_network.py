@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from synthpipe.errors import ConfigError
+from synthpipe.segment.network import SegmentationNetwork, pretrained_network
+from synthpipe.segment.settings import NetworkSection
+
+SMALL = NetworkSection(architecture="Unet", encoder="resnet18", weights=None)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["Unet", "UnetPlusPlus", "MAnet", "Linknet", "FPN", "PSPNet", "DeepLabV3", "DeepLabV3Plus", "UPerNet", "Segformer"],
+)
+def test_every_architecture_gives_masks_cam_and_labels(architecture: str) -> None:
+    network = SegmentationNetwork(SMALL.model_copy(update={"architecture": architecture}), 3).eval()
+    with torch.inference_mode():
+        found = network(torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8))
+    assert found.masks.shape == (2, 3, 64, 96) and found.labels.shape == (2, 3)
+    assert found.cam.shape[:2] == (2, 3) and found.cam.shape[2] < 32
+    assert torch.allclose(found.cam.mean((2, 3)), found.labels)
+
+
+def test_timms_encoders_and_those_with_prefix_tokens_work() -> None:
+    for architecture, encoder, size in (
+        ("Unet", "tu-mobilenetv3_small_050", 64),
+        ("DPT", "tu-vit_tiny_patch16_224", 224),
+    ):
+        settings = NetworkSection(architecture=architecture, encoder=encoder, weights=None)
+        with torch.inference_mode():
+            found = SegmentationNetwork(settings, 4).eval()(torch.zeros(1, 3, size, size))
+        assert found.masks.shape == (1, 4, size, size) and found.cam.shape[1] == 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 40), (33, 64), (50, 70)])
+def test_images_of_any_size_are_taken_and_padding_is_cut_away(size: tuple[int, int]) -> None:
+    network = SegmentationNetwork(SMALL, 3).eval()
+    images = torch.randint(0, 256, (1, 3, *size), dtype=torch.uint8)
+    with torch.inference_mode():
+        assert network(images).masks.shape == (1, 3, *size)
+        assert network.segment(images, by_cam=True).shape == (1, 3, *size)
+        assert torch.equal(network.segment(images), network(images).masks)
+
+
+def test_pixels_are_normalised_in_the_network() -> None:
+    settings = SMALL.model_copy(update={"mean": (0.5, 0.25, 0.0), "std": (0.5, 0.25, 1.0)})
+    network = SegmentationNetwork(settings, 3).eval()
+    seen: list[torch.Tensor] = []
+    network.segmentation.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    network(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8))
+    assert torch.allclose(seen[0][0, :, 0, 0], torch.tensor([1.0, 3.0, 1.0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architecture": "DeepLab"}, r"network.architecture: .* has no 'DeepLab'; did you mean DeepLabV3"),
+        ({"encoder": "efficientnet_b6"}, r"network.encoder: .* has no 'efficientnet_b6'; did you mean efficientnet-b6"),
+        ({"weights": "nothing"}, r"network.weights: .* has no 'nothing'; there are imagenet"),
+        ({"encoder": "tu-no_such_model"}, r"cannot be made by segmentation-models-pytorch"),
+    ],
+)
+def test_a_network_that_there_is_not_is_refused(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        pretrained_network(SMALL.model_copy(update=changes), 3)
+
+
+def test_weights_that_cannot_be_had_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub itself is out of reach of a test that must pass offline, so its failure is made here."""
+    create = smp.create_model
+
+    def offline(*arguments: object, encoder_weights: str | None, **keywords: object) -> torch.nn.Module:
+        if encoder_weights:
+            raise OSError("We couldn't connect to the hub")
+        made: torch.nn.Module = create(*arguments, encoder_weights=None, **keywords)
+        return made
+
+    monkeypatch.setattr(smp, "create_model", offline)
+    found, why = pretrained_network(SMALL.model_copy(update={"weights": "imagenet"}), 3)
+    assert isinstance(found, SegmentationNetwork)
+    assert why and "imagenet weights of resnet18 cannot be had" in why and "couldn't connect" in why

@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from synthpipe.cli.progress import LogReporter
+from synthpipe.errors import ConfigError, StaleRunError
+from synthpipe.segment.checkpoint import Checkpoint
+from synthpipe.segment.settings import OptimizerSection, TrainSettings
+from synthpipe.segment.sources import MaskedCrops
+from synthpipe.segment.training import Hardware, TrainingData, learning_rate, train
+from tests.conftest import ROOT
+from tests.segment.conftest import CPU, DataSet, settings
+
+TIMES = ("seconds", "waiting")
+
+
+def rows(directory: Path) -> list[dict[str, str]]:
+    """All of ``steps.csv`` but the times."""
+    with (directory / "steps.csv").open(encoding="utf-8", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = (Checkpoint.load(path).weights for path in (one, other))
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def trained(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that ran through."""
+    directory = tmp_path_factory.mktemp("trained")
+    outcome = train(settings(), data_set.training_data(), directory, CPU, LogReporter())
+    assert outcome.finished and outcome.step == outcome.steps == 6
+    return directory
+
+
+def test_a_training_leaves_checkpoints_curves_and_a_report(trained: Path, data_set: DataSet) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        "best.ckpt", "last.ckpt", "settings.yaml", "steps.csv", "epochs.csv", "tensorboard", "report.json",
+    }  # fmt: skip
+    assert TrainSettings.model_validate(yaml.safe_load((trained / "settings.yaml").read_text())) == settings()
+    with (trained / "epochs.csv").open(encoding="utf-8", newline="") as file:
+        epochs = list(csv.DictReader(file))
+    best = max(epochs, key=lambda row: float(row["val_miou"]))
+    checkpoint = Checkpoint.load(trained / "best.ckpt")
+    assert checkpoint.progress["best_epoch"] == int(best["epoch"]) and checkpoint.optimizer is None
+    assert checkpoint.progress["best_miou"] == float(best["val_miou"])
+    assert checkpoint.description == data_set.description and not checkpoint.by_cam
+    assert set(checkpoint.sources) == {"curated 1", "real patches"}
+    report = json.loads((trained / "report.json").read_text())
+    assert report["steps"] == 6 and report["images_a_second"] > 0 and 0 <= report["waiting_share"] < 1
+    assert [row["step"] for row in rows(trained)] == ["0", "1", "2", "3", "4", "5"]
+    assert any((trained / "tensorboard").iterdir())
+
+
+def test_the_same_training_gives_the_same_bits(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
+    assert rows(tmp_path) == rows(trained) and same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_a_stopped_training_goes_on_as_if_it_had_not_been(
+    trained: Path, data_set: DataSet, tmp_path: Path, stop: int
+) -> None:
+    """In the middle of an epoch or at its end: the same losses and metrics, and the same weights, to the bit."""
+    asked = iter(range(1, 100))
+    outcome = train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter(), lambda: next(asked) == stop)
+    assert not outcome.finished and outcome.step == stop
+    train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
+    assert rows(tmp_path) == rows(trained)
+    assert (tmp_path / "epochs.csv").read_text() == (trained / "epochs.csv").read_text()
+    assert same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
+    assert same_weights(tmp_path / "best.ckpt", trained / "best.ckpt")
+
+
+def command(data_set: DataSet, directory: Path, *more: str) -> list[str]:
+    chosen = settings(epochs=3, steps_per_epoch=4, save_steps=1)
+    file = directory.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(chosen.dump()), encoding="utf-8")
+    return [
+        sys.executable, "-m", "synthpipe", "train", str(data_set.curated), "--real", str(data_set.root),
+        "--val", str(data_set.validation), "--config", str(file),
+        "-o", str(directory), "--accelerator", "cpu", *more,
+    ]  # fmt: skip
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_path: Path) -> None:
+    """Killed without warning once some steps are told of, then Ctrl-C, then to the end: as one that ran through."""
+    through = run(command(data_set, tmp_path / "through"))
+    assert through.returncode == 0, through.stderr
+    directory = tmp_path / "run"
+    for number, (kind, wanted) in enumerate(((signal.SIGKILL, 3), (signal.SIGINT, 6))):
+        process = subprocess.Popen(
+            command(data_set, directory), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (directory / "steps.csv").exists() or len(rows(directory)) < wanted:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        os.kill(process.pid, kind)
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode != 0
+        if number:
+            assert "give the command again to go on from there" in errors and "Traceback" not in errors
+    again = run(command(data_set, directory))
+    assert again.returncode == 0, again.stderr
+    assert rows(directory) == rows(tmp_path / "through")
+    assert same_weights(directory / "last.ckpt", tmp_path / "through" / "last.ckpt")
+
+
+def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path) -> None:
+    """Two processes, each with half of every batch, whose gradients are averaged."""
+    found = run(command(data_set, tmp_path / "run", "--devices", "2"))
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.count("best validation mIoU") == 1
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["devices"] == 2 and len(rows(tmp_path / "run")) == 12
+
+
+def test_a_folder_belongs_to_one_training(trained: Path, data_set: DataSet) -> None:
+    data = data_set.training_data()
+    with pytest.raises(StaleRunError, match=r"is another training.*\n  composites: 4 -> 2"):
+        train(settings(composites=2), data, trained, CPU, LogReporter())
+    other = TrainingData(data.description, data.composites, data.real, data.validation, {"curated 1": "else"})
+    with pytest.raises(StaleRunError, match=r"data\.curated 1: .* -> \"else\""):
+        train(settings(), other, trained, CPU, LogReporter())
+
+
+def test_a_training_can_be_made_longer(data_set: DataSet, tmp_path: Path) -> None:
+    data = data_set.training_data()
+    train(settings(epochs=1), data, tmp_path / "grown", CPU, LogReporter())
+    train(settings(epochs=2), data, tmp_path / "grown", CPU, LogReporter())
+    train(settings(epochs=2), data, tmp_path / "whole", CPU, LogReporter())
+    assert rows(tmp_path / "grown") == rows(tmp_path / "whole")
+    cosine = settings(epochs=3, optimizer={"schedule": "cosine", "learning_rate": 1e-3})
+    with pytest.raises(StaleRunError, match="epochs: 2 -> 3"):
+        train(cosine, data, tmp_path / "grown", CPU, LogReporter())
+
+
+def test_labels_alone_train_the_cam(data_set: DataSet, tmp_path: Path) -> None:
+    data = data_set.training_data()
+    alone = TrainingData(data.description, None, data.real, data.validation, data.sources)
+    train(settings(), alone, tmp_path, CPU, LogReporter())
+    assert Checkpoint.load(tmp_path / "best.ckpt").by_cam
+    assert {row["dice"] for row in rows(tmp_path)} == {"0.0"} and float(rows(tmp_path)[0]["labels"]) > 0
+
+
+def test_true_masks_train_without_composites(data_set: DataSet, tmp_path: Path) -> None:
+    data = data_set.training_data()
+    crops = MaskedCrops(data.validation, data.description)
+    train(
+        settings(real=0), TrainingData(data.description, crops, None, data.validation, {}), tmp_path, CPU, LogReporter()
+    )
+    assert float(rows(tmp_path)[0]["dice"]) > 0 and float(rows(tmp_path)[0]["consistency"]) == 0
+
+
+def test_a_loss_that_is_no_number_stops_the_training(data_set: DataSet, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"the loss of step \d is nan, expected a finite number; lower"):
+        train(settings(optimizer={"learning_rate": 1e30}), data_set.training_data(), tmp_path, CPU, LogReporter())
+    assert not (tmp_path / "last.ckpt").exists() or Checkpoint.load(tmp_path / "last.ckpt").progress["step"] < 6
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "abacus"])
+def test_hardware_that_there_is_not_is_refused(data_set: DataSet, tmp_path: Path, accelerator: str) -> None:
+    if torch.cuda.is_available() and accelerator == "gpu":
+        pytest.skip("there is a GPU")
+    with pytest.raises(ConfigError, match=f"--accelerator {accelerator} --devices 1: .*; name devices that there are"):
+        train(settings(), data_set.training_data(), tmp_path, Hardware(accelerator, 1), LogReporter())
+
+
+def test_a_network_that_cannot_take_the_canvas_is_refused(data_set: DataSet, tmp_path: Path) -> None:
+    network = {"architecture": "PAN", "encoder": "resnet18", "weights": None}
+    with pytest.raises(ConfigError, match=r"PAN with resnet18 cannot take images of 32 x 32"):
+        train(settings(network=network), data_set.training_data(), tmp_path, CPU, LogReporter())
+
+
+def test_learning_rates_follow_their_schedule() -> None:
+    def rates(**changes: object) -> list[float]:
+        section = OptimizerSection.model_validate({"learning_rate": 1.0} | changes)
+        return [learning_rate(settings(optimizer=section), step, 10) for step in range(10)]
+
+    assert rates() == [1.0] * 10
+    cosine, poly = rates(schedule="cosine"), rates(schedule="poly")
+    assert cosine[0] == poly[0] == 1 and cosine == sorted(cosine, reverse=True) and cosine[5] == pytest.approx(0.5)
+    assert poly[5] == pytest.approx(0.5**0.9) and 0 < poly[9] < 0.2
+    assert rates(warmup_steps=4)[:5] == [0.25, 0.5, 0.75, 1, 1]
