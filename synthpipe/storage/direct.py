@@ -115,4 +115,5 @@ def _buffer(size: int) -> Buffer:
     try:
         return _unused[size].pop()
     except IndexError:
-        return np.frombuffer(mmap.mmap(-1, size), np.uint8)
+        memory = np.empty(size + _PAGE, np.uint8)  # NumPy asks the system for huge pages
+        return memory[(start := -memory.ctypes.data % _PAGE) : start + size]
