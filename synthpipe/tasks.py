@@ -15,12 +15,13 @@ from typing import Any
 
 import cv2
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from synthpipe.compose import Donors, Purpose, donor_uses, generator, render, sample
 from synthpipe.compose.kernels import count_classes
 from synthpipe.compose.view import real_view
-from synthpipe.config import Pipeline
+from synthpipe.config import Pipeline, StoreSection
 from synthpipe.errors import FilterError
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import load_catalog
@@ -98,11 +99,9 @@ def render_shard(task: ShardTask) -> int:
     class_pixels = np.empty((size, pipeline.taxonomy.background + 1), np.int32)
     donors = np.empty((size, donor_uses(pipeline, task.strategy)), np.int32)
     bank = _donors(task.job.bank)
-    group = open_group(_store(task), task.strategy, writable=True)
+    arrays = _composite_arrays(_store(task), task.strategy, pipeline.store, pipeline.canvas)
     with ExitStack() as stack:
-        # the image is stored last
-        names = "recipe", "class_pixels", "donors", "mask", "image"
-        writers = {name: stack.enter_context(ShardWriter(array(group, name), task.shard)) for name in names}
+        writers = {name: stack.enter_context(ShardWriter(each, task.shard)) for name, each in arrays.items()}
         for start in range(0, size, _BLOCK):
             count = min(_BLOCK, size - start)
             # all are sampled and then all rendered: pixels push what sampling uses out of the processor's caches
@@ -123,6 +122,18 @@ def render_shard(task: ShardTask) -> int:
             writers[name].finish()
         commit(*writers.values())
     return size
+
+
+@lru_cache(maxsize=4)
+def _composite_arrays(
+    path: Path, strategy: Strategy, store: StoreSection, canvas: tuple[int, int]
+) -> dict[str, zarr.Array[Any]]:
+    """Return the arrays of composites, in the order in which their shards appear.
+
+    `store` and `canvas` decide what a writer needs of them; they are not opened anew for every shard.
+    """
+    group = open_group(path, strategy, writable=True)
+    return {name: array(group, name) for name in ("recipe", "class_pixels", "donors", "mask", "image")}
 
 
 def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
