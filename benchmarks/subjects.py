@@ -24,6 +24,7 @@ from benchmarks.baselines import PngDataset, render_from_files, write_durably, w
 from benchmarks.measure import Rate, Subject, one_core, rates, ratios
 from benchmarks.memory import of_this_process
 from synthpipe.compose import Donors, render, sample
+from synthpipe.compose.geometry import fit_packed
 from synthpipe.compose.reference import render_plainly
 from synthpipe.config import Codec, Pipeline
 from synthpipe.handoff import CuratedSet
@@ -76,7 +77,8 @@ def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int)
     bench = Bench(pipeline, catalog, scratch, rounds)
     bench.bank.mkdir()
     background = pipeline.taxonomy.background
-    build_bank(bench.bank, catalog.donors, pipeline.glass, background, lambda: None, os.cpu_count() or 1)
+    fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
+    build_bank(bench.bank, catalog.donors, pipeline.glass, background, lambda: None, os.cpu_count() or 1, fit)
     (scratch / "png").mkdir()
     patches = []
     for number, patch in enumerate(catalog.donors):
@@ -336,7 +338,8 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
         for _ in run_tasks(client, render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
             pass
         processes = client.run(of_this_process, str(bench.bank))
-    return {"bank_bytes": bank_bytes(bench.catalog.donors), "processes": list(processes.values())}
+    canvas = bench.pipeline.canvas if bench.pipeline.bezier else None
+    return {"bank_bytes": bank_bytes(bench.catalog.donors, canvas), "processes": list(processes.values())}
 
 
 def _copy(mask: Mask | None) -> Mask | None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from synthpipe.compose.geometry import fit_packed
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
 from synthpipe.patches.bank import build_bank
@@ -113,7 +114,8 @@ def _bank(job: Job, catalog: Catalog, reporter: Reporter) -> None:
     pipeline = job.pipeline
     with reporter.stage("donors", len(catalog.donors)) as advance:
         background = pipeline.taxonomy.background
-        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), available_cores())
+        fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
+        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), available_cores(), fit)
 
 
 def _make_curated_set(state: BuildState) -> None:
