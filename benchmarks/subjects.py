@@ -31,6 +31,7 @@ from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import STRATEGIES, Mask, Strategy
+from synthpipe.resizing import fit_packed
 from synthpipe.runtime import local_client, run_tasks
 from synthpipe.segment.data import CuratedDataset
 from synthpipe.stages.state import sizes_of
@@ -76,7 +77,8 @@ def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int)
     bench = Bench(pipeline, catalog, scratch, rounds)
     bench.bank.mkdir()
     background = pipeline.taxonomy.background
-    build_bank(bench.bank, catalog.donors, pipeline.glass, background, lambda: None, os.cpu_count() or 1)
+    fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
+    build_bank(bench.bank, catalog.donors, pipeline.glass, background, lambda: None, os.cpu_count() or 1, fit)
     (scratch / "png").mkdir()
     patches = []
     for number, patch in enumerate(catalog.donors):
@@ -336,7 +338,8 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
         for _ in run_tasks(client, render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
             pass
         processes = client.run(of_this_process, str(bench.bank))
-    return {"bank_bytes": bank_bytes(bench.catalog.donors), "processes": list(processes.values())}
+    canvas = bench.pipeline.canvas if bench.pipeline.bezier else None
+    return {"bank_bytes": bank_bytes(bench.catalog.donors, canvas), "processes": list(processes.values())}
 
 
 def _copy(mask: Mask | None) -> Mask | None:

@@ -7,6 +7,7 @@ by the tasks that need it: a worker that renders need not spend seconds, and hun
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,22 +15,24 @@ from typing import Any
 
 import cv2
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from synthpipe.compose import Donors, Purpose, donor_uses, generator, render, sample
 from synthpipe.compose.kernels import count_classes
 from synthpipe.compose.view import real_view
-from synthpipe.config import Pipeline
+from synthpipe.config import Pipeline, StoreSection
 from synthpipe.errors import FilterError
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Recipe, Strategy, recipe_to_json
 from synthpipe.runtime import announce
+from synthpipe.storage.chunks import Samples
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CURATED_ARRAYS, array, open_group
-from synthpipe.storage.shards import ShardWriter, read_range, read_small, write_shard
+from synthpipe.storage.shards import ShardWriter, commit, read_range, read_small, write_shard
 
 _BLOCK = 32  # composites that are rendered before they are stored
 
@@ -91,17 +94,14 @@ def render_shard(task: ShardTask) -> int:
     A block of composites is stored before the next is rendered, so a worker's memory does not depend on the shard.
     """
     pipeline = task.job.pipeline
-    size, canvas = pipeline.store.shard, pipeline.canvas
+    size = pipeline.store.shard
     recipes: list[str] = []
     class_pixels = np.empty((size, pipeline.taxonomy.background + 1), np.int32)
     donors = np.empty((size, donor_uses(pipeline, task.strategy)), np.int32)
     bank = _donors(task.job.bank)
-    images, masks = np.empty((_BLOCK, *canvas, 3), np.uint8), np.empty((_BLOCK, *canvas), np.uint8)
-    group = open_group(_store(task), task.strategy, writable=True)
-    with (
-        ShardWriter(array(group, "mask"), task.shard) as mask_writer,
-        ShardWriter(array(group, "image"), task.shard) as image_writer,
-    ):
+    arrays = _composite_arrays(_store(task), task.strategy, pipeline.store, pipeline.canvas)
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(ShardWriter(each, task.shard)) for name, each in arrays.items()}
         for start in range(0, size, _BLOCK):
             count = min(_BLOCK, size - start)
             # all are sampled and then all rendered: pixels push what sampling uses out of the processor's caches
@@ -109,18 +109,31 @@ def render_shard(task: ShardTask) -> int:
             block = [_sample(task.job, task.strategy, task.purpose, index) for index in indices]
             recipes += map(recipe_to_json, block)
             donors[start : start + count] = [[bank.number(patch) for patch in recipe.donors()] for recipe in block]
-            for recipe, image, mask in zip(block, images, masks, strict=False):
-                render(recipe, bank, image, mask)
-            for mask, pixels in zip(masks, class_pixels[start : start + count], strict=False):
-                count_classes(mask.reshape(-1), pixels)
-            mask_writer.write(masks[:count])
-            image_writer.write(images[:count])
-        write_shard(array(group, "recipe"), task.shard, recipes)
-        write_shard(array(group, "class_pixels"), task.shard, class_pixels)
-        write_shard(array(group, "donors"), task.shard, donors)
-        mask_writer.commit()
-        image_writer.commit()
+            with writers["image"].block(count) as images, writers["mask"].block(count) as masks:
+                for recipe, image, mask in zip(block, images, masks, strict=True):
+                    render(recipe, bank, image, mask)
+                for mask, pixels in zip(masks, class_pixels[start : start + count], strict=True):
+                    count_classes(mask.reshape(-1), pixels)
+        writers["image"].finish()  # the disk is busy with it while the others are encoded
+        writers["mask"].finish()
+        small: dict[str, Samples] = {"recipe": recipes, "class_pixels": class_pixels, "donors": donors}
+        for name, samples in small.items():
+            writers[name].write(samples)
+            writers[name].finish()
+        commit(*writers.values())
     return size
+
+
+@lru_cache(maxsize=4)
+def _composite_arrays(
+    path: Path, strategy: Strategy, store: StoreSection, canvas: tuple[int, int]
+) -> dict[str, zarr.Array[Any]]:
+    """Return the arrays of composites, in the order in which their shards appear.
+
+    `store` and `canvas` decide what a writer needs of them; they are not opened anew for every shard.
+    """
+    group = open_group(path, strategy, writable=True)
+    return {name: array(group, name) for name in ("recipe", "class_pixels", "donors", "mask", "image")}
 
 
 def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:

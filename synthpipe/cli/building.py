@@ -110,7 +110,8 @@ def _dry_run(pipeline: Pipeline, path: Path) -> None:
     for remark in remarks(pipeline, catalog):
         click.echo(f"note: {remark}")
     click.echo(f"\nwould {'go on with' if run.exists() else 'make'} {path}:")
-    click.echo(f"  donor bank: {human_bytes(bank_bytes(catalog.donors))} in {tempfile.gettempdir()} while it builds")
+    bank = bank_bytes(catalog.donors, pipeline.canvas if pipeline.bezier else None)
+    click.echo(f"  donor bank: {human_bytes(bank)} in {tempfile.gettempdir()} while it builds")
     height, width = pipeline.canvas
     for strategy in pipeline.strategies:
         plan = {"candidates, to keep " + str(pipeline.curation.wanted[strategy]): first_plan(pipeline, strategy)}

@@ -10,8 +10,7 @@ from synthpipe.compose.curve import bernstein, sample_points
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.kernels import paste_curve
 from synthpipe.config import Pipeline
-from synthpipe.records import BezierRecipe, Donor, Image, Mask, PackedPixels
-from synthpipe.resizing import fit
+from synthpipe.records import BezierRecipe, Donor, Image, Mask
 
 
 def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> BezierRecipe:
@@ -44,7 +43,7 @@ def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline
 
 def render_bezier(recipe: BezierRecipe, donors: Donors, image: Image, mask: Mask) -> None:
     """Render a Bezier composite into `image` and `mask`: pure, the same bytes for the same recipe and donors."""
-    back, front = (_on_canvas(donors, patch, recipe.canvas) for patch in (recipe.background, recipe.foreground))
+    back, front = (donors.fitted(patch, recipe.canvas) for patch in (recipe.background, recipe.foreground))
     corners, weights = np.array(recipe.points), bernstein(recipe.samples)
     paste_curve(image.reshape(-1), mask.reshape(-1), back, front, corners, recipe.edgy, recipe.radius, weights)
 
@@ -63,14 +62,3 @@ def _sample_donor(u: float, label: int, rng: np.random.Generator, donors: Donors
             break
         u = rng.random()
     return donor
-
-
-def _on_canvas(donors: Donors, patch: str, size: tuple[int, int]) -> PackedPixels:
-    packed = donors.packed(patch)
-    if packed.shape == size:
-        return packed
-    planes = packed.view(np.uint8).reshape(*packed.shape, 4)
-    fitted = fit(planes, size)  # the class goes along, blended, and is put right
-    fitted[..., 3] = fit(np.ascontiguousarray(planes[..., 3]), size, nearest=True)
-    whole: PackedPixels = fitted.view("<u4")[..., 0]
-    return whole

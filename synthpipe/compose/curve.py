@@ -8,8 +8,10 @@ import bezier
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.compose.kernels import draw_corners
+from synthpipe.compose.kernels import choose_corners
 from synthpipe.config import BezierSection
+
+_AT_ONCE = 4  # draws: with twelve corners nearly always enough, and cheaper than asking for each
 
 Points = NDArray[np.float64]
 """(N, 2) float64: x, y."""
@@ -19,10 +21,14 @@ def sample_points(rng: np.random.Generator, settings: BezierSection) -> Points:
     """Draw the curve's corners: (n, 2) float64 in the unit square, in angular order around their centroid.
 
     They are drawn again while two neighbours are closer than ``min_distance / n`` (Euclidean), at most `max_draws`
-    times in all; the last draw stands.
+    times in all; the last draw stands. Some are drawn at once: `rng` may go on behind draws that were not looked at.
     """
     smallest = settings.min_distance / settings.points
-    points: Points = draw_corners(rng, settings.points, smallest, settings.max_draws)
+    points: Points = np.empty((settings.points, 2))
+    for start in range(0, settings.max_draws, _AT_ONCE):
+        draws = rng.random((min(_AT_ONCE, settings.max_draws - start), *points.shape))
+        if choose_corners(draws, smallest, points):
+            break
     return points
 
 

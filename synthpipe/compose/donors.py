@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import count_other
 from synthpipe.records import Donor, PackedPixels, pack
+from synthpipe.resizing import fit_packed
 
 
 class Donors:
@@ -24,6 +25,9 @@ class Donors:
     bank : (N,) uint32, optional
         Their packed pixels (`records.pack`), one patch after the other in the order of `donors`; made of them by
         default.
+    on_canvas : (F, H, W) uint32, optional
+        Packed pixels of those patches that are not (H, W), resized to it, in the same order; where they are not at
+        hand, patches are resized whenever they are asked for.
 
     Attributes
     ----------
@@ -35,7 +39,9 @@ class Donors:
         The class indices that have donors.
     """
 
-    def __init__(self, donors: Iterable[Donor], bank: PackedPixels | None = None) -> None:
+    def __init__(
+        self, donors: Iterable[Donor], bank: PackedPixels | None = None, on_canvas: PackedPixels | None = None
+    ) -> None:
         self.listed = listed = tuple(donors)
         self.bank = _read_only(_pack_all(listed) if bank is None else bank)
         self._numbers = {donor.id: number for number, donor in enumerate(listed)}
@@ -45,6 +51,10 @@ class Donors:
             donor.id: (start, height, width)
             for donor, start, (height, width) in zip(listed, starts, sizes, strict=False)
         }
+        self._fitted: dict[str, PackedPixels] = {}
+        if on_canvas is not None:
+            others = [donor.id for donor, size in zip(listed, sizes, strict=True) if size != on_canvas.shape[1:]]
+            self._fitted = dict(zip(others, _read_only(on_canvas), strict=True))
         self._order(listed)
 
     def _order(self, donors: Sequence[Donor]) -> None:
@@ -83,6 +93,13 @@ class Donors:
         """Return a donor's packed pixels: (H, W) uint32, a view of the bank."""
         start, height, width = self._places[patch]
         return self.bank[start : start + height * width].reshape(height, width)
+
+    def fitted(self, patch: str, size: tuple[int, int]) -> PackedPixels:
+        """Return a donor's packed pixels resized to `size`, (height, width): (H, W) uint32, not to be written."""
+        ready = self._fitted.get(patch)
+        if ready is not None and ready.shape == size:
+            return ready
+        return fit_packed(self.packed(patch), size)
 
     def other_share(self, donor: Donor, y: int, x: int, size: tuple[int, int]) -> float:
         """Return the share of a window (`geometry.window`) of `donor` that is not of its class: glass."""

@@ -14,6 +14,7 @@ from numba import njit
 
 _ONE_BITS = 10  # fixed-point coordinates have 1/1024 pixel,
 _STEP_BITS = 5  # and bilinear weights 1/32 pixel, both as in OpenCV
+_EACH_BYTE, _LAST_BYTE = np.uint64(0x0101010101010101), np.uint64(255)
 _ONE, _STEP = 1 << _ONE_BITS, 1 << _STEP_BITS
 _TO_STEP, _TO_PIXEL = _ONE >> (_STEP_BITS + 1), _ONE >> 1  # half a step, half a pixel: what rounding adds
 
@@ -93,15 +94,13 @@ def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # 
     height, width = back.shape
     xs, ys = _outline(corners, edgy, radius, bernstein, height, width)
     first, columns = _crossings(xs, ys, height, width)
+    row = np.empty(width, np.uint32)  # whole rows are unpacked: twice as fast as many short runs
     for y in range(height):
-        row_image, row_mask = image[3 * y * width : 3 * (y + 1) * width], mask[y * width : (y + 1) * width]
-        start = 0
-        inside = False
-        for number in range(first[y], first[y + 1] + 1):
-            stop = columns[number] if number < first[y + 1] else width
-            source = front[y, start:stop] if inside else back[y, start:stop]
-            unpack(source, row_image[3 * start : 3 * stop], row_mask[start:stop])
-            start, inside = stop, not inside
+        _copy(row, back[y])
+        for number in range(first[y], first[y + 1], 2):
+            start, stop = columns[number], columns[number + 1]
+            _copy(row[start:stop], front[y, start:stop])
+        unpack(row, image[3 * y * width : 3 * (y + 1) * width], mask[y * width : (y + 1) * width])
 
 
 @njit(nogil=True, cache=True)
@@ -120,31 +119,51 @@ def count_classes(mask, counts):  # type: ignore[no-untyped-def]
     """Count how often each class index occurs in (N,) uint8 `mask` into (C,) int32 `counts`."""
     counts[:] = 0
     words = mask[: mask.size // 8 * 8].view(np.uint64)
+    label, run = np.uint64(0), 0
     for n in range(words.size):
-        label = words[n] & 255
-        if words[n] == label * np.uint64(0x0101010101010101):  # nearly always: eight pixels of one class
-            counts[label] += 8
+        if words[n] == label * _EACH_BYTE:  # nearly always: eight more pixels of one class
+            run += 8
+            continue
+        counts[label] += run
+        label, run = words[n] & _LAST_BYTE, 0
+        if words[n] == label * _EACH_BYTE:
+            run = 8
         else:
             for k in range(8 * n, 8 * n + 8):
                 counts[mask[k]] += 1
+    counts[label] += run
     for k in range(8 * words.size, mask.size):
         counts[mask[k]] += 1
 
 
 @njit(nogil=True, cache=True)
-def draw_corners(rng, count, smallest, max_draws):  # type: ignore[no-untyped-def]
-    """Draw `count` points in the unit square, in angular order around their centroid; see `curve.sample_points`."""
-    points, angles = np.empty((count, 2)), np.empty(count)
-    for _ in range(max_draws):
+def choose_corners(draws, smallest, points):  # type: ignore[no-untyped-def]
+    """Take the first of some draws of corners whose neighbours are apart; see `curve.sample_points`.
+
+    Parameters
+    ----------
+    draws : (D, n, 2) float64
+        Points in the unit square.
+    smallest : float
+        The distance from which neighbours are apart.
+    points : (n, 2) float64
+        Where the draw goes, in angular order around its centroid: the last one where none is good.
+
+    Returns
+    -------
+    bool
+        Whether one is.
+    """
+    count = len(points)
+    angles = np.empty(count)
+    for draw in draws:
         centre_x = centre_y = 0.0
         for n in range(count):
-            points[n, 0], points[n, 1] = rng.random(), rng.random()
-            centre_x += points[n, 0]
-            centre_y += points[n, 1]
-        for n in range(count):
-            angles[n] = math.atan2(points[n, 1] - centre_y / count, points[n, 0] - centre_x / count)
-        for n in range(1, count):  # insertion keeps the order of equal angles
-            x, y, angle = points[n, 0], points[n, 1], angles[n]
+            centre_x += draw[n, 0]
+            centre_y += draw[n, 1]
+        for n in range(count):  # insertion keeps the order of equal angles
+            x, y = draw[n, 0], draw[n, 1]
+            angle = math.atan2(y - centre_y / count, x - centre_x / count)
             place = n
             while place > 0 and angles[place - 1] > angle:
                 points[place, 0], points[place, 1] = points[place - 1, 0], points[place - 1, 1]
@@ -156,8 +175,8 @@ def draw_corners(rng, count, smallest, max_draws):  # type: ignore[no-untyped-de
             after = (n + 1) % count
             gap = min(gap, math.hypot(points[after, 0] - points[n, 0], points[after, 1] - points[n, 1]))
         if gap >= smallest:
-            break
-    return points
+            return True
+    return False
 
 
 @njit(nogil=True, cache=True)
@@ -411,10 +430,13 @@ def _crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
     columns : (K,) int64
         Of each crossing the first pixel whose centre is not left of it, in order along the row.
     """
+    rows = np.empty(xs.size + 1, np.int64)  # of each point the first row whose centre is not above it
+    for n in range(xs.size):
+        rows[n + 1] = min(max(math.ceil(ys[n] - 0.5), 0), height)
+    rows[0] = rows[xs.size]
     first = np.zeros(height + 1, np.int64)
     for n in range(xs.size):
-        low, high = _rows_between(ys[n - 1], ys[n], height)
-        for row in range(low, high):
+        for row in range(min(rows[n], rows[n + 1]), max(rows[n], rows[n + 1])):
             first[row + 1] += 1
     for row in range(height):
         first[row + 1] += first[row]
@@ -422,8 +444,7 @@ def _crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
     columns = np.empty(first[-1], np.int64)
     for n in range(xs.size):
         x, y = xs[n - 1], ys[n - 1]
-        low, high = _rows_between(y, ys[n], height)
-        for row in range(low, high):
+        for row in range(min(rows[n], rows[n + 1]), max(rows[n], rows[n + 1])):
             at = x + (row + 0.5 - y) * (xs[n] - x) / (ys[n] - y)
             column = min(max(math.ceil(at - 0.5), 0), width)
             place = filled[row]
@@ -433,10 +454,3 @@ def _crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
             columns[place] = column
             filled[row] += 1
     return first, columns
-
-
-@njit(nogil=True, cache=True)
-def _rows_between(start, stop, height):  # type: ignore[no-untyped-def]
-    """Return the range of rows whose centres lie between two heights, the lower one included, the upper one not."""
-    low, high = math.ceil(min(start, stop) - 0.5), math.ceil(max(start, stop) - 0.5)
-    return min(max(low, 0), height), min(max(high, 0), height)

@@ -16,7 +16,7 @@ from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import Donor, Mask, PackedPixels, PatchRef, pack
 
-_PIXELS, _INDEX = "donors.bin", "donors.json"
+_PIXELS, _FITTED, _INDEX = "donors.bin", "fitted.bin", "donors.json"
 
 
 def load_donor(patch: PatchRef, glass: GlassSection | None, background: int) -> Donor:
@@ -51,8 +51,25 @@ def build_bank(
     background: int,
     on_patch: Callable[[], None],
     threads: int,
+    fit: Callable[[PackedPixels], PackedPixels] | None = None,
 ) -> None:
     """Decode `patches` into a bank in `directory`.
+
+    Parameters
+    ----------
+    directory : Path
+        Must exist.
+    patches : sequence of PatchRef
+        Must have one class each.
+    glass, background
+        As of `load_donor`.
+    on_patch : callable
+        Called for each patch that is done.
+    threads : int
+        That decode.
+    fit : callable, optional
+        Brings packed pixels to the canvas. Those that this gives another size are kept so too, and not resized for
+        every composite.
 
     Raises
     ------
@@ -61,40 +78,63 @@ def build_bank(
     StoreError
         There is no room for the bank.
     """
-    index = {"patches": [asdict(patch) for patch in patches]}
+
+    def decode(patch: PatchRef) -> tuple[PackedPixels, PackedPixels]:
+        donor = load_donor(patch, glass, background)
+        packed = pack(donor.image, donor.label if donor.mask is None else donor.mask)
+        return packed, fit(packed) if fit else packed
+
+    canvas: tuple[int, ...] | None = None
     try:
-        with (directory / _PIXELS).open("wb") as file, ThreadPoolExecutor(threads) as pool:
-            for donor in pool.map(lambda patch: load_donor(patch, glass, background), patches):
-                file.write(pack(donor.image, donor.label if donor.mask is None else donor.mask).tobytes())
+        with (
+            (directory / _PIXELS).open("wb") as file,
+            (directory / _FITTED).open("wb") as fitted_file,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            for packed, fitted in pool.map(decode, patches):
+                file.write(packed.tobytes())
+                if fitted.shape != packed.shape:
+                    fitted_file.write(fitted.tobytes())
+                    canvas = fitted.shape
                 on_patch()
     except OSError as error:
         if isinstance(error, SynthpipeError):
             raise
         size = bank_bytes(patches)
         raise StoreError(
-            f"{directory}: the donor bank needs {size / 2**20:.0f} MiB there: {error.strerror}; make room, or name "
-            "another place with TMPDIR"
+            f"{directory}: the donor bank needs at least {size / 2**20:.0f} MiB there: {error.strerror}; make room, or "
+            "name another place with TMPDIR"
         ) from error
     temporary = directory / f"{_INDEX}.partial"
+    index = {"patches": [asdict(patch) for patch in patches], "canvas": canvas}
     temporary.write_text(json.dumps(index), encoding="utf-8")
     temporary.replace(directory / _INDEX)
 
 
-def bank_bytes(patches: Iterable[PatchRef]) -> int:
-    """Return how large the bank of `patches` is, on disk and in the memory of a machine."""
-    return sum(4 * patch.height * patch.width for patch in patches)
+def bank_bytes(patches: Iterable[PatchRef], canvas: tuple[int, int] | None = None) -> int:
+    """Return how large the bank of `patches` is, on disk and in the memory of a machine.
+
+    `canvas` is the size, (height, width), to which they are fitted; None where they are not.
+    """
+    sizes = [(patch.height, patch.width) for patch in patches]
+    fitted = [canvas for size in sizes if canvas and size != canvas]
+    return sum(4 * height * width for height, width in sizes + fitted)
 
 
-def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels]:
+def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels, PackedPixels | None]:
     """Map a bank: its donors, and their packed pixels, one after the other in the same order.
 
-    The donors' own pixels are views of these, and these are the file, shared by all processes of the machine.
+    The donors' own pixels are views of these, and these are the file, shared by all processes of the machine. Third
+    come the packed pixels of those that were fitted to the canvas: (F, H, W) uint32 in the same order, or None.
     """
     index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
     patches = [PatchRef(**{**fields, "classes": tuple(fields["classes"])}) for fields in index["patches"]]
     mapped = np.memmap(directory / _PIXELS, "<u4", mode="r") if patches else np.empty(0, "<u4")
     pixels: PackedPixels = np.asarray(mapped)
-    return tuple(_cut(pixels, patches)), pixels
+    fitted: PackedPixels | None = None
+    if index["canvas"]:
+        fitted = np.asarray(np.memmap(directory / _FITTED, "<u4", mode="r")).reshape(-1, *index["canvas"])
+    return tuple(_cut(pixels, patches)), pixels, fitted
 
 
 def _cut(pixels: PackedPixels, patches: Sequence[PatchRef]) -> Iterator[Donor]:

@@ -15,6 +15,7 @@ from synthpipe.errors import StaleRunError
 from synthpipe.patches.bank import build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
+from synthpipe.resizing import fit_packed
 from synthpipe.runtime import available_cores, local_client
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
@@ -113,7 +114,8 @@ def _bank(job: Job, catalog: Catalog, reporter: Reporter) -> None:
     pipeline = job.pipeline
     with reporter.stage("donors", len(catalog.donors)) as advance:
         background = pipeline.taxonomy.background
-        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), available_cores())
+        fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
+        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), available_cores(), fit)
 
 
 def _make_curated_set(state: BuildState) -> None:

@@ -7,11 +7,11 @@ lengthened. So the objects themselves are the ledger of a run.
 
 from __future__ import annotations
 
-import os
+import math
 import re
 import secrets
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,62 +20,79 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
-from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from synthpipe.errors import StoreError
-from synthpipe.storage.chunks import Bytes, ChunkCodec, Samples, checksum
-
-_AT_ONCE = 64  # samples that one call of the system takes
-_SYNC_BYTES = 4 << 20  # no fewer are sent to the disk at once
+from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum
+from synthpipe.storage.direct import DirectFile
 
 
 class ShardWriter:
     """Writes one shard of an array, some samples at a time, as one object that appears when it is complete.
 
-    A context manager: what was not committed leaves nothing behind. On a local disk the object is written as samples
-    come, is on the disk before it appears, and needs no memory of its own.
+    A context manager: what was not committed leaves nothing behind. The disk writes while further samples are made, and
+    has the whole object before it appears.
 
     Parameters
     ----------
     array : zarr.Array
-        Where the shard belongs.
+        Where the shard belongs, on a local disk.
     shard : int
         Its number.
     """
 
     def __init__(self, array: zarr.Array[Any], shard: int) -> None:
+        path = local_path(array, shard)
+        if path is None:
+            raise StoreError(f"{array.store_path}: is not on a local disk; a run is built there")
+        self._path, self._temporary = path, path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
         self._name = f"{array.store_path}: shard {shard}"
-        self._target = array.store_path / _key(array, shard)
         self._codec = ChunkCodec.of(array)
         self._sharded = isinstance(array.metadata.codecs[0], ShardingCodec)  # type: ignore[union-attr]
         self._size = shard_size(array)
+        self._shape, self._dtype = array.shape[1:], array.dtype
+        self._samples: NDArray[Any] = np.empty((0, *self._shape), self._dtype)
         self._lengths: list[int] = []
-        self._path = local_path(array, shard)
-        self._temporary = self._path and self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}.partial")
-        self._descriptor = -1
-        self._memory: list[bytes] = []
-        self._background = ThreadPoolExecutor(1)
-        self._syncing: Future[None] | None = None
-        self._unsynced = 0
 
     def __enter__(self) -> ShardWriter:
-        if self._temporary:
-            try:
-                self._temporary.parent.mkdir(parents=True, exist_ok=True)
-                self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-            except OSError as error:
-                raise self._unwritable(error) from error
+        with self._told():
+            self._temporary.parent.mkdir(parents=True, exist_ok=True)
+            self._file = DirectFile(self._temporary)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._background.shutdown()
-        if self._temporary:
-            os.close(self._descriptor)
-            self._temporary.unlink(missing_ok=True)
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def block(self, count: int) -> Iterator[NDArray[Any]]:
+        """Yield (count, ...) for the next samples of a sharded numeric array, which are added when the block ends.
+
+        Each sample is C-contiguous. They hold what was there before. Where chunks are stored as they are, this is the
+        memory that the disk reads: nothing is copied.
+
+        Raises
+        ------
+        StoreError
+            As `write` does.
+        """
+        if not (self._sharded and self._codec.stored_as_is):
+            if len(self._samples) < count:
+                self._samples = np.empty((count, *self._shape), self._dtype)
+            yield self._samples[:count]
+            self.write(self._samples[:count])
+            return
+        dtype = self._dtype.newbyteorder("<")
+        size = math.prod(self._shape) * dtype.itemsize
+        with self._told():
+            chunks = self._file.room(count * (size + CHECKSUM_BYTES)).reshape(count, -1)
+        yield chunks[:, :size].view(dtype).reshape(count, *self._shape)
+        for chunk in chunks:
+            chunk[size:] = np.frombuffer(checksum(chunk[:size]), np.uint8)
+        self._lengths += [chunks.shape[1]] * count
 
     def write(self, samples: Samples) -> None:
         """Add samples, in their order; an array that is not sharded takes all at once.
@@ -86,18 +103,12 @@ class ShardWriter:
             There is no room, or the place cannot be written.
         """
         parts = [samples[number : number + 1] for number in range(len(samples))] if self._sharded else [samples]
-        try:
-            for start in range(0, len(parts), _AT_ONCE):
-                chunks = [self._codec.encode(part) for part in parts[start : start + _AT_ONCE]]
-                lengths = [sum(map(len, pieces)) for pieces in chunks]
-                self._put([piece for pieces in chunks for piece in pieces], sum(lengths))
-                self._lengths += lengths
-                self._sync_meanwhile()
-        except OSError as error:
-            raise self._unwritable(error) from error
+        with self._told():
+            for part in parts:
+                self._lengths.append(self._put(*self._codec.encode(part)))
 
-    def commit(self) -> None:
-        """Store the shard: from here on it counts as done.
+    def finish(self) -> None:
+        """Begin to bring the shard to the disk, all samples having been added.
 
         Raises
         ------
@@ -106,41 +117,59 @@ class ShardWriter:
         """
         if self._sharded and len(self._lengths) != self._size:
             raise StoreError(f"{self._name} takes {self._size} samples, got {len(self._lengths)}")
-        try:
+        with self._told():
             if self._sharded:
-                index = _index(self._lengths)
-                self._put([index], len(index))
-            if self._temporary and self._path:
-                if self._syncing:
-                    self._syncing.result()
-                os.fsync(self._descriptor)  # or a power cut could leave the name of a shard, and not its bytes
-                self._temporary.replace(self._path)
-            else:
-                sync(self._target.set(default_buffer_prototype().buffer.from_bytes(b"".join(self._memory))))
+                self._put(_index(self._lengths))
+            self._file.finish()
+
+    def wait(self) -> None:
+        """Wait until the finished shard is on the disk.
+
+        Raises
+        ------
+        StoreError
+            It cannot be stored.
+        """
+        with self._told():
+            self._file.wait()
+
+    def appear(self) -> None:
+        """Give the shard its name: from here on it counts as done.
+
+        Raises
+        ------
+        StoreError
+            It cannot be stored.
+        """
+        with self._told():
+            self._temporary.replace(self._path)
+
+    def _put(self, *pieces: Bytes) -> int:
+        for piece in pieces:
+            self._file.room(len(piece))[:] = np.frombuffer(piece, np.uint8)
+        return sum(map(len, pieces))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise self._unwritable(error) from error
+            message = f"{self._path}: cannot be written: {error}; make room or mend it, then build again"
+            raise StoreError(message) from error
 
-    def _put(self, pieces: Sequence[Bytes], size: int) -> None:
-        self._unsynced += size
-        written = os.writev(self._descriptor, pieces) if self._temporary else 0  # type: ignore[arg-type]
-        if written < size:  # the system took a part, or this is no file
-            rest = b"".join(map(bytes, pieces))[written:]
-            if not self._temporary:
-                self._memory.append(rest)
-                return
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
 
-    def _sync_meanwhile(self) -> None:
-        """Have the disk write while the next samples are made: a thread that only waits for it costs no time."""
-        if self._temporary and self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
-            if self._syncing:
-                self._syncing.result()
-            self._unsynced = 0
-            self._syncing = self._background.submit(os.fsync, self._descriptor)
+def commit(*writers: ShardWriter) -> None:
+    """Store finished shards, which appear one after the other: the disk is waited for once.
 
-    def _unwritable(self, error: OSError) -> StoreError:
-        return StoreError(f"{self._target}: cannot be written: {error}; make room or mend it, then build again")
+    Raises
+    ------
+    StoreError
+        One cannot be stored.
+    """
+    for writer in writers:
+        writer.wait()  # or a power cut could leave the name of a shard, and not its bytes
+    for writer in writers:
+        writer.appear()
 
 
 def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
@@ -155,7 +184,8 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
         raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
     with ShardWriter(array, shard) as writer:
         writer.write(samples)
-        writer.commit()
+        writer.finish()
+        commit(writer)
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:

@@ -48,12 +48,13 @@ def test_corners_lie_in_the_unit_square_in_angular_order_and_apart(index: int, c
     assert gaps.min() >= 0.7 / count
 
 
-def test_drawing_ends_after_the_stated_number_of_draws() -> None:
-    settings = pipeline("bezier.min_distance=100", "bezier.max_draws=3").bezier
+@pytest.mark.parametrize("most", [1, 3, 4, 11])
+def test_drawing_ends_after_the_stated_number_of_draws(most: int) -> None:
+    settings = pipeline("bezier.min_distance=100", f"bezier.max_draws={most}").bezier
     assert settings
     rng, reference = (generator(0, "bezier", "candidate", 0) for _ in range(2))
     points = sample_points(rng, settings)
-    last = reference.random((3, settings.points, 2))[-1]
+    last = reference.random((most, settings.points, 2))[-1]
     assert sorted(points.tolist()) == sorted(last.tolist())
 
 

@@ -11,7 +11,7 @@ import zarr
 
 from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
-from synthpipe.storage import shards
+from synthpipe.storage import direct
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
@@ -22,7 +22,15 @@ from synthpipe.storage.schema import (
     ensure_arrays,
     open_group,
 )
-from synthpipe.storage.shards import ShardWriter, complete_shards, shard_size, shards_of, write_shard
+from synthpipe.storage.shards import (
+    ShardWriter,
+    commit,
+    complete_shards,
+    local_path,
+    shard_size,
+    shards_of,
+    write_shard,
+)
 from synthpipe.taxonomy import LOST
 
 SHARD = 4
@@ -153,15 +161,37 @@ def test_what_was_not_committed_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "s.zarr/mosaic/image").iterdir()] == ["zarr.json"]
 
 
-def test_large_shards_reach_the_disk_while_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_SYNC_BYTES", 100)
-    data = samples(4)
-    group = group_of(tmp_path / "s.zarr", 4)
-    with ShardWriter(array(group, "image"), 0) as writer:
-        for number in range(4):
-            writer.write(data["image"][number : number + 1])
-        writer.commit()
-    assert np.array_equal(np.asarray(array(group, "image")[:]), data["image"])
+def test_blocks_are_the_memory_that_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the codecs, and wherever a buffer ends among the samples."""
+    monkeypatch.setattr(direct, "_SMALLEST", 4096)
+    data = samples(200)
+    for number, codecs in enumerate(CODECS):
+        store = StoreSection(shard=200, **codecs)
+        ours, theirs = (group_of(tmp_path / f"{name}-{number}", 200, store) for name in ("ours", "theirs"))
+        for name in ("image", "mask"):
+            with ShardWriter(array(ours, name), 0) as writer:
+                for start in (0, 90, 180):
+                    with writer.block(min(90, 200 - start)) as block:
+                        block[:] = data[name][start : start + 90]
+                        assert all(sample.flags.c_contiguous for sample in block)
+                writer.finish()
+                commit(writer)
+            array(theirs, name)[:] = data[name]
+            (mine, other) = (local_path(array(group, name), 0) for group in (ours, theirs))
+            assert mine and other and mine.read_bytes() == other.read_bytes()
+
+
+def test_shards_appear_together_when_all_are_on_the_disk(tmp_path: Path) -> None:
+    group, data = group_of(tmp_path / "s.zarr", 4), samples(4)
+    arrays = [array(group, name) for name in ("image", "mask")]
+    with ShardWriter(arrays[0], 0) as one, ShardWriter(arrays[1], 0) as other:
+        for writer, name in ((one, "image"), (other, "mask")):
+            writer.write(data[name])
+            writer.finish()
+            writer.wait()
+        assert not any(complete_shards(each) for each in arrays)
+        commit(one, other)
+    assert all(complete_shards(each) == {0} for each in arrays)
 
 
 def test_half_a_shard_is_refused(tmp_path: Path) -> None:
@@ -170,7 +200,15 @@ def test_half_a_shard_is_refused(tmp_path: Path) -> None:
         write_shard(array(group, "mask"), 1, np.zeros((3, 6, 5), np.uint8))
     with pytest.raises(StoreError, match="shard 1 takes 4 samples, got 3"), ShardWriter(array(group, "mask"), 1) as one:
         one.write(np.zeros((3, 6, 5), np.uint8))
-        one.commit()
+        one.finish()
+
+
+def test_a_store_that_is_on_no_disk_is_refused() -> None:
+    stored: zarr.Array[Any] = zarr.create_array(
+        zarr.storage.MemoryStore(), shape=(4, 2), chunks=(1, 2), shards=(4, 2), dtype="u1", fill_value=0
+    )
+    with pytest.raises(StoreError, match="is not on a local disk"):
+        ShardWriter(stored, 0)
 
 
 def test_what_is_no_store_is_named(tmp_path: Path) -> None:
