@@ -187,7 +187,7 @@ class CurationSection(Section):
 class StoreSection(Section):
     """How composites lie in Zarr."""
 
-    shard: Annotated[Positive, Field(description="composites a shard: the unit of work and of resuming")] = 256
+    shard: Annotated[Positive, Field(description="composites a shard: the unit of work and of resuming")] = 512
     image_codec: Annotated[Codec, Field(description="of images; blosc-lz4 shuffles bits")] = "none"
     mask_codec: Annotated[Codec, Field(description="of masks; blosc-lz4 does not shuffle")] = "blosc-lz4"
     zstd_level: Annotated[int, Field(ge=0, le=22, description="wherever zstd is used, as in all small arrays")] = 1
