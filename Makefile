@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test check demo bench clean
+.PHONY: install test check demo bench experiments clean
 
 install: $(VENV)/installed
 
@@ -31,6 +31,10 @@ demo: install
 # procedural tissue by default; BENCH="--pipeline FILE --set patches.root=DIR -o OUT" for donors of your own
 bench: install
 	$(BIN)/python -m benchmarks $(BENCH)
+
+# what each part of the method is worth; hours on two cores, and it goes on where it was stopped
+experiments: install
+	$(BIN)/python -m benchmarks.experiments $(EXPERIMENTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info data/phantom runs/demo

@@ -21,8 +21,9 @@ from synthpipe.patches.layouts import read_layout
 from synthpipe.settings_file import load_settings
 
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other commands need not wait for
+    from synthpipe.segment.devices import Hardware
     from synthpipe.segment.evaluation import Predictor
-    from synthpipe.segment.training import Hardware, Outcome
+    from synthpipe.segment.training import Outcome
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _PATH = click.Path(path_type=Path)
@@ -164,7 +165,7 @@ def _report(outcome: Outcome, output: Path) -> None:
 def _hardware(accelerator: str, devices: str, workers: int | None) -> Hardware:
     import torch
 
-    from synthpipe.segment.training import Hardware
+    from synthpipe.segment.devices import Hardware
 
     on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     count: int | str = int(devices) if devices.lstrip("-").isdigit() else devices
@@ -204,7 +205,7 @@ def pseudo_label(
       synthpipe pseudo-label runs/bcss/stage-1/best.ckpt --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
     """
     from synthpipe.segment.checkpoint import Checkpoint
-    from synthpipe.segment.evaluation import choose_device
+    from synthpipe.segment.devices import choose_device
     from synthpipe.segment.pseudo import pseudo_label
 
     catalog = _catalog(real, layout, Checkpoint.load(checkpoint).description)
@@ -388,7 +389,8 @@ def baseline(
 
 
 def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None) -> Predictor:
-    from synthpipe.segment.evaluation import Predictor, choose_device
+    from synthpipe.segment.devices import choose_device
+    from synthpipe.segment.evaluation import Predictor
     from synthpipe.segment.windows import WindowSection
 
     predictor = Predictor.load(checkpoint, device=choose_device(device))

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.errors import ConfigError, StoreError
+from synthpipe.errors import StoreError
 from synthpipe.records import Mask
 from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
+from synthpipe.segment.devices import choose_device
 from synthpipe.segment.metrics import (
     Counts,
     Interval,
@@ -108,24 +109,6 @@ class Predictor:
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
         return mask
-
-
-def choose_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`, or the first GPU, or the CPU where there is none.
-
-    Raises
-    ------
-    ConfigError
-        There is no such device.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(
-            f"--device {name}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"
-        ) from error
-    return device
 
 
 def default_windows(size: tuple[int, int]) -> WindowSection:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+import time
 from pathlib import Path
 
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from synthpipe.errors import StoreError
-
-Row = Mapping[str, float]
+from synthpipe.segment.losses import Losses
 
 
 class Table:
@@ -97,6 +99,40 @@ class Journal:
 
     def close(self) -> None:
         self._board.close()
+
+
+class Rows:
+    """Steps whose losses still lie on the device, since fetching each would make it wait."""
+
+    def __init__(self, fabric: Fabric, journal: Journal | None) -> None:
+        self._fabric, self._journal = fabric, journal
+        self._waiting: list[tuple[dict[str, float], Tensor]] = []
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(
+        self, step: int, epoch: int, rate: float, terms: Losses, total: Tensor, begun: float, waited: float
+    ) -> None:
+        known = {"step": step, "epoch": epoch, "learning_rate": rate, "waiting": waited, "begun": begun}
+        self._waiting.append((known, torch.stack([total, *(term.detach() for term in terms)])))
+
+    def flush(self) -> list[dict[str, float]]:
+        """Fetch the losses and tell the journal; return the rows."""
+        if not self._waiting:
+            return []
+        values = torch.stack([value for _, value in self._waiting])
+        if self._fabric.world_size > 1:
+            values = self._fabric.all_reduce(values, reduce_op="mean")  # type: ignore[assignment]
+        ends = [known["begun"] for known, _ in self._waiting[1:]] + [time.perf_counter()]
+        rows = []
+        for (known, _), numbers, end in zip(self._waiting, values.tolist(), ends, strict=True):
+            begun = known.pop("begun")
+            rows.append({**known, **dict(zip(("loss", *Losses._fields), numbers, strict=True)), "seconds": end - begun})
+        self._waiting = []
+        if self._journal:
+            self._journal.add_steps(rows)
+        return rows
 
 
 def _read(path: Path) -> list[dict[str, float]]:

@@ -19,8 +19,6 @@ import numpy as np
 import torch
 import yaml
 from lightning.fabric import Fabric
-from lightning.fabric.strategies.ddp import DDPStrategy
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from synthpipe.config import differences
@@ -29,7 +27,8 @@ from synthpipe.handoff import Description
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, loader, steps_per_epoch
 from synthpipe.segment.checkpoint import Checkpoint
-from synthpipe.segment.journal import Journal
+from synthpipe.segment.devices import Hardware, deterministic, device_name, open_fabric
+from synthpipe.segment.journal import Journal, Rows
 from synthpipe.segment.losses import Losses, losses
 from synthpipe.segment.metrics import confusion_matrix, measure
 from synthpipe.segment.network import SegmentationNetwork, pretrained_network
@@ -71,15 +70,6 @@ class TrainingData:
     real: Source | None
     validation: tuple[MaskedImage, ...]
     sources: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Hardware:
-    """Where training runs: what Lightning's Fabric takes, and the processes a device that prepare batches."""
-
-    accelerator: str = "auto"
-    devices: int | str = "auto"
-    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,30 +133,11 @@ def train(
     StaleRunError
         The directory belongs to another training; the message lists what differs.
     """
-    fabric = _fabric(settings, hardware, data)
-    run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
-    with _deterministic(fabric.device):
-        return run.train(hardware.workers, should_stop)
-
-
-def _fabric(settings: TrainSettings, hardware: Hardware, data: TrainingData) -> Fabric:
     # a decoder that no loss asks gets no gradient
-    several: Any = DDPStrategy(find_unused_parameters=data.composites is None)
-    try:
-        found = Fabric(accelerator=hardware.accelerator, devices=hardware.devices)
-        fabric = Fabric(
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
-            strategy=several if found.world_size > 1 else "auto",
-            precision="bf16-mixed" if settings.precision == "mixed" and found.device.type == "cuda" else "32-true",
-        )
-        fabric.launch()
-    except (RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
-        raise ConfigError(
-            f"--accelerator {hardware.accelerator} --devices {hardware.devices}: {' '.join(str(error).split())}; name "
-            "devices that there are"
-        ) from error
-    return fabric
+    fabric = open_fabric(hardware, settings.precision == "mixed", unused=data.composites is None)
+    run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
+    with deterministic(fabric.device):
+        return run.train(hardware.workers, should_stop)
 
 
 class _Silent:
@@ -185,13 +156,8 @@ class _Run:
     def __init__(
         self, fabric: Fabric, settings: TrainSettings, data: TrainingData, directory: Path, reporter: Reporter
     ) -> None:
-        self.fabric, self.settings, self.data, self.directory, self.reporter = (
-            fabric,
-            settings,
-            data,
-            directory,
-            reporter,
-        )
+        self.fabric, self.settings, self.data = fabric, settings, data
+        self.directory, self.reporter = directory, reporter
         sources = [source for source in (data.composites, data.real) if source is not None]
         self.epoch_steps = steps_per_epoch(settings, sources)
         self.total = settings.epochs * self.epoch_steps
@@ -243,16 +209,23 @@ class _Run:
             )
 
     def train(self, workers: int, should_stop: Callable[[], bool]) -> Outcome:
-        steps = Steps(
-            self.settings, self.data.composites, self.data.real, self.fabric.global_rank, self.fabric.world_size
-        )
+        """Take the steps that are left, and tell how it ended."""
+        if self.step < self.total:
+            if self.journal:
+                text = yaml.safe_dump(self.settings.dump(), sort_keys=False)
+                (self.directory / "settings.yaml").write_text(text, encoding="utf-8")
+            self._take_steps(workers, should_stop)
+        if self.journal:
+            self.journal.close()
+        finished = self.step == self.total
+        return Outcome(finished, self.step, self.total, **self.progress, first_process=self.fabric.is_global_zero)
+
+    def _take_steps(self, workers: int, should_stop: Callable[[], bool]) -> None:
+        rank, world = self.fabric.global_rank, self.fabric.world_size
+        steps = Steps(self.settings, self.data.composites, self.data.real, rank, world)
         batches = iter(loader(steps, self.step, self.total, workers, pin_memory=self.fabric.device.type == "cuda"))
-        rows = _Rows(self.fabric, self.journal)
+        rows = Rows(self.fabric, self.journal)
         started, first = time.perf_counter(), self.step
-        if self.fabric.is_global_zero and not first:
-            (self.directory / "settings.yaml").write_text(
-                yaml.safe_dump(self.settings.dump(), sort_keys=False), encoding="utf-8"
-            )
         with self.reporter.stage("training", self.total - self.step) as advance:
             self.network.train()
             while self.step < self.total:
@@ -272,16 +245,11 @@ class _Run:
                     self._end_epoch()
                 if ends or stopping or self.step % (self.settings.save_steps or self.total) == 0:
                     self._check_finite(rows.flush())
+                    if self.journal and self.step == self.total:
+                        self._report(self.journal, time.perf_counter() - started, self.step - first)
                     self._save()
                 if stopping:
                     break
-        if self.journal:
-            self.journal.close()
-            if self.step == self.total:
-                self._report(time.perf_counter() - started, self.step - first)
-        return Outcome(
-            self.step == self.total, self.step, self.total, **self.progress, first_process=self.fabric.is_global_zero
-        )
 
     def _take_step(self, batch: Batch, rate: float) -> tuple[Losses, Tensor]:
         torch.manual_seed(_seed(self.settings.seed, 1 + self.step, self.fabric.global_rank))
@@ -381,10 +349,9 @@ class _Run:
                     "train into another folder"
                 )
 
-    def _report(self, seconds: float, steps: int) -> None:
-        """Write what the last part of the training took, in one piece as it ran."""
-        assert self.journal is not None
-        rows = self.journal.steps.rows[len(self.journal.steps.rows) - steps :]
+    def _report(self, journal: Journal, seconds: float, steps: int) -> None:
+        """Write what the training came to, and what its last `steps` took, which ran in one piece."""
+        rows = journal.steps.rows[len(journal.steps.rows) - steps :]
         rows = rows[_ROWS_AT_ONCE:] or rows[1:]  # once everything is warm
         images = self.settings.composites * (self.data.composites is not None)
         images += self.settings.real * (self.data.real is not None)
@@ -393,7 +360,7 @@ class _Run:
             "steps": self.total,
             "epochs": self.settings.epochs,
             "parameters": sum(weights.numel() for weights in self.module.parameters()),
-            "device": _device_name(self.fabric.device),
+            "device": device_name(self.fabric.device),
             "devices": self.fabric.world_size,
             "precision": str(self.fabric._precision.precision),
             **self.progress,
@@ -404,40 +371,6 @@ class _Run:
         }
         path = self.directory / "report.json"
         path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-
-
-class _Rows:
-    """Steps whose losses still lie on the device, since fetching each would make it wait."""
-
-    def __init__(self, fabric: Fabric, journal: Journal | None) -> None:
-        self._fabric, self._journal = fabric, journal
-        self._waiting: list[tuple[dict[str, float], Tensor]] = []
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(
-        self, step: int, epoch: int, rate: float, terms: Losses, total: Tensor, begun: float, waited: float
-    ) -> None:
-        known = {"step": step, "epoch": epoch, "learning_rate": rate, "waiting": waited, "begun": begun}
-        self._waiting.append((known, torch.stack([total, *(term.detach() for term in terms)])))
-
-    def flush(self) -> list[dict[str, float]]:
-        """Fetch the losses and tell the journal; return the rows."""
-        if not self._waiting:
-            return []
-        values = torch.stack([value for _, value in self._waiting])
-        if self._fabric.world_size > 1:
-            values = self._fabric.all_reduce(values, reduce_op="mean")  # type: ignore[assignment]
-        ends = [known["begun"] for known, _ in self._waiting[1:]] + [time.perf_counter()]
-        rows = []
-        for (known, _), numbers, end in zip(self._waiting, values.tolist(), ends, strict=True):
-            begun = known.pop("begun")
-            rows.append({**known, **dict(zip(("loss", *Losses._fields), numbers, strict=True)), "seconds": end - begun})
-        self._waiting = []
-        if self._journal:
-            self._journal.add_steps(rows)
-        return rows
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
@@ -470,18 +403,3 @@ def _check_size(network: nn.Module, size: tuple[int, int], settings: TrainSettin
             f"x {size[1]}: {' '.join(str(error).split())}; choose another network, or a larger canvas"
         ) from error
     network.train(training)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-@contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """On a CPU, have the same training give the same bits; GPUs have no deterministic form of some gradients."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(device.type == "cpu" or before[0], warn_only=before[1])
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -11,9 +11,10 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.segment.devices import Hardware
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches, masked_images
-from synthpipe.segment.training import Hardware, TrainingData
+from synthpipe.segment.training import TrainingData
 from synthpipe.stages import build
 from tests.conftest import pipeline
 

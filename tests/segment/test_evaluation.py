@@ -13,7 +13,8 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import CatalogError, ConfigError, StaleRunError
 from synthpipe.handoff import CuratedSet
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
-from synthpipe.segment.evaluation import Predictor, choose_device, default_windows, draw_curves, evaluate, table
+from synthpipe.segment.devices import choose_device
+from synthpipe.segment.evaluation import Predictor, default_windows, draw_curves, evaluate, table
 from synthpipe.segment.pseudo import gated, pseudo_label
 from synthpipe.segment.sources import Composites, digest_of, masked_images
 from synthpipe.segment.training import train

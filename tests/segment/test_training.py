@@ -16,9 +16,10 @@ import yaml
 from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import ConfigError, StaleRunError
 from synthpipe.segment.checkpoint import Checkpoint
+from synthpipe.segment.devices import Hardware
 from synthpipe.segment.settings import OptimizerSection, TrainSettings
 from synthpipe.segment.sources import MaskedCrops
-from synthpipe.segment.training import Hardware, TrainingData, learning_rate, train
+from synthpipe.segment.training import TrainingData, learning_rate, train
 from tests.conftest import ROOT
 from tests.segment.conftest import CPU, DataSet, settings
 

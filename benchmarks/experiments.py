@@ -1,0 +1,338 @@
+"""``python -m benchmarks.experiments``: what each part of the method is worth, by the segmentation it leads to.
+
+Every row trains the same network for the same steps with the same number of images a step, several times; rows that are
+finished are kept, a training that was interrupted goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from synthpipe import pipeline_file
+from synthpipe.cli.progress import reporter
+from synthpipe.errors import SynthpipeError
+from synthpipe.handoff import CuratedSet
+from synthpipe.patches.catalog import Catalog, read_catalog
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.segment.baselines import lower_bound, upper_bound
+from synthpipe.segment.devices import Hardware
+from synthpipe.segment.evaluation import Predictor, evaluate
+from synthpipe.segment.pseudo import pseudo_label
+from synthpipe.segment.settings import TrainSettings
+from synthpipe.segment.sources import Composites, MaskedImage, RealPatches, digest_of, masked_images
+from synthpipe.segment.training import TrainingData, train
+from synthpipe.settings_file import load_settings
+from synthpipe.stages import build
+
+RESULTS = Path(__file__).parent / "results" / "experiments"
+PAGE = Path("docs/experiments.md")
+
+SETS: Mapping[str, tuple[str, ...]] = {
+    "mosaic": ("bezier=null", "filter.enabled=false", "curation.rule=threshold"),
+    "bezier": ("mosaic=null", "filter.enabled=false", "curation.rule=threshold"),
+    "both": ("filter.enabled=false", "curation.rule=threshold"),
+    "filtered": (),
+}
+"""The curated sets, and how they differ from the pipeline file; all have as many composites."""
+
+ROWS: Mapping[str, str] = {
+    "labels": "image labels alone, through the CAM (lower bound)",
+    "mosaic": "Mosaic",
+    "bezier": "Bezier",
+    "both": "Mosaic and Bezier",
+    "filtered": "both, filtered",
+    "consistency": "both, filtered, with consistency on real patches",
+    "stage-2": "the same, and pseudo-masked real patches (stage 2)",
+    "masks": "true masks (upper bound)",
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One data set and all that is trained on it.
+
+    Attributes
+    ----------
+    name : str
+        Of the data set.
+    pipeline : Path
+        The pipeline file; `patches` is its patches.root.
+    masked, validation, test : Path
+        Folders with img/ and mask/: of the patches (for the upper bound), to choose weights by, to measure on.
+    settings : TrainSettings
+        Of every training; `composites` and `real` are those of the rows with consistency, their sum that of all rows.
+    samples : int
+        Composites of a curated set.
+    overrides : tuple of str
+        Of the pipeline file.
+    directory : Path
+        Where everything is made.
+    """
+
+    name: str
+    pipeline: Path
+    patches: Path
+    masked: Path
+    validation: Path
+    test: Path
+    settings: TrainSettings
+    samples: int
+    overrides: tuple[str, ...]
+    directory: Path
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        description = self.curated("both").description
+        section = description.patches.model_copy(update={"root": str(self.patches)})
+        return read_catalog(section, description.taxonomy)
+
+    @cached_property
+    def chosen_by(self) -> tuple[MaskedImage, ...]:
+        return masked_images(self.validation)
+
+    @cached_property
+    def _built(self) -> dict[str, CuratedSet]:
+        return {}
+
+    def curated(self, name: str) -> CuratedSet:
+        """Return one of the curated sets, built where it is not there yet."""
+        if name not in self._built:
+            self._built[name] = self._build(name)
+        return self._built[name]
+
+    def _build(self, name: str) -> CuratedSet:
+        count = self.samples // (1 if name in ("mosaic", "bezier") else 2)
+        plan = [f"curation.wanted={count}", f"patches.root={self.patches}"]
+        if name != "filtered":
+            plan.append(f"curation.candidates={count}")
+        pipeline = pipeline_file.load(self.pipeline, (*self.overrides, *SETS[name], *plan))
+        run = self.directory / "runs" / name
+        build(pipeline, run, None, reporter())
+        return CuratedSet(run / "curated.zarr")
+
+    def training(self, row: str, seed: int) -> tuple[TrainSettings, TrainingData]:
+        """Return the settings and the data of one training."""
+        settings = self.settings.model_copy(update={"seed": seed})
+        if row in ("labels", "masks"):
+            one = self.curated("both")
+            if row == "labels":
+                patches = RealPatches(self.catalog.patches, one.description)
+                return lower_bound(
+                    settings, one.description, Composites([one]), patches, self.chosen_by, self.catalog.digest
+                )
+            return upper_bound(settings, one.description, Composites([one]), masked_images(self.masked), self.chosen_by)
+        sets = [self.curated(row if row in SETS else "filtered")]
+        if row == "stage-2":
+            sets.append(self.pseudo_labelled(seed))
+        with_real = row in ("consistency", "stage-2")
+        if not with_real:
+            settings = settings.model_copy(update={"composites": settings.composites + settings.real, "real": 0})
+        sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
+        real = RealPatches(self.catalog.patches, sets[0].description) if with_real else None
+        return settings, TrainingData(sets[0].description, Composites(sets), real, self.chosen_by, sources)
+
+    def pseudo_labelled(self, seed: int) -> CuratedSet:
+        """Return the real patches with masks predicted by the network of the row before."""
+        path = self.directory / f"pseudo-{seed}.zarr"
+        checkpoint = self.folder("consistency", seed) / "best.ckpt"
+        if not checkpoint.exists():
+            self.measure("consistency", seed)
+        pseudo_label(checkpoint, self.catalog.patches, self.catalog.digest, path, torch.device("cpu"), 32, reporter())
+        return CuratedSet(path)
+
+    def folder(self, row: str, seed: int) -> Path:
+        return self.directory / "trainings" / f"{row}-{seed}"
+
+    def measure(self, row: str, seed: int) -> dict[str, Any]:
+        """Train one network and return what it reaches on the test images."""
+        settings, data = self.training(row, seed)
+        folder = self.folder(row, seed)
+        train(settings, data, folder, Hardware(), reporter())
+        result = evaluate(Predictor.load(folder / "best.ckpt"), masked_images(self.test), folder / "test", reporter())
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        return {
+            "miou": result["miou"],
+            "fwiou": result["fwiou"],
+            "mean_boundary_f": result["mean_boundary_f"],
+            "iou": {name: each["iou"] for name, each in result["classes"].items()},
+            "steps": report["steps"],
+            "seconds": report["seconds"],
+        }
+
+    def about(self) -> dict[str, Any]:
+        """Return what all rows share, JSON-ready: results of another setting are not mixed in."""
+        chosen = self.settings
+        return {
+            "name": self.name,
+            "network": f"{chosen.network.architecture} with {chosen.network.encoder}",
+            "weights": chosen.network.weights,
+            "canvas": list(self.curated("both").size),
+            "composites": self.samples,
+            "real_patches": len(self.catalog.patches),
+            "images_a_step": chosen.composites + chosen.real,
+            "steps": chosen.epochs * (chosen.steps_per_epoch or 0),
+            "validation_images": len(self.chosen_by),
+            "test_images": len(masked_images(self.test)),
+            "data": digest_of([*self.chosen_by, *masked_images(self.test), *masked_images(self.masked)]),
+            "settings": chosen.dump(),
+            "overrides": list(self.overrides),
+        }
+
+    def run(self, seeds: int, path: Path) -> None:
+        """Measure all rows for seeds 0 to `seeds` - 1, one seed after the other, keeping each result in `path`."""
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"about": self.about(), "rows": {}}
+        if found["about"] != json.loads(json.dumps(self.about())):
+            raise click.ClickException(f"{path}: holds results of another setting; move it away, or undo the change")
+        for seed in range(seeds):
+            for row in ROWS:
+                results = found["rows"].setdefault(row, {})
+                if str(seed) in results:
+                    continue
+                click.echo(f"{self.name}: {ROWS[row]}, seed {seed}", err=True)
+                results[str(seed)] = self.measure(row, seed)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                temporary = path.with_suffix(".partial")
+                temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                temporary.replace(path)
+
+
+def write_page(results: Path = RESULTS) -> str:
+    """Return the page: how it was measured, and a table of every JSON file in `results`."""
+    lines = [(Path(__file__).parent / "experiments.md").read_text(encoding="utf-8").rstrip(), ""]
+    for path in sorted(results.glob("*.json")):
+        lines += _section(json.loads(path.read_text(encoding="utf-8")))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(found: Mapping[str, Any]) -> Iterator[str]:
+    about, rows = found["about"], {row: found["rows"][row] for row in ROWS if found["rows"].get(row)}
+    yield from (f"## {about['name']}", "")
+    yield (
+        f"{about['network']}, {'from scratch' if about['weights'] is None else about['weights']}; canvas "
+        f"{about['canvas'][0]} x {about['canvas'][1]}; {about['composites']} composites, {about['real_patches']} real "
+        f"patches; {about['steps']} steps of {about['images_a_step']} images; chosen by {about['validation_images']} "
+        f"images, measured on {about['test_images']} others. Mean over seeds, and standard deviation."
+    )
+    classes = list(next(iter(next(iter(rows.values())).values()))["iou"])
+    yield ""
+    yield f"| trained on | mIoU | of the upper bound | fwIoU | boundary F | {' | '.join(classes)} | seeds | minutes |"
+    yield "|" + "---|" * (7 + len(classes))
+    best = _mean(rows["masks"], "miou") if "masks" in rows else None
+    for row, seeds in rows.items():
+        share = f"{_mean(seeds, 'miou') / best:.1%}" if best else ""
+        by_class = (f"{statistics.mean(one['iou'][name] for one in seeds.values()):.3f}" for name in classes)
+        cells = [
+            *(ROWS[row], _spread(seeds, "miou"), share, _spread(seeds, "fwiou"), _spread(seeds, "mean_boundary_f")),
+            *(*by_class, str(len(seeds)), f"{_mean(seeds, 'seconds') / 60:.1f}"),
+        ]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield from _findings(rows)
+
+
+def _findings(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Say what each part of the method changed, in points of mIoU, seed by seed."""
+    for part, (row, before) in {
+        "Composites of both kinds, against labels alone": ("both", "labels"),
+        "Both kinds, against Mosaic alone": ("both", "mosaic"),
+        "Both kinds, against Bezier alone": ("both", "bezier"),
+        "The filter": ("filtered", "both"),
+        "Real patches with consistency": ("consistency", "filtered"),
+        "Stage 2": ("stage-2", "consistency"),
+    }.items():
+        common = sorted(rows.get(row, {}).keys() & rows.get(before, {}).keys())
+        if not common:
+            continue
+        gains = [100 * (rows[row][seed]["miou"] - rows[before][seed]["miou"]) for seed in common]
+        verdict = "helps" if min(gains) > 0 else "does not help" if max(gains) <= 0 else "is within the spread of seeds"
+        each = ", ".join(f"{gain:+.1f}" for gain in gains)
+        yield f"- {part}: {statistics.mean(gains):+.1f} points of mIoU ({each}); it {verdict}."
+    yield ""
+
+
+def _mean(seeds: Mapping[str, Any], key: str) -> float:
+    return float(statistics.mean(one[key] for one in seeds.values()))
+
+
+def _spread(seeds: Mapping[str, Any], key: str) -> str:
+    values = [one[key] for one in seeds.values()]
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}" if len(values) > 1 else f"{values[0]:.3f}"
+
+
+@click.command()
+@click.option("--name", default="phantom", show_default=True, help="Of the data set, in the table.")
+@click.option("--pipeline", type=click.Path(exists=True, path_type=Path), default=Path("pipelines/demo.yaml"))
+@click.option("--config", type=click.Path(exists=True, path_type=Path), default=Path("pipelines/training/small.yaml"))
+@click.option("--patches", type=click.Path(exists=True, path_type=Path), help="patches.root [a phantom is made].")
+@click.option("--masked", type=click.Path(exists=True, path_type=Path), help="The same tissue with masks: upper bound.")
+@click.option("--val", type=click.Path(exists=True, path_type=Path), help="Images with masks that choose weights.")
+@click.option("--test", type=click.Path(exists=True, path_type=Path), help="Images with masks to measure on.")
+@click.option("--samples", default=600, show_default=True, help="Composites of every curated set.")
+@click.option("--seeds", default=3, show_default=True, help="Trainings of every row.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a key of the pipeline file.")
+@click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="Replace a training setting.")
+@click.option("-d", "--directory", type=click.Path(path_type=Path), help="[runs/experiments/NAME]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="[benchmarks/results/experiments/NAME.json]")
+@click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
+def main(
+    name: str,
+    pipeline: Path,
+    config: Path,
+    patches: Path | None,
+    masked: Path | None,
+    val: Path | None,
+    test: Path | None,
+    samples: int,
+    seeds: int,
+    overrides: tuple[str, ...],
+    train_set: tuple[str, ...],
+    directory: Path | None,
+    output: Path | None,
+    page: Path,
+) -> None:
+    """Measure what each part of the method is worth, and write PAGE from all results there are.
+
+    What is finished is kept: give the command again to go on.
+
+    \b
+    Examples:
+      python -m benchmarks.experiments
+      python -m benchmarks.experiments --name GlaS --pipeline pipelines/glas.yaml --patches tiles \\
+        --masked glas/train --val glas/chosen --test glas/val
+    """
+    folder = directory or Path("runs") / "experiments" / name
+    if patches is None:
+        patches = folder / "data"
+        spec = PhantomSpec(seed=1, slides=24, patches=800, images=12)
+        with reporter().stage("phantom", spec.pictures) as advance:
+            write_phantom(patches, spec, lambda: advance(1))
+        masked, val, test = patches / "masked", patches / "2.validation", patches / "3.testing"
+    if not (masked and val and test):
+        raise click.UsageError("--patches needs --masked, --val and --test beside it")
+    experiment = Experiment(
+        name, pipeline, patches, masked, val, test, load_settings(TrainSettings, config, train_set), samples, overrides,
+        folder,
+    )  # fmt: skip
+    try:
+        experiment.run(seeds, output or RESULTS / f"{name}.json")
+    except SynthpipeError as error:
+        if os.environ.get("SYNTHPIPE_DEBUG"):
+            raise
+        raise click.ClickException(str(error)) from error
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(write_page((output or RESULTS / "x").parent), encoding="utf-8")
+    click.echo(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Where the segmentation stage runs: one device or several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from synthpipe.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Where training runs: what Lightning's Fabric takes, and the processes a device that prepare batches."""
+
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    workers: int = 0
+
+
+def open_fabric(hardware: Hardware, mixed: bool, unused: bool) -> Fabric:
+    """Start the processes of a training.
+
+    Parameters
+    ----------
+    hardware : Hardware
+        Where it runs.
+    mixed : bool
+        Whether to compute in bfloat16 where the device is a GPU; weights stay float32.
+    unused : bool
+        Whether some weights get no gradient.
+
+    Raises
+    ------
+    ConfigError
+        There is no such hardware.
+    """
+    several: Any = DDPStrategy(find_unused_parameters=unused)
+    try:
+        found = Fabric(accelerator=hardware.accelerator, devices=hardware.devices)
+        fabric = Fabric(
+            accelerator=hardware.accelerator,
+            devices=hardware.devices,
+            strategy=several if found.world_size > 1 else "auto",
+            precision="bf16-mixed" if mixed and found.device.type == "cuda" else "32-true",
+        )
+        fabric.launch()
+    except (RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
+        raise ConfigError(
+            f"--accelerator {hardware.accelerator} --devices {hardware.devices}: {' '.join(str(error).split())}; name "
+            "devices that there are"
+        ) from error
+    return fabric
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Return the device called `name`, or the first GPU, or the CPU where there is none.
+
+    Raises
+    ------
+    ConfigError
+        There is no such device.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"--device {name}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"
+        ) from error
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+@contextmanager
+def deterministic(device: torch.device) -> Iterator[None]:
+    """On a CPU, have the same training give the same bits; GPUs have no deterministic form of some gradients."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(device.type == "cpu" or before[0], warn_only=before[1])
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
