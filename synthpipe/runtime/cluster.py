@@ -12,6 +12,8 @@ from multiprocessing import resource_tracker
 import dask
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 
+_KEPT_BYTES = 256 << 20
+
 
 class Preparation(WorkerPlugin):  # type: ignore[misc]
     """What every worker process does once, before its first task; also one that joins late or is started again."""
@@ -45,6 +47,13 @@ def local_client(workers: int | None, prepare: Callable[[], None]) -> Iterator[C
         "distributed.scheduler.worker-ttl": None,
         # of its messages, and so of the tasks in them, the scheduler remembers a thousand a worker for debugging
         "distributed.admin.low-level-log-length": 100,
+        # Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES,
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": _KEPT_BYTES,
+        # what its dashboard samples takes a tenth of the cores from the work
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.system-monitor.interval": "5s",
+        "distributed.admin.tick.interval": "1s",
     }
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
