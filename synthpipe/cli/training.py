@@ -281,7 +281,7 @@ def predict(
     probabilities: bool,
     device: str | None,
 ) -> None:
-    """Predict the masks of IMAGES of any size: palette PNGs whose pixel values are class indices.
+    """Predict the masks of IMAGES up to 8192 x 8192 pixels: palette PNGs whose pixel values are class indices.
 
     \b
     Examples:
