@@ -30,7 +30,7 @@ from synthpipe.storage.schema import (
 from synthpipe.storage.shards import read_range, shard_size, shards_of, write_shard
 from synthpipe.taxonomy import LOST, Taxonomy
 
-_ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass", "groups"}
+_ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass", "groups", "source"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +137,7 @@ class CuratedSet:
         shape = array(group, "image").shape
         self.description = Description.from_json({**attributes, "size": shape[1:3]})
         self.groups: tuple[str, ...] = tuple(attributes["groups"])
+        self._source: dict[str, str] = attributes["source"]
         count = shape[0]
         self.labels: NDArray[np.uint8] = read_range(array(group, "labels"), 0, count)
         self.p_real: NDArray[np.float32] = read_range(array(group, "p_real"), 0, count)
@@ -160,11 +161,11 @@ class CuratedSet:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the pipeline's fingerprint, and of each sample's origin, score, labels and groups.
+        """SHA-256 of what the samples follow from: fingerprint, digests of patches and checkpoint, origins, scores.
 
-        Composites follow from these and the donors, which are named by slide; pixels are not read.
+        Pixels are not read.
         """
-        known = hashlib.sha256(json.dumps([self.fingerprint, self.groups, self.size]).encode())
+        known = hashlib.sha256(json.dumps([self.fingerprint, self._source, self.groups], sort_keys=True).encode())
         for values in (self._strategies, self._origins, self.p_real, self.labels, self.donor_groups):
             known.update(np.ascontiguousarray(values).tobytes())
         return known.hexdigest()

@@ -47,6 +47,7 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
         "groups": sorted({patch.group for patch in state.catalog.donors}),
         "patches": pipeline.patches.model_dump(mode="json", exclude={"root"}),
         "glass": pipeline.glass.model_dump(mode="json") if pipeline.glass else None,
+        "source": {"patches": state.catalog.digest},
     }
     kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
     count = sum(map(len, kept.values()))

@@ -188,6 +188,18 @@ def test_pseudo_masks_of_another_checkpoint_are_not_mixed_in(trained: Path, data
     assert pseudo_label(*again) == 40 and len(CuratedSet(path)) == 40
 
 
+def test_sets_of_two_checkpoints_are_told_apart(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    catalog = data_set.catalog()
+    digests = {CuratedSet(data_set.curated).digest}
+    for name in ("best", "last"):
+        path = tmp_path / f"{name}.zarr"
+        checkpoint = trained / f"{name}.ckpt"
+        pseudo_label(checkpoint, catalog.patches, catalog.digest, path, torch.device("cpu"), 16, LogReporter())
+        assert CuratedSet(path).digest == CuratedSet(path).digest
+        digests.add(CuratedSet(path).digest)
+    assert len(digests) == 3
+
+
 def test_a_second_training_takes_both_sets(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
     catalog = data_set.catalog()
     path = tmp_path / "pseudo.zarr"
