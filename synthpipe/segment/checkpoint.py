@@ -11,6 +11,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,22 @@ class Checkpoint:
     optimizer: Mapping[str, Any] | None = None
 
     def network(self, device: torch.device) -> SegmentationNetwork:
-        """Return the network on `device`, in evaluation mode."""
+        """Return the network on `device`, in evaluation mode.
+
+        Raises
+        ------
+        StoreError
+            The weights do not fit the network that this segmentation-models-pytorch makes.
+        """
         network = SegmentationNetwork(self.settings.network, len(self.description.taxonomy))
-        network.load_state_dict(self.weights)
+        try:
+            network.load_state_dict(self.weights)
+        except RuntimeError as error:
+            chosen, package = self.settings.network, "segmentation-models-pytorch"
+            raise StoreError(
+                f"the checkpoint's weights do not fit {chosen.architecture} with {chosen.encoder} of {package} "
+                f"{version(package)}; use the version that it was trained with"
+            ) from error
         return network.to(device).eval()
 
     def save(self, path: Path) -> None:

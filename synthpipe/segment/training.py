@@ -133,8 +133,9 @@ def train(
     StaleRunError
         The directory belongs to another training; the message lists what differs.
     """
-    # a decoder that no loss asks gets no gradient
-    fabric = open_fabric(hardware, settings.precision == "mixed", unused=data.composites is None)
+    weights = settings.loss  # what no loss asks, decoder or CAM, gets no gradient
+    unused = data.composites is None or not (weights.dice and (weights.labels or weights.consistency))
+    fabric = open_fabric(hardware, settings.precision == "mixed", unused)
     run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
     with deterministic(fabric.device):
         return run.train(hardware.workers, should_stop)
@@ -164,6 +165,12 @@ class _Run:
         self.ignore = data.description.taxonomy.background
         self.windows = settings.validation or WindowSection(size=data.description.size, stride=data.description.size)
         self.last, self.best = directory / "last.ckpt", directory / "best.ckpt"
+        for name, source in (("composites", data.composites), ("real", data.real)):
+            count = getattr(settings, name)
+            if source is not None and 0 < count < fabric.world_size:
+                raise ConfigError(
+                    f"{name}: {count} a step cannot be shared by {fabric.world_size} devices; give each one at least"
+                )
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
         self._begin()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,13 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     with torch.inference_mode():
         assert torch.equal(read.network(torch.device("cpu")).segment(images), original.segment(images))
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    made = checkpoint()
+    other = replace(made, weights={name: value for name, value in made.weights.items() if not name.startswith("cam")})
+    with pytest.raises(StoreError, match="weights do not fit Unet with resnet18 of segmentation-models-pytorch"):
+        other.network(torch.device("cpu"))
 
 
 class Evil:

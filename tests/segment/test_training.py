@@ -134,6 +134,11 @@ def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path) -> Non
     assert report["devices"] == 2 and len(rows(tmp_path / "run")) == 12
 
 
+def test_more_devices_than_images_are_refused(data_set: DataSet, tmp_path: Path) -> None:
+    found = run(command(data_set, tmp_path / "run", "--devices", "2", "--set", "real=1"))
+    assert found.returncode == 1 and "real: 1 a step cannot be shared by 2 devices" in found.stderr
+
+
 def test_a_folder_belongs_to_one_training(trained: Path, data_set: DataSet) -> None:
     data = data_set.training_data()
     with pytest.raises(StaleRunError, match=r"is another training.*\n  composites: 4 -> 2"):
