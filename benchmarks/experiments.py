@@ -313,7 +313,8 @@ def main(
     folder = directory or Path("runs") / "experiments" / name
     if patches is None:
         patches = folder / "data"
-        spec = PhantomSpec(seed=1, slides=24, patches=800, images=12)
+        # about the canvas's size, as published data sets are: a Bezier's donors then keep their magnification
+        spec = PhantomSpec(seed=1, slides=24, patches=800, size=64, images=24)
         with reporter().stage("phantom", spec.pictures) as advance:
             write_phantom(patches, spec, lambda: advance(1))
         masked, val, test = patches / "masked", patches / "2.validation", patches / "3.testing"
