@@ -21,6 +21,7 @@ import torch
 from synthpipe import pipeline_file
 from synthpipe.cli.progress import reporter
 from synthpipe.errors import SynthpipeError
+from synthpipe.files import write_atomically
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
@@ -200,10 +201,7 @@ class Experiment:
                     continue
                 click.echo(f"{self.name}: {ROWS[row]}, seed {seed}", err=True)
                 results[str(seed)] = self.measure(row, seed)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                temporary = path.with_suffix(".partial")
-                temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-                temporary.replace(path)
+                write_atomically(path, json.dumps(found, indent=1) + "\n")
 
 
 def write_page(results: Path = RESULTS) -> str:
@@ -330,8 +328,7 @@ def main(
         if os.environ.get("SYNTHPIPE_DEBUG"):
             raise
         raise click.ClickException(str(error)) from error
-    page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_text(write_page((output or RESULTS / "x").parent), encoding="utf-8")
+    write_atomically(page, write_page((output or RESULTS / "x").parent))
     click.echo(page)
 
 

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from synthpipe.errors import FilterError, StoreError
+from synthpipe.errors import FilterError
+from synthpipe.files import write_atomically
 
 FORMAT_VERSION = 1
 CLASSES = ("synthetic", "real")
@@ -164,23 +165,6 @@ def load_network(path: Path, device: torch.device) -> tuple[FilterNetwork, str]:
         ) from error
     network.module.eval()
     return network, hashlib.sha256(data).hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then give it its own.
-
-    Raises
-    ------
-    StoreError
-        The file cannot be written.
-    """
-    temporary = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error}") from error
 
 
 def check_name(name: str) -> None:

@@ -17,6 +17,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from synthpipe.config import FilterSection
 from synthpipe.errors import FilterError, StoreError
+from synthpipe.files import write_atomically
 from synthpipe.filtering.network import (
     REAL,
     Architecture,
@@ -24,7 +25,6 @@ from synthpipe.filtering.network import (
     Images,
     check_images,
     save_weights,
-    write_atomically,
 )
 from synthpipe.filtering.report import EpochMetrics, FilterReport, load_report
 from synthpipe.filtering.reproducible import choose_device, reproducible

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from synthpipe.errors import StoreError
+from synthpipe.files import write_atomically
 from synthpipe.records import Mask
 from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
@@ -238,8 +239,8 @@ def evaluate(
         **evaluation.summary(taxonomy, replicates, seed=0),
     }
     pictures.save(pictures.confusion_figure(evaluation.confusions.sum(0), taxonomy), directory / "confusion.png")
-    _write(directory / "metrics.json", json.dumps(result, indent=1) + "\n")
-    _write(directory / "metrics.csv", "".join(f"{','.join(row)}\n" for row in table(result)))
+    write_atomically(directory / "metrics.json", json.dumps(result, indent=1) + "\n")
+    write_atomically(directory / "metrics.csv", "".join(f"{','.join(row)}\n" for row in table(result)))
     return result
 
 
@@ -275,16 +276,6 @@ def draw_curves(directory: Path) -> Path | None:
     target = directory / "curves.png"
     pictures.save(pictures.curves_figure(losses, metrics), target)
     return target
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
 
 
 def _pair(interval: Interval) -> list[float]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from synthpipe.errors import StoreError
+from synthpipe.files import write_atomically
 from synthpipe.segment.losses import Losses
 
 
@@ -32,14 +33,11 @@ class Table:
         try:
             self.rows = [row for row in _read(path) if next(iter(row.values())) < end] if path.exists() and end else []
             self._header = list(self.rows[0]) if self.rows else []
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.name}.partial")
-            temporary.write_text(self._text(self.rows, header=True) if self.rows else "", encoding="utf-8")
-            temporary.replace(path)
         except (OSError, ValueError) as error:
             raise StoreError(
                 f"{path}: cannot be gone on with: {error}; remove it, or train into another folder"
             ) from error
+        write_atomically(path, self._text(self.rows, header=True) if self.rows else "")
 
     def add(self, rows: list[dict[str, float]]) -> None:
         """Append rows that all have the same columns."""

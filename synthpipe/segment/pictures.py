@@ -10,7 +10,6 @@ import io
 from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
-from uuid import uuid4
 
 import cv2
 import numpy as np
@@ -24,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image as Pillow
 
-from synthpipe.errors import StoreError
+from synthpipe.files import write_atomically
 from synthpipe.records import Image, Mask
 from synthpipe.segment.metrics import Counts
 from synthpipe.taxonomy import Taxonomy
@@ -248,7 +247,7 @@ def save_palette_mask(mask: Mask, taxonomy: Taxonomy, path: Path) -> None:
     """
     picture = Pillow.fromarray(mask)
     picture.putpalette(taxonomy.palette())
-    _write(path, _png(picture))
+    write_atomically(path, _png(picture))
 
 
 def save(picture: Figure | Image, path: Path) -> None:
@@ -262,9 +261,9 @@ def save(picture: Figure | Image, path: Path) -> None:
     if isinstance(picture, Figure):
         buffer = io.BytesIO()
         picture.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
-        _write(path, buffer.getvalue())
+        write_atomically(path, buffer.getvalue())
     else:
-        _write(path, _png(Pillow.fromarray(picture)))
+        write_atomically(path, _png(Pillow.fromarray(picture)))
 
 
 def _curve(
@@ -340,19 +339,6 @@ def _png(picture: Pillow.Image) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return buffer.getvalue()
-
-
-def _write(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(data)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
 
 
 def _check(image: Image, mask: Mask) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from synthpipe.config import differences
 from synthpipe.errors import ConfigError, StaleRunError
+from synthpipe.files import write_atomically
 from synthpipe.handoff import Description
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, loader, steps_per_epoch
@@ -220,7 +221,7 @@ class _Run:
         if self.step < self.total:
             if self.journal:
                 text = yaml.safe_dump(self.settings.dump(), sort_keys=False)
-                (self.directory / "settings.yaml").write_text(text, encoding="utf-8")
+                write_atomically(self.directory / "settings.yaml", text)
             self._take_steps(workers, should_stop)
         if self.journal:
             self.journal.close()
@@ -377,7 +378,7 @@ class _Run:
             "peak_device_memory": torch.cuda.max_memory_allocated() if self.fabric.device.type == "cuda" else None,
         }
         path = self.directory / "report.json"
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_atomically(path, json.dumps(report, indent=1) + "\n")
 
 
 def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from synthpipe.config import Pipeline, Stage, differences
 from synthpipe.errors import StaleRunError, StoreError
+from synthpipe.files import write_atomically
 from synthpipe.records import STRATEGIES, Strategy
 
 FORMAT_VERSION = 1
@@ -197,10 +198,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write a JSON object atomically."""
-    temporary = path.with_name(f"{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error}") from error
+    write_atomically(path, json.dumps(data, indent=1) + "\n")
