@@ -26,6 +26,7 @@ from benchmarks.memory import of_this_process
 from synthpipe.compose import Donors, render, sample
 from synthpipe.compose.reference import render_plainly
 from synthpipe.config import Codec, Pipeline
+from synthpipe.files import Location
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
@@ -38,7 +39,7 @@ from synthpipe.stages.state import sizes_of
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, FORMAT_VERSION, array, create_group, ensure_arrays, open_group
-from synthpipe.storage.shards import local_path
+from synthpipe.storage.shards import object_path
 from synthpipe.tasks import Job, ShardTask, prepare, render_shard
 
 _RECIPES = 512
@@ -156,7 +157,7 @@ def storing(bench: Bench) -> Iterator[Row]:
         _create(job, strategy, shard)
         render_shard(task := ShardTask(job, strategy, "candidate", 0))
         group = open_group(job.run.candidates, strategy)
-        paths = [path for name in CANDIDATE_ARRAYS if (path := local_path(array(group, name), 0))]
+        paths = [object_path(array(group, name), 0) for name in CANDIDATE_ARRAYS]
         data = {bench.scratch / "files" / f"bare-{number}": path.read_bytes() for number, path in enumerate(paths)}
 
         def stage(task: ShardTask = task) -> None:
@@ -167,7 +168,7 @@ def storing(bench: Bench) -> Iterator[Row]:
                 write_durably(path, payload)
 
         # what was written goes first, so that both find memory for their pages that the system has at hand
-        def remove(paths: Iterable[Path] = paths) -> None:
+        def remove(paths: Iterable[Location] = paths) -> None:
             for path in paths:
                 path.unlink(missing_ok=True)
 
@@ -307,8 +308,7 @@ def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
             with one_core():
                 prepare(bench.bank)
                 found = rates({"write": Subject(shard, write), "read": Subject(shard, read)}, bench.rounds)
-            stored = local_path(array(open_group(job.run.candidates, "mosaic"), kind), 0)
-            assert stored
+            stored = object_path(array(open_group(job.run.candidates, "mosaic"), kind), 0)
             whole = shard * np.prod(pipeline.canvas) * (3 if kind == "image" else 1)
             yield {
                 "kind": kind,
@@ -367,11 +367,11 @@ def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, nam
         for _ in run_tasks(client, render_shard, tasks):
             pass
         spent = time.perf_counter() - start
-    shutil.rmtree(job.run.path)
+    shutil.rmtree(str(job.run.path))
     return shards / spent
 
 
-def _curated(bench: Bench, job: Job) -> Path:
+def _curated(bench: Bench, job: Job) -> Location:
     """Build a small curated set without a filter."""
     from synthpipe.cli.progress import LogReporter
     from synthpipe.stages import build
@@ -389,9 +389,8 @@ def _chunks(part: zarr.Array[Any]) -> Iterator[tuple[NDArray[np.uint8], ChunkCod
     """Yield the stored bytes, checksum and all, of every sample."""
     codec, size = ChunkCodec.of(part), part.shards[0]  # type: ignore[index]
     for shard in range(-(-part.shape[0] // size)):
-        path = local_path(part, shard)
-        assert path
-        data = np.fromfile(path, np.uint8)
+        path = object_path(part, shard)
+        data = np.frombuffer(path.read_bytes(), np.uint8)
         index = data[-16 * size - CHECKSUM_BYTES : -CHECKSUM_BYTES].view("<u8").reshape(-1, 2)
         for offset, length in index[: part.shape[0] - shard * size].tolist():
             yield data[offset : offset + length], codec, part.shape[1:]

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from synthpipe.config import GlassSection, PatchesSection, StoreSection, differences
 from synthpipe.errors import StaleRunError, StoreError
+from synthpipe.files import Location, located
 from synthpipe.records import STRATEGIES, Image, Mask, PatchRef, Strategy
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import (
@@ -102,12 +102,12 @@ class CuratedSet:
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         ``curated.zarr`` of a finished run, or the store of `synthpipe pseudo-label`.
 
     Attributes
     ----------
-    path : Path
+    path : Path or UPath
         Where it lies.
     description : Description
         What its samples are; `taxonomy`, `size` and `fingerprint` are found here too.
@@ -126,8 +126,8 @@ class CuratedSet:
         There is no curated set at `path`, or it is not complete.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Location) -> None:
+        self.path = located(path)
         group = open_group(self.path)
         attributes: dict[str, Any] = dict(group.attrs)
         if "donor_groups" not in group or not attributes.keys() >= _ATTRIBUTES:
@@ -195,7 +195,7 @@ class CuratedSet:
 
 
 def begin_pseudo_labelled(
-    path: Path, description: Description, source: Mapping[str, Any], patches: Sequence[PatchRef]
+    path: Location, description: Description, source: Mapping[str, Any], patches: Sequence[PatchRef]
 ) -> dict[int, range]:
     """Begin a set of real patches with predicted masks in the form of a curated set, or go on with one.
 
@@ -245,7 +245,7 @@ def begin_pseudo_labelled(
     }
 
 
-def write_pseudo_labelled(path: Path, shard: int, patches: Sequence[PatchRef], images: Image, masks: Mask) -> None:
+def write_pseudo_labelled(path: Location, shard: int, patches: Sequence[PatchRef], images: Image, masks: Mask) -> None:
     """Write one shard of a set that `begin_pseudo_labelled` began: its patches, (n, H, W, 3) and (n, H, W) pixels."""
     group = open_group(path, writable=True)
     groups: list[str] = group.attrs["groups"]  # type: ignore[assignment]

@@ -23,6 +23,7 @@ from synthpipe.compose.kernels import count_classes
 from synthpipe.compose.view import real_view
 from synthpipe.config import Pipeline, StoreSection
 from synthpipe.errors import FilterError
+from synthpipe.files import Location
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.pixels import read_pixels
@@ -126,7 +127,7 @@ def render_shard(task: ShardTask) -> int:
 
 @lru_cache(maxsize=4)
 def _composite_arrays(
-    path: Path, strategy: Strategy, store: StoreSection, canvas: tuple[int, int]
+    path: Location, strategy: Strategy, store: StoreSection, canvas: tuple[int, int]
 ) -> dict[str, zarr.Array[Any]]:
     """Return the arrays of composites, in the order in which their shards appear.
 
@@ -261,7 +262,7 @@ def _spread(patches: list[PatchRef], limit: int) -> list[PatchRef]:
     return [patches[number * len(patches) // limit] for number in range(limit)]
 
 
-def _store(task: ShardTask) -> Path:
+def _store(task: ShardTask) -> Location:
     return task.job.run.training if task.purpose == "filter" else task.job.run.candidates
 
 

@@ -13,9 +13,11 @@ import click
 import yaml
 
 from synthpipe import pipeline_file
+from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import Pipeline, json_schema
 from synthpipe.curation import first_plan
+from synthpipe.files import Location
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.layouts import read_layout
@@ -31,11 +33,13 @@ _set_option = click.option(
 
 @click.command()
 @_pipeline_argument
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), help="Run directory [runs/NAME].")
+@click.option("-o", "--output", type=LOCATION, help="Run directory, or its URL [runs/NAME].")
 @_set_option
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes [one a core].")
 @click.option("--dry-run", is_flag=True, help="Say what would be made; write nothing.")
-def build(pipeline: Path, output: Path | None, overrides: tuple[str, ...], workers: int | None, dry_run: bool) -> None:
+def build(
+    pipeline: Path, output: Location | None, overrides: tuple[str, ...], workers: int | None, dry_run: bool
+) -> None:
     """Build a curated set of composites from a pipeline file.
 
     A build that was interrupted goes on where it stopped when the same command is given again; what is finished
@@ -46,6 +50,7 @@ def build(pipeline: Path, output: Path | None, overrides: tuple[str, ...], worke
       synthpipe build pipelines/demo.yaml
       synthpipe build pipelines/bcss.yaml --set patches.root=/data/BCSS-WSSS -o runs/bcss --workers 16
       synthpipe build pipelines/glas.yaml --set curation.threshold=0.4 --dry-run
+      synthpipe build pipelines/bcss.yaml --set patches.root=s3://data/BCSS-WSSS -o s3://runs/bcss
     """
     settings = pipeline_file.load(pipeline, overrides)
     path = output or Path("runs") / pipeline.stem
@@ -90,7 +95,7 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _dry_run(pipeline: Pipeline, path: Path) -> None:
+def _dry_run(pipeline: Pipeline, path: Location) -> None:
     run = RunDirectory(path)
     if run.exists():
         run.check(pipeline)
@@ -129,7 +134,7 @@ def _dry_run(pipeline: Pipeline, path: Path) -> None:
     click.echo("versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
-def _outcome(pipeline: Pipeline, path: Path, journal: Mapping[str, Any]) -> str:
+def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> str:
     lines, total = [], 0
     for strategy in pipeline.strategies:
         entry = journal["strategies"][strategy]

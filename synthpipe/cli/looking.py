@@ -12,9 +12,11 @@ import click
 import numpy as np
 from PIL import Image as PillowImage
 
+from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
 from synthpipe.errors import ConfigError, StoreError
+from synthpipe.files import Location
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import class_names, read_layout
@@ -28,14 +30,14 @@ from synthpipe.taxonomy import Taxonomy, TissueClass
 
 
 @click.command()
-@click.argument("directory", type=click.Path(exists=True, path_type=Path))
+@click.argument("directory", type=EXISTING)
 @click.option("--layout", type=click.Choice(LAYOUTS), required=True, help="How the patches are laid out.")
 @click.option("--classes", help="Class names in index order, with commas between [those of the layout].")
 @click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def index(
-    directory: Path,
+    directory: Location,
     layout: Layout,
     classes: str | None,
     group_pattern: str | None,
@@ -67,10 +69,10 @@ def index(
 
 
 @click.command()
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=LOCATION)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(path: Path, as_json: bool) -> None:
-    """Summarise a run directory, a Zarr store, or a group of one; also while it is being built.
+def inspect(path: Location, as_json: bool) -> None:
+    """Summarise a run, a Zarr store, or a group of one, at a path or URL; also while it is being built.
 
     \b
     Examples:
@@ -82,14 +84,14 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("run", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("run", type=LOCATION)
 @click.argument("strategy", type=click.Choice(STRATEGIES))
 @click.argument("composite", metavar="INDEX", type=click.IntRange(min=0))
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="PNG to write.")
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="PNG to write the mask to.")
 @click.option("--filter-training", is_flag=True, help="One of the composites that trained the filter.")
 def replay(
-    run: Path, strategy: Strategy, composite: int, output: Path, mask: Path | None, filter_training: bool
+    run: Location, strategy: Strategy, composite: int, output: Path, mask: Path | None, filter_training: bool
 ) -> None:
     """Render composite INDEX of a run again, from its recipe and its donors, and compare it with what is stored.
 

@@ -15,6 +15,7 @@ from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, tr
 from synthpipe.errors import SynthpipeError
 
 DEBUG = "SYNTHPIPE_DEBUG"
+_STORE_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")
 _TRAIN_EXTRA = ("lightning", "matplotlib", "segmentation_models_pytorch", "tensorboard")
 
 
@@ -43,6 +44,11 @@ class ExplainingGroup(click.Group):
         except Exception as error:
             if os.environ.get(DEBUG):
                 raise
+            if type(error).__module__.split(".")[0] in _STORE_CLIENTS:
+                raise click.ClickException(
+                    f"the store gave no answer: {error}; check its address, your rights and the network, then give the "
+                    "command again: finished work is kept"
+                ) from error
             if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _TRAIN_EXTRA:
                 message = (
                     f"{error.name} is not installed, and the segmentation stage needs it; install synthpipe[train]"

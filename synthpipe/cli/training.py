@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
 from synthpipe.errors import ConfigError
+from synthpipe.files import Location
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
@@ -26,9 +28,8 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other c
     from synthpipe.segment.training import Outcome
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_PATH = click.Path(path_type=Path)
 _checkpoint = click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
-_real = click.option("--real", type=click.Path(exists=True, path_type=Path), help="Data set of the real patches.")
+_real = click.option("--real", type=EXISTING, help="Data set of the real patches.")
 _layout = click.option("--layout", type=click.Choice(LAYOUTS), help="Of the real patches [that of the build].")
 _val = click.option("--val", type=_FOLDER, required=True, help="Folder with img/ and mask/: chooses the best weights.")
 _config = click.option(
@@ -59,7 +60,7 @@ def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @click.command()
-@click.argument("curated", nargs=-1, required=True, type=_PATH)
+@click.argument("curated", nargs=-1, required=True, type=LOCATION)
 @_real
 @_layout
 @_val
@@ -69,8 +70,8 @@ def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_hardware_options
 @click.option("--dry-run", is_flag=True, help="Say what would be trained on what; train nothing.")
 def train(
-    curated: tuple[Path, ...],
-    real: Path | None,
+    curated: tuple[Location, ...],
+    real: Location | None,
     layout: Layout | None,
     val: Path,
     output: Path,
@@ -172,7 +173,7 @@ def _hardware(accelerator: str, devices: str, workers: int | None) -> Hardware:
     return Hardware(accelerator, count, (4 if on_gpu else 0) if workers is None else workers)
 
 
-def _catalog(real: Path, layout: Layout | None, description: Description) -> Catalog:
+def _catalog(real: Location, layout: Layout | None, description: Description) -> Catalog:
     """Read the real patches: laid out as those of the build, unless `layout` says otherwise."""
     like = description.patches
     patches = like.model_copy(update={"root": str(real)})
@@ -185,15 +186,13 @@ def _catalog(real: Path, layout: Layout | None, description: Description) -> Cat
 
 @click.command("pseudo-label")
 @_checkpoint
-@click.option(
-    "--real", type=click.Path(exists=True, path_type=Path), required=True, help="Data set of the real patches."
-)
+@click.option("--real", type=EXISTING, required=True, help="Data set of the real patches.")
 @_layout
-@click.option("-o", "--output", type=_PATH, required=True, help="Zarr store to write.")
+@click.option("-o", "--output", type=LOCATION, required=True, help="Zarr store to write.")
 @_device
 @_batch
 def pseudo_label(
-    checkpoint: Path, real: Path, layout: Layout | None, output: Path, device: str | None, batch: int
+    checkpoint: Path, real: Location, layout: Layout | None, output: Location, device: str | None, batch: int
 ) -> None:
     """Predict masks of real patches within their labels, for a second training (`synthpipe train` with both sets).
 
@@ -310,8 +309,8 @@ def predict(
 
 
 @click.command()
-@click.argument("curated", type=_PATH)
-@click.option("--real", type=click.Path(exists=True, path_type=Path), required=True, help="Data set of real patches.")
+@click.argument("curated", type=LOCATION)
+@click.option("--real", type=EXISTING, required=True, help="Data set of real patches.")
 @_layout
 @click.option("--masks", type=_FOLDER, help="Folder with img/ and mask/ to train the upper bound on [none is trained].")
 @_val
@@ -327,8 +326,8 @@ def predict(
     help="A checkpoint beside.",
 )
 def baseline(
-    curated: Path,
-    real: Path,
+    curated: Location,
+    real: Location,
     layout: Layout | None,
     masks: Path | None,
     val: Path,

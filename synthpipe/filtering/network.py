@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from synthpipe.errors import FilterError
-from synthpipe.files import write_atomically
+from synthpipe.files import Location, write_atomically
 
 FORMAT_VERSION = 1
 CLASSES = ("synthetic", "real")
@@ -108,7 +107,7 @@ def check_images(images: Images, name: str) -> None:
         raise ValueError(f"{name}: got {images.dtype} of shape {images.shape}, expected uint8 of shape (N, H, W, 3)")
 
 
-def save_weights(path: Path, architecture: Architecture, weights: Mapping[str, Tensor]) -> str:
+def save_weights(path: Location, architecture: Architecture, weights: Mapping[str, Tensor]) -> str:
     """Write a network's weights as safetensors, atomically, and return the SHA-256 of the file.
 
     Raises
@@ -129,7 +128,7 @@ def save_weights(path: Path, architecture: Architecture, weights: Mapping[str, T
     return hashlib.sha256(data).hexdigest()
 
 
-def load_network(path: Path, device: torch.device) -> tuple[FilterNetwork, str]:
+def load_network(path: Location, device: torch.device) -> tuple[FilterNetwork, str]:
     """Read the network that `save_weights` wrote, in evaluation mode, and the SHA-256 of its file.
 
     Raises

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from synthpipe.errors import FilterError
+from synthpipe.files import Location
 from synthpipe.records import Strategy
 
 FORMAT_VERSION = 1
@@ -101,7 +101,7 @@ class FilterReport:
             raise ValueError(f"a field is missing or unknown: {error}") from error
 
 
-def load_report(path: Path) -> FilterReport:
+def load_report(path: Location) -> FilterReport:
     """Read the report of a finished training.
 
     Raises

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from synthpipe.files import Location
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
 from synthpipe.filtering.reproducible import choose_device, reproducible
 
@@ -32,7 +33,7 @@ class Scorer:
     threads: int = 1
 
     @classmethod
-    def load(cls, path: Path, device: str | None = None, threads: int = 1) -> Scorer:
+    def load(cls, path: Location, device: str | None = None, threads: int = 1) -> Scorer:
         """Read a filter's weights, to a GPU where there is one and `device` names no other.
 
         Raises
@@ -61,19 +62,21 @@ class Scorer:
         return p_real
 
 
-def load_scorer(path: Path, threads: int = 1) -> Scorer:
+def load_scorer(path: Location, threads: int = 1) -> Scorer:
     """Return `Scorer.load` of `path`, read once a process for as long as the file stays the same."""
     return _cached(path, threads, _identity(path))
 
 
 @lru_cache(maxsize=2)
-def _cached(path: Path, threads: int, identity: tuple[int, ...]) -> Scorer:
+def _cached(path: Location, threads: int, identity: tuple[int | str, ...]) -> Scorer:
     return Scorer.load(path, threads=threads)
 
 
-def _identity(path: Path) -> tuple[int, ...]:
+def _identity(path: Location) -> tuple[int | str, ...]:
     """Tell a file from one that replaced it; the empty tuple is no file, which `Scorer.load` explains."""
     try:
+        if not isinstance(path, Path):
+            return (path.fs.ukey(path.path),)
         stat = path.stat()
     except OSError:
         return ()

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from torchmetrics.functional.classification import binary_auroc
 
 from synthpipe.config import FilterSection
 from synthpipe.errors import FilterError, StoreError
-from synthpipe.files import write_atomically
+from synthpipe.files import Location, write_atomically
 from synthpipe.filtering.network import (
     REAL,
     Architecture,
@@ -60,7 +59,7 @@ def train_filter(
     strategy: Strategy,
     data: FilterData,
     seed: int,
-    directory: Path,
+    directory: Location,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
 ) -> FilterReport:
     """Train the filter of a strategy; write ``STRATEGY.safetensors`` and then ``STRATEGY.json`` to `directory`.
@@ -78,7 +77,7 @@ def train_filter(
         Need not be balanced: each epoch shows as many real views as composites.
     seed : int
         The pipeline's; decides weights at the start, order and flips.
-    directory : Path
+    directory : Path or UPath
         Made if it is not there.
     on_epoch : callable, optional
         Gets the metrics of each epoch as it ends.

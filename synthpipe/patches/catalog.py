@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import get_args
-from uuid import uuid4
 
 from synthpipe import config
 from synthpipe.config import PatchesSection
 from synthpipe.errors import CatalogError, StoreError
+from synthpipe.files import Location, told, write_atomically
 from synthpipe.patches.labels import parse_names
 from synthpipe.patches.layouts import Claim, Problem, ProblemKind, read_layout
 from synthpipe.patches.pixels import decode_bytes, read_bytes
@@ -155,7 +155,7 @@ def survey(
     return Catalog(tuple(usable.values()), tuple(problems))
 
 
-def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: str | Path) -> None:
+def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: Location) -> None:
     """Write ``catalog.csv`` and ``problems.csv`` into `directory`, each as a whole or not at all.
 
     Raises
@@ -163,17 +163,16 @@ def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: str | Path) -
     StoreError
         They cannot be written.
     """
-    folder = Path(directory)
     patches = [
         {**{column: getattr(patch, column) for column in _columns(PatchRef)}, "classes": taxonomy.label(patch.classes)}
         for patch in catalog.patches
     ]
     problems = [{column: getattr(problem, column) for column in _columns(Problem)} for problem in catalog.problems]
-    _write_table(folder / _PROBLEMS, _columns(Problem), problems)
-    _write_table(folder / _CATALOG, _columns(PatchRef), patches)
+    _write_table(directory / _PROBLEMS, _columns(Problem), problems)
+    _write_table(directory / _CATALOG, _columns(PatchRef), patches)
 
 
-def load_catalog(directory: str | Path, taxonomy: Taxonomy) -> Catalog:
+def load_catalog(directory: Location, taxonomy: Taxonomy) -> Catalog:
     """Read back what `write_catalog` wrote.
 
     Raises
@@ -181,20 +180,19 @@ def load_catalog(directory: str | Path, taxonomy: Taxonomy) -> Catalog:
     StoreError
         A file is missing or damaged, or was written for other classes; the message names file and line.
     """
-    folder = Path(directory)
     patches: list[PatchRef] = []
-    for line, row in _read_table(folder / _CATALOG, _columns(PatchRef)):
+    for line, row in _read_table(directory / _CATALOG, _columns(PatchRef)):
         try:
             patch = _patch(row, taxonomy)
         except ValueError as error:
-            raise _damaged(folder / _CATALOG, line, str(error)) from error
+            raise _damaged(directory / _CATALOG, line, str(error)) from error
         if patches and patch.id <= patches[-1].id:
-            raise _damaged(folder / _CATALOG, line, f"id {patch.id!r} is out of order")
+            raise _damaged(directory / _CATALOG, line, f"id {patch.id!r} is out of order")
         patches.append(patch)
     problems = []
-    for line, row in _read_table(folder / _PROBLEMS, _columns(Problem)):
+    for line, row in _read_table(directory / _PROBLEMS, _columns(Problem)):
         if row["kind"] not in _KINDS:
-            raise _damaged(folder / _PROBLEMS, line, f"kind is {row['kind']!r}, expected one of {', '.join(_KINDS)}")
+            raise _damaged(directory / _PROBLEMS, line, f"kind is {row['kind']!r}, expected one of {', '.join(_KINDS)}")
         problems.append(Problem(**row))  # type: ignore[arg-type]
     return Catalog(tuple(patches), tuple(problems))
 
@@ -234,41 +232,30 @@ def _columns(record: type[PatchRef] | type[Problem]) -> list[str]:
     return [field.name for field in fields(record)]
 
 
-def _write_table(path: Path, columns: list[str], rows: Iterable[dict[str, str]]) -> None:
-    """Write a CSV beside `path` and move it there; names that are not Unicode keep their bytes."""
-    part = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                table = csv.DictWriter(file, columns)
-                table.writeheader()
-                table.writerows(rows)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror}; check the folder and the free space") from error
+def _write_table(path: Location, columns: list[str], rows: Iterable[dict[str, str]]) -> None:
+    """Write a CSV; names that are not Unicode keep their bytes."""
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns)
+    table.writeheader()
+    table.writerows(rows)
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def _read_table(path: Path, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def _read_table(path: Location, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a CSV that `_write_table` wrote, with the numbers of the lines they begin in."""
     line = 1
+    with told(path, "cannot be read", "is this the folder of a run?"):
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for cells in reader:
-                if line == 1 and cells != columns:
-                    raise _damaged(path, line, f"the header is {cells}, expected {columns}")
-                if len(cells) != len(columns):
-                    raise _damaged(path, line, f"it has {len(cells)} cells, expected {len(columns)}")
-                if line > 1:
-                    yield line, dict(zip(columns, cells, strict=True))
-                line = reader.line_num + 1
-    except StoreError:
-        raise
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror}; is this the folder of a run?") from error
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        for cells in reader:
+            if line == 1 and cells != columns:
+                raise _damaged(path, line, f"the header is {cells}, expected {columns}")
+            if len(cells) != len(columns):
+                raise _damaged(path, line, f"it has {len(cells)} cells, expected {len(columns)}")
+            if line > 1:
+                yield line, dict(zip(columns, cells, strict=True))
+            line = reader.line_num + 1
     except csv.Error as error:
         raise _damaged(path, line, str(error)) from error
     if line == 1:
@@ -284,5 +271,5 @@ def _patch(row: dict[str, str], taxonomy: Taxonomy) -> PatchRef:
     return PatchRef(row["id"], row["path"], row["sha256"], classes, *size, row["group"])
 
 
-def _damaged(path: Path, line: int, fault: str) -> StoreError:
+def _damaged(path: Location, line: int, fault: str) -> StoreError:
     return StoreError(f"{path} line {line}: {fault}; the file is damaged or of another pipeline: make it again")

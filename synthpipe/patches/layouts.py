@@ -1,4 +1,4 @@
-"""Data sets on disk: which files are patches, and what the layout says about each of them.
+"""Data sets on a disk or at a URL: which files are patches, and what the layout says about each of them.
 
 Nothing is opened here but a CSV: a layout yields claims, and `catalog` reads the files.
 """
@@ -10,14 +10,18 @@ import io
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
+
+from fsspec.utils import get_protocol
+from upath import UPath
 
 from synthpipe.config import Layout, PatchesSection
 from synthpipe.errors import CatalogError
+from synthpipe.files import Location, located
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
 from synthpipe.taxonomy import Taxonomy
 
@@ -109,7 +113,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy) -> tuple[Claim, ...
     CatalogError
         The root is missing or of the wrong kind, the CSV is no table of patches, or no patch is there.
     """
-    root = Path(patches.root).expanduser().absolute()
+    root = _absolute(located(patches.root))
     published = PUBLISHED.get(patches.layout)
     parse: Callable[[str], tuple[int, ...]]
     if published:
@@ -130,7 +134,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy) -> tuple[Claim, ...
     return tuple(_claim(entry, parse, pattern, cure) for entry in sorted(kept, key=lambda entry: entry.id))
 
 
-def class_names(layout: Layout, root: Path) -> tuple[str, ...]:
+def class_names(layout: Layout, root: Location) -> tuple[str, ...]:
     """Return the class names that a data set itself gives: the published ones, or those of its folders or its table.
 
     Raises
@@ -140,7 +144,7 @@ def class_names(layout: Layout, root: Path) -> tuple[str, ...]:
     """
     if layout in PUBLISHED:
         return PUBLISHED[layout].classes
-    root = root.expanduser().absolute()
+    root = _absolute(root)
     if layout == "folders":
         labels = {name for name, is_folder in _listing(_existing_folder(root, layout)) if is_folder}
     else:
@@ -149,6 +153,10 @@ def class_names(layout: Layout, root: Path) -> tuple[str, ...]:
     if not names:
         raise CatalogError(f"{root}: names no class by itself; name them in index order, as --classes tumour,stroma")
     return tuple(sorted(names))
+
+
+def _absolute(root: Location) -> Location:
+    return root.expanduser().absolute() if isinstance(root, Path) else root
 
 
 def _claim(entry: _Entry, parse: Callable[[str], tuple[int, ...]], pattern: str | None, cure: str) -> Claim:
@@ -182,7 +190,7 @@ def _matches(patch: str, patterns: tuple[str, ...]) -> bool:
     return any(patch == pattern or fnmatchcase(patch, pattern) for pattern in patterns)
 
 
-def _training_folder(root: Path, layout: Layout, published: Published) -> Path:
+def _training_folder(root: Location, layout: Layout, published: Published) -> Location:
     _existing_folder(root, layout)
     if (root / published.training).is_dir():
         return root / published.training
@@ -194,8 +202,12 @@ def _training_folder(root: Path, layout: Layout, published: Published) -> Path:
     )
 
 
-def _existing_folder(root: Path, layout: Layout) -> Path:
+def _existing_folder(root: Location, layout: Layout) -> Location:
     wanted = f"expected the data set's folder for layout {layout}; set patches.root or patches.layout"
+    if not isinstance(root, Path):
+        if not _listing(root):
+            raise CatalogError(f"{root}: nothing there, {wanted}")
+        return root
     try:
         mode = root.stat().st_mode
     except OSError as error:
@@ -214,22 +226,31 @@ def _wanted(layout: Layout, taxonomy: Taxonomy) -> str:
     return f"{kinds}; check patches.root and patches.layout"
 
 
-def _published_entries(folder: Path) -> Iterator[_Entry]:
-    for path in _walk(folder, frozenset()):
-        relative = path.relative_to(folder)
-        yield _Entry(relative.as_posix(), str(path), relative.stem)
+def _published_entries(folder: Location) -> Iterator[_Entry]:
+    for relative in _files(folder):
+        yield _Entry(relative.as_posix(), str(folder / relative), relative.stem)
 
 
-def _folder_entries(root: Path) -> Iterator[_Entry]:
-    for path in _walk(root, frozenset()):
-        relative = path.relative_to(root)
+def _folder_entries(root: Location) -> Iterator[_Entry]:
+    for relative in _files(root):
         stray: tuple[ProblemKind, str] = ("mislabelled", "it lies in no folder that names its classes")
         fault = stray if len(relative.parts) == 1 else None
-        yield _Entry(relative.as_posix(), str(path), relative.parts[0], fault=fault)
+        yield _Entry(relative.as_posix(), str(root / relative), relative.parts[0], fault=fault)
 
 
 def _is_patch(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
+
+
+def _files(folder: Location) -> Iterator[PurePosixPath]:
+    """Yield the paths, below `folder`, of all patch files that are not hidden."""
+    if isinstance(folder, Path):
+        yield from (PurePosixPath(path.relative_to(folder)) for path in _walk(folder, frozenset()))
+        return
+    for path in _asked(folder, lambda: folder.fs.find(folder.path)):
+        relative = PurePosixPath(path.removeprefix(folder.path.rstrip("/") + "/"))
+        if _is_patch(relative.name) and not any(part.startswith(".") for part in relative.parts):
+            yield relative
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
@@ -242,8 +263,11 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
             yield from _walk(folder / name, above)
 
 
-def _listing(folder: Path) -> list[tuple[str, bool]]:
+def _listing(folder: Location) -> list[tuple[str, bool]]:
     """Return the names in a folder that are not hidden, and whether each is a folder."""
+    if not isinstance(folder, Path):
+        listed = [(PurePosixPath(entry["name"]).name, entry["type"] == "directory") for entry in _entries(folder)]
+        return [(name, is_folder) for name, is_folder in listed if not name.startswith(".")]
     try:
         with os.scandir(folder) as entries:
             return [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
@@ -251,7 +275,25 @@ def _listing(folder: Path) -> list[tuple[str, bool]]:
         raise CatalogError(f"{folder}: cannot be listed: {error.strerror}; check the folder and its links") from error
 
 
-def _csv_entries(table: Path) -> Iterator[_Entry]:
+def _entries(folder: UPath) -> list[dict[str, Any]]:
+    """Return what fsspec lists in a folder at a URL; nothing where there is none."""
+    try:
+        return list(_asked(folder, lambda: folder.fs.ls(folder.path, detail=True)))
+    except FileNotFoundError:
+        return []
+
+
+def _asked(folder: UPath, ask: Callable[[], Iterable[Any]]) -> Iterable[Any]:
+    """Return what a store behind a URL answers."""
+    try:
+        return ask()
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # clients of object stores have exceptions of their own
+        raise CatalogError(f"{folder}: cannot be listed: {error}; check the address, rights and network") from error
+
+
+def _csv_entries(table: Location) -> Iterator[_Entry]:
     """Yield the rows of a CSV with the columns path, labels and, optionally, group."""
     rows = _csv_rows(table)
     first, header = next(rows, (1, []))
@@ -271,7 +313,7 @@ def _csv_entries(table: Path) -> Iterator[_Entry]:
         if not path.strip():
             yield _Entry(where, "", "", fault=("no_path", "the cell 'path' is empty"))
             continue
-        name, file = _csv_id(path, table.parent), table.parent / path
+        name, file = _csv_id(path, table.parent), path if _is_whole(path) else str(table.parent / path)
         fault: tuple[ProblemKind, str] | None = None
         if name in lines:
             fault = ("duplicate", f"the path stands in line {lines[name]} already")
@@ -280,13 +322,13 @@ def _csv_entries(table: Path) -> Iterator[_Entry]:
             fault = ("mislabelled", message)
         elif not row.get("labels", "").strip():
             fault = ("mislabelled", "the cell 'labels' is empty")
-        elif not os.path.isfile(file):  # noqa: PTH113 - unlike Path.is_file, it takes whatever a cell may hold
-            fault = ("unreadable", f"there is no file {str(file)!r} (paths count from the folder of the CSV)")
+        elif get_protocol(file) == "file" and not os.path.isfile(file):  # noqa: PTH113 - it takes whatever a cell holds
+            fault = ("unreadable", f"there is no file {file!r} (paths count from the folder of the CSV)")
         lines.setdefault(name, line)
-        yield _Entry(name, str(file), row.get("labels", ""), group, where, fault)
+        yield _Entry(name, file, row.get("labels", ""), group, where, fault)
 
 
-def _csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(table: Location) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a CSV that are not blank, with the numbers of the lines they begin in."""
     try:
         data = table.read_bytes()
@@ -295,7 +337,8 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
             f"{table}: is a folder, expected the CSV file; set patches.root or patches.layout"
         ) from error
     except OSError as error:
-        raise CatalogError(f"{table}: cannot be read: {error.strerror}; set patches.root to the CSV file") from error
+        reason = error.strerror or error
+        raise CatalogError(f"{table}: cannot be read: {reason}; set patches.root to the CSV file") from error
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
     except UnicodeDecodeError as error:
@@ -311,7 +354,16 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
         raise CatalogError(f"{table} line {line}: not valid CSV: {error}; check the row's quotes") from error
 
 
-def _csv_id(path: str, folder: Path) -> str:
-    """Name a patch by its path from the CSV's folder; an absolute path that lies elsewhere stays as it is."""
+def _is_whole(path: str) -> bool:
+    """Whether a cell names a file wherever the table lies."""
+    return "://" in path or path.startswith("/")
+
+
+def _csv_id(path: str, folder: Location) -> str:
+    """Name a patch by its path from the CSV's folder; an absolute path or URL that lies elsewhere stays as it is."""
+    if "://" in path:
+        return path.removeprefix(f"{folder}/")
     normal = Path(os.path.normpath(path))
-    return (normal.relative_to(folder) if normal.is_relative_to(folder) else normal).as_posix()
+    if isinstance(folder, Path) and normal.is_relative_to(folder):
+        normal = normal.relative_to(folder)
+    return normal.as_posix()

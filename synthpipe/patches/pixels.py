@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 
 from synthpipe.errors import CatalogError
+from synthpipe.files import located
 from synthpipe.records import Image, PatchRef
 
 MAX_PIXELS = 8192 * 8192
@@ -64,10 +65,15 @@ def read_pixels(patch: PatchRef) -> Image:
 
 def read_bytes(path: str | Path) -> bytes:
     """Read a file; a `CatalogError` says why it cannot be read, but not which file it is."""
+    location = located(path)
     try:
-        return Path(path).read_bytes()
+        return location.read_bytes()
     except OSError as error:
-        raise CatalogError(f"cannot be read: {error.strerror}") from error
+        raise CatalogError(f"cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # clients of object stores have exceptions of their own
+        if isinstance(location, Path):
+            raise
+        raise CatalogError(f"cannot be read: {error}") from error
 
 
 def decode_bytes(data: bytes) -> Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate, get_worker_info
 
+from synthpipe.files import Location
 from synthpipe.handoff import CuratedSet
 
 
@@ -59,7 +59,7 @@ class CuratedDataset(Dataset[Tensors]):
         is a CUDA device. In worker processes the `DataLoader` has to do that: give it ``pin_memory=True``.
     """
 
-    def __init__(self, curated: CuratedSet | str | Path, pin_memory: bool | None = None) -> None:
+    def __init__(self, curated: CuratedSet | str | Location, pin_memory: bool | None = None) -> None:
         self.curated = curated if isinstance(curated, CuratedSet) else CuratedSet(curated)
         self._pin_memory = pin_memory
         self._labels = torch.from_numpy(self.curated.labels)

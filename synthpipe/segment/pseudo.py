@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from synthpipe.files import Location
 from synthpipe.handoff import begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.records import Mask, PatchRef
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
@@ -20,7 +21,7 @@ def pseudo_label(
     checkpoint: Path,
     patches: tuple[PatchRef, ...],
     digest: str,
-    path: Path,
+    path: Location,
     device: torch.device,
     batch: int,
     reporter: Reporter,
@@ -37,7 +38,7 @@ def pseudo_label(
         Of the network.
     patches : tuple of PatchRef
         Of the catalog; `digest` is the catalog's.
-    path : Path
+    path : Path or UPath
         The store.
     device : torch.device
         Where the network runs.

@@ -12,6 +12,7 @@ from typing import Any
 
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
+from synthpipe.files import Location
 from synthpipe.patches.bank import build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
@@ -26,14 +27,14 @@ from synthpipe.storage.schema import is_complete, open_group
 from synthpipe.tasks import Job, prepare
 
 
-def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporter) -> dict[str, Any]:
+def build(pipeline: Pipeline, path: Location, workers: int | None, reporter: Reporter) -> dict[str, Any]:
     """Build a run, or go on with one that was interrupted.
 
     Parameters
     ----------
     pipeline : Pipeline
         What to build.
-    path : Path
+    path : Path or UPath
         The run directory.
     workers : int or None
         Worker processes; by default one a core.

@@ -7,14 +7,13 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from synthpipe.config import Pipeline, Stage, differences
 from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import write_atomically
+from synthpipe.files import Location, write_atomically
 from synthpipe.records import STRATEGIES, Strategy
 
 FORMAT_VERSION = 1
@@ -26,42 +25,42 @@ _RUN_KEYS = {"name", "fingerprint", "catalog_digest", "versions", "pipeline"}
 class RunDirectory:
     """The paths of a run, and what its ``run.json`` says."""
 
-    path: Path
+    path: Location
 
     @property
-    def run_file(self) -> Path:
+    def run_file(self) -> Location:
         return self.path / "run.json"
 
     @property
-    def build_file(self) -> Path:
+    def build_file(self) -> Location:
         return self.path / "build.json"
 
     @property
-    def candidates(self) -> Path:
+    def candidates(self) -> Location:
         return self.path / "candidates.zarr"
 
     @property
-    def curated(self) -> Path:
+    def curated(self) -> Location:
         return self.path / "curated.zarr"
 
     @property
-    def filter(self) -> Path:
+    def filter(self) -> Location:
         return self.path / "filter"
 
     @property
-    def training(self) -> Path:
+    def training(self) -> Location:
         """The composites that train the filter: their own store, never curated."""
         return self.filter / "training.zarr"
 
     @property
-    def split_file(self) -> Path:
+    def split_file(self) -> Location:
         """Which groups train the filter and which validate it."""
         return self.filter / "split.json"
 
-    def weights(self, strategy: Strategy) -> Path:
+    def weights(self, strategy: Strategy) -> Location:
         return self.filter / f"{strategy}.safetensors"
 
-    def report(self, strategy: Strategy) -> Path:
+    def report(self, strategy: Strategy) -> Location:
         """The metrics of a strategy's filter; there once its training is finished."""
         return self.filter / f"{strategy}.json"
 
@@ -177,7 +176,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Location) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises
@@ -196,6 +195,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Location, data: Mapping[str, Any]) -> None:
     """Write a JSON object atomically."""
     write_atomically(path, json.dumps(data, indent=1) + "\n")

@@ -1,7 +1,7 @@
 """Reading single samples fast: one small read and one decode each, from a shard's index that is read once.
 
-zarr-python reads the index again for every sample, and takes milliseconds in all. `SampleReader` gives the same arrays
-of stores on a local disk. It opens files when they are first asked for: so it may be pickled, forked and spawned.
+zarr-python reads the index again for every sample, and takes milliseconds in all. `SampleReader` gives the same arrays.
+It opens objects when they are first asked for: so it may be pickled, forked and spawned.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zarr
@@ -19,26 +20,79 @@ from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 
 from synthpipe.errors import StoreError
-from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, checksum
-from synthpipe.storage.shards import local_path, shard_size
+from synthpipe.files import Location, located, told
+from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
+from synthpipe.storage.shards import object_path, shard_size
 
 _OPEN_FILES = 32
+_CURE = "check its address and your rights"
+_REQUESTS = 16  # at once, of what is not on a disk
 _MISSING = 2**64 - 1  # in a shard's index: a chunk that was never written
 
 
-class _OpenFile:
-    """A file to read from, closed when the last who uses it lets go of it."""
+Buffer = NDArray[np.uint8] | bytearray
+
+
+class _Object(Protocol):
+    """A stored object to read from."""
+
+    def read(self, offset: int, *buffers: Buffer) -> int:
+        """Fill the buffers with what begins at `offset`; return how many bytes there were."""
+
+    def end(self, size: int) -> bytes:
+        """Return the last `size` bytes, or fewer where there are fewer."""
+
+
+class _File:
+    """An open file, closed when the last who uses it lets go of it."""
 
     def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(self, offset: int, *buffers: Buffer) -> int:
+        return os.preadv(self._descriptor, buffers, offset)  # type: ignore[arg-type]  # arrays are buffers
+
+    def end(self, size: int) -> bytes:
+        length = os.fstat(self._descriptor).st_size
+        return os.pread(self._descriptor, size, max(0, length - size))
 
     def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
+        if hasattr(self, "_descriptor"):
+            os.close(self._descriptor)
+
+
+class _Remote:
+    """An object behind a URL, read by ranges."""
+
+    def __init__(self, path: Location) -> None:
+        self._url = str(path)
+        with told(path, "cannot be read", _CURE):
+            found = path.exists()
+        if not found:
+            raise FileNotFoundError(self._url)
+
+    def read(self, offset: int, *buffers: Buffer) -> int:
+        found = self._range(offset, offset + sum(map(len, buffers)))
+        start = 0
+        for buffer in buffers:
+            part = found[start : start + len(buffer)]
+            buffer[: len(part)] = np.frombuffer(part, np.uint8) if isinstance(buffer, np.ndarray) else part
+            start += len(buffer)
+        return len(found)
+
+    def end(self, size: int) -> bytes:
+        return self._range(-size, None)
+
+    def _range(self, start: int, stop: int | None) -> bytes:
+        path = located(self._url)  # anew each time: what was opened before a fork hangs after it
+        assert not isinstance(path, Path)
+        with told(path, "cannot be read", _CURE):
+            data: bytes = path.fs.cat_file(path.path, start=start, end=stop)
+        return data
 
 
 class SampleReader:
-    """Random access to the samples of an array that holds one sample a chunk, in shards, on a local disk.
+    """Random access to the samples of an array that holds one sample a chunk, in shards.
 
     Parameters
     ----------
@@ -55,14 +109,13 @@ class SampleReader:
     Raises
     ------
     StoreError
-        The array is cut or encoded in another way, or lies elsewhere.
+        The array is cut or encoded in another way.
     """
 
     def __init__(self, array: zarr.Array[Any]) -> None:
         if not isinstance(array.metadata.codecs[0], ShardingCodec) or array.chunks[0] != 1:  # type: ignore[union-attr]
             raise StoreError(f"{array.store_path}: is not cut into shards with one sample a chunk")
-        if local_path(array, 0) is None:
-            raise StoreError(f"{array.store_path}: is not on a local disk; copy it there to train from it")
+        self._local = isinstance(object_path(array, 0), Path)
         self.shape: tuple[int, ...] = array.shape
         self.dtype: np.dtype[Any] = array.dtype
         self._array = array
@@ -72,7 +125,7 @@ class SampleReader:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
+        self._files: OrderedDict[int, _Object] = OrderedDict()
         self._indices: dict[int, NDArray[np.uint64] | None] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -95,8 +148,12 @@ class SampleReader:
     def read_many(self, samples: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return samples in the order asked for, in `out` where it is given: (n, ...), C-contiguous."""
         out = np.empty((len(samples), *self.shape[1:]), self.dtype) if out is None else out
-        for place, sample in enumerate(samples):
-            self.read(sample, out[place])
+        if self._local:
+            for place, sample in enumerate(samples):
+                self.read(sample, out[place])
+        else:
+            with ThreadPoolExecutor(_REQUESTS) as pool:
+                list(pool.map(self.read, samples, out))
         return out
 
     def read(self, sample: int, out: NDArray[Any]) -> None:
@@ -122,19 +179,21 @@ class SampleReader:
             return
         try:
             self._read_chunk(file, offset, length, out)
+        except StoreError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise StoreError(
-                f"{local_path(self._array, shard)}: sample {sample} is damaged: {error}; remove this object and build "
+                f"{object_path(self._array, shard)}: sample {sample} is damaged: {error}; remove this object and build "
                 "again: only its shard is made anew"
             ) from error
 
-    def _read_chunk(self, file: _OpenFile, offset: int, length: int, out: NDArray[Any]) -> None:
+    def _read_chunk(self, file: _Object, offset: int, length: int, out: NDArray[Any]) -> None:
         stored = bytearray(CHECKSUM_BYTES)
         if self._codec.stored_as_is:
             payload = out.reshape(-1).view(np.uint8)
         else:
             payload = np.empty(length - CHECKSUM_BYTES, np.uint8)
-        found = os.preadv(file.descriptor, [payload, stored], offset)  # type: ignore[list-item]  # arrays are buffers
+        found = file.read(offset, payload, stored)
         if found != length or found != payload.size + CHECKSUM_BYTES:
             raise ValueError(f"has {found} bytes, expected {payload.size + CHECKSUM_BYTES}")
         if checksum(payload) != stored:
@@ -142,7 +201,7 @@ class SampleReader:
         if not self._codec.stored_as_is:
             self._codec.decode(payload, out)
 
-    def _open(self, shard: int) -> tuple[_OpenFile | None, NDArray[np.uint64] | None]:
+    def _open(self, shard: int) -> tuple[_Object | None, NDArray[np.uint64] | None]:
         """Return a shard's file and index, both None where it is not stored; the last few files stay open."""
         with self._lock:
             file = self._files.get(shard)
@@ -151,10 +210,9 @@ class SampleReader:
                 return file, self._indices[shard]
             if shard in self._indices and self._indices[shard] is None:
                 return None, None
-            path = local_path(self._array, shard)
-            assert path
+            path = object_path(self._array, shard)
             try:
-                file = _OpenFile(path)
+                file = _File(path) if isinstance(path, Path) else _Remote(path)
             except FileNotFoundError:
                 self._indices[shard] = None
                 return None, None
@@ -165,10 +223,9 @@ class SampleReader:
                 self._files.popitem(last=False)
             return file, self._indices[shard]
 
-    def _read_index(self, file: _OpenFile, path: Path) -> NDArray[np.uint64]:
+    def _read_index(self, file: _Object, path: Location) -> NDArray[np.uint64]:
         size = 16 * self._shard_size
-        start = os.fstat(file.descriptor).st_size - size - CHECKSUM_BYTES
-        data: Bytes = os.pread(file.descriptor, size + CHECKSUM_BYTES, max(start, 0))
-        if start < 0 or checksum(data[:size]) != data[size:]:
+        data = file.end(size + CHECKSUM_BYTES)
+        if len(data) < size + CHECKSUM_BYTES or checksum(data[:size]) != data[size:]:
             raise StoreError(f"{path}: damaged: its index is; remove this object and build again")
         return np.frombuffer(data[:size], "<u8").reshape(-1, 2)

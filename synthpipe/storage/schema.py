@@ -15,9 +15,11 @@ from typing import Any, Literal
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
+from zarr.storage import FsspecStore
 
 from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
+from synthpipe.files import Location
 from synthpipe.records import REASONS, STRATEGIES
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of
 from synthpipe.taxonomy import LOST, Taxonomy
@@ -82,9 +84,16 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
 """Written in this order; a shard is complete when all have it."""
 
 
-def create_group(path: Path, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
+def zarr_store(path: Location) -> Path | FsspecStore:
+    """Return what zarr opens a store at `path` by."""
+    if isinstance(path, Path):
+        return path
+    return FsspecStore.from_url(str(path), storage_options=dict(path.storage_options))
+
+
+def create_group(path: Location, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
     """Create group `name` in the store at `path`, or open it, and set its attributes."""
-    root = zarr.open_group(path, mode="a", zarr_format=3)
+    root = zarr.open_group(zarr_store(path), mode="a", zarr_format=3)
     group = root.require_group(name) if name else root
     if dict(group.attrs) != dict(attributes):
         group.attrs.put(dict(attributes))
@@ -173,7 +182,7 @@ def taxonomy_attributes(taxonomy: Taxonomy) -> dict[str, Any]:
     }
 
 
-def open_group(path: Path, name: str = "", writable: bool = False) -> zarr.Group:
+def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.Group:
     """Open group `name` of the store at `path`, by default for reading only.
 
     Raises
@@ -182,7 +191,7 @@ def open_group(path: Path, name: str = "", writable: bool = False) -> zarr.Group
         It is not there, or was written by another version of synthpipe.
     """
     try:
-        group = zarr.open_group(path, path=name or None, mode="r+" if writable else "r", zarr_format=3)
+        group = zarr.open_group(zarr_store(path), path=name or None, mode="r+" if writable else "r", zarr_format=3)
     except (FileNotFoundError, ValueError) as error:
         raise StoreError(f"{path / name}: no Zarr v3 group; expected one that `synthpipe build` wrote") from error
     version = group.attrs.get("format_version")

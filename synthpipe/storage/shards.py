@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -21,32 +19,30 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 from zarr.core.sync import sync
-from zarr.storage import LocalStore
+from zarr.storage import FsspecStore, LocalStore
 
 from synthpipe.errors import StoreError
+from synthpipe.files import Location, located, told
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum
-from synthpipe.storage.direct import DirectFile
+from synthpipe.storage.objects import ObjectWriter
 
 
 class ShardWriter:
     """Writes one shard of an array, some samples at a time, as one object that appears when it is complete.
 
-    A context manager: what was not committed leaves nothing behind. The disk writes while further samples are made, and
-    has the whole object before it appears.
+    A context manager: what was not committed leaves nothing behind. It is written while further samples are made, and
+    is whole before it appears.
 
     Parameters
     ----------
     array : zarr.Array
-        Where the shard belongs, on a local disk.
+        Where the shard belongs.
     shard : int
         Its number.
     """
 
     def __init__(self, array: zarr.Array[Any], shard: int) -> None:
-        path = local_path(array, shard)
-        if path is None:
-            raise StoreError(f"{array.store_path}: is not on a local disk; a run is built there")
-        self._path, self._temporary = path, path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+        self._path = object_path(array, shard)
         self._name = f"{array.store_path}: shard {shard}"
         self._codec = ChunkCodec.of(array)
         self._sharded = isinstance(array.metadata.codecs[0], ShardingCodec)  # type: ignore[union-attr]
@@ -57,15 +53,13 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         with self._told():
-            self._temporary.parent.mkdir(parents=True, exist_ok=True)
-            self._file = DirectFile(self._temporary)
+            self._object = ObjectWriter(self._path)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        self._object.close()
 
     @contextmanager
     def block(self, count: int) -> Iterator[NDArray[Any]]:
@@ -88,7 +82,7 @@ class ShardWriter:
         dtype = self._dtype.newbyteorder("<")
         size = math.prod(self._shape) * dtype.itemsize
         with self._told():
-            chunks = self._file.room(count * (size + CHECKSUM_BYTES)).reshape(count, -1)
+            chunks = self._object.room(count * (size + CHECKSUM_BYTES)).reshape(count, -1)
         yield chunks[:, :size].view(dtype).reshape(count, *self._shape)
         for chunk in chunks:
             chunk[size:] = np.frombuffer(checksum(chunk[:size]), np.uint8)
@@ -120,7 +114,7 @@ class ShardWriter:
         with self._told():
             if self._sharded:
                 self._put(_index(self._lengths))
-            self._file.finish()
+            self._object.finish()
 
     def wait(self) -> None:
         """Wait until the finished shard is on the disk.
@@ -131,7 +125,7 @@ class ShardWriter:
             It cannot be stored.
         """
         with self._told():
-            self._file.wait()
+            self._object.wait()
 
     def appear(self) -> None:
         """Give the shard its name: from here on it counts as done.
@@ -142,20 +136,15 @@ class ShardWriter:
             It cannot be stored.
         """
         with self._told():
-            self._temporary.replace(self._path)
+            self._object.appear()
 
     def _put(self, *pieces: Bytes) -> int:
         for piece in pieces:
-            self._file.room(len(piece))[:] = np.frombuffer(piece, np.uint8)
+            self._object.room(len(piece))[:] = np.frombuffer(piece, np.uint8)
         return sum(map(len, pieces))
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            message = f"{self._path}: cannot be written: {error}; make room or mend it, then build again"
-            raise StoreError(message) from error
+    def _told(self) -> AbstractContextManager[None]:
+        return told(self._path, "cannot be written")
 
 
 def commit(*writers: ShardWriter) -> None:
@@ -237,10 +226,21 @@ def shards_of(length: int, size: int) -> range:
     return range(-(-length // size))
 
 
-def local_path(array: zarr.Array[Any], shard: int) -> Path | None:
-    """Return the file of a shard, or None where the store is not on a local disk."""
-    store = array.store_path.store
-    return Path(store.root, array.store_path.path, _key(array, shard)) if isinstance(store, LocalStore) else None
+def object_path(array: zarr.Array[Any], shard: int) -> Location:
+    """Return where the object of a shard lies.
+
+    Raises
+    ------
+    StoreError
+        The array's store is of a kind that synthpipe does not write.
+    """
+    store, path = array.store_path.store, array.store_path.path
+    if isinstance(store, LocalStore):
+        return store.root / path / _key(array, shard)
+    if isinstance(store, FsspecStore):
+        system = getattr(store.fs, "sync_fs", store.fs)  # file systems that are not asynchronous come wrapped
+        return located(system.unstrip_protocol(f"{store.path}/{path}/{_key(array, shard)}"))
+    raise StoreError(f"{array.store_path}: is no store on a disk or at a URL")
 
 
 def _index(lengths: Sequence[int]) -> bytes:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import zarr
 
 from synthpipe.errors import StoreError
+from synthpipe.files import Location
 from synthpipe.records import STRATEGIES
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import open_group
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of
 
 
-def summarise(path: Path) -> dict[str, Any]:
+def summarise(path: Location) -> dict[str, Any]:
     """Describe a run, a Zarr store or one of its groups; JSON-ready.
 
     Raises
@@ -60,7 +60,7 @@ def _run(run: RunDirectory) -> dict[str, Any]:
     }
 
 
-def _group(path: Path, name: str = "") -> dict[str, Any]:
+def _group(path: Location, name: str = "") -> dict[str, Any]:
     group = open_group(path, name)
     return {
         "attributes": {key: value for key, value in group.attrs.items() if key != "groups"},

@@ -279,8 +279,8 @@ PROBLEMS = st.builds(Problem, NAMES, st.sampled_from(["unreadable", "mislabelled
 def test_written_catalogs_read_back(patches: list[PatchRef], problems: list[Problem]) -> None:
     catalog = Catalog(tuple(sorted(patches, key=lambda patch: patch.id)), tuple(problems))
     with tempfile.TemporaryDirectory() as folder:
-        write_catalog(catalog, LUNG, folder)
-        assert load_catalog(folder, LUNG) == catalog
+        write_catalog(catalog, LUNG, Path(folder))
+        assert load_catalog(Path(folder), LUNG) == catalog
         assert names_in(folder) == ["catalog.csv", "problems.csv"]
 
 

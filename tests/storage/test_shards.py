@@ -11,7 +11,7 @@ import zarr
 
 from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
-from synthpipe.storage import direct
+from synthpipe.storage import objects
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
@@ -26,7 +26,7 @@ from synthpipe.storage.shards import (
     ShardWriter,
     commit,
     complete_shards,
-    local_path,
+    object_path,
     shard_size,
     shards_of,
     write_shard,
@@ -163,7 +163,7 @@ def test_what_was_not_committed_leaves_nothing(tmp_path: Path) -> None:
 
 def test_blocks_are_the_memory_that_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the codecs, and wherever a buffer ends among the samples."""
-    monkeypatch.setattr(direct, "_SMALLEST", 4096)
+    monkeypatch.setattr(objects, "_SMALLEST", 4096)
     data = samples(200)
     for number, codecs in enumerate(CODECS):
         store = StoreSection(shard=200, **codecs)
@@ -177,7 +177,7 @@ def test_blocks_are_the_memory_that_is_stored(tmp_path: Path, monkeypatch: pytes
                 writer.finish()
                 commit(writer)
             array(theirs, name)[:] = data[name]
-            (mine, other) = (local_path(array(group, name), 0) for group in (ours, theirs))
+            (mine, other) = (object_path(array(group, name), 0) for group in (ours, theirs))
             assert mine and other and mine.read_bytes() == other.read_bytes()
 
 
@@ -207,7 +207,7 @@ def test_a_store_that_is_on_no_disk_is_refused() -> None:
     stored: zarr.Array[Any] = zarr.create_array(
         zarr.storage.MemoryStore(), shape=(4, 2), chunks=(1, 2), shards=(4, 2), dtype="u1", fill_value=0
     )
-    with pytest.raises(StoreError, match="is not on a local disk"):
+    with pytest.raises(StoreError, match="is no store on a disk or at a URL"):
         ShardWriter(stored, 0)
 
 

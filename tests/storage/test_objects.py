@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from synthpipe.storage import direct
-from synthpipe.storage.direct import DirectFile
+from synthpipe.storage import objects
+from synthpipe.storage.objects import ObjectWriter
 
 PARTS = [1, 4095, 4096, 10_000, 3, 70_000, 0, 8192, 12_345]
 Write = Callable[[int, NDArray[np.uint8]], int]
@@ -21,18 +21,19 @@ Write = Callable[[int, NDArray[np.uint8]], int]
 
 @pytest.fixture(autouse=True)
 def small_buffers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(direct, "_SMALLEST", 8192)
+    monkeypatch.setattr(objects, "_SMALLEST", 8192)
 
 
 def write(path: Path) -> bytes:
     """Write a file in parts of many sizes; return what it should be."""
     data = np.random.default_rng(0).integers(0, 256, sum(PARTS), dtype=np.uint8)
-    file = DirectFile(path)
+    file = ObjectWriter(path)
     try:
         for start, size in zip(np.cumsum([0, *PARTS]), PARTS, strict=False):
             file.room(size)[:] = data[start : start + size]
         file.finish()
         file.wait()
+        file.appear()
     finally:
         file.close()
     return data.tobytes()
@@ -108,8 +109,12 @@ def test_a_write_that_fails_is_told(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_what_is_there_stays(tmp_path: Path) -> None:
+def test_what_is_there_stays_until_the_new_object_appears(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(FileExistsError):
-        DirectFile(tmp_path / "file")
+    writer = ObjectWriter(tmp_path / "file")
+    writer.room(4)[:] = 0
+    writer.finish()
+    writer.wait()
     assert (tmp_path / "file").read_text() == "precious"
+    writer.close()
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["precious"]

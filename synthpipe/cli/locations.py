@@ -1,0 +1,34 @@
+"""Arguments and options that take a path or a URL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from synthpipe.errors import SynthpipeError
+from synthpipe.files import Location, located, told
+
+
+class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+    """A path, or a URL that fsspec knows, such as ``s3://bucket/run``."""
+
+    name = "path or url"
+
+    def __init__(self, exists: bool = False) -> None:
+        self._exists = exists
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        try:
+            location = located(value)
+            with told(location, "cannot be read", "check the address and your rights"):
+                missing = self._exists and not location.exists()
+        except SynthpipeError as error:
+            self.fail(str(error), param, ctx)
+        if missing:
+            self.fail(f"{value!r} does not exist", param, ctx)
+        return location
+
+
+LOCATION = LocationType()
+EXISTING = LocationType(exists=True)
