@@ -142,6 +142,17 @@ def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -
     return render(_sample(job, strategy, purpose, index), _donors(job.bank))
 
 
+def equals_stored(task: ShardTask) -> bool:
+    """Whether the first composite of a shard, made again, is the one that is stored."""
+    group, index = open_group(_store(task), task.strategy), task.shard * task.job.pipeline.store.shard
+    composite = make_composite(task.job, task.strategy, task.purpose, index)
+    return (
+        recipe_to_json(composite.recipe) == read_range(array(group, "recipe"), index, index + 1)[0]
+        and np.array_equal(composite.image, SampleReader(array(group, "image"))[index])
+        and np.array_equal(composite.mask, SampleReader(array(group, "mask"))[index])
+    )
+
+
 def _sample(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
     donors = _donors(job.bank)
     if purpose == "filter":

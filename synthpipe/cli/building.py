@@ -36,9 +36,15 @@ _set_option = click.option(
 @click.option("-o", "--output", type=LOCATION, help="Run directory, or its URL [runs/NAME].")
 @_set_option
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes [one a core].")
+@click.option("--extend", is_flag=True, help="Add composites to a finished run, of which more are wanted now.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made; write nothing.")
 def build(
-    pipeline: Path, output: Location | None, overrides: tuple[str, ...], workers: int | None, dry_run: bool
+    pipeline: Path,
+    output: Location | None,
+    overrides: tuple[str, ...],
+    workers: int | None,
+    extend: bool,
+    dry_run: bool,
 ) -> None:
     """Build a curated set of composites from a pipeline file.
 
@@ -50,17 +56,18 @@ def build(
       synthpipe build pipelines/demo.yaml
       synthpipe build pipelines/bcss.yaml --set patches.root=/data/BCSS-WSSS -o runs/bcss --workers 16
       synthpipe build pipelines/glas.yaml --set curation.threshold=0.4 --dry-run
+      synthpipe build pipelines/demo.yaml -o runs/demo --set curation.wanted=400 --extend
       synthpipe build pipelines/bcss.yaml --set patches.root=s3://data/BCSS-WSSS -o s3://runs/bcss
     """
     settings = pipeline_file.load(pipeline, overrides)
     path = output or Path("runs") / pipeline.stem
     if dry_run:
-        _dry_run(settings, path)
+        _dry_run(settings, path, extend)
         return
     from synthpipe import stages  # loads Dask, which other commands need not wait for
 
     signal.signal(signal.SIGTERM, _interrupt)
-    journal = stages.build(settings, path, workers, reporter())
+    journal = stages.build(settings, path, workers, reporter(), extend)
     click.echo(_outcome(settings, path, journal))
 
 
@@ -95,10 +102,10 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _dry_run(pipeline: Pipeline, path: Location) -> None:
+def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
     run = RunDirectory(path)
     if run.exists():
-        run.check(pipeline)
+        run.check(pipeline, extend)
     claims = read_layout(pipeline.patches, pipeline.taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)

@@ -84,6 +84,21 @@ class Catalog:
         return {classes: counts[classes] for classes in sorted(counts, key=lambda classes: (len(classes), classes))}
 
 
+def changes(old: Catalog, new: Catalog) -> Iterator[str]:
+    """Yield, patch by patch, in what two catalogs differ that composites depend on."""
+    before, after = ({patch.id: patch for patch in each.patches} for each in (old, new))
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name), after.get(name)
+        if was is None or now is None:
+            yield f"patch {name!r}: {'is new' if now else 'is gone'}"
+        elif was.sha256 != now.sha256:
+            yield f"patch {name!r}: has other bytes"
+        elif was.classes != now.classes:
+            yield f"patch {name!r}: has the classes {list(now.classes)}, had {list(was.classes)}"
+        elif was.group != now.group:
+            yield f"patch {name!r}: belongs to {now.group!r}, belonged to {was.group!r}"
+
+
 def read_catalog(
     patches: PatchesSection,
     taxonomy: Taxonomy,

@@ -21,13 +21,17 @@ from synthpipe.runtime import available_cores, local_client
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks
+from synthpipe.stages.sameness import check_pixels, check_same_patches
 from synthpipe.stages.state import BuildState, Reporter, timed
+from synthpipe.storage.lock import held
 from synthpipe.storage.run import RunDirectory, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group
 from synthpipe.tasks import Job, prepare
 
 
-def build(pipeline: Pipeline, path: Location, workers: int | None, reporter: Reporter) -> dict[str, Any]:
+def build(
+    pipeline: Pipeline, path: Location, workers: int | None, reporter: Reporter, extend: bool = False
+) -> dict[str, Any]:
     """Build a run, or go on with one that was interrupted.
 
     Parameters
@@ -40,6 +44,8 @@ def build(pipeline: Pipeline, path: Location, workers: int | None, reporter: Rep
         Worker processes; by default one a core.
     reporter : Reporter
         Told about the progress.
+    extend : bool
+        Whether a finished run may be asked for more composites. The set that it has is kept under another name.
 
     Returns
     -------
@@ -49,16 +55,29 @@ def build(pipeline: Pipeline, path: Location, workers: int | None, reporter: Rep
     Raises
     ------
     SynthpipeError
-        The patches, the filter or the run directory do not allow the build; what was made stays and is used again.
+        The patches, the filter or the run directory do not allow the build, or another process is building the run;
+        what was made stays and is used again.
     """
-    run = RunDirectory(path)
+    with held(path):
+        return _build(pipeline, RunDirectory(path), workers, reporter, extend)
+
+
+def _build(
+    pipeline: Pipeline, run: RunDirectory, workers: int | None, reporter: Reporter, extend: bool
+) -> dict[str, Any]:
+    path = run.path
     if run.exists():
-        run.check(pipeline)
+        run.check(pipeline, extend)
+        run.sweep()
     elif run.holds_composites():
         raise StaleRunError(f"{path}: holds composites but no run.json; restore it, or build into another directory")
     if is_finished(run) and run.pipeline().patches == pipeline.patches:
-        reporter.note(f"{path} is finished: nothing to do")
-        return run.journal()
+        if run.pipeline().curation == pipeline.curation:
+            reporter.note(f"{path} is finished: nothing to do")
+            return run.journal()
+        reporter.note(f"the curated set that there is becomes {run.set_curated_aside()}")
+    elif run.curated.exists() and run.pipeline().curation != pipeline.curation:
+        raise StaleRunError(f"{path}: is not finished; finish it before it is extended")
     journal = run.journal()
     with timed(journal, "catalog"):
         catalog = _catalog(pipeline, run, reporter)
@@ -74,6 +93,7 @@ def build(pipeline: Pipeline, path: Location, workers: int | None, reporter: Rep
         with local_client(workers, partial(prepare, job.bank)) as client:
             state = BuildState(job, catalog, client, reporter, journal)
             try:
+                check_pixels(state)
                 _make_curated_set(state)
             finally:
                 write_json(run.build_file, journal)
@@ -92,13 +112,12 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catal
     """Read the patches, or the catalog of a run that already holds composites of the same `patches` section."""
     if run.exists() and run.holds_composites() and run.pipeline().patches == pipeline.patches:
         catalog = load_catalog(run.path, pipeline.taxonomy)
-        run.check_patches(catalog.digest)
+        check_same_patches(run, catalog)
     else:
         claims = read_layout(pipeline.patches, pipeline.taxonomy)
         with reporter.stage("catalog", len(claims)) as advance:
             catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
-        if run.exists():
-            run.check_patches(catalog.digest)
+        check_same_patches(run, catalog)
         run.path.mkdir(parents=True, exist_ok=True)
         write_catalog(catalog, pipeline.taxonomy, run.path)
     run.write(pipeline, catalog.digest)

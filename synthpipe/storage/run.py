@@ -7,13 +7,14 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from synthpipe.config import Pipeline, Stage, differences
 from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import Location, write_atomically
+from synthpipe.files import PARTIAL, Location, write_atomically
 from synthpipe.records import STRATEGIES, Strategy
 
 FORMAT_VERSION = 1
@@ -71,6 +72,12 @@ class RunDirectory:
     def exists(self) -> bool:
         return self.run_file.is_file()
 
+    def sweep(self) -> None:
+        """Remove what a process that was killed was writing; nobody else may be building the run."""
+        if isinstance(self.path, Path):  # what was uploaded in part, a store removes by its own rules
+            for left in self.path.rglob(f"*{PARTIAL}"):
+                left.unlink(missing_ok=True)
+
     def read(self) -> dict[str, Any]:
         """Return what ``run.json`` holds.
 
@@ -123,11 +130,11 @@ class RunDirectory:
             },
         )
 
-    def check(self, pipeline: Pipeline) -> None:
+    def check(self, pipeline: Pipeline, extend: bool = False) -> None:
         """Refuse a pipeline that would not make what the run already holds.
 
         Settings of a stage may change until the stage has made something: after a build that stopped for low
-        acceptance, for example, those of curation.
+        acceptance, for example, those of curation. With `extend`, a finished run may also be asked for more composites.
 
         Raises
         ------
@@ -143,26 +150,36 @@ class RunDirectory:
         if self.curated.exists():
             made = ["candidates", "training", "filter", "curation"]
         found = [line for stage in made for line in differences(old.settings(stage), pipeline.settings(stage))]
-        if found:
-            raise StaleRunError(
-                "\n  ".join(
-                    [f"{self.path}: was made by another pipeline; build into another directory, or undo:", *found]
-                )
-            )
+        if not found or (extend and extended(old, pipeline) == found):
+            return
+        message = f"{self.path}: was made by another pipeline; build into another directory, or undo:"
+        if extend:
+            allowed = "more curation.wanted, and for rule threshold more curation.candidates and max_candidates"
+            message = f"{self.path}: --extend allows {allowed}; build into another directory, or undo:"
+        elif extended(old, pipeline) == found:
+            message = f"{self.path}: is finished; give --extend to add composites, or undo:"
+        raise StaleRunError("\n  ".join([message, *found]))
 
-    def check_patches(self, catalog_digest: str) -> None:
-        """Refuse patches other than those that the run was made from.
+    def set_curated_aside(self) -> Location:
+        """Give the curated set, of which a larger one is to be made, a name of its own, and return it."""
+        old, name = self.curated, f"curated-{self.read()['fingerprint'][:8]}.zarr"
+        if isinstance(old, Path):
+            return old.rename(old.with_name(name))
+        aside = old.with_name(name)
+        old.fs.mv(old.path, aside.path, recursive=True)
+        return aside
 
-        Raises
-        ------
-        StaleRunError
-            Their digest differs.
-        """
-        if self.holds_composites() and self.read()["catalog_digest"] != catalog_digest:
-            raise StaleRunError(
-                f"{self.path}: was made from other patches than there are now; compare catalog.csv with "
-                "`synthpipe index`, then restore the patches or build into another directory"
-            )
+
+def extended(old: Pipeline, new: Pipeline) -> list[str]:
+    """Return in which settings `new` asks for more composites of the kind that `old` made, which stay as they are.
+
+    By rule ``top_k`` more candidates may replace some that were kept, so only `wanted` may grow.
+    """
+    keys = ("wanted",) if old.curation.rule == "top_k" else ("wanted", "candidates", "max_candidates")
+    before, after = ({key: getattr(each.curation, key) for key in keys} for each in (old, new))
+    found = list(differences({"curation": before}, {"curation": after}))
+    grown = all(after[key][strategy] >= count for key in keys for strategy, count in before[key].items())
+    return found if grown else []
 
 
 def versions() -> dict[str, str]:

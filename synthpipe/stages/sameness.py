@@ -1,0 +1,74 @@
+"""Whether a build would go on with the bytes that it began with: the same patches, and packages that render alike."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from synthpipe.compose import Purpose
+from synthpipe.errors import StaleRunError
+from synthpipe.patches.catalog import Catalog, changes, load_catalog
+from synthpipe.runtime import run_tasks
+from synthpipe.stages.state import BuildState
+from synthpipe.storage.run import RunDirectory, versions
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, complete_in_all, open_group
+from synthpipe.tasks import ShardTask, equals_stored
+
+_LISTED = 20
+
+
+def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
+    """Refuse patches other than those that the composites of a run were made from.
+
+    Raises
+    ------
+    StaleRunError
+        The message lists the patches that differ.
+    """
+    if not run.exists() or not run.holds_composites() or run.read()["catalog_digest"] == catalog.digest:
+        return
+    found = list(islice(changes(load_catalog(run.path, run.pipeline().taxonomy), catalog), _LISTED + 1))
+    more = ["and more"] if len(found) > _LISTED else []
+    raise StaleRunError(
+        "\n  ".join(
+            [
+                f"{run.path}: was made from other patches than there are now; restore them, or build into another "
+                "directory:",
+                *(found[:_LISTED] or ["catalog.csv is not the one that the run was begun with"]),
+                *more,
+            ]
+        )
+    )
+
+
+def check_pixels(state: BuildState) -> None:
+    """Refuse to go on where a composite that is stored would be sampled or rendered otherwise now.
+
+    Raises
+    ------
+    StaleRunError
+        The message lists the packages whose versions differ.
+    """
+    run = state.run
+    purposes: dict[Purpose, bool] = {"candidate": run.candidates.exists(), "filter": run.training.exists()}
+    tasks = []
+    for purpose in (purpose for purpose, there in purposes.items() if there):
+        store = run.training if purpose == "filter" else run.candidates
+        for strategy in state.pipeline.strategies:
+            group = open_group(store, strategy) if (store / strategy / "zarr.json").exists() else None
+            shards = complete_in_all(group, CANDIDATE_ARRAYS) if group and "image" in group else frozenset()
+            tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in sorted(shards)[:1]]
+    if all(run_tasks(state.client, equals_stored, tasks)):
+        return
+    before, here = run.read()["versions"], versions()
+    found = [
+        f"{name}: {before.get(name)} -> {version}" for name, version in here.items() if before.get(name) != version
+    ]
+    raise StaleRunError(
+        "\n  ".join(
+            [
+                f"{run.path}: its composites would be made otherwise by what is installed here; install what it was "
+                "begun with, or build into another directory. If versions are the same, see `synthpipe verify`:",
+                *(found or ["no version differs"]),
+            ]
+        )
+    )

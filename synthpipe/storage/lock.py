@@ -1,0 +1,122 @@
+"""One build at a time on a run.
+
+On a disk the system holds the lock, and lets go of it when the process ends, however it ends. Where it cannot, and
+behind a URL, the lock is an object that its holder renews: one that is no longer renewed is nobody's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from synthpipe.errors import StaleRunError
+from synthpipe.files import Location, told, write_atomically
+
+_NAME = ".lock"
+_RENEWED = 10.0  # seconds between two
+_SILENCE = 3 * _RENEWED  # after which a lock is nobody's
+
+
+@contextmanager
+def held(run: Location) -> Iterator[None]:
+    """Hold a run while the block builds it.
+
+    Raises
+    ------
+    StaleRunError
+        Another build holds it.
+    StoreError
+        It cannot be written to.
+    """
+    path = run / _NAME
+    if isinstance(path, Path):
+        with told(path, "cannot be written"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            if _locked(descriptor, run):
+                yield
+                return
+        finally:
+            os.close(descriptor)
+    with _renewed(path, run):
+        yield
+
+
+def _locked(descriptor: int, run: Location) -> bool:
+    """Lock an open file; False where its file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise _refusal(run, os.pread(descriptor, 1000, 0)) from error
+    except OSError:
+        return False
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(_holder()).encode(), 0)
+    return True
+
+
+@contextmanager
+def _renewed(path: Location, run: Location) -> Iterator[None]:
+    holder = _holder()
+    if path.exists() and (found := path.read_bytes()) and not _is_gone(found):
+        until = time.monotonic() + _SILENCE
+        while time.monotonic() < until and path.exists():
+            if path.read_bytes() != found:
+                raise _refusal(run, found)
+            time.sleep(_RENEWED / 10)
+    ended = threading.Event()
+
+    def renew() -> None:
+        while not ended.wait(_RENEWED):
+            holder["renewed"] += 1
+            write_atomically(path, json.dumps(holder))
+
+    write_atomically(path, json.dumps(holder))
+    time.sleep(_RENEWED / 10)
+    if (found := path.read_bytes()) != json.dumps(holder).encode():  # another took it at the same moment
+        raise _refusal(run, found)
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+
+
+def _holder() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "process": os.getpid(), "build": uuid4().hex, "renewed": 0}
+
+
+def _is_gone(found: bytes) -> bool:
+    """Whether a lock's holder was a process of this machine that is no more."""
+    try:
+        holder = json.loads(found)
+        if holder["host"] != socket.gethostname():
+            return False
+        os.kill(holder["process"], 0)
+    except ProcessLookupError:
+        return True
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
+    return False
+
+
+def _refusal(run: Location, found: bytes) -> StaleRunError:
+    try:
+        holder = json.loads(found)
+        who = f"process {holder['process']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    return StaleRunError(f"{run}: is being built by {who}; wait for it, stop it, or build into another directory")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import fcntl
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from synthpipe.errors import StaleRunError
+from synthpipe.files import Location, located
+from synthpipe.storage import lock
+from synthpipe.storage.lock import held
+
+HOLDER = """
+import sys, time
+from synthpipe.files import located
+from synthpipe.storage.lock import held
+with held(located(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["disk", "disk without locks", "memory"])
+def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
+    monkeypatch.setattr(lock, "_RENEWED", 0.2)
+    monkeypatch.setattr(lock, "_SILENCE", 0.6)
+    if request.param == "disk without locks":
+
+        def refuse(*_: Any) -> None:
+            raise OSError(38, "Function not implemented")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    yield located("memory://run") if request.param == "memory" else tmp_path / "run"
+    MemoryFileSystem.store.clear()
+
+
+def test_a_run_is_built_by_one_at_a_time(run: Location) -> None:
+    with held(run):
+        with pytest.raises(StaleRunError, match=r"run: is being built by process \d+ on "), held(run):
+            pass
+        time.sleep(1)  # longer than a lock lives that is not renewed
+        with pytest.raises(StaleRunError, match="wait for it, stop it, or build into another"), held(run):
+            pass
+    with held(run):
+        pass
+
+
+def test_a_lock_that_is_not_renewed_is_nobodys(run: Location) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    (run / ".lock").write_text('{"host": "elsewhere", "process": 1, "build": "x", "renewed": 3}')
+    with held(run):
+        pass
+
+
+def test_a_build_that_was_killed_lets_go(tmp_path: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StaleRunError, match=f"process {holder.pid} on "), held(tmp_path):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    with held(tmp_path):
+        pass

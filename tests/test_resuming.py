@@ -1,0 +1,152 @@
+"""Going on with a run: what is refused, and how a finished one is extended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthpipe.cli.progress import LogReporter
+from synthpipe.config import Pipeline
+from synthpipe.errors import StaleRunError
+from synthpipe.handoff import CuratedSet
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.stages import build
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.shards import write_shard
+from tests.conftest import DEMO, pipeline
+
+SMALL = (
+    *("canvas=32", "mosaic.tile=16", "filter.enabled=false", "curation.rule=threshold", "curation.wanted=12"),
+    *("curation.candidates=16", "curation.max_candidates=80", "store.shard=8"),
+)
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "phantom"
+    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
+    return directory
+
+
+def small(patches: Path, *overrides: str) -> Pipeline:
+    return pipeline(*SMALL, f"patches.root={patches}", *overrides)
+
+
+@pytest.fixture(scope="module")
+def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    build(small(patches), path, 1, LogReporter())
+    return path
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def unfinished(run: Path) -> Path:
+    (run / "build.json").unlink()
+    return run
+
+
+def objects(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("c.*")}
+
+
+def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
+    run: Path, patches: Path, tmp_path: Path
+) -> None:
+    old, before = CuratedSet(run / "curated.zarr"), objects(run / "candidates.zarr")
+    more = small(patches, "curation.wanted={mosaic: 30, bezier: 12}")
+    with pytest.raises(StaleRunError, match=r"is finished; give --extend .*\n.*curation\.wanted\.mosaic: 12 -> 30"):
+        build(more, run, 1, LogReporter())
+    build(more, run, 2, LogReporter(), extend=True)
+    new = CuratedSet(run / "curated.zarr")
+    assert len(new) == 42 and [new.origin(index) for index in range(12)] == [old.origin(index) for index in range(12)]
+    after = objects(run / "candidates.zarr")
+    assert len(after) > len(before)
+    assert all(after[name] == data for name, data in before.items() if "verdict" not in name)
+    build(more, tmp_path / "fresh", 2, LogReporter())
+    assert objects(run / "curated.zarr") == objects(tmp_path / "fresh" / "curated.zarr")
+    aside = list(run.glob("curated-*.zarr"))
+    assert len(aside) == 1 and CuratedSet(aside[0]).digest == old.digest
+    build(more, run, 1, LogReporter())  # finished: nothing to do
+
+
+def test_only_more_of_the_same_is_an_extension(run: Path, patches: Path) -> None:
+    for change in ("curation.wanted=11", "curation.threshold=0.9", "seed=3"):
+        with pytest.raises(StaleRunError, match=f"--extend allows more curation.wanted.*\\n.*{change.split('=')[0]}"):
+            build(small(patches, change), run, 1, LogReporter(), extend=True)
+    with pytest.raises(StaleRunError, match="is not finished; finish it before it is extended"):
+        build(small(patches, "curation.wanted=20"), unfinished(run), 1, LogReporter(), extend=True)
+
+
+def test_by_rule_top_k_more_candidates_might_replace_some(patches: Path, tmp_path: Path) -> None:
+    rule = "curation.rule=top_k"
+    build(small(patches, rule), tmp_path / "run", 1, LogReporter())
+    with pytest.raises(StaleRunError, match=r"curation\.candidates\.mosaic: 16 -> 32"):
+        build(small(patches, rule, "curation.candidates=32"), tmp_path / "run", 1, LogReporter(), extend=True)
+
+
+def test_patches_that_changed_are_named(run: Path, patches: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(patches, tmp_path / "other"))
+    names = sorted(path.name for path in (other / "1.training").iterdir())
+    (other / "1.training" / names[0]).unlink()
+    shutil.copy(other / "1.training" / names[1], other / "1.training" / "1.png")
+    (other / "1.training" / names[1]).rename(other / "1.training" / f"a{names[1]}")
+    (other / "1.training" / "1.png").unlink()
+    with (other / "1.training" / names[2]).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(StaleRunError) as caught:
+        build(small(other, "patches.exclude=['nothing']"), unfinished(run), 1, LogReporter())
+    message = str(caught.value)
+    assert f"patch {names[0]!r}: is gone" in message and f"patch {names[2]!r}: has other bytes" in message
+    assert f"patch {names[1]!r}: is gone" in message and f"patch 'a{names[1]}': is new" in message
+
+
+def test_packages_that_make_other_pixels_are_refused(run: Path, patches: Path) -> None:
+    image = array(open_group(run / "candidates.zarr", "bezier", writable=True), "image")
+    altered = np.asarray(image[:8]).copy()
+    altered[0, 3, 3, 0] ^= 1
+    write_shard(image, 0, altered)
+    data = json.loads((run / "run.json").read_text())
+    data["versions"]["opencv-python-headless"] = "3.2.1"
+    (run / "run.json").write_text(json.dumps(data))
+    with pytest.raises(StaleRunError, match=r"would be made otherwise.*\n  opencv-python-headless: 3\.2\.1 -> \d"):
+        build(small(patches), unfinished(run), 1, LogReporter())
+
+
+def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path) -> None:
+    left = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0.1234abcd.partial"
+    left.write_bytes(b"half")
+    build(small(patches), unfinished(run), 1, LogReporter())
+    assert not left.exists()
+
+
+def test_a_second_build_is_refused_while_the_first_goes_on(patches: Path, tmp_path: Path, finished: Path) -> None:
+    options = [part for each in (*SMALL, f"patches.root={patches}") for part in ("--set", each)]
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), *options, "-o", str(tmp_path / "run")]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / ".lock").exists() and time.monotonic() < deadline and first.poll() is None:
+        time.sleep(0.01)
+    os.kill(first.pid, signal.SIGSTOP)  # however slow it is
+    second = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    os.kill(first.pid, signal.SIGCONT)
+    _, log = first.communicate(timeout=120)
+    assert first.returncode == 0, log
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1].startswith(
+        f"Error: {tmp_path / 'run'}: is being built by process {first.pid} on"
+    )
+    assert objects(tmp_path / "run") == objects(finished)
