@@ -58,26 +58,31 @@ def build(
         The patches, the filter or the run directory do not allow the build, or another process is building the run;
         what was made stays and is used again.
     """
+    run = RunDirectory(path)
+    _check(run, pipeline, extend)
+    if is_finished(run) and run.pipeline().patches == pipeline.patches and run.pipeline().curation == pipeline.curation:
+        reporter.note(f"{path} is finished: nothing to do")
+        return run.journal()
     with held(path):
-        return _build(pipeline, RunDirectory(path), workers, reporter, extend)
+        _check(run, pipeline, extend)  # it may have changed until we held it
+        return _build(pipeline, run, workers, reporter)
 
 
-def _build(
-    pipeline: Pipeline, run: RunDirectory, workers: int | None, reporter: Reporter, extend: bool
-) -> dict[str, Any]:
-    path = run.path
+def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
     if run.exists():
         run.check(pipeline, extend)
-        run.sweep()
     elif run.holds_composites():
-        raise StaleRunError(f"{path}: holds composites but no run.json; restore it, or build into another directory")
-    if is_finished(run) and run.pipeline().patches == pipeline.patches:
-        if run.pipeline().curation == pipeline.curation:
-            reporter.note(f"{path} is finished: nothing to do")
-            return run.journal()
+        raise StaleRunError(
+            f"{run.path}: holds composites but no run.json; restore it, or build into another directory"
+        )
+
+
+def _build(pipeline: Pipeline, run: RunDirectory, workers: int | None, reporter: Reporter) -> dict[str, Any]:
+    run.sweep()
+    if run.curated.exists() and run.pipeline().curation != pipeline.curation:
+        if not is_finished(run):
+            raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")
         reporter.note(f"the curated set that there is becomes {run.set_curated_aside()}")
-    elif run.curated.exists() and run.pipeline().curation != pipeline.curation:
-        raise StaleRunError(f"{path}: is not finished; finish it before it is extended")
     journal = run.journal()
     with timed(journal, "catalog"):
         catalog = _catalog(pipeline, run, reporter)
