@@ -65,7 +65,11 @@ def build(
         return run.journal()
     with held(path):
         _check(run, pipeline, extend)  # it may have changed until we held it
-        return _build(pipeline, run, workers, reporter)
+        run.sweep()
+        try:
+            return _build(pipeline, run, workers, reporter)
+        finally:
+            run.sweep()
 
 
 def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
@@ -78,7 +82,6 @@ def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
 
 
 def _build(pipeline: Pipeline, run: RunDirectory, workers: int | None, reporter: Reporter) -> dict[str, Any]:
-    run.sweep()
     if run.curated.exists() and run.pipeline().curation != pipeline.curation:
         if not is_finished(run):
             raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")

@@ -1,0 +1,133 @@
+"""``python -m tests.faults.kills``: workers and drivers are killed at random moments; all bytes must agree."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import psutil
+
+from tests.faults.builds import Builds, digests, kill_all, objects, workers_of
+
+
+def kill_workers(builds: Builds, run: Path, kills: int, seed: int) -> int:
+    """Build a run while its workers are killed, at most `kills` of them; return how many were."""
+    rng = random.Random(seed)
+    build = builds.start(run, "--workers", "2")
+    assert build.stderr
+    done = 0
+    try:
+        while build.poll() is None:
+            time.sleep(rng.uniform(0.1, 2.0))
+            workers = workers_of(build)
+            if done < kills and workers and (run / "filter" / "training.zarr").exists():
+                try:
+                    rng.choice(workers).kill()
+                    done += 1
+                except psutil.NoSuchProcess:
+                    pass
+        _, log = build.communicate()
+        assert build.returncode == 0, log
+    finally:
+        if build.poll() is None:
+            kill_all(build)
+    return done
+
+
+def kill_drivers(builds: Builds, run: Path, kills: int, seed: int, whole: float) -> Iterator[str]:
+    """Kill builds of a run and all their processes, each at a random moment of `whole` seconds; yield the stage.
+
+    A run that comes to its end is finished: the rest of the kills need another.
+
+    Raises
+    ------
+    AssertionError
+        An object that was there when a build was killed was written again.
+    """
+    rng = random.Random(seed)
+    before: dict[str, tuple[int, int]] = {}
+    for _ in range(kills):
+        build = builds.start(run, "--workers", "2")
+        try:
+            build.wait(rng.uniform(1.0, whole))
+            assert build.returncode == 0, build.stderr and build.stderr.read()
+            assert build.stderr
+            build.stderr.close()
+            break
+        except subprocess.TimeoutExpired:
+            kill_all(build)
+        after = objects(run)
+        _assert_kept(before, after)
+        before = after
+        yield _stage(run)
+    builds.finish(run, "--workers", "2")
+    _assert_kept(before, objects(run))
+
+
+def _assert_kept(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> None:
+    complete = {name: written for name, written in before.items() if _is_complete(name, before)}
+    again = [name for name, written in complete.items() if after.get(name) != written]
+    assert not again, f"made twice: {again}"
+
+
+def _is_complete(name: str, found: dict[str, tuple[int, int]]) -> bool:
+    """Whether a shard is there in all arrays that are written together; the image is written last."""
+    array, shard = name.rsplit("/", 2)[0], name.rsplit("/", 1)[1].split(".")[1]
+    return f"{array}/image/c.{shard}.0.0.0" in found
+
+
+def _stage(run: Path) -> str:
+    for name in (
+        "curated.zarr",
+        "candidates.zarr/bezier/p_real",
+        "candidates.zarr/bezier",
+        "candidates.zarr/mosaic/p_real",
+    ):
+        if (run / name).exists():
+            return name
+    if (run / "candidates.zarr").exists():
+        return "candidates.zarr/mosaic"
+    if (run / "filter" / "training.zarr" / "bezier" / "image" / "c.4.0.0.0").exists():
+        return "filter training"
+    return "filter/training.zarr" if (run / "filter" / "training.zarr").exists() else "catalog"
+
+
+@click.command()
+@click.option("--workers", default=30, show_default=True, help="Worker processes to kill.")
+@click.option("--drivers", default=30, show_default=True, help="Builds to kill, with all their processes.")
+@click.option("--seed", default=0, show_default=True)
+def main(workers: int, drivers: int, seed: int) -> None:
+    """Kill what builds a run, and compare what comes out in the end with a build that nobody disturbed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        builds = Builds.of_phantom(root / "phantom")
+        start = time.monotonic()
+        builds.finish(root / "whole", "--workers", "2")
+        whole, expected = time.monotonic() - start, digests(root / "whole")
+        done = number = 0
+        while done < workers:
+            killed = kill_workers(builds, root / f"workers-{number}", min(5, workers - done), seed + number)
+            assert digests(root / f"workers-{number}") == expected
+            done, number = done + killed, number + 1
+        click.echo(f"{done} workers killed over {number} builds: all finished, every byte equal")
+        stages: Counter[str] = Counter()
+        number = 0
+        while stages.total() < drivers:
+            run = root / f"drivers-{number}"
+            stages.update(kill_drivers(builds, run, min(8, drivers - stages.total()), seed + number, whole))
+            assert digests(run) == expected
+            number += 1
+        click.echo(
+            f"{stages.total()} builds killed and resumed over {number} runs: every byte equal, no finished shard again"
+        )
+        click.echo("  " + ", ".join(f"{count} in {stage}" for stage, count in stages.most_common()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,19 @@
+"""A few kills at random moments; `python -m tests.faults.kills` does many."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.faults.builds import Builds, digests
+from tests.faults.conftest import Undisturbed
+from tests.faults.kills import kill_drivers, kill_workers
+
+
+def test_killed_workers_change_no_byte(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
+    assert kill_workers(builds, tmp_path / "run", 4, seed=1) > 0
+    assert digests(tmp_path / "run") == whole.digests
+
+
+def test_killed_builds_go_on_to_the_same_bytes(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
+    assert list(kill_drivers(builds, tmp_path / "run", 4, 2, whole.seconds))
+    assert digests(tmp_path / "run") == whole.digests
