@@ -166,8 +166,8 @@ def training_composites(pipeline: Pipeline) -> int:
     return round(pipeline.filter.candidates * pipeline.filter.train_share)
 
 
-def score_shard(task: ShardTask) -> int:
-    """Score a shard of candidates and store the scores; return how many."""
+def score_shard(task: ShardTask) -> tuple[int, int]:
+    """Score a shard of candidates and store the scores; return how many, and how many lie above the threshold."""
     from synthpipe.filtering.scoring import load_scorer
 
     job, size = task.job, task.job.pipeline.store.shard
@@ -186,7 +186,7 @@ def score_shard(task: ShardTask) -> int:
         )
     p_real = scorer.score(np.concatenate([stored, np.stack(beyond)]) if beyond else stored, settings.batch)
     write_shard(array(group, "p_real"), task.shard, p_real)
-    return size
+    return size, int(np.count_nonzero(p_real > job.pipeline.curation.threshold))
 
 
 def check_network(job: Job) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import click
+
+from synthpipe.progress import Advance
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -16,12 +18,22 @@ class TerminalReporter:
     """A progress bar a stage, with rate and the time that is left, on standard error."""
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
         if not total:
-            yield lambda steps: None
+            yield lambda steps, remark="": None
             return
-        with click.progressbar(length=total, label=f"{title:28}", show_pos=True, file=sys.stderr) as bar:
-            yield bar.update
+        start, done = time.monotonic(), 0
+        with click.progressbar(
+            length=total, label=f"{title:28}", show_pos=True, item_show_func=lambda shown: shown, file=sys.stderr
+        ) as bar:
+
+            def advance(steps: int, remark: str = "") -> None:
+                nonlocal done
+                done += steps
+                rate = _rate(done, time.monotonic() - start)
+                bar.update(steps, f"{rate}, {remark}" if remark else rate)
+
+            yield advance
 
     def note(self, message: str) -> None:
         click.echo(message, err=True)
@@ -31,29 +43,41 @@ class LogReporter:
     """Plain lines for logs: when a stage begins, from time to time, and when it ends with its seconds."""
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
         start = latest = time.monotonic()
         done = 0
         if total:
             self.note(f"{title}: 0 of {total}")
 
-        def advance(steps: int) -> None:
-            nonlocal done, latest
+        latest_remark = ""
+
+        def advance(steps: int, remark: str = "") -> None:
+            nonlocal done, latest, latest_remark
             done += steps
+            latest_remark = f", {remark}" if remark else ""
             if time.monotonic() - latest >= _SECONDS_BETWEEN_LINES:
                 latest = time.monotonic()
-                self.note(f"{title}: {done} of {total}, {_rate(done, latest - start)}")
+                left = _duration((total - done) * (latest - start) / done) if done else "unknown"
+                rate = _rate(done, latest - start)
+                self.note(f"{title}: {done} of {total}, {rate}, {left} left{latest_remark}")
 
         yield advance
         if done:
-            self.note(f"{title}: {done} in {time.monotonic() - start:.1f} s")
+            self.note(f"{title}: {done} in {time.monotonic() - start:.1f} s{latest_remark}")
 
     def note(self, message: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {message}", err=True)
 
 
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"
+
+
 def _rate(steps: int, seconds: float) -> str:
-    rate = steps / seconds
+    rate = steps / max(seconds, 1e-9)
+    if not rate:
+        return "nothing yet"
     return f"{rate:.0f} a second" if rate >= 10 else f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.0f} s each"
 
 

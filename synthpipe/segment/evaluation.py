@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from synthpipe.errors import StoreError
 from synthpipe.files import write_atomically
+from synthpipe.progress import Reporter
 from synthpipe.records import Mask
 from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
@@ -29,7 +30,6 @@ from synthpipe.segment.metrics import (
     measure_boundaries,
 )
 from synthpipe.segment.sources import MaskedImage
-from synthpipe.segment.training import Reporter
 from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from synthpipe.files import Location
 from synthpipe.handoff import begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.progress import Reporter
 from synthpipe.records import Mask, PatchRef
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.sources import RealPatches
-from synthpipe.segment.training import Reporter
 from synthpipe.segment.windows import WindowSection, window_probabilities
 
 

@@ -10,10 +10,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from synthpipe.config import differences
 from synthpipe.errors import ConfigError, StaleRunError
 from synthpipe.files import write_atomically
 from synthpipe.handoff import Description
+from synthpipe.progress import Advance, Reporter
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, loader, steps_per_epoch
 from synthpipe.segment.checkpoint import Checkpoint
@@ -38,16 +39,6 @@ from synthpipe.segment.sources import MaskedImage, Source
 from synthpipe.segment.windows import WindowSection, predict_mask
 
 _ROWS_AT_ONCE = 50  # steps whose losses are fetched from the device at once
-
-
-class Reporter(Protocol):
-    """Where training tells how far it is."""
-
-    def stage(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Open a stage of `total` steps; what it yields is called with the number of steps done."""
-
-    def note(self, message: str) -> None:
-        """Tell something that is worth a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +137,8 @@ class _Silent:
     """What the processes of all devices but the first tell."""
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda steps: None
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        yield lambda steps, remark="": None
 
     def note(self, message: str) -> None: ...
 

@@ -2,6 +2,5 @@
 
 from synthpipe.stages.build import build
 from synthpipe.stages.feasibility import check_patches, remarks
-from synthpipe.stages.state import Reporter
 
-__all__ = ["Reporter", "build", "check_patches", "remarks"]
+__all__ = ["build", "check_patches", "remarks"]

@@ -16,13 +16,14 @@ from synthpipe.files import Location
 from synthpipe.patches.bank import build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
+from synthpipe.progress import Reporter
 from synthpipe.resizing import fit_packed
 from synthpipe.runtime import available_cores, local_client
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks
 from synthpipe.stages.sameness import check_pixels, check_same_patches
-from synthpipe.stages.state import BuildState, Reporter, timed
+from synthpipe.stages.state import BuildState, timed
 from synthpipe.storage.lock import held
 from synthpipe.storage.run import RunDirectory, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group

@@ -118,7 +118,11 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
     ensure_arrays(group, SCORE_ARRAYS, sizes_of(pipeline, count), store, p_real=model)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
     tasks = (ShardTask(state.job, strategy, "candidate", shard) for shard in missing)
-    run_shards(state, f"{strategy} scores", score_shard, tasks, len(missing) * store.shard)
+    scored = accepted = 0
+    with state.reporter.stage(f"{strategy} scores", len(missing) * store.shard) as advance:
+        for done, above in run_tasks(state.client, score_shard, tasks):
+            scored, accepted = scored + done, accepted + above
+            advance(done, f"{accepted / scored:.1%} accepted so far")
 
 
 def _judge(state: BuildState, strategy: Strategy, count: int) -> tuple[Verdicts, int]:

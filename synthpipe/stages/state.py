@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from synthpipe.compose import donor_uses
 from synthpipe.config import Pipeline
 from synthpipe.patches.catalog import Catalog
+from synthpipe.progress import Reporter
 from synthpipe.records import Strategy
 from synthpipe.runtime import run_tasks
 from synthpipe.storage.run import RunDirectory
 from synthpipe.tasks import Job
-
-
-class Reporter(Protocol):
-    """Where a build tells how far it is."""
-
-    def stage(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-        """Open a stage of `total` steps; what it yields is called with the number of steps done."""
-
-    def note(self, message: str) -> None:
-        """Tell something that is worth a line."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,157 @@
+"""``python -m benchmarks.scaling``: what a shard's task costs when it does no work, and how far that carries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from benchmarks.page import RESULTS
+from synthpipe import pipeline_file
+from synthpipe.config import Pipeline
+from synthpipe.runtime import local_client, run_tasks
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS
+from synthpipe.storage.summary import human_bytes
+from synthpipe.tasks import Job, ShardTask
+
+RESULT = RESULTS / "scaling" / "tasks.json"
+PAGE = Path("docs/scaling.md")
+_PIPELINE = Path(__file__).parent.parent / "pipelines" / "wsss4luad.yaml"
+_POINTS = 10  # at which memory is looked at
+
+_COMPOSITES, _CORES, _GPUS = 100_000_000, 1000, 8
+_SHARDS = (512, 1024, 2048, 4096, 8192)
+_SCORES = 2000.0  # composites that one GPU scores in a second: assumed, not measured
+_DISK = 10e9  # bytes a second that a parallel file system takes: assumed
+
+
+def no_work(task: ShardTask) -> int:
+    """Return as a task does that made its shard."""
+    size: int = task.job.pipeline.store.shard
+    return size
+
+
+def measure(count: int, workers: int) -> dict[str, Any]:
+    """Run `count` tasks that do no work; return seconds, CPU seconds of the driver, and its resident memory."""
+    pipeline = pipeline_file.load(_PIPELINE)
+    job = Job(pipeline, RunDirectory(Path("runs/scaling")), Path("bank"))
+    memory = []
+    with local_client(workers, _nothing) as client:
+        tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
+        start, cpu = time.perf_counter(), time.process_time()
+        for done, _ in enumerate(run_tasks(client, no_work, tasks), 1):
+            if done % (count // _POINTS) == 0:
+                memory.append({"tasks": done, "resident_bytes": _resident()})
+        return {
+            "tasks": count,
+            "workers": workers,
+            "seconds": time.perf_counter() - start,
+            "driver_cpu_seconds": time.process_time() - cpu,
+            "memory": memory,
+        }
+
+
+def _nothing() -> None:
+    """What a worker needs for no work."""
+
+
+def _resident() -> int:
+    return 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+
+
+def write_page(result: Path = RESULT) -> str:
+    """Return the page, made from the measurement that is kept and those of `benchmarks`."""
+    found = json.loads(result.read_text(encoding="utf-8"))
+    text = (Path(__file__).parent / "scaling.md").read_text(encoding="utf-8").rstrip()
+    return "\n".join([text, "", *_measured(found), *_reckoned(found)]).rstrip() + "\n"
+
+
+def _measured(found: Mapping[str, Any]) -> Iterator[str]:
+    rate, cpu = found["tasks"] / found["seconds"], 1e3 * found["driver_cpu_seconds"] / found["tasks"]
+    sizes = [point["resident_bytes"] for point in found["memory"]]
+    yield (
+        f"{found['tasks']:,} tasks on {found['workers']} local workers took {found['seconds']:.0f} s: {rate:.0f} a "
+        f"second, {cpu:.2f} ms of the driver's CPU each. The driver's resident memory:"
+    )
+    yield from ("", "| tasks done | resident |", "|---|---|")
+    yield from (f"| {point['tasks']:,} | {human_bytes(point['resident_bytes'])} |" for point in found["memory"])
+    yield from ("", f"From the first row to the last: {sizes[-1] / sizes[0] - 1:+.1%}.", "")
+
+
+def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
+    pipeline = pipeline_file.load(_PIPELINE)
+    rates, size = _stage_rates(), _bytes(pipeline)
+    per_task = found["driver_cpu_seconds"] / found["tasks"]
+    busy = sum(_COMPOSITES / 2 / rate for rate in rates.values())  # core seconds
+    scored = _COMPOSITES / _SCORES / _GPUS / 3600
+    height, width = pipeline.canvas
+    yield from (
+        f"## {_COMPOSITES:,} composites on {_CORES:,} cores and {_GPUS} GPUs",
+        "",
+        f"Half of them Mosaic, half Bezier, of {height} x {width} pixels, at the rates of the whole stage on a core in "
+        f"[performance.md](performance.md): {rates['mosaic']:,.0f} and {rates['bezier']:,.0f} a second. That is "
+        f"{busy / 3600:.1f} core hours, {busy / _CORES:.0f} s on {_CORES:,} cores if they could all be fed. The "
+        f"composites have {_COMPOSITES * size / 1e12:.0f} TB: a file system that takes {_DISK / 1e9:.0f} GB a second "
+        f"needs {_COMPOSITES * size / _DISK / 60:.0f} minutes for them. GPUs that score {_SCORES:,.0f} a second each "
+        f"(an assumption: take your own figure) need {scored:.1f} hours.",
+        "",
+        "| shard | shards | its bytes | objects | seconds a task | scheduling | cores that are fed |",
+        "|---|---|---|---|---|---|---|",
+    )
+    objects = len(CANDIDATE_ARRAYS) + len(SCORE_ARRAYS) + len(VERDICT_ARRAYS)
+    for shard in _SHARDS:
+        shards = _COMPOSITES // shard
+        task = busy / shards
+        cells = (
+            *(f"{shard}", f"{shards:,}", human_bytes(shard * size), f"{shards * objects:,}", f"{task:.2f}"),
+            *(f"{shards * per_task / 60:.1f} min", f"{task / per_task:.0f}"),
+        )
+        yield f"| {' | '.join(cells)} |"
+    yield from (
+        "",
+        "*Scheduling* is the driver's CPU for the rendering tasks; scoring needs as much again. *Cores that are fed*: "
+        "with fewer the cores are the limit, with more the scheduler is. `store.shard` moves it: a task twice as long "
+        "feeds twice the cores. A larger shard is more to make again when a worker is lost or an object is damaged, "
+        f"and fewer inodes: {objects} objects a shard of candidates. A worker's memory does not depend on it. Beyond that, "
+        "several builds, each with a seed and a scheduler of its own.",
+        "",
+    )
+
+
+def _stage_rates() -> dict[str, float]:
+    results = json.loads((RESULTS / "crc.json").read_text(encoding="utf-8"))
+    found = {row["what"]: row["rate"]["median"] for row in results["rows"]}
+    return {strategy: float(found[f"{strategy} into Zarr"]) for strategy in ("mosaic", "bezier")}
+
+
+def _bytes(pipeline: Pipeline) -> int:
+    """Return the bytes of a composite's image and mask, the mask as it is compressed on average."""
+    height, width = pipeline.canvas
+    results = json.loads((RESULTS / "crc.json").read_text(encoding="utf-8"))
+    share = next(each["size"] for each in results["codecs"] if (each["kind"], each["codec"]) == ("mask", "blosc-lz4"))
+    return int(height * width * (3 + share))
+
+
+@click.command()
+@click.option("--tasks", default=100_000, show_default=True, help="That do no work.")
+@click.option("--workers", default=2, show_default=True, help="Worker processes.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULT, show_default=True)
+@click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
+def main(tasks: int, workers: int, output: Path, page: Path) -> None:
+    """Measure what a task costs that does no work, and write a JSON file and PAGE."""
+    logging.getLogger("distributed").setLevel(logging.ERROR)
+    found = measure(tasks, workers)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    page.write_text(write_page(output), encoding="utf-8")
+    click.echo(f"{output}\n{page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""Where long work tells how far it is."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Tells that some steps of a stage are done."""
+
+    def __call__(self, steps: int, remark: str = "") -> None:
+        """Count `steps` more; `remark` says how it goes so far."""
+
+
+class Reporter(Protocol):
+    """Who shows it to people."""
+
+    def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        """Open a stage of `total` steps; what it yields is called whenever some are done."""
+
+    def note(self, message: str) -> None:
+        """Tell something that is worth a line."""
