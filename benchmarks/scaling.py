@@ -118,8 +118,8 @@ def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
         "*Scheduling* is the driver's CPU for the rendering tasks; scoring needs as much again. *Cores that are fed*: "
         "with fewer the cores are the limit, with more the scheduler is. `store.shard` moves it: a task twice as long "
         "feeds twice the cores. A larger shard is more to make again when a worker is lost or an object is damaged, "
-        f"and fewer inodes: {objects} objects a shard of candidates. A worker's memory does not depend on it. Beyond that, "
-        "several builds, each with a seed and a scheduler of its own.",
+        f"and fewer inodes: {objects} objects a shard of candidates. A worker's memory does not depend on it. Beyond "
+        "that: several builds, each with a seed and a scheduler of its own.",
         "",
     )
 
