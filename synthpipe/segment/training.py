@@ -134,9 +134,7 @@ def train(
     StaleRunError
         The directory belongs to another training; the message lists what differs.
     """
-    weights = settings.loss  # what no loss asks, decoder or CAM, gets no gradient
-    unused = data.composites is None or not (weights.dice and (weights.labels or weights.consistency))
-    fabric = open_fabric(hardware, settings.precision == "mixed", unused)
+    fabric = open_fabric(hardware, settings.precision == "mixed")
     run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
     with deterministic(fabric.device):
         return run.train(hardware.workers, should_stop)
@@ -192,13 +190,13 @@ class _Run:
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.optimizer.learning_rate, weight_decay=settings.optimizer.weight_decay
         )
-        if kept and kept.optimizer:
-            optimizer.load_state_dict(dict(kept.optimizer))
-            self.step = int(kept.progress["step"])
-            self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
         self.network: Any
         self.optimizer: Any
         self.network, self.optimizer = fabric.setup(network, optimizer)
+        if kept and kept.optimizer:
+            self.optimizer.load_state_dict(dict(kept.optimizer))  # to where the weights are now
+            self.step = int(kept.progress["step"])
+            self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
         self.module: SegmentationNetwork = network
         self.journal = (
             Journal(self.directory, self.step, self.step // self.epoch_steps) if fabric.is_global_zero else None

@@ -85,6 +85,13 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     assert same_weights(tmp_path / "best.ckpt", trained / "best.ckpt")
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="asks for a GPU")
+def test_a_stopped_training_goes_on_on_a_gpu(data_set: DataSet, tmp_path: Path) -> None:
+    gpu = Hardware("gpu", 1)
+    train(settings(), data_set.training_data(), tmp_path, gpu, LogReporter(), lambda: True)
+    assert train(settings(), data_set.training_data(), tmp_path, gpu, LogReporter()).finished
+
+
 def command(data_set: DataSet, directory: Path, *more: str) -> list[str]:
     chosen = settings(epochs=3, steps_per_epoch=4, save_steps=1)
     file = directory.with_suffix(".yaml")
@@ -125,9 +132,10 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
     assert same_weights(directory / "last.ckpt", tmp_path / "through" / "last.ckpt")
 
 
-def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0"])  # the latter has a head that nothing asks
+def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path, encoder: str) -> None:
     """Two processes, each with half of every batch, whose gradients are averaged."""
-    found = run(command(data_set, tmp_path / "run", "--devices", "2"))
+    found = run(command(data_set, tmp_path / "run", "--devices", "2", "--set", f"network.encoder={encoder}"))
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("best validation mIoU") == 1
     report = json.loads((tmp_path / "run" / "report.json").read_text())
