@@ -102,6 +102,10 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"format_version": 99}, tmp_path / "new.ckpt")
     with pytest.raises(StoreError, match="format_version is 99, this synthpipe reads 1"):
         Checkpoint.load(tmp_path / "new.ckpt")
+    for foreign in (b"network: {architecture: Unet}\n", b"\x80\x02.", b"\x89PNG\r\n\x1a\n", b"\0" * 100):
+        (tmp_path / "foreign.ckpt").write_bytes(foreign)
+        with pytest.raises(StoreError, match=r"foreign\.ckpt: is no checkpoint that can be read safely"):
+            Checkpoint.load(tmp_path / "foreign.ckpt")
     checkpoint().save(tmp_path / "cut.ckpt")
     whole = (tmp_path / "cut.ckpt").read_bytes()
     for length in (0, 100, len(whole) // 2):
