@@ -170,6 +170,13 @@ class _Run:
                 raise ConfigError(
                     f"{name}: {count} a step cannot be shared by {fabric.world_size} devices; give each one at least"
                 )
+        weights = settings.loss
+        if not (weights.labels or (data.composites and weights.dice) or (data.real and weights.consistency)):
+            raise ConfigError(
+                f"loss: dice {weights.dice:g} (of composites), labels {weights.labels:g}, consistency "
+                f"{weights.consistency:g} (of real patches) leave nothing to learn from the images that there are; give "
+                "one of them a weight above 0"
+            )
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
         self._begin()
@@ -209,6 +216,7 @@ class _Run:
             old["epochs"] = new["epochs"]  # longer, and else the same
         found = list(differences(old, new))
         found += differences({"data": dict(kept.sources)}, {"data": dict(self.data.sources)})
+        found += differences(kept.description.to_json(), self.data.description.to_json())
         if found:
             raise StaleRunError(
                 "\n  ".join([f"{self.directory}: is another training; train into another folder, or undo:", *found])

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,18 @@ def test_a_folder_belongs_to_one_training(trained: Path, data_set: DataSet) -> N
     other = TrainingData(data.description, data.composites, data.real, data.validation, {"curated 1": "else"})
     with pytest.raises(StaleRunError, match=r"data\.curated 1: .* -> \"else\""):
         train(settings(), other, trained, CPU, LogReporter())
+    other = replace(data, description=replace(data.description, size=(64, 64), fingerprint="f"))
+    with pytest.raises(StaleRunError, match=r"\n  fingerprint: .* -> \"f\"\n  size: \[32, 32\] -> \[64, 64\]"):
+        train(settings(), other, trained, CPU, LogReporter())
+
+
+def test_a_training_of_nothing_is_refused(data_set: DataSet, tmp_path: Path) -> None:
+    """Consistency is of real patches, Dice of composites."""
+    data = data_set.training_data()
+    without_real, alone = replace(data, real=None), replace(data, composites=None)
+    for loss, chosen in (({"dice": 0, "labels": 0}, without_real), ({"labels": 0, "consistency": 0}, alone)):
+        with pytest.raises(ConfigError, match="leave nothing to learn from"):
+            train(settings(loss=loss), chosen, tmp_path, CPU, LogReporter())
 
 
 def test_a_training_can_be_made_longer(data_set: DataSet, tmp_path: Path) -> None:
