@@ -39,8 +39,8 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
     ConfigError
         There is no such hardware.
     """
-    # every step has the same graph, in which some weights get no gradient: an EfficientNet's head, what no loss asks
-    several: Any = DDPStrategy(static_graph=True)
+    # some weights get no gradient: the head of an EfficientNet, and what no loss asks
+    several: Any = DDPStrategy(find_unused_parameters=True)
     try:
         found = Fabric(accelerator=hardware.accelerator, devices=hardware.devices)
         fabric = Fabric(
