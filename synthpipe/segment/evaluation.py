@@ -28,7 +28,7 @@ from synthpipe.segment.metrics import (
     measure,
     measure_boundaries,
 )
-from synthpipe.segment.sources import MaskedImage
+from synthpipe.segment.sources import MaskedImage, check_masked
 from synthpipe.segment.training import Reporter
 from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
@@ -211,12 +211,11 @@ def evaluate(
     Raises
     ------
     CatalogError
-        An image or a mask cannot be read, or belongs to another taxonomy.
+        An image or a mask cannot be read, or belongs to another taxonomy, or no mask shows a class.
     """
     taxonomy = predictor.taxonomy
-    if not any_palette:
-        for source in images:
-            source.check_palette(taxonomy)
+    with reporter.stage("masks", len(images)) as advance:
+        check_masked(images, taxonomy, any_palette, advance)
     shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
     confusions, contours = [], []
     with reporter.stage("evaluation", len(images)) as advance:
@@ -257,15 +256,15 @@ def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     yield ("mean", *map(_text, means), _text(low), _text(high), str(pixels))
 
 
-def draw_curves(directory: Path) -> Path | None:
-    """Draw the curves of a training's ``epochs.csv`` beside it; return where, or None where there is none."""
+def draw_curves(directory: Path, target: Path) -> bool:
+    """Draw the curves of the ``epochs.csv`` in a training's folder; return whether there is one."""
     path = directory / "epochs.csv"
     if not path.exists():
-        return None
+        return False
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
-        return None
+        return False
     steps = [int(row["step"]) for row in rows]
     names = [name for name in rows[0] if name not in ("epoch", "step")]
     series = {name: (steps, [float(row[name]) for row in rows]) for name in names}
@@ -273,9 +272,8 @@ def draw_curves(directory: Path) -> Path | None:
         {name.removeprefix("train_"): values for name, values in series.items() if name.startswith("train_") == loss}
         for loss in (True, False)
     )
-    target = directory / "curves.png"
     pictures.save(pictures.curves_figure(losses, metrics), target)
-    return target
+    return True
 
 
 def _pair(interval: Interval) -> list[float]:

@@ -174,8 +174,8 @@ class _Run:
         if not (weights.labels or (data.composites and weights.dice) or (data.real and weights.consistency)):
             raise ConfigError(
                 f"loss: dice {weights.dice:g} (of composites), labels {weights.labels:g}, consistency "
-                f"{weights.consistency:g} (of real patches) leave nothing to learn from the images that there are; give "
-                "one of them a weight above 0"
+                f"{weights.consistency:g} (of real patches) leave nothing to learn from the images that there are; "
+                "give one of them a weight above 0"
             )
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
