@@ -92,21 +92,28 @@ class Predictor:
         Raises
         ------
         StoreError
-            The file cannot be written.
+            The file cannot be written; nothing is left behind.
         """
-        shape = (len(self.taxonomy), *image.shape[:2])
-        mask = np.empty(shape[1:], np.uint8)
+        height, width = image.shape[:2]
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(self.taxonomy), height, width)}
+        mask = np.empty((height, width), np.uint8)
         temporary = path.with_name(f"{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            target = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-            for part in predict(self.segment, image, self.windows, len(self.taxonomy), self.device):
-                values = part.probabilities.cpu().numpy()
-                place = np.s_[part.y : part.y + values.shape[1], part.x : part.x + values.shape[2]]
-                target[(slice(None), *place)] = values
-                mask[place] = values.argmax(0)
-            target.flush()
-            temporary.replace(path)
+            try:
+                with temporary.open("wb") as file:  # no memory map: where the disk is full, that ends the process
+                    np.lib.format.write_array_header_1_0(file, header)
+                    begin = file.tell()
+                    for part in predict(self.segment, image, self.windows, len(self.taxonomy), self.device):
+                        values = part.probabilities.cpu().numpy()
+                        _, rows, columns = values.shape
+                        mask[part.y : part.y + rows, part.x : part.x + columns] = values.argmax(0)
+                        for label, row in np.ndindex(len(values), rows):
+                            file.seek(begin + 2 * ((label * height + part.y + row) * width + part.x))
+                            file.write(values[label, row].astype("<f2").tobytes())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
         return mask

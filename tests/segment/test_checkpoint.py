@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -63,6 +64,20 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     with torch.inference_mode():
         assert torch.equal(read.network(torch.device("cpu")).segment(images), original.segment(images))
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path: Path) -> None:
+    made = checkpoint()
+    made.save(tmp_path / "a.ckpt")
+    whole = (tmp_path / "a.ckpt").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"a\.ckpt: cannot be written: .*; make room"):
+            made.save(tmp_path / "a.ckpt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "a.ckpt").read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
 
 
 def test_weights_of_another_network_are_refused() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image as PillowImage
 from sklearn.metrics import confusion_matrix as independent
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import CatalogError, ConfigError, StaleRunError
+from synthpipe.errors import CatalogError, ConfigError, StaleRunError, StoreError
 from synthpipe.handoff import CuratedSet
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
@@ -156,6 +157,18 @@ def test_probabilities_are_written_block_by_block(trained: Path, tmp_path: Path)
     assert found.shape == (3, 70, 45) and found.dtype == np.float16
     assert np.allclose(found.sum(0), 1, atol=2e-3)
     assert np.array_equal(mask, predictor.mask(image)) and [path.name for path in tmp_path.iterdir()] == ["p.npy"]
+
+
+def test_a_full_disk_is_told_of_and_nothing_is_left_behind(trained: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"p\.npy: cannot be written: .* File too large; make room"):
+            predictor.write_probabilities(np.zeros((70, 45, 3), np.uint8), tmp_path / "p.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_device_that_there_is_not_is_refused() -> None:
