@@ -24,7 +24,7 @@ class TerminalReporter:
             yield bar.update
 
     def note(self, message: str) -> None:
-        click.echo(message, err=True)
+        click.echo(f"\r\033[K{message}", err=True)  # in the place of a bar, which is drawn anew below
 
 
 class LogReporter:

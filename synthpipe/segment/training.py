@@ -305,6 +305,8 @@ class _Run:
             }
             metrics = {"val_miou": found.miou, "val_fwiou": found.fwiou, **by_class}
             self.journal.add_epoch({"epoch": epoch, "step": self.step, **means, **metrics})
+            best = ", the best so far" if better else ""
+            self.reporter.note(f"epoch {epoch}: loss {means['train_loss']:.4f}, validation mIoU {found.miou:.4f}{best}")
             if better:
                 self._checkpoint(None).save(self.best)
 
@@ -313,6 +315,9 @@ class _Run:
         taxonomy = self.data.description.taxonomy
         confusion = np.zeros((len(taxonomy), len(taxonomy)), np.int64)
         by_cam = self.data.composites is None
+        if self.fabric.world_size > 1:  # running means of batches differ by device: those of the first are saved
+            for buffer in self.module.buffers():
+                torch.distributed.broadcast(buffer, 0)
         self.module.eval()
         with self.fabric.autocast():
             for source in self.data.validation[self.fabric.global_rank :: self.fabric.world_size]:

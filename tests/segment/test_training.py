@@ -18,9 +18,11 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import ConfigError, StaleRunError
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
+from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.settings import OptimizerSection, TrainSettings
-from synthpipe.segment.sources import MaskedCrops
+from synthpipe.segment.sources import MaskedCrops, masked_images
 from synthpipe.segment.training import TrainingData, learning_rate, train
+from synthpipe.segment.windows import WindowSection
 from tests.conftest import ROOT
 from tests.segment.conftest import CPU, DataSet, settings
 
@@ -45,6 +47,20 @@ def trained(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path
     outcome = train(settings(), data_set.training_data(), directory, CPU, LogReporter())
     assert outcome.finished and outcome.step == outcome.steps == 6
     return directory
+
+
+def test_each_epoch_is_told_of(data_set: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
+    told = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines() if " epoch " in line]
+    with (tmp_path / "epochs.csv").open(encoding="utf-8", newline="") as file:
+        found = [
+            f"{float(row['train_loss']):.4f}, validation mIoU {float(row['val_miou']):.4f}"
+            for row in csv.DictReader(file)
+        ]
+    assert [line.removesuffix(", the best so far") for line in told] == [
+        f"epoch {number}: loss {values}" for number, values in enumerate(found)
+    ]
+    assert told[0].endswith(", the best so far")
 
 
 def test_a_training_leaves_checkpoints_curves_and_a_report(trained: Path, data_set: DataSet) -> None:
@@ -141,6 +157,10 @@ def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path, encode
     assert found.stdout.count("best validation mIoU") == 1
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["devices"] == 2 and len(rows(tmp_path / "run")) == 12
+    canvas = WindowSection(size=32, stride=32)
+    best = Predictor.load(tmp_path / "run" / "best.ckpt", canvas, torch.device("cpu"))
+    result = evaluate(best, masked_images(data_set.validation), tmp_path / "result", LogReporter(), pictured=0)
+    assert report["best_miou"] == result["miou"], "of the weights that were saved, not of each device's own"
 
 
 def test_more_devices_than_images_are_refused(data_set: DataSet, tmp_path: Path) -> None:
