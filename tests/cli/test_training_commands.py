@@ -10,13 +10,16 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
 from synthpipe.cli import main
+from synthpipe.cli.main import ExplainingGroup
 from tests.conftest import ROOT
 from tests.segment.conftest import DataSet, data_set, settings
 
@@ -199,6 +202,21 @@ def test_real_patches_are_asked_for(data_set: DataSet, config: Path, tmp_path: P
     arguments = ("train", data_set.curated, "--val", data_set.validation, "--config", config, "-o", tmp_path)
     result = synthpipe(*arguments)
     assert result.exit_code == 1 and "--real: missing; name the data set of the real patches" in result.stderr
+
+
+def test_a_full_device_is_explained() -> None:
+    """What torch raises where a GPU's memory is full, which no test can fill without one."""
+
+    @click.group(cls=ExplainingGroup)
+    def group() -> None: ...
+
+    @group.command()
+    def fill() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    result = CliRunner().invoke(group, ["fill"])
+    assert result.exit_code == 1 and "memory is full: CUDA out of memory. Tried" in result.stderr
+    assert "composites and real" in result.stderr and "unexpected" not in result.stderr
 
 
 def test_without_its_packages_the_stage_says_which_extra_to_install(trained: Path, tmp_path: Path) -> None:
