@@ -54,6 +54,11 @@ class ExplainingGroup(click.Group):
                     f"{error.name} is not installed, and the segmentation stage needs it; install synthpipe[train]"
                 )
                 raise click.ClickException(message) from error
+            if type(error).__name__ == "OutOfMemoryError":  # torch's, without loading it
+                raise click.ClickException(
+                    f"the device's memory is full: {str(error).splitlines()[0]}\nLower what is computed at once "
+                    "(composites and real of a training, --batch, --window batch=...), or choose a smaller network"
+                ) from error
             raise click.ClickException(
                 f"unexpected {type(error).__name__}: {error}\nThis is a fault of synthpipe, or something that it does "
                 f"not foresee. {DEBUG}=1 shows the traceback; please report it."

@@ -36,7 +36,7 @@ class TerminalReporter:
             yield advance
 
     def note(self, message: str) -> None:
-        click.echo(message, err=True)
+        click.echo(f"\r\033[K{message}", err=True)  # in the place of a bar, which is drawn anew below
 
 
 class LogReporter:

@@ -25,6 +25,7 @@ from synthpipe.settings_file import load_settings
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other commands need not wait for
     from synthpipe.segment.devices import Hardware
     from synthpipe.segment.evaluation import Predictor
+    from synthpipe.segment.sources import MaskedImage
     from synthpipe.segment.training import Outcome
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -45,6 +46,7 @@ _windows = click.option(
     metavar="KEY=VALUE",
     help="How images are cut: size, stride, scales, flips, blend or batch; may be given often.",
 )
+_any_palette = click.option("--any-palette", is_flag=True, help="Masks may have other colours than the classes.")
 _device = click.option("--device", help="Such as cuda:1 or cpu [a GPU where there is one].")
 _batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
 
@@ -67,6 +69,7 @@ def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
 @_config
 @_set
+@_any_palette
 @_hardware_options
 @click.option("--dry-run", is_flag=True, help="Say what would be trained on what; train nothing.")
 def train(
@@ -77,6 +80,7 @@ def train(
     output: Path,
     config: Path | None,
     overrides: tuple[str, ...],
+    any_palette: bool,
     accelerator: str,
     devices: str,
     workers: int | None,
@@ -97,7 +101,7 @@ def train(
         --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --devices 4
     """
     from synthpipe.segment.settings import TrainSettings
-    from synthpipe.segment.sources import Composites, RealPatches, digest_of, masked_images
+    from synthpipe.segment.sources import Composites, RealPatches, digest_of
     from synthpipe.segment.training import TrainingData
 
     settings = load_settings(TrainSettings, config, overrides)
@@ -107,7 +111,7 @@ def train(
     if real is None and settings.real:
         raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
     patches = None if real is None or not settings.real else _catalog(real, layout, description)
-    images = masked_images(val)
+    images = _masked(val, description, any_palette)
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
     if patches:
         sources["real patches"] = patches.digest
@@ -150,7 +154,7 @@ def _report(outcome: Outcome, output: Path) -> None:
 
     if not outcome.first_process:
         return
-    draw_curves(output)
+    draw_curves(output, output / "curves.png")
     if not outcome.finished:
         raise click.ClickException(
             f"stopped after step {outcome.step} of {outcome.steps}; give the command again to go on from there"
@@ -182,6 +186,16 @@ def _catalog(real: Location, layout: Layout | None, description: Description) ->
     claims = read_layout(patches, description.taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         return read_catalog(patches, description.taxonomy, lambda: advance(1), claims=claims)
+
+
+def _masked(directory: Path, description: Description, any_palette: bool) -> tuple[MaskedImage, ...]:
+    """List images with masks, and refuse at once what training could not use at its first epoch's end."""
+    from synthpipe.segment.sources import check_masked, masked_images
+
+    images = masked_images(directory)
+    with reporter().stage(f"masks of {directory.name}", len(images)) as advance:
+        check_masked(images, description.taxonomy, any_palette, advance)
+    return images
 
 
 @click.command("pseudo-label")
@@ -219,7 +233,7 @@ def pseudo_label(
 @_windows
 @click.option("--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Images to draw.")
 @click.option("--replicates", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the bootstrap.")
-@click.option("--any-palette", is_flag=True, help="Masks may have other colours than the classes.")
+@_any_palette
 @_device
 def evaluate(
     checkpoint: Path,
@@ -259,8 +273,8 @@ def evaluate(
     )
     for name in result["absent_classes"]:
         click.echo(f"note: no mask shows {name}; it is left out of the means")
-    curves = draw_curves(checkpoint.parent)
-    click.echo(f"{output}: metrics.json, metrics.csv, confusion.png, pictures/" + (f"; {curves}" if curves else ""))
+    curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
+    click.echo(f"{output}: metrics.json, metrics.csv, confusion.png{curves}, pictures/")
 
 
 @click.command()
@@ -293,6 +307,11 @@ def predict(
     stems = [image.stem for image in images]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ConfigError(f"IMAGES: {repeated[0]} names two images; predict them into two folders")
+    inputs = {image.resolve(): image for image in images}
+    for stem in stems:
+        for name in (f"{stem}.png", *((f"{stem}-overlay.png",) if overlays else ())):
+            if replaced := inputs.get((output / name).resolve()):
+                raise ConfigError(f"-o {output}: its {name} would replace {replaced}; name another folder")
     predictor = _predictor(checkpoint, windows, device)
     with reporter().stage("prediction", len(images)) as advance:
         for path in images:
@@ -325,6 +344,7 @@ def predict(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A checkpoint beside.",
 )
+@_any_palette
 def baseline(
     curated: Location,
     real: Location,
@@ -339,6 +359,7 @@ def baseline(
     devices: str,
     workers: int | None,
     compare: tuple[Path, ...],
+    any_palette: bool,
 ) -> None:
     """Train what composites are measured against, with the settings, steps and images a step of `synthpipe train`.
 
@@ -354,36 +375,39 @@ def baseline(
     from synthpipe.segment.baselines import lower_bound, upper_bound
     from synthpipe.segment.evaluation import evaluate
     from synthpipe.segment.settings import TrainSettings
-    from synthpipe.segment.sources import Composites, RealPatches, masked_images
+    from synthpipe.segment.sources import Composites, RealPatches
 
     settings = load_settings(TrainSettings, config, overrides)
     one = CuratedSet(curated)
-    composites, description, validation = Composites([one]), one.description, masked_images(val)
+    composites, description = Composites([one]), one.description
+    validation, images = (_masked(folder, description, any_palette) for folder in (val, data))
     catalog = _catalog(real, layout, description)
     patches = RealPatches(catalog.patches, description)
     trainings = {
         "labels": lower_bound(settings, description, composites, patches, validation, catalog.digest),
     }
     if masks:
-        masked = masked_images(masks)
+        masked = _masked(masks, description, any_palette)
         trainings["masks"] = upper_bound(settings, description, composites, masked, validation)
     named = {"image labels alone (lower bound)": output / "labels" / "best.ckpt"}
     named |= {str(path): path for path in compare}
     named |= {"true masks (upper bound)": output / "masks" / "best.ckpt"} if masks else {}
     for name, (chosen, training) in trainings.items():
         outcome = _train(chosen, training, output / name, _hardware(accelerator, devices, workers))
-        if not outcome.first_process:
-            return
         if not outcome.finished:
             _report(outcome, output / name)
-    images, results = masked_images(data), {}
+            return
+    if not outcome.first_process:  # the other devices' processes were there to train
+        return
+    results = {}
     for number, (name, path) in enumerate(named.items()):
-        result = evaluate(_predictor(path, (), None), images, output / f"test-{number}", reporter())
+        directory = output / f"test-{number}"
+        result = evaluate(_predictor(path, (), None), images, directory, reporter(), any_palette=any_palette)
         results[name] = result
     best = results.get("true masks (upper bound)")
     for name, result in results.items():
         low, high = result["intervals"]["miou"]
-        share = f"  {result['miou'] / best['miou']:5.1%} of the upper bound" if best else ""
+        share = f"  {result['miou'] / best['miou']:5.1%} of the upper bound" if best and best["miou"] else ""
         click.echo(f"mIoU {result['miou']:.4f} ({low:.4f} to {high:.4f})  fwIoU {result['fwiou']:.4f}{share}  {name}")
 
 
@@ -395,4 +419,4 @@ def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None) -
     predictor = Predictor.load(checkpoint, device=choose_device(device))
     defaults = predictor.windows.model_dump(mode="json")
     base = [f"{key}={json.dumps(value)}" for key, value in defaults.items()]
-    return replace(predictor, windows=load_settings(WindowSection, None, (*base, *windows)))
+    return replace(predictor, windows=load_settings(WindowSection, None, (*base, *windows), option="--window"))

@@ -24,7 +24,7 @@ class Hardware:
     workers: int = 0
 
 
-def open_fabric(hardware: Hardware, mixed: bool, unused: bool) -> Fabric:
+def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
     """Start the processes of a training.
 
     Parameters
@@ -33,15 +33,14 @@ def open_fabric(hardware: Hardware, mixed: bool, unused: bool) -> Fabric:
         Where it runs.
     mixed : bool
         Whether to compute in bfloat16 where the device is a GPU; weights stay float32.
-    unused : bool
-        Whether some weights get no gradient.
 
     Raises
     ------
     ConfigError
         There is no such hardware.
     """
-    several: Any = DDPStrategy(find_unused_parameters=unused)
+    # some weights get no gradient: the head of an EfficientNet, and what no loss asks
+    several: Any = DDPStrategy(find_unused_parameters=True)
     try:
         found = Fabric(accelerator=hardware.accelerator, devices=hardware.devices)
         fabric = Fabric(

@@ -29,7 +29,7 @@ from synthpipe.segment.metrics import (
     measure,
     measure_boundaries,
 )
-from synthpipe.segment.sources import MaskedImage
+from synthpipe.segment.sources import MaskedImage, check_masked
 from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
 
@@ -92,21 +92,28 @@ class Predictor:
         Raises
         ------
         StoreError
-            The file cannot be written.
+            The file cannot be written; nothing is left behind.
         """
-        shape = (len(self.taxonomy), *image.shape[:2])
-        mask = np.empty(shape[1:], np.uint8)
+        height, width = image.shape[:2]
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(self.taxonomy), height, width)}
+        mask = np.empty((height, width), np.uint8)
         temporary = path.with_name(f"{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            target = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-            for part in predict(self.segment, image, self.windows, len(self.taxonomy), self.device):
-                values = part.probabilities.cpu().numpy()
-                place = np.s_[part.y : part.y + values.shape[1], part.x : part.x + values.shape[2]]
-                target[(slice(None), *place)] = values
-                mask[place] = values.argmax(0)
-            target.flush()
-            temporary.replace(path)
+            try:
+                with temporary.open("wb") as file:  # no memory map: where the disk is full, that ends the process
+                    np.lib.format.write_array_header_1_0(file, header)
+                    begin = file.tell()
+                    for part in predict(self.segment, image, self.windows, len(self.taxonomy), self.device):
+                        values = part.probabilities.cpu().numpy()
+                        _, rows, columns = values.shape
+                        mask[part.y : part.y + rows, part.x : part.x + columns] = values.argmax(0)
+                        for label, row in np.ndindex(len(values), rows):
+                            file.seek(begin + 2 * ((label * height + part.y + row) * width + part.x))
+                            file.write(values[label, row].astype("<f2").tobytes())
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
         return mask
@@ -211,12 +218,11 @@ def evaluate(
     Raises
     ------
     CatalogError
-        An image or a mask cannot be read, or belongs to another taxonomy.
+        An image or a mask cannot be read, or belongs to another taxonomy, or no mask shows a class.
     """
     taxonomy = predictor.taxonomy
-    if not any_palette:
-        for source in images:
-            source.check_palette(taxonomy)
+    with reporter.stage("masks", len(images)) as advance:
+        check_masked(images, taxonomy, any_palette, advance)
     shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
     confusions, contours = [], []
     with reporter.stage("evaluation", len(images)) as advance:
@@ -257,15 +263,15 @@ def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     yield ("mean", *map(_text, means), _text(low), _text(high), str(pixels))
 
 
-def draw_curves(directory: Path) -> Path | None:
-    """Draw the curves of a training's ``epochs.csv`` beside it; return where, or None where there is none."""
+def draw_curves(directory: Path, target: Path) -> bool:
+    """Draw the curves of the ``epochs.csv`` in a training's folder; return whether there is one."""
     path = directory / "epochs.csv"
     if not path.exists():
-        return None
+        return False
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
-        return None
+        return False
     steps = [int(row["step"]) for row in rows]
     names = [name for name in rows[0] if name not in ("epoch", "step")]
     series = {name: (steps, [float(row[name]) for row in rows]) for name in names}
@@ -273,9 +279,8 @@ def draw_curves(directory: Path) -> Path | None:
         {name.removeprefix("train_"): values for name, values in series.items() if name.startswith("train_") == loss}
         for loss in (True, False)
     )
-    target = directory / "curves.png"
     pictures.save(pictures.curves_figure(losses, metrics), target)
-    return target
+    return True
 
 
 def _pair(interval: Interval) -> list[float]:

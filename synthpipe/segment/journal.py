@@ -77,7 +77,7 @@ class Journal:
     def __init__(self, directory: Path, step: int = 0, epoch: int = 0) -> None:
         self.steps = Table(directory / "steps.csv", step)
         self.epochs = Table(directory / "epochs.csv", epoch)
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step or None)
+        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
 
     def add_steps(self, rows: list[dict[str, float]]) -> None:
         """Tell of steps; each row begins with ``step``."""

@@ -9,7 +9,7 @@ from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
-from synthpipe.segment.network import Outputs
+from synthpipe.segment.network import Outputs, reflect
 from synthpipe.segment.settings import ConsistencySection, LossSection
 
 
@@ -43,14 +43,14 @@ def losses(
     outputs : Outputs
         Of the composites, then of the real patches.
     masks : (B, H, W) uint8
-        Of the composites, class indices or `ignore`; of the real patches, `ignore` where there is white background or
-        a transform opened a border, else 0.
+        Of the composites, class indices, or `ignore` and more; of the real patches, `ignore` where there is white
+        background or a transform opened a border, else 0.
     labels : (B, C) uint8
         1 where a class occurs in the image.
     composites : int
         How many of the batch are composites.
     ignore : int
-        The index that no loss counts.
+        The index that no loss counts, nor any above it: lost pixels.
     weights : LossSection
         Only what has a weight is computed.
     consistency : ConsistencySection
@@ -60,7 +60,7 @@ def losses(
     dice = by_labels = agreement = zero
     if weights.dice and composites:
         dice = DiceLoss("multiclass", ignore_index=ignore)(
-            outputs.masks[:composites].float(), masks[:composites].long()
+            outputs.masks[:composites].float(), masks[:composites].clamp(max=ignore).long()
         )
     if weights.labels:
         for part in (slice(0, composites), slice(composites, None)):
@@ -97,8 +97,8 @@ def consistency_loss(
     settings : ConsistencySection
         As above.
     """
-    size = cam.shape[-2:]
-    masks = interpolate(logits.float(), size, mode="bilinear", align_corners=False).softmax(1)
+    size = cam.shape[-2:]  # the map is of the image reflected up to a size that the encoder can halve
+    masks = interpolate(reflect(logits.float()), size, mode="bilinear", align_corners=False).softmax(1)
     activation = cam.float().softmax(1) if settings.cam == "softmax" else cam.float().sigmoid()
     if settings.stop_gradient == "cam":
         activation = activation.detach()
@@ -108,5 +108,5 @@ def consistency_loss(
     if settings.absent_classes == "mask":
         weight = weight * labels[:, :, None, None]
     if settings.glass == "mask":
-        weight = weight * (1 - interpolate(ignored[:, None].float(), size, mode="area"))
+        weight = weight * (1 - interpolate(reflect(ignored[:, None].float()), size, mode="area"))
     return ((masks - activation).abs() * weight).sum() / weight.sum().clamp(min=1)

@@ -67,7 +67,7 @@ class SegmentationNetwork(nn.Module):
         """Return `Outputs` of (B, 3, H, W) RGB images with values from 0 to 255, uint8 or float."""
         height, width = images.shape[-2:]
         normalised = (images.float() - self.mean) / self.std
-        features = self.segmentation.encoder(_reflect(normalised))
+        features = self.segmentation.encoder(reflect(normalised))
         decoded = features if isinstance(features, tuple) else (features,)  # DPT's come with prefix tokens
         masks = self.segmentation.segmentation_head(self.segmentation.decoder(*decoded))
         cam = self.cam(decoded[0][-1])
@@ -145,7 +145,7 @@ def _unknown(key: str, name: str, known: list[str]) -> str:
     return f"network.{key}: segmentation-models-pytorch {smp.__version__} has no {name!r}; {hint}"
 
 
-def _reflect(images: Tensor) -> Tensor:
+def reflect(images: Tensor) -> Tensor:
     """Reflect images at the right and the bottom, up to a size that the encoder can halve."""
     for axis in (-1, -2):
         while missing := -images.shape[axis] % _MULTIPLE:

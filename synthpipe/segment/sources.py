@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -148,10 +148,10 @@ class MaskedImage:
         CatalogError
             The message names the class and both colours.
         """
-        palette = _palette(self.mask)
-        for index, tissue in enumerate(taxonomy.classes):
+        palette = _palette(self.mask)  # may end with the last index that the mask shows
+        for index, tissue in enumerate(taxonomy.classes[: len(palette) // 3]):
             color = palette[3 * index : 3 * index + 3]
-            if palette and color != tissue.color:
+            if color != tissue.color:
                 raise CatalogError(
                     f"{self.mask}: its palette has {color} at {index}, but the network's {tissue.name} is "
                     f"{tissue.color}: another taxonomy; use masks with indices {', '.join(taxonomy.names)}, or give "
@@ -165,14 +165,12 @@ def masked_images(directory: Path) -> tuple[MaskedImage, ...]:
     Raises
     ------
     CatalogError
-        There is no such folder, no image, or an image has no mask.
+        There is no such folder, no image, an image has no mask, or two have one stem.
     """
     folders = directory / "img", directory / "mask"
     if not all(folder.is_dir() for folder in folders):
         raise CatalogError(f"{directory}: expected a folder with img/ and mask/ in it; name the folder that holds both")
-    images, masks = (
-        {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES} for folder in folders
-    )
+    images, masks = (_by_stem(folder) for folder in folders)
     if not images:
         raise CatalogError(f"{directory / 'img'}: holds no images; expected names that end in {', '.join(SUFFIXES)}")
     if missing := sorted(images.keys() - masks.keys()):
@@ -181,6 +179,39 @@ def masked_images(directory: Path) -> tuple[MaskedImage, ...]:
             "them, or remove the images"
         )
     return tuple(MaskedImage(stem, path, masks[stem]) for stem, path in images.items())
+
+
+def check_masked(
+    images: Sequence[MaskedImage], taxonomy: Taxonomy, any_palette: bool, advance: Callable[[int], None]
+) -> None:
+    """Read images and masks once, to refuse what cannot be used before hours are spent on the others.
+
+    Parameters
+    ----------
+    images : sequence of MaskedImage
+        One at least.
+    taxonomy : Taxonomy
+        Whose classes the masks show.
+    any_palette : bool
+        Whether masks may have a palette of other colours than the taxonomy's.
+    advance : callable
+        Told of each image.
+
+    Raises
+    ------
+    CatalogError
+        One cannot be read, or belongs to another taxonomy; or none of them shows a class.
+    """
+    shown = False
+    for source in images:
+        if not any_palette:
+            source.check_palette(taxonomy)
+        shown |= bool((source.read(taxonomy)[1] < taxonomy.background).any())
+        advance(1)
+    if not shown:
+        raise CatalogError(
+            f"{images[0].mask.parent}: no mask shows any of {', '.join(taxonomy.names)}; name images with classes"
+        )
 
 
 class MaskedCrops:
@@ -228,6 +259,17 @@ def digest_of(images: Sequence[MaskedImage]) -> str:
         for source in images
     ]
     return digest(files)
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and found.setdefault(path.stem, path) != path:
+            raise CatalogError(
+                f"{path}: has the same stem as {found[path.stem].name}; images and masks are matched by it, so rename "
+                "or remove one"
+            )
+    return found
 
 
 def _read_mask(path: Path) -> Mask:

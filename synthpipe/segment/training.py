@@ -125,9 +125,7 @@ def train(
     StaleRunError
         The directory belongs to another training; the message lists what differs.
     """
-    weights = settings.loss  # what no loss asks, decoder or CAM, gets no gradient
-    unused = data.composites is None or not (weights.dice and (weights.labels or weights.consistency))
-    fabric = open_fabric(hardware, settings.precision == "mixed", unused)
+    fabric = open_fabric(hardware, settings.precision == "mixed")
     run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
     with deterministic(fabric.device):
         return run.train(hardware.workers, should_stop)
@@ -163,6 +161,13 @@ class _Run:
                 raise ConfigError(
                     f"{name}: {count} a step cannot be shared by {fabric.world_size} devices; give each one at least"
                 )
+        weights = settings.loss
+        if not (weights.labels or (data.composites and weights.dice) or (data.real and weights.consistency)):
+            raise ConfigError(
+                f"loss: dice {weights.dice:g} (of composites), labels {weights.labels:g}, consistency "
+                f"{weights.consistency:g} (of real patches) leave nothing to learn from the images that there are; "
+                "give one of them a weight above 0"
+            )
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
         self._begin()
@@ -183,13 +188,13 @@ class _Run:
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.optimizer.learning_rate, weight_decay=settings.optimizer.weight_decay
         )
-        if kept and kept.optimizer:
-            optimizer.load_state_dict(dict(kept.optimizer))
-            self.step = int(kept.progress["step"])
-            self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
         self.network: Any
         self.optimizer: Any
         self.network, self.optimizer = fabric.setup(network, optimizer)
+        if kept and kept.optimizer:
+            self.optimizer.load_state_dict(dict(kept.optimizer))  # to where the weights are now
+            self.step = int(kept.progress["step"])
+            self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
         self.module: SegmentationNetwork = network
         self.journal = (
             Journal(self.directory, self.step, self.step // self.epoch_steps) if fabric.is_global_zero else None
@@ -202,6 +207,7 @@ class _Run:
             old["epochs"] = new["epochs"]  # longer, and else the same
         found = list(differences(old, new))
         found += differences({"data": dict(kept.sources)}, {"data": dict(self.data.sources)})
+        found += differences(kept.description.to_json(), self.data.description.to_json())
         if found:
             raise StaleRunError(
                 "\n  ".join([f"{self.directory}: is another training; train into another folder, or undo:", *found])
@@ -290,6 +296,8 @@ class _Run:
             }
             metrics = {"val_miou": found.miou, "val_fwiou": found.fwiou, **by_class}
             self.journal.add_epoch({"epoch": epoch, "step": self.step, **means, **metrics})
+            best = ", the best so far" if better else ""
+            self.reporter.note(f"epoch {epoch}: loss {means['train_loss']:.4f}, validation mIoU {found.miou:.4f}{best}")
             if better:
                 self._checkpoint(None).save(self.best)
 
@@ -298,6 +306,9 @@ class _Run:
         taxonomy = self.data.description.taxonomy
         confusion = np.zeros((len(taxonomy), len(taxonomy)), np.int64)
         by_cam = self.data.composites is None
+        if self.fabric.world_size > 1:  # running means of batches differ by device: those of the first are saved
+            for buffer in self.module.buffers():
+                torch.distributed.broadcast(buffer, 0)
         self.module.eval()
         with self.fabric.autocast():
             for source in self.data.validation[self.fabric.global_rank :: self.fabric.world_size]:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
 from synthpipe.cli import main
+from synthpipe.cli.main import ExplainingGroup
 from tests.conftest import ROOT
 from tests.segment.conftest import DataSet, data_set, settings
 
@@ -87,7 +91,39 @@ def test_evaluate_prints_a_table_and_draws(data_set: DataSet, trained: Path, tmp
     found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert found["windows"]["scales"] == [1.0, 1.5] and found["windows"]["stride"] == [32, 32]
     assert lines[5].startswith(f"mIoU {found['miou']:.4f} (")
-    assert len(list((tmp_path / "pictures").iterdir())) == 2
+    assert len(list((tmp_path / "pictures").iterdir())) == 2 and (tmp_path / "curves.png").exists()
+    wrong = synthpipe(
+        "evaluate", trained / "best.ckpt", "--data", data_set.validation, "-o", tmp_path, "--window", "a=1"
+    )
+    assert wrong.exit_code == 1 and "--window: 1 mistake" in wrong.stderr
+
+
+def test_predictions_do_not_replace_images(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(next((data_set.validation / "img").iterdir()).read_bytes())
+    before = image.read_bytes()
+    result = synthpipe("predict", trained / "best.ckpt", image, "-o", tmp_path / ".." / tmp_path.name)
+    assert result.exit_code == 1 and f"a.png would replace {image}; name another folder" in result.stderr
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("palette", [False, True])
+def test_masks_that_cannot_choose_weights_are_refused_before_training(
+    data_set: DataSet, config: Path, tmp_path: Path, palette: bool
+) -> None:
+    for kind in ("img", "mask"):
+        shutil.copytree(data_set.validation / kind, tmp_path / "val" / kind)
+    path = max((tmp_path / "val" / "mask").iterdir())
+    with PillowImage.open(path) as mask:
+        other = PillowImage.fromarray(np.full(mask.size[::-1], 0 if palette else 9, np.uint8))
+    if palette:
+        other.putpalette([9, 9, 200])
+    other.save(path)
+    result = training(data_set, config, tmp_path / "run", "--val", tmp_path / "val", "--dry-run")
+    assert result.exit_code == 1 and ("another taxonomy" if palette else f"{path}: holds 9") in result.stderr
+    if palette:
+        again = training(data_set, config, tmp_path / "run", "--val", tmp_path / "val", "--dry-run", "--any-palette")
+        assert again.exit_code == 0
 
 
 def test_predict_writes_masks_overlays_and_probabilities(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
@@ -132,6 +168,19 @@ def test_baselines_stand_beside_the_composites(data_set: DataSet, config: Path, 
     assert "100.0% of the upper bound" in lines[2]
 
 
+def test_baselines_are_trained_on_several_devices(data_set: DataSet, config: Path, tmp_path: Path) -> None:
+    """The second training goes on with the processes of the first."""
+    arguments = (
+        "baseline", data_set.curated, "--real", data_set.root, "--masks", data_set.root / "masked",
+        "--val", data_set.validation, "--data", data_set.validation, "--config", config, "--accelerator", "cpu",
+        "--devices", "2", "-o", tmp_path,
+    )  # fmt: skip
+    command = [sys.executable, "-m", "synthpipe", *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("mIoU") == result.stdout.count("of the upper bound") == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -153,6 +202,21 @@ def test_real_patches_are_asked_for(data_set: DataSet, config: Path, tmp_path: P
     arguments = ("train", data_set.curated, "--val", data_set.validation, "--config", config, "-o", tmp_path)
     result = synthpipe(*arguments)
     assert result.exit_code == 1 and "--real: missing; name the data set of the real patches" in result.stderr
+
+
+def test_a_full_device_is_explained() -> None:
+    """What torch raises where a GPU's memory is full, which no test can fill without one."""
+
+    @click.group(cls=ExplainingGroup)
+    def group() -> None: ...
+
+    @group.command()
+    def fill() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    result = CliRunner().invoke(group, ["fill"])
+    assert result.exit_code == 1 and "memory is full: CUDA out of memory. Tried" in result.stderr
+    assert "composites and real" in result.stderr and "unexpected" not in result.stderr
 
 
 def test_without_its_packages_the_stage_says_which_extra_to_install(trained: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,6 +66,20 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]
 
 
+def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path: Path) -> None:
+    made = checkpoint()
+    made.save(tmp_path / "a.ckpt")
+    whole = (tmp_path / "a.ckpt").read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"a\.ckpt: cannot be written: .*; make room"):
+            made.save(tmp_path / "a.ckpt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "a.ckpt").read_bytes() == whole and len(list(tmp_path.iterdir())) == 1
+
+
 def test_weights_of_another_network_are_refused() -> None:
     made = checkpoint()
     other = replace(made, weights={name: value for name, value in made.weights.items() if not name.startswith("cam")})
@@ -102,6 +117,10 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"format_version": 99}, tmp_path / "new.ckpt")
     with pytest.raises(StoreError, match="format_version is 99, this synthpipe reads 1"):
         Checkpoint.load(tmp_path / "new.ckpt")
+    for foreign in (b"network: {architecture: Unet}\n", b"\x80\x02.", b"\x89PNG\r\n\x1a\n", b"\0" * 100):
+        (tmp_path / "foreign.ckpt").write_bytes(foreign)
+        with pytest.raises(StoreError, match=r"foreign\.ckpt: is no checkpoint that can be read safely"):
+            Checkpoint.load(tmp_path / "foreign.ckpt")
     checkpoint().save(tmp_path / "cut.ckpt")
     whole = (tmp_path / "cut.ckpt").read_bytes()
     for length in (0, 100, len(whole) // 2):

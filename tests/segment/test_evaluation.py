@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,13 @@ from PIL import Image as PillowImage
 from sklearn.metrics import confusion_matrix as independent
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import CatalogError, ConfigError, StaleRunError
+from synthpipe.errors import CatalogError, ConfigError, StaleRunError, StoreError
 from synthpipe.handoff import CuratedSet
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
 from synthpipe.segment.evaluation import Predictor, default_windows, draw_curves, evaluate, table
 from synthpipe.segment.pseudo import gated, pseudo_label
-from synthpipe.segment.sources import Composites, digest_of, masked_images
+from synthpipe.segment.sources import Composites, MaskedImage, digest_of, masked_images
 from synthpipe.segment.training import train
 from tests.segment.conftest import CPU, DataSet, settings
 
@@ -89,6 +90,29 @@ def test_masks_of_another_taxonomy_are_refused(trained: Path, data_set: DataSet,
     assert evaluate(predictor, images, tmp_path / "result", LogReporter(), any_palette=True)["miou"] > 0
 
 
+def test_a_palette_may_end_with_the_last_class_that_a_mask_shows(data_set: DataSet, tmp_path: Path) -> None:
+    taxonomy = data_set.description.taxonomy
+    mask = PillowImage.fromarray(np.zeros((40, 50), np.uint8))
+    for color in (taxonomy.classes[0].color, (1, 2, 3)):
+        mask.putpalette(color)
+        mask.save(tmp_path / "a.png")
+        source = MaskedImage("a", tmp_path / "a.png", tmp_path / "a.png")
+        if color == (1, 2, 3):
+            with pytest.raises(CatalogError, match=r"palette has \(1, 2, 3\) at 0"):
+                source.check_palette(taxonomy)
+        else:
+            source.check_palette(taxonomy)
+
+
+def test_masks_without_a_class_are_refused(trained: Path, tmp_path: Path) -> None:
+    for kind, pixels in (("img", np.zeros((40, 50, 3), np.uint8)), ("mask", np.full((40, 50), 3, np.uint8))):
+        (tmp_path / kind).mkdir()
+        PillowImage.fromarray(pixels).save(tmp_path / kind / "a.png")
+    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
+    with pytest.raises(CatalogError, match=r"mask: no mask shows any of tumour, stroma, normal"):
+        evaluate(predictor, masked_images(tmp_path), tmp_path / "result", LogReporter())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -97,6 +121,7 @@ def test_masks_of_another_taxonomy_are_refused(trained: Path, data_set: DataSet,
         ("size", r"mask.a\.png: is 8 x 8, its image a\.png 40 x 50"),
         ("rgb", r"is a picture of mode RGB, expected a palette or grey image"),
         ("damaged", r"mask.a\.png: cannot be read"),
+        ("twice", r"img.a\.tif: has the same stem as a\.png"),
         ("empty", r"img: holds no images"),
         ("folder", r"expected a folder with img/ and mask/ in it"),
     ],
@@ -109,6 +134,8 @@ def test_images_that_cannot_be_measured_are_named(data_set: DataSet, tmp_path: P
     mask = mask[:8, :8] if change == "size" else np.stack([mask] * 3, -1) if change == "rgb" else mask
     if change not in ("empty", "folder"):
         PillowImage.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "img" / "a.png")
+        if change == "twice":
+            PillowImage.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "img" / "a.tif")
         if change == "damaged":
             (tmp_path / "mask" / "a.png").write_bytes(b"\x89PNG")
         elif change != "no mask":
@@ -132,16 +159,26 @@ def test_probabilities_are_written_block_by_block(trained: Path, tmp_path: Path)
     assert np.array_equal(mask, predictor.mask(image)) and [path.name for path in tmp_path.iterdir()] == ["p.npy"]
 
 
+def test_a_full_disk_is_told_of_and_nothing_is_left_behind(trained: Path, tmp_path: Path) -> None:
+    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"p\.npy: cannot be written: .* File too large; make room"):
+            predictor.write_probabilities(np.zeros((70, 45, 3), np.uint8), tmp_path / "p.npy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_device_that_there_is_not_is_refused() -> None:
     with pytest.raises(ConfigError, match="--device warp"):
         choose_device("warp")
 
 
 def test_curves_are_drawn_of_what_the_journal_holds(trained: Path, tmp_path: Path) -> None:
-    assert draw_curves(tmp_path) is None
-    drawn = draw_curves(trained)
-    assert drawn and width_of(drawn) > 600
-    drawn.unlink()
+    assert not draw_curves(tmp_path, tmp_path / "curves.png")
+    assert draw_curves(trained, tmp_path / "curves.png") and width_of(tmp_path / "curves.png") > 600
 
 
 def test_only_classes_of_the_label_are_predicted() -> None:

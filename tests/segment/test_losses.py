@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from synthpipe.segment.losses import consistency_loss, losses
-from synthpipe.segment.network import Outputs
+from synthpipe.segment.network import Outputs, reflect
 from synthpipe.segment.settings import ConsistencySection, LossSection
+from synthpipe.taxonomy import LOST
 
 IGNORE = 3
 
@@ -15,9 +16,9 @@ def batch(composites: int = 2, real: int = 3) -> tuple[Outputs, torch.Tensor, to
     torch.manual_seed(0)
     count = composites + real
     cam = torch.randn(count, 3, 4, 4)
-    outputs = Outputs(torch.randn(count, 3, 16, 16), cam, cam.mean((2, 3)))
+    outputs = Outputs(torch.randn(count, 3, 32, 32), cam, cam.mean((2, 3)))
     labels = torch.randint(0, 2, (count, 3), dtype=torch.uint8)
-    return outputs, torch.randint(0, 4, (count, 16, 16), dtype=torch.uint8), labels
+    return outputs, torch.randint(0, 4, (count, 32, 32), dtype=torch.uint8), labels
 
 
 def test_dice_is_that_of_the_composites_pixels_that_count() -> None:
@@ -65,8 +66,8 @@ def test_a_stopped_gradient_leaves_one_side_alone(settings: dict[str, str], mask
 
 
 def test_a_sigmoid_asks_each_class_by_itself() -> None:
-    logits, cam = torch.zeros(1, 2, 8, 8), torch.full((1, 2, 2, 2), 100.0)  # both classes everywhere
-    nothing, labels = torch.zeros(1, 8, 8, dtype=torch.bool), torch.ones(1, 2)
+    logits, cam = torch.zeros(1, 2, 32, 32), torch.full((1, 2, 2, 2), 100.0)  # both classes everywhere
+    nothing, labels = torch.zeros(1, 32, 32, dtype=torch.bool), torch.ones(1, 2)
     soft = consistency_loss(logits, cam, nothing, labels, ConsistencySection())
     own = consistency_loss(logits, cam, nothing, labels, ConsistencySection(cam="sigmoid"))
     assert float(soft) == pytest.approx(0) and float(own) == pytest.approx(0.5)
@@ -74,9 +75,9 @@ def test_a_sigmoid_asks_each_class_by_itself() -> None:
 
 def test_masked_classes_and_glass_have_no_say() -> None:
     torch.manual_seed(1)
-    logits, cam = torch.randn(2, 3, 8, 8), torch.randn(2, 3, 4, 4)
-    ignored = torch.zeros(2, 8, 8, dtype=torch.bool)
-    ignored[:, :, :4] = True
+    logits, cam = torch.randn(2, 3, 32, 32), torch.randn(2, 3, 4, 4)
+    ignored = torch.zeros(2, 32, 32, dtype=torch.bool)
+    ignored[:, :, :16] = True
     labels = torch.tensor([[1, 0, 1], [0, 1, 0]])
     section = ConsistencySection(cam="sigmoid", absent_classes="mask", glass="mask")
     found = consistency_loss(logits, cam, ignored, labels, section)
@@ -102,3 +103,27 @@ def test_a_mask_that_is_all_ignored_gives_no_dice() -> None:
     outputs, masks, labels = batch(2, 0)
     found = losses(outputs, torch.full_like(masks, IGNORE), labels, 2, IGNORE, LossSection(), ConsistencySection())
     assert float(found.dice) == 0
+
+
+def test_lost_pixels_are_ignored_as_background_is() -> None:
+    outputs, masks, labels = batch(2, 0)
+    found = losses(outputs, masks, labels, 2, IGNORE, LossSection(), ConsistencySection())
+    lost = torch.where(masks == IGNORE, LOST, masks)
+    assert float(losses(outputs, lost, labels, 2, IGNORE, LossSection(), ConsistencySection()).dice) == float(
+        found.dice
+    )
+
+
+@pytest.mark.parametrize("size", [(48, 48), (64, 32), (112, 80)])
+def test_consistency_holds_masks_against_the_map_of_the_same_place(size: tuple[int, int]) -> None:
+    """A network whose two heads agree on an object costs next to nothing, also where the image was reflected."""
+    height, width = size
+    image = torch.zeros(1, 1, *size)
+    image[..., : height // 2, : width // 2] = 1
+    logits = torch.cat([20 * image - 10, 10 - 20 * image], 1)
+    cam = torch.nn.functional.interpolate(reflect(logits), scale_factor=1 / 16, mode="bilinear")
+    ignored, labels = image[:, 0] == 0, torch.ones(1, 2)
+    section = ConsistencySection(glass="mask")
+    assert float(consistency_loss(logits, cam, ignored, labels, section)) < 0.01
+    cam[..., height // 32 + 1 : -(-height // 16), :] = 0  # below the object, where glass is: it does not count
+    assert float(consistency_loss(logits, cam, ignored, labels, section)) < 0.01

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import ConfigError, StaleRunError
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
+from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.settings import OptimizerSection, TrainSettings
-from synthpipe.segment.sources import MaskedCrops
+from synthpipe.segment.sources import MaskedCrops, masked_images
 from synthpipe.segment.training import TrainingData, learning_rate, train
+from synthpipe.segment.windows import WindowSection
 from tests.conftest import ROOT
 from tests.segment.conftest import CPU, DataSet, settings
 
@@ -44,6 +47,20 @@ def trained(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path
     outcome = train(settings(), data_set.training_data(), directory, CPU, LogReporter())
     assert outcome.finished and outcome.step == outcome.steps == 6
     return directory
+
+
+def test_each_epoch_is_told_of(data_set: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
+    told = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines() if " epoch " in line]
+    with (tmp_path / "epochs.csv").open(encoding="utf-8", newline="") as file:
+        found = [
+            f"{float(row['train_loss']):.4f}, validation mIoU {float(row['val_miou']):.4f}"
+            for row in csv.DictReader(file)
+        ]
+    assert [line.removesuffix(", the best so far") for line in told] == [
+        f"epoch {number}: loss {values}" for number, values in enumerate(found)
+    ]
+    assert told[0].endswith(", the best so far")
 
 
 def test_a_training_leaves_checkpoints_curves_and_a_report(trained: Path, data_set: DataSet) -> None:
@@ -83,6 +100,13 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     assert (tmp_path / "epochs.csv").read_text() == (trained / "epochs.csv").read_text()
     assert same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
     assert same_weights(tmp_path / "best.ckpt", trained / "best.ckpt")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="asks for a GPU")
+def test_a_stopped_training_goes_on_on_a_gpu(data_set: DataSet, tmp_path: Path) -> None:
+    gpu = Hardware("gpu", 1)
+    train(settings(), data_set.training_data(), tmp_path, gpu, LogReporter(), lambda: True)
+    assert train(settings(), data_set.training_data(), tmp_path, gpu, LogReporter()).finished
 
 
 def command(data_set: DataSet, directory: Path, *more: str) -> list[str]:
@@ -125,13 +149,18 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
     assert same_weights(directory / "last.ckpt", tmp_path / "through" / "last.ckpt")
 
 
-def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0"])  # the latter has a head that nothing asks
+def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path, encoder: str) -> None:
     """Two processes, each with half of every batch, whose gradients are averaged."""
-    found = run(command(data_set, tmp_path / "run", "--devices", "2"))
+    found = run(command(data_set, tmp_path / "run", "--devices", "2", "--set", f"network.encoder={encoder}"))
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("best validation mIoU") == 1
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["devices"] == 2 and len(rows(tmp_path / "run")) == 12
+    canvas = WindowSection(size=32, stride=32)
+    best = Predictor.load(tmp_path / "run" / "best.ckpt", canvas, torch.device("cpu"))
+    result = evaluate(best, masked_images(data_set.validation), tmp_path / "result", LogReporter(), pictured=0)
+    assert report["best_miou"] == result["miou"], "of the weights that were saved, not of each device's own"
 
 
 def test_more_devices_than_images_are_refused(data_set: DataSet, tmp_path: Path) -> None:
@@ -146,6 +175,18 @@ def test_a_folder_belongs_to_one_training(trained: Path, data_set: DataSet) -> N
     other = TrainingData(data.description, data.composites, data.real, data.validation, {"curated 1": "else"})
     with pytest.raises(StaleRunError, match=r"data\.curated 1: .* -> \"else\""):
         train(settings(), other, trained, CPU, LogReporter())
+    other = replace(data, description=replace(data.description, size=(64, 64), fingerprint="f"))
+    with pytest.raises(StaleRunError, match=r"\n  fingerprint: .* -> \"f\"\n  size: \[32, 32\] -> \[64, 64\]"):
+        train(settings(), other, trained, CPU, LogReporter())
+
+
+def test_a_training_of_nothing_is_refused(data_set: DataSet, tmp_path: Path) -> None:
+    """Consistency is of real patches, Dice of composites."""
+    data = data_set.training_data()
+    without_real, alone = replace(data, real=None), replace(data, composites=None)
+    for loss, chosen in (({"dice": 0, "labels": 0}, without_real), ({"labels": 0, "consistency": 0}, alone)):
+        with pytest.raises(ConfigError, match="leave nothing to learn from"):
+            train(settings(loss=loss), chosen, tmp_path, CPU, LogReporter())
 
 
 def test_a_training_can_be_made_longer(data_set: DataSet, tmp_path: Path) -> None:
