@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import binary_auroc
 
-from synthpipe.config import FilterSection
+from synthpipe.config import FilterSection, digest
 from synthpipe.errors import FilterError, StoreError
 from synthpipe.files import Location, write_atomically
+from synthpipe.filtering.interrupted import TrainingState, load_state, save_state
 from synthpipe.filtering.network import (
     REAL,
     Architecture,
@@ -64,8 +66,9 @@ def train_filter(
 ) -> FilterReport:
     """Train the filter of a strategy; write ``STRATEGY.safetensors`` and then ``STRATEGY.json`` to `directory`.
 
-    The same data, settings and seed give the same weights, bit by bit, on one kind of machine. The report is written
-    last: where there is one, the training is finished.
+    The same data, settings and seed give the same weights, bit by bit, on one kind of machine. After each epoch
+    ``STRATEGY.training`` has what the next ones depend on, so an interrupted training goes on to the same end. The
+    report is written last: where there is one, the training is finished.
 
     Parameters
     ----------
@@ -80,7 +83,7 @@ def train_filter(
     directory : Path or UPath
         Made if it is not there.
     on_epoch : callable, optional
-        Gets the metrics of each epoch as it ends.
+        Gets the metrics of each epoch as it ends, and at once those of epochs that were done before an interruption.
 
     Raises
     ------
@@ -95,15 +98,28 @@ def train_filter(
     _check(settings, data)
     device, code = choose_device(), STRATEGIES.index(strategy)
     architecture = Architecture(settings.network, settings.mean, settings.std)
-    epochs: list[EpochMetrics] = []
-    best: EpochMetrics | None = None
-    weights: dict[str, Tensor] = {}
-    real_count = 0
+    unfinished = directory / f"{strategy}.training"
+    belongs_to = digest(
+        [settings.model_dump(mode="json"), strategy, seed, _digests(data), str(device), torch.__version__]
+    )
+    state = load_state(unfinished, belongs_to)
+    epochs = list(state.epochs) if state else []
+    best = state.best if state else None
+    weights: Mapping[str, Tensor] = state.weights if state else {}
+    before = state.seconds if state else 0.0
+    real_count = state.real_train if state else 0
     initial = int(np.random.SeedSequence([seed, code]).generate_state(1, np.uint64)[0])
     with reproducible(settings.threads, device, initial):
         network = FilterNetwork(architecture, device)
         optimizer = torch.optim.Adam(network.module.parameters(), lr=settings.learning_rate)
-        for epoch in range(settings.epochs[strategy]):
+        if state:
+            network.module.load_state_dict(state.module)
+            optimizer.load_state_dict(dict(state.optimizer))
+            _set_random(device, state.random)
+        if on_epoch:
+            for metrics in epochs:
+                on_epoch(metrics)
+        for epoch in range(len(epochs), settings.epochs[strategy]):
             rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, code, epoch])))
             real_count, train_loss = _train_epoch(network, optimizer, data, epoch, settings.batch, rng)
             metrics = EpochMetrics(epoch, train_loss, *_validate(network, data, settings.batch))
@@ -111,6 +127,19 @@ def train_filter(
             epochs.append(metrics)
             if best is None or metrics.val_accuracy > best.val_accuracy:
                 best, weights = metrics, {name: value.clone() for name, value in network.module.state_dict().items()}
+            seconds = before + time.perf_counter() - started
+            module, adam = network.module.state_dict(), optimizer.state_dict()
+            state = TrainingState(
+                tuple(epochs),
+                best,
+                module if best is metrics else weights,
+                module,
+                adam,
+                _random(device),
+                real_count,
+                seconds,
+            )
+            save_state(unfinished, belongs_to, state)
             if on_epoch:
                 on_epoch(metrics)
     assert best is not None  # there is at least one epoch
@@ -132,11 +161,29 @@ def train_filter(
         real_train=real_count,
         real_val=len(data.real_val),
         model_sha256=sha256,
-        seconds=time.perf_counter() - started,
+        seconds=before + time.perf_counter() - started,
         device=str(device),
     )
     write_atomically(path, report.to_json().encode())
+    unfinished.unlink(missing_ok=True)
     return report
+
+
+def _digests(data: FilterData) -> list[str]:
+    images = (data.synthetic_train, data.synthetic_val, data.real_val)
+    return [hashlib.sha256(np.ascontiguousarray(each).data).hexdigest() for each in images]
+
+
+def _random(device: torch.device) -> tuple[Tensor, ...]:
+    """Return the state of torch's generators, which dropout hangs on."""
+    on_gpu = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
+    return torch.get_rng_state(), *on_gpu
+
+
+def _set_random(device: torch.device, state: tuple[Tensor, ...]) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)
 
 
 def balanced_batches(

@@ -1,0 +1,97 @@
+"""Filter trainings that are interrupted come to the same end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from synthpipe.filtering.training import EpochMetrics, FilterReport, train_filter
+from tests.filtering.test_filter import data, settings
+
+KILLED = """
+import sys, time
+from dataclasses import replace
+from pathlib import Path
+from tests.filtering.test_filter import data, settings
+from synthpipe.filtering.training import train_filter
+
+def slow(epoch, views=data().real_train):
+    if epoch == 2:
+        print("in the third epoch", flush=True)
+        time.sleep(60)
+    return views(epoch)
+
+train_filter(settings(), "mosaic", replace(data(), real_train=slow), 5, Path(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[FilterReport, bytes]:
+    """The report and the weights of a training that nobody interrupted."""
+    directory = tmp_path_factory.mktemp("filter")
+    report = train_filter(settings(), "mosaic", data(), 5, directory)
+    assert sorted(path.name for path in directory.iterdir()) == ["mosaic.json", "mosaic.safetensors"]
+    return report, (directory / "mosaic.safetensors").read_bytes()
+
+
+def stop_after(epochs: int, directory: Path, **changes: object) -> None:
+    """Train, and be interrupted when some epochs are done."""
+
+    def stop(metrics: EpochMetrics) -> None:
+        if metrics.epoch == epochs - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_filter(settings(**changes), "mosaic", data(), 5, directory, stop)
+
+
+def finish(directory: Path) -> tuple[FilterReport, list[int]]:
+    """Train to the end; return the report and the epochs that were told."""
+    told: list[int] = []
+    return train_filter(settings(), "mosaic", data(), 5, directory, lambda metrics: told.append(metrics.epoch)), told
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_training_goes_on_after_any_epoch(whole: tuple[FilterReport, bytes], tmp_path: Path, epochs: int) -> None:
+    stop_after(epochs, tmp_path)
+    report, told = finish(tmp_path)
+    assert told == [0, 1, 2]
+    assert replace(report, seconds=0) == replace(whole[0], seconds=0)
+    assert (tmp_path / "mosaic.safetensors").read_bytes() == whole[1]
+    assert not (tmp_path / "mosaic.training").exists()
+
+
+def test_a_training_that_was_killed_in_an_epoch_goes_on(whole: tuple[FilterReport, bytes], tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "in the third epoch\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    written = (tmp_path / "mosaic.training").stat().st_mtime
+    assert written < time.time() and not (tmp_path / "mosaic.safetensors").exists()
+    report, _ = finish(tmp_path)
+    assert replace(report, seconds=0) == replace(whole[0], seconds=0)
+    assert (tmp_path / "mosaic.safetensors").read_bytes() == whole[1]
+
+
+@pytest.mark.parametrize("fault", ["truncated", "other settings", "nonsense"])
+def test_a_state_that_does_not_belong_here_is_not_used(
+    whole: tuple[FilterReport, bytes], tmp_path: Path, fault: str
+) -> None:
+    if fault == "other settings":
+        stop_after(2, tmp_path, learning_rate=0.01)
+    else:
+        stop_after(2, tmp_path)
+        state = tmp_path / "mosaic.training"
+        state.write_bytes(state.read_bytes()[:100_000] if fault == "truncated" else b"nonsense")
+    report, _ = finish(tmp_path)
+    assert replace(report, seconds=0) == replace(whole[0], seconds=0)
+    assert (tmp_path / "mosaic.safetensors").read_bytes() == whole[1]
