@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,9 @@ from synthpipe.records import PackedPixels
 
 Pixels = NDArray[np.uint8]
 """(H, W) or (H, W, channels) uint8."""
+
+# OpenCV's threads do not outlive a fork, and whoever was waiting for them would wait for ever; 0 asks for none
+os.register_at_fork(after_in_child=lambda: cv2.setNumThreads(0))
 
 
 def fit(pixels: Pixels, size: tuple[int, int], nearest: bool = False) -> Pixels:
