@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import zarr
 from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 
 from synthpipe.config import Codec, StoreSection
@@ -82,9 +83,9 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
 """Written in this order; a shard is complete when all have it."""
 
 
-def create_group(path: Path, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create group `name` in the store at `path`, or open it, and set its attributes."""
-    root = zarr.open_group(path, mode="a", zarr_format=3)
+def create_group(place: Path | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    """Create group `name` in a store, or open it, and set its attributes."""
+    root = zarr.open_group(place, mode="a", zarr_format=3)
     group = root.require_group(name) if name else root
     if dict(group.attrs) != dict(attributes):
         group.attrs.put(dict(attributes))

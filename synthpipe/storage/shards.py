@@ -205,8 +205,8 @@ def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
             for shard in shards:
                 read_range(array, shard * size, (shard + 1) * size)
         raise StoreError(
-            f"{array.store_path / _key(array, shards[0])}: damaged: {error}; remove this object and build again: only "
-            "its shard is made anew"
+            f"{array.store_path / shard_key(array, shards[0])}: damaged: {error}; remove this object and build again: "
+            "only its shard is made anew"
         ) from error
 
 
@@ -240,7 +240,13 @@ def shards_of(length: int, size: int) -> range:
 def local_path(array: zarr.Array[Any], shard: int) -> Path | None:
     """Return the file of a shard, or None where the store is not on a local disk."""
     store = array.store_path.store
-    return Path(store.root, array.store_path.path, _key(array, shard)) if isinstance(store, LocalStore) else None
+    return Path(store.root, array.store_path.path, shard_key(array, shard)) if isinstance(store, LocalStore) else None
+
+
+def shard_key(array: zarr.Array[Any], shard: int) -> str:
+    """Return the name of a shard's object within its array."""
+    key: str = array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1))
+    return key
 
 
 def _index(lengths: Sequence[int]) -> bytes:
@@ -248,8 +254,3 @@ def _index(lengths: Sequence[int]) -> bytes:
     ends = np.cumsum(lengths, dtype="<u8")
     index = np.stack([ends - np.array(lengths, "<u8"), np.array(lengths, "<u8")], axis=1).astype("<u8").tobytes()
     return index + checksum(index)
-
-
-def _key(array: zarr.Array[Any], shard: int) -> str:
-    key: str = array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1))
-    return key
