@@ -6,7 +6,7 @@ by the tasks that need it: a worker that renders need not spend seconds, and hun
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,7 +107,7 @@ def render_shard(task: ShardTask) -> int:
             count = min(_BLOCK, size - start)
             # all are sampled and then all rendered: pixels push what sampling uses out of the processor's caches
             indices = range(task.shard * size + start, task.shard * size + start + count)
-            block = [_sample(task.job, task.strategy, task.purpose, index) for index in indices]
+            block = [sample_recipe(task.job, task.strategy, task.purpose, index) for index in indices]
             recipes += map(recipe_to_json, block)
             donors[start : start + count] = [[bank.number(patch) for patch in recipe.donors()] for recipe in block]
             with writers["image"].block(count) as images, writers["mask"].block(count) as masks:
@@ -139,7 +139,7 @@ def _composite_arrays(
 
 def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
     """Sample and render one composite."""
-    return render(_sample(job, strategy, purpose, index), _donors(job.bank))
+    return render_recipe(job, sample_recipe(job, strategy, purpose, index))
 
 
 def equals_stored(task: ShardTask) -> bool:
@@ -153,7 +153,13 @@ def equals_stored(task: ShardTask) -> bool:
     )
 
 
-def _sample(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
+def render_recipe(job: Job, recipe: Recipe) -> Composite:
+    """Render one composite."""
+    return render(recipe, _donors(job.bank))
+
+
+def sample_recipe(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
+    """Sample one composite."""
     donors = _donors(job.bank)
     if purpose == "filter":
         training = index < training_composites(job.pipeline)
@@ -228,15 +234,45 @@ def train(task: TrainTask) -> None:
 
 def write_curated_shard(task: CuratedTask) -> int:
     """Copy a shard's worth of kept candidates into the curated set; return how many."""
-    pipeline, run = task.job.pipeline, task.job.run
+    target = open_group(task.job.run.curated, writable=True)
+    shard = curated_shard(task.job.pipeline, task.job.run, target, task.origins, _group_numbers(task.job.bank))
+    for name in CURATED_ARRAYS:
+        write_shard(array(target, name), task.shard, shard[name])
+    return sum(map(len, task.origins.values()))
+
+
+def curated_shard(
+    pipeline: Pipeline,
+    run: RunDirectory,
+    target: zarr.Group,
+    origins: Mapping[Strategy, NDArray[np.int64]],
+    group_numbers: NDArray[np.int32],
+) -> dict[str, NDArray[Any]]:
+    """Put a shard of the curated set together.
+
+    Parameters
+    ----------
+    pipeline, run
+        Whose candidates they are.
+    target : zarr.Group
+        The curated set's: it has the arrays' shapes.
+    origins : mapping of str to (n,) int64
+        As of `CuratedTask`.
+    group_numbers : (D,) int32
+        The place of each donor's group among all donors' groups.
+
+    Returns
+    -------
+    dict of str to (N, ...) array
+        The shard of each array of `CURATED_ARRAYS`; what no composite fills has the fill value.
+    """
     size = pipeline.store.shard
-    target = open_group(run.curated, writable=True)
     shard: dict[str, NDArray[Any]] = {}
     for name, spec in CURATED_ARRAYS.items():
         shape = (size, *array(target, name).shape[1:])
         shard[name] = np.full(shape, spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
     count = 0
-    for strategy, origin in task.origins.items():
+    for strategy, origin in origins.items():
         indices, places = origin.tolist(), slice(count, count + len(origin))
         count += len(origin)
         group = open_group(run.candidates, strategy)
@@ -248,10 +284,13 @@ def write_curated_shard(task: CuratedTask) -> int:
         if pipeline.filter.enabled:
             shard["p_real"][places] = read_small(array(group, "p_real"), indices)
         donors = read_small(array(group, "donors"), indices)
-        shard["donor_groups"][places, : donors.shape[1]] = _groups_of(donors, _group_numbers(task.job.bank))
-    for name in CURATED_ARRAYS:
-        write_shard(array(target, name), task.shard, shard[name])
-    return count
+        shard["donor_groups"][places, : donors.shape[1]] = _groups_of(donors, group_numbers)
+    return shard
+
+
+def group_numbers(groups: Sequence[str]) -> NDArray[np.int32]:
+    """Return the place of each donor's group among all donors' groups, which are sorted."""
+    return np.unique(groups, return_inverse=True)[1].astype(np.int32)
 
 
 def _groups_of(donors: NDArray[np.int32], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -285,8 +324,7 @@ def _donors(bank: Path) -> Donors:
 @lru_cache(maxsize=1)
 def _group_numbers(bank: Path) -> NDArray[np.int32]:
     """Return the place of each donor's group among all donors' groups."""
-    groups = [donor.group for donor in _donors(bank).listed]
-    return np.unique(groups, return_inverse=True)[1].astype(np.int32)
+    return group_numbers([donor.group for donor in _donors(bank).listed])
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from synthpipe.cli.building import build, schema, validate
+from synthpipe.cli.checking import status, verify
 from synthpipe.cli.looking import index, inspect, replay
 from synthpipe.cli.phantom import phantom
 from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, train
@@ -75,12 +76,13 @@ def main() -> None:
       synthpipe phantom data/phantom                          procedural tissue to try it on
       synthpipe build pipelines/demo.yaml -o runs/demo        candidates, filter, curated set
       synthpipe inspect runs/demo                             what was made
+      synthpipe verify runs/demo                              whether all of it is sound
       synthpipe train runs/demo/curated.zarr ...              a segmentation network, see `train --help`
     """
 
 
 for command in (
-    *(build, validate, schema, index, replay, inspect, phantom),
+    *(build, validate, schema, index, replay, inspect, verify, status, phantom),
     *(train, pseudo_label, evaluate, predict, baseline),
 ):
     main.add_command(command)

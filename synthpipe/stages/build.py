@@ -21,12 +21,13 @@ from synthpipe.resizing import fit_packed
 from synthpipe.runtime import available_cores, local_client
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
-from synthpipe.stages.feasibility import check_patches, remarks
+from synthpipe.stages.feasibility import check_patches, remarks, split_json
 from synthpipe.stages.sameness import check_pixels, check_same_patches
 from synthpipe.stages.state import BuildState, timed
 from synthpipe.storage.lock import held
-from synthpipe.storage.run import RunDirectory, versions, write_json
+from synthpipe.storage.run import RunDirectory, json_text, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group
+from synthpipe.storage.sums import write_sums
 from synthpipe.tasks import Job, prepare
 
 
@@ -88,13 +89,14 @@ def _build(pipeline: Pipeline, run: RunDirectory, workers: int | None, reporter:
             raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")
         reporter.note(f"the curated set that there is becomes {run.set_curated_aside()}")
     journal = run.journal()
+    journal.pop("finished", None)
     with timed(journal, "catalog"):
         catalog = _catalog(pipeline, run, reporter)
     split = check_patches(pipeline, catalog)
     for remark in remarks(pipeline, catalog):
         reporter.note(f"note: {remark}")
     if split:
-        write_json(run.split_file, {side: sorted(groups) for side, groups in split.items()})
+        write_json(run.split_file, split_json(split))
     with tempfile.TemporaryDirectory(prefix="synthpipe-") as scratch:
         job = Job(pipeline, run, Path(scratch))
         with timed(journal, "donors"):
@@ -104,6 +106,7 @@ def _build(pipeline: Pipeline, run: RunDirectory, workers: int | None, reporter:
             try:
                 check_pixels(state)
                 _make_curated_set(state)
+                write_sums(run, {run.build_file: json_text(journal).encode()})
             finally:
                 write_json(run.build_file, journal)
     return journal
@@ -129,6 +132,7 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catal
         check_same_patches(run, catalog)
         run.path.mkdir(parents=True, exist_ok=True)
         write_catalog(catalog, pipeline.taxonomy, run.path)
+    run.reopen()
     run.write(pipeline, catalog.digest)
     made_with, here = run.read()["versions"], versions()
     for package in sorted(here.keys() & made_with.keys()):

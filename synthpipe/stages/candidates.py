@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from synthpipe.compose import Purpose
 from synthpipe.config import CurationSection
-from synthpipe.curation import Verdicts, acceptance, assess, choose, code, first_plan, next_plan, tally
+from synthpipe.curation import Verdicts, code, first_plan, next_plan, tally
 from synthpipe.errors import FilterError, StaleRunError
 from synthpipe.filtering.report import load_report
 from synthpipe.records import Reason, Strategy
 from synthpipe.runtime import announced, run_tasks
-from synthpipe.stages.state import BuildState, journal_entry, run_shards, sizes_of, timed
+from synthpipe.stages.judging import Judgement, blocks, judge
+from synthpipe.stages.layout import add_scores, composites_group
+from synthpipe.stages.state import BuildState, journal_entry, run_shards, timed
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
-    FORMAT_VERSION,
-    SCORE_ARRAYS,
     array,
     complete_in_all,
-    create_group,
-    ensure_arrays,
     open_group,
-    taxonomy_attributes,
 )
-from synthpipe.storage.shards import complete_shards, read_range, read_small, shards_of
+from synthpipe.storage.shards import complete_shards, read_range, shards_of
 from synthpipe.tasks import ShardTask, TrainTask, check_network, render_shard, score_shard, train
-
-_SHARDS_AT_ONCE = 16  # that are read together
 
 
 def make_filters(state: BuildState) -> None:
@@ -55,6 +49,8 @@ def make_filters(state: BuildState) -> None:
             for _ in run_tasks(state.client, train, [TrainTask(state.job, strategy) for strategy in missing]):
                 pass
     for strategy in pipeline.strategies:
+        if (run.training / strategy).exists():  # what someone removed is not made for a filter that is there
+            _render(state, strategy, "filter", pipeline.filter.candidates)
         report = load_report(run.report(strategy))
         journal_entry(state, strategy)["filter"] = {"accuracy": report.accuracy, "auroc": report.auroc}
         state.reporter.note(
@@ -74,31 +70,22 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
             with timed(state.journal, f"{strategy} scores"):
                 _score(state, strategy, planned)
         with timed(state.journal, f"{strategy} verdicts"):
-            verdicts, kept = _judge(state, strategy, planned)
-        following = next_plan(planned, kept, wanted, bound)
+            found = _judge(state, strategy, planned)
+        following = next_plan(planned, found.kept, wanted, bound)
         if following == planned:
             break
-        state.reporter.note(f"{strategy}: {kept} of {planned} kept, {wanted} wanted: going on to {following}")
+        state.reporter.note(f"{strategy}: {found.kept} of {planned} kept, {wanted} wanted: going on to {following}")
         planned = following
-    if kept < wanted:
-        raise FilterError(_shortfall(strategy, verdicts, wanted))
-    return verdicts
+    if found.kept < wanted:
+        raise FilterError(_shortfall(strategy, found.verdicts, wanted))
+    return found.verdicts
 
 
 def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int) -> None:
     """Make the shards of the first `count` composites that are not there yet."""
     pipeline, store = state.pipeline, state.pipeline.store
     path = state.run.training if purpose == "filter" else state.run.candidates
-    attributes = {
-        "format_version": FORMAT_VERSION,
-        "strategy": strategy,
-        "purpose": purpose,
-        "pipeline": pipeline.name,
-        **taxonomy_attributes(pipeline.taxonomy),
-    }
-    create_group(path, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
-    group = create_group(path, strategy, attributes)
-    ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(pipeline, count, strategy), store)
+    group = composites_group(path, pipeline, strategy, purpose, count)
     missing = sorted(set(shards_of(count, store.shard)) - complete_in_all(group, CANDIDATE_ARRAYS))
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
     run_shards(state, f"{strategy} {purpose} composites", render_shard, tasks, len(missing) * store.shard)
@@ -114,8 +101,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
             f"{state.run.candidates / strategy}: was scored by another filter than {state.run.weights(strategy)}; "
             "remove its p_real folder and build again"
         )
-    model = {"model_sha256": sha256}
-    ensure_arrays(group, SCORE_ARRAYS, sizes_of(pipeline, count), store, p_real=model)
+    add_scores(group, pipeline, count, sha256)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
     tasks = (ShardTask(state.job, strategy, "candidate", shard) for shard in missing)
     scored = accepted = 0
@@ -125,28 +111,14 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
             advance(done, f"{accepted / scored:.1%} accepted so far")
 
 
-def _judge(state: BuildState, strategy: Strategy, count: int) -> tuple[Verdicts, int]:
-    """Return the verdicts of the first `count` candidates, and how many are kept; write both into the journal."""
-    settings, group = state.pipeline.curation, open_group(state.run.candidates, strategy)
-    p_real, verdicts = np.full(count, math.nan, np.float32), np.empty(count, np.uint8)
-    for block in _blocks(count, state.pipeline.store.shard):
-        if state.pipeline.filter.enabled:
-            p_real[block] = read_range(array(group, "p_real"), block.start, block.stop)
-        class_pixels = read_range(array(group, "class_pixels"), block.start, block.stop)
-        verdicts[block] = assess(p_real[block], class_pixels, settings)
-    rate = acceptance(p_real, settings)
-    donors = array(group, "donors")
-    kept = choose(verdicts, p_real, settings, settings.wanted[strategy], lambda indices: read_small(donors, indices))
-    _record(state, strategy, verdicts, rate)
-    if settings.rule == "threshold" and rate < settings.min_acceptance:
-        raise FilterError(_too_strict(strategy, settings, rate, count))
-    return verdicts, kept
-
-
-def _blocks(count: int, shard: int) -> Iterator[slice]:
-    """Cut `count` candidates into parts of some whole shards."""
-    size = _SHARDS_AT_ONCE * shard
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+def _judge(state: BuildState, strategy: Strategy, count: int) -> Judgement:
+    """Judge the first `count` candidates; write what became of them into the journal."""
+    settings = state.pipeline.curation
+    found = judge(state.pipeline, strategy, open_group(state.run.candidates, strategy), count)
+    _record(state, strategy, found)
+    if settings.rule == "threshold" and found.acceptance < settings.min_acceptance:
+        raise FilterError(_too_strict(strategy, settings, found.acceptance, count))
+    return found
 
 
 def _too_strict(strategy: Strategy, settings: CurationSection, rate: float, count: int) -> str:
@@ -177,12 +149,13 @@ def _shortfall(strategy: Strategy, verdicts: Verdicts, wanted: int) -> str:
     )
 
 
-def _record(state: BuildState, strategy: Strategy, verdicts: Verdicts, rate: float) -> None:
+def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> None:
     """Write into the journal what became of a strategy's candidates."""
     group, donors = open_group(state.run.candidates, strategy), len(state.catalog.donors)
+    verdicts, rate = judgement.verdicts, judgement.acceptance
     pixels = np.zeros(len(state.pipeline.classes) + 1, np.int64)
     uses = np.zeros(donors, np.int64)
-    for block in _blocks(len(verdicts), state.pipeline.store.shard):
+    for block in blocks(len(verdicts), state.pipeline.store.shard):
         kept = verdicts[block] == code("kept")
         if kept.any():
             pixels += read_range(array(group, "class_pixels"), block.start, block.stop)[kept].sum(axis=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError
@@ -39,6 +39,11 @@ def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[s
                 "filter.train_share, or set filter.enabled: false"
             )
     return split
+
+
+def split_json(split: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
+    """Return what ``split.json`` holds."""
+    return {side: sorted(groups) for side, groups in split.items()}
 
 
 def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.compose import donor_uses
 from synthpipe.config import Pipeline
 from synthpipe.patches.catalog import Catalog
 from synthpipe.progress import Reporter
@@ -42,21 +41,6 @@ def run_shards(state: BuildState, title: str, function: Callable[[Any], int], ta
     with state.reporter.stage(title, total) as advance:
         for done in run_tasks(state.client, function, tasks):
             advance(done)
-
-
-def sizes_of(pipeline: Pipeline, count: int, *strategies: Strategy) -> dict[str, int]:
-    """Return the length of every dimension of `count` composites of some strategies."""
-    classes = len(pipeline.classes)
-    height, width = pipeline.canvas
-    return {
-        "sample": count,
-        "y": height,
-        "x": width,
-        "channel": 3,
-        "class": classes,
-        "class_or_background": classes + 1,
-        "donor_use": max((donor_uses(pipeline, strategy) for strategy in strategies), default=0),
-    }
 
 
 def journal_entry(state: BuildState, strategy: Strategy) -> dict[str, Any]:

@@ -65,6 +65,20 @@ class RunDirectory:
         """The metrics of a strategy's filter; there once its training is finished."""
         return self.filter / f"{strategy}.json"
 
+    @property
+    def sums_file(self) -> Location:
+        """The digests of the small files; there once the run is finished."""
+        return self.path / "SHA256SUMS"
+
+    def small_files(self) -> tuple[Location, ...]:
+        """Return where all files lie that are no part of a Zarr store."""
+        filters = [path(strategy) for strategy in STRATEGIES for path in (self.weights, self.report)]
+        return (self.run_file, self.build_file, *self.tables(), self.split_file, *filters)
+
+    def tables(self) -> tuple[Location, Location]:
+        """Return where the catalog and its problems lie."""
+        return self.path / "catalog.csv", self.path / "problems.csv"
+
     def holds_composites(self) -> bool:
         """Whether any were made: from then on the run belongs to its patches and their pipeline."""
         return self.candidates.exists() or self.training.exists()
@@ -98,6 +112,13 @@ class RunDirectory:
         """Return what ``build.json`` holds: seconds a stage, what became of every strategy, whether it is finished."""
         data = read_json(self.build_file) if self.build_file.exists() else {}
         return {"stages": {}, "strategies": {}} | data
+
+    def reopen(self) -> None:
+        """Count the run as not finished from here on: it is about to change."""
+        self.sums_file.unlink(missing_ok=True)
+        journal = self.journal()
+        if journal.pop("finished", None):
+            write_json(self.build_file, journal)
 
     def pipeline(self) -> Pipeline:
         """Return the pipeline that the run was built from.
@@ -214,4 +235,9 @@ def read_json(path: Location) -> dict[str, Any]:
 
 def write_json(path: Location, data: Mapping[str, Any]) -> None:
     """Write a JSON object atomically."""
-    write_atomically(path, json.dumps(data, indent=1) + "\n")
+    write_atomically(path, json_text(data))
+
+
+def json_text(data: Mapping[str, Any]) -> str:
+    """Return a JSON object as it is written to a file."""
+    return json.dumps(data, indent=1) + "\n"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import zarr
 from zarr.abc.codec import BytesBytesCodec
+from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
 from zarr.storage import FsspecStore
 
@@ -91,9 +92,9 @@ def zarr_store(path: Location) -> Path | FsspecStore:
     return FsspecStore.from_url(str(path), storage_options=dict(path.storage_options))
 
 
-def create_group(path: Location, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create group `name` in the store at `path`, or open it, and set its attributes."""
-    root = zarr.open_group(zarr_store(path), mode="a", zarr_format=3)
+def create_group(place: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    """Create group `name` in a store, or open it, and set its attributes."""
+    root = zarr.open_group(place if isinstance(place, Store) else zarr_store(place), mode="a", zarr_format=3)
     group = root.require_group(name) if name else root
     if dict(group.attrs) != dict(attributes):
         group.attrs.put(dict(attributes))

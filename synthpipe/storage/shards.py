@@ -194,8 +194,8 @@ def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
             for shard in shards:
                 read_range(array, shard * size, (shard + 1) * size)
         raise StoreError(
-            f"{array.store_path / _key(array, shards[0])}: damaged: {error}; remove this object and build again: only "
-            "its shard is made anew"
+            f"{array.store_path / shard_key(array, shards[0])}: damaged: {error}; remove this object and build again: "
+            "only its shard is made anew"
         ) from error
 
 
@@ -236,11 +236,17 @@ def object_path(array: zarr.Array[Any], shard: int) -> Location:
     """
     store, path = array.store_path.store, array.store_path.path
     if isinstance(store, LocalStore):
-        return store.root / path / _key(array, shard)
+        return store.root / path / shard_key(array, shard)
     if isinstance(store, FsspecStore):
         system = getattr(store.fs, "sync_fs", store.fs)  # file systems that are not asynchronous come wrapped
-        return located(system.unstrip_protocol(f"{store.path}/{path}/{_key(array, shard)}"))
+        return located(system.unstrip_protocol(f"{store.path}/{path}/{shard_key(array, shard)}"))
     raise StoreError(f"{array.store_path}: is no store on a disk or at a URL")
+
+
+def shard_key(array: zarr.Array[Any], shard: int) -> str:
+    """Return the name of a shard's object within its array."""
+    key: str = array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1))
+    return key
 
 
 def _index(lengths: Sequence[int]) -> bytes:
@@ -248,8 +254,3 @@ def _index(lengths: Sequence[int]) -> bytes:
     ends = np.cumsum(lengths, dtype="<u8")
     index = np.stack([ends - np.array(lengths, "<u8"), np.array(lengths, "<u8")], axis=1).astype("<u8").tobytes()
     return index + checksum(index)
-
-
-def _key(array: zarr.Array[Any], shard: int) -> str:
-    key: str = array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1))
-    return key

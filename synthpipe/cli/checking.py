@@ -1,0 +1,122 @@
+"""`synthpipe verify` and `status`: whether a run is sound, and how far a build is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.progress import reporter
+from synthpipe.files import Location
+from synthpipe.storage.summary import human_bytes
+
+if TYPE_CHECKING:
+    from synthpipe.verification import Checkup
+
+_LISTED = 50  # faults that are printed; --json has all
+
+_run_argument = click.argument("run", type=LOCATION)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+
+
+@click.command()
+@_run_argument
+@click.option(
+    "--sample",
+    "samples",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Composites a strategy, and as many of its filter's, to sample and render again; 0 leaves the patches unread.",
+)
+@click.option("--repair", "mend", is_flag=True, help="Make what is broken again, then check once more.")
+@click.option("--workers", type=click.IntRange(min=1), help="Worker processes of --repair [one a core].")
+@_json_option
+def verify(run: Location, samples: int, mend: bool, workers: int | None, as_json: bool) -> None:
+    """Check RUN, to the byte: it holds what its pipeline makes of its patches, and all of it.
+
+    Reads every object: checksums, values, metadata, digests of small files; judges the candidates again; compares
+    the curated set with its origins; makes some composites again. Writes nothing unless --repair is given. A run that
+    is not finished may be checked too. The exit code is 1 where faults are found, or remain.
+
+    --repair removes what is broken, writes metadata anew, and builds: only what is gone is made again, with the bytes
+    that it had. A run that is not finished is built to its end. Nothing is touched where a fault cannot be mended: a
+    patch that is gone, run.json.
+
+    \b
+    Examples:
+      synthpipe verify runs/demo
+      synthpipe verify runs/demo --sample 200 --json
+      synthpipe verify runs/demo --sample 0
+      synthpipe verify runs/demo --repair --workers 4
+    """
+    from synthpipe import verification  # loads Dask, which other commands need not wait for
+
+    if mend:
+        found = verification.repair(run, samples, workers, reporter())
+    else:
+        found = verification.verify(run, samples, reporter())
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(_checkup_lines(found)))
+    if found.faults:
+        raise click.exceptions.Exit(1)
+
+
+@click.command()
+@_run_argument
+@_json_option
+def status(run: Location, as_json: bool) -> None:
+    """Tell how far the build of RUN is, from what is stored alone: from any shell, also after it was killed.
+
+    Rates are those of the last minutes, by when objects were stored. What a stage has still to do may grow: a plan is
+    extended where too few candidates are kept.
+
+    \b
+    Examples:
+      synthpipe status runs/demo
+      watch -n 10 synthpipe status runs/demo
+      synthpipe status runs/demo --json
+    """
+    from synthpipe.stages.status import status_of
+
+    found = status_of(run)
+    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(_status_lines(found)))
+
+
+def _checkup_lines(found: Checkup) -> Iterator[str]:
+    for note in found.notes:
+        yield f"note: {note}"
+    for fault in found.faults[:_LISTED]:
+        yield f"{fault.path}\n  {fault.kind}: {fault.found}\n  expected: {fault.expected}\n  {fault.cure}"
+    if len(found.faults) > _LISTED:
+        yield f"... and {len(found.faults) - _LISTED} more faults; --json lists them all"
+    state = f"{len(found.faults)} faults" if found.faults else "sound"
+    yield (
+        f"{found.path}: {state}; {found.objects} objects, {human_bytes(found.size)}, {found.rendered} composites made "
+        f"again, {found.seconds:.1f} s"
+    )
+
+
+def _status_lines(found: dict[str, Any]) -> Iterator[str]:
+    yield f"{found['path']}: {found['name']}, {found['stage']}"
+    if found["idle_seconds"] is not None and not found["finished"]:
+        yield f"  latest object: {_duration(found['idle_seconds'])} ago"
+    for entry in found["progress"]:
+        line = f"  {entry['what']:28} {entry['done']} of {entry['planned']} shards"
+        if entry["rate"] is not None:
+            line += f", {entry['rate']:.3g} composites a second"
+        if entry["seconds_left"] is not None:
+            line += f", {_duration(entry['seconds_left'])} left"
+        yield line
+    for strategy, entry in found["strategies"].items():
+        rejected = ", ".join(f"{count} {reason}" for reason, count in entry["rejected"].items()) or "none"
+        accepted = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
+        yield f"  {strategy}: {entry['judged']} judged so far{accepted}; rejected: {rejected}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,149 @@
+"""How far a build is, from what is stored alone: also while it runs elsewhere, and after it was killed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import zarr
+
+from synthpipe.config import Pipeline
+from synthpipe.curation import acceptance, assess, code, first_plan, tally
+from synthpipe.files import Location
+from synthpipe.records import Strategy
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, open_group
+from synthpipe.storage.shards import complete_shards, read_range, shard_key, shards_of
+
+_WINDOW = 300.0  # seconds of which a rate is taken
+_FEWEST = 3  # objects that tell a rate
+
+
+def status_of(path: Location) -> dict[str, Any]:
+    """Describe how far the build of a run is; JSON-ready.
+
+    Returns
+    -------
+    dict
+        ``stage`` under way, or ``finished``; ``progress``, a list of what is made in shards, done and planned, with the
+        rate in composites a second and the seconds left, or None; ``strategies``: acceptance and rejected by reason so
+        far; ``idle_seconds`` since the latest object.
+
+    Raises
+    ------
+    StoreError
+        There is no run at `path`.
+    """
+    run = RunDirectory(path)
+    pipeline, now = run.pipeline(), time.time()
+    finished = bool(run.journal().get("finished"))
+    progress, times = [], [run.run_file.stat().st_mtime]
+    for what, folder, names, planned in _parts(run, pipeline):
+        entry, latest = _progress(what, folder, names, planned, pipeline.store.shard, now)
+        progress.append(entry)
+        times += latest
+    return {
+        "path": str(path),
+        "name": pipeline.name,
+        "finished": finished,
+        "stage": "finished" if finished else _stage(run, pipeline, progress),
+        "idle_seconds": round(max(0.0, now - max(times)), 1),
+        "progress": progress,
+        "strategies": {each: _judged(run, pipeline, each) for each in pipeline.strategies},
+    }
+
+
+def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Location, list[str], int]]:
+    """Yield what is made in shards, in order: its name, folder, arrays, and how many composites are planned."""
+    composites = list(CANDIDATE_ARRAYS)
+    if pipeline.filter.enabled:
+        for strategy in pipeline.strategies:
+            yield f"{strategy} filter composites", run.training / strategy, composites, pipeline.filter.candidates
+    for strategy in pipeline.strategies:
+        folder, planned = run.candidates / strategy, first_plan(pipeline, strategy)
+        yield f"{strategy} candidates", folder, composites, planned
+        if pipeline.filter.enabled:
+            yield f"{strategy} scores", folder, ["p_real"], planned
+    yield (
+        "curated set",
+        run.curated,
+        list(CURATED_ARRAYS),
+        sum(pipeline.curation.wanted[s] for s in pipeline.strategies),
+    )
+
+
+def _progress(
+    what: str, folder: Location, names: list[str], planned: int, shard: int, now: float
+) -> tuple[dict[str, Any], list[float]]:
+    """Describe one part; return with it when its latest shard was stored."""
+    group = _group(folder)
+    arrays = [array(group, name) for name in names if group and name in group] if group else []
+    length = max([planned, *(each.shape[0] for each in arrays)])
+    complete = frozenset[int]()
+    if len(arrays) == len(names):
+        complete = frozenset.intersection(*map(complete_shards, arrays))
+    shards = len(shards_of(length, shard))
+    done = len([number for number in complete if number < shards])
+    times = [_stored(folder / names[-1] / shard_key(arrays[-1], number)) for number in complete]
+    recent = sorted(stored for stored in times if stored > now - _WINDOW)
+    rate: float | None = None
+    if done < shards and len(recent) >= _FEWEST and recent[-1] > recent[0]:
+        rate = (len(recent) - 1) * shard / (recent[-1] - recent[0])
+    entry = {
+        "what": what,
+        "done": done,
+        "planned": shards,
+        "rate": rate,
+        "seconds_left": None if rate is None else (shards - done) * shard / rate,
+    }
+    return entry, [max(times)] if times else []
+
+
+def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]) -> str:
+    """Name the first stage that is not done."""
+    if not run.holds_composites():
+        return "catalog and donors"
+    for entry in progress:
+        if entry["what"].endswith("candidates"):
+            untrained = [each for each in pipeline.strategies if not run.report(each).exists()]
+            if pipeline.filter.enabled and untrained:
+                return f"filter training: {', '.join(untrained)}"
+        if entry["done"] < entry["planned"]:
+            return str(entry["what"])
+    return "last steps"
+
+
+def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
+    """Judge the candidates of which all is there that verdicts need: what is kept of them depends on the others."""
+    found: dict[str, Any] = {"judged": 0, "acceptance": None, "rejected": {}}
+    group = _group(run.candidates / strategy)
+    names = ["class_pixels", *(["p_real"] if pipeline.filter.enabled else [])]
+    if group is None or any(name not in group for name in names):
+        return found
+    size, length = pipeline.store.shard, array(group, names[0]).shape[0]
+    complete = frozenset.intersection(*(complete_shards(array(group, name)) for name in names))
+    p_real, verdicts = [np.empty(0, np.float32)], [np.empty(0, np.uint8)]
+    for shard in sorted(complete):
+        start, stop = shard * size, min(length, (shard + 1) * size)
+        class_pixels = read_range(array(group, "class_pixels"), start, stop)
+        scores = np.full(len(class_pixels), math.nan, np.float32)
+        if pipeline.filter.enabled:
+            scores = read_range(array(group, "p_real"), start, stop)[: len(class_pixels)]
+        p_real.append(scores)
+        verdicts.append(assess(scores, class_pixels[: len(scores)], pipeline.curation))
+    judged = np.concatenate(verdicts)
+    rate = acceptance(np.concatenate(p_real), pipeline.curation)
+    rejected = {reason: count for reason, count in tally(judged).items() if count and code(reason) != code("surplus")}
+    return {"judged": len(judged), "acceptance": None if math.isnan(rate) else rate, "rejected": rejected}
+
+
+def _group(folder: Location) -> zarr.Group | None:
+    return open_group(folder) if (folder / "zarr.json").exists() else None
+
+
+def _stored(path: Location) -> float:
+    """Return when an object was stored; where a store does not tell, long ago."""
+    return float(getattr(path.stat(), "st_mtime", 0.0) or 0.0)

@@ -1,0 +1,166 @@
+"""Whether stored objects are what was stored: every byte of a shard is accounted for, every ``zarr.json`` is known.
+
+How an array ought to be is taken from an array in memory, never from the metadata on the disk, which may be damaged
+itself. So shards can be checked, and their samples read, whatever became of their ``zarr.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+from numcodecs.vlen import VLenUTF8
+from numpy.typing import NDArray
+from zarr.codecs import ShardingCodec
+from zarr.core.buffer import default_buffer_prototype
+
+from synthpipe.errors import StoreError
+from synthpipe.files import Location
+from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
+from synthpipe.storage.shards import shard_key, shard_size
+
+METADATA = "zarr.json"
+Buffer = NDArray[np.uint8]
+
+
+class DamageError(StoreError):
+    """An object is not what was stored.
+
+    Attributes
+    ----------
+    found, expected : str
+        What it is, and what it should be.
+    """
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"{found}; expected {expected}")
+        self.found, self.expected = found, expected
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredArray:
+    """An array as it ought to be, and the folder that its objects lie in.
+
+    Attributes
+    ----------
+    path : Path or UPath
+        The folder.
+    array : zarr.Array
+        With the metadata that it ought to have; its own store holds nothing else.
+    """
+
+    path: Location
+    array: zarr.Array[Any]
+
+    def object(self, shard: int) -> Location:
+        """Return where a shard lies."""
+        return self.path / shard_key(self.array, shard)
+
+    def shards(self) -> frozenset[int]:
+        """Return the numbers of the shards that are stored."""
+        pattern = re.compile(r"c\.(\d+)" + r"\.0" * (self.array.ndim - 1))
+        names = [file.name for file in self.path.iterdir()] if self.path.exists() else []
+        return frozenset(int(match[1]) for match in map(pattern.fullmatch, names) if match)
+
+
+def decode_shard(array: zarr.Array[Any], data: bytes) -> NDArray[Any]:
+    """Return the samples of a shard, (N, ...), those beyond the array's length too, having checked every byte.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        As it ought to be.
+    data : bytes
+        The whole object.
+
+    Raises
+    ------
+    DamageError
+        A checksum is wrong, bytes are missing or more than they should be, or they decode to something else.
+    """
+    codec, size, stored = ChunkCodec.of(array), shard_size(array), np.frombuffer(data, np.uint8)
+    if not isinstance(array.metadata.codecs[0], ShardingCodec):  # type: ignore[union-attr]
+        return _decode(codec, _checked(stored, "its checksum"), (size, *array.shape[1:]), array.dtype)
+    samples = np.empty((size, *array.shape[1:]), array.dtype)
+    for number, chunk in enumerate(_chunks(stored, size)):
+        payload = _checked(chunk, f"the checksum of its sample {number}")
+        samples[number] = _decode(codec, payload, array.shape[1:], array.dtype)
+    return samples
+
+
+def metadata_of(node: zarr.Array[Any] | zarr.Group) -> bytes:
+    """Return the ``zarr.json`` of an array or group."""
+    found: bytes = node.metadata.to_buffer_dict(default_buffer_prototype())[METADATA].to_bytes()
+    return found
+
+
+def check_metadata(data: bytes, expected: bytes) -> None:
+    """Refuse a ``zarr.json`` that says anything else than the expected one, in whatever layout.
+
+    Raises
+    ------
+    DamageError
+        It does, or it is no JSON.
+    """
+    try:
+        found, wanted = json.loads(data), json.loads(expected)
+    except ValueError as error:
+        raise DamageError(f"no JSON: {error}", "what this version writes") from error
+    for place, left, right in _differences(found, wanted):
+        raise DamageError(f"{place} is {_short(left)}", _short(right))
+
+
+def _chunks(data: Buffer, count: int) -> Iterator[Buffer]:
+    """Cut a shard into its chunks, which lie one after the other, and its index."""
+    start_of_index = len(data) - 16 * count - CHECKSUM_BYTES
+    if start_of_index < 0:
+        raise DamageError(f"{len(data)} bytes", f"at least the {16 * count + CHECKSUM_BYTES} of its index")
+    index = np.frombuffer(_checked(data[start_of_index:], "the checksum of its index"), "<u8").reshape(-1, 2)
+    end = 0
+    for number, (offset, length) in enumerate(index.tolist()):
+        if offset != end or end + length > start_of_index:
+            raise DamageError(f"sample {number} at byte {offset}, {length} long", f"one that begins at byte {end}")
+        end = offset + length
+        yield data[offset:end]
+    if end != start_of_index:
+        raise DamageError(f"{start_of_index} bytes of samples", f"{end}, as its index says")
+
+
+def _checked(data: Buffer, what: str) -> Buffer:
+    """Return a chunk without its checksum."""
+    payload, stored = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
+    if len(data) < CHECKSUM_BYTES or checksum(payload) != stored.tobytes():
+        raise DamageError(f"{len(data)} bytes, and {what} is wrong", "bytes that it is right for")
+    return payload
+
+
+def _decode(codec: ChunkCodec, payload: Buffer, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        raw = codec.compressor.decode(payload) if codec.compressor else payload
+        if codec.text:
+            return np.asarray(VLenUTF8().decode(raw), dtype=object).reshape(shape)
+        return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(shape)
+    except (ValueError, RuntimeError) as error:
+        raise DamageError(f"{len(payload)} bytes that do not decode: {error}", f"samples of shape {shape}") from error
+
+
+def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield where two JSON values differ, in type too: ``true`` is not 1."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            yield from _differences(found.get(key, ...), wanted.get(key, ...), f"{place}.{key}" if place else key)
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for number, (left, right) in enumerate(zip(found, wanted, strict=True)):
+            yield from _differences(left, right, f"{place}[{number}]")
+    elif type(found) is not type(wanted) or found != wanted:
+        yield place or "it", found, wanted
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is ... else json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -1,0 +1,57 @@
+"""``SHA256SUMS``: the digests of a finished run's small files, which have no checksums of their own.
+
+`sha256sum --check SHA256SUMS` reads it too. Its last line is a comment with the digest of the lines before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from synthpipe.errors import StoreError
+from synthpipe.files import Location, write_atomically
+from synthpipe.storage.run import RunDirectory
+
+_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+_END = "# sha256 of the lines above: "
+
+
+def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
+    """Write the digests of a run's small files: those that are there, and those whose bytes are `known` already.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written.
+    """
+    contents = {path: path.read_bytes() for path in run.small_files() if path.exists()} | dict(known)
+    lines = [f"{sha256(data)}  {str(path).removeprefix(f'{run.path}/')}\n" for path, data in contents.items()]
+    text = "".join(sorted(lines, key=lambda line: line.split()[1]))
+    write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n")
+
+
+def read_sums(run: RunDirectory) -> dict[Location, str]:
+    """Return the digests that ``SHA256SUMS`` holds.
+
+    Raises
+    ------
+    StoreError
+        It is missing or damaged.
+    """
+    try:
+        text = run.sums_file.read_bytes().decode("ascii")
+    except FileNotFoundError as error:
+        raise StoreError(f"{run.sums_file}: not found") from error
+    except ValueError as error:
+        raise StoreError(f"{run.sums_file}: is not ASCII") from error
+    body, _, end = text.rpartition(_END)
+    if end != f"{sha256(body.encode())}\n":
+        raise StoreError(f"{run.sums_file}: its last line is not the digest of those before")
+    matches = map(_LINE.fullmatch, body.splitlines())
+    return {run.path / match[2]: match[1] for match in matches if match}
+
+
+def sha256(data: bytes) -> str:
+    """Return the digest of some bytes, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,296 @@
+"""A whole checkup: small files, metadata, every shard, verdicts, the curated set, and some composites made again.
+
+Nothing is written. Shards are read and checked in threads: reading, checksums, decoders and the counting of classes all
+let other threads run, and starting processes would take longer than checking a small run. A thread holds one shard.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from synthpipe.config import Pipeline
+from synthpipe.curation import Kept, Verdicts, tally
+from synthpipe.errors import StoreError
+from synthpipe.files import Location
+from synthpipe.patches.catalog import Catalog
+from synthpipe.progress import Reporter
+from synthpipe.records import Strategy
+from synthpipe.runtime import available_cores
+from synthpipe.stages.curated_set import part_of, verdicts_of_shard
+from synthpipe.stages.judging import judge_finished
+from synthpipe.storage.integrity import DamageError, decode_shard
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import open_group
+from synthpipe.storage.shards import shards_of
+from synthpipe.tasks import curated_shard, group_numbers
+from synthpipe.verification.expected import ExpectedGroup, check_group, expected_composites, expected_curated
+from synthpipe.verification.faults import Checkup, Fault, Looked
+from synthpipe.verification.objects import CompositeCheck, check_composites, check_curated, read_shard
+from synthpipe.verification.rendering import Again, check_patch_files, rendering
+from synthpipe.verification.small_files import (
+    check_filter_files,
+    check_journal,
+    check_run_file,
+    check_split,
+    check_sums,
+    check_tally,
+    find_catalog,
+    scored_by,
+)
+
+Item = TypeVar("Item")
+
+
+def verify(path: Location, samples: int, reporter: Reporter, patches: bool | None = None) -> Checkup:
+    """Check all that a run holds; it need not be finished, and nothing is written.
+
+    Parameters
+    ----------
+    path : Path or UPath or UPath
+        The run directory.
+    samples : int
+        How many composites of each strategy, and again of those that trained its filter, are sampled and rendered
+        anew. Which ones is drawn anew at every call.
+    reporter : Reporter
+        Told about the progress.
+    patches : bool, optional
+        Whether to read the patches; by default if there are `samples`.
+
+    Raises
+    ------
+    StoreError
+        There is no run at `path`.
+    """
+    run = RunDirectory(path)
+    if not path.is_dir() or not (run.exists() or run.build_file.exists() or run.holds_composites()):
+        raise StoreError(f"{path}: is no run directory; expected one that `synthpipe build` made")
+    return _Checking(run, samples, reporter, samples > 0 if patches is None else patches).result()
+
+
+class _Checking:
+    """One checkup under way."""
+
+    def __init__(self, run: RunDirectory, samples: int, reporter: Reporter, patches: bool) -> None:
+        self.run, self.samples, self.reporter, self.patches = run, samples, reporter, patches
+        self.faults: list[Fault] = []
+        self.notes: list[str] = []
+        self.objects = self.size = self.rendered = 0
+        journal = check_journal(run)
+        self.finished = run.sums_file.exists() or bool(not journal and run.journal().get("finished"))
+        self.faults += journal
+
+    def result(self) -> Checkup:
+        """Check everything."""
+        start = time.monotonic()
+        self._check()
+        faults = tuple(_merged(self.faults))
+        seconds = time.monotonic() - start
+        notes = tuple(self.notes)
+        return Checkup(self.run.path, self.finished, faults, notes, self.objects, self.size, self.rendered, seconds)
+
+    def _check(self) -> None:
+        run = self.run
+        pipeline, faults = check_run_file(run)
+        self.faults += faults
+        if self.finished:
+            self.faults += check_sums(run)
+        files = [file for file in (*run.small_files(), run.sums_file) if file.exists()]
+        self.objects, self.size = len(files), sum(file.stat().st_size for file in files)
+        if pipeline is None or run.run_file in self._faulty():
+            self.notes.append("the Zarr stores were not checked: what they should hold follows from run.json")
+            return
+        catalog, faults = find_catalog(run, pipeline, trusted=not self._faulty().intersection(run.tables()))
+        self.faults += faults
+        if catalog is None:
+            self.notes.append("the Zarr stores were not checked: what they should hold follows from catalog.csv")
+            return
+        self.faults += check_split(run, pipeline, catalog, self.finished)
+        self.faults += (each for each in check_filter_files(run, pipeline, self.finished) if not self._known(each))
+        altered = self._patches(catalog)
+        groups = self._groups(pipeline, catalog)
+        for group in groups:
+            self._add(check_group(group))
+        with ExitStack() as stack:
+            again: Again | None = None
+            if self.samples:
+                with self.reporter.stage("donors", len(catalog.donors)) as advance:
+                    again = stack.enter_context(rendering(run, pipeline, catalog, altered, advance))
+            verdicts = self._composites(groups, pipeline, catalog, again)
+        curated = next((group for group in groups if group.strategy is None), None)
+        if curated:
+            self._curated(curated, verdicts, pipeline, catalog)
+
+    def _patches(self, catalog: Catalog) -> frozenset[str]:
+        """Look at the patches; return the paths of those that are not as they were."""
+        if not self.patches:
+            return frozenset()
+        with self.reporter.stage("patches", len(catalog.patches)) as advance:
+            faults = check_patch_files(catalog, advance)
+        self.faults += faults
+        return frozenset(str(fault.path) for fault in faults)
+
+    def _groups(self, pipeline: Pipeline, catalog: Catalog) -> list[ExpectedGroup]:
+        """Return the groups that there ought to be; say which shards are not made yet."""
+        faulty, found = self._faulty(), list[ExpectedGroup | None]()
+        for strategy in pipeline.strategies:
+            model = scored_by(self.run, strategy, faulty)
+            found.append(expected_composites(self.run, pipeline, strategy, "filter", self.finished, model))
+            found.append(expected_composites(self.run, pipeline, strategy, "candidate", self.finished, model))
+        found.append(expected_curated(self.run, pipeline, catalog, self.finished))
+        groups = [group for group in found if group]
+        if not self.finished:
+            self.notes.append("the run is not finished")
+            for group in groups:
+                if unmade := group.unmade():
+                    planned = len(shards_of(group.length, group.shard))
+                    self.notes.append(f"{group.path}: {unmade} of {planned} shards are not complete yet")
+        return groups
+
+    def _composites(
+        self, groups: list[ExpectedGroup], pipeline: Pipeline, catalog: Catalog, again: Again | None
+    ) -> dict[Strategy, Verdicts]:
+        """Check the shards of all composites; return the verdicts of those that are sound, recomputed."""
+        numbers = {patch.id: number for number, patch in enumerate(catalog.donors)}
+        verdicts: dict[Strategy, Verdicts] = {}
+        for group in groups:
+            if group.strategy is None or group.purpose is None:
+                continue
+            chosen = frozenset[int]()
+            if again and not (group.purpose == "filter" and self.run.split_file in self._faulty()):
+                chosen = _choose(group, self.samples)
+                self.rendered += len(chosen)
+            rendered = partial(again, group.strategy, group.purpose) if again else lambda recipe: None
+            check = CompositeCheck(pipeline, numbers, rendered, chosen)
+            self._shards(group, partial(_check_composite_shard, group, check))
+            if group.purpose == "candidate" and self.finished and self._sound(group.path):
+                try:
+                    verdicts[group.strategy] = self._verdicts(group, group.strategy, pipeline)
+                except StoreError as error:  # sound shards, but not as many as the plan asks for
+                    self.faults.append(Fault("contradiction", group.path, str(error), "what the plan asks for"))
+        return verdicts
+
+    def _verdicts(self, group: ExpectedGroup, strategy: Strategy, pipeline: Pipeline) -> Verdicts:
+        """Judge the candidates again, and compare with the verdicts that are stored, and the build's tally of them."""
+        judged = judge_finished(pipeline, strategy, open_group(self.run.candidates, strategy))
+        self.faults += check_tally(self.run, strategy, tally(judged.verdicts))
+        stored = group.arrays["verdict"]
+        for shard in shards_of(group.length, group.shard):
+            path = stored.object(shard)
+            try:
+                found = decode_shard(stored.array, path.read_bytes())
+            except (DamageError, FileNotFoundError):
+                continue  # named already
+            wrong = np.flatnonzero(found != verdicts_of_shard(judged.verdicts, shard, group.shard))
+            for place in wrong[:1]:
+                index = shard * group.shard + int(place)
+                expected = "those that curation gives by the stored scores"
+                what = f"{len(wrong)} other verdicts, the first of {index}"
+                self.faults.append(Fault("contradiction", path, what, expected, remove=(path,)))
+        return judged.verdicts
+
+    def _curated(
+        self, group: ExpectedGroup, verdicts: Mapping[Strategy, Verdicts], pipeline: Pipeline, catalog: Catalog
+    ) -> None:
+        """Compare the curated set with its origins, where these are sound."""
+        kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
+        comparable = self.finished and kept.keys() == set(pipeline.strategies)
+        count = sum(map(len, kept.values()))
+        if comparable and count != group.length:
+            self.faults.append(_another_length(group, count))
+            comparable = False
+        if self.finished and not comparable:
+            self.notes.append(f"{group.path}: was not compared with its origins, which have faults")
+        numbers = group_numbers([patch.group for patch in catalog.donors])
+
+        def check(shard: int) -> Looked:
+            samples, looked = read_shard(group, shard)
+            origins = part_of(kept, shard * group.shard, (shard + 1) * group.shard)
+            expected = curated_shard(pipeline, self.run, group.group, origins, numbers) if comparable else None
+            faults = check_curated(group, shard, samples, expected, len(pipeline.classes))
+            return replace(looked, faults=looked.faults + faults)
+
+        self._shards(group, check)
+
+    def _shards(self, group: ExpectedGroup, check: Callable[[int], Looked]) -> None:
+        shards = group.shards()
+        name = "/".join(group.path.parts[len(self.run.path.parts) :])
+        with self.reporter.stage(f"{name}, shards", len(shards)) as advance:
+            for looked in _in_threads(check, shards):
+                self._add(looked)
+                advance(1)
+
+    def _add(self, looked: Looked) -> None:
+        self.faults += looked.faults
+        self.objects += looked.objects
+        self.size += looked.size
+
+    def _faulty(self) -> frozenset[Location]:
+        return frozenset(fault.path for fault in self.faults)
+
+    def _known(self, fault: Fault) -> bool:
+        """Whether a fault is of a filter whose weights or report were named already: one of them is wrong, not both."""
+        return any(path in self._faulty() for path in fault.remove)
+
+    def _sound(self, folder: Location) -> bool:
+        """Whether nothing was found below a folder, or in the metadata of what it lies in, but verdicts."""
+        verdict = folder / "verdict"
+        named = (path for path in self._faulty() if path.suffix != ".json" or path.name == "zarr.json")
+        return not any(
+            (folder in path.parents or path == folder.parent / "zarr.json") and path.parent != verdict for path in named
+        )
+
+
+def _check_composite_shard(group: ExpectedGroup, check: CompositeCheck, shard: int) -> Looked:
+    samples, looked = read_shard(group, shard)
+    return replace(looked, faults=looked.faults + check_composites(group, shard, samples, check))
+
+
+def _choose(group: ExpectedGroup, count: int) -> frozenset[int]:
+    """Draw some composites of those that are stored, those beyond the arrays' length among them."""
+    shards = sorted(group.arrays["image"].shards())
+    stored = len(shards) * group.shard
+    places = np.random.default_rng().choice(stored, min(count, stored), replace=False)
+    return frozenset(shards[place // group.shard] * group.shard + place % group.shard for place in places.tolist())
+
+
+def _another_length(group: ExpectedGroup, count: int) -> Fault:
+    objects = (stored.object(shard) for stored in group.arrays.values() for shard in group.shards())
+    metadata = tuple(group.metadata)
+    cure = "give --repair: the curated set is made again"
+    found, expected = f"{group.length} composites", f"{count}, as many as are kept"
+    return Fault("contradiction", group.path, found, expected, cure, remove=(*metadata, *objects))
+
+
+def _merged(faults: Iterable[Fault]) -> Iterator[Fault]:
+    """Yield one fault an object: the first, with all that has to be done about it."""
+    found: dict[Location, Fault] = {}
+    for fault in faults:
+        first = found.setdefault(fault.path, fault)
+        found[fault.path] = replace(
+            first,
+            remove=tuple(dict.fromkeys((*first.remove, *fault.remove))),
+            replace=first.replace or fault.replace,
+        )
+    yield from found.values()
+
+
+def _in_threads(function: Callable[[Item], Looked], items: Iterable[Item]) -> Iterator[Looked]:
+    """Yield the function's result of every item, in order; few are under way at a time."""
+    threads = available_cores()
+    pending: deque[Future[Looked]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()

@@ -1,0 +1,190 @@
+"""What the Zarr stores of a run ought to hold: groups and arrays as a build would make them now, in memory."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import zarr
+from zarr.storage import MemoryStore
+
+from synthpipe.compose import Purpose
+from synthpipe.config import Pipeline
+from synthpipe.files import Location
+from synthpipe.patches.catalog import Catalog
+from synthpipe.records import Strategy
+from synthpipe.stages.layout import add_scores, add_verdicts, composites_group, curated_group
+from synthpipe.storage.integrity import METADATA, DamageError, StoredArray, check_metadata, metadata_of
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS
+from synthpipe.storage.shards import shard_size, shards_of
+from synthpipe.verification.faults import Fault, Looked
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpectedGroup:
+    """A group of composites, or the curated set, as it ought to be.
+
+    Attributes
+    ----------
+    path : Path or UPath
+        Its folder.
+    group : zarr.Group
+        In memory: metadata alone.
+    arrays : mapping of str to StoredArray
+        Those that must be there, or are.
+    metadata : mapping of path to bytes
+        Every ``zarr.json``, that of its store's root too.
+    required : bool
+        Whether all of it must be there: the run is finished.
+    length : int
+        Of its arrays.
+    strategy, purpose
+        Of what composites; None of the curated set.
+    """
+
+    path: Location
+    group: zarr.Group
+    arrays: Mapping[str, StoredArray]
+    metadata: Mapping[Location, bytes]
+    required: bool
+    length: int
+    strategy: Strategy | None = None
+    purpose: Purpose | None = None
+
+    @property
+    def shard(self) -> int:
+        """Composites a shard."""
+        return shard_size(next(iter(self.arrays.values())).array)
+
+    def shards(self) -> list[int]:
+        """Return the numbers of the shards to look at: those that must be there, and those that are."""
+        wanted = set(shards_of(self.length, self.shard)) if self.required else set[int]()
+        return sorted(wanted.union(*(stored.shards() for stored in self.arrays.values())))
+
+    def unmade(self) -> int:
+        """Return how many of the planned shards are not complete yet."""
+        complete = frozenset.intersection(*(stored.shards() for stored in self.arrays.values()))
+        return len(set(shards_of(self.length, self.shard)) - complete)
+
+
+def expected_composites(
+    run: RunDirectory, pipeline: Pipeline, strategy: Strategy, purpose: Purpose, finished: bool, model: str
+) -> ExpectedGroup | None:
+    """Return how the composites of a strategy ought to lie, or None where none are made yet, or asked for.
+
+    `model` is the digest of the filter that scored them.
+    """
+    root = run.training if purpose == "filter" else run.candidates
+    path = root / strategy
+    required = finished and (purpose == "candidate" or pipeline.filter.enabled)
+    if not required and not path.exists():
+        return None
+    planned = pipeline.filter.candidates if purpose == "filter" else 0
+    length = _length(path, finished) or planned
+    store = MemoryStore()
+    group = composites_group(store, pipeline, strategy, purpose, length)
+    names = list(CANDIDATE_ARRAYS)
+    if purpose == "candidate":
+        if (path / "p_real").exists() or (required and pipeline.filter.enabled):
+            add_scores(group, pipeline, length, model)
+            names.append("p_real")
+        if (path / "verdict").exists() or required:
+            add_verdicts(group, pipeline, length)
+            names.append("verdict")
+    nodes: dict[Location, Any] = {root: zarr.open_group(store, mode="r"), path: group}
+    return _expected(path, group, names, nodes, required, length, strategy, purpose)
+
+
+def expected_curated(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool) -> ExpectedGroup | None:
+    """Return how the curated set ought to lie, or None where it is not begun."""
+    if not finished and not run.curated.exists():
+        return None
+    length = _length(run.curated, finished) or sum(pipeline.curation.wanted[each] for each in pipeline.strategies)
+    group = curated_group(MemoryStore(), pipeline, catalog, length)
+    return _expected(run.curated, group, list(CURATED_ARRAYS), {run.curated: group}, finished, length, None, None)
+
+
+def check_group(expected: ExpectedGroup) -> Looked:
+    """Compare every ``zarr.json`` of a group with the expected one."""
+    faults, size = [], 0
+    for path, wanted in expected.metadata.items():
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            if expected.required or _holds_objects(path.parent):
+                faults.append(_fault(path, "nothing", "the metadata of what lies there", wanted))
+            continue
+        size += len(data)
+        try:
+            _check(data, wanted, expected)
+        except DamageError as error:
+            faults.append(_fault(path, error.found, error.expected, wanted))
+    return Looked(tuple(faults), len(expected.metadata), size)
+
+
+def _expected(
+    path: Location,
+    group: zarr.Group,
+    names: list[str],
+    nodes: Mapping[Location, Any],
+    required: bool,
+    length: int,
+    strategy: Strategy | None,
+    purpose: Purpose | None,
+) -> ExpectedGroup:
+    made = dict(group.arrays())
+    arrays = {name: StoredArray(path / name, made[name]) for name in names}
+    everything = {**nodes, **{stored.path: stored.array for stored in arrays.values()}}
+    metadata = {folder / METADATA: metadata_of(node) for folder, node in everything.items()}
+    return ExpectedGroup(path, group, arrays, metadata, required, length, strategy, purpose)
+
+
+def _fault(path: Location, found: str, expected: str, wanted: bytes) -> Fault:
+    cure = "give --repair: it is written anew, and no composite is touched"
+    return Fault("metadata", path, found, expected, cure, replace=wanted)
+
+
+def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
+    """Compare; a build that was killed while it lengthened a group leaves some of its arrays shorter, which is fine."""
+    try:
+        check_metadata(data, wanted)
+    except DamageError:
+        length = _length_of(data)
+        if expected.required or length is None or length >= expected.length:
+            raise
+        fields = json.loads(wanted)
+        fields["shape"][0] = length
+        check_metadata(data, json.dumps(fields).encode())
+
+
+def _holds_objects(folder: Location) -> bool:
+    return folder.exists() and any(file.name.startswith("c.") for file in folder.iterdir())
+
+
+def _length(folder: Location, finished: bool) -> int:
+    """Return the length of a group's arrays, by what most of them say; of one that is being lengthened, the longest."""
+    found = Counter(_lengths(folder))
+    if not found:
+        return 0
+    return found.most_common(1)[0][0] if finished else max(found)
+
+
+def _lengths(folder: Location) -> Iterator[int]:
+    for child in folder.iterdir() if folder.exists() else ():
+        metadata = child / METADATA
+        length = _length_of(metadata.read_bytes()) if metadata.exists() else None
+        if length is not None:
+            yield length
+
+
+def _length_of(data: bytes) -> int | None:
+    """Return the length that a ``zarr.json`` gives its array, if it says so at all."""
+    try:
+        length = json.loads(data)["shape"][0]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    return length if isinstance(length, int) else None

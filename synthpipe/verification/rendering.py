@@ -1,0 +1,81 @@
+"""Composites sampled and rendered again, which needs the patches: first whether they are those that were indexed."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from synthpipe.compose import Donors, Purpose, render
+from synthpipe.config import Pipeline
+from synthpipe.errors import CatalogError
+from synthpipe.files import located
+from synthpipe.patches.bank import build_bank, load_donor
+from synthpipe.patches.catalog import Catalog
+from synthpipe.patches.pixels import read_bytes
+from synthpipe.records import Composite, PatchRef, Recipe, Strategy
+from synthpipe.resizing import fit_packed
+from synthpipe.runtime import available_cores
+from synthpipe.storage.run import RunDirectory
+from synthpipe.tasks import Job, render_recipe, sample_recipe
+from synthpipe.verification.faults import Fault
+
+Again = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
+"""Samples a composite anew and renders the recipe that is stored of it; None where its donors are not at hand."""
+
+
+def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> tuple[Fault, ...]:
+    """Name the patches that are gone, or have other bytes than when they were indexed."""
+    with ThreadPoolExecutor(available_cores()) as pool:
+        found = []
+        for fault in pool.map(_check_patch, catalog.patches):
+            found += [fault] if fault else []
+            advance(1)
+    return tuple(found)
+
+
+@contextmanager
+def rendering(
+    run: RunDirectory, pipeline: Pipeline, catalog: Catalog, altered: frozenset[str], advance: Callable[[int], None]
+) -> Iterator[Again]:
+    """Yield what samples and renders composites again.
+
+    Where donors are `altered`, the paths of theirs being given, nothing can be sampled anew, since any donor might be
+    drawn; what is made of the others is still rendered.
+    """
+    background = pipeline.taxonomy.background
+
+    def from_recipe(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite] | None:
+        used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
+        if altered.intersection(patch.path for patch in used):
+            return None
+        return recipe, render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
+
+    if altered.intersection(patch.path for patch in catalog.donors):
+        yield from_recipe
+        return
+    with tempfile.TemporaryDirectory(prefix="synthpipe-") as scratch:
+        job = Job(pipeline, run, Path(scratch))
+        fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
+        cores = available_cores()
+        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), cores, fit)
+
+        def anew(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite]:
+            return sample_recipe(job, strategy, purpose, recipe.index), render_recipe(job, recipe)
+
+        yield anew
+
+
+def _check_patch(patch: PatchRef) -> Fault | None:
+    cure = "restore the patch from a copy; without it no composite of its donors can be made again"
+    try:
+        found = hashlib.sha256(read_bytes(patch.path)).hexdigest()
+    except CatalogError as error:
+        return Fault("patch", located(patch.path), str(error), f"the patch {patch.id!r}", cure, lasting=True)
+    if found == patch.sha256:
+        return None
+    return Fault("patch", located(patch.path), f"digest {found}", f"{patch.sha256} of {patch.id!r}", cure, lasting=True)

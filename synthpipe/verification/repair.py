@@ -1,0 +1,67 @@
+"""Mending a run: what is broken is taken away, and the build goes on as after an interruption.
+
+The objects are a build's ledger, so a shard that is gone is made again, and nothing else. What follows from a shard has
+the bytes that it had, for the shard has; where it did not follow from what is there now, the next round finds it.
+"""
+
+from __future__ import annotations
+
+from synthpipe.config import Pipeline
+from synthpipe.files import Location, write_atomically
+from synthpipe.patches.catalog import survey, write_catalog
+from synthpipe.progress import Reporter
+from synthpipe.stages import build
+from synthpipe.storage.run import RunDirectory
+from synthpipe.verification.checkup import verify
+from synthpipe.verification.faults import Checkup
+
+_ROUNDS = 4  # composites, their scores, verdicts, the curated set
+
+
+def repair(path: Location, samples: int, workers: int | None, reporter: Reporter) -> Checkup:
+    """Check a run, mend what can be mended, and check it again.
+
+    Parameters
+    ----------
+    path, samples, reporter
+        As of `verify`.
+    workers : int or None
+        Worker processes of the build; by default one a core.
+
+    Returns
+    -------
+    Checkup
+        The last: without faults, or with those that stay. Where there are some that no build can mend, nothing is
+        touched, so that they can be mended first.
+
+    Raises
+    ------
+    SynthpipeError
+        As of `build`, which goes on where the run is not finished.
+    """
+    for _ in range(_ROUNDS):
+        found = verify(path, samples, reporter, patches=True)
+        if not found.faults or any(fault.lasting for fault in found.faults):
+            break
+        run = RunDirectory(path)
+        _prepare(run, run.pipeline(), found)
+        reporter.note(f"{path}: {len(found.faults)} faults to mend; building again")
+        build(run.pipeline(), path, workers, reporter)
+    else:
+        found = verify(path, samples, reporter, patches=True)
+    return found
+
+
+def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:
+    """Write what is known, remove what is broken; if that is interrupted, a build goes on, as with a killed one."""
+    named = {fault.path: fault for fault in found.faults}
+    if run.build_file in named:
+        run.build_file.unlink(missing_ok=True)
+    run.reopen()
+    if named.keys() & set(run.tables()):
+        write_catalog(survey(pipeline.patches, pipeline.taxonomy), pipeline.taxonomy, run.path)
+    for fault in found.faults:
+        if fault.replace is not None:
+            write_atomically(fault.path, fault.replace)
+        for broken in fault.remove:
+            broken.unlink(missing_ok=True)

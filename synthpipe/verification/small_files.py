@@ -1,0 +1,156 @@
+"""Checking the files of a run that are no part of a Zarr store: what they follow from, and ``SHA256SUMS``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from synthpipe.config import Pipeline
+from synthpipe.errors import CatalogError, FilterError, StoreError, SynthpipeError
+from synthpipe.files import Location
+from synthpipe.filtering.report import load_report
+from synthpipe.patches.catalog import Catalog, load_catalog, survey
+from synthpipe.records import Reason, Strategy
+from synthpipe.stages.feasibility import check_patches, split_json
+from synthpipe.storage.integrity import METADATA
+from synthpipe.storage.run import RunDirectory, json_text, read_json
+from synthpipe.storage.sums import read_sums, sha256
+from synthpipe.verification.faults import MADE_AGAIN, Fault
+
+_RETRAINED = (
+    "give --repair: the filter is trained again, which gives the same weights on the same kind of machine only; or "
+    "restore both files of it from a copy"
+)
+_RUN_FILE = "restore it from a copy: --repair cannot, since all else follows from it"
+_CATALOG = "give --repair: it is made again from the patches, if these are as they were"
+
+
+def check_run_file(run: RunDirectory) -> tuple[Pipeline | None, list[Fault]]:
+    """Return the run's pipeline, or None where nobody can tell it, with the faults of ``run.json``."""
+    try:
+        pipeline = run.pipeline()
+        said = run.read()
+    except StoreError as error:
+        found = str(error).removeprefix(f"{run.run_file}: ")
+        return None, [Fault("file", run.run_file, found, "the run's pipeline", _RUN_FILE, lasting=True)]
+    if said["fingerprint"] != pipeline.fingerprint():
+        found, expected = f"fingerprint {said['fingerprint']}", f"{pipeline.fingerprint()}, that of its pipeline"
+        return None, [Fault("file", run.run_file, found, expected, _RUN_FILE, lasting=True)]
+    return pipeline, []
+
+
+def check_sums(run: RunDirectory) -> list[Fault]:
+    """Compare the small files of a finished run with ``SHA256SUMS``."""
+    try:
+        sums = read_sums(run)
+    except StoreError as error:
+        cure = "give --repair: it is written anew, of the files as they are"
+        found = str(error).removeprefix(f"{run.sums_file}: ")
+        return [Fault("file", run.sums_file, found, "digests of the small files", cure, remove=(run.sums_file,))]
+    faults = []
+    for path, expected in sums.items():
+        found = sha256(path.read_bytes()) if path.exists() else "nothing"
+        if found != expected:
+            faults.append(_small_file(run, path, found, expected))
+    return faults
+
+
+def check_journal(run: RunDirectory) -> list[Fault]:
+    """Check that ``build.json`` can be read."""
+    try:
+        run.journal()
+    except StoreError as error:
+        found = str(error).removeprefix(f"{run.build_file}: ")
+        return [_small_file(run, run.build_file, found, "what the build tells of itself")]
+    return []
+
+
+def check_tally(run: RunDirectory, strategy: Strategy, expected: Mapping[Reason, int]) -> list[Fault]:
+    """Compare what ``build.json``, where it can be read, tells of a strategy's verdicts."""
+    try:
+        found = run.journal()["strategies"][strategy]["verdicts"]
+    except (StoreError, KeyError, TypeError) as error:
+        found = repr(error)
+    return [] if found == expected else [_small_file(run, run.build_file, f"verdicts {found}", f"{dict(expected)}")]
+
+
+def check_filter_files(run: RunDirectory, pipeline: Pipeline, finished: bool) -> Iterator[Fault]:
+    """Compare the filters' weights with their reports."""
+    for strategy in pipeline.strategies:
+        weights, report = run.weights(strategy), run.report(strategy)
+        if not report.exists():
+            if finished and pipeline.filter.enabled:
+                yield _small_file(run, report, "nothing", "the report of a finished training")
+            continue
+        try:
+            expected = load_report(report).model_sha256
+        except FilterError as error:
+            yield _small_file(run, report, str(error).removeprefix(f"{report}: "), "a filter's report")
+            continue
+        found = sha256(weights.read_bytes()) if weights.exists() else "nothing"
+        if found != expected:
+            yield _small_file(run, weights, found, f"{expected}, as {report.name} says")
+
+
+def check_split(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool) -> Iterator[Fault]:
+    """Compare ``split.json`` with the split that the pipeline gives."""
+    if not pipeline.filter.enabled or not (finished or run.split_file.exists()):
+        return
+    expected = json_text(split_json(check_patches(pipeline, catalog))).encode()
+    found = run.split_file.read_bytes() if run.split_file.exists() else b""
+    if found != expected:
+        what = "another split" if found else "nothing"
+        yield Fault("file", run.split_file, what, "the split that the pipeline gives", replace=expected)
+
+
+def find_catalog(run: RunDirectory, pipeline: Pipeline, trusted: bool) -> tuple[Catalog | None, list[Fault]]:
+    """Return the run's catalog: as stored where it is `trusted` and can be read, else from the patches.
+
+    None where neither is the one that the run was made from; the faults say why.
+    """
+    expected = str(run.read()["catalog_digest"])
+    path, problems = run.tables()
+    try:
+        catalog = load_catalog(run.path, pipeline.taxonomy)
+    except StoreError as error:
+        path = problems if str(error).startswith(str(problems)) else path
+        found = str(error).removeprefix(f"{path}").lstrip(": ")
+        fault = Fault("file", path, found, "the catalog of the run's patches", _CATALOG)
+    else:
+        if trusted and catalog.digest == expected:
+            return catalog, []
+        fault = Fault("file", path, f"digest {catalog.digest}", f"{expected}, as run.json says", _CATALOG)
+    try:
+        catalog = survey(pipeline.patches, pipeline.taxonomy)
+    except CatalogError:
+        catalog = Catalog(())
+    if catalog.digest == expected:
+        return catalog, [fault] if trusted else []
+    cure = "restore it, or the patches, from a copy: the patches that there are give another catalog"
+    return None, [Fault("file", path, fault.found, fault.expected, cure, lasting=True)]
+
+
+def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:
+    """Return the digest of a strategy's filter, by the first witness that is not known to be wrong."""
+    report, weights = run.report(strategy), run.weights(strategy)
+    if report not in faulty and report.exists():
+        return load_report(report).model_sha256
+    if weights not in faulty and weights.exists():
+        return sha256(weights.read_bytes())
+    try:
+        return str(read_json(run.candidates / strategy / "p_real" / METADATA)["attributes"]["model_sha256"])
+    except (SynthpipeError, KeyError, TypeError):
+        return ""
+
+
+def _small_file(run: RunDirectory, path: Location, found: str, expected: str) -> Fault:
+    if path == run.run_file:
+        return Fault("file", path, found, expected, _RUN_FILE, lasting=True)
+    if path in run.tables():
+        return Fault("file", path, found, expected, _CATALOG)
+    if path == run.build_file:
+        cure = "give --repair: it is written anew; seconds of stages that are done are lost"
+        return Fault("file", path, found, expected, cure, remove=(path,))
+    if path == run.split_file:
+        return Fault("file", path, found, expected, MADE_AGAIN)
+    strategy_files = (path.with_suffix(".safetensors"), path.with_suffix(".json"))
+    return Fault("file", path, found, expected, _RETRAINED, remove=strategy_files)

@@ -1,0 +1,127 @@
+"""`synthpipe status` from another shell: while a build runs in its own process, after it was killed, at the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+
+from synthpipe.cli import main
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from tests.conftest import DEMO
+from tests.test_build import SMALL
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "phantom"
+    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
+    return directory
+
+
+@contextmanager
+def building(path: Path, patches: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A real build in a process of its own, with its workers; whatever happens, all of them end."""
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "1"]
+    for override in (*SMALL, f"patches.root={patches}", *overrides):
+        command += ["--set", override]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def status(path: Path) -> dict[str, Any]:
+    result = CliRunner().invoke(main, ["status", str(path), "--json"])
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def until(path: Path, wanted: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
+    """Ask until the answer is as `wanted`."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if (path / "run.json").exists() and wanted(found := status(path)):
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not in {seconds} s; the last: {status(path)}")
+
+
+def part(found: dict[str, Any], what: str) -> dict[str, Any]:
+    entry: dict[str, Any] = next(entry for entry in found["progress"] if entry["what"] == what)
+    return entry
+
+
+def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    rules = ("filter.enabled=false", "curation.min_classes=3", "curation.wanted=40000", "curation.max_candidates=90000")
+    with building(path, patches, *rules):
+        found = until(path, lambda found: part(found, "mosaic candidates")["done"] >= 30)
+        assert not found["finished"] and found["stage"] == "mosaic candidates" and found["idle_seconds"] < 30
+        entry = part(found, "mosaic candidates")
+        assert entry["planned"] == 5000 and entry["done"] < 5000
+        assert entry["rate"] > 0
+        assert entry["seconds_left"] == pytest.approx((5000 - entry["done"]) * 8 / entry["rate"])
+        lines = CliRunner().invoke(main, ["status", str(path)]).stdout.splitlines()
+        assert lines[0] == f"{path}: demo, mosaic candidates" and "composites a second" in lines[2]
+        later = until(path, lambda again: part(again, "mosaic candidates")["done"] > entry["done"])
+        assert later["stage"] == "mosaic candidates"
+    killed = status(path)
+    assert killed["stage"] == "mosaic candidates" and killed["idle_seconds"] >= 0
+    judged = killed["strategies"]["mosaic"]
+    group: Any = zarr.open_group(path / "candidates.zarr" / "mosaic", mode="r")
+    pixels = np.asarray(group["class_pixels"][:])
+    pixels = pixels[pixels[:, 0] >= 0]  # those that are made
+    few = int(((pixels[:, :3] >= 0.01 * 32 * 32).sum(axis=1) < 3).sum())
+    assert judged == {"judged": len(pixels), "acceptance": None, "rejected": {"too_few_classes": few}}
+
+
+def test_a_build_with_a_filter_is_watched_to_its_end(patches: Path, tmp_path: Path) -> None:
+    path, stages = tmp_path / "run", list[str]()
+    with building(path, patches, "curation.rule=threshold", "curation.threshold=0.1") as process:
+        deadline = time.monotonic() + 180
+        while process.poll() is None and time.monotonic() < deadline:
+            if (path / "run.json").exists() and (stage := status(path)["stage"]) not in stages:
+                stages.append(stage)
+            time.sleep(0.02)
+        assert process.returncode == 0
+    assert stages[0] in ("catalog and donors", "mosaic filter composites")
+    assert any(stage.startswith("filter training: ") for stage in stages)
+    order = [
+        *("catalog and donors", "mosaic filter composites", "bezier filter composites"),
+        *("filter training: mosaic, bezier", "filter training: mosaic", "filter training: bezier"),
+        *("mosaic candidates", "mosaic scores", "bezier candidates", "bezier scores"),
+        *("curated set", "last steps", "finished"),
+    ]
+    assert set(stages) <= set(order)
+    found = status(path)
+    journal = json.loads((path / "build.json").read_text())["strategies"]
+    assert found["finished"] and found["stage"] == "finished"
+    assert all(entry["done"] == entry["planned"] and entry["rate"] is None for entry in found["progress"])
+    for strategy, entry in found["strategies"].items():
+        assert entry["judged"] >= journal[strategy]["candidates"]
+        if entry["judged"] == journal[strategy]["candidates"]:
+            assert entry["acceptance"] == pytest.approx(journal[strategy]["acceptance"])
+            assert entry["rejected"].get("looks_synthetic", 0) == journal[strategy]["verdicts"]["looks_synthetic"]
+
+
+def test_no_run_is_told_in_a_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["status", str(tmp_path)])
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path}/run.json: not found; expected a run that `synthpipe build` made\n"
