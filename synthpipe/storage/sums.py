@@ -27,8 +27,8 @@ def write_sums(run: RunDirectory, known: Mapping[Path, bytes]) -> None:
         It cannot be written.
     """
     contents = {path: path.read_bytes() for path in run.small_files() if path.exists()} | dict(known)
-    lines = [f"{sha256(data)}  {path.relative_to(run.path).as_posix()}\n" for path, data in sorted(contents.items())]
-    text = "".join(lines)
+    digests = {path.relative_to(run.path).as_posix(): sha256(data) for path, data in contents.items()}
+    text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n")
 
 
