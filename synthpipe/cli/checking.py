@@ -92,7 +92,8 @@ def _checkup_lines(found: Checkup) -> Iterator[str]:
         yield f"{fault.path}\n  {fault.kind}: {fault.found}\n  expected: {fault.expected}\n  {fault.cure}"
     if len(found.faults) > _LISTED:
         yield f"... and {len(found.faults) - _LISTED} more faults; --json lists them all"
-    state = f"{len(found.faults)} faults" if found.faults else "sound"
+    count = len(found.faults)
+    state = f"{count} fault{'s' * (count != 1)}" if count else "sound"
     yield (
         f"{found.path}: {state}; {found.objects} objects, {human_bytes(found.size)}, {found.rendered} composites made "
         f"again, {found.seconds:.1f} s"

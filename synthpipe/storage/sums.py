@@ -26,8 +26,8 @@ def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
         It cannot be written.
     """
     contents = {path: path.read_bytes() for path in run.small_files() if path.exists()} | dict(known)
-    lines = [f"{sha256(data)}  {str(path).removeprefix(f'{run.path}/')}\n" for path, data in contents.items()]
-    text = "".join(sorted(lines, key=lambda line: line.split()[1]))
+    digests = {str(path).removeprefix(f"{run.path}/"): sha256(data) for path, data in contents.items()}
+    text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n")
 
 

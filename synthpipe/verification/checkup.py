@@ -55,7 +55,7 @@ def verify(path: Location, samples: int, reporter: Reporter, patches: bool | Non
 
     Parameters
     ----------
-    path : Path or UPath or UPath
+    path : Location or UPath or UPath
         The run directory.
     samples : int
         How many composites of each strategy, and again of those that trained its filter, are sampled and rendered
@@ -140,20 +140,20 @@ class _Checking:
 
     def _groups(self, pipeline: Pipeline, catalog: Catalog) -> list[ExpectedGroup]:
         """Return the groups that there ought to be; say which shards are not made yet."""
-        faulty, found = self._faulty(), list[ExpectedGroup | None]()
+        run, faulty, finished = self.run, self._faulty(), self.finished
+        found = dict[Location, ExpectedGroup | None]()
         for strategy in pipeline.strategies:
-            model = scored_by(self.run, strategy, faulty)
-            found.append(expected_composites(self.run, pipeline, strategy, "filter", self.finished, model))
-            found.append(expected_composites(self.run, pipeline, strategy, "candidate", self.finished, model))
-        found.append(expected_curated(self.run, pipeline, catalog, self.finished))
-        groups = [group for group in found if group]
-        if not self.finished:
-            self.notes.append("the run is not finished")
-            for group in groups:
-                if unmade := group.unmade():
-                    planned = len(shards_of(group.length, group.shard))
-                    self.notes.append(f"{group.path}: {unmade} of {planned} shards are not complete yet")
-        return groups
+            model = scored_by(run, strategy, faulty)
+            composites = partial(expected_composites, run, pipeline, strategy, finished=finished, model=model)
+            if (training := composites("filter")) or pipeline.filter.enabled:
+                found[run.training / strategy] = training
+            found[run.candidates / strategy] = composites("candidate")
+        found[run.curated] = expected_curated(run, pipeline, catalog, finished)
+        if not finished:
+            self.notes += ["the run is not finished", *_not_made_yet(found)]
+            filters = [run.report(each) for each in pipeline.strategies if pipeline.filter.enabled]
+            self.notes += [f"{report}: the filter is not trained yet" for report in filters if not report.exists()]
+        return [group for group in found.values() if group]
 
     def _composites(
         self, groups: list[ExpectedGroup], pipeline: Pipeline, catalog: Catalog, again: Again | None
@@ -260,6 +260,15 @@ def _choose(group: ExpectedGroup, count: int) -> frozenset[int]:
     stored = len(shards) * group.shard
     places = np.random.default_rng().choice(stored, min(count, stored), replace=False)
     return frozenset(shards[place // group.shard] * group.shard + place % group.shard for place in places.tolist())
+
+
+def _not_made_yet(groups: Mapping[Location, ExpectedGroup | None]) -> Iterator[str]:
+    for path, group in groups.items():
+        if group is None:
+            yield f"{path}: nothing is made yet"
+        elif unmade := group.unmade():
+            planned = len(shards_of(group.length, group.shard))
+            yield f"{path}: {unmade} of {planned} shards are not complete yet"
 
 
 def _another_length(group: ExpectedGroup, count: int) -> Fault:

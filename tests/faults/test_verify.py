@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image as PillowImage
 
+from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.stages import build
@@ -54,7 +56,7 @@ def mend(path: Path, samples: int = 0) -> Checkup:
 
 
 def files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file())
+    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
 
 
 def contents(path: Path) -> dict[str, str]:
@@ -134,14 +136,14 @@ def test_a_sound_run_has_no_faults_and_nothing_is_written(finished: Path) -> Non
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files(finished)} == before
 
 
-def test_every_random_fault_is_found_and_named(run: Path) -> None:
-    missed = []
+def test_every_random_fault_is_found_and_nothing_else_is_named(run: Path) -> None:
+    wrong = []
     for hit in hits(run, FAULTS, seed=5):
         with struck(run, hit):
             found = check(run)
-        if run / hit.name not in {fault.path for fault in found.faults}:
-            missed.append((hit.name, hit.damage.__name__, found.faults))
-    assert not missed
+        if [fault.path for fault in found.faults] != [run / hit.name]:
+            wrong.append((hit.name, hit.damage.__name__, found.faults))
+    assert not wrong
     assert not check(run).faults
 
 
@@ -200,7 +202,7 @@ def test_sound_bytes_in_the_wrong_place_are_found(run: Path) -> None:
     assert kinds["candidates.zarr/mosaic/image/c.1.0.0.0"] == "contradiction"
     assert kinds["candidates.zarr/mosaic/class_pixels/c.2.0"] == "contradiction"
     assert kinds["candidates.zarr/mosaic/mask/c.2.0.0"] == "contradiction"
-    assert "has faults" not in " ".join(found.notes) and "which have faults" in " ".join(found.notes)
+    assert found.notes == (f"{run / 'curated.zarr'}: was not compared with its origins, which have faults",)
     assert not mend(run, samples=24).faults
     assert contents(run) == before
 
@@ -231,7 +233,37 @@ def test_a_run_that_is_not_finished_has_no_faults_for_what_it_lacks(run: Path) -
     found = check(run, samples=5)
     assert not found.faults and not found.finished
     assert found.notes[0] == "the run is not finished"
-    assert "candidates.zarr/mosaic: 1 of 3 shards are not complete yet" in " ".join(found.notes)
+    notes = {note.removeprefix(f"{run}/") for note in found.notes}
+    assert "candidates.zarr/mosaic: 1 of 3 shards are not complete yet" in notes
+    assert {f"{name}: nothing is made yet" for name in ("candidates.zarr/bezier", "curated.zarr")} <= notes
+    assert "filter/bezier.json: the filter is not trained yet" in notes
     victim = run / "candidates.zarr" / "mosaic" / "mask" / "c.0.0.0"
     victim.write_bytes(b"")
     assert [fault.path for fault in check(run).faults] == [victim]
+
+
+def test_the_command_tells_people_and_machines(run: Path) -> None:
+    result = CliRunner().invoke(main, ["verify", str(run), "--sample", "2"])
+    assert result.exit_code == 0 and result.stdout.startswith(f"{run}: sound; ")
+    assert "8 composites made again" in result.stdout
+    victim = run / "candidates.zarr" / "mosaic" / "image" / "c.1.0.0.0"
+    victim.write_bytes(victim.read_bytes()[:-1])
+    result = CliRunner().invoke(main, ["verify", str(run), "--sample", "0"])
+    assert result.exit_code == 1 and f"{victim}\n  damaged: " in result.stdout
+    assert f"{run}: 1 fault; " in result.stdout.splitlines()[-1]
+    result = CliRunner().invoke(main, ["verify", str(run), "--sample", "0", "--json"])
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1 and not found["sound"] and found["finished"]
+    assert [(fault["path"], fault["kind"], fault["repairable"]) for fault in found["faults"]] == [
+        (str(victim), "damaged", True)
+    ]
+    command = ["verify", str(run), "--sample", "0", "--repair", "--workers", "1", "--json"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0 and json.loads(result.stdout)["sound"]
+
+
+def test_what_is_no_run_is_told_in_a_line(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["verify", str(tmp_path)])
+    assert result.exit_code == 1
+    expected = f"Error: {tmp_path}: is no run directory; expected one that `synthpipe build` made\n"
+    assert result.stderr == expected
