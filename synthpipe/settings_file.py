@@ -21,6 +21,7 @@ def load_settings(
     path: str | Path | None,
     overrides: Sequence[str] = (),
     between: Callable[[Mapping[str, Any]], Iterable[str]] = lambda valid: (),
+    option: str = "--set",
 ) -> Model:
     """Read and validate a settings file.
 
@@ -34,6 +35,8 @@ def load_settings(
         ``key=value`` pairs that replace what the file says: dotted keys, values in YAML.
     between : callable, optional
         Yields what is wrong between keys, given those that are right by themselves, by dotted name.
+    option : str
+        By which users give `overrides`, for messages.
 
     Raises
     ------
@@ -42,7 +45,7 @@ def load_settings(
     """
     data = _read_yaml(Path(path)) if path else {}
     for override in overrides:
-        _override(data, override)
+        _override(data, override, option)
     problems: list[str] = []
     try:
         found = model.model_validate(data)
@@ -51,7 +54,7 @@ def load_settings(
     problems += between(_valid_keys(data, model))
     if problems:
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        raise ConfigError("\n  ".join([f"{path or '--set'}: {count}", *problems]))
+        raise ConfigError("\n  ".join([f"{path or option}: {count}", *problems]))
     return found
 
 
@@ -90,20 +93,22 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def _override(data: dict[str, Any], override: str, option: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
-        raise ConfigError(f"--set {override}: expected key=value, such as curation.threshold=0.4")
+        raise ConfigError(f"{option} {override}: expected key=value, such as curation.threshold=0.4")
     try:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{option} {override}: the value is not valid YAML: {' '.join(str(error).split())}"
+        ) from error
     *parents, last = key.strip().split(".")
     target: Any = data
     for parent in parents:
         target = target.setdefault(parent, {}) if isinstance(target, dict) else None
     if not isinstance(target, dict):
-        raise ConfigError(f"--set {override}: {'.'.join(parents)} holds no keys in this file; set it as a whole")
+        raise ConfigError(f"{option} {override}: {'.'.join(parents)} holds no keys in this file; set it as a whole")
     target[last] = value
 
 

@@ -28,6 +28,7 @@ from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.records import REASONS, STRATEGIES, recipe_from_json
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.taxonomy import LOST
 from tests.conftest import DEMO, pipeline
@@ -58,7 +59,7 @@ def small(patches: Path, *overrides: str) -> Pipeline:
 
 
 def run(settings: Pipeline, path: Path, workers: int = 2) -> dict[str, Any]:
-    return build(settings, path, workers, LogReporter())
+    return build(settings, path, ClusterSettings(Local(workers)), LogReporter())
 
 
 def opened(path: Path) -> Any:

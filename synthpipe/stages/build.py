@@ -5,28 +5,30 @@ What is stored is the ledger: every stage first looks which of its objects are t
 
 from __future__ import annotations
 
-import tempfile
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
-from synthpipe.patches.bank import build_bank
+from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
-from synthpipe.resizing import fit_packed
-from synthpipe.runtime import available_cores, local_client
+from synthpipe.patches.node_bank import sweep_banks
+from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks
 from synthpipe.stages.state import BuildState, Reporter, timed
 from synthpipe.storage.run import RunDirectory, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group
-from synthpipe.tasks import Job, prepare
+from synthpipe.tasks import Job
+from synthpipe.workplace import open_workplace, place_bank
+
+_TORCH_BYTES = 2 << 30
 
 
-def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporter) -> dict[str, Any]:
+def build(pipeline: Pipeline, path: Path, cluster: ClusterSettings, reporter: Reporter) -> dict[str, Any]:
     """Build a run, or go on with one that was interrupted.
 
     Parameters
@@ -35,8 +37,8 @@ def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporte
         What to build.
     path : Path
         The run directory.
-    workers : int or None
-        Worker processes; by default one a core.
+    cluster : ClusterSettings
+        Where it works; ``ClusterSettings()`` is this machine, one process a core.
     reporter : Reporter
         Told about the progress.
 
@@ -66,17 +68,33 @@ def build(pipeline: Pipeline, path: Path, workers: int | None, reporter: Reporte
         reporter.note(f"note: {remark}")
     if split:
         write_json(run.split_file, {side: sorted(groups) for side, groups in split.items()})
-    with tempfile.TemporaryDirectory(prefix="synthpipe-") as scratch:
-        job = Job(pipeline, run, Path(scratch))
+    with ExitStack() as stack:
+        place = place_bank(pipeline, catalog, cluster.scratch_on_nodes)
+        if isinstance(cluster.where, Local):
+            stack.callback(sweep_banks, place)  # of workers that had to be killed
+        job = Job(pipeline, RunDirectory(path.absolute()), place)
+        workplace = stack.enter_context(open_workplace(job, catalog))
+        workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog), reporter.note))
         with timed(journal, "donors"):
-            _bank(job, catalog, reporter)
-        with local_client(workers, partial(prepare, job.bank)) as client:
-            state = BuildState(job, catalog, client, reporter, journal)
-            try:
-                _make_curated_set(state)
-            finally:
-                write_json(run.build_file, journal)
+            donors = len(catalog.donors) * workers.crew.now().hosts
+            with reporter.stage("donors", donors) as advance:
+                stack.enter_context(workers.prepared(workplace, advance))
+        try:
+            _make_curated_set(BuildState(job, catalog, workers, reporter, journal))
+        finally:
+            write_json(run.build_file, journal)
     return journal
+
+
+def demand(pipeline: Pipeline, catalog: Catalog) -> Demand:
+    """Return what a build needs of its workers' memory beside their own share."""
+    canvas = pipeline.canvas if pipeline.bezier else None
+    training = 0
+    if pipeline.filter.enabled:
+        # composites, as many real patches, and as many views of these, beside torch itself
+        height, width = pipeline.canvas
+        training = _TORCH_BYTES + 4 * pipeline.filter.candidates * height * width * 3
+    return Demand(bank_bytes(catalog.donors, canvas), training)
 
 
 def is_finished(run: RunDirectory) -> bool:
@@ -108,14 +126,6 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catal
     if catalog.problems:
         reporter.note(f"{len(catalog.problems)} patches left out; {run.path / 'problems.csv'} says why")
     return catalog
-
-
-def _bank(job: Job, catalog: Catalog, reporter: Reporter) -> None:
-    pipeline = job.pipeline
-    with reporter.stage("donors", len(catalog.donors)) as advance:
-        background = pipeline.taxonomy.background
-        fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
-        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), available_cores(), fit)
 
 
 def _make_curated_set(state: BuildState) -> None:

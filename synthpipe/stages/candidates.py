@@ -42,7 +42,7 @@ def make_filters(state: BuildState) -> None:
     ]
     if missing:
         with timed(state.journal, "filter composites"):
-            for _ in run_tasks(state.client, check_network, [state.job]):
+            for _ in run_tasks(state.cluster, check_network, [state.job]):
                 pass
             for strategy in missing:
                 _render(state, strategy, "filter", pipeline.filter.candidates)
@@ -50,9 +50,11 @@ def make_filters(state: BuildState) -> None:
         with (
             timed(state.journal, "filter training"),
             state.reporter.stage("filter training, epochs", epochs) as advance,
-            announced(state.client, advance),
+            announced(state.cluster, advance),
         ):
-            for _ in run_tasks(state.client, train, [TrainTask(state.job, strategy) for strategy in missing]):
+            for _ in run_tasks(
+                state.cluster, train, [TrainTask(state.job, strategy) for strategy in missing], gpu=True
+            ):
                 pass
     for strategy in pipeline.strategies:
         report = load_report(run.report(strategy))
@@ -118,7 +120,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
     ensure_arrays(group, SCORE_ARRAYS, sizes_of(pipeline, count), store, p_real=model)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
     tasks = (ShardTask(state.job, strategy, "candidate", shard) for shard in missing)
-    run_shards(state, f"{strategy} scores", score_shard, tasks, len(missing) * store.shard)
+    run_shards(state, f"{strategy} scores", score_shard, tasks, len(missing) * store.shard, gpu=True)
 
 
 def _judge(state: BuildState, strategy: Strategy, count: int) -> tuple[Verdicts, int]:
