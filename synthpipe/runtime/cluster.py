@@ -95,7 +95,7 @@ class Cluster:
     def uses_gpus(self) -> bool:
         """Whether tasks that are made for GPUs wait for workers with one."""
         use = self.settings.gpu
-        return use == "require" or (use == "auto" and self.crew.now().slots(gpu=True) > 0)
+        return use == "require" or (use == "auto" and self.crew.now(fresh=True).slots(gpu=True) > 0)
 
     @contextmanager
     def prepared(self, workplace: Workplace, on_steps: Callable[[int], None]) -> Iterator[None]:

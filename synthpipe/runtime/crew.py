@@ -13,7 +13,7 @@ from distributed.comm.core import CommClosedError
 from synthpipe.errors import ClusterError
 
 GPU = "GPU"
-_LEAST_SECONDS_BETWEEN_LOOKS, _SECONDS_TO_ANSWER = 0.5, 30.0
+_LEAST_SECONDS_BETWEEN_LOOKS, _MOST_SECONDS_BETWEEN_LOOKS, _SECONDS_TO_ANSWER = 0.5, 10.0, 30.0
 _LOOKING_SHARE = 0.05  # of the driver's time that may be spent on looking
 
 
@@ -45,8 +45,8 @@ class Crew:
         self._next_look = 0.0
         self._missing_since: dict[bool, float] = {}
 
-    def now(self) -> Roll:
-        """Return the workers, as they were at most a moment ago.
+    def now(self, fresh: bool = False) -> Roll:
+        """Return the workers, as they were a moment ago; with `fresh`, as they are.
 
         Raises
         ------
@@ -55,7 +55,7 @@ class Crew:
         """
         self.check_scheduler()
         start = time.monotonic()
-        if start >= self._next_look:
+        if fresh or start >= self._next_look:
             try:
                 found = self._client.sync(self._identity, callback_timeout=_SECONDS_TO_ANSWER)
                 self._roll = Roll(found["workers"])
@@ -64,7 +64,8 @@ class Crew:
             except (OSError, CommClosedError) as error:
                 raise self.lost() from error
             spent = time.monotonic() - start
-            self._next_look = time.monotonic() + max(_LEAST_SECONDS_BETWEEN_LOOKS, spent / _LOOKING_SHARE)
+            pause = min(_MOST_SECONDS_BETWEEN_LOOKS, spent / _LOOKING_SHARE)
+            self._next_look = time.monotonic() + max(_LEAST_SECONDS_BETWEEN_LOOKS, pause)
         return self._roll
 
     def slots(self, gpu: bool) -> int:

@@ -99,7 +99,8 @@ def _losses(cluster: Cluster, future: Future, argument: object) -> int:
         raise ClusterError(
             f"{argument!r} ended {error.allowed_failures + 1} workers, the last one because it held "
             f"{format_bytes(held)}, all the memory that it may use. Finished work is kept; give workers more "
-            "(--memory; of jobs, memory, or fewer processes), use fewer --workers, or a smaller store.shard, and build again"
+            "(--memory; of jobs, memory, or fewer processes), use fewer --workers, or a smaller store.shard, and build "
+            "again"
         )
     return int(error.allowed_failures) + 1
 

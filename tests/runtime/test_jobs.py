@@ -4,7 +4,6 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,8 +30,8 @@ cat "{logs}/jobs"
 
 
 @pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A Slurm of one machine, first in PATH; yields the folder of its logs."""
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a Slurm of one machine first in PATH; return the folder of its logs."""
     commands, logs = tmp_path / "bin", tmp_path / "logs"
     commands.mkdir()
     logs.mkdir()
@@ -53,7 +52,7 @@ def jobs(*overrides: str) -> JobSettings:
 
 
 def one_core(**more: int) -> JobSettings:
-    return JobSettings(cores=1, memory=1 << 30, interface="lo", **more)  # type: ignore[arg-type]
+    return JobSettings(cores=1, memory=1 << 30, interface="lo", **more)
 
 
 def pid(number: int) -> int:
@@ -61,7 +60,7 @@ def pid(number: int) -> int:
     return os.getpid()
 
 
-def script(kind: QueueKind, settings: JobSettings, demand: Demand = Demand()) -> str:
+def script(kind: QueueKind, settings: JobSettings, demand: Demand) -> str:
     cluster = job_cluster(Queued(kind, settings), demand, {"dashboard_address": "127.0.0.1:0"})
     try:
         return str(cluster.job_script())
@@ -85,7 +84,7 @@ def test_job_scripts_say_what_the_settings_do(kind: QueueKind, lines: list[str])
         *("cores=16", "memory=64GiB", "walltime=12:00:00", "queue=long", "account=lab", "gpus=1"),
         *("job_extra_directives=[--exclusive]", "job_script_prologue=[module load cuda]", "local_directory=/local"),
     )
-    text = script(kind, settings)
+    text = script(kind, settings, Demand())
     for line in lines:
         assert line in text.splitlines()
     assert "module load cuda" in text.splitlines()
