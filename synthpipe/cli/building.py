@@ -61,10 +61,10 @@ def build(
     if dry_run:
         _dry_run(settings, path)
         return
-    where = cluster_settings(**cluster)
+    signal.signal(signal.SIGTERM, _interrupt)
     from synthpipe import stages  # loads Dask, which other commands need not wait for
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    where = cluster_settings(**cluster)
     journal = stages.build(settings, path, where, reporter())
     click.echo(_outcome(settings, path, journal))
 

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import ConfigError
-from synthpipe.runtime import ClusterSettings, Demand, JobSettings, Queued, QueueKind, run_tasks
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings, Demand, JobSettings, Local, Queued, QueueKind, run_tasks
 from synthpipe.runtime.jobs import job_cluster
 from synthpipe.settings_file import load_settings
+from synthpipe.stages import build
 from tests.runtime.conftest import cluster_of
+from tests.test_build import hashes, small
 
 # jobs as background processes of this machine: what it takes of Slurm to run workers
 SBATCH = """#!/bin/sh
@@ -132,3 +136,14 @@ def test_jobs_do_tasks_are_renewed_and_leave_nothing(slurm: Path) -> None:
     while any(Path(f"/proc/{worker}/stat").exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{worker}/stat").exists() for worker in workers)
+
+
+def test_a_build_on_a_queue_has_the_bytes_of_a_local_one(slurm: Path, tmp_path: Path) -> None:
+    write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
+    settings = small(tmp_path / "phantom", "filter.enabled=false")
+    build(settings, tmp_path / "here", ClusterSettings(Local(workers=1)), LogReporter())
+    queued = ClusterSettings(Queued("slurm", one_core(jobs=2)), patience=60)
+    build(settings, tmp_path / "queue", queued, LogReporter())
+    assert len(submitted(slurm)) == 2
+    for store in ("candidates.zarr", "curated.zarr"):
+        assert hashes(tmp_path / "queue" / store) == hashes(tmp_path / "here" / store)
