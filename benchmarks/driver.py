@@ -13,6 +13,7 @@ from benchmarks.memory import peak
 from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.pipeline_file import load
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 
 _DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
@@ -34,7 +35,7 @@ def main(count: int, directory: Path) -> None:
         f"curation.max_candidates={count}",
     ]
     start = time.perf_counter()
-    build(load(_DEMO, settings), directory / "run", 2, LogReporter())
+    build(load(_DEMO, settings), directory / "run", ClusterSettings(Local(workers=2)), LogReporter())
     click.echo(json.dumps({"composites": count, "seconds": time.perf_counter() - start, "peak_bytes": peak()}))
 
 

@@ -25,6 +25,7 @@ from synthpipe.files import write_atomically
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings
 from synthpipe.segment.baselines import lower_bound, upper_bound
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
@@ -118,7 +119,7 @@ class Experiment:
             plan.append(f"curation.candidates={count}")
         pipeline = pipeline_file.load(self.pipeline, (*self.overrides, *SETS[name], *plan))
         run = self.directory / "runs" / name
-        build(pipeline, run, None, reporter())
+        build(pipeline, run, ClusterSettings(), reporter())
         return CuratedSet(run / "curated.zarr")
 
     def training(self, row: str, seed: int) -> tuple[TrainSettings, TrainingData]:

@@ -14,7 +14,8 @@ import click
 from benchmarks.page import RESULTS
 from synthpipe import pipeline_file
 from synthpipe.config import Pipeline
-from synthpipe.runtime import local_client, run_tasks
+from synthpipe.patches.node_bank import BankPlace
+from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster, run_tasks
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS
 from synthpipe.storage.summary import human_bytes
@@ -40,12 +41,12 @@ def no_work(task: ShardTask) -> int:
 def measure(count: int, workers: int) -> dict[str, Any]:
     """Run `count` tasks that do no work; return seconds, CPU seconds of the driver, and its resident memory."""
     pipeline = pipeline_file.load(_PIPELINE)
-    job = Job(pipeline, RunDirectory(Path("runs/scaling")), Path("bank"))
+    job = Job(pipeline, RunDirectory(Path("runs/scaling")), BankPlace("none"))
     memory = []
-    with local_client(workers, _nothing) as client:
+    with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
         start, cpu = time.perf_counter(), time.process_time()
-        for done, _ in enumerate(run_tasks(client, no_work, tasks), 1):
+        for done, _ in enumerate(run_tasks(cluster, no_work, tasks), 1):
             if done % (count // _POINTS) == 0:
                 memory.append({"tasks": done, "resident_bytes": _resident()})
         return {
@@ -55,10 +56,6 @@ def measure(count: int, workers: int) -> dict[str, Any]:
             "driver_cpu_seconds": time.process_time() - cpu,
             "memory": memory,
         }
-
-
-def _nothing() -> None:
-    """What a worker needs for no work."""
 
 
 def _resident() -> int:

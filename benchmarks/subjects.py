@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import cv2
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -30,17 +32,18 @@ from synthpipe.files import Location
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
+from synthpipe.patches.node_bank import BankPlace
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import STRATEGIES, Mask, Strategy
 from synthpipe.resizing import fit_packed
-from synthpipe.runtime import local_client, run_tasks
+from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster, run_tasks
 from synthpipe.segment.data import CuratedDataset
 from synthpipe.stages.layout import composites_group
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, open_group
 from synthpipe.storage.shards import object_path
-from synthpipe.tasks import Job, ShardTask, prepare, render_shard
+from synthpipe.tasks import Job, ShardTask, open_donors, render_shard
 
 _RECIPES = 512
 _BLOCK = 32  # as workers do
@@ -56,8 +59,8 @@ class Bench:
     rounds: int
 
     @property
-    def bank(self) -> Path:
-        return self.scratch / "bank"
+    def bank(self) -> BankPlace:
+        return BankPlace("bench", self.scratch)
 
     def job(self, name: str, pipeline: Pipeline | None = None) -> Job:
         return Job(pipeline or self.pipeline, RunDirectory(self.scratch / name), self.bank)
@@ -76,10 +79,10 @@ class Row:
 def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int) -> Bench:
     """Decode the donors into a bank, and write them as PNG files for the baselines."""
     bench = Bench(pipeline, catalog, scratch, rounds)
-    bench.bank.mkdir()
+    bench.bank.directory.mkdir()
     background = pipeline.taxonomy.background
     fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
-    build_bank(bench.bank, catalog.donors, pipeline.glass, background, lambda: None, os.cpu_count() or 1, fit)
+    build_bank(bench.bank.directory, catalog.donors, pipeline.glass, background, lambda: None, os.cpu_count() or 1, fit)
     (scratch / "png").mkdir()
     patches = []
     for number, patch in enumerate(catalog.donors):
@@ -91,7 +94,7 @@ def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int)
 
 def rendering(bench: Bench) -> Iterator[Row]:
     """Recipes into arrays, on one core; beside it the kernels' plain form, files, and a copy of finished arrays."""
-    donors = Donors(*open_bank(bench.bank))
+    donors = Donors(*open_bank(bench.bank.directory))
     # OpenCV works on images of their own, not on packed pixels
     planes = Donors(replace(donor, image=donor.image.copy(), mask=_copy(donor.mask)) for donor in donors)
     patches = {patch.id: patch for patch in bench.catalog.patches}
@@ -147,7 +150,7 @@ def rendering(bench: Bench) -> Iterator[Row]:
 
 def storing(bench: Bench) -> Iterator[Row]:
     """The stage that a worker does, on one core: sample, render, encode, and store shards durably."""
-    donors = Donors(*open_bank(bench.bank))
+    donors = Donors(*open_bank(bench.bank.directory))
     patches = {patch.id: patch for patch in bench.catalog.patches}
     shard = bench.pipeline.store.shard
     targets = {"mosaic": "1,200 and, of (c), 0.7 where the disk limits", "bezier": "of (c) 0.7"}
@@ -184,7 +187,7 @@ def storing(bench: Bench) -> Iterator[Row]:
                 write_files(render_from_files(recipe, patches), bench.scratch / "files")
 
         with one_core():
-            prepare(bench.bank)
+            Prepared(bench.bank).prepare()
             found = rates(
                 {
                     "ours": Subject(shard, stage, remove),
@@ -306,7 +309,7 @@ def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
                     reader[index]
 
             with one_core():
-                prepare(bench.bank)
+                Prepared(bench.bank).prepare()
                 found = rates({"write": Subject(shard, write), "read": Subject(shard, read)}, bench.rounds)
             stored = object_path(array(open_group(job.run.candidates, "mosaic"), kind), 0)
             whole = shard * np.prod(pipeline.canvas) * (3 if kind == "image" else 1)
@@ -334,12 +337,42 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
     shard = bench.pipeline.store.shard
     job = bench.job("memory")
     _create(job, "mosaic", 8 * shard)
-    with local_client(2, partial(prepare, bench.bank)) as client:
-        for _ in run_tasks(client, render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
+    with _cluster(bench, 2) as cluster:
+        for _ in run_tasks(cluster, render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
             pass
-        processes = client.run(of_this_process, str(bench.bank))
+        processes = cluster.client.run(of_this_process, str(bench.bank.directory))
     canvas = bench.pipeline.canvas if bench.pipeline.bezier else None
     return {"bank_bytes": bank_bytes(bench.catalog.donors, canvas), "processes": list(processes.values())}
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A worker with the bench's donors."""
+
+    bank: BankPlace
+
+    @property
+    def key(self) -> str:
+        return self.bank.name
+
+    def problems(self) -> list[str]:
+        return []
+
+    def prepare(self, on_steps: Callable[[int], None] = lambda steps: None) -> None:
+        cv2.setNumThreads(1)
+        open_donors(self.bank)
+
+    def release(self) -> None:
+        """The bank goes with the bench."""
+
+
+@contextmanager
+def _cluster(bench: Bench, workers: int) -> Iterator[Cluster]:
+    with (
+        open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster,
+        cluster.prepared(Prepared(bench.bank), lambda steps: None),
+    ):
+        yield cluster
 
 
 def _copy(mask: Mask | None) -> Mask | None:
@@ -356,13 +389,13 @@ def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, nam
     job = bench.job(name)
     _create(job, strategy, shards * bench.pipeline.store.shard)
     tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards)]
-    with local_client(count, partial(prepare, bench.bank)) as client:
-        for _ in run_tasks(client, render_shard, tasks):
+    with _cluster(bench, count) as cluster:
+        for _ in run_tasks(cluster, render_shard, tasks):
             pass
         for path in job.run.candidates.rglob("c.*"):
             path.unlink()
         start = time.perf_counter()
-        for _ in run_tasks(client, render_shard, tasks):
+        for _ in run_tasks(cluster, render_shard, tasks):
             pass
         spent = time.perf_counter() - start
     shutil.rmtree(str(job.run.path))
@@ -378,7 +411,10 @@ def _curated(bench: Bench, job: Job) -> Location:
     curation = bench.pipeline.curation.model_copy(update={"wanted": wanted, "max_candidates": wanted, "min_classes": 1})
     disabled = bench.pipeline.filter.model_copy(update={"enabled": False})
     build(
-        bench.pipeline.model_copy(update={"curation": curation, "filter": disabled}), job.run.path, None, LogReporter()
+        bench.pipeline.model_copy(update={"curation": curation, "filter": disabled}),
+        job.run.path,
+        ClusterSettings(),
+        LogReporter(),
     )
     return job.run.curated
 

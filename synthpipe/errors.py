@@ -27,3 +27,7 @@ class StaleRunError(SynthpipeError, RuntimeError):
 
 class FilterError(SynthpipeError, RuntimeError):
     """The filter model cannot be trained, or accepts too few composites."""
+
+
+class ClusterError(SynthpipeError, RuntimeError):
+    """There is no cluster to work on, its workers are not fit for the build, or it was lost."""

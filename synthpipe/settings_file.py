@@ -36,7 +36,7 @@ def load_settings(
     between : callable, optional
         Yields what is wrong between keys, given those that are right by themselves, by dotted name.
     option : str
-        What the overrides were given as, for messages.
+        By which users give `overrides`, for messages.
 
     Raises
     ------

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import zarr
 from numpy.typing import NDArray
@@ -26,8 +24,9 @@ from synthpipe.errors import FilterError
 from synthpipe.files import Location
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import load_catalog
+from synthpipe.patches.node_bank import BankPlace
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import STRATEGIES, Composite, Image, PatchRef, Recipe, Strategy, recipe_to_json
+from synthpipe.records import STRATEGIES, Composite, Image, Mask, PatchRef, Recipe, Strategy, recipe_to_json
 from synthpipe.runtime import announce
 from synthpipe.storage.chunks import Samples
 from synthpipe.storage.run import RunDirectory, read_json
@@ -44,7 +43,7 @@ class Job:
 
     pipeline: Pipeline
     run: RunDirectory
-    bank: Path
+    bank: BankPlace
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +82,6 @@ class CuratedTask:
         return f"shard {self.shard} of the curated set"
 
 
-def prepare(bank: Path) -> None:
-    """Get a worker process ready: the donor bank mapped, OpenCV on one thread."""
-    cv2.setNumThreads(1)
-    _donors(bank)
-
-
 def render_shard(task: ShardTask) -> int:
     """Make a shard of composites and store it; return how many.
 
@@ -99,20 +92,19 @@ def render_shard(task: ShardTask) -> int:
     recipes: list[str] = []
     class_pixels = np.empty((size, pipeline.taxonomy.background + 1), np.int32)
     donors = np.empty((size, donor_uses(pipeline, task.strategy)), np.int32)
-    bank = _donors(task.job.bank)
+    bank = open_donors(task.job.bank)
     arrays = _composite_arrays(_store(task), task.strategy, pipeline.store, pipeline.canvas)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(ShardWriter(each, task.shard)) for name, each in arrays.items()}
         for start in range(0, size, _BLOCK):
             count = min(_BLOCK, size - start)
             # all are sampled and then all rendered: pixels push what sampling uses out of the processor's caches
-            indices = range(task.shard * size + start, task.shard * size + start + count)
-            block = [sample_recipe(task.job, task.strategy, task.purpose, index) for index in indices]
+            first = task.shard * size + start
+            block = _sample_all(task, range(first, first + count))
             recipes += map(recipe_to_json, block)
             donors[start : start + count] = [[bank.number(patch) for patch in recipe.donors()] for recipe in block]
             with writers["image"].block(count) as images, writers["mask"].block(count) as masks:
-                for recipe, image, mask in zip(block, images, masks, strict=True):
-                    render(recipe, bank, image, mask)
+                _render_all(task, first, block, bank, images, masks)
                 for mask, pixels in zip(masks, class_pixels[start : start + count], strict=True):
                     count_classes(mask.reshape(-1), pixels)
         writers["image"].finish()  # the disk is busy with it while the others are encoded
@@ -155,16 +147,40 @@ def equals_stored(task: ShardTask) -> bool:
 
 def render_recipe(job: Job, recipe: Recipe) -> Composite:
     """Render one composite."""
-    return render(recipe, _donors(job.bank))
+    return render(recipe, open_donors(job.bank))
 
 
 def sample_recipe(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
     """Sample one composite."""
-    donors = _donors(job.bank)
+    donors = open_donors(job.bank)
     if purpose == "filter":
         training = index < training_composites(job.pipeline)
         donors = _donors_of_side(job.bank, job.run, "train" if training else "validation")
     return sample(job.pipeline, strategy, index, donors, purpose)
+
+
+def _sample_all(task: ShardTask, indices: range) -> list[Recipe]:
+    """Sample some composites of a shard; what fails tells which one it was."""
+    block: list[Recipe] = []
+    try:
+        for index in indices:
+            block.append(sample_recipe(task.job, task.strategy, task.purpose, index))
+    except Exception as error:
+        error.add_note(f"while sampling {task.strategy} {task.purpose} composite {indices[len(block)]}")
+        raise
+    return block
+
+
+def _render_all(task: ShardTask, first: int, block: list[Recipe], bank: Donors, images: Image, masks: Mask) -> None:
+    """Render composites of a shard, (N, H, W, 3) and (N, H, W); what fails tells which one it was, and its recipe."""
+    number = 0
+    try:
+        for number, (recipe, image, mask) in enumerate(zip(block, images, masks, strict=True)):  # noqa: B007
+            render(recipe, bank, image, mask)
+    except Exception as error:
+        what = f"{task.strategy} {task.purpose} composite {first + number}"
+        error.add_note(f"while rendering {what}, recipe {recipe_to_json(block[number])}")
+        raise
 
 
 def training_composites(pipeline: Pipeline) -> int:
@@ -317,16 +333,23 @@ def _store(task: ShardTask) -> Location:
 
 
 @lru_cache(maxsize=1)
-def _donors(bank: Path) -> Donors:
-    return Donors(*open_bank(bank))
+def open_donors(bank: BankPlace) -> Donors:
+    """Map this node's donor bank, which some process of the node must hold; once a process."""
+    return Donors(*open_bank(bank.directory))
+
+
+def release_donors() -> None:
+    """Forget the donors, so that the room of a bank that was removed is free."""
+    for cached in (open_donors, _group_numbers, _donors_of_side):
+        cached.cache_clear()
 
 
 @lru_cache(maxsize=1)
-def _group_numbers(bank: Path) -> NDArray[np.int32]:
+def _group_numbers(bank: BankPlace) -> NDArray[np.int32]:
     """Return the place of each donor's group among all donors' groups."""
-    return group_numbers([donor.group for donor in _donors(bank).listed])
+    return group_numbers([donor.group for donor in open_donors(bank).listed])
 
 
 @lru_cache(maxsize=2)
-def _donors_of_side(bank: Path, run: RunDirectory, side: str) -> Donors:
-    return _donors(bank).within(read_split(run)[side])
+def _donors_of_side(bank: BankPlace, run: RunDirectory, side: str) -> Donors:
+    return open_donors(bank).within(read_split(run)[side])

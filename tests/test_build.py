@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -28,8 +29,12 @@ from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.records import REASONS, STRATEGIES, recipe_from_json
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
+from synthpipe.storage.run import RunDirectory
+from synthpipe.tasks import Job, ShardTask, render_shard
 from synthpipe.taxonomy import LOST
+from synthpipe.workplace import open_workplace, place_bank
 from tests.conftest import DEMO, pipeline
 
 SMALL = (
@@ -58,7 +63,7 @@ def small(patches: Path, *overrides: str) -> Pipeline:
 
 
 def run(settings: Pipeline, path: Path, workers: int = 2) -> dict[str, Any]:
-    return build(settings, path, workers, LogReporter())
+    return build(settings, path, ClusterSettings(Local(workers)), LogReporter())
 
 
 def opened(path: Path) -> Any:
@@ -421,6 +426,27 @@ def test_a_damaged_shard_is_named_and_made_again(unfiltered: Path, patches: Path
     victim.unlink()
     run(settings, path, workers=1)
     assert hashes(path / "curated.zarr") == hashes(unfiltered / "curated.zarr")
+
+
+def test_a_composite_that_fails_is_named_with_its_recipe(
+    unfiltered: Path, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(recipe: object, *_: object) -> None:
+        raise ZeroDivisionError("no such curve")
+
+    path = copy_unfinished(unfiltered, tmp_path / "run")
+    settings = small(patches, "filter.enabled=false", "curation.wanted=30")
+    catalog = load_catalog(path, settings.taxonomy)
+    job = Job(settings, RunDirectory(path), place_bank(settings, catalog, tmp_path / "scratch"))
+    monkeypatch.setattr("synthpipe.tasks.render", fail)
+    with open_workplace(job, catalog) as workplace:
+        workplace.prepare(lambda steps: None)
+        with pytest.raises(ZeroDivisionError, match="no such curve") as caught:
+            render_shard(ShardTask(job, "bezier", "candidate", 2))
+        workplace.release()
+    (note,) = pickle.loads(pickle.dumps(caught.value)).__notes__
+    recipe = opened(path / "candidates.zarr")["bezier"]["recipe"][16]
+    assert note == f"while rendering bezier candidate composite 16, recipe {recipe}"
 
 
 def test_a_journal_that_says_little_is_no_end(unfiltered: Path, patches: Path, tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
 from tests.conftest import DEMO, pipeline
 
+ONE, TWO = ClusterSettings(Local(1)), ClusterSettings(Local(2))
 SMALL = (
     *("canvas=32", "mosaic.tile=16", "filter.enabled=false", "curation.rule=threshold", "curation.wanted=12"),
     *("curation.candidates=16", "curation.max_candidates=80", "store.shard=8"),
@@ -44,7 +46,7 @@ def small(patches: Path, *overrides: str) -> Pipeline:
 @pytest.fixture(scope="module")
 def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "finished"
-    build(small(patches), path, 1, LogReporter())
+    build(small(patches), path, ONE, LogReporter())
     return path
 
 
@@ -69,33 +71,39 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
     old, before = CuratedSet(run / "curated.zarr"), objects(run / "candidates.zarr")
     more = small(patches, "curation.wanted={mosaic: 30, bezier: 12}")
     with pytest.raises(StaleRunError, match=r"is finished; give --extend .*\n.*curation\.wanted\.mosaic: 12 -> 30"):
-        build(more, run, 1, LogReporter())
-    build(more, run, 2, LogReporter(), extend=True)
+        build(more, run, ONE, LogReporter())
+    build(more, run, TWO, LogReporter(), extend=True)
     new = CuratedSet(run / "curated.zarr")
     assert len(new) == 42 and [new.origin(index) for index in range(12)] == [old.origin(index) for index in range(12)]
     after = objects(run / "candidates.zarr")
     assert len(after) > len(before)
     assert all(after[name] == data for name, data in before.items() if "verdict" not in name)
-    build(more, tmp_path / "fresh", 2, LogReporter())
+    build(more, tmp_path / "fresh", TWO, LogReporter())
     assert objects(run / "curated.zarr") == objects(tmp_path / "fresh" / "curated.zarr")
     aside = list(run.glob("curated-*.zarr"))
     assert len(aside) == 1 and CuratedSet(aside[0]).digest == old.digest
-    build(more, run, 1, LogReporter())  # finished: nothing to do
+    build(more, run, ONE, LogReporter())  # finished: nothing to do
 
 
 def test_only_more_of_the_same_is_an_extension(run: Path, patches: Path) -> None:
     for change in ("curation.wanted=11", "curation.threshold=0.9", "seed=3"):
         with pytest.raises(StaleRunError, match=f"--extend allows more curation.wanted.*\\n.*{change.split('=')[0]}"):
-            build(small(patches, change), run, 1, LogReporter(), extend=True)
+            build(small(patches, change), run, ONE, LogReporter(), extend=True)
     with pytest.raises(StaleRunError, match="is not finished; finish it before it is extended"):
-        build(small(patches, "curation.wanted=20"), unfinished(run), 1, LogReporter(), extend=True)
+        build(small(patches, "curation.wanted=20"), unfinished(run), ONE, LogReporter(), extend=True)
 
 
 def test_by_rule_top_k_more_candidates_might_replace_some(patches: Path, tmp_path: Path) -> None:
     rule = "curation.rule=top_k"
-    build(small(patches, rule), tmp_path / "run", 1, LogReporter())
+    build(small(patches, rule), tmp_path / "run", ONE, LogReporter())
     with pytest.raises(StaleRunError, match=r"curation\.candidates\.mosaic: 16 -> 32"):
-        build(small(patches, rule, "curation.candidates=32"), tmp_path / "run", 1, LogReporter(), extend=True)
+        build(
+            small(patches, rule, "curation.candidates=32"),
+            tmp_path / "run",
+            ONE,
+            LogReporter(),
+            extend=True,
+        )
 
 
 def test_patches_that_changed_are_named(run: Path, patches: Path, tmp_path: Path) -> None:
@@ -108,7 +116,7 @@ def test_patches_that_changed_are_named(run: Path, patches: Path, tmp_path: Path
     with (other / "1.training" / names[2]).open("ab") as file:
         file.write(b"more")
     with pytest.raises(StaleRunError) as caught:
-        build(small(other, "patches.exclude=['nothing']"), unfinished(run), 1, LogReporter())
+        build(small(other, "patches.exclude=['nothing']"), unfinished(run), ONE, LogReporter())
     message = str(caught.value)
     assert f"patch {names[0]!r}: is gone" in message and f"patch {names[2]!r}: has other bytes" in message
     assert f"patch {names[1]!r}: is gone" in message and f"patch 'a{names[1]}': is new" in message
@@ -123,13 +131,13 @@ def test_packages_that_make_other_pixels_are_refused(run: Path, patches: Path) -
     data["versions"]["opencv-python-headless"] = "3.2.1"
     (run / "run.json").write_text(json.dumps(data))
     with pytest.raises(StaleRunError, match=r"would be made otherwise.*\n  opencv-python-headless: 3\.2\.1 -> \d"):
-        build(small(patches), unfinished(run), 1, LogReporter())
+        build(small(patches), unfinished(run), ONE, LogReporter())
 
 
 def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path) -> None:
     left = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0.1234abcd.partial"
     left.write_bytes(b"half")
-    build(small(patches), unfinished(run), 1, LogReporter())
+    build(small(patches), unfinished(run), ONE, LogReporter())
     assert not left.exists()
 
 

@@ -30,6 +30,7 @@ from synthpipe.files import Location, located, write_atomically
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import load_catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, create_group, ensure_arrays, open_group
@@ -231,9 +232,9 @@ def test_a_build_behind_urls_makes_the_same_bytes(s3: str, patches: Path, tmp_pa
     s3fs.S3FileSystem().put(str(patches), "bucket/patches", recursive=True)
     here = pipeline(*SMALL, f"patches.root={patches}")
     there = pipeline(*SMALL, f"patches.root={s3}/patches")
-    build(here, tmp_path / "run", 2, LogReporter())
+    build(here, tmp_path / "run", ClusterSettings(Local(2)), LogReporter())
     run = located(f"{s3}/runs/one")
-    build(there, run, 2, LogReporter())
+    build(there, run, ClusterSettings(Local(2)), LogReporter())
     local, remote = objects(tmp_path / "run"), objects(run)
     assert remote.keys() == local.keys()
     differing = {name for name in local if local[name] != remote[name]} - {"run.json", "catalog.csv"}
@@ -246,7 +247,7 @@ def test_a_build_behind_urls_makes_the_same_bytes(s3: str, patches: Path, tmp_pa
     assert curated.digest == other.digest
     for name in ("candidates.zarr/mosaic/image/c.1.0.0.0", "curated.zarr/mask/c.0.0.0", "build.json"):
         (run / name).unlink()
-    build(there, run, 2, LogReporter())
+    build(there, run, ClusterSettings(Local(2)), LogReporter())
     assert objects(run) == remote
 
 

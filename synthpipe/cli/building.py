@@ -7,12 +7,13 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Unpack
 
 import click
 import yaml
 
 from synthpipe import pipeline_file
+from synthpipe.cli.cluster import ClusterOptions, cluster_options, cluster_settings
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import Pipeline, json_schema
@@ -35,39 +36,46 @@ _set_option = click.option(
 @_pipeline_argument
 @click.option("-o", "--output", type=LOCATION, help="Run directory, or its URL [runs/NAME].")
 @_set_option
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes [one a core].")
 @click.option("--extend", is_flag=True, help="Add composites to a finished run, of which more are wanted now.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made; write nothing.")
+@cluster_options
 def build(
     pipeline: Path,
     output: Location | None,
     overrides: tuple[str, ...],
-    workers: int | None,
     extend: bool,
     dry_run: bool,
+    **cluster: Unpack[ClusterOptions],
 ) -> None:
     """Build a curated set of composites from a pipeline file.
 
     A build that was interrupted goes on where it stopped when the same command is given again; what is finished
     is not made twice.
 
+    It works on this machine, one process a core, unless it joins a Dask cluster (--scheduler) or starts one in the
+    queue of a cluster (--cluster); docs/cluster.md tells more.
+
     \b
     Examples:
       synthpipe build pipelines/demo.yaml
-      synthpipe build pipelines/bcss.yaml --set patches.root=/data/BCSS-WSSS -o runs/bcss --workers 16
+      synthpipe build pipelines/bcss.yaml --set patches.root=/data/BCSS-WSSS -o runs/bcss --workers 16 --memory 4GiB
       synthpipe build pipelines/glas.yaml --set curation.threshold=0.4 --dry-run
       synthpipe build pipelines/demo.yaml -o runs/demo --set curation.wanted=400 --extend
       synthpipe build pipelines/bcss.yaml --set patches.root=s3://data/BCSS-WSSS -o s3://runs/bcss
+      synthpipe build pipelines/bcss.yaml -o /shared/bcss --scheduler tcp://head:8786 --gpu require
+      synthpipe build pipelines/bcss.yaml -o /shared/bcss --cluster slurm --cluster-file slurm.yaml \\
+        --cluster-set jobs=20
     """
     settings = pipeline_file.load(pipeline, overrides)
     path = output or Path("runs") / pipeline.stem
     if dry_run:
         _dry_run(settings, path, extend)
         return
+    signal.signal(signal.SIGTERM, _interrupt)
     from synthpipe import stages  # loads Dask, which other commands need not wait for
 
-    signal.signal(signal.SIGTERM, _interrupt)
-    journal = stages.build(settings, path, workers, reporter(), extend)
+    where = cluster_settings(**cluster)
+    journal = stages.build(settings, path, where, reporter(), extend)
     click.echo(_outcome(settings, path, journal))
 
 

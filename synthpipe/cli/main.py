@@ -29,7 +29,7 @@ class ExplainingGroup(click.Group):
         except SynthpipeError as error:
             if os.environ.get(DEBUG):
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_told(error)) from error
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
@@ -39,7 +39,7 @@ class ExplainingGroup(click.Group):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise click.ClickException(
-                f"{where}{error.strerror or error}; check that it is there, that you may write to it, and that "
+                f"{where}{_told(error, error.strerror)}; check that it is there, that you may write to it, and that "
                 "there is room, then give the command again"
             ) from error
         except Exception as error:
@@ -61,9 +61,14 @@ class ExplainingGroup(click.Group):
                     "(composites and real of a training, --batch, --window batch=...), or choose a smaller network"
                 ) from error
             raise click.ClickException(
-                f"unexpected {type(error).__name__}: {error}\nThis is a fault of synthpipe, or something that it does "
-                f"not foresee. {DEBUG}=1 shows the traceback; please report it."
+                f"unexpected {type(error).__name__}: {_told(error)}\nThis is a fault of synthpipe, or something "
+                f"that it does not foresee. {DEBUG}=1 shows the traceback; please report it."
             ) from error
+
+
+def _told(error: Exception, message: str | None = None) -> str:
+    """Return what an error says, and where in the work it happened."""
+    return "\n  ".join([message or str(error), *getattr(error, "__notes__", [])])
 
 
 @click.group(cls=ExplainingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

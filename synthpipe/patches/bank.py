@@ -103,12 +103,17 @@ def build_bank(
         size = bank_bytes(patches)
         raise StoreError(
             f"{directory}: the donor bank needs at least {size / 2**20:.0f} MiB there: {error.strerror}; make room, or "
-            "name another place with TMPDIR"
+            "name another place with TMPDIR or --scratch"
         ) from error
     temporary = directory / f"{_INDEX}.partial"
     index = {"patches": [asdict(patch) for patch in patches], "canvas": canvas}
     temporary.write_text(json.dumps(index), encoding="utf-8")
     temporary.replace(directory / _INDEX)
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a bank was built in `directory`, to its end."""
+    return (directory / _INDEX).is_file()
 
 
 def bank_bytes(patches: Iterable[PatchRef], canvas: tuple[int, int] | None = None) -> int:

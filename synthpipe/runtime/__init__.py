@@ -1,7 +1,40 @@
-"""Running tasks on Dask: the client, the bounded window, and what a worker prepares once."""
+"""Running tasks on Dask: the cluster, its workers, the bounded window, and what a worker prepares once."""
 
-from synthpipe.runtime.cluster import available_cores, local_client
+from synthpipe.runtime.cluster import Cluster, open_cluster
+from synthpipe.runtime.jobs import JobSettings, parse_size
+from synthpipe.runtime.local import available_cores
 from synthpipe.runtime.progress import announce, announced
+from synthpipe.runtime.settings import (
+    GPU_USES,
+    QUEUE_KINDS,
+    ClusterSettings,
+    Demand,
+    GpuUse,
+    Joined,
+    Local,
+    Queued,
+    QueueKind,
+    Tls,
+)
 from synthpipe.runtime.window import run_tasks
 
-__all__ = ["announce", "announced", "available_cores", "local_client", "run_tasks"]
+__all__ = [
+    "GPU_USES",
+    "QUEUE_KINDS",
+    "Cluster",
+    "ClusterSettings",
+    "Demand",
+    "GpuUse",
+    "JobSettings",
+    "Joined",
+    "Local",
+    "QueueKind",
+    "Queued",
+    "Tls",
+    "announce",
+    "announced",
+    "available_cores",
+    "open_cluster",
+    "parse_size",
+    "run_tasks",
+]

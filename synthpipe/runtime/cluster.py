@@ -1,91 +1,250 @@
-"""The Dask client: a local cluster of processes."""
+"""The cluster that a build works on: started or joined, its workers checked and prepared."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
+from pathlib import Path
 
 import dask
-from distributed import Client, LocalCluster, Worker, WorkerPlugin
+from distributed import Client, Security
 
-_KEPT_BYTES = 256 << 20
+from synthpipe.errors import ClusterError
+from synthpipe.runtime.crew import Crew
+from synthpipe.runtime.jobs import KEPT_BYTES, job_cluster, jobs_renewed
+from synthpipe.runtime.local import local_cluster
+from synthpipe.runtime.preparation import (
+    PREPARED,
+    REFUSED,
+    Workplace,
+    check_workers,
+    plugin_name,
+    prepare_workers,
+)
+from synthpipe.runtime.progress import heard
+from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Tls
+
+_ROLES = ("scheduler", "worker", "client")
+_SETTINGS = {
+    # a worker that holds the interpreter while it decodes or trains is not lost: give it time to answer
+    "distributed.comm.timeouts.connect": "120s",
+    "distributed.scheduler.worker-ttl": None,
+    # a worker that is between two lives when Dask looks would be given up for good; its nanny, or we, start it again
+    "distributed.deploy.lost-worker-timeout": "3650 days",
+    # of its messages, and so of the tasks in them, the scheduler remembers a thousand a worker for debugging
+    "distributed.admin.low-level-log-length": 100,
+    # Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
+    # what its dashboard samples takes a tenth of the cores from the work
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.tick.interval": "1s",
+    # tasks leave nothing in Dask's memory, which it could move to the disk
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
+}
+_REMOTE_SETTINGS = {
+    # of machines that are gone for good nobody says goodbye
+    "distributed.scheduler.worker-ttl": "10m",
+    "distributed.comm.timeouts.connect": "30s",
+}
+_GENTLE_ADAPTING = {
+    "interval": "2s",
+    "wait_count": 30,  # a minute without work before a job is given back
+    "target_duration": "10ms",  # the window shows the scheduler only a little of the work: every task is worth a worker
+}
+_SECONDS_TO_CONNECT = 20
 
 
-class Preparation(WorkerPlugin):  # type: ignore[misc]
-    """What every worker process does once, before its first task; also one that joins late or is started again."""
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster at work.
 
-    name = "synthpipe-preparation"
+    Attributes
+    ----------
+    client : distributed.Client
+        Connected to it.
+    crew : Crew
+        Its workers.
+    settings : ClusterSettings
+        What was asked for.
+    memory_kills : dict
+        Bytes that workers held when they were stopped for it, by the workers' addresses.
+    """
 
-    def __init__(self, prepare: Callable[[], None]) -> None:
-        self._prepare = prepare
+    client: Client
+    crew: Crew
+    settings: ClusterSettings
+    memory_kills: dict[str, int] = field(default_factory=dict)
 
-    def setup(self, worker: Worker) -> None:
-        # what fails in a task reaches its user through the task, without Dask's own traceback before it
-        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
-        self._prepare()
+    @property
+    def scratch(self) -> Path | None:
+        """Folder on every node's own disk; None is the node's temporary directory."""
+        return self.settings.scratch_on_nodes
+
+    def uses_gpus(self) -> bool:
+        """Whether tasks that are made for GPUs wait for workers with one."""
+        use = self.settings.gpu
+        return use == "require" or (use == "auto" and self.crew.now(fresh=True).slots(gpu=True) > 0)
+
+    @contextmanager
+    def prepared(self, workplace: Workplace, on_steps: Callable[[int], None]) -> Iterator[None]:
+        """Check all workers and prepare them, those that come later too, for as long as the block runs.
+
+        `on_steps` is called with the steps that workers announce while the first of them are prepared.
+
+        Raises
+        ------
+        ClusterError
+            Workers are not fit for the build.
+        """
+        check_workers(self.client, workplace)
+        try:
+            with heard(self.client, PREPARED, on_steps):
+                prepare_workers(self.client, self.crew, workplace)
+            yield
+        finally:
+            with suppress(Exception):  # the cluster may be gone, and its workers with what they held
+                if self.client.status == "running":
+                    self.client.unregister_worker_plugin(plugin_name(workplace))
 
 
 @contextmanager
-def local_client(workers: int | None, prepare: Callable[[], None]) -> Iterator[Client]:
-    """Yield a client of a cluster on this machine: one single-threaded process a worker, on the loopback address.
+def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str], None]) -> Iterator[Cluster]:
+    """Start or join a cluster, and wait until it has a worker.
 
     Parameters
     ----------
-    workers : int or None
-        Number of processes; by default one a core.
-    prepare : callable
-        Runs once in every worker process; must be picklable.
+    settings : ClusterSettings
+        Where and how.
+    demand : Demand
+        What tasks need of memory.
+    note : callable
+        Told what is worth a line.
+
+    Raises
+    ------
+    ClusterError
+        It cannot be started or joined, or has no worker, or none of the kind that is required.
     """
-    count = workers or available_cores()
-    # a worker that holds the interpreter while it decodes or trains is not lost: give it time to answer
-    settings = {
-        "distributed.comm.timeouts.connect": "120s",
-        "distributed.scheduler.worker-ttl": None,
-        # of its messages, and so of the tasks in them, the scheduler remembers a thousand a worker for debugging
-        "distributed.admin.low-level-log-length": 100,
-        # Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
-        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES,
-        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": _KEPT_BYTES,
-        # what its dashboard samples takes a tenth of the cores from the work
-        "distributed.worker.profile.enabled": False,
-        "distributed.admin.system-monitor.interval": "5s",
-        "distributed.admin.tick.interval": "1s",
-    }
+    where = settings.where
+    remote = {} if isinstance(where, Local) else _REMOTE_SETTINGS
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(settings))
+        stack.enter_context(dask.config.set(_SETTINGS | remote))
+        stack.enter_context(_quiet())
         with _interrupts_held():
-            cluster = stack.enter_context(
-                LocalCluster(
-                    n_workers=count,
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    # tasks leave nothing in Dask's memory, and training needs more than an even share of the machine's
-                    memory_limit=0,
-                    dashboard_address="127.0.0.1:0",
-                    silence_logs=logging.ERROR,
-                )
-            )
-            client = stack.enter_context(Client(cluster))
-            client.register_plugin(Preparation(prepare))
-        yield client
+            client = stack.enter_context(_client(settings, demand, stack))
+        kills: dict[str, int] = {}
+        client.subscribe_topic(
+            "worker-restart-memory", lambda event: kills.update({event[1]["worker"]: event[1]["rss"]})
+        )
+        client.subscribe_topic(REFUSED, lambda event: note(f"refused, and stopped: {event[1]}"))
+        cluster = Cluster(client, Crew(client, settings.patience), settings, kills)
+        note(f"dashboard: {client.dashboard_link}")
+        if not cluster.crew.now().workers:
+            note(f"waiting for workers, at most {settings.patience:.0f} s")
+        cluster.crew.wait()
+        if settings.gpu == "require":
+            if isinstance(where, Local) and not cluster.crew.now().slots(gpu=True):
+                raise ClusterError("--gpu require: torch sees no GPU on this machine; leave it out, or use --gpu never")
+            cluster.crew.wait(gpu=True)
+        yield cluster
+
+
+def _client(settings: ClusterSettings, demand: Demand, stack: ExitStack) -> Client:
+    where = settings.where
+    if isinstance(where, Joined):
+        return _join(where)
+    if isinstance(where, Local):
+        return Client(stack.enter_context(local_cluster(where, settings.gpu, demand)))
+    jobs = stack.enter_context(
+        job_cluster(
+            where,
+            demand,
+            {"dashboard_address": "127.0.0.1:0"},
+            security=_security(where.tls),
+            silence_logs=logging.CRITICAL,
+        )
+    )
+    stack.enter_context(jobs_renewed(jobs))
+    jobs.adapt(
+        minimum_jobs=where.jobs.minimum_jobs or where.jobs.jobs, maximum_jobs=where.jobs.jobs, **_GENTLE_ADAPTING
+    )
+    return Client(jobs)
+
+
+def _join(joined: Joined) -> Client:
+    address = _address(joined.scheduler)
+    try:
+        return Client(address, security=_security(joined.tls), timeout=_SECONDS_TO_CONNECT)
+    except (OSError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise ClusterError(
+            f"--scheduler {address}: no connection: {error}; is it running there, and does it use TLS as you do?"
+        ) from error
+
+
+def _address(scheduler: str) -> str:
+    """Return the address that a scheduler's file holds, or the address itself."""
+    if "://" in scheduler:
+        return scheduler
+    try:
+        address = json.loads(Path(scheduler).read_text(encoding="utf-8"))["address"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClusterError(
+            f"--scheduler {scheduler}: neither an address such as tcp://host:8786 nor a file that "
+            f"`dask scheduler --scheduler-file` wrote: {error}"
+        ) from error
+    return str(address)
+
+
+def _security(tls: Tls | None) -> Security | None:
+    """Return TLS settings for all parts of the cluster; None leaves them to Dask's own configuration."""
+    if tls is None:
+        return None
+    own = {f"tls_{role}_{part}": str(path) for role in _ROLES for part, path in (("cert", tls.cert), ("key", tls.key))}
+    return Security(tls_ca_file=str(tls.ca), require_encryption=True, **own)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own messages from the terminal; what is worth telling arrives as an exception."""
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
+    handlers = {handler: handler.level for name in names for handler in logging.getLogger(name).handlers}
+    for handler in handlers:
+        handler.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for handler, level in handlers.items():
+            handler.setLevel(level)
 
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back while the block runs; processes that it starts never see it: who started them stops them."""
+    """Hold Ctrl-C and SIGTERM back while the block runs.
+
+    Processes that it starts never see Ctrl-C: who started them stops them.
+    """
     resource_tracker.ensure_running()  # which starting processes needs, and which lets Ctrl-C through while it starts
+    in_main = threading.current_thread() is threading.main_thread()
+    terminated = threading.Event()
+    handler = signal.signal(signal.SIGTERM, lambda *_: terminated.set()) if in_main else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if terminated.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)

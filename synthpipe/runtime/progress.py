@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 from distributed import Client, get_worker
+
+if TYPE_CHECKING:
+    from synthpipe.runtime.cluster import Cluster
 
 _TOPIC = "synthpipe-progress"
 
@@ -16,10 +20,18 @@ def announce(steps: int) -> None:
 
 
 @contextmanager
-def announced(client: Client, advance: Callable[[int], None]) -> Iterator[None]:
+def announced(cluster: Cluster, advance: Callable[[int], None]) -> Iterator[None]:
     """Call `advance` with the steps that tasks announce while the block runs."""
-    client.subscribe_topic(_TOPIC, lambda event: advance(event[1]))
+    with heard(cluster.client, _TOPIC, advance):
+        yield
+
+
+@contextmanager
+def heard(client: Client, topic: str, advance: Callable[[int], None]) -> Iterator[None]:
+    """Call `advance` with the numbers that workers log under `topic` while the block runs."""
+    client.subscribe_topic(topic, lambda event: advance(event[1]))
     try:
         yield
     finally:
-        client.unsubscribe_topic(_TOPIC)
+        with suppress(Exception):  # the scheduler may be gone
+            client.unsubscribe_topic(topic)

@@ -5,20 +5,18 @@ What is stored is the ledger: every stage first looks which of its objects are t
 
 from __future__ import annotations
 
-import tempfile
-from functools import partial
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location
-from synthpipe.patches.bank import build_bank
+from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.node_bank import sweep_banks
 from synthpipe.progress import Reporter
-from synthpipe.resizing import fit_packed
-from synthpipe.runtime import available_cores, local_client
+from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks, split_json
@@ -28,11 +26,14 @@ from synthpipe.storage.lock import held
 from synthpipe.storage.run import RunDirectory, json_text, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group
 from synthpipe.storage.sums import write_sums
-from synthpipe.tasks import Job, prepare
+from synthpipe.tasks import Job
+from synthpipe.workplace import open_workplace, place_bank
+
+_TORCH_BYTES = 2 << 30
 
 
 def build(
-    pipeline: Pipeline, path: Location, workers: int | None, reporter: Reporter, extend: bool = False
+    pipeline: Pipeline, path: Location, cluster: ClusterSettings, reporter: Reporter, extend: bool = False
 ) -> dict[str, Any]:
     """Build a run, or go on with one that was interrupted.
 
@@ -42,8 +43,8 @@ def build(
         What to build.
     path : Path or UPath
         The run directory.
-    workers : int or None
-        Worker processes; by default one a core.
+    cluster : ClusterSettings
+        Where it works; ``ClusterSettings()`` is this machine, one process a core.
     reporter : Reporter
         Told about the progress.
     extend : bool
@@ -69,7 +70,7 @@ def build(
         _check(run, pipeline, extend)  # it may have changed until we held it
         run.sweep()
         try:
-            return _build(pipeline, run, workers, reporter)
+            return _build(pipeline, run, cluster, reporter)
         finally:
             run.sweep()
 
@@ -83,7 +84,7 @@ def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
         )
 
 
-def _build(pipeline: Pipeline, run: RunDirectory, workers: int | None, reporter: Reporter) -> dict[str, Any]:
+def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, reporter: Reporter) -> dict[str, Any]:
     if run.curated.exists() and run.pipeline().curation != pipeline.curation:
         if not is_finished(run):
             raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")
@@ -97,19 +98,36 @@ def _build(pipeline: Pipeline, run: RunDirectory, workers: int | None, reporter:
         reporter.note(f"note: {remark}")
     if split:
         write_json(run.split_file, split_json(split))
-    with tempfile.TemporaryDirectory(prefix="synthpipe-") as scratch:
-        job = Job(pipeline, run, Path(scratch))
+    with ExitStack() as stack:
+        place = place_bank(pipeline, catalog, cluster.scratch_on_nodes)
+        if isinstance(cluster.where, Local):
+            stack.callback(sweep_banks, place)  # of workers that had to be killed
+        job = Job(pipeline, RunDirectory(run.path.absolute()), place)
+        workplace = stack.enter_context(open_workplace(job, catalog))
+        workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog), reporter.note))
         with timed(journal, "donors"):
-            _bank(job, catalog, reporter)
-        with local_client(workers, partial(prepare, job.bank)) as client:
-            state = BuildState(job, catalog, client, reporter, journal)
-            try:
-                check_pixels(state)
-                _make_curated_set(state)
-                write_sums(run, {run.build_file: json_text(journal).encode()})
-            finally:
-                write_json(run.build_file, journal)
+            donors = len(catalog.donors) * workers.crew.now().hosts
+            with reporter.stage("donors", donors) as advance:
+                stack.enter_context(workers.prepared(workplace, advance))
+        state = BuildState(job, catalog, workers, reporter, journal)
+        try:
+            check_pixels(state)
+            _make_curated_set(state)
+            write_sums(run, {run.build_file: json_text(journal).encode()})
+        finally:
+            write_json(run.build_file, journal)
     return journal
+
+
+def demand(pipeline: Pipeline, catalog: Catalog) -> Demand:
+    """Return what a build needs of its workers' memory beside their own share."""
+    canvas = pipeline.canvas if pipeline.bezier else None
+    training = 0
+    if pipeline.filter.enabled:
+        # composites, as many real patches, and as many views of these, beside torch itself
+        height, width = pipeline.canvas
+        training = _TORCH_BYTES + 4 * pipeline.filter.candidates * height * width * 3
+    return Demand(bank_bytes(catalog.donors, canvas), training)
 
 
 def is_finished(run: RunDirectory) -> bool:
@@ -141,14 +159,6 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catal
     if catalog.problems:
         reporter.note(f"{len(catalog.problems)} patches left out; {run.path / 'problems.csv'} says why")
     return catalog
-
-
-def _bank(job: Job, catalog: Catalog, reporter: Reporter) -> None:
-    pipeline = job.pipeline
-    with reporter.stage("donors", len(catalog.donors)) as advance:
-        background = pipeline.taxonomy.background
-        fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
-        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), available_cores(), fit)
 
 
 def _make_curated_set(state: BuildState) -> None:

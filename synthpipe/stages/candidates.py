@@ -36,7 +36,7 @@ def make_filters(state: BuildState) -> None:
     ]
     if missing:
         with timed(state.journal, "filter composites"):
-            for _ in run_tasks(state.client, check_network, [state.job]):
+            for _ in run_tasks(state.cluster, check_network, [state.job]):
                 pass
             for strategy in missing:
                 _render(state, strategy, "filter", pipeline.filter.candidates)
@@ -44,9 +44,11 @@ def make_filters(state: BuildState) -> None:
         with (
             timed(state.journal, "filter training"),
             state.reporter.stage("filter training, epochs", epochs) as advance,
-            announced(state.client, advance),
+            announced(state.cluster, advance),
         ):
-            for _ in run_tasks(state.client, train, [TrainTask(state.job, strategy) for strategy in missing]):
+            for _ in run_tasks(
+                state.cluster, train, [TrainTask(state.job, strategy) for strategy in missing], gpu=True
+            ):
                 pass
     for strategy in pipeline.strategies:
         if (run.training / strategy).exists():  # what someone removed is not made for a filter that is there
@@ -106,7 +108,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
     tasks = (ShardTask(state.job, strategy, "candidate", shard) for shard in missing)
     scored = accepted = 0
     with state.reporter.stage(f"{strategy} scores", len(missing) * store.shard) as advance:
-        for done, above in run_tasks(state.client, score_shard, tasks):
+        for done, above in run_tasks(state.cluster, score_shard, tasks, gpu=True):
             scored, accepted = scored + done, accepted + above
             advance(done, f"{accepted / scored:.1%} accepted so far")
 

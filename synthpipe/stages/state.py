@@ -12,7 +12,7 @@ from synthpipe.config import Pipeline
 from synthpipe.patches.catalog import Catalog
 from synthpipe.progress import Reporter
 from synthpipe.records import Strategy
-from synthpipe.runtime import run_tasks
+from synthpipe.runtime import Cluster, run_tasks
 from synthpipe.storage.run import RunDirectory
 from synthpipe.tasks import Job
 
@@ -23,7 +23,7 @@ class BuildState:
 
     job: Job
     catalog: Catalog
-    client: Any
+    cluster: Cluster
     reporter: Reporter
     journal: dict[str, Any]
 
@@ -36,10 +36,17 @@ class BuildState:
         return self.job.run
 
 
-def run_shards(state: BuildState, title: str, function: Callable[[Any], int], tasks: Iterable[Any], total: int) -> None:
-    """Run tasks that return how many of the `total` composites they did."""
+def run_shards(
+    state: BuildState,
+    title: str,
+    function: Callable[[Any], int],
+    tasks: Iterable[Any],
+    total: int,
+    gpu: bool = False,
+) -> None:
+    """Run tasks that return how many of the `total` composites they did; with `gpu`, where there are GPUs."""
     with state.reporter.stage(title, total) as advance:
-        for done in run_tasks(state.client, function, tasks):
+        for done in run_tasks(state.cluster, function, tasks, gpu):
             advance(done)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,13 +15,15 @@ from synthpipe.errors import CatalogError
 from synthpipe.files import located
 from synthpipe.patches.bank import build_bank, load_donor
 from synthpipe.patches.catalog import Catalog
+from synthpipe.patches.node_bank import hold_bank
 from synthpipe.patches.pixels import read_bytes
 from synthpipe.records import Composite, PatchRef, Recipe, Strategy
 from synthpipe.resizing import fit_packed
 from synthpipe.runtime import available_cores
 from synthpipe.storage.run import RunDirectory
-from synthpipe.tasks import Job, render_recipe, sample_recipe
+from synthpipe.tasks import Job, release_donors, render_recipe, sample_recipe
 from synthpipe.verification.faults import Fault
+from synthpipe.workplace import place_bank
 
 Again = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
 """Samples a composite anew and renders the recipe that is stored of it; None where its donors are not at hand."""
@@ -58,16 +59,24 @@ def rendering(
     if altered.intersection(patch.path for patch in catalog.donors):
         yield from_recipe
         return
-    with tempfile.TemporaryDirectory(prefix="synthpipe-") as scratch:
-        job = Job(pipeline, run, Path(scratch))
-        fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
+    place = place_bank(pipeline, catalog, None)
+    fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
+
+    def build(directory: Path) -> None:
         cores = available_cores()
-        build_bank(job.bank, catalog.donors, pipeline.glass, background, lambda: advance(1), cores, fit)
+        build_bank(directory, catalog.donors, pipeline.glass, background, lambda: advance(1), cores, fit)
 
-        def anew(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite]:
-            return sample_recipe(job, strategy, purpose, recipe.index), render_recipe(job, recipe)
+    job = Job(pipeline, run, place)
 
+    def anew(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite]:
+        return sample_recipe(job, strategy, purpose, recipe.index), render_recipe(job, recipe)
+
+    held = hold_bank(place, build)
+    try:
         yield anew
+    finally:
+        release_donors()
+        held.release()
 
 
 def _check_patch(patch: PatchRef) -> Fault | None:

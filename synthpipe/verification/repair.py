@@ -10,6 +10,7 @@ from synthpipe.config import Pipeline
 from synthpipe.files import Location, write_atomically
 from synthpipe.patches.catalog import survey, write_catalog
 from synthpipe.progress import Reporter
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.checkup import verify
@@ -46,7 +47,7 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
         run = RunDirectory(path)
         _prepare(run, run.pipeline(), found)
         reporter.note(f"{path}: {len(found.faults)} faults to mend; building again")
-        build(run.pipeline(), path, workers, reporter)
+        build(run.pipeline(), path, ClusterSettings(Local(workers)), reporter)
     else:
         found = verify(path, samples, reporter, patches=True)
     return found

@@ -18,6 +18,7 @@ from PIL import Image as PillowImage
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.verification import Checkup, repair, verify
 from tests.conftest import pipeline
@@ -37,7 +38,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "small"
-    build(pipeline(*SMALL, f"patches.root={patches}"), path, 2, LogReporter())
+    build(pipeline(*SMALL, f"patches.root={patches}"), path, ClusterSettings(Local(2)), LogReporter())
     return path
 
 
@@ -210,7 +211,7 @@ def test_sound_bytes_in_the_wrong_place_are_found(run: Path) -> None:
 def test_patches_that_are_gone_or_altered_are_named(patches: Path, tmp_path: Path) -> None:
     root, path = Path(shutil.copytree(patches, tmp_path / "patches")), tmp_path / "run"
     settings = pipeline(*SMALL, f"patches.root={root}", "filter.enabled=false", "curation.wanted=24")
-    build(settings, path, 1, LogReporter())
+    build(settings, path, ClusterSettings(Local(1)), LogReporter())
     gone, altered = sorted((root / "1.training").glob("*0, 1, 0]*"))[:2]
     gone.unlink()
     PillowImage.new("RGB", (48, 48)).save(altered)

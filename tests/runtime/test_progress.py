@@ -2,11 +2,8 @@ from __future__ import annotations
 
 import time
 
-from synthpipe.runtime import announce, announced, local_client, run_tasks
-
-
-def nothing() -> None:
-    """Prepare nothing."""
+from synthpipe.runtime import announce, announced, run_tasks
+from tests.runtime.conftest import cluster_of, two
 
 
 def three_steps(number: int) -> int:
@@ -17,11 +14,11 @@ def three_steps(number: int) -> int:
 
 def test_steps_announced_inside_tasks_reach_the_client() -> None:
     heard: list[int] = []
-    with local_client(2, nothing) as client:
-        with announced(client, heard.append):
-            assert sorted(run_tasks(client, three_steps, range(4))) == [0, 1, 2, 3]
+    with cluster_of(two()) as cluster:
+        with announced(cluster, heard.append):
+            assert sorted(run_tasks(cluster, three_steps, range(4))) == [0, 1, 2, 3]
             deadline = time.monotonic() + 10
             while len(heard) < 12 and time.monotonic() < deadline:
                 time.sleep(0.01)
-        list(run_tasks(client, three_steps, range(4)))
+        list(run_tasks(cluster, three_steps, range(4)))
     assert heard == [2] * 12

@@ -4,18 +4,13 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
-from distributed import Client
 
-from synthpipe.errors import CatalogError
-from synthpipe.runtime import local_client, run_tasks
-
-
-def leave_mark(directory: Path) -> None:
-    (directory / str(os.getpid())).touch()
+from synthpipe.errors import CatalogError, ClusterError
+from synthpipe.runtime import Cluster, run_tasks
+from tests.runtime.conftest import Bare, cluster_of, two
 
 
 def square(number: int) -> int:
@@ -28,15 +23,21 @@ def fail_at_seven(number: int) -> int:
     return number
 
 
-def die_once(argument: tuple[Path, int]) -> int:
-    directory, number = argument
-    if number % 5 == 0:
-        try:
-            (directory / f"died-{number}").touch(exist_ok=False)
-        except FileExistsError:
-            return number
+def die(argument: tuple[Path, int, int]) -> int:
+    """Die the first `times` times that this runs, where `number` is a multiple of five."""
+    directory, number, times = argument
+    if number % 5 == 0 and len(list(directory.glob(f"died-{number}-*"))) < times:
+        (directory / f"died-{number}-{time.monotonic_ns()}").touch()
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(0.02)
+    return number
+
+
+def fill_memory(number: int) -> int:
+    taken = bytearray()
+    while number == 3:
+        taken += bytes(range(256)) * (1 << 15)
+        time.sleep(0.02)
     return number
 
 
@@ -46,25 +47,26 @@ def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def client(marks: Path) -> Iterator[Client]:
-    with local_client(2, partial(leave_mark, marks)) as client:
-        yield client
+def cluster(marks: Path) -> Iterator[Cluster]:
+    with cluster_of(two(), Bare(marks)) as cluster:
+        yield cluster
 
 
-def test_every_argument_gets_its_result(client: Client) -> None:
-    assert sorted(run_tasks(client, square, range(50))) == [number**2 for number in range(50)]
-    assert list(run_tasks(client, square, [])) == []
+def test_every_argument_gets_its_result(cluster: Cluster) -> None:
+    assert sorted(run_tasks(cluster, square, range(50))) == [number**2 for number in range(50)]
+    assert list(run_tasks(cluster, square, [])) == []
 
 
-def test_workers_are_prepared_processes_on_loopback(client: Client, marks: Path) -> None:
-    pids = set(client.run(os.getpid).values())
+def test_workers_are_prepared_processes_on_loopback(cluster: Cluster, marks: Path) -> None:
+    pids = set(cluster.client.run(os.getpid).values())
     assert len(pids) == 2 and os.getpid() not in pids
     assert {mark.name for mark in marks.iterdir()} >= set(map(str, pids))
-    assert all(address.startswith("tcp://127.0.0.1:") for address in client.nthreads())
-    assert set(client.nthreads().values()) == {1}
+    assert all(address.startswith("tcp://127.0.0.1:") for address in cluster.client.nthreads())
+    assert cluster.client.dashboard_link.startswith("http://127.0.0.1:")
+    assert set(cluster.client.nthreads().values()) == {1}
 
 
-def test_arguments_are_taken_only_as_results_are_made(client: Client) -> None:
+def test_arguments_are_taken_only_as_results_are_made(cluster: Cluster) -> None:
     taken = 0
 
     def arguments() -> Iterator[int]:
@@ -73,20 +75,37 @@ def test_arguments_are_taken_only_as_results_are_made(client: Client) -> None:
             taken += 1
             yield number
 
-    results = run_tasks(client, square, arguments())
+    results = run_tasks(cluster, square, arguments())
     for done in range(1, 100):
         next(results)
         assert taken <= done + 6
     results.close()  # type: ignore[attr-defined]
 
 
-def test_what_a_task_raises_reaches_the_caller_and_the_cluster_lives_on(client: Client) -> None:
-    with pytest.raises(CatalogError, match="patch 'seven' is broken"):
-        list(run_tasks(client, fail_at_seven, range(100)))
-    assert sorted(run_tasks(client, square, range(5))) == [0, 1, 4, 9, 16]
+def test_what_a_task_raises_reaches_the_caller_and_the_cluster_lives_on(cluster: Cluster) -> None:
+    with pytest.raises(CatalogError, match="patch 'seven' is broken") as caught:
+        list(run_tasks(cluster, fail_at_seven, range(100)))
+    assert caught.value.__notes__ == ["in 7"]
+    assert sorted(run_tasks(cluster, square, range(5))) == [0, 1, 4, 9, 16]
 
 
-def test_killed_workers_cost_no_result(client: Client, tmp_path: Path) -> None:
-    found = sorted(run_tasks(client, die_once, [(tmp_path, number) for number in range(20)]))
+def test_killed_workers_cost_no_result(cluster: Cluster, tmp_path: Path) -> None:
+    found = sorted(run_tasks(cluster, die, [(tmp_path, number, 1) for number in range(20)]))
     assert found == list(range(20))
     assert len(list(tmp_path.glob("died-*"))) == 4
+
+
+def test_a_task_outlives_ten_of_its_workers_but_no_endless_row_of_them(cluster: Cluster, tmp_path: Path) -> None:
+    assert list(run_tasks(cluster, die, [(tmp_path, 0, 10)])) == [0]
+    with pytest.raises(ClusterError, match=r"lost 16 workers, which ended while they had it.*build again"):
+        list(run_tasks(cluster, die, [(tmp_path, 5, 100)]))
+    assert len(list(tmp_path.glob("died-5-*"))) == 16
+    assert sorted(run_tasks(cluster, square, range(5))) == [0, 1, 4, 9, 16]
+
+
+def test_a_task_that_needs_too_much_memory_is_found_out_soon(capfd: pytest.CaptureFixture[str]) -> None:
+    with cluster_of(two(memory=500 << 20)) as cluster:
+        with pytest.raises(ClusterError, match=r"3 ended 4 workers, the last one because it held .* MiB.*--memory"):
+            list(run_tasks(cluster, fill_memory, range(10)))
+        assert sorted(run_tasks(cluster, square, range(5))) == [0, 1, 4, 9, 16]
+    assert capfd.readouterr().err == ""

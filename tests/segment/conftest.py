@@ -11,6 +11,7 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches, masked_images
@@ -63,7 +64,12 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
         "store.shard=8",
         "glass.min_area=80",
     )
-    build(pipeline(*overrides, f"patches.root={directory / 'phantom'}"), directory / "run", 1, LogReporter())
+    build(
+        pipeline(*overrides, f"patches.root={directory / 'phantom'}"),
+        directory / "run",
+        ClusterSettings(Local(workers=1)),
+        LogReporter(),
+    )
     return DataSet(directory / "phantom", directory / "run" / "curated.zarr")
 
 

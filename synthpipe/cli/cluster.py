@@ -1,0 +1,148 @@
+"""The options that say where a build works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+import click
+
+if TYPE_CHECKING:  # loads Dask, which `--help` and other commands need not wait for
+    from synthpipe.runtime import ClusterSettings, GpuUse, QueueKind
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class ClusterOptions(TypedDict):
+    """What `cluster_options` add to a command."""
+
+    workers: int | None
+    memory: str | None
+    scheduler: str | None
+    tls_ca: Path | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    cluster: QueueKind | str | None
+    cluster_file: Path | None
+    cluster_set: tuple[str, ...]
+    gpu: GpuUse
+    patience: float
+    scratch: Path | None
+
+
+def cluster_options(command: Command) -> Command:
+    """Add the options to a command; it gets what `cluster_settings` takes."""
+    for option in reversed(
+        (
+            click.option("--workers", type=click.IntRange(min=1), help="Processes on this machine [one a core]."),
+            click.option(
+                "--memory", metavar="SIZE", help="Of each of them, such as 4GiB [an even share of the machine's]."
+            ),
+            click.option(
+                "--scheduler",
+                metavar="ADDRESS|FILE",
+                help="Join a Dask cluster: tcp://head:8786, or its scheduler file.",
+            ),
+            click.option("--tls-ca", type=_FILE, help="Certificate of the authority that the cluster trusts (PEM)."),
+            click.option("--tls-cert", type=_FILE, help="Certificate of this machine (PEM)."),
+            click.option("--tls-key", type=_FILE, help="Key of this machine (PEM)."),
+            click.option(
+                "--cluster",
+                type=click.Choice(("local", "slurm", "pbs", "lsf", "sge")),
+                help="Start workers as jobs of a queue [local].",
+            ),
+            click.option("--cluster-file", type=_FILE, help="YAML that describes a job: cores, memory, walltime, ..."),
+            click.option(
+                "--cluster-set", multiple=True, metavar="KEY=VALUE", help="Replace a key of it; may be given often."
+            ),
+            click.option(
+                "--gpu",
+                type=click.Choice(("auto", "require", "never")),
+                default="auto",
+                show_default=True,
+                help="Score and train on workers with a GPU: where there are any, only there, or on any worker.",
+            ),
+            click.option(
+                "--patience",
+                type=click.FloatRange(min=1),
+                default=600.0,
+                show_default=True,
+                metavar="SECONDS",
+                help="To wait for workers, as in a queue.",
+            ),
+            click.option(
+                "--scratch",
+                type=click.Path(file_okay=False, path_type=Path),
+                help="Folder on each machine's own disk for the donors [its TMPDIR].",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def cluster_settings(
+    workers: int | None,
+    memory: str | None,
+    scheduler: str | None,
+    tls_ca: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    cluster: str | None,
+    cluster_file: Path | None,
+    cluster_set: tuple[str, ...],
+    gpu: GpuUse,
+    patience: float,
+    scratch: Path | None,
+) -> ClusterSettings:
+    """Return what the options describe.
+
+    Raises
+    ------
+    UsageError
+        They contradict each other.
+    ConfigError
+        The file is wrong; the message lists every mistake.
+    """
+    from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
+    from synthpipe.settings_file import load_settings
+
+    local = scheduler is None and cluster in (None, "local")
+    if scheduler is not None and cluster is not None:
+        raise click.UsageError("--scheduler joins a cluster, --cluster starts one: give one of them")
+    if not local and (workers is not None or memory is not None):
+        raise click.UsageError(
+            "--workers and --memory are of this machine; of jobs: --cluster-set processes=..., memory=..."
+        )
+    if (cluster_file or cluster_set) and cluster in (None, "local"):
+        raise click.UsageError("--cluster-file and --cluster-set describe jobs: name their queue with --cluster")
+    paths = [path for path in (tls_ca, tls_cert, tls_key) if path]
+    if paths and (local or len(paths) < 3):
+        raise click.UsageError("--tls-ca, --tls-cert and --tls-key go together, with --scheduler or --cluster")
+    tls = Tls(*(path.absolute() for path in paths)) if paths else None
+    where: Local | Joined | Queued
+    if local:
+        where = Local(workers, None if memory is None else _bytes(memory))
+    elif scheduler is not None:
+        where = Joined(scheduler, tls)
+    else:
+        jobs = load_settings(JobSettings, cluster_file, cluster_set, option="--cluster-set")
+        where = Queued(_kind(cluster), jobs, tls)
+    return ClusterSettings(where, gpu, patience, scratch.absolute() if scratch else None)
+
+
+def _kind(cluster: str | None) -> QueueKind:
+    from synthpipe.runtime import QUEUE_KINDS
+
+    return next(kind for kind in QUEUE_KINDS if kind == cluster)
+
+
+def _bytes(memory: str) -> int:
+    from synthpipe.runtime import parse_size
+
+    try:
+        return parse_size(memory)
+    except ValueError as error:
+        raise click.BadParameter(f"{memory!r} {error}", param_hint="--memory") from error

@@ -1,0 +1,246 @@
+"""Jobs of a queueing system: their settings, and the Dask cluster that is made of them by dask-jobqueue."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+from dask.utils import parse_bytes, parse_timedelta
+from distributed import Scheduler, SchedulerPlugin
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from tornado.ioloop import PeriodicCallback
+
+from synthpipe.errors import ClusterError
+
+if TYPE_CHECKING:
+    from synthpipe.runtime.settings import Demand, Queued
+
+KEPT_BYTES = 256 << 20
+# what workers are started with; `docs/cluster.md` says it to those who start their own
+WORKER_ENVIRONMENT = {
+    # Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
+    "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+    "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
+    # what its dashboard samples takes a tenth of the cores from the work
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    # a worker that holds the interpreter while it decodes or trains is not lost: give it time to answer
+    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "120s",
+    # tasks leave nothing in Dask's memory, which it could move to the disk
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
+    "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "0.95",
+}
+_LEAST_LIFETIME, _LONGEST_MARGIN = 60, 600
+_SECONDS_BETWEEN_LOOKS, _SECONDS_OF_ABSENCE = 2, 20  # a worker that a nanny starts again is back in some seconds
+
+
+def _seconds(value: object) -> object:
+    """Read a time as queues write it, [days-]hours:minutes[:seconds], or as Dask does, 90m; YAML made some numbers."""
+    if not isinstance(value, str):
+        return value
+    if found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", value.strip()):
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    try:
+        return int(parse_timedelta(value))
+    except (KeyError, ValueError) as error:
+        raise ValueError("is no time; write it as 12:00:00, 2-00:00:00 or 90m") from error
+
+
+def parse_size(value: object) -> int:
+    """Return a size such as 64GB or 60GiB in bytes; numbers stay as they are.
+
+    Raises
+    ------
+    ValueError
+        It is none.
+    """
+    try:
+        return int(parse_bytes(value))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError("is no size; write it as 64GB or 60GiB") from error
+
+
+Seconds = Annotated[int, BeforeValidator(_seconds), Field(gt=0)]
+Bytes = Annotated[int, BeforeValidator(parse_size), Field(ge=1 << 20)]
+
+
+class JobSettings(BaseModel):
+    """What a job of the queue is, and how many there are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cores: Annotated[int, Field(ge=1, description="of a job")] = 8
+    memory: Annotated[Bytes, Field(description="of a job")] = 32 << 30
+    processes: Annotated[int | None, Field(ge=1, description="workers a job; [cores], with a GPU [up to 4]")] = None
+    gpus: Annotated[int, Field(ge=0, le=1, description="of a job; for more GPUs ask for more jobs")] = 0
+    jobs: Annotated[int, Field(ge=1, description="at most")] = 1
+    minimum_jobs: Annotated[int | None, Field(ge=1, description="while there is little to do [jobs]")] = None
+    walltime: Annotated[Seconds, Field(ge=120, description="after which the queue ends a job")] = 3600
+    lifetime: Annotated[Seconds | None, Field(description="after which a worker leaves by itself, before that")] = None
+    lifetime_stagger: Annotated[Seconds | None, Field(description="by which lifetimes differ at random")] = None
+    queue: Annotated[str | None, Field(description="or partition")] = None
+    account: Annotated[str | None, Field(description="that pays; of LSF and SGE the project")] = None
+    project: Annotated[str | None, Field(description="another word for account")] = None
+    resource_spec: Annotated[str | None, Field(description="of PBS and SGE, in their own words")] = None
+    interface: Annotated[str | None, Field(description="network interface that all nodes have, such as ib0")] = None
+    local_directory: Annotated[str | None, Field(description="the node's own disk, for the donor bank")] = None
+    log_directory: Annotated[str | None, Field(description="for the jobs' output")] = None
+    python: Annotated[str, Field(description="on the nodes")] = sys.executable
+    job_name: str = "synthpipe"
+    job_script_prologue: Annotated[tuple[str, ...], Field(description="commands before the workers")] = ()
+    job_extra_directives: Annotated[tuple[str, ...], Field(description="further options of the queue")] = ()
+    job_directives_skip: Annotated[tuple[str, ...], Field(description="directives to leave out")] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> JobSettings:
+        if self.minimum_jobs is not None and self.minimum_jobs > self.jobs:
+            raise ValueError(f"minimum_jobs ({self.minimum_jobs}) is more than jobs ({self.jobs})")
+        if self.lifetime is not None and self.lifetime + (self.lifetime_stagger or 0) >= self.walltime:
+            raise ValueError(
+                f"lifetime ({self.lifetime} s) and lifetime_stagger reach the walltime ({self.walltime} s); workers "
+                "must leave before it, so that no task is lost"
+            )
+        return self
+
+    @property
+    def workers(self) -> int:
+        """Worker processes of a job."""
+        return self.processes or (min(self.cores, 4) if self.gpus else self.cores)
+
+    @property
+    def life(self) -> tuple[int, int]:
+        """Seconds after which workers leave, before the wall-time limit; and by how many these differ, either way."""
+        margin = min(self.walltime // 5, _LONGEST_MARGIN)
+        stagger = margin // 3 if self.lifetime_stagger is None else self.lifetime_stagger
+        lifetime = max(_LEAST_LIFETIME, self.walltime - margin - stagger) if self.lifetime is None else self.lifetime
+        return lifetime, stagger
+
+
+def job_cluster(queued: Queued, demand: Demand, scheduler_options: dict[str, Any], **options: Any) -> Any:
+    """Start a scheduler in this process, and a Dask cluster that submits jobs once it is scaled.
+
+    Raises
+    ------
+    ClusterError
+        dask-jobqueue is not installed, or does not take the settings.
+    """
+    try:
+        import dask_jobqueue
+    except ModuleNotFoundError as error:
+        raise ClusterError("--cluster needs dask-jobqueue: install synthpipe[cluster], or dask-jobqueue") from error
+    cluster = {
+        "slurm": dask_jobqueue.SLURMCluster,
+        "pbs": dask_jobqueue.PBSCluster,
+        "lsf": dask_jobqueue.LSFCluster,
+        "sge": dask_jobqueue.SGECluster,
+    }[queued.kind]
+    try:
+        return cluster(scheduler_options=scheduler_options, **job_options(queued, demand), **options)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"--cluster {queued.kind} cannot be started: {error}") from error
+
+
+@contextmanager
+def jobs_renewed(cluster: Any) -> Iterator[None]:
+    """Give up jobs that lost all their workers, while the block runs; an adaptive cluster submits others for them.
+
+    Dask itself takes no notice of the end of a job of several workers.
+    """
+    attendance = _Attendance()
+    cluster.scheduler.add_plugin(attendance)
+
+    async def look() -> None:
+        present = {str(worker.name) for worker in cluster.scheduler.workers.values()}
+        for name, job in list(cluster.workers.items()):
+            group = cluster.worker_spec.get(name, {}).get("group", [""])
+            workers = {f"{name}{suffix}" for suffix in group}
+            left = [attendance.left[worker] for worker in workers & attendance.left.keys()]
+            if left and not workers & present and time.monotonic() - max(left) > _SECONDS_OF_ABSENCE:
+                attendance.left = {worker: at for worker, at in attendance.left.items() if worker not in workers}
+                del cluster.workers[name]
+                await job.close()
+
+    callback = PeriodicCallback(look, _SECONDS_BETWEEN_LOOKS * 1000)
+    cluster.loop.add_callback(callback.start)
+    try:
+        yield
+    finally:
+        cluster.loop.add_callback(callback.stop)
+
+
+class _Attendance(SchedulerPlugin):  # type: ignore[misc]
+    """When workers left, by name."""
+
+    name = "synthpipe-attendance"
+
+    def __init__(self) -> None:
+        self.left: dict[str, float] = {}
+        self._names: dict[str, str] = {}
+
+    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
+        self._names[worker] = str(scheduler.workers[worker].name)
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
+        self.left[self._names.pop(worker)] = time.monotonic()
+
+
+def job_options(queued: Queued, demand: Demand) -> dict[str, Any]:
+    """Return the arguments of dask-jobqueue's cluster that describe a job."""
+    jobs = queued.jobs
+    lifetime, stagger = jobs.life
+    worker = {
+        "--nthreads": 1,  # scoring and training change settings of their process
+        "--memory-limit": demand.limit(jobs.memory, jobs.workers),
+        "--lifetime": f"{lifetime}s",
+        "--lifetime-stagger": f"{stagger}s",
+        **({"--resources": "GPU=1"} if jobs.gpus else {}),
+    }
+    exports = [f"export {name}={value}" for name, value in WORKER_ENVIRONMENT.items()]
+    return {
+        "cores": jobs.cores,
+        "memory": f"{jobs.memory}B",
+        "processes": jobs.workers,
+        "walltime": _walltime(queued),
+        "queue": jobs.queue,
+        ("account" if queued.kind in ("slurm", "pbs") else "project"): jobs.account or jobs.project,
+        **_resource_spec(queued),
+        "interface": jobs.interface,
+        "local_directory": jobs.local_directory,
+        "log_directory": jobs.log_directory,
+        "python": jobs.python,
+        "job_name": jobs.job_name,
+        "job_script_prologue": [*exports, *jobs.job_script_prologue],
+        "job_extra_directives": [*_gpu_directive(queued), *jobs.job_extra_directives],
+        "job_directives_skip": list(jobs.job_directives_skip),
+        "worker_extra_args": [str(part) for pair in worker.items() for part in pair],
+    }
+
+
+def _walltime(queued: Queued) -> str:
+    minutes, seconds = divmod(queued.jobs.walltime, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}" if queued.kind == "lsf" else f"{hours:02}:{minutes:02}:{seconds:02}"
+
+
+def _gpu_directive(queued: Queued) -> list[str]:
+    """Return how the queue is asked for GPUs where nothing else is said; PBS takes them with the other resources."""
+    directive = {"slurm": "--gres=gpu:{}", "lsf": '-gpu "num={}"', "sge": "-l gpu={}"}.get(queued.kind)
+    return [directive.format(queued.jobs.gpus)] if directive and queued.jobs.gpus else []
+
+
+def _resource_spec(queued: Queued) -> dict[str, str]:
+    jobs = queued.jobs
+    if queued.kind not in ("pbs", "sge"):
+        return {}
+    if jobs.resource_spec is None and queued.kind == "pbs" and jobs.gpus:
+        memory = -(-jobs.memory // 2**20)
+        return {"resource_spec": f"select=1:ncpus={jobs.cores}:mem={memory}mb:ngpus={jobs.gpus}"}
+    return {"resource_spec": jobs.resource_spec} if jobs.resource_spec is not None else {}

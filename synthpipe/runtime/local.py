@@ -1,0 +1,72 @@
+"""A cluster of processes on this machine, a GPU each for as many of them as there are GPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+from distributed import Nanny, Scheduler, SpecCluster, system
+
+from synthpipe.errors import ClusterError
+from synthpipe.runtime.crew import GPU
+from synthpipe.runtime.settings import Demand, GpuUse, Local
+
+_LOOPBACK = "127.0.0.1"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
+    """Start single-threaded worker processes that listen on the loopback address only.
+
+    Raises
+    ------
+    ClusterError
+        They cannot be started.
+    """
+    count = local.workers or available_cores()
+    memory = local.memory or demand.limit(system.MEMORY_LIMIT, count)
+    # nobody looks for GPUs where no task would ask for one
+    devices = local.gpus if local.gpus is not None else visible_gpus() if demand.training and gpu != "never" else ()
+    common = {"host": _LOOPBACK, "protocol": "tcp://", "nthreads": 1, "dashboard": False, "memory_limit": memory}
+    workers = {}
+    for number in range(count):
+        owned = devices[number : number + 1] if gpu != "never" else ()
+        resources = {"resources": {GPU: 1}} if owned else {}
+        options = {**common, **resources, "env": {_VISIBLE: ",".join(owned)}, "silence_logs": logging.CRITICAL}
+        workers[number] = {"cls": Nanny, "options": options}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {
+            "host": _LOOPBACK,
+            "protocol": "tcp://",
+            "port": 0,
+            "dashboard": True,
+            "dashboard_address": f"{_LOOPBACK}:0",
+        },
+    }
+    try:
+        return SpecCluster(scheduler=scheduler, workers=workers, silence_logs=logging.CRITICAL, name="synthpipe")
+    except (OSError, RuntimeError) as error:
+        raise ClusterError(f"{count} worker processes cannot be started on this machine: {error}") from error
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """Return the CUDA devices that torch sees, as `CUDA_VISIBLE_DEVICES` names them."""
+    named = os.environ.get(_VISIBLE)
+    if named in ("", "-1") or not shutil.which("nvidia-smi"):
+        return ()
+    # in a process of its own: torch would stay in the driver's memory
+    count = "import torch; print(torch.cuda.device_count())"
+    found = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
+    seen = int(found.stdout) if found.returncode == 0 and found.stdout.strip().isdigit() else 0
+    names = [name.strip() for name in named.split(",")] if named else list(map(str, range(seen)))
+    return tuple(names[:seen])
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,142 @@
+"""What every worker does before its first task, those that join late or are started again too."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from distributed import Client, Worker, WorkerPlugin
+
+from synthpipe.errors import ClusterError, SynthpipeError
+from synthpipe.runtime.crew import Crew
+
+PREPARED, REFUSED = "synthpipe-prepared", "synthpipe-refused"
+"""Topics of what workers tell the driver: steps that are done, and why one may not take part."""
+
+_SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
+_TRIES, _LISTED = 5, 5
+
+
+class Workplace(Protocol):
+    """What a worker needs; travels to it by pickle."""
+
+    @property
+    def key(self) -> str:
+        """Tell the workplaces of different builds apart."""
+
+    def problems(self) -> list[str]:
+        """Say why this worker cannot take part; an empty list if it can."""
+
+    def prepare(self, on_steps: Callable[[int], None]) -> None:
+        """Get this worker process ready; `on_steps` is called with steps as they are done."""
+
+    def release(self) -> None:
+        """Give back what `prepare` took."""
+
+
+class Preparation(WorkerPlugin):  # type: ignore[misc]
+    """Check and prepare a worker; one that is not fit for the build leaves the cluster."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        self.name = plugin_name(workplace)
+        self._workplace = workplace
+
+    async def setup(self, worker: Worker) -> None:
+        # what fails in a task reaches its user through the task, without Dask's own traceback before it
+        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
+        if problems := await asyncio.to_thread(self._workplace.problems):
+            message = f"worker {worker.address}: {'; '.join(problems)}"
+            logging.getLogger("synthpipe").error("refused, and stopped: %s", message)
+            worker.log_event(REFUSED, message)
+            worker.loop.call_later(1, worker.close, reason="not fit for synthpipe's build")
+            raise ClusterError(message)
+        work = asyncio.ensure_future(
+            asyncio.to_thread(self._workplace.prepare, lambda steps: worker.log_event(PREPARED, steps))
+        )
+        # a worker that joins late gives no sign of life by itself before it is set up
+        while not (await asyncio.wait({work}, timeout=_SECONDS_BETWEEN_SIGNS_OF_LIFE))[0]:
+            await worker.heartbeat()
+        await work
+
+    def teardown(self, worker: Worker) -> None:
+        self._workplace.release()
+
+
+def plugin_name(workplace: Workplace) -> str:
+    """Name the plugin so that a build replaces what an earlier, killed one left at the scheduler."""
+    return f"synthpipe-{workplace.key}"
+
+
+def check_workers(client: Client, workplace: Workplace) -> None:
+    """Refuse a cluster whose workers are not fit for the build.
+
+    Raises
+    ------
+    ClusterError
+        The message lists the workers, and in what each differs from the driver.
+    """
+    found = client.run(_ask, workplace, on_error="return")
+    problems = {
+        address: "; ".join(answer) if isinstance(answer, list) else f"cannot take part: {answer!r}"
+        for address, answer in found.items()
+        if answer and not _has_died(answer)
+    }
+    if problems:
+        lines = [f"worker {address}: {what}" for address, what in sorted(problems.items())]
+        more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+        raise ClusterError(
+            "\n  ".join(
+                [
+                    f"{len(lines)} of {len(found)} workers differ from this machine; start them from the same "
+                    "environment, where they see the same files:",
+                    *lines[:_LISTED],
+                    *more,
+                ]
+            )
+        )
+
+
+def prepare_workers(client: Client, crew: Crew, workplace: Workplace) -> None:
+    """Have all workers prepare themselves, those too that come later.
+
+    Raises
+    ------
+    ClusterError
+        Workers keep ending before they are ready, or there are none. What `Workplace.prepare` raises is raised
+        unchanged.
+    """
+    try:
+        client.register_plugin(Preparation(workplace))
+        return
+    except Exception as error:
+        if not _has_died(error):
+            raise
+    # a worker ended meanwhile; the others go on preparing themselves, and one that is started again does so too
+    for _ in range(_TRIES):
+        crew.wait()
+        answers = client.run(_prepare, workplace, on_error="return")
+        failures = [answer for answer in answers.values() if isinstance(answer, Exception)]
+        for failure in failures:
+            if not _has_died(failure):
+                raise failure
+        if answers and not failures:
+            return
+    raise ClusterError(
+        f"workers ended {_TRIES} times before they were ready, most likely for want of memory; give them more, or let "
+        "there be fewer a machine (--memory, --workers; of jobs, memory and processes)"
+    )
+
+
+async def _ask(workplace: Workplace) -> list[str]:
+    return await asyncio.to_thread(workplace.problems)
+
+
+async def _prepare(workplace: Workplace) -> None:
+    await asyncio.to_thread(workplace.prepare, lambda steps: None)
+
+
+def _has_died(answer: object) -> bool:
+    """Whether an answer means that the worker ended before it could give one."""
+    return isinstance(answer, OSError) and not isinstance(answer, SynthpipeError)

@@ -1,0 +1,109 @@
+"""Where a build works: processes of this machine, a Dask cluster that runs already, or jobs of a queueing system."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from synthpipe.runtime.jobs import JobSettings
+
+GpuUse = Literal["auto", "require", "never"]
+GPU_USES: tuple[GpuUse, ...] = get_args(GpuUse)
+QueueKind = Literal["slurm", "pbs", "lsf", "sge"]
+QUEUE_KINDS: tuple[QueueKind, ...] = get_args(QueueKind)
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """Worker processes on this machine, reached by its loopback address only.
+
+    Attributes
+    ----------
+    workers : int or None
+        How many; by default one a core.
+    memory : int or None
+        Bytes that each may use; by default an even share of the machine's memory, and what the task in hand needs
+        beyond that.
+    gpus : tuple of str or None
+        CUDA devices, one a worker; by default those that torch sees.
+    """
+
+    workers: int | None = None
+    memory: int | None = None
+    gpus: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """PEM files that prove to the machines of a cluster that they belong together."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A Dask cluster that someone else started: the scheduler's address, or the file that it wrote."""
+
+    scheduler: str
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Jobs of a queueing system, each with worker processes."""
+
+    kind: QueueKind
+    jobs: JobSettings = field(default_factory=JobSettings)
+    tls: Tls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Where and how a build works.
+
+    Attributes
+    ----------
+    where : Local, Joined or Queued
+        The machines.
+    gpu : {"auto", "require", "never"}
+        Whether scoring and training wait for workers with the resource GPU: where there are any, always, or never.
+    patience : float
+        Seconds to wait for a worker, or for one with a GPU, before giving up.
+    scratch : Path or None
+        Folder on the own disk of each machine for the donor bank; by default its temporary directory.
+    """
+
+    where: Local | Joined | Queued = Local()
+    gpu: GpuUse = "auto"
+    patience: float = 600.0
+    scratch: Path | None = None
+
+    @property
+    def scratch_on_nodes(self) -> Path | None:
+        """The folder of `scratch`; jobs that name a local directory have it there."""
+        if self.scratch is None and isinstance(self.where, Queued) and self.where.jobs.local_directory:
+            return Path(self.where.jobs.local_directory)
+        return self.scratch
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What tasks need of a worker's memory beside its own share, in bytes.
+
+    Attributes
+    ----------
+    shared : int
+        Files that all workers of a machine map: the machine has them once, but each worker's count has them.
+    training : int
+        What a filter's training holds, while other workers are idle.
+    """
+
+    shared: int = 0
+    training: int = 0
+
+    def limit(self, total: int, processes: int) -> int:
+        """Return what each of some processes may use of a machine's memory."""
+        return min(total, total // processes + self.shared + self.training)

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from synthpipe.errors import CatalogError, StoreError
+from synthpipe.patches.bank import build_bank, is_complete
+from synthpipe.patches.node_bank import BankPlace, hold_bank, name_bank, sweep_banks
+
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def build(directory: Path) -> None:
+    """Build a bank of no patches, slowly, and leave a mark for each time that this is done."""
+    (directory.parent / f"built-{os.getpid()}").touch()
+    time.sleep(0.3)
+    build_bank(directory, [], None, 3, lambda: None, 1)
+
+
+def build_forever(directory: Path) -> None:
+    (directory / "half").touch()
+    time.sleep(60)
+
+
+def hold_until(place: BankPlace, builder: Callable[[Path], None], held: Event, leave: Event) -> None:
+    bank = hold_bank(place, builder)
+    held.set()
+    leave.wait(30)
+    assert is_complete(place.directory)
+    bank.release()
+
+
+def test_a_bank_is_built_once_a_node_and_goes_with_its_last_process(tmp_path: Path) -> None:
+    place, leave = BankPlace("bank", tmp_path), [SPAWN.Event() for _ in range(4)]
+    held = [SPAWN.Event() for _ in leave]
+    processes = [SPAWN.Process(target=hold_until, args=(place, build, *pair)) for pair in zip(held, leave, strict=True)]
+    for process in processes:
+        process.start()
+    assert all(event.wait(30) for event in held)
+    assert len(list(tmp_path.glob("built-*"))) == 1
+    for number, process in enumerate(processes):
+        assert is_complete(place.directory)
+        sweep_banks(place)  # removes nothing that is in use
+        leave[number].set()
+        process.join(30)
+        assert process.exitcode == 0
+    assert not list(tmp_path.glob("synthpipe-*"))
+
+
+@pytest.mark.parametrize("builder", [build, build_forever])
+def test_what_a_killed_process_leaves_is_swept(tmp_path: Path, builder: Callable[[Path], None]) -> None:
+    place, held, leave = BankPlace("old", tmp_path), SPAWN.Event(), SPAWN.Event()
+    process = SPAWN.Process(target=hold_until, args=(place, builder, held, leave))
+    process.start()
+    deadline = time.monotonic() + 30
+    while not (held.is_set() or (place.directory / "half").exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert place.directory.exists()
+    other = BankPlace("new", tmp_path)
+    bank = hold_bank(other, build)
+    assert other.directory.exists() and not place.directory.exists()
+    bank.release()
+    assert not list(tmp_path.glob("synthpipe-*"))
+
+
+def test_what_fails_while_building_leaves_nothing(tmp_path: Path) -> None:
+    def fail(directory: Path) -> None:
+        (directory / "half").touch()
+        raise CatalogError("patch 'a' is broken")
+
+    with pytest.raises(CatalogError, match="patch 'a' is broken"):
+        hold_bank(BankPlace("bank", tmp_path), fail)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"there can be no donor bank: .*--scratch"):
+        hold_bank(BankPlace("bank", tmp_path / "file"), fail)
+
+
+def test_a_name_follows_from_all_that_a_bank_is_made_of() -> None:
+    assert name_bank("digest", None, 3) == name_bank("digest", None, 3)
+    assert len({name_bank("digest", None, 3), name_bank("digest", None, 4), name_bank("other", None, 3)}) == 3

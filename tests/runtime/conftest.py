@@ -1,0 +1,49 @@
+"""Clusters for the tests, with workers that need nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster
+
+
+@dataclass(frozen=True)
+class Bare:
+    """A worker that needs nothing; it leaves a mark where it is prepared, if there is a place for marks."""
+
+    marks: Path | None = None
+
+    @property
+    def key(self) -> str:
+        return "bare"
+
+    def problems(self) -> list[str]:
+        return []
+
+    def prepare(self, on_steps: Callable[[int], None]) -> None:
+        if self.marks:
+            import os
+
+            (self.marks / str(os.getpid())).touch()
+        on_steps(1)
+
+    def release(self) -> None:
+        """There is nothing to give back."""
+
+
+@contextmanager
+def cluster_of(settings: ClusterSettings, workplace: Bare | None = None) -> Iterator[Cluster]:
+    """Open a cluster and prepare its workers."""
+    with (
+        open_cluster(settings, Demand(), lambda message: None) as cluster,
+        cluster.prepared(workplace or Bare(), lambda steps: None),
+    ):
+        yield cluster
+
+
+def two(memory: int | None = None) -> ClusterSettings:
+    """Two workers on this machine."""
+    return ClusterSettings(Local(workers=2, memory=memory))

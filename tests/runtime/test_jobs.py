@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from synthpipe.cli.progress import LogReporter
+from synthpipe.errors import ConfigError
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings, Demand, JobSettings, Local, Queued, QueueKind, run_tasks
+from synthpipe.runtime.jobs import job_cluster
+from synthpipe.settings_file import load_settings
+from synthpipe.stages import build
+from tests.runtime.conftest import cluster_of
+from tests.test_build import hashes, small
+
+# jobs as background processes of this machine: what it takes of Slurm to run workers
+SBATCH = """#!/bin/sh
+cp "$1" "{logs}/$$.sh"
+setsid sh "{logs}/$$.sh" > "{logs}/$$.log" 2>&1 &
+echo $! >> "{logs}/jobs"
+echo "Submitted batch job $!"
+"""
+SCANCEL = """#!/bin/sh
+kill -TERM "-$1"
+"""
+SQUEUE = """#!/bin/sh
+cat "{logs}/jobs"
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a Slurm of one machine first in PATH; return the folder of its logs."""
+    commands, logs = tmp_path / "bin", tmp_path / "logs"
+    commands.mkdir()
+    logs.mkdir()
+    for name, script in (("sbatch", SBATCH), ("scancel", SCANCEL), ("squeue", SQUEUE)):
+        (commands / name).write_text(script.format(logs=logs))
+        (commands / name).chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{commands}:{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    return logs
+
+
+def submitted(logs: Path) -> list[int]:
+    return [int(line) for line in (logs / "jobs").read_text().splitlines()]
+
+
+def jobs(*overrides: str) -> JobSettings:
+    return load_settings(JobSettings, None, overrides, option="--cluster-set")
+
+
+def one_core(**more: int) -> JobSettings:
+    return JobSettings(cores=1, memory=1 << 30, interface="lo", **more)
+
+
+def pid(number: int) -> int:
+    time.sleep(0.05)
+    return os.getpid()
+
+
+def script(kind: QueueKind, settings: JobSettings, demand: Demand) -> str:
+    cluster = job_cluster(Queued(kind, settings), demand, {"dashboard_address": "127.0.0.1:0"})
+    try:
+        return str(cluster.job_script())
+    finally:
+        cluster.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "lines"),
+    [
+        ("slurm", ["#SBATCH -p long", "#SBATCH -A lab", "#SBATCH --cpus-per-task=16", "#SBATCH --mem=64G"]),
+        ("slurm", ["#SBATCH -t 12:00:00", "#SBATCH --gres=gpu:1", "#SBATCH --exclusive"]),
+        ("pbs", ["#PBS -q long", "#PBS -A lab", "#PBS -l select=1:ncpus=16:mem=65536mb:ngpus=1"]),
+        ("pbs", ["#PBS -l walltime=12:00:00", "#PBS --exclusive"]),
+        ("lsf", ["#BSUB -q long", '#BSUB -P "lab"', "#BSUB -n 16", "#BSUB -W 12:00", '#BSUB -gpu "num=1"']),
+        ("sge", ["#$ -q long", "#$ -P lab", "#$ -l h_rt=12:00:00", "#$ -l gpu=1"]),
+    ],
+)
+def test_job_scripts_say_what_the_settings_do(kind: QueueKind, lines: list[str]) -> None:
+    settings = jobs(
+        *("cores=16", "memory=64GiB", "walltime=12:00:00", "queue=long", "account=lab", "gpus=1"),
+        *("job_extra_directives=[--exclusive]", "job_script_prologue=[module load cuda]", "local_directory=/local"),
+    )
+    text = script(kind, settings, Demand())
+    for line in lines:
+        assert line in text.splitlines()
+    assert "module load cuda" in text.splitlines()
+    assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False" in text.splitlines()
+    (worker,) = [line for line in text.splitlines() if "distributed.cli.dask_worker" in line]
+    assert worker.startswith(sys.executable)
+    for part in ("--nworkers 4", "--nthreads 1", "--local-directory /local", "--resources GPU=1"):
+        assert part in worker
+    # ten minutes and the stagger before the wall-time limit
+    assert "--lifetime 42400s --lifetime-stagger 200s" in worker
+
+
+def test_workers_count_what_they_share_each_for_itself() -> None:
+    text = script("slurm", jobs("cores=4", "memory=8GiB"), Demand(shared=1 << 30))
+    assert f"--memory-limit {3 << 30}" in text and "--resources" not in text
+    assert f"--memory-limit {8 << 30}" in script("slurm", jobs("cores=1", "memory=8GiB"), Demand(shared=1 << 30))
+
+
+def test_every_mistake_in_job_settings_is_told() -> None:
+    with pytest.raises(ConfigError) as caught:
+        jobs("cores=0", "memory=much", "walltime=soon", "quue=long", "gpus=2")
+    message = str(caught.value)
+    for part in ("5 mistakes", "cores: got 0", "is no size", "is no time", "did you mean 'queue'", "gpus: got 2"):
+        assert part in message
+    with pytest.raises(ConfigError, match="reach the walltime"):
+        jobs("walltime=01:00:00", "lifetime=59m", "lifetime_stagger=2m")
+    with pytest.raises(ConfigError, match=r"minimum_jobs \(3\) is more than jobs \(2\)"):
+        jobs("jobs=2", "minimum_jobs=3")
+    assert [jobs(f"walltime={text}").walltime for text in ("2-00:00:00", "12:00:00", "90m", "'01:30'")] == [
+        *(172800, 43200, 5400, 5400)
+    ]
+
+
+def test_jobs_do_tasks_are_renewed_and_leave_nothing(slurm: Path) -> None:
+    settings = ClusterSettings(Queued("slurm", one_core(processes=2)), patience=60)
+    with cluster_of(settings) as cluster:
+        cluster.client.wait_for_workers(2, 60)
+        assert len(set(run_tasks(cluster, pid, range(20)))) == 2
+        (job,) = submitted(slurm)
+        os.killpg(job, 9)  # the machine is taken away: nobody says goodbye
+        assert len(set(run_tasks(cluster, pid, range(20)))) == 2
+        assert len(submitted(slurm)) == 2
+        workers = list(cluster.client.run(os.getpid).values())
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}/stat").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(Path(f"/proc/{worker}/stat").exists() for worker in workers)
+
+
+def test_a_build_on_a_queue_has_the_bytes_of_a_local_one(slurm: Path, tmp_path: Path) -> None:
+    write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
+    settings = small(tmp_path / "phantom", "filter.enabled=false")
+    build(settings, tmp_path / "here", ClusterSettings(Local(workers=1)), LogReporter())
+    queued = ClusterSettings(Queued("slurm", one_core(jobs=2)), patience=60)
+    build(settings, tmp_path / "queue", queued, LogReporter())
+    assert len(submitted(slurm)) == 2
+    for store in ("candidates.zarr", "curated.zarr"):
+        assert hashes(tmp_path / "queue" / store) == hashes(tmp_path / "here" / store)
