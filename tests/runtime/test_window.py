@@ -3,7 +3,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,21 @@ def test_a_task_that_needs_too_much_memory_is_found_out_soon(capfd: pytest.Captu
             list(run_tasks(cluster, fill_memory, range(10)))
         assert sorted(run_tasks(cluster, square, range(5))) == [0, 1, 4, 9, 16]
     assert capfd.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class Greedy(Bare):
+    """Takes more memory than it may before its first task."""
+
+    def prepare(self, on_steps: Callable[[int], None]) -> None:
+        taken = bytes(range(256)) * (3 << 20)
+        time.sleep(5)
+        on_steps(len(taken))
+
+
+def test_workers_that_never_get_ready_are_no_endless_wait(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ClusterError, match=r"before they were ready.*--memory"), cluster_of(two(400 << 20), Greedy()):
+        pass
+    assert "Traceback" not in capfd.readouterr().err
+    with pytest.raises(ClusterError, match=r"--memory: 100\.00 MiB a worker is too little"), cluster_of(two(100 << 20)):
+        pass
