@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from synthpipe.errors import CatalogError, ClusterError
-from synthpipe.runtime import Cluster, run_tasks
+from synthpipe.runtime import Cluster, ClusterSettings, Local, run_tasks
 from tests.runtime.conftest import Bare, cluster_of, two
 
 
@@ -128,3 +128,17 @@ def test_workers_that_never_get_ready_are_no_endless_wait(capfd: pytest.CaptureF
     assert "Traceback" not in capfd.readouterr().err
     with pytest.raises(ClusterError, match=r"--memory: 100\.00 MiB a worker is too little"), cluster_of(two(100 << 20)):
         pass
+
+
+def device(number: int) -> str:
+    time.sleep(0.05)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_a_gpu_is_seen_by_one_worker_and_its_tasks_go_there() -> None:
+    local = Local(workers=2, gpus=("GPU-7",))
+    with cluster_of(ClusterSettings(local, gpu="require")) as cluster:
+        assert set(run_tasks(cluster, device, range(10), gpu=True)) == {"GPU-7"}
+        assert set(run_tasks(cluster, device, range(40))) == {"GPU-7", ""}
+    with cluster_of(ClusterSettings(local, gpu="never")) as cluster:
+        assert set(run_tasks(cluster, device, range(10), gpu=True)) == {""}
