@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Unpack
@@ -131,7 +130,7 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
         click.echo(f"note: {remark}")
     click.echo(f"\nwould {'go on with' if run.exists() else 'make'} {path}:")
     bank = bank_bytes(catalog.donors, pipeline.canvas if pipeline.bezier else None)
-    click.echo(f"  donor bank: {human_bytes(bank)} in {tempfile.gettempdir()} while it builds")
+    click.echo(f"  donor bank: {human_bytes(bank)} on each machine while it builds, in --scratch or TMPDIR")
     height, width = pipeline.canvas
     for strategy in pipeline.strategies:
         plan = {"candidates, to keep " + str(pipeline.curation.wanted[strategy]): first_plan(pipeline, strategy)}

@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -64,6 +64,8 @@ _GENTLE_ADAPTING = {
     "target_duration": "10ms",  # the window shows the scheduler only a little of the work: every task is worth a worker
 }
 _SECONDS_TO_CONNECT = 20
+_WARNINGS = "PYTHONWARNINGS"
+_LOCAL_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +80,11 @@ class Cluster:
         Its workers.
     settings : ClusterSettings
         What was asked for.
-    memory_kills : dict
-        Bytes that workers held when they were stopped for it, by the workers' addresses.
     """
 
     client: Client
     crew: Crew
     settings: ClusterSettings
-    memory_kills: dict[str, int] = field(default_factory=dict)
 
     @property
     def scratch(self) -> Path | None:
@@ -139,20 +138,18 @@ def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str]
     """
     where = settings.where
     remote = {} if isinstance(where, Local) else _REMOTE_SETTINGS
+    # a process that does not come back soon never does
+    patience = min(settings.patience, _LOCAL_PATIENCE) if isinstance(where, Local) else settings.patience
     with ExitStack() as stack:
         stack.enter_context(dask.config.set(_SETTINGS | remote))
         stack.enter_context(_quiet())
         with _interrupts_held():
             client = stack.enter_context(_client(settings, demand, stack))
-        kills: dict[str, int] = {}
-        client.subscribe_topic(
-            "worker-restart-memory", lambda event: kills.update({event[1]["worker"]: event[1]["rss"]})
-        )
         client.subscribe_topic(REFUSED, lambda event: note(f"refused, and stopped: {event[1]}"))
-        cluster = Cluster(client, Crew(client, settings.patience), settings, kills)
+        cluster = Cluster(client, Crew(client, patience), settings)
         note(f"dashboard: {client.dashboard_link}")
         if not cluster.crew.now().workers:
-            note(f"waiting for workers, at most {settings.patience:.0f} s")
+            note(f"waiting for workers, at most {patience:.0f} s")
         cluster.crew.wait()
         if settings.gpu == "require":
             if isinstance(where, Local) and not cluster.crew.now().slots(gpu=True):
@@ -219,14 +216,17 @@ def _security(tls: Tls | None) -> Security | None:
 def _quiet() -> Iterator[None]:
     """Keep Dask's own messages from the terminal; what is worth telling arrives as an exception."""
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
-    handlers = {handler: handler.level for name in names for handler in logging.getLogger(name).handlers}
-    for handler in handlers:
-        handler.setLevel(logging.CRITICAL + 1)
+    handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
+    # asyncio and tornado tell of Dask's forgotten futures, when several workers end at once
+    loud: list[logging.Handler | logging.Logger] = [*handlers, *map(logging.getLogger, ("asyncio", "tornado"))]
+    muted = {each: each.level for each in loud}
+    for each in muted:
+        each.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        for handler, level in handlers.items():
-            handler.setLevel(level)
+        for each, level in muted.items():
+            each.setLevel(level)
 
 
 @contextmanager
@@ -235,7 +235,7 @@ def _interrupts_held() -> Iterator[None]:
 
     Processes that it starts never see Ctrl-C: who started them stops them.
     """
-    resource_tracker.ensure_running()  # which starting processes needs, and which lets Ctrl-C through while it starts
+    _start_resource_tracker()
     in_main = threading.current_thread() is threading.main_thread()
     terminated = threading.Event()
     handler = signal.signal(signal.SIGTERM, lambda *_: terminated.set()) if in_main else None
@@ -248,3 +248,20 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if terminated.is_set():
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _start_resource_tracker() -> None:
+    """Start what starting processes needs, and what lets Ctrl-C through while it starts.
+
+    At the end it would tell the terminal of what killed workers left, which it has removed by then.
+    """
+    before = os.environ.get(_WARNINGS)
+    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
+    os.environ[_WARNINGS] = f"{before},{quiet}" if before else quiet
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        if before is None:
+            del os.environ[_WARNINGS]
+        else:
+            os.environ[_WARNINGS] = before

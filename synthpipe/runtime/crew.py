@@ -36,7 +36,13 @@ class Roll:
 
 
 class Crew:
-    """The workers of a cluster, looked at from time to time; the scheduler's loss, and theirs, become clear errors."""
+    """The workers of a cluster, looked at from time to time; the scheduler's loss, and theirs, become clear errors.
+
+    Attributes
+    ----------
+    memory_kills : dict
+        Bytes that workers held when they were stopped for it, by the workers' addresses.
+    """
 
     def __init__(self, client: Client, patience: float) -> None:
         self._client, self._patience = client, patience
@@ -44,6 +50,8 @@ class Crew:
         self._roll = Roll({})
         self._next_look = 0.0
         self._missing_since: dict[bool, float] = {}
+        self.memory_kills: dict[str, int] = {}
+        client.subscribe_topic("worker-restart-memory", self._note_kill)
 
     def now(self, fresh: bool = False) -> Roll:
         """Return the workers, as they were a moment ago; with `fresh`, as they are.
@@ -68,15 +76,15 @@ class Crew:
             self._next_look = time.monotonic() + max(_LEAST_SECONDS_BETWEEN_LOOKS, pause)
         return self._roll
 
-    def slots(self, gpu: bool) -> int:
-        """Return `Roll.slots` of now.
+    def slots(self, gpu: bool, fresh: bool = False) -> int:
+        """Return `Roll.slots` of `now`.
 
         Raises
         ------
         ClusterError
             There has been none for longer than anyone has patience, or the scheduler is lost.
         """
-        slots = self.now().slots(gpu)
+        slots = self.now(fresh).slots(gpu)
         if slots:
             self._missing_since.pop(gpu, None)
             return slots
@@ -93,7 +101,7 @@ class Crew:
         ClusterError
             Nobody came in time, or the scheduler is lost.
         """
-        while not self.slots(gpu):
+        while not self.slots(gpu, fresh=True):
             time.sleep(_LEAST_SECONDS_BETWEEN_LOOKS / 2)
 
     def check_scheduler(self) -> None:
@@ -112,14 +120,20 @@ class Crew:
         waited = f"for {self._patience:.0f} s (--patience)"
         finished = "finished work is kept: give the command again when there are workers"
         if not self._roll.workers:
-            return (
-                f"the scheduler at {self._address} has had no worker {waited}; look at the workers' logs, or at the "
-                f"queue; {finished}"
+            reason = (
+                f"{len(self.memory_kills)} were stopped because they held all the memory that they may use: give "
+                "them more (--memory; of jobs, memory, or fewer processes), or use fewer --workers"
+                if self.memory_kills
+                else "look at the workers' logs, or at the queue"
             )
+            return f"the scheduler at {self._address} has had no worker {waited}; {reason}; {finished}"
         return (
             f"none of the {len(self._roll.workers)} workers has had the resource GPU {waited}; start some with "
             f"--resources GPU=1, or do without: --gpu never; {finished}"
         )
+
+    def _note_kill(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        self.memory_kills[event[1]["worker"]] = event[1]["rss"]
 
     async def _identity(self) -> Any:
         return await self._client.scheduler.identity(n_workers=-1)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import Any
 
+from dask.utils import format_bytes
 from distributed import Nanny, Scheduler, SpecCluster, system
 
 from synthpipe.errors import ClusterError
@@ -16,6 +17,7 @@ from synthpipe.runtime.crew import GPU
 from synthpipe.runtime.settings import Demand, GpuUse, Local
 
 _LOOPBACK = "127.0.0.1"
+_LEAST_MEMORY = 256 << 20
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
@@ -29,6 +31,11 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
     """
     count = local.workers or available_cores()
     memory = local.memory or demand.limit(system.MEMORY_LIMIT, count)
+    if memory < _LEAST_MEMORY:
+        raise ClusterError(
+            f"--memory: {format_bytes(memory)} a worker is too little: by itself it needs some "
+            f"{format_bytes(_LEAST_MEMORY)}; give more, or use fewer --workers"
+        )
     # nobody looks for GPUs where no task would ask for one
     devices = local.gpus if local.gpus is not None else visible_gpus() if demand.training and gpu != "never" else ()
     common = {"host": _LOOPBACK, "protocol": "tcp://", "nthreads": 1, "dashboard": False, "memory_limit": memory}

@@ -114,14 +114,17 @@ def prepare_workers(client: Client, crew: Crew, workplace: Workplace) -> None:
         if not _has_died(error):
             raise
     # a worker ended meanwhile; the others go on preparing themselves, and one that is started again does so too
-    for _ in range(_TRIES):
+    tries = 0
+    while tries < _TRIES:
         crew.wait()
-        answers = client.run(_prepare, workplace, on_error="return")
+        if not (answers := client.run(_prepare, workplace, on_error="return")):
+            continue  # all have ended just now
+        tries += 1
         failures = [answer for answer in answers.values() if isinstance(answer, Exception)]
         for failure in failures:
             if not _has_died(failure):
                 raise failure
-        if answers and not failures:
+        if not failures:
             return
     raise ClusterError(
         f"workers ended {_TRIES} times before they were ready, most likely for want of memory; give them more, or let "

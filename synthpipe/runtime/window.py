@@ -95,7 +95,7 @@ def _losses(cluster: Cluster, future: Future, argument: object) -> int:
         return 1
     if future.status != "error" or not isinstance(error := future.exception(), KilledWorker):
         return 0
-    if held := cluster.memory_kills.get(error.last_worker.address):
+    if held := cluster.crew.memory_kills.get(error.last_worker.address):
         raise ClusterError(
             f"{argument!r} ended {error.allowed_failures + 1} workers, the last one because it held "
             f"{format_bytes(held)}, all the memory that it may use. Finished work is kept; give workers more "

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner
 
-from synthpipe.cli.cluster import ClusterOptions, cluster_settings
+from synthpipe.cli.cluster import cluster_settings
 from synthpipe.cli.main import main
 from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
 from tests.conftest import DEMO, ROOT
 
-NOTHING: ClusterOptions = {
+NOTHING: dict[str, Any] = {
     "workers": None,
     "memory": None,
     "scheduler": None,
@@ -38,7 +38,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
     local = cluster_settings(**given({"workers": 3, "memory": "4GiB", "scratch": tmp_path, "cluster": "local"}))
     assert local == ClusterSettings(Local(3, 4 << 30), scratch=tmp_path)
     pem = tmp_path / "a.pem"
-    tls: ClusterOptions = {**NOTHING, "tls_ca": pem, "tls_cert": pem, "tls_key": pem}
+    tls = {**NOTHING, "tls_ca": pem, "tls_cert": pem, "tls_key": pem}
     joined = cluster_settings(**given({**tls, "scheduler": "tls://head:8786", "gpu": "require", "patience": 5.0}))
     assert joined == ClusterSettings(Joined("tls://head:8786", Tls(pem, pem, pem)), "require", 5.0)
     file = ROOT / "pipelines" / "clusters" / "slurm.yaml"

@@ -103,8 +103,8 @@ def test_tasks_for_gpus_go_to_workers_with_one_and_late_workers_are_prepared(tmp
 
 def test_a_gpu_that_nobody_has_is_no_endless_wait(tmp_path: Path) -> None:
     with scheduler(tmp_path) as (file, _), process(*worker(file)):
-        settings = ClusterSettings(Joined(file), gpu="require", patience=2)
-        with pytest.raises(ClusterError, match=r"none of the 1 workers has had the resource GPU for 2 s.*--gpu never"):
+        settings = ClusterSettings(Joined(file), gpu="require", patience=8)
+        with pytest.raises(ClusterError, match=r"none of the 1 workers has had the resource GPU for 8 s.*--gpu never"):
             open_and_close(settings)
 
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from synthpipe.errors import CatalogError, ClusterError
-from synthpipe.runtime import Cluster, run_tasks
+from synthpipe.runtime import Cluster, ClusterSettings, Local, run_tasks
 from tests.runtime.conftest import Bare, cluster_of, two
 
 
@@ -109,3 +110,35 @@ def test_a_task_that_needs_too_much_memory_is_found_out_soon(capfd: pytest.Captu
             list(run_tasks(cluster, fill_memory, range(10)))
         assert sorted(run_tasks(cluster, square, range(5))) == [0, 1, 4, 9, 16]
     assert capfd.readouterr().err == ""
+
+
+@dataclass(frozen=True)
+class Greedy(Bare):
+    """Takes more memory than it may before its first task."""
+
+    def prepare(self, on_steps: Callable[[int], None]) -> None:
+        taken = bytes(range(256)) * (3 << 20)
+        time.sleep(5)
+        on_steps(len(taken))
+
+
+def test_workers_that_never_get_ready_are_no_endless_wait(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ClusterError, match=r"before they were ready.*--memory"), cluster_of(two(400 << 20), Greedy()):
+        pass
+    assert "Traceback" not in capfd.readouterr().err
+    with pytest.raises(ClusterError, match=r"--memory: 100\.00 MiB a worker is too little"), cluster_of(two(100 << 20)):
+        pass
+
+
+def device(number: int) -> str:
+    time.sleep(0.05)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+
+def test_a_gpu_is_seen_by_one_worker_and_its_tasks_go_there() -> None:
+    local = Local(workers=2, gpus=("GPU-7",))
+    with cluster_of(ClusterSettings(local, gpu="require")) as cluster:
+        assert set(run_tasks(cluster, device, range(10), gpu=True)) == {"GPU-7"}
+        assert set(run_tasks(cluster, device, range(40))) == {"GPU-7", ""}
+    with cluster_of(ClusterSettings(local, gpu="never")) as cluster:
+        assert set(run_tasks(cluster, device, range(10), gpu=True)) == {""}
