@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 
-from synthpipe.cli.cluster import cluster_settings
+from synthpipe.cli.cluster import ClusterOptions, cluster_settings
 from synthpipe.cli.main import main
 from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
 from tests.conftest import DEMO, ROOT
