@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from dask.utils import format_bytes
-from distributed import Nanny, Scheduler, SpecCluster, system
+from distributed import Nanny, Scheduler, SpecCluster, scheduler, system, worker
 
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import GPU
@@ -19,6 +19,7 @@ from synthpipe.runtime.settings import Demand, GpuUse, Local
 _LOOPBACK = "127.0.0.1"
 _LEAST_MEMORY = 256 << 20
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_REMEMBERING = "spans"  # Dask's extension that keeps a record of every task for good
 
 
 def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
@@ -38,16 +39,25 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
         )
     # nobody looks for GPUs where no task would ask for one
     devices = local.gpus if local.gpus is not None else visible_gpus() if demand.training and gpu != "never" else ()
-    common = {"host": _LOOPBACK, "protocol": "tcp://", "nthreads": 1, "dashboard": False, "memory_limit": memory}
+    extensions = {name: kind for name, kind in worker.DEFAULT_EXTENSIONS.items() if name != _REMEMBERING}
+    common = {
+        "host": _LOOPBACK,
+        "protocol": "tcp://",
+        "nthreads": 1,
+        "dashboard": False,
+        "memory_limit": memory,
+        "extensions": extensions,
+    }
     workers = {}
     for number in range(count):
         owned = devices[number : number + 1] if gpu != "never" else ()
         resources = {"resources": {GPU: 1}} if owned else {}
         options = {**common, **resources, "env": {_VISIBLE: ",".join(owned)}, "silence_logs": logging.CRITICAL}
         workers[number] = {"cls": Nanny, "options": options}
-    scheduler = {
+    central = {
         "cls": Scheduler,
         "options": {
+            "extensions": {name: kind for name, kind in scheduler.DEFAULT_EXTENSIONS.items() if name != _REMEMBERING},
             "host": _LOOPBACK,
             "protocol": "tcp://",
             "port": 0,
@@ -56,7 +66,7 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
         },
     }
     try:
-        return SpecCluster(scheduler=scheduler, workers=workers, silence_logs=logging.CRITICAL, name="synthpipe")
+        return SpecCluster(scheduler=central, workers=workers, silence_logs=logging.CRITICAL, name="synthpipe")
     except (OSError, RuntimeError) as error:
         raise ClusterError(f"{count} worker processes cannot be started on this machine: {error}") from error
 

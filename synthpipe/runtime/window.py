@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from dask.utils import format_bytes
+from dask.utils import format_bytes, key_split
 from distributed import Future, KilledWorker, as_completed
 
 from synthpipe.errors import ClusterError
@@ -21,6 +21,7 @@ _TASKS_A_SLOT = 3
 # lose some; a task that ends its workers for want of memory is found out earlier, by the first error that Dask makes.
 _LOSSES = 12
 _SECONDS_BETWEEN_LOOKS = 0.1
+_TASKS_TO_REMEMBER = 1000
 
 
 def run_tasks(
@@ -54,6 +55,7 @@ def run_tasks(
     waiting = iter(arguments)
     pending: dict[Future, tuple[Argument, int]] = {}
     completed = as_completed(loop=client.loop)
+    done = 0
 
     def submit(argument: Argument, losses: int) -> None:
         future = client.submit(function, argument, pure=False, resources=resources)
@@ -83,6 +85,9 @@ def run_tasks(
                 raise _killer(argument, losses + lost)
             result: Result = _result(cluster, future, argument)
             yield result
+            done += 1
+            if done % _TASKS_TO_REMEMBER == 0:
+                key_split.cache_clear()  # Dask keeps the names of the last hundred thousand tasks
             fill()
     finally:
         if client.status == "running":
