@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 from synthpipe.cli.cluster import ClusterOptions, cluster_settings
 from synthpipe.cli.main import main
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
 from tests.conftest import DEMO, ROOT
 
@@ -66,7 +67,7 @@ def test_options_that_make_no_sense_are_refused(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert CliRunner().invoke(main, ["phantom", str(tmp_path / "phantom"), "--slides", "6"]).exit_code == 0
+    write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=30, size=48, images=0))
     command = ["build", str(DEMO), "--set", f"patches.root={tmp_path / 'phantom'}", "-o", str(tmp_path / "run")]
     result = CliRunner().invoke(main, [*command, "--set", "filter.enabled=false", *options.split()])
     assert result.exit_code != 0 and message in result.output and "Traceback" not in result.output
