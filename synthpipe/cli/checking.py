@@ -52,6 +52,8 @@ def verify(run: Path, samples: int, mend: bool, workers: int | None, as_json: bo
       synthpipe verify runs/demo --sample 0
       synthpipe verify runs/demo --repair --workers 4
     """
+    if workers and not mend:
+        raise click.UsageError("--workers are those of --repair; give both or neither")
     from synthpipe import verification  # loads Dask, which other commands need not wait for
 
     if mend:

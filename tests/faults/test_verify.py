@@ -24,6 +24,8 @@ from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.stages import build
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.sums import write_sums
 from synthpipe.verification import Checkup, repair, verify
 from tests.conftest import DEMO, pipeline
 from tests.test_build import SMALL
@@ -270,6 +272,23 @@ def test_scores_of_a_filter_that_was_switched_off_need_not_be_complete(patches: 
     assert [fault.path for fault in check(run).faults] == [victim]
 
 
+def test_plans_that_grew_and_limits_of_donor_use_are_judged_again(patches: Path, tmp_path: Path) -> None:
+    rules = ("filter.enabled=false", "bezier=null", "curation.wanted=20", "curation.max_donor_uses=3")
+    # four tiles show three classes in less than half of the composites
+    grown = ("curation.min_classes=3", "curation.max_candidates=300", "mosaic.grid=1", "mosaic.tile=32")
+    path = tmp_path / "run"
+    journal = build(pipeline(*SMALL, f"patches.root={patches}", *rules, *grown), path, 1, LogReporter())
+    counts = journal["strategies"]["mosaic"]["verdicts"]
+    assert journal["strategies"]["mosaic"]["candidates"] > 20 and counts["donor_overused"] > 0
+    assert not check(path, samples=10).faults
+    tallied = json.loads((path / "build.json").read_text())
+    tallied["strategies"]["mosaic"]["verdicts"]["surplus"] += 1
+    (path / "build.json").write_text(json.dumps(tallied, indent=1) + "\n")
+    write_sums(RunDirectory(path), {})  # whoever altered it saw to the digests
+    (fault,) = check(path).faults
+    assert fault.path == path / "build.json" and "'surplus'" in fault.found
+
+
 def test_a_build_killed_at_any_moment_leaves_no_faults(patches: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "2"]
@@ -315,6 +334,8 @@ def test_the_command_tells_people_and_machines(run: Path) -> None:
     command = ["verify", str(run), "--sample", "0", "--repair", "--workers", "1", "--json"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0 and json.loads(result.stdout)["sound"]
+    result = CliRunner().invoke(main, ["verify", str(run), "--workers", "1"])
+    assert result.exit_code == 2 and "--workers are those of --repair" in result.stderr
 
 
 def test_what_is_no_run_is_told_in_a_line(tmp_path: Path) -> None:
