@@ -162,7 +162,7 @@ class _Checking:
             if group.strategy is None or group.purpose is None:
                 continue
             chosen = frozenset[int]()
-            if again and not (group.purpose == "filter" and self.run.split_file in self._faulty()):
+            if again and (group.purpose == "candidate" or self._split_known(pipeline)):
                 chosen = _choose(group, self.samples)
                 self.rendered += len(chosen)
             rendered = partial(again, group.strategy, group.purpose) if again else lambda recipe: None
@@ -238,6 +238,11 @@ class _Checking:
     def _known(self, fault: Fault) -> bool:
         """Whether a fault is of a filter whose weights or report were named already: one of them is wrong, not both."""
         return any(path in self._faulty() for path in fault.remove)
+
+    def _split_known(self, pipeline: Pipeline) -> bool:
+        """Whether the filter's composites can be sampled anew: which donors each may have is in ``split.json``."""
+        split = self.run.split_file
+        return pipeline.filter.enabled and split.exists() and split not in self._faulty()
 
     def _sound(self, folder: Path) -> bool:
         """Whether nothing was found below a folder, or in the metadata of what it lies in, but verdicts."""
