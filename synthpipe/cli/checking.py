@@ -53,6 +53,8 @@ def verify(run: Location, samples: int, mend: bool, workers: int | None, as_json
       synthpipe verify runs/demo --sample 0
       synthpipe verify runs/demo --repair --workers 4
     """
+    if workers and not mend:
+        raise click.UsageError("--workers are those of --repair; give both or neither")
     from synthpipe import verification  # loads Dask, which other commands need not wait for
 
     if mend:

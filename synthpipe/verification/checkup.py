@@ -116,7 +116,7 @@ class _Checking:
         self.faults += check_split(run, pipeline, catalog, self.finished)
         self.faults += (each for each in check_filter_files(run, pipeline, self.finished) if not self._known(each))
         altered = self._patches(catalog)
-        groups = self._groups(pipeline, catalog)
+        groups = self._groups(pipeline)
         for group in groups:
             self._add(check_group(group))
         with ExitStack() as stack:
@@ -125,21 +125,19 @@ class _Checking:
                 with self.reporter.stage("donors", len(catalog.donors)) as advance:
                     again = stack.enter_context(rendering(run, pipeline, catalog, altered, advance))
             verdicts = self._composites(groups, pipeline, catalog, again)
-        curated = next((group for group in groups if group.strategy is None), None)
-        if curated:
-            self._curated(curated, verdicts, pipeline, catalog)
+        self._curated(verdicts, pipeline, catalog)
 
     def _patches(self, catalog: Catalog) -> frozenset[str]:
-        """Look at the patches; return the paths of those that are not as they were."""
+        """Look at the patches; return the ids of those that are not as they were."""
         if not self.patches:
             return frozenset()
         with self.reporter.stage("patches", len(catalog.patches)) as advance:
-            faults = check_patch_files(catalog, advance)
-        self.faults += faults
-        return frozenset(str(fault.path) for fault in faults)
+            altered = check_patch_files(catalog, advance)
+        self.faults += altered.values()
+        return frozenset(altered)
 
-    def _groups(self, pipeline: Pipeline, catalog: Catalog) -> list[ExpectedGroup]:
-        """Return the groups that there ought to be; say which shards are not made yet."""
+    def _groups(self, pipeline: Pipeline) -> list[ExpectedGroup]:
+        """Return the groups of composites that there ought to be; say what is not made yet."""
         run, faulty, finished = self.run, self._faulty(), self.finished
         found = dict[Location, ExpectedGroup | None]()
         for strategy in pipeline.strategies:
@@ -148,7 +146,6 @@ class _Checking:
             if (training := composites("filter")) or pipeline.filter.enabled:
                 found[run.training / strategy] = training
             found[run.candidates / strategy] = composites("candidate")
-        found[run.curated] = expected_curated(run, pipeline, catalog, finished)
         if not finished:
             self.notes += ["the run is not finished", *_not_made_yet(found)]
             filters = [run.report(each) for each in pipeline.strategies if pipeline.filter.enabled]
@@ -165,7 +162,7 @@ class _Checking:
             if group.strategy is None or group.purpose is None:
                 continue
             chosen = frozenset[int]()
-            if again and not (group.purpose == "filter" and self.run.split_file in self._faulty()):
+            if again and (group.purpose == "candidate" or self._split_known(pipeline)):
                 chosen = _choose(group, self.samples)
                 self.rendered += len(chosen)
             rendered = partial(again, group.strategy, group.purpose) if again else lambda recipe: None
@@ -197,18 +194,20 @@ class _Checking:
                 self.faults.append(Fault("contradiction", path, what, expected, remove=(path,)))
         return judged.verdicts
 
-    def _curated(
-        self, group: ExpectedGroup, verdicts: Mapping[Strategy, Verdicts], pipeline: Pipeline, catalog: Catalog
-    ) -> None:
-        """Compare the curated set with its origins, where these are sound."""
+    def _curated(self, verdicts: Mapping[Strategy, Verdicts], pipeline: Pipeline, catalog: Catalog) -> None:
+        """Check the curated set, and compare it with its origins, where these are sound."""
         kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
         comparable = self.finished and kept.keys() == set(pipeline.strategies)
-        count = sum(map(len, kept.values()))
-        if comparable and count != group.length:
-            self.faults.append(_another_length(group, count))
-            comparable = False
+        count = sum(map(len, kept.values())) if comparable else None
+        group = expected_curated(self.run, pipeline, catalog, self.finished, count)
+        if group is None:
+            self.notes.append(f"{self.run.curated}: nothing is made yet")
+            return
+        self._add(check_group(group))
         if self.finished and not comparable:
             self.notes.append(f"{group.path}: was not compared with its origins, which have faults")
+        elif not self.finished:
+            self.notes += _not_made_yet({group.path: group})
         numbers = group_numbers([patch.group for patch in catalog.donors])
 
         def check(shard: int) -> Looked:
@@ -240,6 +239,11 @@ class _Checking:
         """Whether a fault is of a filter whose weights or report were named already: one of them is wrong, not both."""
         return any(path in self._faulty() for path in fault.remove)
 
+    def _split_known(self, pipeline: Pipeline) -> bool:
+        """Whether the filter's composites can be sampled anew: which donors each may have is in ``split.json``."""
+        split = self.run.split_file
+        return pipeline.filter.enabled and split.exists() and split not in self._faulty()
+
     def _sound(self, folder: Location) -> bool:
         """Whether nothing was found below a folder, or in the metadata of what it lies in, but verdicts."""
         verdict = folder / "verdict"
@@ -269,14 +273,6 @@ def _not_made_yet(groups: Mapping[Location, ExpectedGroup | None]) -> Iterator[s
         elif unmade := group.unmade():
             planned = len(shards_of(group.length, group.shard))
             yield f"{path}: {unmade} of {planned} shards are not complete yet"
-
-
-def _another_length(group: ExpectedGroup, count: int) -> Fault:
-    objects = (stored.object(shard) for stored in group.arrays.values() for shard in group.shards())
-    metadata = tuple(group.metadata)
-    cure = "give --repair: the curated set is made again"
-    found, expected = f"{group.length} composites", f"{count}, as many as are kept"
-    return Fault("contradiction", group.path, found, expected, cure, remove=(*metadata, *objects))
 
 
 def _merged(faults: Iterable[Fault]) -> Iterator[Fault]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zarr
@@ -44,6 +44,8 @@ class ExpectedGroup:
         Of its arrays.
     strategy, purpose
         Of what composites; None of the curated set.
+    optional : frozenset of str
+        Arrays that need not be complete: scores of a filter that was switched off since.
     """
 
     path: Location
@@ -54,6 +56,7 @@ class ExpectedGroup:
     length: int
     strategy: Strategy | None = None
     purpose: Purpose | None = None
+    optional: frozenset[str] = frozenset()
 
     @property
     def shard(self) -> int:
@@ -96,16 +99,21 @@ def expected_composites(
             add_verdicts(group, pipeline, length)
             names.append("verdict")
     nodes: dict[Location, Any] = {root: zarr.open_group(store, mode="r"), path: group}
-    return _expected(path, group, names, nodes, required, length, strategy, purpose)
+    found = _expected(path, group, names, nodes, required, length)
+    optional = frozenset[str]() if pipeline.filter.enabled else frozenset({"p_real"})
+    return replace(found, strategy=strategy, purpose=purpose, optional=optional)
 
 
-def expected_curated(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool) -> ExpectedGroup | None:
-    """Return how the curated set ought to lie, or None where it is not begun."""
+def expected_curated(
+    run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool, count: int | None
+) -> ExpectedGroup | None:
+    """Return how the curated set of `count` composites, if that is known, ought to lie; None where it is not begun."""
     if not finished and not run.curated.exists():
         return None
-    length = _length(run.curated, finished) or sum(pipeline.curation.wanted[each] for each in pipeline.strategies)
+    length = count or _length(run.curated, finished)
+    length = length or sum(pipeline.curation.wanted[strategy] for strategy in pipeline.strategies)
     group = curated_group(MemoryStore(), pipeline, catalog, length)
-    return _expected(run.curated, group, list(CURATED_ARRAYS), {run.curated: group}, finished, length, None, None)
+    return _expected(run.curated, group, list(CURATED_ARRAYS), {run.curated: group}, finished, length)
 
 
 def check_group(expected: ExpectedGroup) -> Looked:
@@ -133,14 +141,12 @@ def _expected(
     nodes: Mapping[Location, Any],
     required: bool,
     length: int,
-    strategy: Strategy | None,
-    purpose: Purpose | None,
 ) -> ExpectedGroup:
     made = dict(group.arrays())
     arrays = {name: StoredArray(path / name, made[name]) for name in names}
     everything = {**nodes, **{stored.path: stored.array for stored in arrays.values()}}
     metadata = {folder / METADATA: metadata_of(node) for folder, node in everything.items()}
-    return ExpectedGroup(path, group, arrays, metadata, required, length, strategy, purpose)
+    return ExpectedGroup(path, group, arrays, metadata, required, length)
 
 
 def _fault(path: Location, found: str, expected: str, wanted: bytes) -> Fault:

@@ -61,7 +61,7 @@ def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            if wanted:
+            if wanted and name not in group.optional:
                 faults.append(Fault("missing", path, "nothing", f"shard {shard} of {name}"))
             continue
         objects, size = objects + 1, size + len(data)

@@ -29,14 +29,15 @@ Again = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
 """Samples a composite anew and renders the recipe that is stored of it; None where its donors are not at hand."""
 
 
-def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> tuple[Fault, ...]:
-    """Name the patches that are gone, or have other bytes than when they were indexed."""
+def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> dict[str, Fault]:
+    """Return, by id, the patches that are gone, or have other bytes than when they were indexed."""
+    found: dict[str, Fault] = {}
     with ThreadPoolExecutor(available_cores()) as pool:
-        found = []
-        for fault in pool.map(_check_patch, catalog.patches):
-            found += [fault] if fault else []
+        for patch, fault in zip(catalog.patches, pool.map(_check_patch, catalog.patches), strict=True):
+            if fault:
+                found[patch.id] = fault
             advance(1)
-    return tuple(found)
+    return found
 
 
 @contextmanager
@@ -45,18 +46,18 @@ def rendering(
 ) -> Iterator[Again]:
     """Yield what samples and renders composites again.
 
-    Where donors are `altered`, the paths of theirs being given, nothing can be sampled anew, since any donor might be
-    drawn; what is made of the others is still rendered.
+    Where donors are `altered`, their ids being given, nothing can be sampled anew, since any donor might be drawn; what
+    is made of the others is still rendered.
     """
     background = pipeline.taxonomy.background
 
     def from_recipe(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite] | None:
         used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
-        if altered.intersection(patch.path for patch in used):
+        if altered.intersection(patch.id for patch in used):
             return None
         return recipe, render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
 
-    if altered.intersection(patch.path for patch in catalog.donors):
+    if altered.intersection(patch.id for patch in catalog.donors):
         yield from_recipe
         return
     place = place_bank(pipeline, catalog, None)

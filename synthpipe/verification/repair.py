@@ -46,7 +46,7 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
             break
         run = RunDirectory(path)
         _prepare(run, run.pipeline(), found)
-        reporter.note(f"{path}: {len(found.faults)} faults to mend; building again")
+        reporter.note(f"{path}: faults to mend: {len(found.faults)}; building again")
         build(run.pipeline(), path, ClusterSettings(Local(workers)), reporter)
     else:
         found = verify(path, samples, reporter, patches=True)

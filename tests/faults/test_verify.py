@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +25,10 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.sums import write_sums
 from synthpipe.verification import Checkup, repair, verify
-from tests.conftest import pipeline
+from tests.conftest import DEMO, pipeline
 from tests.test_build import SMALL
 
 FAULTS = 100
@@ -227,7 +234,8 @@ def test_patches_that_are_gone_or_altered_are_named(patches: Path, tmp_path: Pat
 
 
 def test_a_run_that_is_not_finished_has_no_faults_for_what_it_lacks(run: Path) -> None:
-    for name in ("build.json", "SHA256SUMS", "filter/bezier.json", "candidates.zarr/mosaic/image/c.2.0.0.0"):
+    lacking = ("build.json", "SHA256SUMS", "filter/split.json", "filter/bezier.json")
+    for name in (*lacking, "candidates.zarr/mosaic/image/c.2.0.0.0"):
         (run / name).unlink()
     shutil.rmtree(run / "curated.zarr")
     shutil.rmtree(run / "candidates.zarr" / "bezier")
@@ -241,6 +249,75 @@ def test_a_run_that_is_not_finished_has_no_faults_for_what_it_lacks(run: Path) -
     victim = run / "candidates.zarr" / "mosaic" / "mask" / "c.0.0.0"
     victim.write_bytes(b"")
     assert [fault.path for fault in check(run).faults] == [victim]
+
+
+def test_a_curated_set_of_another_length_is_lengthened_again(run: Path) -> None:
+    before = contents(run)
+    for metadata in (run / "curated.zarr").glob("*/zarr.json"):
+        metadata.write_text(metadata.read_text().replace("    24", "    23", 1))
+    faults = check(run).faults
+    assert {fault.path for fault in faults} == set((run / "curated.zarr").glob("*/zarr.json"))
+    assert {(fault.kind, fault.found, fault.expected) for fault in faults} == {("metadata", "shape[0] is 23", "24")}
+    assert not mend(run).faults
+    assert contents(run) == before
+
+
+def test_scores_of_a_filter_that_was_switched_off_need_not_be_complete(patches: Path, run: Path) -> None:
+    for name in ("SHA256SUMS", "build.json", "candidates.zarr/bezier/p_real/c.2"):
+        (run / name).unlink()
+    shutil.rmtree(run / "curated.zarr")
+    settings = pipeline(*SMALL, f"patches.root={patches}", "filter.enabled=false", "curation.rule=threshold")
+    build(settings, run, ClusterSettings(Local(1)), LogReporter())
+    assert check(run, samples=5).faults == ()
+    victim = run / "candidates.zarr" / "bezier" / "p_real" / "c.1"
+    victim.write_bytes(victim.read_bytes()[::-1])
+    assert [fault.path for fault in check(run).faults] == [victim]
+
+
+def test_plans_that_grew_and_limits_of_donor_use_are_judged_again(patches: Path, tmp_path: Path) -> None:
+    rules = ("filter.enabled=false", "bezier=null", "curation.wanted=20", "curation.max_donor_uses=3")
+    # four tiles show three classes in less than half of the composites
+    grown = ("curation.min_classes=3", "curation.max_candidates=300", "mosaic.grid=1", "mosaic.tile=32")
+    path = tmp_path / "run"
+    journal = build(
+        pipeline(*SMALL, f"patches.root={patches}", *rules, *grown), path, ClusterSettings(Local(1)), LogReporter()
+    )
+    counts = journal["strategies"]["mosaic"]["verdicts"]
+    assert journal["strategies"]["mosaic"]["candidates"] > 20 and counts["donor_overused"] > 0
+    assert not check(path, samples=10).faults
+    tallied = json.loads((path / "build.json").read_text())
+    tallied["strategies"]["mosaic"]["verdicts"]["surplus"] += 1
+    (path / "build.json").write_text(json.dumps(tallied, indent=1) + "\n")
+    write_sums(RunDirectory(path), {})  # whoever altered it saw to the digests
+    (fault,) = check(path).faults
+    assert fault.path == path / "build.json" and "'surplus'" in fault.found
+
+
+def test_a_build_killed_at_any_moment_leaves_no_faults(patches: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "2"]
+    for override in (*SMALL, f"patches.root={patches}", "filter.enabled=false", "curation.wanted=400"):
+        command += ["--set", override]
+    command += ["--set", "curation.max_candidates=800"]
+    moments = (
+        *("candidates.zarr/mosaic/zarr.json", "candidates.zarr/mosaic/mask/c.9.0.0"),
+        *("candidates.zarr/bezier/recipe/c.20", "curated.zarr/p_real/c.11"),
+    )
+    for moment in moments:
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 60
+        while not (path / moment).exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert (path / moment).exists() and process.returncode == -signal.SIGKILL
+        found = check(path, samples=5)
+        assert not found.faults and not found.finished and len(found.notes) > 1
+    subprocess.run(command, capture_output=True, check=True)
+    found = check(path, samples=50)
+    assert not found.faults and found.finished and found.rendered == 100
 
 
 def test_the_command_tells_people_and_machines(run: Path) -> None:
@@ -261,6 +338,8 @@ def test_the_command_tells_people_and_machines(run: Path) -> None:
     command = ["verify", str(run), "--sample", "0", "--repair", "--workers", "1", "--json"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0 and json.loads(result.stdout)["sound"]
+    result = CliRunner().invoke(main, ["verify", str(run), "--workers", "1"])
+    assert result.exit_code == 2 and "--workers are those of --repair" in result.stderr
 
 
 def test_what_is_no_run_is_told_in_a_line(tmp_path: Path) -> None:
