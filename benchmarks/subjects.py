@@ -34,10 +34,10 @@ from synthpipe.records import STRATEGIES, Mask, Strategy
 from synthpipe.resizing import fit_packed
 from synthpipe.runtime import local_client, run_tasks
 from synthpipe.segment.data import CuratedDataset
-from synthpipe.stages.state import sizes_of
+from synthpipe.stages.layout import composites_group
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, FORMAT_VERSION, array, create_group, ensure_arrays, open_group
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, open_group
 from synthpipe.storage.shards import local_path
 from synthpipe.tasks import Job, ShardTask, prepare, render_shard
 
@@ -348,9 +348,7 @@ def _copy(mask: Mask | None) -> Mask | None:
 
 def _create(job: Job, strategy: Strategy, count: int) -> None:
     """Make the arrays of `count` candidates."""
-    create_group(job.run.candidates, "", {"format_version": FORMAT_VERSION})
-    group = create_group(job.run.candidates, strategy, {"format_version": FORMAT_VERSION})
-    ensure_arrays(group, CANDIDATE_ARRAYS, sizes_of(job.pipeline, count, strategy), job.pipeline.store)
+    composites_group(job.run.candidates, job.pipeline, strategy, "candidate", count)
 
 
 def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, name: str) -> float:
