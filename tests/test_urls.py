@@ -223,7 +223,7 @@ def objects(path: Location) -> dict[str, bytes]:
         found = {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
     else:
         found = {name.removeprefix(f"{path.path}/"): path.fs.cat_file(name) for name in path.fs.find(path.path)}
-    timed = ("build.json", "filter/mosaic.json", "filter/bezier.json")
+    timed = ("build.json", "SHA256SUMS", "filter/mosaic.json", "filter/bezier.json", ".lock")
     return {name: data for name, data in found.items() if name not in timed}
 
 

@@ -93,9 +93,12 @@ def zarr_store(path: Location) -> Path | FsspecStore:
 
 
 def create_group(place: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create group `name` in a store, or open it, and set its attributes."""
-    root = zarr.open_group(place if isinstance(place, Store) else zarr_store(place), mode="a", zarr_format=3)
-    group = root.require_group(name) if name else root
+    """Create group `name` in a store with its attributes, or open it and set them."""
+    store = place if isinstance(place, Store) else zarr_store(place)
+    try:
+        group = zarr.open_group(store, path=name or None, mode="r+", zarr_format=3)
+    except FileNotFoundError:
+        return zarr.create_group(store, path=name or None, attributes=dict(attributes), zarr_format=3)
     if dict(group.attrs) != dict(attributes):
         group.attrs.put(dict(attributes))
     return group
