@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +12,10 @@ from tests.faults.builds import Builds, digests
 
 @dataclass(frozen=True, slots=True)
 class Undisturbed:
-    """A finished run, the digests of its files, and the seconds that it took."""
+    """A finished run, and the digests of its files."""
 
     run: Path
     digests: dict[str, str]
-    seconds: float
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +25,6 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
 
 @pytest.fixture(scope="session")
 def whole(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    run, start = tmp_path_factory.mktemp("runs") / "whole", time.monotonic()
+    run = tmp_path_factory.mktemp("runs") / "whole"
     builds.finish(run, "--workers", "1")
-    return Undisturbed(run, digests(run), time.monotonic() - start)
+    return Undisturbed(run, digests(run))

@@ -40,10 +40,11 @@ def kill_workers(builds: Builds, run: Path, kills: int, seed: int) -> int:
     return done
 
 
-def kill_drivers(builds: Builds, run: Path, kills: int, seed: int, whole: float) -> Iterator[str]:
-    """Kill builds of a run and all their processes, each at a random moment of `whole` seconds; yield the stage.
+def kill_drivers(builds: Builds, run: Path, kills: int, seed: int, total: int) -> Iterator[str]:
+    """Kill builds of a run and all their processes, at random moments between the first and the last object.
 
-    A run that comes to its end is finished: the rest of the kills need another.
+    Yields the stage that each was in. `total` is the number of objects of a finished run. A run that comes to its end
+    before it is killed is finished: the rest of the kills need another.
 
     Raises
     ------
@@ -52,13 +53,13 @@ def kill_drivers(builds: Builds, run: Path, kills: int, seed: int, whole: float)
     """
     rng = random.Random(seed)
     before: dict[str, tuple[int, int]] = {}
-    for _ in range(kills):
+    for moment in sorted(rng.randrange(total) for _ in range(kills)):
         build = builds.start(run, "--workers", "2")
+        while len(objects(run)) < moment and build.poll() is None:
+            time.sleep(0.02)
         try:
-            build.wait(rng.uniform(1.0, whole))
-            assert build.returncode == 0, build.stderr and build.stderr.read()
-            assert build.stderr
-            build.stderr.close()
+            _, log = build.communicate(timeout=rng.uniform(0.0, 2.0))
+            assert build.returncode == 0, log
             break
         except subprocess.TimeoutExpired:
             kill_all(build)
@@ -107,9 +108,8 @@ def main(workers: int, drivers: int, seed: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         builds = Builds.of_phantom(root / "phantom")
-        start = time.monotonic()
         builds.finish(root / "whole", "--workers", "2")
-        whole, expected = time.monotonic() - start, digests(root / "whole")
+        expected, total = digests(root / "whole"), len(objects(root / "whole"))
         done = number = 0
         while done < workers:
             killed = kill_workers(builds, root / f"workers-{number}", min(5, workers - done), seed + number)
@@ -120,7 +120,7 @@ def main(workers: int, drivers: int, seed: int) -> None:
         number = 0
         while stages.total() < drivers:
             run = root / f"drivers-{number}"
-            stages.update(kill_drivers(builds, run, min(8, drivers - stages.total()), seed + number, whole))
+            stages.update(kill_drivers(builds, run, min(8, drivers - stages.total()), seed + number, total))
             assert digests(run) == expected
             number += 1
         click.echo(
