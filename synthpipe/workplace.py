@@ -124,10 +124,11 @@ def open_workplace(job: Job, catalog: Catalog) -> Iterator[Workplace]:
 
 
 def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None) -> BankPlace:
-    """Name the bank of a pipeline and a catalog's donors after all that it is made of and with."""
+    """Name the bank of a pipeline and a catalog's donors after all that it is made of and with, and where they lie."""
     glass = pipeline.glass.model_dump(mode="json") if pipeline.glass else None
     canvas = pipeline.canvas if pipeline.bezier else None
-    return BankPlace(name_bank(catalog.digest, glass, pipeline.taxonomy.background, canvas, versions()), scratch)
+    paths = [patch.path for patch in catalog.donors]
+    return BankPlace(name_bank(catalog.digest, paths, glass, pipeline.taxonomy.background, canvas, versions()), scratch)
 
 
 def _build(job: Job, on_donors: Callable[[int], None], directory: Path) -> None:

@@ -7,6 +7,7 @@ one chunk. Chunks are checksummed. Masks fill with `taxonomy.LOST`, so a lost ch
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
+from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore
 
 from synthpipe.config import Codec, StoreSection
@@ -128,7 +130,7 @@ def ensure_arrays(
     **attributes : mapping
         More attributes of an array, under its name.
     """
-    present = dict(group.arrays())
+    present = arrays_of(group)
     length = max([sizes["sample"], *(array.shape[0] for array in present.values())])
     for array in present.values():
         if array.shape[0] < length:
@@ -172,7 +174,7 @@ def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozen
 
 def is_complete(group: zarr.Group) -> bool:
     """Whether every shard of every array of a group is stored."""
-    found = (member for _, member in group.arrays())
+    found = arrays_of(group).values()
     return all(complete_shards(each) >= set(shards_of(each.shape[0], shard_size(each))) for each in found)
 
 
@@ -204,6 +206,20 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
     return group
 
 
+def arrays_of(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+    """Return the arrays of a group; what lies beside them, or is just being made, is passed over."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        return dict(group.arrays())
+
+
+def groups_of(group: zarr.Group) -> list[str]:
+    """Return the names of the groups in a group, sorted."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        return sorted(group.group_keys())
+
+
 def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """Return array `name` of a group.
 
@@ -214,5 +230,5 @@ def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """
     found = group.get(name)
     if not isinstance(found, zarr.Array):
-        raise StoreError(f"{group.store_path}: no array {name!r}; found {', '.join(sorted(group.array_keys()))}")
+        raise StoreError(f"{group.store_path}: no array {name!r}; found {', '.join(sorted(arrays_of(group)))}")
     return found

@@ -10,7 +10,7 @@ from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.records import STRATEGIES
 from synthpipe.storage.run import RunDirectory, read_json
-from synthpipe.storage.schema import open_group
+from synthpipe.storage.schema import arrays_of, groups_of, open_group
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of
 
 
@@ -64,8 +64,8 @@ def _group(path: Location, name: str = "") -> dict[str, Any]:
     group = open_group(path, name)
     return {
         "attributes": {key: value for key, value in group.attrs.items() if key != "groups"},
-        "arrays": {key: _array(array) for key, array in sorted(group.arrays())},
-        "groups": {key: _group(path, f"{name}/{key}".strip("/")) for key in sorted(group.group_keys())},
+        "arrays": {key: _array(array) for key, array in sorted(arrays_of(group).items())},
+        "groups": {key: _group(path, f"{name}/{key}".strip("/")) for key in groups_of(group)},
     }
 
 
