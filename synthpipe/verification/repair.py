@@ -12,6 +12,7 @@ from synthpipe.patches.catalog import survey, write_catalog
 from synthpipe.progress import Reporter
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
+from synthpipe.storage.lock import held
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.checkup import verify
 from synthpipe.verification.faults import Checkup
@@ -45,7 +46,8 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
         if not found.faults or any(fault.lasting for fault in found.faults):
             break
         run = RunDirectory(path)
-        _prepare(run, run.pipeline(), found)
+        with held(path):  # nobody else builds the run while objects are removed
+            _prepare(run, run.pipeline(), found)
         reporter.note(f"{path}: faults to mend: {len(found.faults)}; building again")
         build(run.pipeline(), path, ClusterSettings(Local(workers)), reporter)
     else:
