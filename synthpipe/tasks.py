@@ -45,6 +45,9 @@ class Job:
     run: RunDirectory
     bank: BankPlace
 
+    def __repr__(self) -> str:
+        return f"the look at filter.network of {self.run.path}"  # the one task that gets nothing else
+
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
