@@ -7,7 +7,6 @@ itself. So shards can be checked, and their samples read, whatever became of the
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from zarr.core.buffer import default_buffer_prototype
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
-from synthpipe.storage.shards import shard_key, shard_size
+from synthpipe.storage.shards import shard_key, shard_numbers, shard_size
 
 METADATA = "zarr.json"
 Buffer = NDArray[np.uint8]
@@ -63,9 +62,7 @@ class StoredArray:
 
     def shards(self) -> frozenset[int]:
         """Return the numbers of the shards that are stored."""
-        pattern = re.compile(r"c\.(\d+)" + r"\.0" * (self.array.ndim - 1))
-        names = [file.name for file in self.path.iterdir()] if self.path.exists() else []
-        return frozenset(int(match[1]) for match in map(pattern.fullmatch, names) if match)
+        return shard_numbers(self.array, [file.name for file in self.path.iterdir()] if self.path.exists() else [])
 
 
 def decode_shard(array: zarr.Array[Any], data: bytes) -> NDArray[Any]:

@@ -7,8 +7,7 @@ one chunk. Chunks are checksummed. Masks fill with `taxonomy.LOST`, so a lost ch
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,14 +16,13 @@ import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
-from zarr.errors import ZarrUserWarning
 from zarr.storage import FsspecStore
 
 from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.records import REASONS, STRATEGIES
-from synthpipe.storage.shards import complete_shards, shard_size, shards_of
+from synthpipe.storage.shards import complete_shards, listing, shard_size, shards_of
 from synthpipe.taxonomy import LOST, Taxonomy
 
 FORMAT_VERSION = 1
@@ -208,16 +206,18 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
 
 def arrays_of(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
     """Return the arrays of a group; what lies beside them, or is just being made, is passed over."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        return dict(group.arrays())
+    return {name: member for name, member in _members(group) if isinstance(member, zarr.Array)}
 
 
 def groups_of(group: zarr.Group) -> list[str]:
     """Return the names of the groups in a group, sorted."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        return sorted(group.group_keys())
+    return [name for name, member in _members(group) if isinstance(member, zarr.Group)]
+
+
+def _members(group: zarr.Group) -> Iterator[tuple[str, Any]]:
+    """Yield what is in a group by name, None for other files; zarr's own listing warns of what is half made."""
+    for name in sorted(listing(group.store_path)):
+        yield name, None if name == "zarr.json" else group.get(name)
 
 
 def array(group: zarr.Group, name: str) -> zarr.Array[Any]:

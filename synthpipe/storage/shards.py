@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore
+from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from synthpipe.errors import StoreError
 from synthpipe.files import Location, located, told
@@ -213,12 +213,22 @@ def shard_size(array: zarr.Array[Any]) -> int:
 
 def complete_shards(array: zarr.Array[Any]) -> frozenset[int]:
     """Return the numbers of the shards of `array` that are stored."""
+    return shard_numbers(array, listing(array.store_path))
+
+
+def shard_numbers(array: zarr.Array[Any], names: Iterable[str]) -> frozenset[int]:
+    """Return the numbers of the shards of `array` among the `names` of objects."""
     pattern = re.compile(r"c\.(\d+)" + r"\.0" * (array.ndim - 1))
+    return frozenset(int(match[1]) for match in map(pattern.fullmatch, names) if match)
+
+
+def listing(place: StorePath) -> list[str]:
+    """Return the names of what lies in a place of a store."""
 
     async def names() -> list[str]:
-        return [name async for name in array.store_path.store.list_dir(array.store_path.path)]
+        return [name async for name in place.store.list_dir(place.path)]
 
-    return frozenset(int(match[1]) for match in map(pattern.fullmatch, sync(names())) if match)
+    return sync(names())
 
 
 def shards_of(length: int, size: int) -> range:

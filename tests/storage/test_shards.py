@@ -18,8 +18,10 @@ from synthpipe.storage.schema import (
     SCORE_ARRAYS,
     VERDICT_ARRAYS,
     array,
+    arrays_of,
     create_group,
     ensure_arrays,
+    groups_of,
     open_group,
 )
 from synthpipe.storage.shards import (
@@ -131,6 +133,16 @@ def test_the_stored_shards_are_the_ledger(tmp_path: Path) -> None:
     assert complete_shards(array(group, "image")) == {0, 3}
     assert shard_size(array(group, "image")) == shard_size(array(group, "recipe")) == SHARD
     assert list(shards_of(20, SHARD)) == list(range(5)) and list(shards_of(21, SHARD)) == list(range(6))
+
+
+def test_what_is_half_made_is_no_part_of_a_group(tmp_path: Path) -> None:
+    root = create_group(tmp_path / "s.zarr", "", {})
+    group = group_of(tmp_path / "s.zarr", 6)
+    for folder in (tmp_path / "s.zarr", tmp_path / "s.zarr" / "mosaic"):
+        (folder / "zarr.6f1b.partial").touch()
+        (folder / "begun").mkdir()
+    assert groups_of(root) == ["mosaic"] and not arrays_of(root)
+    assert set(arrays_of(group)) == set(CANDIDATE_ARRAYS) and not groups_of(group)
 
 
 def test_a_lost_chunk_never_reads_as_a_tissue_class(tmp_path: Path) -> None:
