@@ -10,16 +10,16 @@ from typing import Any
 
 import click
 import numpy as np
-from PIL import Image as PillowImage
 
 from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
 from synthpipe.errors import ConfigError, StoreError
-from synthpipe.files import Location
+from synthpipe.files import Location, write_atomically
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import class_names, read_layout
+from synthpipe.pictures import palette_png, png
 from synthpipe.pipeline_file import group_pattern_problems
 from synthpipe.records import STRATEGIES, Strategy, recipe_from_json
 from synthpipe.storage.run import RunDirectory
@@ -115,11 +115,9 @@ def replay(
     used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
     background = pipeline.taxonomy.background
     result = render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
-    PillowImage.fromarray(result.image).save(output, format="PNG")
+    write_atomically(output, png(result.image))
     if mask:
-        picture = PillowImage.fromarray(result.mask, mode="P")
-        picture.putpalette(pipeline.taxonomy.palette())
-        picture.save(mask, format="PNG")
+        write_atomically(mask, palette_png(result.mask, pipeline.taxonomy))
     same = np.array_equal(result.image, read_range(array(group, "image"), composite, composite + 1)[0])
     same &= np.array_equal(result.mask, read_range(array(group, "mask"), composite, composite + 1)[0])
     click.echo(f"{output}: {strategy} {composite}, made of")

@@ -16,10 +16,11 @@ from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
 from synthpipe.errors import ConfigError
-from synthpipe.files import Location
+from synthpipe.files import Location, write_atomically
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
+from synthpipe.pictures import overlay, palette_png, png
 from synthpipe.settings_file import load_settings
 
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other commands need not wait for
@@ -302,7 +303,6 @@ def predict(
       synthpipe predict best.ckpt slide.tif -o out --probabilities --window stride=112
     """
     from synthpipe.patches.pixels import decode
-    from synthpipe.segment.pictures import overlay, save, save_palette_mask
 
     stems = [image.stem for image in images]
     if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
@@ -320,9 +320,9 @@ def predict(
                 mask = predictor.write_probabilities(image, output / f"{path.stem}-probabilities.npy")
             else:
                 mask = predictor.mask(image)
-            save_palette_mask(mask, predictor.taxonomy, output / f"{path.stem}.png")
+            write_atomically(output / f"{path.stem}.png", palette_png(mask, predictor.taxonomy))
             if overlays:
-                save(overlay(image, mask, predictor.taxonomy), output / f"{path.stem}-overlay.png")
+                write_atomically(output / f"{path.stem}-overlay.png", png(overlay(image, mask, predictor.taxonomy)))
             advance(1)
     click.echo(f"{output}: masks of {len(images)} images")
 

@@ -21,9 +21,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image as Pillow
 
 from synthpipe.files import write_atomically
+from synthpipe.pictures import check_sizes, colors_of, overlay, png
 from synthpipe.records import Image, Mask
 from synthpipe.segment.metrics import Counts
 from synthpipe.taxonomy import Taxonomy
@@ -36,40 +36,6 @@ _WIDTH = 13.0  # inches: of a panel's pictures together
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _LINES = ("-", "--", ":", "-.")
 _SMOOTHED = 200  # a series of more values is shown with its moving average
-
-
-def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45) -> Image:
-    """Return the image with the classes' colours blended over it, and contours in the full colour.
-
-    Parameters
-    ----------
-    image : (H, W, 3) uint8
-        RGB.
-    mask : (H, W) uint8
-        Class indices; other pixels, background or lost, are left as they are.
-    taxonomy : Taxonomy
-        Classes and their colours.
-    opacity : float
-        Of the colours, 0-1.
-
-    Returns
-    -------
-    (H, W, 3) uint8
-        RGB. A class's contour is one pixel wide and lies inside the class, wherever it meets another value of the mask.
-
-    Raises
-    ------
-    ValueError
-        Image and mask differ in size.
-    """
-    _check(image, mask)
-    colors = _colors(taxonomy)[mask]
-    blended = np.rint(image * (1 - opacity) + colors * opacity).astype(np.uint8)
-    edge = _edges(mask)
-    blended[edge] = colors[edge]
-    ignored = mask >= len(taxonomy)
-    blended[ignored] = image[ignored]
-    return blended
 
 
 def errors(image: Image, truth: Mask, prediction: Mask, taxonomy: Taxonomy) -> Image:
@@ -97,11 +63,11 @@ def errors(image: Image, truth: Mask, prediction: Mask, taxonomy: Taxonomy) -> I
     ValueError
         Image and masks differ in size.
     """
-    _check(image, truth)
-    _check(image, prediction)
+    check_sizes(image, truth)
+    check_sizes(image, prediction)
     grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
     picture = np.repeat((155 + grey * (90 / 255)).astype(np.uint8)[..., None], 3, axis=2)
-    colors = _colors(taxonomy)
+    colors = colors_of(taxonomy)
     colors[len(taxonomy) :] = 0
     ignored = truth >= len(taxonomy)
     wrong = truth != prediction
@@ -135,7 +101,7 @@ def panel(image: Image, truth: Mask | None, prediction: Mask, taxonomy: Taxonomy
     """
     for mask in (prediction, truth):
         if mask is not None:
-            _check(image, mask)
+            check_sizes(image, mask)
     height, width = image.shape[:2]
     columns = _columns(2 if truth is None else 4, width / height)
     rows = (2 if truth is None else 4) // columns
@@ -237,19 +203,6 @@ def curves_figure(losses: Mapping[str, Series], metrics: Mapping[str, Series]) -
     return figure
 
 
-def save_palette_mask(mask: Mask, taxonomy: Taxonomy, path: Path) -> None:
-    """Write a mask as a palette PNG: pixel values are class indices, colours the taxonomy's.
-
-    Raises
-    ------
-    StoreError
-        The file cannot be written.
-    """
-    picture = Pillow.fromarray(mask)
-    picture.putpalette(taxonomy.palette())
-    write_atomically(path, _png(picture))
-
-
 def save(picture: Figure | Image, path: Path) -> None:
     """Write a figure, or an RGB picture (H, W, 3) uint8, as PNG; equal pictures give equal bytes.
 
@@ -263,7 +216,7 @@ def save(picture: Figure | Image, path: Path) -> None:
         picture.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
         write_atomically(path, buffer.getvalue())
     else:
-        write_atomically(path, _png(Pillow.fromarray(picture)))
+        write_atomically(path, png(picture))
 
 
 def _curve(
@@ -309,19 +262,6 @@ def _shrink(picture: NDArray[np.uint8], width: float) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
 
 
-def _edges(mask: Mask) -> NDArray[np.bool_]:
-    """Return (H, W) bool: pixels with another value above, below or beside."""
-    padded = np.pad(mask, 1, mode="edge")
-    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    edges: NDArray[np.bool_] = np.logical_or.reduce([neighbour != mask for neighbour in around])
-    return edges
-
-
-def _colors(taxonomy: Taxonomy) -> NDArray[np.uint8]:
-    """Return (256, 3) uint8: the colour of each mask value."""
-    return np.frombuffer(taxonomy.palette(), np.uint8).reshape(256, 3).copy()
-
-
 def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
     red, green, blue = color
     return red / 255, green / 255, blue / 255
@@ -333,14 +273,3 @@ def _number(count: int) -> str:
         if count >= 100 * unit or (count >= unit and unit > 1000):
             return f"{count / unit:.1f} {name}"
     return f"{count:,}"
-
-
-def _png(picture: Pillow.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()
-
-
-def _check(image: Image, mask: Mask) -> None:
-    if image.shape != (*mask.shape, 3):
-        raise ValueError(f"image is {image.shape} and mask {mask.shape}; expected (H, W, 3) and (H, W) of one size")

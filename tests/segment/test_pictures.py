@@ -15,10 +15,8 @@ from synthpipe.segment.pictures import (
     confusion_figure,
     curves_figure,
     errors,
-    overlay,
     panel,
     save,
-    save_palette_mask,
 )
 from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
 
@@ -41,23 +39,6 @@ def opened(path: Path) -> Pillow.Image:
     return Pillow.open(io.BytesIO(path.read_bytes()))
 
 
-def test_an_overlay_colours_classes_and_nothing_else() -> None:
-    image, mask = example()
-    kept = image.copy(), mask.copy()
-    found = overlay(image, mask, TAXONOMY, opacity=0.25)
-    assert found.dtype == np.uint8 and found.shape == image.shape
-    assert np.array_equal(found[50:], image[50:])
-    for index, color in enumerate(COLORS):
-        inside = np.s_[:49, 30 * index + 1 : 30 * index + 29]
-        assert np.array_equal(found[inside], np.rint(image[inside] * 0.75 + np.array(color) * 0.25))
-    contour = np.zeros(mask.shape, bool)
-    contour[:50, [29, 30, 59, 60]] = contour[49] = True
-    assert np.array_equal(found[contour], np.array(COLORS)[mask[contour]])
-    assert np.array_equal(image, kept[0]) and np.array_equal(mask, kept[1])
-    whole = np.zeros(mask.shape, np.uint8)
-    assert np.array_equal(overlay(image, whole, TAXONOMY, opacity=0), image)  # the image's border is no contour
-
-
 def test_errors_colours_wrong_pixels_and_no_others() -> None:
     image, truth = example()
     prediction = truth.copy()
@@ -77,8 +58,6 @@ def test_pictures_of_different_sizes_are_refused() -> None:
     image, mask = example()
     small = mask[:-1]
     expected = r"image is \(60, 90, 3\) and mask \(59, 90\); expected"
-    with pytest.raises(ValueError, match=expected):
-        overlay(image, small, TAXONOMY)
     for truth, prediction in ((small, mask), (mask, small)):
         with pytest.raises(ValueError, match=expected):
             errors(image, truth, prediction, TAXONOMY)
@@ -184,17 +163,8 @@ def test_equal_figures_have_equal_bytes(tmp_path: Path) -> None:
     assert data == (tmp_path / "b.png").read_bytes() and b"matplotlib" not in data
 
 
-def test_a_palette_mask_reads_back_with_its_palette(tmp_path: Path) -> None:
-    _, mask = example()
-    save_palette_mask(mask, TAXONOMY, tmp_path / "new" / "mask.png")
-    found = opened(tmp_path / "new" / "mask.png")
-    assert found.mode == "P" and np.array_equal(np.asarray(found), mask)
-    assert bytes(found.getpalette() or []) == TAXONOMY.palette()
-    assert np.asarray(found.convert("RGB"))[0, 0].tolist() == list(COLORS[0])
-
-
 def test_pictures_are_saved_whole_or_not_at_all(tmp_path: Path) -> None:
-    image, mask = example()
+    image, _ = example()
     save(image, tmp_path / "image.png")
     assert np.array_equal(np.asarray(opened(tmp_path / "image.png")), image)
     save(image[:5], tmp_path / "image.png")
@@ -203,6 +173,4 @@ def test_pictures_are_saved_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "folder.png" / "in it").mkdir(parents=True)
     with pytest.raises(StoreError, match=r"folder\.png: cannot be written"):
         save(image, tmp_path / "folder.png")
-    with pytest.raises(StoreError, match=r"mask\.png: cannot be written"):
-        save_palette_mask(mask, TAXONOMY, tmp_path / "image.png" / "mask.png")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.png", "image.png"]

@@ -1,0 +1,83 @@
+"""Composites for people: masks over images, and PNG bytes of images and masks."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from synthpipe.records import Image, Mask
+from synthpipe.taxonomy import Taxonomy
+
+
+def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45) -> Image:
+    """Return the image with the classes' colours blended over it, and contours in the full colour.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    mask : (H, W) uint8
+        Class indices; other pixels, background or lost, are left as they are.
+    taxonomy : Taxonomy
+        Classes and their colours.
+    opacity : float
+        Of the colours, 0-1.
+
+    Returns
+    -------
+    (H, W, 3) uint8
+        RGB. A class's contour is one pixel wide and lies inside the class, wherever it meets another value of the mask.
+
+    Raises
+    ------
+    ValueError
+        Image and mask differ in size.
+    """
+    check_sizes(image, mask)
+    colors = colors_of(taxonomy)[mask]
+    blended = np.rint(image * (1 - opacity) + colors * opacity).astype(np.uint8)
+    edge = _edges(mask)
+    blended[edge] = colors[edge]
+    ignored = mask >= len(taxonomy)
+    blended[ignored] = image[ignored]
+    return blended
+
+
+def png(image: Image) -> bytes:
+    """Return an RGB picture, (H, W, 3) uint8, as PNG; equal pictures give equal bytes."""
+    return _encoded(Pillow.fromarray(image))
+
+
+def palette_png(mask: Mask, taxonomy: Taxonomy) -> bytes:
+    """Return a mask as a palette PNG: pixel values are class indices, colours the taxonomy's."""
+    picture = Pillow.fromarray(mask)
+    picture.putpalette(taxonomy.palette())
+    return _encoded(picture)
+
+
+def colors_of(taxonomy: Taxonomy) -> NDArray[np.uint8]:
+    """Return (256, 3) uint8: the colour of each mask value."""
+    return np.frombuffer(taxonomy.palette(), np.uint8).reshape(256, 3).copy()
+
+
+def check_sizes(image: Image, mask: Mask) -> None:
+    """Raise `ValueError` unless an image and its mask are of one size."""
+    if image.shape != (*mask.shape, 3):
+        raise ValueError(f"image is {image.shape} and mask {mask.shape}; expected (H, W, 3) and (H, W) of one size")
+
+
+def _edges(mask: Mask) -> NDArray[np.bool_]:
+    """Return (H, W) bool: pixels with another value above, below or beside."""
+    padded = np.pad(mask, 1, mode="edge")
+    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    edges: NDArray[np.bool_] = np.logical_or.reduce([neighbour != mask for neighbour in around])
+    return edges
+
+
+def _encoded(picture: Pillow.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from synthpipe.pictures import overlay, palette_png, png
+from tests.segment.test_pictures import COLORS, TAXONOMY, example
+
+
+def test_an_overlay_colours_classes_and_nothing_else() -> None:
+    image, mask = example()
+    kept = image.copy(), mask.copy()
+    found = overlay(image, mask, TAXONOMY, opacity=0.25)
+    assert found.dtype == np.uint8 and found.shape == image.shape
+    assert np.array_equal(found[50:], image[50:])
+    for index, color in enumerate(COLORS):
+        inside = np.s_[:49, 30 * index + 1 : 30 * index + 29]
+        assert np.array_equal(found[inside], np.rint(image[inside] * 0.75 + np.array(color) * 0.25))
+    contour = np.zeros(mask.shape, bool)
+    contour[:50, [29, 30, 59, 60]] = contour[49] = True
+    assert np.array_equal(found[contour], np.array(COLORS)[mask[contour]])
+    assert np.array_equal(image, kept[0]) and np.array_equal(mask, kept[1])
+    whole = np.zeros(mask.shape, np.uint8)
+    assert np.array_equal(overlay(image, whole, TAXONOMY, opacity=0), image)  # the image's border is no contour
+
+
+def test_an_overlay_of_another_size_is_refused() -> None:
+    image, mask = example()
+    with pytest.raises(ValueError, match=r"image is \(60, 90, 3\) and mask \(59, 90\); expected"):
+        overlay(image, mask[:-1], TAXONOMY)
+
+
+def test_pictures_read_back_a_mask_with_its_palette() -> None:
+    image, mask = example()
+    found = Pillow.open(io.BytesIO(palette_png(mask, TAXONOMY)))
+    assert found.mode == "P" and np.array_equal(np.asarray(found), mask)
+    assert bytes(found.getpalette() or []) == TAXONOMY.palette()
+    assert np.asarray(found.convert("RGB"))[0, 0].tolist() == list(COLORS[0])
+    assert np.array_equal(np.asarray(Pillow.open(io.BytesIO(png(image)))), image)
