@@ -226,8 +226,8 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
         f"{about['network']}, {'from scratch' if about['weights'] is None else about['weights']}; canvas "
         f"{about['canvas'][0]} x {about['canvas'][1]}; {about['composites']} composites, {about['real_patches']} real "
         f"patches; {about['steps']} steps of {about['images_a_step']} images; chosen by {about['validation_images']} "
-        f"images, measured on {about['test_images']} others{'' if 'flips' in about else ' by the mean over flips'}. Mean "
-        "over seeds, and standard deviation."
+        f"images, measured on {about['test_images']} others{'' if 'flips' in about else ' by the mean over flips'}. "
+        "Mean over seeds, and standard deviation."
     )
     classes = list(next(iter(next(iter(rows.values())).values()))["iou"])
     yield ""
