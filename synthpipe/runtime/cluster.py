@@ -18,7 +18,7 @@ from distributed import Client, Security
 
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import Crew
-from synthpipe.runtime.jobs import KEPT_BYTES, job_cluster, jobs_renewed
+from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, job_cluster, jobs_renewed
 from synthpipe.runtime.local import local_cluster
 from synthpipe.runtime.preparation import (
     PREPARED,
@@ -33,25 +33,13 @@ from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, T
 
 _ROLES = ("scheduler", "worker", "client")
 _SETTINGS = {
-    # a worker that holds the interpreter while it decodes or trains is not lost: give it time to answer
-    "distributed.comm.timeouts.connect": "120s",
+    **WORKER_SETTINGS,
+    **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_MEMORY.items()},
     "distributed.scheduler.worker-ttl": None,
     # a worker that is between two lives when Dask looks would be given up for good; its nanny, or we, start it again
     "distributed.deploy.lost-worker-timeout": "3650 days",
     # of its messages, and so of the tasks in them, the scheduler remembers a thousand a worker for debugging
     "distributed.admin.low-level-log-length": 100,
-    # Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": KEPT_BYTES,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": KEPT_BYTES,
-    # what its dashboard samples takes a tenth of the cores from the work
-    "distributed.worker.profile.enabled": False,
-    "distributed.admin.system-monitor.interval": "5s",
-    "distributed.admin.tick.interval": "1s",
-    # tasks leave nothing in Dask's memory, which it could move to the disk
-    "distributed.worker.memory.target": False,
-    "distributed.worker.memory.spill": False,
-    "distributed.worker.memory.pause": False,
-    "distributed.worker.memory.terminate": 0.95,
 }
 _REMOTE_SETTINGS = {
     # of machines that are gone for good nobody says goodbye

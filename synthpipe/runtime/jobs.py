@@ -19,24 +19,27 @@ from synthpipe.errors import ClusterError
 if TYPE_CHECKING:
     from synthpipe.runtime.settings import Demand, Queued
 
-KEPT_BYTES = 256 << 20
-# what workers are started with; `docs/cluster.md` says it to those who start their own
-WORKER_ENVIRONMENT = {
-    # Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
-    "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
-    "MALLOC_MMAP_THRESHOLD_": str(KEPT_BYTES),
+_KEPT_BYTES = 256 << 20
+# Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
+WORKER_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES), "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES)}
+WORKER_SETTINGS = {
     # what its dashboard samples takes a tenth of the cores from the work
-    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
-    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "5s",
-    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.interval": "5s",
+    "distributed.admin.tick.interval": "1s",
     # a worker that holds the interpreter while it decodes or trains is not lost: give it time to answer
-    "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "120s",
+    "distributed.comm.timeouts.connect": "120s",
     # tasks leave nothing in Dask's memory, which it could move to the disk
-    "DASK_DISTRIBUTED__WORKER__MEMORY__TARGET": "False",
-    "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "False",
-    "DASK_DISTRIBUTED__WORKER__MEMORY__PAUSE": "False",
-    "DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "0.95",
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": 0.95,
 }
+WORKER_ENVIRONMENT = WORKER_MEMORY | {
+    f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": str(value) for key, value in WORKER_SETTINGS.items()
+}
+"""What workers are started with; `docs/cluster.md` says it to those who start their own."""
+
 _LEAST_LIFETIME, _LONGEST_MARGIN = 60, 600
 _SECONDS_BETWEEN_LOOKS, _SECONDS_OF_ABSENCE = 2, 20  # a worker that a nanny starts again is back in some seconds
 

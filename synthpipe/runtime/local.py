@@ -18,6 +18,7 @@ from synthpipe.runtime.settings import Demand, GpuUse, Local
 
 _LOOPBACK = "127.0.0.1"
 _LEAST_MEMORY = 256 << 20
+_STARTS = 3
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _REMEMBERING = "spans"  # Dask's extension that keeps a record of every task for good
 
@@ -65,10 +66,13 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
             "dashboard_address": f"{_LOOPBACK}:0",
         },
     }
-    try:
-        return SpecCluster(scheduler=central, workers=workers, silence_logs=logging.CRITICAL, name="synthpipe")
-    except (OSError, RuntimeError) as error:
-        raise ClusterError(f"{count} worker processes cannot be started on this machine: {error}") from error
+    problem: Exception | None = None
+    for _ in range(_STARTS):
+        try:
+            return SpecCluster(scheduler=central, workers=workers, silence_logs=logging.CRITICAL, name="synthpipe")
+        except (OSError, RuntimeError) as error:
+            problem = error  # a worker that is killed while it starts takes the others with it
+    raise ClusterError(f"{count} worker processes cannot be started on this machine: {problem}") from problem
 
 
 def visible_gpus() -> tuple[str, ...]:

@@ -17,7 +17,10 @@ from tests.faults.builds import Builds, digests, kill_all, objects, workers_of
 
 
 def kill_workers(builds: Builds, run: Path, kills: int, seed: int) -> int:
-    """Build a run while its workers are killed, at most `kills` of them; return how many were."""
+    """Build a run while its workers are killed, at most `kills` of them; return how many were.
+
+    The first may still be starting.
+    """
     rng = random.Random(seed)
     build = builds.start(run, "--workers", "2")
     assert build.stderr
@@ -26,7 +29,8 @@ def kill_workers(builds: Builds, run: Path, kills: int, seed: int) -> int:
         while build.poll() is None:
             time.sleep(rng.uniform(0.1, 2.0))
             workers = workers_of(build)
-            if done < kills and workers and (run / "filter" / "training.zarr").exists():
+            under_way = (run / "filter" / "training.zarr").exists()
+            if done < kills and workers and (under_way or not done):
                 try:
                     rng.choice(workers).kill()
                     done += 1
