@@ -1,9 +1,10 @@
-"""`synthpipe verify` and `status`: whether a run is sound, and how far a build is."""
+"""`synthpipe verify`, `status` and `doctor`: whether a run is sound, how far a build is, whether a machine is fit."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -123,3 +124,36 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@click.command()
+@click.argument("directory", type=LOCATION, default="runs")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def doctor(directory: Location, as_json: bool) -> None:
+    """Look whether this machine is fit to build into DIRECTORY [runs], and say what to do where it is not.
+
+    Python, packages, GPU, memory, room, the speed of the file system, Dask. What is written for it is removed again.
+    The exit code is 1 where something is wrong.
+
+    \b
+    Examples:
+      synthpipe doctor
+      synthpipe doctor /scratch/runs
+      synthpipe doctor s3://bucket/runs --json
+    """
+    from synthpipe.doctor import examine  # loads Dask, which other commands need not wait for
+
+    findings = []
+    for finding in examine(directory):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{finding.state:5}  {finding.what:14} {finding.found}")
+            if finding.cure:
+                click.echo(f"{'':22}{finding.cure}")
+    wrong = sum(finding.state == "wrong" for finding in findings)
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+    else:
+        click.echo(f"{wrong} wrong: see above" if wrong else "synthpipe can work here")
+    if wrong:
+        raise click.exceptions.Exit(1)

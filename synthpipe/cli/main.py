@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from synthpipe.cli.building import build, schema, validate
-from synthpipe.cli.checking import status, verify
+from synthpipe.cli.checking import doctor, status, verify
 from synthpipe.cli.looking import index, inspect, replay
 from synthpipe.cli.phantom import phantom
 from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, train
@@ -78,6 +78,7 @@ def main() -> None:
 
     \b
     Start here:
+      synthpipe doctor                                        is this machine fit?
       synthpipe phantom data/phantom                          procedural tissue to try it on
       synthpipe build pipelines/demo.yaml -o runs/demo        candidates, filter, curated set
       synthpipe inspect runs/demo                             what was made
@@ -87,7 +88,7 @@ def main() -> None:
 
 
 for command in (
-    *(build, validate, schema, index, replay, inspect, verify, status, phantom),
+    *(build, validate, schema, index, replay, inspect, verify, status, phantom, doctor),
     *(train, pseudo_label, evaluate, predict, baseline),
 ):
     main.add_command(command)

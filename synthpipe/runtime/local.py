@@ -32,7 +32,7 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
         They cannot be started.
     """
     count = local.workers or available_cores()
-    memory = local.memory or demand.limit(system.MEMORY_LIMIT, count)
+    memory = local.memory or demand.limit(available_memory(), count)
     if memory < _LEAST_MEMORY:
         raise ClusterError(
             f"--memory: {format_bytes(memory)} a worker is too little: by itself it needs some "
@@ -91,3 +91,8 @@ def visible_gpus() -> tuple[str, ...]:
 def available_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Return how many bytes of memory this process may use, by the system's limits too."""
+    return int(system.MEMORY_LIMIT)

@@ -1,0 +1,267 @@
+"""Whether this machine is fit for synthpipe: what is fine, what is not, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from synthpipe.errors import SynthpipeError
+from synthpipe.files import Location
+from synthpipe.runtime import (
+    ClusterSettings,
+    Demand,
+    Local,
+    available_cores,
+    available_memory,
+    open_cluster,
+    visible_gpus,
+)
+from synthpipe.storage.lock import held
+from synthpipe.storage.objects import ObjectWriter
+
+State = Literal["fine", "note", "wrong"]
+
+_ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
+_MEMORY = 2 << 30  # bytes a worker
+_LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of an object that is written, and of what is handed over at once
+_SMALL_OBJECTS = 20
+_SLOW, _SLOW_OBJECT = 50e6, 0.1  # bytes a second; seconds a small object
+_SAME_BYTES = {"opencv-python-headless": SpecifierSet("<5")}  # newer ones warp to other bytes, and more slowly
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes
+    ----------
+    what : str
+        Such as ``Python``.
+    state : {"fine", "note", "wrong"}
+        ``note``: works, but is worth knowing.
+    found : str
+        What there is.
+    cure : str
+        What to do; empty where nothing is to be done.
+    """
+
+    what: str
+    state: State
+    found: str
+    cure: str = ""
+
+
+def examine(directory: Location) -> Iterator[Finding]:
+    """Yield what is found, one thing after the other; runs would be built in `directory`, which is left as it was."""
+    yield python()
+    yield from packages()
+    yield from extras()
+    yield processor()
+    yield gpu()
+    yield kernels()
+    yield room("scratch disk", Path(tempfile.gettempdir()), "set TMPDIR, or give --scratch, to a disk with more room")
+    if isinstance(directory, Path):
+        yield room("disk of runs", directory, "build into a directory on another disk (-o)")
+    yield from storage(directory)
+    yield dask()
+
+
+def python() -> Finding:
+    """Look at the interpreter."""
+    found = f"{platform.python_version()} at {sys.executable}"
+    wanted = metadata.metadata("synthpipe")["Requires-Python"]
+    if platform.python_version() in SpecifierSet(wanted):
+        return Finding("Python", "fine", found)
+    return Finding("Python", "wrong", found, f"synthpipe needs {wanted}: make an environment of such a Python")
+
+
+def packages() -> Iterator[Finding]:
+    """Look at the packages that synthpipe needs: their versions, and whether they can be imported."""
+    needed = [each for each in _requirements() if each.marker is None]
+    problems = [(each, problem) for each in needed if (problem := _problem(each))]
+    for requirement, problem in problems:
+        yield Finding("package", "wrong", problem, f"pip install '{requirement}'")
+    if not problems:
+        yield Finding("packages", "fine", f"all {len(needed)}, synthpipe {metadata.version('synthpipe')}")
+    for name, wanted in _SAME_BYTES.items():
+        if (found := _version(name)) and found not in wanted:
+            yield Finding(
+                "package", "note", f"{name} {found} makes other bytes than {wanted}", f"pip install '{name}{wanted}'"
+            )
+    for module in ("cv2", "numba", "zarr", "bezier"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            yield Finding("package", "wrong", f"{module} cannot be imported: {error}", "install it, or what it names")
+
+
+def extras() -> Iterator[Finding]:
+    """Look at the packages that only a part of the commands needs."""
+    names = [name for name in metadata.metadata("synthpipe").get_all("Provides-Extra") or () if name != "test"]
+    for name in names:
+        needed = [each for each in _requirements() if each.marker and each.marker.evaluate({"extra": name})]
+        missing = [problem for each in needed if (problem := _problem(each))]
+        if missing:
+            yield Finding(
+                f"extra {name}", "note", "; ".join(missing), f"pip install 'synthpipe[{name}]' if you need it"
+            )
+        else:
+            yield Finding(f"extra {name}", "fine", ", ".join(each.name for each in needed))
+
+
+def processor() -> Finding:
+    """Look at cores, and the memory that each of as many workers would have."""
+    cores = available_cores()
+    memory = available_memory()
+    share = memory // cores
+    found = f"{cores} cores, {memory / 2**30:.1f} GiB: {share / 2**30:.1f} GiB for each of {cores} workers"
+    if share >= _MEMORY:
+        return Finding("processor", "fine", found)
+    fewer = max(1, memory // _MEMORY)
+    return Finding("processor", "note", found, f"give --workers {fewer}: large canvases need some 2 GiB a worker")
+
+
+def gpu() -> Finding:
+    """Look whether torch uses the GPUs that there are."""
+    if not shutil.which("nvidia-smi"):
+        cure = "the filter trains on the CPU: fine for small networks; or join a cluster with GPUs (--scheduler)"
+        return Finding("GPU", "note", "no NVIDIA driver", cure)
+    if seen := visible_gpus():
+        return Finding("GPU", "fine", f"{len(seen)} that torch sees")
+    cure = "install the torch build for your CUDA driver, and look at CUDA_VISIBLE_DEVICES"
+    return Finding("GPU", "wrong", "a driver, but torch sees no GPU", cure)
+
+
+def kernels() -> Finding:
+    """Look where compiled kernels are kept from one process to the next."""
+    from synthpipe.compose import kernels as compiled
+
+    (folder,) = {Path(each.stats.cache_path) for each in vars(compiled).values() if hasattr(each, "stats")}
+    if os.access(_existing(folder), os.W_OK):
+        return Finding("kernels", "fine", f"compiled once, and kept in {folder}")
+    cure = "set NUMBA_CACHE_DIR to a folder that you may write to, or every process compiles them anew"
+    return Finding("kernels", "note", f"{folder} cannot be written to", cure)
+
+
+def room(what: str, directory: Path, cure: str) -> Finding:
+    """Look at the free room where `directory` is, or would be."""
+    free = shutil.disk_usage(_existing(directory)).free
+    found = f"{free / 2**30:.1f} GiB free at {directory}"
+    return Finding(what, "fine", found) if free >= _ROOM else Finding(what, "note", found, cure)
+
+
+def storage(directory: Location) -> Iterator[Finding]:
+    """Write, read and lock where runs would lie, as a build does."""
+    place = directory / f".doctor-{os.getpid()}"
+    made = _missing(place)
+    try:
+        yield _speed(place)
+        with held(place):
+            yield Finding("locks", "fine", "a build can hold its run")
+    except (SynthpipeError, OSError) as error:
+        yield Finding("storage", "wrong", f"{directory}: {error}", "choose a place that you may write to (-o)")
+    finally:
+        _remove(place, made)
+
+
+def dask() -> Finding:
+    """Start a cluster of one worker process, and have it do something."""
+    begun = time.perf_counter()
+    try:
+        with open_cluster(ClusterSettings(Local(workers=1), gpu="never"), Demand(), lambda _: None) as cluster:
+            pid = cluster.client.submit(os.getpid).result(timeout=60)
+            seconds = time.perf_counter() - begun
+            return Finding("Dask", "fine", f"a worker process ({pid}) was ready in {seconds:.1f} s")
+    except (SynthpipeError, OSError, TimeoutError) as error:
+        cure = "look whether a firewall closes the loopback interface, and whether processes may be started"
+        return Finding("Dask", "wrong", f"no worker: {error}", cure)
+
+
+def _speed(place: Location) -> Finding:
+    data = np.random.default_rng(0).integers(0, 256, _BLOCK, np.uint8)
+    begun = time.perf_counter()
+    _write(place / "large", [data] * (_LARGE // _BLOCK))
+    written = _LARGE / (time.perf_counter() - begun)
+    begun = time.perf_counter()
+    with (place / "large").open("rb") as file:
+        while file.read(_BLOCK):
+            pass
+    read = _LARGE / (time.perf_counter() - begun)
+    begun = time.perf_counter()
+    for number in range(_SMALL_OBJECTS):
+        _write(place / f"small-{number}", [data[:1000]])
+    small = (time.perf_counter() - begun) / _SMALL_OBJECTS
+    found = f"writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s, {small * 1000:.1f} ms a small object"
+    if min(written, read) >= _SLOW and small <= _SLOW_OBJECT:
+        return Finding("storage", "fine", found)
+    cure = "larger shards (store.shard) make fewer objects; a faster disk, or more workers where it is shared, helps"
+    return Finding("storage", "note", found, cure)
+
+
+def _write(path: Location, blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8]]]) -> None:
+    writer = ObjectWriter(path)
+    try:
+        for block in blocks:
+            writer.room(block.size)[:] = block
+        writer.finish()
+        writer.wait()
+        writer.appear()
+    finally:
+        writer.close()
+
+
+def _remove(place: Location, made: list[Path]) -> None:
+    if not isinstance(place, Path):
+        if place.exists():
+            place.fs.rm(place.path, recursive=True)
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    for folder in made:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _missing(path: Location) -> list[Path]:
+    """Return the folders of a path that are not there, the innermost first."""
+    return [each for each in (path, *path.parents) if not each.exists()] if isinstance(path, Path) else []
+
+
+def _existing(path: Path) -> Path:
+    """Return the nearest folder above that is there."""
+    return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+
+
+def _requirements() -> list[Requirement]:
+    return [Requirement(text) for text in metadata.requires("synthpipe") or ()]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _problem(requirement: Requirement) -> str | None:
+    """Say what is wrong with the package that is there; None where nothing is."""
+    found = _version(requirement.name)
+    if found is None:
+        return f"{requirement.name} is not installed"
+    if not requirement.specifier.contains(found, prereleases=True):
+        return f"{requirement.name} is {found}, expected {requirement.specifier}"
+    return None

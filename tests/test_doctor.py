@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from packaging.requirements import Requirement
+
+from synthpipe import doctor
+from synthpipe.cli import main
+
+
+def examined(directory: Path, **environment: str) -> tuple[int, dict[str, Any]]:
+    """Give the command, and return its exit code and what it found by name."""
+    command = [sys.executable, "-m", "synthpipe", "doctor", str(directory), "--json"]
+    result = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
+    assert "Traceback" not in result.stderr, result.stderr
+    return result.returncode, {each["what"]: each for each in json.loads(result.stdout)}
+
+
+def test_a_machine_that_is_fit(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["doctor", str(tmp_path / "new" / "runs")])
+    assert result.exit_code == 0 and result.stdout.endswith("synthpipe can work here\n")
+    for what in ("Python", "packages", "processor", "kernels", "disk of runs", "storage", "locks", "Dask"):
+        assert f"  {what} " in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_wrong_is_said_with_its_cure(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\n")
+    driver.chmod(0o755)
+    code, found = examined(
+        tmp_path / "file" / "runs", PATH=f"{tmp_path}:{os.environ['PATH']}", CUDA_VISIBLE_DEVICES="7"
+    )
+    assert code == 1
+    assert found["GPU"]["state"] == "wrong" and "CUDA_VISIBLE_DEVICES" in found["GPU"]["cure"]
+    assert found["storage"]["state"] == "wrong" and str(tmp_path / "file") in found["storage"]["found"]
+    assert found["Dask"]["state"] == "fine"  # one thing that is wrong does not hide the others
+
+
+@pytest.mark.parametrize(
+    ("requirement", "problem"),
+    [("numpy<1", "numpy is 2"), ("no-such-package>=3", "no-such-package is not installed"), ("numpy>=1", None)],
+)
+def test_versions_are_compared_with_what_is_needed(requirement: str, problem: str | None) -> None:
+    found = doctor._problem(Requirement(requirement))
+    assert found is None if problem is None else (found or "").startswith(problem)
+
+
+def test_a_full_disk_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_ROOM", 1 << 60)
+    assert doctor.room("disk", tmp_path / "none", "buy one") == doctor.Finding(
+        "disk", "note", doctor.room("disk", tmp_path / "none", "").found, "buy one"
+    )
