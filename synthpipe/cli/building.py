@@ -13,6 +13,7 @@ import yaml
 
 from synthpipe import pipeline_file
 from synthpipe.cli.cluster import ClusterOptions, cluster_options, cluster_settings
+from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import Pipeline, json_schema
@@ -27,7 +28,12 @@ from synthpipe.storage.summary import human_bytes
 
 _pipeline_argument = click.argument("pipeline", type=click.Path(dir_okay=False, path_type=Path))
 _set_option = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a key of the file; may be given often."
+    "--set",
+    "overrides",
+    type=KeyValue("synthpipe.config:Pipeline"),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Replace a key of the file; may be given often.",
 )
 
 
@@ -98,7 +104,7 @@ def schema() -> None:
     """Print the JSON schema of pipeline files, for editors that complete and check YAML.
 
     \b
-    Example:
+    Examples:
       synthpipe schema > pipeline.schema.json
     """
     click.echo(json.dumps(json_schema(), indent=2))

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
+from synthpipe.cli.completion import KeyValue
+
 if TYPE_CHECKING:  # loads Dask, which `--help` and other commands need not wait for
     from synthpipe.runtime import ClusterSettings, GpuUse, QueueKind
 
@@ -55,7 +57,11 @@ def cluster_options(command: Command) -> Command:
             ),
             click.option("--cluster-file", type=_FILE, help="YAML that describes a job: cores, memory, walltime, ..."),
             click.option(
-                "--cluster-set", multiple=True, metavar="KEY=VALUE", help="Replace a key of it; may be given often."
+                "--cluster-set",
+                type=KeyValue("synthpipe.runtime:JobSettings"),
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Replace a key of it; may be given often.",
             ),
             click.option(
                 "--gpu",

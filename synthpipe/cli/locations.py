@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from synthpipe.errors import SynthpipeError
 from synthpipe.files import Location, located, told
@@ -28,6 +29,9 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
         if missing:
             self.fail(f"{value!r} does not exist", param, ctx)
         return location
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
 
 
 LOCATION = LocationType()

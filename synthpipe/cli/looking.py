@@ -48,7 +48,7 @@ def index(
 
     \b
     Examples:
-      synthpipe index /data/WSSS4LUAD --layout wsss4luad
+      synthpipe index data/phantom --layout wsss4luad
       synthpipe index data/glas-tiles --layout wsss4luad --classes gland,stroma
       synthpipe index patches.csv --layout csv --json
     """

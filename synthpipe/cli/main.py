@@ -10,6 +10,7 @@ import click
 
 from synthpipe.cli.building import build, schema, validate
 from synthpipe.cli.checking import doctor, status, verify
+from synthpipe.cli.completion import completion
 from synthpipe.cli.looking import index, inspect, replay
 from synthpipe.cli.phantom import phantom
 from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, train
@@ -88,7 +89,7 @@ def main() -> None:
 
 
 for command in (
-    *(build, validate, schema, index, replay, inspect, verify, status, phantom, doctor),
+    *(build, validate, schema, index, replay, inspect, verify, status, phantom, doctor, completion),
     *(train, pseudo_label, evaluate, predict, baseline),
 ):
     main.add_command(command)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
+from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
@@ -38,11 +39,17 @@ _config = click.option(
     "--config", type=click.Path(dir_okay=False, path_type=Path), help="YAML [pipelines/training/published.yaml's]."
 )
 _set = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a setting; may be given often."
+    "--set",
+    "overrides",
+    type=KeyValue("synthpipe.segment.settings:TrainSettings"),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Replace a setting; may be given often.",
 )
 _windows = click.option(
     "--window",
     "windows",
+    type=KeyValue("synthpipe.segment.windows:WindowSection"),
     multiple=True,
     metavar="KEY=VALUE",
     help="How images are cut: size, stride, scales, flips, blend or batch; may be given often.",
@@ -215,7 +222,8 @@ def pseudo_label(
     class are filled with it, and glass is ignored. It goes on where it was stopped.
 
     \b
-    Example:
+    Examples:
+      synthpipe pseudo-label runs/demo/segmentation/best.ckpt --real data/phantom -o runs/demo/pseudo.zarr
       synthpipe pseudo-label runs/bcss/stage-1/best.ckpt --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
     """
     from synthpipe.segment.checkpoint import Checkpoint
@@ -367,7 +375,7 @@ def baseline(
     true masks, where the data has them. Both are measured on --data beside the checkpoints of --compare.
 
     \b
-    Example:
+    Examples:
       synthpipe baseline runs/demo/curated.zarr --real data/phantom --masks data/phantom/masked \\
         --val data/phantom/2.validation --data data/phantom/3.testing --config pipelines/training/demo.yaml \\
         --compare runs/demo/segmentation/best.ckpt -o runs/demo/baseline

@@ -1,0 +1,67 @@
+"""`synthpipe completion`: what a shell needs to complete commands, options, files and keys of pipeline files."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from pkgutil import resolve_name
+from typing import Any, Literal, Union, get_args, get_origin
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+from pydantic import BaseModel
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print a script that lets SHELL complete commands, options, files and keys.
+
+    \b
+    Examples:
+      source <(synthpipe completion bash)
+      synthpipe completion bash >> ~/.bashrc
+      synthpipe completion zsh >> ~/.zshrc
+      synthpipe completion fish > ~/.config/fish/completions/synthpipe.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind  # of every one of SHELLS
+    click.echo(kind(ctx.find_root().command, {}, "synthpipe", "_SYNTHPIPE_COMPLETE").source())
+
+
+class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+    """KEY=VALUE of a settings model: its keys are completed, and what may stand behind them where that is a choice.
+
+    `model` names it, as ``module:class``: it is imported when a shell asks.
+    """
+
+    name = "key=value"
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found = _keys(resolve_name(self._model), "")
+        return [CompletionItem(text, help=told) for text, told in found if text.startswith(incomplete)]
+
+
+def _keys(model: type[BaseModel], above: str) -> Iterator[tuple[str, str | None]]:
+    for name, field in model.model_fields.items():
+        choices = _choices(field.annotation)
+        sections = [each for each in choices if isinstance(each, type) and issubclass(each, BaseModel)]
+        for section in sections:
+            yield from _keys(section, f"{above}{name}.")
+        words = [each for each in choices if isinstance(each, str)]
+        yield from ((f"{above}{name}={word}", field.description) for word in words)
+        if not sections and not words:
+            yield f"{above}{name}=", field.description
+
+
+def _choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the words or types that an annotation allows."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(each for part in get_args(annotation) for each in _choices(part))
+    return get_args(annotation) if get_origin(annotation) is Literal else (annotation,)

@@ -1,0 +1,65 @@
+"""The first example of every command's ``--help``, given to a shell as it stands, one after the other."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from synthpipe import pipeline_file
+from synthpipe.cli import main
+from tests.conftest import DEMO
+from tests.segment.conftest import settings
+
+ORDER = (
+    *("doctor", "phantom", "index", "validate", "schema", "build", "status", "inspect", "verify", "replay", "train"),
+    *("evaluate", "predict", "pseudo-label", "baseline", "completion"),
+)
+"""What each needs was made by those before."""
+
+SMALL = (
+    *("canvas=32", "mosaic.tile=16", "filter.candidates=40", "filter.epochs=1", "curation.rule=top_k"),
+    *("curation.wanted=24", "curation.candidates=48", "curation.max_candidates=96", "store.shard=16"),
+)
+
+
+def examples(command: str) -> list[str]:
+    """Return the examples that a command's help ends with, each on one line."""
+    text = CliRunner().invoke(main, [command, "--help"]).output.replace("\\\n", " ")
+    found = re.search(r"\n  Examples:\n((?:    .*\n)+)", text)
+    return [" ".join(line.split()) for line in found[1].splitlines()] if found else []
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the pipeline file and the training file of the demo, made smaller."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "pipelines" / "training").mkdir(parents=True)
+    small = pipeline_file.load(DEMO, SMALL).model_dump(mode="json")
+    (folder / "pipelines" / "demo.yaml").write_text(yaml.safe_dump(small), encoding="utf-8")
+    training = yaml.safe_dump(settings().dump())
+    (folder / "pipelines" / "training" / "demo.yaml").write_text(training, encoding="utf-8")
+    return folder
+
+
+def test_every_command_has_examples_that_are_tried() -> None:
+    assert set(ORDER) == set(main.commands)
+    assert all(isinstance(command, click.Command) and examples(name) for name, command in main.commands.items())
+
+
+@pytest.mark.parametrize("command", ORDER)
+def test_the_first_example_runs(place: Path, command: str) -> None:
+    line = examples(command)[0]
+    assert re.search(rf"\bsynthpipe {command}\b", line)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    result = subprocess.run(
+        ["bash", "-euc", line], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, f"{line}\n{result.stderr}"
