@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test check demo bench experiments clean
+.PHONY: install test check browser demo bench experiments clean
 
 install: $(VENV)/installed
 
@@ -20,7 +20,12 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-test: check
+# reports are tested in a real browser
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes chromium >/dev/null; } \
+		|| { echo "the tests of reports need Chromium: install the package chromium of your system, then try again"; exit 1; }
+
+test: check browser
 	$(BIN)/python -m pytest -n 2
 
 demo: install
