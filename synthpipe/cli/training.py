@@ -191,7 +191,7 @@ def _catalog(real: Location, layout: Layout | None, description: Description) ->
     patches = like.model_copy(update={"root": str(real)})
     if layout and layout != like.layout:
         patches = PatchesSection(root=str(real), layout=layout)
-    claims = read_layout(patches, description.taxonomy)
+    claims = read_layout(patches, description.taxonomy, same_set=False)
     with reporter().stage("catalog", len(claims)) as advance:
         return read_catalog(patches, description.taxonomy, lambda: advance(1), claims=claims)
 

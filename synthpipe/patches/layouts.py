@@ -91,7 +91,7 @@ class _Entry:
         return Problem(self.id, kind, f"patch {self.id!r}{where}: {message}")
 
 
-def read_layout(patches: PatchesSection, taxonomy: Taxonomy) -> tuple[Claim, ...]:
+def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = True) -> tuple[Claim, ...]:
     """List the patches of a data set, sorted by id, with their claimed labels and groups or what is wrong with them.
 
     Hidden files, and files that are no images by their name, are ignored; what `patches.exclude` matches is left out.
@@ -102,6 +102,8 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy) -> tuple[Claim, ...
         Where the data set lies and how it is laid out.
     taxonomy : Taxonomy
         Its classes.
+    same_set : bool
+        Whether it is the data set that `patches.exclude` was written for: a pattern that matches nothing is a mistake.
 
     Returns
     -------
@@ -111,7 +113,8 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy) -> tuple[Claim, ...
     Raises
     ------
     CatalogError
-        The root is missing or of the wrong kind, the CSV is no table of patches, or no patch is there.
+        The root is missing or of the wrong kind, the CSV is no table of patches, or no patch is there; a pattern
+        matches none.
     """
     root = _absolute(located(patches.root))
     published = PUBLISHED.get(patches.layout)
@@ -127,11 +130,18 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy) -> tuple[Claim, ...
         parse, cure = lambda text: parse_cell(text, taxonomy), "correct the row"
     if not entries:
         raise CatalogError(f"{root}: no patches found; {_wanted(patches.layout, taxonomy)}")
-    kept = [entry for entry in entries if not _matches(entry.id, patches.exclude)]
+    for pattern in patches.exclude if same_set else ():
+        if not any(_matches(entry.id, pattern) for entry in entries):
+            example = f"whose ids are like {entries[0].id!r}"
+            raise CatalogError(
+                f"{root}: patches.exclude: {pattern!r} matches none of the {len(entries)} patches, {example}; correct "
+                "or remove it"
+            )
+    kept = [entry for entry in entries if not any(_matches(entry.id, pattern) for pattern in patches.exclude)]
     if not kept:
         raise CatalogError(f"{root}: patches.exclude leaves none of the {len(entries)} patches; narrow its patterns")
-    pattern = patches.group_pattern or (published.group_pattern if published else None)
-    return tuple(_claim(entry, parse, pattern, cure) for entry in sorted(kept, key=lambda entry: entry.id))
+    group_pattern = patches.group_pattern or (published.group_pattern if published else None)
+    return tuple(_claim(entry, parse, group_pattern, cure) for entry in sorted(kept, key=lambda entry: entry.id))
 
 
 def class_names(layout: Layout, root: Location) -> tuple[str, ...]:
@@ -185,9 +195,9 @@ def _group(stem: str, pattern: str | None) -> str:
     return (match.group(1) or "") if match else ""
 
 
-def _matches(patch: str, patterns: tuple[str, ...]) -> bool:
+def _matches(patch: str, pattern: str) -> bool:
     # A label in brackets is a character set to fnmatch, so an id that was copied from a message must match as it is.
-    return any(patch == pattern or fnmatchcase(patch, pattern) for pattern in patterns)
+    return patch == pattern or fnmatchcase(patch, pattern)
 
 
 def _training_folder(root: Location, layout: Layout, published: Published) -> Location:

@@ -6,6 +6,7 @@ from itertools import islice
 
 from synthpipe.compose import Purpose
 from synthpipe.errors import StaleRunError
+from synthpipe.files import Location
 from synthpipe.patches.catalog import Catalog, changes, load_catalog
 from synthpipe.runtime import run_tasks
 from synthpipe.stages.state import BuildState
@@ -49,10 +50,9 @@ def check_pixels(state: BuildState) -> None:
         The message lists the packages whose versions differ.
     """
     run = state.run
-    purposes: dict[Purpose, bool] = {"candidate": run.candidates.exists(), "filter": run.training.exists()}
+    stores: dict[Purpose, Location] = {"candidate": run.candidates, "filter": run.training}
     tasks = []
-    for purpose in (purpose for purpose, there in purposes.items() if there):
-        store = run.training if purpose == "filter" else run.candidates
+    for purpose, store in stores.items():
         for strategy in state.pipeline.strategies:
             group = open_group(store, strategy) if (store / strategy / "zarr.json").exists() else None
             shards = complete_in_all(group, CANDIDATE_ARRAYS) if group and "image" in group else frozenset()

@@ -13,12 +13,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from synthpipe.errors import StaleRunError
+from synthpipe.errors import StaleRunError, StoreError
 from synthpipe.files import Location, told, write_atomically
 
 _NAME = ".lock"
@@ -79,7 +79,8 @@ def _renewed(path: Location, run: Location) -> Iterator[None]:
     def renew() -> None:
         while not ended.wait(_RENEWED):
             holder["renewed"] += 1
-            write_atomically(path, json.dumps(holder))
+            with suppress(StoreError):  # the network may be back the next time
+                write_atomically(path, json.dumps(holder))
 
     write_atomically(path, json.dumps(holder))
     time.sleep(_RENEWED / 10)

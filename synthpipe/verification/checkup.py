@@ -55,7 +55,7 @@ def verify(path: Location, samples: int, reporter: Reporter, patches: bool | Non
 
     Parameters
     ----------
-    path : Location or UPath or UPath
+    path : Path or UPath
         The run directory.
     samples : int
         How many composites of each strategy, and again of those that trained its filter, are sampled and rendered

@@ -177,6 +177,8 @@ def test_exclude(tmp_path: Path) -> None:
     assert list(found) == ["1-[1, 0, 0].png"], "an id excludes itself though brackets mean a set to fnmatch"
     with pytest.raises(CatalogError, match=r"patches\.exclude leaves none of the 4 patches"):
         claims(tmp_path, "wsss4luad", exclude=["*"])
+    with pytest.raises(CatalogError, match=r"exclude: '1\.training/3-\*' matches none of the 4 patches, whose ids are"):
+        claims(tmp_path, "wsss4luad", exclude=["3-*", "1.training/3-*"])
 
 
 @pytest.mark.parametrize("layout", ["wsss4luad", "folders", "csv"])
