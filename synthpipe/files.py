@@ -43,6 +43,11 @@ def located(text: str | Location) -> Location:
         raise StoreError(f"{text}: {error}; expected a path, or a URL such as s3://bucket/run") from error
 
 
+def in_memory(*places: str | Location) -> bool:
+    """Whether any of some places is in the memory of this process, where other processes cannot see it."""
+    return any(get_protocol(str(place)) == "memory" for place in places)
+
+
 @contextmanager
 def told(path: Location, what: str, cure: str = "make room or mend it, then give the command again") -> Iterator[None]:
     """Turn what goes wrong while a file is read or written into an error that names it.

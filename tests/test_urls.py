@@ -227,13 +227,15 @@ def objects(path: Location) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if name not in timed}
 
 
-def test_a_build_behind_urls_makes_the_same_bytes(s3: str, patches: Path, tmp_path: Path) -> None:
-    """Patches and run on S3, real worker processes; then shards are lost and made again."""
-    s3fs.S3FileSystem().put(str(patches), "bucket/patches", recursive=True)
+def test_a_build_behind_urls_makes_the_same_bytes(bucket: str, patches: Path, tmp_path: Path) -> None:
+    """Patches and run on S3, real worker processes, or in memory; then shards are lost and made again."""
+    root = located(f"{bucket}/patches")
+    for path in (patches / "1.training").iterdir():
+        (root / "1.training" / path.name).write_bytes(path.read_bytes())
     here = pipeline(*SMALL, f"patches.root={patches}")
-    there = pipeline(*SMALL, f"patches.root={s3}/patches")
+    there = pipeline(*SMALL, f"patches.root={root}")
     build(here, tmp_path / "run", ClusterSettings(Local(2)), LogReporter())
-    run = located(f"{s3}/runs/one")
+    run = located(f"{bucket}/runs/one")
     build(there, run, ClusterSettings(Local(2)), LogReporter())
     local, remote = objects(tmp_path / "run"), objects(run)
     assert remote.keys() == local.keys()
@@ -242,7 +244,7 @@ def test_a_build_behind_urls_makes_the_same_bytes(s3: str, patches: Path, tmp_pa
     settings = [json.loads(each["run.json"]) for each in (local, remote)]
     assert settings[0]["catalog_digest"] == settings[1]["catalog_digest"]
     assert load_catalog(run, there.taxonomy).digest == load_catalog(tmp_path / "run", here.taxonomy).digest
-    curated, other = CuratedSet(f"{s3}/runs/one/curated.zarr"), CuratedSet(tmp_path / "run" / "curated.zarr")
+    curated, other = CuratedSet(f"{bucket}/runs/one/curated.zarr"), CuratedSet(tmp_path / "run" / "curated.zarr")
     assert all(map(np.array_equal, curated.read([23, 0, 5]), other.read([23, 0, 5])))
     assert curated.digest == other.digest
     for name in ("candidates.zarr/mosaic/image/c.1.0.0.0", "curated.zarr/mask/c.0.0.0", "build.json"):

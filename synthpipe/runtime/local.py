@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from dask.utils import format_bytes
-from distributed import Nanny, Scheduler, SpecCluster, scheduler, system, worker
+from distributed import Nanny, Scheduler, SpecCluster, Worker, scheduler, system, worker
 
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import GPU
@@ -31,7 +31,7 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
     ClusterError
         They cannot be started.
     """
-    count = local.workers or available_cores()
+    count = (local.workers or available_cores()) if local.processes else 1
     memory = local.memory or demand.limit(available_memory(), count)
     if memory < _LEAST_MEMORY:
         raise ClusterError(
@@ -53,8 +53,10 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
     for number in range(count):
         owned = devices[number : number + 1] if gpu != "never" else ()
         resources = {"resources": {GPU: 1}} if owned else {}
-        options = {**common, **resources, "env": {_VISIBLE: ",".join(owned)}, "silence_logs": logging.CRITICAL}
-        workers[number] = {"cls": Nanny, "options": options}
+        options = {**common, **resources, "silence_logs": logging.CRITICAL}
+        if local.processes:
+            options["env"] = {_VISIBLE: ",".join(owned)}
+        workers[number] = {"cls": Nanny if local.processes else Worker, "options": options}
     central = {
         "cls": Scheduler,
         "options": {

@@ -16,7 +16,7 @@ QUEUE_KINDS: tuple[QueueKind, ...] = get_args(QueueKind)
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Worker processes on this machine, reached by its loopback address only.
+    """Workers on this machine, reached by its loopback address only.
 
     Attributes
     ----------
@@ -27,11 +27,14 @@ class Local:
         beyond that.
     gpus : tuple of str or None
         CUDA devices, one a worker; by default those that torch sees.
+    processes : bool
+        Without it there is one worker, a thread of this process: it alone sees what lies in this process's memory.
     """
 
     workers: int | None = None
     memory: int | None = None
     gpus: tuple[str, ...] | None = None
+    processes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

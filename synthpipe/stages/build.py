@@ -6,11 +6,12 @@ What is stored is the ledger: every stage first looks which of its objects are t
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
-from synthpipe.files import Location
+from synthpipe.files import Location, in_memory
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
@@ -103,6 +104,8 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
         if isinstance(cluster.where, Local):
             stack.callback(sweep_banks, place)  # of workers that had to be killed
         job = Job(pipeline, RunDirectory(run.path.absolute()), place)
+        if isinstance(cluster.where, Local) and in_memory(run.path, pipeline.patches.root):
+            cluster = replace(cluster, where=replace(cluster.where, processes=False))
         workplace = stack.enter_context(open_workplace(job, catalog))
         workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog), reporter.note))
         with timed(journal, "donors"):
