@@ -259,6 +259,9 @@ def test_commands_take_urls(s3: str, patches: Path, tmp_path: Path) -> None:
     for command, expected in {
         ("build", str(DEMO), *options, "-o", run, "--workers", "1"): f"{run}: a curated set of 24 composites",
         ("inspect", run): f"{run}: run of demo, finished",
+        ("status", run): "finished",
+        ("verify", run): "sound",
+        ("doctor", f"{s3}/runs"): "synthpipe can work here",
         ("inspect", f"{run}/curated.zarr"): "24 x 32 x 32 x 3",
         ("replay", run, "mosaic", "3", "-o", str(tmp_path / "3.png")): "equal to the stored pixels",
         ("index", str(patches), "--layout", "wsss4luad"): "90 patches of",
