@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
+from synthpipe.errors import ConfigError
 from synthpipe.files import Location
 from synthpipe.handoff import CuratedSet
+from synthpipe.records import Image, Mask
+
+Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Tensors(TypedDict):
@@ -57,11 +62,19 @@ class CuratedDataset(Dataset[Tensors]):
     pin_memory : bool, optional
         Read batches into page-locked memory, from which a GPU fetches them while it computes. By default where there
         is a CUDA device. In worker processes the `DataLoader` has to do that: give it ``pin_memory=True``.
+    transform : callable, optional
+        Gets a dict of ``image`` (H, W, 3) uint8, ``mask`` (H, W) uint8 and ``labels`` (C,) uint8, arrays that it may
+        change, and returns the dict that is put together with others, by torch's default collation, to a batch.
     """
 
-    def __init__(self, curated: CuratedSet | str | Location, pin_memory: bool | None = None) -> None:
+    def __init__(
+        self,
+        curated: CuratedSet | str | Location,
+        pin_memory: bool | None = None,
+        transform: Transform | None = None,
+    ) -> None:
         self.curated = curated if isinstance(curated, CuratedSet) else CuratedSet(curated)
-        self._pin_memory = pin_memory
+        self._pin_memory, self._transform = pin_memory, transform
         self._labels = torch.from_numpy(self.curated.labels)
 
     def __len__(self) -> int:
@@ -69,18 +82,23 @@ class CuratedDataset(Dataset[Tensors]):
 
     def __getitem__(self, index: int) -> Tensors:
         sample = self.curated[index]
+        if self._transform:
+            return self._transformed(sample.image, sample.mask, index)
         image, mask = torch.from_numpy(sample.image), torch.from_numpy(sample.mask)
         return {"image": image.permute(2, 0, 1), "mask": mask, "labels": self._labels[index]}
 
-    def __getitems__(self, indices: Sequence[int]) -> Samples:
+    def __getitems__(self, indices: Sequence[int]) -> Samples | list[Tensors]:
         """Return several composites, read into one batch; what a `DataLoader` calls."""
+        if self._transform:
+            images, masks = self.curated.read(indices)
+            return [self._transformed(*each) for each in zip(images, masks, indices, strict=True)]
         pin = self._pin()
-        images = torch.empty((len(indices), *self.curated.size, 3), dtype=torch.uint8, pin_memory=pin)
-        masks = torch.empty((len(indices), *self.curated.size), dtype=torch.uint8, pin_memory=pin)
-        self.curated.read(indices, images.numpy(), masks.numpy())
+        image = torch.empty((len(indices), *self.curated.size, 3), dtype=torch.uint8, pin_memory=pin)
+        mask = torch.empty((len(indices), *self.curated.size), dtype=torch.uint8, pin_memory=pin)
+        self.curated.read(indices, image.numpy(), mask.numpy())
         labels = torch.from_numpy(self.curated.labels[np.asarray(indices)])
         return Samples(
-            {"image": images.permute(0, 3, 1, 2), "mask": masks, "labels": labels.pin_memory() if pin else labels}
+            {"image": image.permute(0, 3, 1, 2), "mask": mask, "labels": labels.pin_memory() if pin else labels}
         )
 
     @staticmethod
@@ -91,7 +109,137 @@ class CuratedDataset(Dataset[Tensors]):
         batch: Tensors = default_collate(list(samples))
         return batch
 
+    def loader(
+        self,
+        batch_size: int,
+        seed: int = 0,
+        workers: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        weights: NDArray[np.float64] | None = None,
+    ) -> ResumableLoader:
+        """Return a loader of whole batches in random order, which goes on in the middle of an epoch.
+
+        Parameters
+        ----------
+        batch_size : int
+            Samples a batch.
+        seed : int
+            Decides every epoch's order.
+        workers : int
+            Processes that read ahead; they stay from one epoch to the next.
+        rank, world : int
+            This device among how many: each gets other batches of an epoch, and as many.
+        weights : (N,) float64, optional
+            Probabilities to draw samples with, with replacement, such as `CuratedSet.sample_weights`.
+
+        Raises
+        ------
+        ConfigError
+            The set has not one batch for each device.
+        """
+        return ResumableLoader(self, Epochs(len(self), batch_size, seed, rank, world, weights), workers)
+
+    def _transformed(self, image: Image, mask: Mask, index: int) -> Tensors:
+        assert self._transform
+        return self._transform({"image": image, "mask": mask, "labels": self.curated.labels[index].copy()})  # type: ignore[return-value]
+
     def _pin(self) -> bool:
         if get_worker_info() is not None:
             return False
         return torch.cuda.is_available() if self._pin_memory is None else self._pin_memory
+
+
+class Epochs:
+    """The batches of every epoch: a function of the seed, the epoch and the batch's number alone.
+
+    What `DataLoader` takes as ``batch_sampler``. `epoch` and `batch` say where the next pass begins.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        weights: NDArray[np.float64] | None = None,
+    ) -> None:
+        if not (0 < batch_size <= length // world and 0 <= rank < world):
+            raise ConfigError(
+                f"{length} samples, batch_size {batch_size}, rank {rank} of {world}: expected a batch or more for each "
+                "device"
+            )
+        self.epoch = self.batch = 0
+        self._length, self.batch_size, self.seed = length, batch_size, seed
+        self._rank, self._world, self._weights = rank, world, weights
+
+    def __len__(self) -> int:
+        return self._length // (self.batch_size * self._world)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)))
+        if self._weights is None:
+            order = rng.permutation(self._length)
+        else:
+            order = rng.choice(self._length, self._length, p=self._weights)
+        for batch in range(self.batch, len(self)):
+            start = (batch * self._world + self._rank) * self.batch_size
+            yield order[start : start + self.batch_size].tolist()
+
+
+class ResumableLoader:
+    """Goes through a curated set epoch by epoch: one ``for`` loop is what remains of an epoch.
+
+    `state_dict` counts the batches that were handed out, not those that worker processes have read ahead: with a
+    checkpoint of the network it makes a training go on with the batch that would have come next, with any number of
+    workers. Its order is exact; what a random `transform` does is not part of it.
+    """
+
+    def __init__(self, dataset: CuratedDataset, epochs: Epochs, workers: int) -> None:
+        self._epochs = epochs
+        self._identity = {"curated": dataset.curated.digest, "batch_size": epochs.batch_size, "seed": epochs.seed}
+        self._loader: DataLoader[Any] = DataLoader(
+            dataset,
+            batch_sampler=epochs,
+            num_workers=workers,
+            collate_fn=CuratedDataset.collate,
+            persistent_workers=workers > 0,
+            pin_memory=workers > 0 and torch.cuda.is_available(),
+        )
+
+    def __len__(self) -> int:
+        """Return the batches of a whole epoch."""
+        return len(self._epochs)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch under way, or the one that was finished last."""
+        return self._epochs.epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        epochs = self._epochs
+        if epochs.batch >= len(epochs):
+            epochs.epoch, epochs.batch = epochs.epoch + 1, 0
+        for batch in self._loader:
+            epochs.batch += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` goes on from, JSON-ready."""
+        return {**self._identity, "epoch": self._epochs.epoch, "batch": self._epochs.batch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where a loader was when it gave `state`.
+
+        Raises
+        ------
+        ConfigError
+            It was a loader of another set, seed or batch size.
+        """
+        if differing := [key for key, value in self._identity.items() if state.get(key) != value]:
+            raise ConfigError(
+                f"the state is of a loader with another {', '.join(differing)}, which would go on with other batches; "
+                "open the same set with the same settings"
+            )
+        self._epochs.epoch, self._epochs.batch = int(state["epoch"]), int(state["batch"])

@@ -1,0 +1,315 @@
+"""A curated set, opened: its samples in any order, their classes, splits and weights, and forms for other packages."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from synthpipe.config import GlassSection, PatchesSection
+from synthpipe.errors import StoreError
+from synthpipe.files import Location, located
+from synthpipe.handoff.balance import WeightKind, class_weights, sample_weights
+from synthpipe.handoff.splits import By, Split, split_places
+from synthpipe.records import STRATEGIES, Image, Mask, Strategy
+from synthpipe.storage.samples import SampleReader
+from synthpipe.storage.schema import array, arrays_of, is_complete, open_group
+from synthpipe.storage.shards import read_range
+from synthpipe.taxonomy import LOST, Taxonomy
+
+if TYPE_CHECKING:
+    import xarray
+
+    from synthpipe.segment.data import CuratedDataset
+
+_BLOCK = 256
+_ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass", "groups", "source"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One composite of a curated set.
+
+    Attributes
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    mask : (H, W) uint8
+        Class indices, or the background index.
+    labels : (C,) uint8
+        1 where a class occurs.
+    """
+
+    image: Image
+    mask: Mask
+    labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a set's samples are: what training, and whoever uses the trained network, must know besides pixels.
+
+    Attributes
+    ----------
+    taxonomy : Taxonomy
+        Class names and colours, in the order of mask values; `taxonomy.background` is to be ignored by losses.
+    size : tuple of int
+        Height and width of the samples.
+    fingerprint : str
+        Of the pipeline that made the composites.
+    patches : PatchesSection
+        How the patches of the data set are laid out; `root` is ``.``, since a data set may move.
+    glass : GlassSection or None
+        What counts as white background in the data set.
+    """
+
+    taxonomy: Taxonomy
+    size: tuple[int, int]
+    fingerprint: str
+    patches: PatchesSection
+    glass: GlassSection | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, JSON-ready."""
+        return {
+            **self.taxonomy.to_json(),
+            "size": list(self.size),
+            "fingerprint": self.fingerprint,
+            "patches": self.patches.model_dump(mode="json", exclude={"root"}),
+            "glass": self.glass.model_dump(mode="json") if self.glass else None,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Description:
+        """Read back what `to_json` returned, whatever keys there are besides."""
+        height, width = data["size"]
+        glass = None if data["glass"] is None else GlassSection(**data["glass"])
+        patches = PatchesSection(root=".", **data["patches"])
+        return cls(Taxonomy.from_json(data), (height, width), str(data["fingerprint"]), patches, glass)
+
+
+def open_curated(path: str | Location) -> CuratedSet:
+    """Open a curated set, at a path or URL; `CuratedSet` says what it offers.
+
+    Raises
+    ------
+    StoreError
+        There is no curated set at `path`, or it is not complete.
+    """
+    return CuratedSet(path)
+
+
+class CuratedSet:
+    """A curated set of composites, or of real patches with predicted masks, to be read in any order.
+
+    Opens files when samples are first read, and can be pickled: give it to as many processes as you like.
+
+    Parameters
+    ----------
+    path : path or URL
+        ``curated.zarr`` of a finished run, or the store of `synthpipe pseudo-label`.
+
+    Attributes
+    ----------
+    path : Path or UPath
+        Where it lies.
+    description : Description
+        What its samples are; `taxonomy`, `size` and `fingerprint` are found here too.
+    labels : (N, C) uint8
+        1 where a class occurs.
+    p_real : (N,) float32
+        The filter's probability that a composite is a real patch; NaN where no filter was asked.
+    donor_groups : (N, D) int32
+        Places in `groups` of the slides or patients that each composite's donors come from, then -1.
+    groups : tuple of str
+        The slides or patients.
+    indices : (N,) int64
+        Where the samples lie in the store: all of them in order, but for a part of a set.
+
+    Raises
+    ------
+    StoreError
+        There is no curated set at `path`, or it is not complete.
+    """
+
+    def __init__(self, path: str | Location) -> None:
+        self.path = located(path)
+        group = open_group(self.path)
+        attributes: dict[str, Any] = dict(group.attrs)
+        if "donor_groups" not in group or not attributes.keys() >= _ATTRIBUTES:
+            raise StoreError(f"{self.path}: is no curated set; expected curated.zarr of a run")
+        if not is_complete(group):
+            raise StoreError(f"{self.path}: is not complete; give the command that began it again, to finish it")
+        shape = array(group, "image").shape
+        self.description = Description.from_json({**attributes, "size": shape[1:3]})
+        self.groups: tuple[str, ...] = tuple(attributes["groups"])
+        self._source: dict[str, str] = attributes["source"]
+        count = shape[0]
+        self.labels: NDArray[np.uint8] = read_range(array(group, "labels"), 0, count)
+        self.p_real: NDArray[np.float32] = read_range(array(group, "p_real"), 0, count)
+        self.donor_groups: NDArray[np.int32] = read_range(array(group, "donor_groups"), 0, count)
+        self._strategies: NDArray[np.uint8] = read_range(array(group, "origin_strategy"), 0, count)
+        self._origins: NDArray[np.int64] = read_range(array(group, "origin_index"), 0, count)
+        self.indices: NDArray[np.int64] = np.arange(count)
+        self._images = SampleReader(array(group, "image"))
+        self._masks = SampleReader(array(group, "mask"))
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.description.taxonomy
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.description.size
+
+    @property
+    def fingerprint(self) -> str:
+        return self.description.fingerprint
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the samples follow from: fingerprint, digests of patches and checkpoint, origins, scores.
+
+        Pixels are not read.
+        """
+        known = hashlib.sha256(json.dumps([self.fingerprint, self._source, self.groups], sort_keys=True).encode())
+        for values in (self._strategies, self._origins, self.p_real, self.labels, self.donor_groups):
+            known.update(np.ascontiguousarray(values).tobytes())
+        return known.hexdigest()
+
+    @property
+    def arrays(self) -> dict[str, zarr.Array[Any]]:
+        """All arrays of the store, by name; a part of a set lies there at `indices`."""
+        return arrays_of(open_group(self.path))
+
+    @cached_property
+    def class_pixels(self) -> NDArray[np.int64]:
+        """(N, C + 1) int64: pixels of each class, then of the background; reads all masks when first asked for."""
+        values = len(self.taxonomy) + 1
+        counts = np.empty((len(self), values), np.int64)
+        for start in range(0, len(self), _BLOCK):
+            places = range(start, min(start + _BLOCK, len(self)))
+            masks = self._masks.read_many(self.indices[places.start : places.stop].tolist())
+            for place, mask in zip(places, masks, strict=True):
+                counts[place] = np.bincount(mask.ravel(), minlength=values)[:values]
+        return counts
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        place = int(self.indices[index])
+        return Sample(self._images[place], self._masks[place], self.labels[index])
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def read(
+        self, indices: Sequence[int], images: Image | None = None, masks: Mask | None = None
+    ) -> tuple[Image, Mask]:
+        """Return images (n, H, W, 3) and masks (n, H, W) of several composites, in the order asked for.
+
+        They are read into `images` and `masks` where these are given: C-contiguous, and nothing is copied.
+        """
+        places = self.indices[np.asarray(indices, np.int64)].tolist()
+        return self._images.read_many(places, images), self._masks.read_many(places, masks)
+
+    def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> CuratedSet:
+        """Return the samples at `indices`, in that order, as a set of their own; nothing is copied on the disk."""
+        chosen = np.asarray(indices, np.int64)
+        part = copy.copy(self)
+        part.__dict__.pop("class_pixels", None)
+        part.indices = self.indices[chosen]
+        part.labels, part.p_real, part.donor_groups = (
+            self.labels[chosen],
+            self.p_real[chosen],
+            self.donor_groups[chosen],
+        )
+        part._strategies, part._origins = self._strategies[chosen], self._origins[chosen]
+        return part
+
+    def split(self, fractions: Mapping[str, float], by: By = "group", seed: int = 0) -> Split[CuratedSet]:
+        """Cut the set into parts.
+
+        By ``group``, slides or patients are shared out, and a composite goes where all its donors' are: no slide is on
+        two sides. Composites with donors of two sides belong to neither and are dropped; a composite of many donors is
+        seldom on a small side. By ``sample``, nothing is dropped, and slides are on all sides.
+
+        Parameters
+        ----------
+        fractions : mapping of str to float
+            How many of the groups (or samples) each part gets; together 1.
+        by : {"group", "sample"}
+            What is shared out.
+        seed : int
+            The same one gives the same parts.
+
+        Returns
+        -------
+        Split
+            The parts by name, the groups of each, and how many composites are dropped.
+
+        Raises
+        ------
+        ConfigError
+            The fractions are none, or a part would be empty.
+        """
+        found = split_places(self.donor_groups, len(self.groups), fractions, by, seed)
+        groups = {name: tuple(self.groups[group] for group in numbers) for name, numbers in found.groups.items()}
+        return Split({name: self.subset(places) for name, places in found.parts.items()}, groups, found.dropped)
+
+    def class_weights(self, kind: WeightKind = "median") -> NDArray[np.float32]:
+        """Return (C,) float32, mean 1: weights for a loss that give rare classes a say.
+
+        ``inverse``: of a class's share of all pixels. ``median``: the median of the classes' frequencies by the class's
+        own, a frequency being the share of pixels in the images where a class occurs (Eigen and Fergus, ICCV 2015,
+        section 6.3.2). A class without a pixel gets 0.
+        """
+        return class_weights(self.class_pixels, kind)
+
+    def sample_weights(self) -> NDArray[np.float64]:
+        """Return (N,) float64, sum 1: probabilities to draw samples with, so that rare classes are seen more often.
+
+        A sample's is the mean over its classes of one by the number of samples that have the class.
+        """
+        return sample_weights(self.labels)
+
+    def to_torch(self, transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> CuratedDataset:
+        """Return a map-style torch data set; see `segment.data.CuratedDataset`.
+
+        Parameters
+        ----------
+        transform : callable, optional
+            Gets a dict of ``image`` (H, W, 3) uint8, ``mask`` (H, W) uint8 and ``labels`` (C,) uint8, arrays of its own
+            that it may change, and returns a dict of what the loader is to put together: MONAI's dictionary transforms
+            as they are, albumentations' by ``lambda sample: augment(**sample)``.
+        """
+        from synthpipe.segment.data import CuratedDataset  # loads torch
+
+        return CuratedDataset(self, transform=transform)
+
+    def to_xarray(self, **options: Any) -> xarray.Dataset:
+        """Return the set as an `xarray.Dataset` whose values are read when they are used.
+
+        Class names are the coordinate ``class``; codes have CF's ``flag_values`` and ``flag_meanings``. `options` are
+        those of `xarray.open_zarr`, such as ``chunks={"sample": 256}`` for arrays of Dask.
+        """
+        import xarray
+
+        options = {"chunks": None, "consolidated": False} | options
+        dataset: xarray.Dataset = xarray.open_zarr(open_group(self.path).store, **options)
+        dataset = dataset.assign_coords({"class": list(self.taxonomy.names)})
+        return dataset if len(self) == dataset.sizes["sample"] else dataset.isel(sample=self.indices)
+
+    def origin(self, index: int) -> tuple[Strategy, int] | None:
+        """Return the strategy of a composite, and its index among the strategy's candidates; None for a real patch."""
+        code = int(self._strategies[index])
+        return None if code == LOST else (STRATEGIES[code], int(self._origins[index]))
