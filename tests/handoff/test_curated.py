@@ -1,0 +1,218 @@
+"""What a curated set offers to those who train on it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import synthpipe
+from synthpipe.errors import ConfigError
+from synthpipe.handoff import CuratedSet
+from synthpipe.handoff.balance import class_weights, sample_weights
+from synthpipe.handoff.splits import split_places
+from synthpipe.segment.data import Epochs
+from tests.segment.conftest import DataSet, data_set
+
+__all__ = ["data_set"]
+
+
+@pytest.fixture(scope="module")
+def curated(data_set: DataSet) -> CuratedSet:
+    return synthpipe.open_curated(data_set.curated)
+
+
+def test_the_package_is_light_until_something_is_asked_of_it() -> None:
+    code = "import sys, synthpipe; sys.exit(any(each in sys.modules for each in ('numpy', 'zarr', 'torch', 'dask')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="has no attribute 'curate'"):
+        _ = synthpipe.curate
+
+
+def test_a_part_of_a_set_is_a_set(curated: CuratedSet) -> None:
+    part = curated.subset([20, 3, 7]).subset([2, 0])
+    assert len(part) == 2 and part.indices.tolist() == [7, 20] and part.taxonomy == curated.taxonomy
+    for place, whole in enumerate((7, 20)):
+        assert np.array_equal(part[place].image, curated[whole].image)
+        assert np.array_equal(part[place].mask, curated[whole].mask)
+        assert np.array_equal(part[place].labels, curated[whole].labels)
+        assert part.origin(place) == curated.origin(whole)
+        assert np.array_equal(part.class_pixels[place], curated.class_pixels[whole])
+    assert all(map(np.array_equal, part.read([1, 0]), curated.read([20, 7])))
+    assert part.digest != curated.digest == curated.subset(range(24)).digest
+    assert np.array_equal(part.to_xarray().image.values, part.read([0, 1])[0])
+
+
+def test_a_split_by_group_has_no_slide_on_two_sides(curated: CuratedSet) -> None:
+    split = curated.split({"train": 0.5, "val": 0.5}, seed=1)
+    assert split.groups["train"] and set(split.groups["train"]).isdisjoint(split.groups["val"])
+    assert {*split.groups["train"], *split.groups["val"]} == set(curated.groups)
+    assert split.dropped == len(curated) - sum(len(split[name]) for name in split) > 0
+    for name in split:
+        numbers = set(split[name].donor_groups.ravel().tolist()) - {-1}
+        assert {curated.groups[number] for number in numbers} <= set(split.groups[name])
+    assert split["val"].indices.tolist() == curated.split({"train": 0.5, "val": 0.5}, seed=1)["val"].indices.tolist()
+
+
+@given(
+    st.lists(st.lists(st.integers(-1, 5), min_size=3, max_size=3), min_size=4, max_size=40),
+    st.sampled_from([{"a": 0.5, "b": 0.5}, {"a": 0.8, "b": 0.1, "c": 0.1}, {"a": 1.0}]),
+    st.integers(0, 2**63),
+)
+def test_a_composite_is_on_the_side_of_all_its_donors(
+    donors: list[list[int]], fractions: dict[str, float], seed: int
+) -> None:
+    numbers = np.array(donors, np.int32)
+    numbers[:, 0] = np.abs(numbers[:, 0])  # everything has a donor
+    try:
+        found = split_places(numbers, 6, fractions, "group", seed)
+    except ConfigError as error:
+        assert "no composite has all its donors among" in str(error)
+        return
+    side = {group: name for name, groups in found.groups.items() for group in groups}
+    assert sorted(side) == list(range(6))
+    whole = {name: set(places.tolist()) for name, places in found.parts.items()}
+    for place, row in enumerate(numbers.tolist()):
+        sides = {side[group] for group in row if group >= 0}
+        assert {name for name, places in whole.items() if place in places} == (sides if len(sides) == 1 else set())
+    assert found.dropped == len(numbers) - sum(map(len, whole.values()))
+
+
+@given(st.integers(3, 200), st.integers(0, 9))
+def test_a_split_by_sample_drops_nothing_and_keeps_to_its_fractions(count: int, seed: int) -> None:
+    found = split_places(np.zeros((count, 2), np.int32), 1, {"a": 0.7, "b": 0.2, "c": 0.1}, "sample", seed)
+    assert sorted(np.concatenate(list(found.parts.values())).tolist()) == list(range(count)) and not found.dropped
+    for name, share in (("a", 0.7), ("b", 0.2), ("c", 0.1)):
+        assert abs(len(found.parts[name]) - share * count) <= 2
+
+
+@pytest.mark.parametrize(
+    ("fractions", "by", "message"),
+    [
+        ({}, "group", "expected positive numbers that add up to 1"),
+        ({"a": 0.5, "b": 0.4}, "group", "expected positive numbers that add up to 1"),
+        ({"a": 1.5, "b": -0.5}, "sample", "expected positive numbers that add up to 1"),
+        ({"a": 0.5, "b": 0.5}, "slide", "by 'slide': expected 'group' or 'sample'"),
+        ({str(part): 0.125 for part in range(8)}, "group", "4 groups cannot be shared out among 8 parts"),
+        ({"a": 0.75, "b": 0.25}, "group", "no composite has all its donors among the 1 of 4 groups of 'b'"),
+    ],
+)
+def test_splits_that_cannot_be_made_are_refused(fractions: dict[str, float], by: Any, message: str) -> None:
+    donors = np.array([[0, 1], [1, 2], [2, 3], [3, 0]], np.int32)
+    with pytest.raises(ConfigError, match=message):
+        split_places(donors, 4, fractions, by, 0)
+
+
+def test_class_pixels_are_those_of_the_masks(curated: CuratedSet) -> None:
+    masks = curated.read(range(24))[1]
+    assert np.array_equal(
+        curated.class_pixels, np.stack([[(mask == value).sum() for value in range(4)] for mask in masks])
+    )
+    assert (curated.class_pixels.sum(1) == 32 * 32).all()
+
+
+def test_weights_give_rare_classes_a_say() -> None:
+    pixels = np.array([[90, 10, 0, 0], [50, 0, 0, 50]])
+    assert class_weights(pixels, "inverse") == pytest.approx(np.array([2 / 15, 28 / 15, 0]))
+    assert class_weights(pixels, "median") == pytest.approx(np.array([2 / 11, 20 / 11, 0]) * np.array([1, 1, 1]), rel=1)
+    frequency = np.array([140 / 150, 10 / 100])  # Eigen and Fergus: of the pixels in images where the class occurs
+    weights = np.median(frequency) / frequency
+    assert class_weights(pixels, "median")[:2] == pytest.approx(weights / weights.mean())
+    labels = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], np.uint8)
+    assert sample_weights(labels) == pytest.approx(np.array([1 / 3, 1 / 3, 2 / 3, 0]) / (4 / 3))
+
+
+def test_xarray_knows_classes_and_codes(curated: CuratedSet) -> None:
+    dataset = curated.to_xarray()
+    assert dataset["class"].values.tolist() == ["tumour", "stroma", "normal"] and dataset.sizes["sample"] == 24
+    assert dataset.labels.sel({"class": "stroma"}).values.tolist() == curated.labels[:, 1].tolist()
+    assert dataset.origin_strategy.attrs["flag_meanings"] == "mosaic bezier"
+    chunked = curated.to_xarray(chunks={"sample": 8})
+    assert chunked.image.chunks[0] == (8, 8, 8)
+    assert np.array_equal(chunked.mask.mean("sample").values, curated.read(range(24))[1].mean(0))
+
+
+def test_a_transform_gets_arrays_and_decides_what_is_put_together(curated: CuratedSet) -> None:
+    def transform(sample: dict[str, Any]) -> dict[str, Any]:
+        sample["image"][:] = 255 - sample["image"]  # its own arrays
+        return {"inverted": sample["image"], "tissue": (sample["mask"] < 3).mean(), "labels": sample["labels"]}
+
+    loader = curated.to_torch(transform).loader(8, seed=3, workers=2)
+    order = list(Epochs(24, 8, 3))
+    for batch, places in zip(loader, order, strict=True):
+        images, masks = curated.read(places)
+        assert batch["inverted"].shape == (8, 32, 32, 3) and np.array_equal(batch["inverted"].numpy(), 255 - images)
+        assert batch["tissue"].tolist() == pytest.approx((masks < 3).mean((1, 2)).tolist())
+    assert np.array_equal(curated.to_torch(transform)[5]["inverted"], 255 - curated[5].image)  # type: ignore[typeddict-item]
+
+
+_REST = """
+import json, sys, synthpipe
+loader = synthpipe.open_curated(sys.argv[1]).to_torch().loader(4, seed=5, workers=int(sys.argv[2]))
+loader.load_state_dict(json.loads(sys.argv[3]))
+found = []
+for _ in range(2):
+    found += [[loader.epoch, *batch["image"].sum((1, 2, 3)).tolist()] for batch in loader]
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("consumed", [0, 4, 6])
+def test_another_process_goes_on_in_the_middle_of_an_epoch(curated: CuratedSet, workers: int, consumed: int) -> None:
+    whole, loader = [], curated.to_torch().loader(4, seed=5)
+    for _ in range(3):
+        whole += [[loader.epoch, *batch["image"].sum((1, 2, 3)).tolist()] for batch in loader]
+    assert len(whole) == 18 and len(loader) == 6 and loader.epoch == 2
+    epochs = [sorted(chain.from_iterable(each[1:] for each in whole[6 * epoch : 6 * epoch + 6])) for epoch in range(3)]
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert whole[:6] != whole[6:12]
+    loader = curated.to_torch().loader(4, seed=5, workers=workers)
+    for number, _ in enumerate(loader, 1):
+        if number >= consumed:
+            break
+    if not consumed:
+        loader = curated.to_torch().loader(4, seed=5, workers=workers)
+    state = json.dumps(loader.state_dict())
+    command = [sys.executable, "-c", _REST, str(curated.path), str(workers), state]
+    rest = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert rest == whole[consumed : consumed + len(rest)] and len(rest) >= 6
+
+
+def test_a_loop_that_was_left_goes_on(curated: CuratedSet) -> None:
+    loader, whole = curated.to_torch().loader(8, workers=1), list(curated.to_torch().loader(8))
+    first = next(iter(loader))
+    rest = list(loader)
+    assert len(rest) == 2 and loader.epoch == 0
+    for found, expected in zip([first, *rest], whole, strict=True):
+        assert torch.equal(found["mask"], expected["mask"])
+
+
+def test_devices_share_an_epoch_out(curated: CuratedSet) -> None:
+    parts = [list(Epochs(23, 3, seed=1, rank=rank, world=2)) for rank in range(2)]
+    assert [len(part) for part in parts] == [3, 3]
+    seen = [index for part in parts for batch in part for index in batch]
+    assert len(set(seen)) == 18
+
+
+def test_weighted_epochs_draw_rare_samples_more_often() -> None:
+    weights = np.array([0.7, *[0.3 / 99] * 99])
+    epochs, drawn = Epochs(100, 10, 0, weights=weights), list[int]()
+    for epochs.epoch in range(20):
+        drawn += chain.from_iterable(epochs)
+    assert len(drawn) == 2000 and drawn.count(0) == pytest.approx(1400, abs=100)
+
+
+def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:
+    state = curated.to_torch().loader(4, seed=5).state_dict()
+    with pytest.raises(ConfigError, match="another curated, seed"):
+        curated.subset(range(20)).to_torch().loader(4, seed=6).load_state_dict(state)
+    with pytest.raises(ConfigError, match="24 samples, batch_size 25, rank 0 of 1: expected a batch or more"):
+        curated.to_torch().loader(25)
