@@ -26,7 +26,7 @@ def test_all_rows_are_measured_and_finished_ones_are_kept(tmp_path: Path) -> Non
     }  # fmt: skip
     arguments = [
         *("--patches", data, "--masked", data / "masked", "--val", data / "2.validation", "--test", data / "3.testing"),
-        *("--samples", 16, "--seeds", 1, "--directory", tmp_path / "work"),
+        *("--samples", 16, "--seeds", 1, "--no-flips", "--directory", tmp_path / "work"),
         *("--output", tmp_path / "results" / "tiny.json", "--page", tmp_path / "page.md"),
     ]
     for option, values in changes.items():
