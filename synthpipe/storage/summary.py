@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import zarr
+from zarr.abc.codec import Codec
+from zarr.codecs import BloscCodec, ShardingCodec
 
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
@@ -72,13 +75,22 @@ def _group(path: Location, name: str = "") -> dict[str, Any]:
 def _array(array: zarr.Array[Any]) -> dict[str, Any]:
     wanted = len(shards_of(array.shape[0], shard_size(array)))
     names = array.metadata.dimension_names  # type: ignore[union-attr]
+    codecs: Sequence[Codec] = array.metadata.codecs  # type: ignore[union-attr]
+    inner = codecs[0].codecs if codecs and isinstance(codecs[0], ShardingCodec) else codecs
     return {
         "shape": list(array.shape),
         "dimensions": list(names or ()),
         "dtype": "string" if array.dtype.kind == "T" else str(array.dtype),
         "chunks": list(array.chunks),
         "shards": list(array.shards) if array.shards else None,
+        "codecs": [_codec_name(codec) for codec in inner],
         "shards_complete": len(complete_shards(array) & set(range(wanted))),
         "shards_planned": wanted,
         "bytes_stored": array.nbytes_stored(),
     }
+
+
+def _codec_name(codec: Codec) -> str:
+    """Return what a codec is called in Zarr's metadata, with the compressor that Blosc uses."""
+    name = str(codec.to_dict()["name"])
+    return f"{name}-{codec.cname.value}" if isinstance(codec, BloscCodec) else name
