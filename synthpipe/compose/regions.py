@@ -62,9 +62,7 @@ def _byte_of(recipe: Recipe, count: int, shift: int) -> NDArray[np.uint8]:
     image, mask = np.empty((*recipe.canvas, 3), np.uint8), np.empty(recipe.canvas, np.uint8)
     size = recipe.tile if isinstance(recipe, MosaicRecipe) else recipe.canvas
     plain = np.zeros((*size, 3), np.uint8)
-    donors = Donors(
-        Donor(str(number), "", (number >> shift) & 255, plain, None) for number in range(1, count + 1)
-    )
+    donors = Donors(Donor(str(number), "", (number >> shift) & 255, plain, None) for number in range(1, count + 1))
     if isinstance(recipe, BezierRecipe):
         render_bezier(replace(recipe, background="1", foreground="2"), donors, image, mask)
     else:

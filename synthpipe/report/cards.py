@@ -1,4 +1,4 @@
-"""A composite as the page shows it: its layers, and in words what it is, where it came from and how it is made again."""
+"""A composite as the page shows it: its layers, what it is in words, where it came from, how it is made again."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> C
     shares = ", ".join(f"{share:.0%} {tissue}" for tissue, share in class_shares(shown.mask, taxonomy))
     title = ", ".join(part for part in (name, reason, score) if part)
     height, width = shown.mask.shape
+    replay = f"synthpipe replay {shlex.quote(str(run))} {name} -o {shown.strategy}-{shown.index}.png"
     return Card(
         shown.strategy,
         shown.index,
@@ -88,7 +89,7 @@ def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> C
         f"composite {name}: {shares}",
         width,
         height,
-        round(0.075 * max(height, width), 1),
+        round(0.065 * max(height, width), 2),
         photo(shown.image),
         mask_layer(shown.mask, taxonomy),
         edge_layer(shown.mask, taxonomy),
@@ -97,14 +98,14 @@ def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> C
         [("classes", shares), *_told(shown.recipe, len(found))],
         [_region(each, taxonomy, catalog) for each in found],
         _quadrants(shown.recipe) if isinstance(shown.recipe, MosaicRecipe) else [],
-        f"synthpipe replay {shlex.quote(str(run))} {shown.strategy} {shown.index} -o {shown.strategy}-{shown.index}.png",
+        replay,
     )
 
 
 def _region(each: Seen, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:
     patch = catalog.by_id(each.region.patch)
     colors = [taxonomy.classes[label].color for label in patch.classes]
-    tissue = Markup("{} {}").format(Markup("").join(map(swatch, colors)), taxonomy.label(patch.classes))
+    tissue = Markup("{}&nbsp;{}").format(Markup("").join(map(swatch, colors)), taxonomy.label(patch.classes))
     donor = Markup("<code>{}</code>").format(patch.path)
     return each.region.number, f"{each.share:.1%}", tissue, donor, each.region.place, each.region.window
 
@@ -121,7 +122,7 @@ def _told(recipe: Recipe, regions: int) -> list[tuple[str, str]]:
 
 
 def _quadrants(recipe: MosaicRecipe) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     places = quadrant_places(recipe.split, recipe.canvas)
     for name, quadrant, (_, _, height, width) in zip(_QUADRANTS, recipe.quadrants, places, strict=True):
         warp = quadrant.warp

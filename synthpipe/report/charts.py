@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 from markupsafe import Markup
 
@@ -59,7 +60,9 @@ def histogram(
     return _svg(title, parts, list(zip(("kept", "other"), names, strict=True)) if any(others) else [])
 
 
-def curves(title: str, series: Mapping[str, Sequence[float]], best: int | None = None, top: float | None = None) -> Markup:
+def curves(
+    title: str, series: Mapping[str, Sequence[float]], best: int | None = None, top: float | None = None
+) -> Markup:
     """Draw a line a series over epochs counted from 1, the one numbered `best` from 0 marked; from 0 to `top`."""
     length = max(map(len, series.values()))
     finite = [value for values in series.values() for value in values if math.isfinite(value)]
@@ -96,7 +99,7 @@ def ranks(title: str, uses: Sequence[int], what: str) -> Markup:
     points = [(_LEFT + _INNER * number / len(ordered), ordered[number]) for number in places]
     points.append((_LEFT + _INNER, ordered[-1]))
     corners = [f"{_LEFT},{_TOP + _TALL}"]
-    for (x, count), (following, _) in zip(points, points[1:], strict=False):
+    for (x, count), (following, _) in pairwise(points):
         y = _TOP + _TALL * (1 - count / top)
         corners += [f"{x:.1f},{y:.1f}", f"{following:.1f},{y:.1f}"]
     corners.append(f"{_LEFT + _INNER},{_TOP + _TALL}")
@@ -125,9 +128,9 @@ def _svg(title: str, parts: Sequence[Markup], legend: Sequence[tuple[str, str]])
     for number, (kind, name) in enumerate(legend):
         x, y = _LEFT + number % 2 * _INNER / 2, _HEIGHT + 8 + number // 2 * 16
         rows.append(
-            Markup('<rect class="{}" x="{:.1f}" y="{}" width="10" height="10"/><text x="{:.1f}" y="{}">{}</text>').format(
-                kind, x, y - 9, x + 15, y, name
-            )
+            Markup(
+                '<rect class="{}" x="{:.1f}" y="{}" width="10" height="10"/><text x="{:.1f}" y="{}">{}</text>'
+            ).format(kind, x, y - 9, x + 15, y, name)
         )
     height = _HEIGHT + (len(legend) + 1) // 2 * 16
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(

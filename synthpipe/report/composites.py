@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -21,6 +22,8 @@ from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array
 from synthpipe.storage.shards import read_range
 from synthpipe.taxonomy import LOST, Taxonomy
+
+Number = TypeVar("Number", bound=np.generic)
 
 _LARGEST = 256  # pixels of a picture's longer side
 _QUALITY = 85
@@ -115,7 +118,8 @@ def seen(recipe: Recipe, mask: Mask) -> tuple[tuple[Seen, ...], NDArray[np.uint1
             values = np.bincount(mask[inside])
             depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
             y, x = divmod(int(depth.argmax()), mask.shape[1])
-            found.append(Seen(region, int(values.argmax()), count / mask.size, y + 0.5, x + 0.5))
+            place = (_inward(y, mask.shape[0]), _inward(x, mask.shape[1]))
+            found.append(Seen(region, int(values.argmax()), count / mask.size, *place))
     return tuple(sorted(found, key=lambda each: (-each.share, each.region.number))), numbers
 
 
@@ -155,12 +159,18 @@ def edge_layer(mask: Mask, taxonomy: Taxonomy) -> str:
 
 
 def region_layer(numbers: NDArray[np.uint16]) -> str:
-    """Return the borders between regions, (H, W) numbers, as a PNG's data URI: white on black."""
-    small = _small(numbers)
+    """Return the borders between regions, (H, W) numbers, as a PNG's data URI: white on black, and thin."""
+    factor = max(1, _LARGEST // max(numbers.shape))
+    small = _small(numbers.repeat(factor, axis=0).repeat(factor, axis=1))
     inner = (np.diff(small, axis=0, append=small[-1:]) != 0) | (np.diff(small, axis=1, append=small[:, -1:]) != 0)
     around = cv2.dilate(inner.astype(np.uint8), np.ones((3, 3), np.uint8))
     lines = np.where(inner, 1, np.where(around, 0, 2)).astype(np.uint8)
     return _layer(lines, bytes((0, 0, 0, 255, 255, 255, 0, 0, 0)), range(2))
+
+
+def _inward(place: int, size: int) -> float:
+    """Return a pixel's centre, far enough from the picture's ends for a number to be read."""
+    return float(min(max(place + 0.5, 0.045 * size), 0.955 * size))
 
 
 def _layer(values: NDArray[np.uint8], palette: bytes, opaque: range) -> str:
@@ -173,7 +183,7 @@ def _layer(values: NDArray[np.uint8], palette: bytes, opaque: range) -> str:
     return _data_uri("image/png", buffer.getvalue())
 
 
-def _small(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def _small(values: NDArray[Number]) -> NDArray[Number]:
     """Return a mask as large as `photo` makes its image, each pixel the nearest."""
     height, width = values.shape
     factor = max(height, width) / _LARGEST

@@ -1,7 +1,7 @@
 """The page itself: one HTML file that asks nothing of a network.
 
-Everything from a disk is escaped by the template. A content security policy is the second wall: it allows the page's own
-style sheet and script, by their digests, pictures that it carries itself, and nothing else.
+Everything from a disk is escaped by the template. A content security policy is the second wall: it allows the page's
+own style sheet and script, by their digests, pictures that it carries itself, and nothing else.
 """
 
 from __future__ import annotations
@@ -31,7 +31,11 @@ _FEWER = 10
 def page(facts: RunFacts) -> str:
     """Return the report of a run as HTML; equal runs give equal pages."""
     environment = Environment(
-        loader=FileSystemLoader(_FILES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_FILES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     red, green, blue = facts.pipeline.background_color
     glass = f"\n:root {{ --glass: rgb({red} {green} {blue}); }}\n"
@@ -39,8 +43,8 @@ def page(facts: RunFacts) -> str:
     script = (_FILES / "report.js").read_text(encoding="utf-8")
     return environment.get_template("report.html").render(
         page=_contents(facts),
-        style=Markup(style),  # noqa: S704  # ours
-        script=Markup(script),  # noqa: S704
+        style=Markup(style),  # ours
+        script=Markup(script),
         style_hash=_digest(style),
         script_hash=_digest(script),
     )
@@ -63,9 +67,9 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
         "classes": [*colors, ("background, ignored", swatch(taxonomy.background_color))],
         "strategies": [section(facts, each) for each in facts.strategies],
         "patches_told": (
-            f"{len(catalog.patches):,} patches of {len(catalog.groups):,} slides or patients: {len(catalog.donors):,} of "
-            f"one class, which donate pixels, and {len(catalog.mixed):,} of several, which stand for real ones when the "
-            "filter is trained."
+            f"{len(catalog.patches):,} patches of {len(catalog.groups):,} slides or patients: {len(catalog.donors):,} "
+            f"of one class, which donate pixels, and {len(catalog.mixed):,} of several, which stand for real ones when "
+            "the filter is trained."
         ),
         "label_sets": list(_label_sets(facts)),
         "sizes": list(_sizes(facts)),
@@ -73,6 +77,9 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
         "problems_told": _problems_told(facts),
         "problems": [(problem.kind, problem.message) for problem in catalog.problems[:_ROWS]],
         "stages": list(_stages(facts)),
+        "stores": [
+            (name, str(_arrays_in(store)), human_bytes(_size(store))) for name, store in facts.summary["stores"].items()
+        ],
         "arrays": [row for name, store in facts.summary["stores"].items() for row in _arrays(store, name)],
         "origin": list(_origin(facts)),
         "commands": list(_commands(facts, file)),
@@ -101,6 +108,10 @@ def _tiles(facts: RunFacts) -> Iterator[tuple[str, str]]:
 def _size(store: Mapping[str, Any]) -> int:
     arrays = sum(array["bytes_stored"] for array in store["arrays"].values())
     return int(arrays) + sum(_size(child) for child in store["groups"].values())
+
+
+def _arrays_in(store: Mapping[str, Any]) -> int:
+    return len(store["arrays"]) + sum(_arrays_in(child) for child in store["groups"].values())
 
 
 def _label_sets(facts: RunFacts) -> Iterator[tuple[Any, ...]]:
@@ -158,14 +169,17 @@ def _made(facts: RunFacts, stage: str) -> int | None:
         "curated set": sum(int(each.tally.kept.sum()) for each in facts.strategies),
     }
     for each in facts.strategies:
-        counts |= dict.fromkeys((f"{each.strategy} candidates", f"{each.strategy} scores"), int(each.tally.stored.sum()))
+        counts |= dict.fromkeys(
+            (f"{each.strategy} candidates", f"{each.strategy} scores"), int(each.tally.stored.sum())
+        )
     return counts.get(stage)
 
 
 def _arrays(store: Mapping[str, Any], name: str) -> Iterator[tuple[str, ...]]:
     for key, array in store["arrays"].items():
-        shape = " x ".join(map(str, array["shape"]))
-        yield f"{name}/{key}", shape, array["dtype"], ", ".join(array["codecs"]), human_bytes(array["bytes_stored"])
+        shape, chunk = (" x ".join(map(str, array[sizes])) for sizes in ("shape", "chunks"))
+        codecs = ", ".join(array["codecs"])
+        yield f"{name}/{key}", shape, chunk, array["dtype"], codecs, human_bytes(array["bytes_stored"])
     for key, child in store["groups"].items():
         yield from _arrays(child, f"{name}/{key}")
 
@@ -185,5 +199,7 @@ def _commands(facts: RunFacts, file: str) -> Iterator[tuple[str, str]]:
     yield "Check every byte of it:", f"synthpipe verify {run}"
     yield "Look at it in a terminal:", f"synthpipe inspect {run}"
     if facts.finished:
-        command = f"synthpipe train {shlex.quote(str(facts.path / 'curated.zarr'))} --real PATCHES --val IMAGES -o MODEL"
+        command = (
+            f"synthpipe train {shlex.quote(str(facts.path / 'curated.zarr'))} --real PATCHES --val IMAGES -o MODEL"
+        )
         yield "Train a segmentation network on it:", command

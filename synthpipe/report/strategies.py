@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from synthpipe.records import REASONS, Reason
-from synthpipe.report.cards import Card, card
+from synthpipe.report.cards import REASONS_TOLD, Card, card
 from synthpipe.report.charts import bar, curves, histogram, ranks, swatch
 from synthpipe.report.facts import RunFacts, StrategyFacts
 from synthpipe.report.tallies import Tally, score_counts
@@ -25,12 +25,11 @@ _KNOWN = {  # of a filter's report, shown by name
     *("format_version", "strategy", "network", "epochs", "best_epoch", "accuracy", "auroc", "synthetic_train"),
     *("synthetic_val", "real_train", "real_val", "model_sha256", "seconds", "device"),
 }
-_VERDICTS: dict[Reason, str] = {
-    "kept": "kept",
-    "looks_synthetic": "looks synthetic: scores no more than the threshold",
-    "too_few_classes": "too few classes",
-    "donor_overused": "a donor of it is used as often as allowed",
-    "surplus": "surplus: good enough, and more than wanted",
+_MEANT: dict[Reason, str] = {
+    "looks_synthetic": "scores no more than the threshold",
+    "too_few_classes": "fewer classes than curation.min_classes have their least share of the pixels",
+    "donor_overused": "one of its donors is used as often as curation.max_donor_uses allows",
+    "surplus": "good enough, and more than wanted",
 }
 
 
@@ -41,6 +40,7 @@ class Section:
     name: str
     summary: str
     verdicts: Sequence[Sequence[Any]]
+    verdicts_told: str
     share_heads: Sequence[str]
     shares: Sequence[Sequence[Any]]
     examples: Sequence[Card]
@@ -75,6 +75,7 @@ def section(facts: RunFacts, found: StrategyFacts) -> Section:
         found.strategy,
         _summary(facts, found),
         _verdict_rows(tallied),
+        _verdicts_told(tallied),
         ["class", "kept" if tallied.judged else "by now", "all candidates", ""],
         list(_share_rows(tallied, taxonomy)),
         [kept[place] for place in spread],
@@ -121,9 +122,15 @@ def _verdict_rows(tallied: Tally) -> list[tuple[Any, ...]]:
     total = max(1, int(np.count_nonzero(tallied.verdicts != LOST)))
     counts = [int(np.count_nonzero(tallied.verdicts == code)) for code in range(len(REASONS))]
     return [
-        (_VERDICTS[reason], f"{count:,}", f"{count / total:.1%}", bar(count / total, "other" if code else "kept"))
+        (REASONS_TOLD[reason], f"{count:,}", f"{count / total:.1%}", bar(count / total, "other" if code else "kept"))
         for code, (reason, count) in enumerate(zip(REASONS, counts, strict=True))
     ]
+
+
+def _verdicts_told(tallied: Tally) -> str:
+    """Say what those reasons of rejection mean that occur."""
+    found = [reason for code, reason in enumerate(REASONS) if reason in _MEANT and (tallied.verdicts == code).any()]
+    return "; ".join(f"{REASONS_TOLD[reason]}: {_MEANT[reason]}" for reason in found)
 
 
 def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]:
@@ -131,7 +138,7 @@ def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]
     colors = [*(tissue.color for tissue in taxonomy.classes), taxonomy.background_color]
     names = [*taxonomy.names, "background"]
     for name, color, share, whole in zip(names, colors, shares.tolist(), of_all.tolist(), strict=True):
-        yield Markup("{} {}").format(swatch(color), name), f"{share:.1%}", f"{whole:.1%}", bar(share)
+        yield Markup("{}&nbsp;{}").format(swatch(color), name), f"{share:.1%}", f"{whole:.1%}", bar(share)
 
 
 def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[tuple[Any, ...]]]:
@@ -220,7 +227,9 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     shares = _series(epochs, {"val_accuracy": "validation accuracy", "val_auroc": "validation AUROC"})
     charts = [curves("Loss of the filter after each epoch, the kept one marked", losses, best)] if losses else []
     if shares:
-        charts.append(curves("Accuracy and AUROC of the filter after each epoch, the kept one marked", shares, best, 1.0))
+        charts.append(
+            curves("Accuracy and AUROC of the filter after each epoch, the kept one marked", shares, best, 1.0)
+        )
     further = list(_flat({key: value for key, value in report.items() if key not in _KNOWN}))
     return {
         "told": told,
