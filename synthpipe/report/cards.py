@@ -13,7 +13,7 @@ from synthpipe.compose.mosaic import quadrant_places
 from synthpipe.files import Location
 from synthpipe.patches.catalog import Catalog
 from synthpipe.records import BezierRecipe, MosaicRecipe, Reason, Recipe
-from synthpipe.report.charts import swatch
+from synthpipe.report.charts import tissue
 from synthpipe.report.composites import (
     Seen,
     Shown,
@@ -73,7 +73,7 @@ def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> C
     score = "" if shown.p_real is None else f"p(real) {shown.p_real:.3f}"
     reason = REASONS_TOLD[shown.verdict] if shown.verdict else "not judged yet"
     found, numbers = seen(shown.recipe, shown.mask)
-    shares = ", ".join(f"{share:.0%} {tissue}" for tissue, share in class_shares(shown.mask, taxonomy))
+    shares = ", ".join(f"{share:.0%} {found_class}" for found_class, share in class_shares(shown.mask, taxonomy))
     title = ", ".join(part for part in (name, reason, score) if part)
     height, width = shown.mask.shape
     replay = f"synthpipe replay {shlex.quote(str(run))} {name} -o {shown.strategy}-{shown.index}.png"
@@ -105,9 +105,9 @@ def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> C
 def _region(each: Seen, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:
     patch = catalog.by_id(each.region.patch)
     colors = [taxonomy.classes[label].color for label in patch.classes]
-    tissue = Markup("{}&nbsp;{}").format(Markup("").join(map(swatch, colors)), taxonomy.label(patch.classes))
+    name = tissue(taxonomy.label(patch.classes), *colors)
     donor = Markup("<code>{}</code>").format(patch.path)
-    return each.region.number, f"{each.share:.1%}", tissue, donor, each.region.place, each.region.window
+    return each.region.number, f"{each.share:.1%}", name, donor, each.region.place, each.region.window
 
 
 def _told(recipe: Recipe, regions: int) -> list[tuple[str, str]]:

@@ -123,6 +123,11 @@ def swatch(color: Sequence[int]) -> Markup:
     ).format("#" + bytes(color).hex())
 
 
+def tissue(name: str, *colors: Sequence[int]) -> Markup:
+    """Return the name of a class, or of several, with its colours before it."""
+    return Markup('<span class="tissue">{} {}</span>').format(Markup("").join(map(swatch, colors)), name)
+
+
 def _svg(title: str, parts: Sequence[Markup], legend: Sequence[tuple[str, str]]) -> Markup:
     rows = []
     for number, (kind, name) in enumerate(legend):

@@ -18,7 +18,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from synthpipe.report.charts import bar, swatch
+from synthpipe.report.charts import bar, tissue
 from synthpipe.report.facts import RunFacts
 from synthpipe.report.strategies import section
 from synthpipe.storage.summary import human_bytes
@@ -58,13 +58,13 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
     taxonomy, catalog = facts.pipeline.taxonomy, facts.catalog
     text = yaml.safe_dump(facts.pipeline.model_dump(mode="json"), sort_keys=False, width=100, allow_unicode=True)
     file = f"{facts.path.name or 'pipeline'}.yaml"
-    colors = [(tissue.name, swatch(tissue.color)) for tissue in taxonomy.classes]
+    colors = [tissue(each.name, each.color) for each in taxonomy.classes]
     return {
         "name": facts.pipeline.name,
         "path": str(facts.path),
         "finished": facts.finished,
         "tiles": list(_tiles(facts)),
-        "classes": [*colors, ("background, ignored", swatch(taxonomy.background_color))],
+        "classes": [*colors, tissue("background, ignored", taxonomy.background_color)],
         "strategies": [section(facts, each) for each in facts.strategies],
         "patches_told": (
             f"{len(catalog.patches):,} patches of {len(catalog.groups):,} slides or patients: {len(catalog.donors):,} "

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from synthpipe.records import REASONS, Reason
 from synthpipe.report.cards import REASONS_TOLD, Card, card
-from synthpipe.report.charts import bar, curves, histogram, ranks, swatch
+from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
 from synthpipe.report.facts import RunFacts, StrategyFacts
 from synthpipe.report.tallies import Tally, score_counts
 from synthpipe.taxonomy import LOST, Taxonomy
@@ -135,10 +135,10 @@ def _verdicts_told(tallied: Tally) -> str:
 
 def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]:
     shares, of_all = (pixels / max(1, pixels.sum()) for pixels in (tallied.class_pixels, tallied.all_class_pixels))
-    colors = [*(tissue.color for tissue in taxonomy.classes), taxonomy.background_color]
+    colors = [*(each.color for each in taxonomy.classes), taxonomy.background_color]
     names = [*taxonomy.names, "background"]
     for name, color, share, whole in zip(names, colors, shares.tolist(), of_all.tolist(), strict=True):
-        yield Markup("{}&nbsp;{}").format(swatch(color), name), f"{share:.1%}", f"{whole:.1%}", bar(share)
+        yield tissue(name, color), f"{share:.1%}", f"{whole:.1%}", bar(share)
 
 
 def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[tuple[Any, ...]]]:
