@@ -10,7 +10,8 @@ import click
 
 from synthpipe.cli.building import build, schema, validate
 from synthpipe.cli.checking import status, verify
-from synthpipe.cli.looking import index, inspect, replay
+from synthpipe.cli.inspecting import inspect
+from synthpipe.cli.looking import index, replay
 from synthpipe.cli.phantom import phantom
 from synthpipe.cli.reporting import report
 from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, train

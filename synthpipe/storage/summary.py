@@ -12,6 +12,7 @@ from zarr.codecs import BloscCodec, ShardingCodec
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.records import STRATEGIES
+from synthpipe.storage.contents import contents
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import arrays_of, groups_of, open_group
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of
@@ -28,7 +29,7 @@ def summarise(path: Location) -> dict[str, Any]:
     if (path / "run.json").is_file():
         return _run(RunDirectory(path))
     if (path / "zarr.json").is_file():
-        return {"kind": "store", "path": str(path), **_group(path)}
+        return {"kind": "store", "path": str(path), **_group(path, whole=True)}
     found = "nothing there" if not path.exists() else "no run.json and no zarr.json in it"
     raise StoreError(f"{path}: {found}; expected a run directory or a Zarr store that `synthpipe build` wrote")
 
@@ -46,29 +47,32 @@ def _run(run: RunDirectory) -> dict[str, Any]:
     data = run.read()
     build = run.journal()
     filters = {strategy: read_json(run.report(strategy)) for strategy in STRATEGIES if run.report(strategy).exists()}
+    finished = bool(build.get("finished"))
+    stores = [each for each in (run.candidates, run.curated, run.training) if (each / "zarr.json").exists()]
     return {
         "kind": "run",
         "path": str(run.path),
         "name": data["name"],
-        "finished": bool(build.get("finished")),
+        "finished": finished,
         "fingerprint": data["fingerprint"],
         "catalog_digest": data["catalog_digest"],
         "versions": data["versions"],
         "stages": build["stages"],
         "strategies": build["strategies"],
         "filters": filters,
-        "stores": {
-            store.name: _group(store) for store in (run.candidates, run.curated, run.training) if store.exists()
-        },
+        "stores": {store.name: _group(store, whole=not finished) for store in stores},
     }
 
 
-def _group(path: Location, name: str = "") -> dict[str, Any]:
+def _group(path: Location, name: str = "", whole: bool = False) -> dict[str, Any]:
+    """Describe a group; with `whole` its composites too, for which small arrays are read."""
     group = open_group(path, name)
+    added = {"contents": found} if whole and (found := contents(group)) else {}
     return {
         "attributes": {key: value for key, value in group.attrs.items() if key != "groups"},
         "arrays": {key: _array(array) for key, array in sorted(arrays_of(group).items())},
-        "groups": {key: _group(path, f"{name}/{key}".strip("/")) for key in groups_of(group)},
+        "groups": {key: _group(path, f"{name}/{key}".strip("/"), whole) for key in groups_of(group)},
+        **added,
     }
 
 
