@@ -218,12 +218,12 @@ def test_catalogs_of_patches_behind_a_url_are_the_same(bucket: str, patches: Pat
 
 
 def objects(path: Location) -> dict[str, bytes]:
-    """Return the bytes of every object of a run but its journal, whose seconds differ."""
+    """Return the bytes of every object of a run but its journal and report, whose seconds differ."""
     if isinstance(path, Path):
         found = {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
     else:
         found = {name.removeprefix(f"{path.path}/"): path.fs.cat_file(name) for name in path.fs.find(path.path)}
-    timed = ("build.json", "SHA256SUMS", "filter/mosaic.json", "filter/bezier.json", ".lock")
+    timed = ("build.json", "SHA256SUMS", "filter/mosaic.json", "filter/bezier.json", "report.html", ".lock")
     return {name: data for name, data in found.items() if name not in timed}
 
 

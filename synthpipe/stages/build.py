@@ -17,6 +17,7 @@ from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.node_bank import sweep_banks
 from synthpipe.progress import Reporter
+from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
@@ -66,6 +67,8 @@ def build(
     _check(run, pipeline, extend)
     if is_finished(run) and run.pipeline().patches == pipeline.patches and run.pipeline().curation == pipeline.curation:
         reporter.note(f"{path} is finished: nothing to do")
+        if not run.report_page.exists():
+            _report(run, reporter)
         return run.journal()
     with held(path):
         _check(run, pipeline, extend)  # it may have changed until we held it
@@ -119,7 +122,19 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
             write_sums(run, {run.build_file: json_text(journal).encode()})
         finally:
             write_json(run.build_file, journal)
+    _report(run, reporter)
     return journal
+
+
+def _report(run: RunDirectory, reporter: Reporter) -> None:
+    """Write the report of a finished run, which stays finished whatever goes wrong here."""
+    try:
+        write_report(run.path)
+    except Exception as error:
+        reporter.note(
+            f"note: {run.path} is finished and whole, but {run.report_page} could not be written: {error}; "
+            f"`synthpipe report {run.path}` tries again"
+        )
 
 
 def demand(pipeline: Pipeline, catalog: Catalog) -> Demand:

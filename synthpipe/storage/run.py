@@ -70,6 +70,11 @@ class RunDirectory:
         """The digests of the small files; there once the run is finished."""
         return self.path / "SHA256SUMS"
 
+    @property
+    def report_page(self) -> Location:
+        """What the run is, for people; made of the rest at the end of a build, and no part of what is verified."""
+        return self.path / "report.html"
+
     def small_files(self) -> tuple[Location, ...]:
         """Return where all files lie that are no part of a Zarr store."""
         filters = [path(strategy) for strategy in STRATEGIES for path in (self.weights, self.report)]
@@ -116,6 +121,7 @@ class RunDirectory:
     def reopen(self) -> None:
         """Count the run as not finished from here on: it is about to change."""
         self.sums_file.unlink(missing_ok=True)
+        self.report_page.unlink(missing_ok=True)
         journal = self.journal()
         if journal.pop("finished", None):
             write_json(self.build_file, journal)
