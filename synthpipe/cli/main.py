@@ -10,6 +10,7 @@ import click
 
 from synthpipe.cli.building import build, schema, validate
 from synthpipe.cli.checking import status, verify
+from synthpipe.cli.exporting import export
 from synthpipe.cli.looking import index, inspect, replay
 from synthpipe.cli.phantom import phantom
 from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, train
@@ -87,7 +88,7 @@ def main() -> None:
 
 
 for command in (
-    *(build, validate, schema, index, replay, inspect, verify, status, phantom),
+    *(build, validate, schema, index, replay, inspect, verify, status, export, phantom),
     *(train, pseudo_label, evaluate, predict, baseline),
 ):
     main.add_command(command)

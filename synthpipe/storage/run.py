@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from synthpipe.config import Pipeline, Stage, differences
 from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import PARTIAL, Location, write_atomically
+from synthpipe.files import Location, sweep, write_atomically
 from synthpipe.records import STRATEGIES, Strategy
 
 FORMAT_VERSION = 1
@@ -88,9 +88,7 @@ class RunDirectory:
 
     def sweep(self) -> None:
         """Remove what a process that was killed was writing; nobody else may be building the run."""
-        if isinstance(self.path, Path):  # what was uploaded in part, a store removes by its own rules
-            for left in self.path.rglob(f"*{PARTIAL}"):
-                left.unlink(missing_ok=True)
+        sweep(self.path)
 
     def read(self) -> dict[str, Any]:
         """Return what ``run.json`` holds.
