@@ -6,6 +6,7 @@ import importlib.util
 import math
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -26,6 +27,7 @@ from synthpipe.handoff import CuratedSet, Description
 from synthpipe.progress import Reporter
 from synthpipe.storage.lock import held
 
+Done = tuple[PartRecord, bool]
 FormName = Literal["png", "webdataset", "hf", "coco"]
 FORMS: tuple[FormName, ...] = get_args(FormName)
 _FORMS: Mapping[FormName, Callable[[Description], Form]] = {
@@ -126,9 +128,10 @@ def _parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> 
     count = math.ceil(len(job.curated) / job.part_size)
     ledger.finished, kept, before = False, 0, dict(ledger.parts)
     with reporter.stage("export", len(job.curated)) as advance, _pool(job, min(workers, count)) as pool:
-        futures = {pool.submit(do_part, number, before.get(number)): number for number in range(count)}
-        for number, record in _results(job, futures):
-            kept += record == before.get(number)
+        with _signals_held():
+            futures = {pool.submit(do_part, number, before.get(number)): number for number in range(count)}
+        for number, (record, there) in _results(job, futures):
+            kept += there
             ledger.parts[number] = record
             ledger.write()
             advance(record.composites)
@@ -150,7 +153,17 @@ def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
-def _results(job: ExportJob, futures: Mapping[Future[PartRecord], int]) -> Iterator[tuple[int, PartRecord]]:
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back from the processes that the block starts, for good: a terminal tells them too, we by `stop`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _results(job: ExportJob, futures: Mapping[Future[Done], int]) -> Iterator[tuple[int, Done]]:
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import signal
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -49,7 +48,6 @@ class _Worker:
 
 def begin(job: ExportJob, stop: Event) -> None:
     """Prepare this process for the parts of a job; it ends when the process that started it does, however that ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent hears it too, and says so by `stop`
     cv2.setNumThreads(1)
     _Worker.job, _Worker.stop = job, stop
     if parent := parent_process():
@@ -61,8 +59,15 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def do_part(number: int, recorded: PartRecord | None) -> PartRecord:
-    """Write a part unless it is there as recorded; read it back where that is asked for; return its record.
+def do_part(number: int, recorded: PartRecord | None) -> tuple[PartRecord, bool]:
+    """Write a part unless it is there as recorded; read it back where that is asked for.
+
+    Returns
+    -------
+    PartRecord
+        What is there now.
+    bool
+        Whether it was there already.
 
     Raises
     ------
@@ -73,10 +78,11 @@ def do_part(number: int, recorded: PartRecord | None) -> PartRecord:
     """
     job = _Worker.job
     part = part_of(job.curated, number, job.part_size)
-    record = recorded if recorded and _is_there(job, part, recorded) else _write(job, part)
+    there = recorded is not None and _is_there(job, part, recorded)
+    record = recorded if recorded and there else _write(job, part)
     if job.check and record.read_back is None:
         record = replace(record, read_back=read_back(job, part))
-    return record
+    return record, there
 
 
 def read_back(job: ExportJob, part: Part) -> str:
