@@ -73,7 +73,11 @@ class RunDirectory:
     def small_files(self) -> tuple[Location, ...]:
         """Return where all files lie that are no part of a Zarr store."""
         filters = [path(strategy) for strategy in STRATEGIES for path in (self.weights, self.report)]
-        return (self.run_file, self.build_file, *self.tables(), self.split_file, *filters)
+        return (self.run_file, self.build_file, *self.tables(), self.split_file, *filters, *self.cards())
+
+    def cards(self) -> tuple[Location, Location]:
+        """Return where the data cards lie, for people and for machines; there once the run is finished."""
+        return self.path / "README.md", self.path / "croissant.json"
 
     def tables(self) -> tuple[Location, Location]:
         """Return where the catalog and its problems lie."""
@@ -113,7 +117,8 @@ class RunDirectory:
 
     def reopen(self) -> None:
         """Count the run as not finished from here on: it is about to change."""
-        self.sums_file.unlink(missing_ok=True)
+        for path in (self.sums_file, *self.cards()):
+            path.unlink(missing_ok=True)
         journal = self.journal()
         if journal.pop("finished", None):
             write_json(self.build_file, journal)
