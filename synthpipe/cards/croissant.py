@@ -116,6 +116,11 @@ def field(name: str, kind: str, description: str, source: Node | None = None, **
     return {"@type": "cr:Field", "name": name, "dataType": kind, "description": description, **found, **more}
 
 
+def from_file(files: str, what: str) -> Node:
+    """Say that a field is the ``filename`` or the ``content`` of the files of a set."""
+    return {"fileSet": {"@id": files}, "extract": {"fileProperty": what}}
+
+
 def _classes(facts: Facts) -> Node:
     taxonomy = facts.taxonomy
     colors = [tissue.color for tissue in taxonomy.classes] + [taxonomy.background_color]

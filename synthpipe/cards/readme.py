@@ -22,7 +22,7 @@ CITATION = """\
 @article{fang2024hisynseg,
   title   = {HisynSeg: Weakly-Supervised Histopathological Image Segmentation via Image-Mixing Synthesis and
              Consistency Regularization},
-  author  = {Fang, Zijie and others},
+  author  = {Fang, Zijie and Wang, Yifeng and Xie, Peizhang and Wang, Zhi and Zhang, Yongbing},
   journal = {IEEE Transactions on Medical Imaging},
   year    = {2024},
   note    = {arXiv:2412.20924}
@@ -67,7 +67,8 @@ def escaped(text: str) -> str:
 
 def _header(facts: Facts, extra: Mapping[str, Any]) -> Iterator[str]:
     header: dict[str, Any] = {"pretty_name": f"{facts.name}: curated composites", **_license(facts.license)}
-    header |= {"task_categories": ["image-segmentation"], "tags": ["histopathology", "synthetic", "synthpipe"], **extra}
+    header |= {"task_categories": ["image-segmentation"], "size_categories": [_size(facts.composites)]}
+    header |= {"tags": ["histopathology", "synthetic", "synthpipe"], **extra}
     yield "---"
     yield yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000).rstrip()
     yield "---"
@@ -81,12 +82,18 @@ def _license(text: str | None) -> dict[str, str]:
     return {"license": known} if known in _KNOWN_LICENSES else {"license": "other", "license_name": text.strip()}
 
 
+def _size(count: int) -> str:
+    """Return the hub's name for so many samples."""
+    bounds = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
+    return next((name for power, name in enumerate(bounds, 3) if count < 10**power), "100M<n<1B")
+
+
 def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
     height, width = facts.size
     yield f"\n# {escaped(facts.name)}: curated composites\n"
     yield f"{facts.composites} images of {height} x {width} pixels with a mask each, made by synthpipe"
-    yield "from weakly-labelled histopathology patches by the method of HisynSeg (arXiv:2412.20924): every pixel's class"
-    yield "is that of the single-class patch it was taken from.\n"
+    yield "from weakly-labelled histopathology patches by the method of HisynSeg (arXiv:2412.20924)."
+    yield "Every pixel of a composite has the class of the single-class patch that it was taken from.\n"
     yield f"License: {escaped(facts.license or NO_LICENSE)}\n"
     yield "## Files\n"
     yield from files

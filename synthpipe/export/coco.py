@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synthpipe.cards.croissant import Node, field, file_object, file_set, from_file, record_set
 from synthpipe.errors import StoreError
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Files, Pixels, from_png, image_png
-from synthpipe.export.png import CLASSES, classes_json
+from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.export.ledger import sha256_of
+from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
 from synthpipe.files import Location
 from synthpipe.handoff import Description
 from synthpipe.records import Mask
@@ -75,6 +77,42 @@ class CocoRuns:
     def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
         yield ANNOTATIONS, self._merged(folder, parts)
+
+    def card(self, folder: Location, composites: int, size: int) -> Card:
+        def listed(path: str) -> Node:
+            return {"fileObject": {"@id": "annotations"}, "extract": {"jsonPath": f"$.images[*].{path}"}}
+
+        return Card(
+            lines=(
+                "- `images/`: RGB images, PNG",
+                f"- `{ANNOTATIONS}`: an annotation a class of an image, in run lengths; category 1 is class 0",
+                "- `annotations/parts/`: the same in parts, each a file that can be read alone",
+                CLASSES_LINE,
+            ),
+            files=(
+                file_object(
+                    *("annotations", ANNOTATIONS, "application/json", sha256_of(folder / ANNOTATIONS)),
+                    "COCO's images, annotations and categories",
+                ),
+                file_set("images", "images/*.png", "image/png", "RGB images"),
+            ),
+            records=(
+                record_set(
+                    "images-by-name",
+                    "images",
+                    field("name", "sc:Text", "of the file", from_file("images", "filename")),
+                    field("pixels", "sc:ImageObject", "RGB", from_file("images", "content")),
+                    key="name",
+                ),
+                record_set(
+                    "listed-images",
+                    "what annotations say of images; their segmentations are not told here",
+                    field("id", "sc:Integer", "that annotations refer to", listed("id")),
+                    field("name", "sc:Text", "of the file", listed("file_name")),
+                    key="id",
+                ),
+            ),
+        )
 
     def categories(self) -> list[dict[str, Any]]:
         """Return the classes as COCO has them: class 0 is category 1."""

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from synthpipe.cards.croissant import croissant
+from synthpipe.cards.facts import facts_of, run_of
+from synthpipe.cards.readme import readme
 from synthpipe.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.export.coco import CocoRuns
 from synthpipe.export.form import Form
@@ -22,7 +25,7 @@ from synthpipe.export.ledger import Ledger, PartRecord
 from synthpipe.export.png import PngFolders
 from synthpipe.export.webdataset import WebDatasetShards
 from synthpipe.export.work import ExportJob, begin, do_part
-from synthpipe.files import Location, stream_atomically, sweep
+from synthpipe.files import Location, stream_atomically, sweep, write_atomically
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.progress import Reporter
 from synthpipe.storage.lock import held
@@ -103,6 +106,7 @@ def export(
             kept = _parts(ExportJob(curated, form, folder, part, check), ledger, reporter, workers or _cores())
             for file, chunks in form.whole(folder, len(ledger.parts)):
                 stream_atomically(folder / file, chunks)
+            _write_cards(curated, form, folder, ledger)
             ledger.finished = True
             ledger.write()
         finally:
@@ -116,6 +120,13 @@ def export(
         kept=kept,
         read_back=tuple(sorted({record.read_back or "" for record in records} - {""})),
     )
+
+
+def _write_cards(curated: CuratedSet, form: Form, folder: Location, ledger: Ledger) -> None:
+    facts = facts_of(curated, run_of(curated))
+    card = form.card(folder, len(curated), sum(record.bytes for record in ledger.parts.values()))
+    write_atomically(folder / "README.md", readme(facts, card.lines, card.header))
+    write_atomically(folder / "croissant.json", croissant(facts, card.files, card.records))
 
 
 def form_of(name: FormName, description: Description) -> Form:

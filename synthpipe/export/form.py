@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from PIL import Image as Pillow
 
+from synthpipe.cards.croissant import Node
 from synthpipe.errors import StoreError
 from synthpipe.export.entries import Copy, Part
 from synthpipe.files import Location
@@ -22,6 +24,26 @@ Files = Iterator[tuple[str, bytes]]
 
 # Runs suit H&E: on its tiles this is twice as fast as zlib's own strategy, and the files are smaller.
 _PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_COMPRESSION, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the data cards of an export tell of its form.
+
+    Attributes
+    ----------
+    lines : sequence of str
+        Of Markdown, about the files.
+    files, records : sequence of mapping
+        Of Croissant, as `synthpipe.cards.croissant` makes them.
+    header : mapping
+        More keys of the README's YAML header.
+    """
+
+    lines: Sequence[str]
+    files: Sequence[Node]
+    records: Sequence[Node]
+    header: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Form(Protocol):
@@ -56,6 +78,9 @@ class Form(Protocol):
 
     def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         """Yield the files that the whole set needs beside its `parts`, once these are written."""
+
+    def card(self, folder: Location, composites: int, size: int) -> Card:
+        """Return what to tell of an export of so many composites and bytes, all of which is written."""
 
 
 def image_png(image: Image) -> bytes:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synthpipe.cards.croissant import field, file_set, record_set
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Files, Pixels, from_png, image_png
-from synthpipe.export.png import CLASSES, classes_json
+from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
 from synthpipe.files import Location
 from synthpipe.handoff import Description
 from synthpipe.pictures import palette_png
@@ -78,6 +79,41 @@ class HuggingFaceParquet:
     def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
+    def card(self, folder: Location, composites: int, size: int) -> Card:
+        def column(name: str, **more: Any) -> dict[str, Any]:
+            return {"fileSet": {"@id": "parquet"}, "extract": {"column": name}, **more}
+
+        pixels = {"transform": {"jsonPath": "bytes"}}
+        information = {
+            "features": _yaml_features(self.description),
+            "splits": [{"name": "train", "num_bytes": size, "num_examples": composites}],
+            "download_size": size,
+            "dataset_size": size,
+        }
+        default = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+        return Card(
+            lines=(
+                "- `data/train-*.parquet`: columns `image`, `mask` (PNG; a palette's indices are the classes),",
+                "  `labels` (the classes that occur), `key`, `strategy`, `index`, `p_real`, `groups`",
+                CLASSES_LINE,
+            ),
+            files=(file_set("parquet", "data/*.parquet", "application/x-parquet", "all columns"),),
+            records=(
+                record_set(
+                    "composites",
+                    "a composite a row",
+                    field("key", "sc:Text", "name of the composite", column("key")),
+                    field("image", "sc:ImageObject", "RGB", column("image", **pixels)),
+                    field("mask", "sc:ImageObject", "class indices", column("mask", **pixels)),
+                    field("strategy", "sc:Text", "that made it", column("strategy")),
+                    field("index", "sc:Integer", "among the candidates", column("index")),
+                    field("p_real", "sc:Float", "the filter's probability", column("p_real")),
+                    key="key",
+                ),
+            ),
+            header={"configs": [default], "dataset_info": information},
+        )
+
     def features(self) -> dict[str, Any]:
         """Return the columns' features as the library writes them into Parquet's metadata."""
         classes = {"names": list(self.description.taxonomy.names), "_type": "ClassLabel"}
@@ -120,6 +156,21 @@ class HuggingFaceParquet:
         labels = tuple(int(label in row["labels"]) for label in range(len(self.description.taxonomy)))
         about = {name: row[name] for name in ("groups", "index", "p_real", "strategy")}
         return Copy(row["key"], image, mask, labels, {**about, "labels": list(labels)})
+
+
+def _yaml_features(description: Description) -> list[dict[str, Any]]:
+    """Return the columns' features as a data set's README lists them."""
+    names = {str(index): name for index, name in enumerate(description.taxonomy.names)}
+    return [
+        {"name": "image", "dtype": "image"},
+        {"name": "mask", "dtype": "image"},
+        {"name": "labels", "sequence": {"class_label": {"names": names}}},
+        {"name": "key", "dtype": "string"},
+        {"name": "strategy", "dtype": "string"},
+        {"name": "index", "dtype": "int64"},
+        {"name": "p_real", "dtype": "float64"},
+        {"name": "groups", "sequence": "string"},
+    ]
 
 
 def _table(rows: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.Table:

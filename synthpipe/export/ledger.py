@@ -82,3 +82,12 @@ def digest_of(files: Iterable[tuple[str, bytes]]) -> tuple[int, int, str]:
         count, size = count + 1, size + len(data)
         known.update(f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode())
     return count, size, known.hexdigest()
+
+
+def sha256_of(path: Location) -> str:
+    """Return the digest of a file of any size."""
+    known = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            known.update(data)
+    return known.hexdigest()

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from synthpipe.cards.croissant import field, file_set, from_file, record_set
 from synthpipe.config import Layout
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Files, Pixels, from_png, image_png
+from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
 from synthpipe.files import Location
 from synthpipe.handoff import Description
 from synthpipe.pictures import palette_png
 
 CLASSES = "classes.json"
+CLASSES_LINE = "- `classes.json`: class names and colours by index, and the index to be ignored"
 
 _SPELLINGS: Mapping[Layout, tuple[str, str]] = {
     "wsss4luad": ("-", ", "),
@@ -60,6 +62,29 @@ class PngFolders:
 
     def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
+
+    def card(self, folder: Location, composites: int, size: int) -> Card:
+        return Card(
+            lines=(
+                "- `img/`: RGB images, PNG; the label in a name has a digit a class, 1 where it occurs",
+                "- `mask/`: masks of the same names, palette PNG; pixel values are class indices",
+                CLASSES_LINE,
+            ),
+            files=(
+                file_set("images", "img/*.png", "image/png", "RGB images"),
+                file_set("masks", "mask/*.png", "image/png", "class indices, with a palette"),
+            ),
+            records=tuple(
+                record_set(
+                    f"{name}-by-name",
+                    f"{name}; an image and its mask have one name",
+                    field("name", "sc:Text", "of the file", from_file(name, "filename")),
+                    field("pixels", "sc:ImageObject", "RGB, or class indices", from_file(name, "content")),
+                    key="name",
+                )
+                for name in ("images", "masks")
+            ),
+        )
 
     def file_name(self, entry: Entry) -> str:
         """Return the name of a composite's image and of its mask."""

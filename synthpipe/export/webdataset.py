@@ -9,9 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from synthpipe.cards.croissant import field, file_set, from_file, record_set
 from synthpipe.export.entries import Copy, Part
-from synthpipe.export.form import Files, Pixels, from_png, grey_png, image_png
-from synthpipe.export.png import CLASSES, classes_json
+from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
+from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
 from synthpipe.files import Location
 from synthpipe.handoff import Description
 
@@ -61,6 +62,32 @@ class WebDatasetShards:
 
     def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
+
+    def card(self, folder: Location, composites: int, size: int) -> Card:
+        pattern = {"transform": {"regex": r"^([^.]+)\."}}
+        image, mask = ({**from_file(name, "filename"), **pattern} for name in ("image", "mask"))
+        return Card(
+            lines=(
+                "- `shard-NNNNNN.tar`: for every composite `KEY.image.png` (RGB), `KEY.mask.png` (grey, class indices)",
+                "  and `KEY.json` (labels, strategy, index, p_real, groups)",
+                CLASSES_LINE,
+            ),
+            files=(
+                file_set("shards", "shard-*.tar", "application/x-tar", "tar shards"),
+                file_set("image", "*.image.png", "image/png", "RGB images", within="shards"),
+                file_set("mask", "*.mask.png", "image/png", "class indices", within="shards"),
+                file_set("about", "*.json", "application/json", "what is known of a composite", within="shards"),
+            ),
+            records=(
+                record_set(
+                    "composites",
+                    "images and masks of equal keys",
+                    field("key", "sc:Text", "of a composite", image, references=mask),
+                    field("image", "sc:ImageObject", "RGB", from_file("image", "content")),
+                    field("mask", "sc:ImageObject", "class indices", from_file("mask", "content")),
+                ),
+            ),
+        )
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
