@@ -39,6 +39,9 @@ def export(curated: Location, form: FormName, output: Location, part: int, worke
     \b
     Examples:
       synthpipe export runs/demo/curated.zarr --to png -o exports/demo-png
+      synthpipe export runs/demo/curated.zarr --to webdataset -o exports/demo-shards --part 500
+      synthpipe export runs/demo/curated.zarr --to hf -o exports/demo-hf --workers 2
+      synthpipe export runs/demo/curated.zarr --to coco -o exports/demo-coco --no-check
     """
     signal.signal(signal.SIGTERM, _interrupt)
     found = write_export(CuratedSet(curated), form, output, reporter(), part, workers, check)

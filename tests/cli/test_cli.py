@@ -20,7 +20,7 @@ from tests.conftest import DEMO, ROOT
 from tests.test_build import SMALL
 
 COMMANDS = (
-    *("build", "status", "verify", "validate", "schema", "index", "replay", "inspect", "phantom"),
+    *("build", "status", "verify", "validate", "schema", "index", "replay", "inspect", "export", "phantom"),
     *("train", "pseudo-label", "evaluate", "predict", "baseline"),
 )
 
