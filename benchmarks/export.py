@@ -106,9 +106,9 @@ def _measured(found: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "",
         "Rates are composites a second. The first two count starting the workers and loading the libraries. Every "
-        "pixel that was read back was compared with the set. A load above the number of cores means that other processes had "
-        "their share: quiet cores do more. `python -m benchmarks.export CURATED` measures it "
-        "again and writes this page.",
+        "pixel that was read back was compared with the set. A load above the number of cores means that other "
+        "processes had their share: quiet cores do more. `python -m benchmarks.export CURATED` measures it again and "
+        "writes this page.",
     )
 
 

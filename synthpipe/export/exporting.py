@@ -138,7 +138,8 @@ def _parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> 
     """See that every part is written and recorded; return how many were there already."""
     count = math.ceil(len(job.curated) / job.part_size)
     ledger.finished, kept, before = False, 0, dict(ledger.parts)
-    with reporter.stage("export", len(job.curated)) as advance, _pool(job, min(workers, count)) as pool:
+    ledger.write()  # before any part, so that the folder is known for an export's however early this is killed
+    with reporter.stage("export", len(job.curated)) as advance, _pool(job, max(1, min(workers, count))) as pool:
         with _signals_held():
             futures = {pool.submit(do_part, number, before.get(number)): number for number in range(count)}
         for number, (record, there) in _results(job, futures):

@@ -33,17 +33,22 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
     return noise(tmp_path_factory.mktemp("large") / "set.zarr", count=120, size=(224, 224))
 
 
-def begun(curated: CuratedSet, form: FormName, folder: Path) -> subprocess.Popen[str]:
-    """Start an export in a process group of its own, and wait until some of it is recorded."""
+def started(curated: CuratedSet, form: FormName, folder: Path, part: int = PART) -> subprocess.Popen[str]:
+    """Start an export in a process group of its own."""
     command = [sys.executable, "-m", "synthpipe", "export", str(curated.path), "--to", form, "-o", str(folder)]
-    process = subprocess.Popen(
-        [*command, "--part", str(PART), "--workers", "2"],
+    return subprocess.Popen(
+        [*command, "--part", str(part), "--workers", "2"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def begun(curated: CuratedSet, form: FormName, folder: Path) -> subprocess.Popen[str]:
+    """Start an export, and wait until some of it is recorded."""
+    process = started(curated, form, folder)
     ledger = folder / "export.json"
     while process.poll() is None and not (ledger.exists() and json.loads(ledger.read_text())["parts"]):
         time.sleep(0.01)
@@ -78,6 +83,18 @@ def test_killed_and_given_again_it_ends_with_the_same_bytes(form: FormName, larg
     assert again.kept == len(before) and again.composites == 120
     exported(large, form, tmp_path / "whole", PART, workers=2)
     assert digests(folder) == digests(tmp_path / "whole")
+
+
+def test_killed_before_a_part_is_recorded_it_goes_on_too(large: CuratedSet, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    process = started(large, "png", folder, part=120)
+    while not list(folder.glob("img/*.png")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    ended(process)
+    assert recorded(folder) == {}
+    assert exported(large, "png", folder, 120).composites == 120
 
 
 def test_interrupted_it_leaves_whole_files_and_says_so(large: CuratedSet, tmp_path: Path) -> None:
