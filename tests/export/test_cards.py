@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,17 @@ def test_text_of_others_is_shown_as_it_is(run: Path, tmp_path: Path) -> None:
     body = card.split("---\n", 2)[2]
     assert "<b>" not in body and r"License: a: &lt;b&gt; \# \| \[c\](d)" in body
     assert json.loads(croissant(facts, [], []))["license"] == evil
+
+
+def test_a_filter_is_told_with_its_figures(run: Path) -> None:
+    facts = facts_of(CuratedSet(run / "curated.zarr"), RunDirectory(run))
+    assert facts.run
+    strategies = {
+        name: {**entry, "acceptance": 0.084, "verdicts": {"kept": 11, "looks_synthetic": 120}}
+        for name, entry in facts.run.strategies.items()
+    }
+    filters = {name: {"accuracy": 0.913, "auroc": 0.9764} for name in strategies}
+    rule = {"rule": "top_k", "threshold": 0.5}
+    card = readme(replace(facts, run=replace(facts.run, strategies=strategies, filters=filters, rule=rule)), [])
+    assert "8.4% | 11 | 120 | 0 | 0 | 0 |" in card and "accuracy 0.913, AUROC 0.976" in card
+    assert "Kept: the best, by score; acceptance is above 0.5." in card and "No filter" not in card
