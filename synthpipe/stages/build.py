@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location, in_memory
@@ -65,7 +66,7 @@ def build(
     """
     run = RunDirectory(path)
     _check(run, pipeline, extend)
-    if is_finished(run) and run.pipeline().patches == pipeline.patches and run.pipeline().curation == pipeline.curation:
+    if is_finished(run) and _asks_the_same(run.pipeline(), pipeline):
         reporter.note(f"{path} is finished: nothing to do")
         if not run.report_page.exists():
             _report(run, reporter)
@@ -86,6 +87,11 @@ def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
         raise StaleRunError(
             f"{run.path}: holds composites but no run.json; restore it, or build into another directory"
         )
+
+
+def _asks_the_same(made: Pipeline, asked: Pipeline) -> bool:
+    """Whether a pipeline that may go on with a finished run asks for nothing that is not there."""
+    return all(getattr(made, key) == getattr(asked, key) for key in ("patches", "curation", "license"))
 
 
 def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, reporter: Reporter) -> dict[str, Any]:
@@ -119,6 +125,7 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
         try:
             check_pixels(state)
             _make_curated_set(state)
+            write_cards(run, journal)
             write_sums(run, {run.build_file: json_text(journal).encode()})
         finally:
             write_json(run.build_file, journal)
