@@ -1,7 +1,8 @@
 """The pipeline file: one validated, frozen model of everything that decides which bytes a build makes.
 
 A pipeline file holds every constant of the method. What depends on the machine (workers, addresses, paths of runs)
-belongs to the command line and is not in it, except `patches.root`, which no fingerprint counts.
+belongs to the command line and is not in it, except `patches.root`, which no fingerprint counts; neither does it count
+`name` and `license`.
 """
 
 from __future__ import annotations
@@ -201,6 +202,9 @@ class Pipeline(Section):
 
     format_version: Literal[1]
     name: Annotated[str, Field(min_length=1)]
+    license: Annotated[
+        str | None, Field(min_length=1, description="of the composites, for data cards; never part of a fingerprint")
+    ] = None
     seed: Annotated[int, Field(ge=0, lt=2**64)]
     classes: Annotated[tuple[ClassSection, ...], Field(min_length=2, max_length=LOST - 1)]
     background_color: Color = (255, 255, 255)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -79,15 +79,33 @@ def write_atomically(path: Location, data: bytes | str) -> None:
     StoreError
         It cannot be written; nothing is left behind.
     """
-    content = data.encode() if isinstance(data, str) else data
+    stream_atomically(path, [data.encode() if isinstance(data, str) else data])
+
+
+def stream_atomically(path: Location, chunks: Iterable[bytes]) -> None:
+    """Write a file of many chunks as `write_atomically` does; behind a URL they are gathered in memory first.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written; nothing is left behind.
+    """
     with told(path, "cannot be written"):
         if not isinstance(path, Path):
-            path.fs.pipe_file(path.path, content)
+            path.fs.pipe_file(path.path, b"".join(chunks))
             return
         part = path.with_name(f".{path.name}.{uuid4().hex}{PARTIAL}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_bytes(content)
+            with part.open("wb") as file:
+                file.writelines(chunks)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def sweep(folder: Location) -> None:
+    """Remove what processes that were killed were writing below a folder; nobody else may be writing there."""
+    if isinstance(folder, Path):  # what was uploaded in part, a store removes by its own rules
+        for left in folder.rglob(f"*{PARTIAL}"):
+            left.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45)
     check_sizes(image, mask)
     colors = colors_of(taxonomy)[mask]
     blended = np.rint(image * (1 - opacity) + colors * opacity).astype(np.uint8)
-    edge = _edges(mask)
+    edge = edges(mask)
     blended[edge] = colors[edge]
     ignored = mask >= len(taxonomy)
     blended[ignored] = image[ignored]
@@ -76,18 +76,18 @@ def colors_of(taxonomy: Taxonomy) -> NDArray[np.uint8]:
     return np.frombuffer(taxonomy.palette(), np.uint8).reshape(256, 3).copy()
 
 
+def edges(mask: Mask) -> NDArray[np.bool_]:
+    """Return (H, W) bool: pixels with another value above, below or beside."""
+    padded = np.pad(mask, 1, mode="edge")
+    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    found: NDArray[np.bool_] = np.logical_or.reduce([neighbour != mask for neighbour in around])
+    return found
+
+
 def check_sizes(image: Image, mask: Mask) -> None:
     """Raise `ValueError` unless an image and its mask are of one size."""
     if image.shape != (*mask.shape, 3):
         raise ValueError(f"image is {image.shape} and mask {mask.shape}; expected (H, W, 3) and (H, W) of one size")
-
-
-def _edges(mask: Mask) -> NDArray[np.bool_]:
-    """Return (H, W) bool: pixels with another value above, below or beside."""
-    padded = np.pad(mask, 1, mode="edge")
-    around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
-    edges: NDArray[np.bool_] = np.logical_or.reduce([neighbour != mask for neighbour in around])
-    return edges
 
 
 def _encoded(picture: Pillow.Image) -> bytes:

@@ -26,6 +26,7 @@ from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import StoreSection
 from synthpipe.errors import CatalogError, StoreError
+from synthpipe.export import FormName, export
 from synthpipe.files import Location, located, write_atomically
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import load_catalog, read_catalog
@@ -36,6 +37,7 @@ from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, create_group, ensure_arrays, open_group
 from synthpipe.storage.shards import ShardWriter, commit, complete_shards, object_path, write_shard
 from tests.conftest import DEMO, pipeline
+from tests.export.conftest import noise
 
 SMALL = (
     *("canvas=32", "mosaic.tile=16", "filter.candidates=40", "filter.epochs=1", "curation.rule=top_k"),
@@ -218,12 +220,12 @@ def test_catalogs_of_patches_behind_a_url_are_the_same(bucket: str, patches: Pat
 
 
 def objects(path: Location) -> dict[str, bytes]:
-    """Return the bytes of every object of a run but its journal, whose seconds differ."""
+    """Return the bytes of every object of a run but its journal and report, whose seconds differ."""
     if isinstance(path, Path):
         found = {str(each.relative_to(path)): each.read_bytes() for each in path.rglob("*") if each.is_file()}
     else:
         found = {name.removeprefix(f"{path.path}/"): path.fs.cat_file(name) for name in path.fs.find(path.path)}
-    timed = ("build.json", "SHA256SUMS", "filter/mosaic.json", "filter/bezier.json", ".lock")
+    timed = ("build.json", "SHA256SUMS", "filter/mosaic.json", "filter/bezier.json", "report.html", ".lock")
     return {name: data for name, data in found.items() if name not in timed}
 
 
@@ -285,3 +287,15 @@ def test_a_store_that_does_not_answer_is_an_error_with_its_address(s3: str) -> N
     assert found.returncode == 1
     assert "the store gave no answer: Could not connect" in found.stderr and "bucket/runs/one" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("form", ["png", "webdataset", "hf", "coco"])
+def test_an_export_goes_to_a_bucket_with_the_same_bytes(form: FormName, s3: str, tmp_path: Path) -> None:
+    curated, there = noise(tmp_path / "set.zarr"), located(f"{s3}/exports/{form}")
+    for place in (there, tmp_path / "here"):
+        found = export(curated, form, place, LogReporter(), part=5, workers=1)
+        assert found.composites == 12 and found.kept == 0 and found.read_back
+    here = {str(path.relative_to(tmp_path / "here")): path for path in (tmp_path / "here").rglob("*") if path.is_file()}
+    for name in here.keys() - {".lock", "export.json"}:  # the ledger names what read the parts back
+        assert (there / name).read_bytes() == here[name].read_bytes()
+    assert export(curated, form, there, LogReporter(), part=5, workers=1).kept == 3

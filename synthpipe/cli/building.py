@@ -169,6 +169,7 @@ def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> 
             *lines,
             f"  curated set      {path / 'curated.zarr'}",
             f"  all candidates   {path / 'candidates.zarr'}",
+            *([f"  report           {page}"] if (page := RunDirectory(path).report_page).exists() else []),
             f"  more about it    synthpipe inspect {path}",
         ]
     )

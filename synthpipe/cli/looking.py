@@ -1,4 +1,4 @@
-"""`synthpipe index`, `inspect` and `replay`: looking at patches, runs and single composites."""
+"""`synthpipe index` and `replay`: looking at patches, and at how one composite is made."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from synthpipe.records import STRATEGIES, Strategy, recipe_from_json
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range
-from synthpipe.storage.summary import human_bytes, summarise
 from synthpipe.taxonomy import Taxonomy, TissueClass
 
 
@@ -66,21 +65,6 @@ def index(
         catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims)
     found = _catalog_summary(catalog, taxonomy)
     click.echo(json.dumps(found, indent=1) if as_json else "\n".join(_catalog_lines(found)))
-
-
-@click.command()
-@click.argument("path", type=LOCATION)
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(path: Location, as_json: bool) -> None:
-    """Summarise a run, a Zarr store, or a group of one, at a path or URL; also while it is being built.
-
-    \b
-    Examples:
-      synthpipe inspect runs/demo
-      synthpipe inspect runs/demo/curated.zarr --json
-    """
-    summary = summarise(path)
-    click.echo(json.dumps(summary, indent=1) if as_json else "\n".join(_summary_lines(summary)))
 
 
 @click.command()
@@ -159,47 +143,3 @@ def _catalog_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"problems: {len(found['problems']) or 'none'}"
     for problem in found["problems"]:
         yield f"  {problem['kind']}: {problem['message']}"
-
-
-def _summary_lines(summary: Mapping[str, Any]) -> Iterator[str]:
-    if summary["kind"] == "store":
-        yield summary["path"]
-        yield from _group_lines(summary, "  ")
-        return
-    state = "finished" if summary["finished"] else "not finished"
-    yield f"{summary['path']}: run of {summary['name']}, {state}"
-    yield f"  fingerprint {summary['fingerprint']}"
-    for strategy, report in summary["filters"].items():
-        yield f"  {strategy} filter: accuracy {report['accuracy']:.3f}, AUROC {report['auroc']:.3f}"
-    for strategy, entry in summary["strategies"].items():
-        if "verdicts" in entry:
-            yield from _strategy_lines(strategy, entry)
-    for stage, seconds in summary["stages"].items():
-        yield f"  {stage}: {seconds:.1f} s"
-    for name, store in summary["stores"].items():
-        yield f"  {name}"
-        yield from _group_lines(store, "    ")
-
-
-def _strategy_lines(strategy: str, entry: Mapping[str, Any]) -> Iterator[str]:
-    rate = "" if entry["acceptance"] is None else f", acceptance {entry['acceptance']:.1%}"
-    verdicts = ", ".join(f"{count} {reason}" for reason, count in entry["verdicts"].items() if count)
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in entry["class_share"].items())
-    donors = entry["donors"]
-    yield f"  {strategy}: {entry['candidates']} candidates{rate}"
-    yield f"    verdicts: {verdicts}"
-    yield f"    kept pixels: {shares}"
-    yield (
-        f"    donors: {donors['used']} of {donors['available']} used, one of them in up to "
-        f"{donors['most_composites_of_one']} composites"
-    )
-
-
-def _group_lines(group: Mapping[str, Any], indent: str) -> Iterator[str]:
-    for name, entry in group["arrays"].items():
-        shape = " x ".join(map(str, entry["shape"]))
-        complete = f"{entry['shards_complete']} of {entry['shards_planned']} shards"
-        yield f"{indent}{name:16} {entry['dtype']:8} {shape:24} {complete}, {human_bytes(entry['bytes_stored'])}"
-    for name, child in group["groups"].items():
-        yield f"{indent}{name}"
-        yield from _group_lines(child, indent + "  ")

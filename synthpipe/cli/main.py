@@ -11,8 +11,11 @@ import click
 from synthpipe.cli.building import build, schema, validate
 from synthpipe.cli.checking import doctor, status, verify
 from synthpipe.cli.completion import completion
-from synthpipe.cli.looking import index, inspect, replay
+from synthpipe.cli.exporting import export
+from synthpipe.cli.inspecting import inspect
+from synthpipe.cli.looking import index, replay
 from synthpipe.cli.phantom import phantom
+from synthpipe.cli.reporting import report
 from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, train
 from synthpipe.errors import SynthpipeError
 
@@ -89,7 +92,7 @@ def main() -> None:
 
 
 for command in (
-    *(build, validate, schema, index, replay, inspect, verify, status, phantom, doctor, completion),
+    *(build, validate, schema, index, replay, inspect, report, verify, status, export, phantom, doctor, completion),
     *(train, pseudo_label, evaluate, predict, baseline),
 ):
     main.add_command(command)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location, in_memory
@@ -17,6 +18,7 @@ from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.node_bank import sweep_banks
 from synthpipe.progress import Reporter
+from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
@@ -64,8 +66,10 @@ def build(
     """
     run = RunDirectory(path)
     _check(run, pipeline, extend)
-    if is_finished(run) and run.pipeline().patches == pipeline.patches and run.pipeline().curation == pipeline.curation:
+    if is_finished(run) and _asks_the_same(run.pipeline(), pipeline):
         reporter.note(f"{path} is finished: nothing to do")
+        if not run.report_page.exists():
+            _report(run, reporter)
         return run.journal()
     with held(path):
         _check(run, pipeline, extend)  # it may have changed until we held it
@@ -83,6 +87,11 @@ def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
         raise StaleRunError(
             f"{run.path}: holds composites but no run.json; restore it, or build into another directory"
         )
+
+
+def _asks_the_same(made: Pipeline, asked: Pipeline) -> bool:
+    """Whether a pipeline that may go on with a finished run asks for nothing that is not there."""
+    return all(getattr(made, key) == getattr(asked, key) for key in ("patches", "curation", "license"))
 
 
 def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, reporter: Reporter) -> dict[str, Any]:
@@ -116,10 +125,23 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
         try:
             check_pixels(state)
             _make_curated_set(state)
+            write_cards(run, journal)
             write_sums(run, {run.build_file: json_text(journal).encode()})
         finally:
             write_json(run.build_file, journal)
+    _report(run, reporter)
     return journal
+
+
+def _report(run: RunDirectory, reporter: Reporter) -> None:
+    """Write the report of a finished run, which stays finished whatever goes wrong here."""
+    try:
+        write_report(run.path)
+    except Exception as error:
+        reporter.note(
+            f"note: {run.path} is finished and whole, but {run.report_page} could not be written: {error}; "
+            f"`synthpipe report {run.path}` tries again"
+        )
 
 
 def demand(pipeline: Pipeline, catalog: Catalog) -> Demand:

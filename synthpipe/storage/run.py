@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from synthpipe.config import Pipeline, Stage, differences
 from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import PARTIAL, Location, write_atomically
+from synthpipe.files import Location, sweep, write_atomically
 from synthpipe.records import STRATEGIES, Strategy
 
 FORMAT_VERSION = 1
@@ -70,10 +70,19 @@ class RunDirectory:
         """The digests of the small files; there once the run is finished."""
         return self.path / "SHA256SUMS"
 
+    @property
+    def report_page(self) -> Location:
+        """What the run is, for people; made of the rest at the end of a build, and no part of what is verified."""
+        return self.path / "report.html"
+
     def small_files(self) -> tuple[Location, ...]:
         """Return where all files lie that are no part of a Zarr store."""
         filters = [path(strategy) for strategy in STRATEGIES for path in (self.weights, self.report)]
-        return (self.run_file, self.build_file, *self.tables(), self.split_file, *filters)
+        return (self.run_file, self.build_file, *self.tables(), self.split_file, *filters, *self.cards())
+
+    def cards(self) -> tuple[Location, Location]:
+        """Return where the data cards lie, for people and for machines; there once the run is finished."""
+        return self.path / "README.md", self.path / "croissant.json"
 
     def tables(self) -> tuple[Location, Location]:
         """Return where the catalog and its problems lie."""
@@ -88,9 +97,7 @@ class RunDirectory:
 
     def sweep(self) -> None:
         """Remove what a process that was killed was writing; nobody else may be building the run."""
-        if isinstance(self.path, Path):  # what was uploaded in part, a store removes by its own rules
-            for left in self.path.rglob(f"*{PARTIAL}"):
-                left.unlink(missing_ok=True)
+        sweep(self.path)
 
     def read(self) -> dict[str, Any]:
         """Return what ``run.json`` holds.
@@ -115,7 +122,8 @@ class RunDirectory:
 
     def reopen(self) -> None:
         """Count the run as not finished from here on: it is about to change."""
-        self.sums_file.unlink(missing_ok=True)
+        for path in (self.sums_file, self.report_page, *self.cards()):
+            path.unlink(missing_ok=True)
         journal = self.journal()
         if journal.pop("finished", None):
             write_json(self.build_file, journal)

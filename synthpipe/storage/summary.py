@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import zarr
+from zarr.abc.codec import Codec
+from zarr.codecs import BloscCodec, ShardingCodec
 
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.records import STRATEGIES
+from synthpipe.storage.contents import contents
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import arrays_of, groups_of, open_group
 from synthpipe.storage.shards import complete_shards, shard_size, shards_of
@@ -25,7 +29,7 @@ def summarise(path: Location) -> dict[str, Any]:
     if (path / "run.json").is_file():
         return _run(RunDirectory(path))
     if (path / "zarr.json").is_file():
-        return {"kind": "store", "path": str(path), **_group(path)}
+        return {"kind": "store", "path": str(path), **_group(path, whole=True)}
     found = "nothing there" if not path.exists() else "no run.json and no zarr.json in it"
     raise StoreError(f"{path}: {found}; expected a run directory or a Zarr store that `synthpipe build` wrote")
 
@@ -43,42 +47,54 @@ def _run(run: RunDirectory) -> dict[str, Any]:
     data = run.read()
     build = run.journal()
     filters = {strategy: read_json(run.report(strategy)) for strategy in STRATEGIES if run.report(strategy).exists()}
+    finished = bool(build.get("finished"))
+    stores = [each for each in (run.candidates, run.curated, run.training) if (each / "zarr.json").exists()]
     return {
         "kind": "run",
         "path": str(run.path),
         "name": data["name"],
-        "finished": bool(build.get("finished")),
+        "finished": finished,
         "fingerprint": data["fingerprint"],
         "catalog_digest": data["catalog_digest"],
         "versions": data["versions"],
         "stages": build["stages"],
         "strategies": build["strategies"],
         "filters": filters,
-        "stores": {
-            store.name: _group(store) for store in (run.candidates, run.curated, run.training) if store.exists()
-        },
+        "stores": {store.name: _group(store, whole=not finished) for store in stores},
     }
 
 
-def _group(path: Location, name: str = "") -> dict[str, Any]:
+def _group(path: Location, name: str = "", whole: bool = False) -> dict[str, Any]:
+    """Describe a group; with `whole` its composites too, for which small arrays are read."""
     group = open_group(path, name)
+    added = {"contents": found} if whole and (found := contents(group)) else {}
     return {
         "attributes": {key: value for key, value in group.attrs.items() if key != "groups"},
         "arrays": {key: _array(array) for key, array in sorted(arrays_of(group).items())},
-        "groups": {key: _group(path, f"{name}/{key}".strip("/")) for key in groups_of(group)},
+        "groups": {key: _group(path, f"{name}/{key}".strip("/"), whole) for key in groups_of(group)},
+        **added,
     }
 
 
 def _array(array: zarr.Array[Any]) -> dict[str, Any]:
     wanted = len(shards_of(array.shape[0], shard_size(array)))
     names = array.metadata.dimension_names  # type: ignore[union-attr]
+    codecs: Sequence[Codec] = array.metadata.codecs  # type: ignore[union-attr]
+    inner = codecs[0].codecs if codecs and isinstance(codecs[0], ShardingCodec) else codecs
     return {
         "shape": list(array.shape),
         "dimensions": list(names or ()),
         "dtype": "string" if array.dtype.kind == "T" else str(array.dtype),
         "chunks": list(array.chunks),
         "shards": list(array.shards) if array.shards else None,
+        "codecs": [_codec_name(codec) for codec in inner],
         "shards_complete": len(complete_shards(array) & set(range(wanted))),
         "shards_planned": wanted,
         "bytes_stored": array.nbytes_stored(),
     }
+
+
+def _codec_name(codec: Codec) -> str:
+    """Return what a codec is called in Zarr's metadata, with the compressor that Blosc uses."""
+    name = str(codec.to_dict()["name"])
+    return f"{name}-{codec.cname.value}" if isinstance(codec, BloscCodec) else name

@@ -152,5 +152,7 @@ def _small_file(run: RunDirectory, path: Location, found: str, expected: str) ->
         return Fault("file", path, found, expected, cure, remove=(path,))
     if path == run.split_file:
         return Fault("file", path, found, expected, MADE_AGAIN)
+    if path in run.cards():
+        return Fault("file", path, found, expected, MADE_AGAIN, remove=(path,))
     strategy_files = (path.with_suffix(".safetensors"), path.with_suffix(".json"))
     return Fault("file", path, found, expected, _RETRAINED, remove=strategy_files)

@@ -19,8 +19,8 @@ from tests.conftest import DEMO
 from tests.segment.conftest import settings
 
 ORDER = (
-    *("doctor", "phantom", "index", "validate", "schema", "build", "status", "inspect", "verify", "replay", "train"),
-    *("evaluate", "predict", "pseudo-label", "baseline", "completion"),
+    *("doctor", "phantom", "index", "validate", "schema", "build", "status", "inspect", "report", "verify", "replay"),
+    *("export", "train", "evaluate", "predict", "pseudo-label", "baseline", "completion"),
 )
 """What each needs was made by those before."""
 

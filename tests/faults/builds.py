@@ -19,7 +19,10 @@ SMALL = (
     *("canvas=32", "mosaic.tile=16", "filter.candidates=40", "filter.epochs=2", "curation.rule=top_k"),
     *("curation.wanted=24", "curation.candidates=64", "curation.max_candidates=192", "store.shard=8"),
 )
-_UNEQUAL = ("build.json", "run.json", "filter/mosaic.json", "filter/bezier.json", "SHA256SUMS", ".lock", ".driver")
+_UNEQUAL = (
+    *("build.json", "run.json", "filter/mosaic.json", "filter/bezier.json", "SHA256SUMS", "report.html"),
+    *(".lock", ".driver"),
+)
 """What holds seconds, or where the patches lie, and the digests of that; and marks of builds under way."""
 
 

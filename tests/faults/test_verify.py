@@ -64,7 +64,7 @@ def mend(path: Path, samples: int = 0) -> Checkup:
 
 
 def files(path: Path) -> list[Path]:
-    return sorted(file for file in path.rglob("*") if file.is_file() and file.name != ".lock")
+    return sorted(file for file in path.rglob("*") if file.is_file() and file.name not in (".lock", "report.html"))
 
 
 def contents(path: Path) -> dict[str, str]:

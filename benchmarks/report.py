@@ -1,0 +1,61 @@
+"""``python -m benchmarks.report``: how long the report of a run takes, how large it is, and what memory it needs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from benchmarks.memory import peak
+from synthpipe.cli.progress import LogReporter
+from synthpipe.files import Location
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.pipeline_file import load
+from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.stages import build
+
+_DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
+_OF_ONE = "import sys; from benchmarks.report import measure; measure(sys.argv[1])"
+
+
+def build_run(count: int, directory: Path) -> Location:
+    """Build a run of `count` composites, half of each strategy, without a filter; return where it is."""
+    write_phantom(directory / "phantom", PhantomSpec(slides=40, patches=1000, images=0))
+    each = count // 2
+    settings = [
+        *(f"patches.root={directory / 'phantom'}", "filter.enabled=false", "curation.rule=threshold"),
+        *("curation.min_classes=1", "store.shard=512"),
+        *(f"curation.{key}={each}" for key in ("wanted", "candidates", "max_candidates")),
+    ]
+    build(load(_DEMO, settings), directory / "run", ClusterSettings(Local(workers=2)), LogReporter())
+    return directory / "run"
+
+
+def measure(run: str) -> None:
+    """Write the report of a run, and print what that took; for a process of its own."""
+    before = peak()
+    start = time.perf_counter()
+    from synthpipe.report import write_report
+
+    size = write_report(Path(run)).stat().st_size
+    seconds = time.perf_counter() - start
+    click.echo(json.dumps({"seconds": round(seconds, 2), "bytes": size, "peak_bytes": peak(), "bytes_before": before}))
+
+
+@click.command()
+@click.option("--composites", default=10_000, show_default=True, help="Of a run that is built for it.")
+@click.option("--run", type=click.Path(exists=True, path_type=Path), help="A run that is there, in its place.")
+def main(composites: int, run: Path | None) -> None:
+    """Measure the report of a run: seconds, bytes of the file, peak memory of its process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        place = run or build_run(composites, Path(scratch))
+        subprocess.run([sys.executable, "-c", _OF_ONE, str(place)], check=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Data cards: what a curated set is, for people (README) and for machines (Croissant)."""

@@ -1,0 +1,177 @@
+"""``README.md``: the card that tells people what a curated set is, what it is for, and what not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from synthpipe.cards.facts import Facts, RunFacts
+
+NO_LICENSE = "not given: that of the source patches applies"
+_KNOWN_LICENSES = (
+    *("apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
+    *("mit", "odbl", "pddl"),
+)
+_MARKUP = re.compile(r"([\\`*_\[\]|~#])")
+_STRATEGIES = {"mosaic": "Mosaic", "bezier": "Bezier", "real": "real patches with predicted masks"}
+
+CITATION = """\
+@article{fang2024hisynseg,
+  title   = {HisynSeg: Weakly-Supervised Histopathological Image Segmentation via Image-Mixing Synthesis and
+             Consistency Regularization},
+  author  = {Fang, Zijie and Wang, Yifeng and Xie, Peizhang and Wang, Zhi and Zhang, Yongbing},
+  journal = {IEEE Transactions on Medical Imaging},
+  year    = {2024},
+  note    = {arXiv:2412.20924}
+}"""
+
+LIMITS = (
+    "The images are synthetic: pieces of real patches put together. No composite shows tissue as it lies in a body, "
+    "and borders between tissues are where a recipe put them.",
+    "A pixel's class is the label of the patch that it comes from. Where that label is wrong or incomplete, so is the "
+    "mask; small structures of other tissue within a patch have its class too.",
+    "Composites of one set share patches and slides, so they are no independent samples. Split by slide or patient, "
+    "and evaluate on real images with masks drawn by people.",
+    "Stain, scanner and patients are those of the source patches, with all their biases.",
+    "Not for diagnosis, nor for any decision about a patient.",
+)
+USE = (
+    "Training of networks that segment tissue in H&E images, together with the real patches and their labels, and "
+    "research on weak supervision and synthetic data."
+)
+
+
+def readme(facts: Facts, files: Sequence[str], extra: Mapping[str, Any] | None = None) -> str:
+    """Return a card as Markdown with a YAML header as the Hugging Face hub reads it.
+
+    Parameters
+    ----------
+    facts : Facts
+        What to tell.
+    files : sequence of str
+        Lines of Markdown about the files beside it.
+    extra : mapping, optional
+        More keys of the header.
+    """
+    return "\n".join([*_header(facts, extra or {}), *_body(facts, files)]) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Return text that a user or a disk gave so that Markdown and HTML show it as it is, in one line."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\1", plain)
+
+
+def _header(facts: Facts, extra: Mapping[str, Any]) -> Iterator[str]:
+    header: dict[str, Any] = {"pretty_name": f"{facts.name}: curated composites", **_license(facts.license)}
+    header |= {"task_categories": ["image-segmentation"], "size_categories": [_size(facts.composites)]}
+    header |= {"tags": ["histopathology", "synthetic", "synthpipe"], **extra}
+    yield "---"
+    yield yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000).rstrip()
+    yield "---"
+
+
+def _license(text: str | None) -> dict[str, str]:
+    """Return the hub's keys: a name that it knows, or another license by its name."""
+    if text is None:
+        return {"license": "unknown"}
+    known = text.strip().lower()
+    return {"license": known} if known in _KNOWN_LICENSES else {"license": "other", "license_name": text.strip()}
+
+
+def _size(count: int) -> str:
+    """Return the hub's name for so many samples."""
+    bounds = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
+    return next((name for power, name in enumerate(bounds, 3) if count < 10**power), "100M<n<1B")
+
+
+def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
+    height, width = facts.size
+    yield f"\n# {escaped(facts.name)}: curated composites\n"
+    yield f"{facts.composites} images of {height} x {width} pixels with a mask each, made by synthpipe"
+    yield "from weakly-labelled histopathology patches by the method of HisynSeg (arXiv:2412.20924)."
+    yield "Every pixel of a composite has the class of the single-class patch that it was taken from.\n"
+    yield f"License: {escaped(facts.license or NO_LICENSE)}\n"
+    yield "## Files\n"
+    yield from files
+    yield "\n## Classes\n"
+    yield "A mask's values are the indices; the background (glass) is to be ignored by losses and metrics.\n"
+    yield from _table(("index", "class", "colour"), _classes(facts))
+    yield "\n## Composites\n"
+    names = [escaped(name) for name in facts.taxonomy.names]
+    rows = [(_STRATEGIES[each], count, *shown.values()) for each, (count, shown) in facts.counts.items()]
+    yield from _table(("strategy", "composites", *(f"with {name}" for name in names)), rows)
+    if facts.run:
+        yield from _run(facts.run, names)
+    yield f"\n## Intended use\n\n{USE}\n"
+    yield "## Limits\n"
+    yield from (f"- {limit}" for limit in LIMITS)
+    yield from _origin(facts)
+    yield f"\n## Citation\n\n```bibtex\n{CITATION}\n```"
+
+
+def _classes(facts: Facts) -> Iterator[tuple[object, ...]]:
+    for index, tissue in enumerate(facts.taxonomy.classes):
+        yield index, escaped(tissue.name), _color(tissue.color)
+    yield facts.taxonomy.background, "background (ignored)", _color(facts.taxonomy.background_color)
+
+
+def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
+    shares = [
+        (_STRATEGIES[each], *(f"{share:.1%}" for share in entry["class_share"].values()))
+        for each, entry in run.strategies.items()
+    ]
+    yield "\nShare of the pixels:\n"
+    yield from _table(("strategy", *names), shares)
+    yield "\n## Curation\n"
+    yield from _table(("strategy", "candidates", "filter accepts", *_REASONS), map(_curation, run.strategies.items()))
+    rule = (
+        "the first that score above" if run.rule["rule"] == "threshold" else "the best, by score; acceptance is above"
+    )
+    yield f"\nKept: {rule} {run.rule['threshold']}." if run.filters else "\nNo filter was asked: all score alike."
+    for strategy, report in run.filters.items():
+        accuracy, auroc = report["accuracy"], report["auroc"]
+        name = _STRATEGIES[strategy]
+        yield f"The {name} filter tells real from synthetic with accuracy {accuracy:.3f}, AUROC {auroc:.3f}."
+    for strategy, entry in run.strategies.items():
+        donors = entry["donors"]
+        yield (
+            f"{_STRATEGIES[strategy]} composites use {donors['used']} of {donors['available']} donors, one of them "
+            f"{donors['most_composites_of_one']} times."
+        )
+    yield "\n## Source patches\n"
+    yield f"{sum(run.label_sets.values())} patches of {run.slides} slides or patients; {run.left_out} were left out."
+    yield f"SHA-256 of their names, bytes, labels and slides: `{run.catalog_digest}`\n"
+    yield from _table(("shows", "patches"), [(escaped(name), count) for name, count in run.label_sets.items()])
+
+
+_REASONS = ("kept", "looks synthetic", "too few classes", "donor overused", "surplus")
+
+
+def _curation(item: tuple[str, Mapping[str, Any]]) -> tuple[object, ...]:
+    strategy, entry = item
+    accepted = "no filter" if entry["acceptance"] is None else f"{entry['acceptance']:.1%}"
+    verdicts = (entry["verdicts"].get(reason.replace(" ", "_"), 0) for reason in _REASONS)
+    return (_STRATEGIES[strategy], entry["candidates"], accepted, *verdicts)
+
+
+def _origin(facts: Facts) -> Iterator[str]:
+    yield "\n## How it was made\n"
+    yield f"Pipeline fingerprint `{facts.fingerprint}`, digest of the set `{facts.digest}`."
+    yield f"Patches are laid out as `{facts.layout}`. The same pipeline file and patches give the same set again:\n"
+    yield "```sh\nsynthpipe build PIPELINE.yaml --set patches.root=PATCHES -o RUN\n```"
+    if facts.run:
+        versions = ", ".join(f"{escaped(name)} {escaped(number)}" for name, number in facts.run.versions.items())
+        yield f"\n`run.json` of the run holds the whole pipeline. Made with {versions}."
+
+
+def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    for row in (head, ["---"] * len(head), *rows):
+        yield f"| {' | '.join(map(str, row))} |"
+
+
+def _color(color: tuple[int, int, int]) -> str:
+    return f"rgb({', '.join(map(str, color))})"

@@ -1,0 +1,65 @@
+"""`synthpipe export`: curated sets in the forms of other tools."""
+
+from __future__ import annotations
+
+import signal
+from typing import NoReturn
+
+import click
+
+from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.progress import reporter
+from synthpipe.export import FORMS, PART, Exported, FormName
+from synthpipe.export import export as write_export
+from synthpipe.files import Location
+from synthpipe.handoff import CuratedSet
+from synthpipe.storage.summary import human_bytes
+
+
+@click.command()
+@click.argument("curated", type=LOCATION)
+@click.option("--to", "form", type=click.Choice(FORMS), required=True, help="The form; docs/export.md describes each.")
+@click.option("-o", "--output", type=LOCATION, required=True, help="Folder or URL: new, or begun by this command.")
+@click.option(
+    "--part", type=click.IntRange(min=1), default=PART, show_default=True, help="Composites a shard, file or step."
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes [one a core]; each holds a part in memory.")
+@click.option(
+    "--check/--no-check",
+    default=True,
+    show_default=True,
+    help="Read back what was written, by the form's own library where it is installed, and compare every pixel.",
+)
+def export(curated: Location, form: FormName, output: Location, part: int, workers: int | None, check: bool) -> None:
+    """Write the CURATED set of a run in a form that other tools read.
+
+    An export that was interrupted goes on where it stopped when the same command is given again. Parts that are there
+    are told by their digests; what was damaged or removed since is written again. The same set gives the same bytes.
+
+    \b
+    Examples:
+      synthpipe export runs/demo/curated.zarr --to png -o exports/demo-png
+      synthpipe export runs/demo/curated.zarr --to webdataset -o exports/demo-shards --part 500
+      synthpipe export runs/demo/curated.zarr --to hf -o exports/demo-hf --workers 2
+      synthpipe export runs/demo/curated.zarr --to coco -o exports/demo-coco --no-check
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    found = write_export(CuratedSet(curated), form, output, reporter(), part, workers, check)
+    click.echo(_outcome(found, output, form))
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Stop as on Ctrl-C when a scheduler's time limit ends the job: whole parts stay."""
+    raise KeyboardInterrupt
+
+
+def _outcome(found: Exported, output: Location, form: FormName) -> str:
+    there = f" ({found.kept} there already)" if found.kept else ""
+    read = f"read back, every pixel, by {', '.join(found.read_back)}" if found.read_back else "not read back"
+    return "\n".join(
+        [
+            f"{output}: {found.composites} composites as {form}",
+            f"  {found.files} files, {human_bytes(found.bytes)}, in {found.parts} parts{there}",
+            f"  {read}",
+        ]
+    )

@@ -1,0 +1,217 @@
+"""`synthpipe inspect`: what a run, a store or a curated set holds, down to which patch a region came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from synthpipe.cli.locations import LOCATION
+from synthpipe.errors import ConfigError
+from synthpipe.files import Location, write_atomically
+from synthpipe.records import STRATEGIES
+from synthpipe.storage.summary import human_bytes, summarise
+
+if TYPE_CHECKING:
+    from synthpipe.report.stored import Stored, StoredComposites
+    from synthpipe.taxonomy import Taxonomy
+
+_ON_SHEET = 24  # composites of a contact sheet, unless others are asked for
+_MOST = 300
+_MAP = 16, 32  # rows and columns of the map of a composite: characters are twice as high as wide
+_MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@click.command()
+@click.argument("path", type=LOCATION)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option(
+    "--sample", "samples", multiple=True, metavar="I", help="Show composites: 3, or 3,7, or 10-19; may be given often."
+)
+@click.option("--sheet", type=LOCATION, metavar="PNG", help="Write a contact sheet of them, or of some over all.")
+def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Location | None) -> None:
+    """Summarise a run, a Zarr store, or a group of one, at a path or URL; also while it is being built.
+
+    --sample shows composites with their recipe: which patch each region came from. They are those of the curated set
+    where PATH is a run; name candidates.zarr/mosaic, say, for others.
+
+    \b
+    Examples:
+      synthpipe inspect runs/demo
+      synthpipe inspect runs/demo/curated.zarr --json
+      synthpipe inspect runs/demo --sample 0 --sample 10-12
+      synthpipe inspect runs/demo/candidates.zarr/bezier --sheet bezier.png
+    """
+    chosen = _indices(samples)
+    if not samples and not sheet:
+        summary = summarise(path)
+        _print(json.dumps(summary, indent=1) if as_json else "\n".join(_lines(summary)))
+        return
+    from synthpipe.report import stored  # compiles, which the rest need not wait for
+
+    found = stored.open_composites(path)
+    shown = [found[index] for index in chosen or found.evenly(_ON_SHEET)]
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "samples": [stored.as_json(each, found.taxonomy) for each in shown]}))
+    elif samples:
+        _print("\n".join(line for each in shown for line in _sample_lines(each, found.taxonomy)))
+    if sheet:
+        _write_sheet(sheet, shown, found)
+        click.echo(f"{sheet}: {len(shown)} of {len(found)} composites", err=as_json)
+
+
+def _write_sheet(sheet: Location, shown: Sequence[Stored], found: StoredComposites) -> None:
+    from synthpipe.report.sheet import contact_sheet
+
+    if not shown:
+        raise ConfigError("--sheet: there is no composite to show yet; see `synthpipe status`")
+    write_atomically(sheet, contact_sheet(shown, found.taxonomy))
+
+
+def _indices(samples: Sequence[str]) -> list[int]:
+    """Read ``3``, ``3,7`` and ``10-19``."""
+    found: list[int] = []
+    for part in (part.strip() for text in samples for part in text.split(",")):
+        numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
+        if numbers is None:
+            raise ConfigError(f"--sample {part}: expected an index such as 3, several as 3,7, or a range as 10-19")
+        first, last = int(numbers[1]), int(numbers[2] or numbers[1])
+        if len(found) + last + 1 - first > _MOST:
+            raise ConfigError(f"--sample {part}: that is more than {_MOST} composites; ask for fewer at a time")
+        found += range(first, last + 1)
+    return found
+
+
+def _print(text: str) -> None:
+    """Print, in colours only where a terminal shows them and its user has not turned them off."""
+    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    click.echo(text, color=False if plain else None)
+
+
+def _name(text: object) -> str:
+    """Return a name from a disk as it may be printed: what would steer a terminal, or is no Unicode, as an escape."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
+
+
+def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    if summary["kind"] == "store":
+        yield f"{summary['path']}: {human_bytes(_size(summary))}"
+        for key in ("pipeline", "fingerprint", "strategy", "purpose"):
+            if key in summary["attributes"]:
+                yield f"  {key} {_name(summary['attributes'][key])}"
+        yield from _group_lines(summary, "  ")
+        return
+    state = "finished" if summary["finished"] else "not finished; `synthpipe status` tells how far it is"
+    size = human_bytes(sum(map(_size, summary["stores"].values())))
+    yield f"{summary['path']}: run of {_name(summary['name'])}, {state}"
+    yield f"  stores       {size}"
+    yield f"  fingerprint  {summary['fingerprint']}"
+    yield f"  patches      {summary['catalog_digest']}"
+    yield "  versions     " + ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
+    if summary["stages"]:
+        yield "  seconds      " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["stages"].items())
+    for strategy in STRATEGIES:
+        yield from _strategy_lines(strategy, summary["strategies"].get(strategy, {}), summary["filters"].get(strategy))
+    for name, store in summary["stores"].items():
+        yield f"  {name}: {human_bytes(_size(store))}"
+        yield from _group_lines(store, "    ")
+
+
+def _strategy_lines(strategy: str, entry: Mapping[str, Any], report: Mapping[str, Any] | None) -> Iterator[str]:
+    if report:
+        kept = report["best_epoch"] + 1
+        yield (
+            f"  {strategy} filter: accuracy {report['accuracy']:.3f}, AUROC {report['auroc']:.3f}, "
+            f"{report['network']}, epoch {kept} of {len(report['epochs'])}"
+        )
+    if "verdicts" not in entry:
+        return
+    rate = "" if entry["acceptance"] is None else f", acceptance {entry['acceptance']:.1%}"
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in entry["class_share"].items())
+    donors = entry["donors"]
+    yield f"  {strategy}: {entry['candidates']} candidates{rate}"
+    yield f"    verdicts: {_counted(entry['verdicts'])}"
+    yield f"    kept pixels: {shares}"
+    yield (
+        f"    donors: {donors['used']} of {donors['available']} used, one of them in up to "
+        f"{donors['most_composites_of_one']} composites"
+    )
+
+
+def _group_lines(group: Mapping[str, Any], indent: str) -> Iterator[str]:
+    yield from (f"{indent}{line}" for line in _content_lines(group.get("contents", {})))
+    for name, entry in group["arrays"].items():
+        shape, chunk = (" x ".join(map(str, entry[sizes])) for sizes in ("shape", "chunks"))
+        complete = f"{entry['shards_complete']} of {entry['shards_planned']} shards"
+        layout = f"chunk {chunk}" + (f", shard {entry['shards'][0]}" if entry["shards"] else "")
+        stored = f"{complete}, {human_bytes(entry['bytes_stored'])}"
+        codecs = "+".join(entry["codecs"])
+        yield f"{indent}{name:16} {entry['dtype']:8} {shape:22} {stored:28} {layout}, {codecs}"
+    for name, child in group["groups"].items():
+        yield f"{indent}{name}: {human_bytes(_size(child))}"
+        yield from _group_lines(child, indent + "  ")
+
+
+def _content_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    if "class_share" in found:
+        yield "pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in found["class_share"].items())
+    if "class_occurrence" in found:
+        yield "occur in: " + ", ".join(f"{name} {share:.1%}" for name, share in found["class_occurrence"].items())
+    if scores := found.get("p_real", {}).get("count"):
+        told = found["p_real"]
+        yield f"p(real): {told['least']:.3f} to {told['greatest']:.3f}, mean {told['mean']:.3f}, of {scores}"
+    if "verdicts" in found:
+        yield f"verdicts: {_counted(found['verdicts'])}"
+    if "strategies" in found:
+        yield f"strategies: {_counted(found['strategies'])}"
+
+
+def _sample_lines(shown: Stored, taxonomy: Taxonomy) -> Iterator[str]:
+    from synthpipe.report.composites import class_shares, seen
+    from synthpipe.report.stored import class_name
+
+    height, width = shown.mask.shape
+    yield f"{shown.index}: {_name(shown.told())}, {height} x {width} pixels"
+    yield "  " + ", ".join(f"{share:.1%} {name}" for name, share in class_shares(shown.mask, taxonomy))
+    if shown.recipe is None:
+        yield f"  patch {_name(shown.source.get('patch'))}, sha256 {shown.source.get('sha256')}"
+        return
+    regions, numbers = seen(shown.recipe, shown.mask)
+    marks = {each.region.number: _MARKS[place % len(_MARKS)] for place, each in enumerate(regions)}
+    yield from (f"  {line}" for line in _map(numbers, shown.mask, marks, taxonomy))
+    places = max(len(each.region.place) for each in regions)
+    names = max(len(class_name(each, taxonomy)) for each in regions)
+    for each in regions:
+        name = class_name(each, taxonomy)
+        yield (
+            f"  {marks[each.region.number]} {each.share:6.1%}  {name:{names}}  {each.region.place:{places}}  "
+            f"{_name(each.region.patch)}, {each.region.window}"
+        )
+    yield ""
+
+
+def _map(numbers: Any, mask: Any, marks: Mapping[int, str], taxonomy: Taxonomy) -> Iterator[str]:
+    """Draw a composite in characters: a letter a region, in the colour of its class."""
+    colors = [*(each.color for each in taxonomy.classes), taxonomy.background_color]
+    rows, columns = ((np.arange(n) + 0.5) * size / n for n, size in zip(_MAP, mask.shape, strict=True))
+    for y in rows.astype(int):
+        line = ""
+        for x in columns.astype(int):
+            color = colors[min(int(mask[y, x]), len(taxonomy))]
+            dark = sum(color) > 380
+            line += click.style(marks[int(numbers[y, x])], fg=(0, 0, 0) if dark else (255, 255, 255), bg=color)
+        yield line
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def _size(group: Mapping[str, Any]) -> int:
+    stored = sum(entry["bytes_stored"] for entry in group["arrays"].values())
+    return int(stored) + sum(map(_size, group["groups"].values()))

@@ -1,0 +1,196 @@
+"""Exporting a curated set: parts in parallel, resumable, and then what the whole needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from synthpipe.cards.croissant import croissant
+from synthpipe.cards.facts import facts_of, run_of
+from synthpipe.cards.readme import readme
+from synthpipe.errors import ConfigError, StaleRunError, StoreError
+from synthpipe.export.coco import CocoRuns
+from synthpipe.export.form import Form
+from synthpipe.export.hf import HuggingFaceParquet
+from synthpipe.export.ledger import Ledger, PartRecord
+from synthpipe.export.png import PngFolders
+from synthpipe.export.webdataset import WebDatasetShards
+from synthpipe.export.work import ExportJob, begin, do_part
+from synthpipe.files import Location, stream_atomically, sweep, write_atomically
+from synthpipe.handoff import CuratedSet, Description
+from synthpipe.progress import Reporter
+from synthpipe.storage.lock import held
+
+Done = tuple[PartRecord, bool]
+FormName = Literal["png", "webdataset", "hf", "coco"]
+FORMS: tuple[FormName, ...] = get_args(FormName)
+_FORMS: Mapping[FormName, Callable[[Description], Form]] = {
+    "png": PngFolders,
+    "webdataset": WebDatasetShards,
+    "hf": HuggingFaceParquet,
+    "coco": CocoRuns,
+}
+PART = 1000
+"""Composites a part, unless another number is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A finished export: composites, files and bytes of its parts, how many of these were there before, readers."""
+
+    composites: int
+    files: int
+    bytes: int
+    parts: int
+    kept: int
+    read_back: tuple[str, ...]
+
+
+def export(
+    curated: CuratedSet,
+    name: FormName,
+    folder: Location,
+    reporter: Reporter,
+    part: int = PART,
+    workers: int | None = None,
+    check: bool = True,
+) -> Exported:
+    """Write a curated set in another form, or go on with an export that was interrupted.
+
+    Parameters
+    ----------
+    curated : CuratedSet
+        What to export.
+    name : str
+        The form, one of `FORMS`.
+    folder : Path or UPath
+        Where to: new, empty, or begun with the same arguments.
+    reporter : Reporter
+        Told about the progress.
+    part : int
+        Composites a part: what is written, held in memory by a worker, and resumed as a whole.
+    workers : int, optional
+        Processes; by default one a core.
+    check : bool
+        Whether to read back all that was written, and compare it with the set pixel by pixel.
+
+    Raises
+    ------
+    StaleRunError
+        The folder holds something else, or another process is exporting into it.
+    StoreError
+        Something cannot be read or written, or was not read back as it was written.
+    ConfigError
+        The form needs a package that is not installed.
+    """
+    form = form_of(name, curated.description)
+    for package in form.requires:
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError(f"form {name} needs {package}, which is not installed; install synthpipe[export]")
+    _refuse_stores(folder)
+    settings = {"form": name, "part": part, "curated": {"digest": curated.digest, "composites": len(curated)}}
+    Ledger(folder, settings)
+    with held(folder):
+        ledger = Ledger(folder, settings)
+        sweep(folder)
+        try:
+            kept = _parts(ExportJob(curated, form, folder, part, check), ledger, reporter, workers or _cores())
+            for file, chunks in form.whole(folder, len(ledger.parts)):
+                stream_atomically(folder / file, chunks)
+            _write_cards(curated, form, folder, ledger)
+            ledger.finished = True
+            ledger.write()
+        finally:
+            sweep(folder)
+    records = [*ledger.parts.values()]
+    return Exported(
+        composites=sum(record.composites for record in records),
+        files=sum(record.files for record in records),
+        bytes=sum(record.bytes for record in records),
+        parts=len(records),
+        kept=kept,
+        read_back=tuple(sorted({record.read_back or "" for record in records} - {""})),
+    )
+
+
+def _write_cards(curated: CuratedSet, form: Form, folder: Location, ledger: Ledger) -> None:
+    facts = facts_of(curated, run_of(curated))
+    card = form.card(folder, len(curated), sum(record.bytes for record in ledger.parts.values()))
+    write_atomically(folder / "README.md", readme(facts, card.lines, card.header))
+    write_atomically(folder / "croissant.json", croissant(facts, card.files, card.records))
+
+
+def form_of(name: FormName, description: Description) -> Form:
+    """Return a form for sets of such samples."""
+    return _FORMS[name](description)
+
+
+def _parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> int:
+    """See that every part is written and recorded; return how many were there already."""
+    count = math.ceil(len(job.curated) / job.part_size)
+    ledger.finished, kept, before = False, 0, dict(ledger.parts)
+    ledger.write()  # before any part, so that the folder is known for an export's however early this is killed
+    with reporter.stage("export", len(job.curated)) as advance, _pool(job, max(1, min(workers, count))) as pool:
+        with _signals_held():
+            futures = {pool.submit(do_part, number, before.get(number)): number for number in range(count)}
+        for number, (record, there) in _results(job, futures):
+            kept += there
+            ledger.parts[number] = record
+            ledger.write()
+            advance(record.composites)
+    return kept
+
+
+@contextmanager
+def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Give worker processes; when the block is left early, they stop at the next composite."""
+    context = multiprocessing.get_context("spawn")  # threads of the parent's libraries do not survive a fork
+    stop = context.Event()
+    pool = ProcessPoolExecutor(workers, context, begin, (job, stop))
+    try:
+        yield pool
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back from the processes that the block starts, for good: a terminal tells them too, we by `stop`."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _results(job: ExportJob, futures: Mapping[Future[Done], int]) -> Iterator[tuple[int, Done]]:
+    try:
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise StoreError(
+            f"{job.folder}: a worker process was killed, by somebody or for its memory; give the command again, with "
+            "fewer --workers or a smaller --part into another folder where memory is short: whole parts are kept"
+        ) from error
+
+
+def _refuse_stores(folder: Location) -> None:
+    for place in (folder, *folder.parents):
+        if (place / "zarr.json").exists():
+            raise StaleRunError(f"{folder}: lies in the Zarr store {place}; export into a folder outside of it")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

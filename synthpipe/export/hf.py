@@ -1,0 +1,179 @@
+"""Form ``hf``: Parquet files of a Hugging Face data set, with image features, that its viewer shows too."""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from synthpipe.cards.croissant import field, file_set, record_set
+from synthpipe.export.entries import Copy, Entry, Part
+from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
+from synthpipe.files import Location
+from synthpipe.handoff import Description
+from synthpipe.pictures import palette_png
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_ROWS = 100  # in a row group: what readers take at once
+
+
+@dataclass(frozen=True, slots=True)
+class HuggingFaceParquet:
+    """``data/train-00000-of-00012.parquet``, a part each.
+
+    Columns: ``image`` and ``mask`` (PNGs as `datasets.Image` has them; of a mask the palette's indices are the
+    classes), ``labels`` (the classes that occur), ``key``, ``strategy``, ``index``, ``p_real``, ``groups``.
+    """
+
+    description: Description
+    requires: tuple[str, ...] = ("pyarrow",)
+    library: str = "datasets"
+
+    def names(self, part: Part) -> Iterator[str]:
+        yield f"data/train-{part.number:05}-of-{part.of:05}.parquet"
+
+    def files(self, part: Part, pixels: Iterable[Pixels]) -> Files:
+        from pyarrow import parquet
+
+        schema, buffer = self._schema(), io.BytesIO()
+        # PNGs cannot be compressed again, and the rest is small
+        with parquet.ParquetWriter(buffer, schema, compression="none", write_statistics=False) as writer:
+            rows: list[dict[str, Any]] = []
+            for entry, (image, mask) in zip(part.entries, pixels, strict=True):
+                rows.append(self._row(entry, image_png(image), palette_png(mask, self.description.taxonomy)))
+                if len(rows) == _ROWS:
+                    writer.write_table(_table(rows, schema))
+                    rows = []
+            if rows:
+                writer.write_table(_table(rows, schema))
+        (name,) = self.names(part)
+        yield name, buffer.getvalue()
+
+    def read(self, folder: Location, part: Part) -> Iterator[Copy]:
+        from pyarrow import parquet
+
+        (name,) = self.names(part)
+        file = parquet.ParquetFile(io.BytesIO((folder / name).read_bytes()))
+        for batch in file.iter_batches(_ROWS):
+            for row in batch.to_pylist():
+                yield self._copy(row, from_png(row["image"]["bytes"]), from_png(row["mask"]["bytes"]))
+
+    def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
+        from datasets import Dataset
+        from datasets.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+        (name,) = self.names(part)
+        with tempfile.TemporaryDirectory() as cache:  # the library copies what it reads
+            for row in Dataset.from_parquet(str(folder / name), cache_dir=cache):
+                yield self._copy(row, np.asarray(row["image"]), np.asarray(row["mask"]))
+
+    def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
+        yield CLASSES, [classes_json(self.description)]
+
+    def card(self, folder: Location, composites: int, size: int) -> Card:
+        def column(name: str, **more: Any) -> dict[str, Any]:
+            return {"fileSet": {"@id": "parquet"}, "extract": {"column": name}, **more}
+
+        pixels = {"transform": {"jsonPath": "bytes"}}
+        information = {
+            "features": _yaml_features(self.description),
+            "splits": [{"name": "train", "num_bytes": size, "num_examples": composites}],
+            "download_size": size,
+            "dataset_size": size,
+        }
+        default = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+        return Card(
+            lines=(
+                "- `data/train-*.parquet`: columns `image`, `mask` (PNG; a palette's indices are the classes),",
+                "  `labels` (the classes that occur), `key`, `strategy`, `index`, `p_real`, `groups`",
+                CLASSES_LINE,
+            ),
+            files=(file_set("parquet", "data/*.parquet", "application/x-parquet", "all columns"),),
+            records=(
+                record_set(
+                    "composites",
+                    "a composite a row",
+                    field("key", "sc:Text", "name of the composite", column("key")),
+                    field("image", "sc:ImageObject", "RGB", column("image", **pixels)),
+                    field("mask", "sc:ImageObject", "class indices", column("mask", **pixels)),
+                    field("strategy", "sc:Text", "that made it", column("strategy")),
+                    field("index", "sc:Integer", "among the candidates", column("index")),
+                    field("p_real", "sc:Float", "the filter's probability", column("p_real")),
+                    key="key",
+                ),
+            ),
+            header={"configs": [default], "dataset_info": information},
+        )
+
+    def features(self) -> dict[str, Any]:
+        """Return the columns' features as the library writes them into Parquet's metadata."""
+        classes = {"names": list(self.description.taxonomy.names), "_type": "ClassLabel"}
+        return {
+            "image": {"_type": "Image"},
+            "mask": {"_type": "Image"},
+            "labels": {"feature": classes, "_type": "Sequence"},
+            "key": {"dtype": "string", "_type": "Value"},
+            "strategy": {"dtype": "string", "_type": "Value"},
+            "index": {"dtype": "int64", "_type": "Value"},
+            "p_real": {"dtype": "float64", "_type": "Value"},
+            "groups": {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"},
+        }
+
+    def _schema(self) -> pyarrow.Schema:
+        import pyarrow
+
+        picture = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+        columns = [
+            ("image", picture),
+            ("mask", picture),
+            ("labels", pyarrow.list_(pyarrow.int64())),
+            ("key", pyarrow.string()),
+            ("strategy", pyarrow.string()),
+            ("index", pyarrow.int64()),
+            ("p_real", pyarrow.float64()),
+            ("groups", pyarrow.list_(pyarrow.string())),
+        ]
+        information = {"info": {"features": self.features()}}
+        return pyarrow.schema(columns, metadata={"huggingface": json.dumps(information)})
+
+    def _row(self, entry: Entry, image: bytes, mask: bytes) -> dict[str, Any]:
+        about = entry.to_json()
+        about["labels"] = [label for label, occurs in enumerate(entry.labels) if occurs]
+        path = f"{entry.key}.png"
+        pictures = {"image": {"bytes": image, "path": path}, "mask": {"bytes": mask, "path": path}}
+        return {**pictures, **about, "key": entry.key}
+
+    def _copy(self, row: Mapping[str, Any], image: Any, mask: Any) -> Copy:
+        labels = tuple(int(label in row["labels"]) for label in range(len(self.description.taxonomy)))
+        about = {name: row[name] for name in ("groups", "index", "p_real", "strategy")}
+        return Copy(row["key"], image, mask, labels, {**about, "labels": list(labels)})
+
+
+def _yaml_features(description: Description) -> list[dict[str, Any]]:
+    """Return the columns' features as a data set's README lists them."""
+    names = {str(index): name for index, name in enumerate(description.taxonomy.names)}
+    return [
+        {"name": "image", "dtype": "image"},
+        {"name": "mask", "dtype": "image"},
+        {"name": "labels", "sequence": {"class_label": {"names": names}}},
+        {"name": "key", "dtype": "string"},
+        {"name": "strategy", "dtype": "string"},
+        {"name": "index", "dtype": "int64"},
+        {"name": "p_real", "dtype": "float64"},
+        {"name": "groups", "sequence": "string"},
+    ]
+
+
+def _table(rows: list[dict[str, Any]], schema: pyarrow.Schema) -> pyarrow.Table:
+    import pyarrow
+
+    return pyarrow.Table.from_pylist(rows, schema=schema)

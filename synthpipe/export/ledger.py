@@ -1,0 +1,93 @@
+"""``export.json``: what an export is of, and which of its parts are written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from synthpipe.config import differences
+from synthpipe.errors import StaleRunError, StoreError
+from synthpipe.files import Location
+from synthpipe.storage.run import read_json, write_json
+
+FORMAT_VERSION = 1
+NAME = "export.json"
+_IGNORED = frozenset({".lock"})  # in a folder that counts as empty
+
+
+@dataclass(frozen=True, slots=True)
+class PartRecord:
+    """A written part: its composites, files and bytes, the digest of its files, and what read it back, if anything."""
+
+    composites: int
+    files: int
+    bytes: int
+    sha256: str
+    read_back: str | None
+
+
+class Ledger:
+    """What is recorded of an export in its folder.
+
+    Parameters
+    ----------
+    folder : path
+        Of the export.
+    purpose : mapping
+        Form, curated set and settings, JSON-ready: what an export goes on with must be equal.
+
+    Raises
+    ------
+    StaleRunError
+        The folder holds another export, or other files.
+    StoreError
+        The ledger is damaged.
+    """
+
+    def __init__(self, folder: Location, purpose: Mapping[str, Any]) -> None:
+        self._path = folder / NAME
+        self._purpose = {"format_version": FORMAT_VERSION, **purpose}
+        self.parts: dict[int, PartRecord] = {}
+        self.finished = False
+        if self._path.exists():
+            self._load(folder)
+        elif folder.exists() and any(file.name not in _IGNORED for file in folder.iterdir()):
+            raise StaleRunError(f"{folder}: holds files, but no {NAME}; export into a new or an empty folder")
+
+    def _load(self, folder: Location) -> None:
+        try:
+            data = read_json(self._path)
+            found = {key: data[key] for key in data.keys() - {"finished", "parts"}}
+            parts = {int(number): PartRecord(**record) for number, record in data["parts"].items()}
+        except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"{self._path}: is damaged; remove {folder} and export again") from error
+        if changes := list(differences(found, self._purpose)):
+            message = f"{folder}: holds another export; export into another folder, or undo:"
+            raise StaleRunError("\n  ".join([message, *changes]))
+        self.parts, self.finished = parts, bool(data.get("finished"))
+
+    def write(self) -> None:
+        """Record what is known now."""
+        parts = {str(number): asdict(self.parts[number]) for number in sorted(self.parts)}
+        write_json(self._path, {**self._purpose, "finished": self.finished, "parts": parts})
+
+
+def digest_of(files: Iterable[tuple[str, bytes]]) -> tuple[int, int, str]:
+    """Return number, bytes and digest of files: the SHA-256 of the lines that ``sha256sum`` would print of them."""
+    count = size = 0
+    known = hashlib.sha256()
+    for name, data in files:
+        count, size = count + 1, size + len(data)
+        known.update(f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode())
+    return count, size, known.hexdigest()
+
+
+def sha256_of(path: Location) -> str:
+    """Return the digest of a file of any size."""
+    known = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            known.update(data)
+    return known.hexdigest()

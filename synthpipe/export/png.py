@@ -1,0 +1,105 @@
+"""Form ``png``: folders ``img/`` and ``mask/``, as the published data sets have them and mmsegmentation reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from synthpipe.cards.croissant import field, file_set, from_file, record_set
+from synthpipe.config import Layout
+from synthpipe.export.entries import Copy, Entry, Part
+from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.files import Location
+from synthpipe.handoff import Description
+from synthpipe.pictures import palette_png
+
+CLASSES = "classes.json"
+CLASSES_LINE = "- `classes.json`: class names and colours by index, and the index to be ignored"
+
+_SPELLINGS: Mapping[Layout, tuple[str, str]] = {
+    "wsss4luad": ("-", ", "),
+    "bcss-wsss": ("+0", ""),
+    "luad-histoseg": ("-", " "),
+    "folders": ("-", ", "),
+    "csv": ("-", ", "),
+}
+"""What stands before the label in a file name, and between its digits, as each data set was published."""
+
+
+@dataclass(frozen=True, slots=True)
+class PngFolders:
+    """RGB images in ``img/``, palette masks of the same names in ``mask/``; the label stands in the name.
+
+    Names follow the layout of the set's patches: ``mosaic0000041-[1, 0, 1].png``, ``mosaic0000041+0[1001].png`` or
+    ``mosaic0000041-[1 0 0 1].png``. A mask is written before its image: whoever finds an image finds its mask.
+    """
+
+    description: Description
+    requires: tuple[str, ...] = ()
+    library: str = "pillow"
+
+    def names(self, part: Part) -> Iterator[str]:
+        for entry in part.entries:
+            name = self.file_name(entry)
+            yield from (f"mask/{name}", f"img/{name}")
+
+    def files(self, part: Part, pixels: Iterable[Pixels]) -> Files:
+        names = self.names(part)
+        for image, mask in pixels:
+            yield next(names), palette_png(mask, self.description.taxonomy)
+            yield next(names), image_png(image)
+
+    def read(self, folder: Location, part: Part) -> Iterator[Copy]:
+        for entry in part.entries:
+            name = self.file_name(entry)
+            image, mask = (from_png((folder / below / name).read_bytes()) for below in ("img", "mask"))
+            yield Copy(entry.key, image, mask, None)
+
+    def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
+        return self.read(folder, part)
+
+    def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
+        yield CLASSES, [classes_json(self.description)]
+
+    def card(self, folder: Location, composites: int, size: int) -> Card:
+        return Card(
+            lines=(
+                "- `img/`: RGB images, PNG; the label in a name has a digit a class, 1 where it occurs",
+                "- `mask/`: masks of the same names, palette PNG; pixel values are class indices",
+                CLASSES_LINE,
+            ),
+            files=(
+                file_set("images", "img/*.png", "image/png", "RGB images"),
+                file_set("masks", "mask/*.png", "image/png", "class indices, with a palette"),
+            ),
+            records=tuple(
+                record_set(
+                    f"{name}-by-name",
+                    f"{name}; an image and its mask have one name",
+                    field("name", "sc:Text", "of the file", from_file(name, "filename")),
+                    field("pixels", "sc:ImageObject", "RGB, or class indices", from_file(name, "content")),
+                    key="name",
+                )
+                for name in ("images", "masks")
+            ),
+        )
+
+    def file_name(self, entry: Entry) -> str:
+        """Return the name of a composite's image and of its mask."""
+        before, between = _SPELLINGS[self.description.patches.layout]
+        return f"{entry.key}{before}[{between.join(map(str, entry.labels))}].png"
+
+
+def classes_json(description: Description) -> bytes:
+    """Return class names and colours by index, and the index to be ignored, under the names that mmsegmentation has."""
+    taxonomy = description.taxonomy
+    meaning: dict[str, Any] = {
+        "classes": list(taxonomy.names),
+        "palette": [list(tissue.color) for tissue in taxonomy.classes],
+        "ignore_index": taxonomy.background,
+        "ignore_color": list(taxonomy.background_color),
+        "reduce_zero_label": False,
+    }
+    return (json.dumps(meaning, indent=1) + "\n").encode()

@@ -1,0 +1,133 @@
+"""A composite as the page shows it: its layers, what it is in words, where it came from, how it is made again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from synthpipe.compose.mosaic import quadrant_places
+from synthpipe.files import Location
+from synthpipe.patches.catalog import Catalog
+from synthpipe.records import BezierRecipe, MosaicRecipe, Reason, Recipe
+from synthpipe.report.charts import tissue
+from synthpipe.report.composites import (
+    Seen,
+    Shown,
+    class_shares,
+    edge_layer,
+    mask_layer,
+    numbered,
+    photo,
+    region_layer,
+    seen,
+)
+from synthpipe.taxonomy import Taxonomy
+
+REASONS_TOLD: dict[Reason, str] = {
+    "kept": "kept",
+    "looks_synthetic": "looks synthetic",
+    "too_few_classes": "too few classes",
+    "donor_overused": "donor overused",
+    "surplus": "surplus",
+}
+_QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What the page shows of a composite; texts are not escaped yet, pictures are data URIs.
+
+    `regions` and `quadrants` are rows of tables, `told` pairs of a name and a value.
+    """
+
+    strategy: str
+    index: int
+    name: str
+    title: str
+    anchor: str
+    score: str
+    reason: str
+    shares: str
+    alt: str
+    width: int
+    height: int
+    font: float
+    photo: str
+    mask: str
+    edges: str
+    borders: str
+    numbers: Sequence[Seen]
+    told: Sequence[tuple[str, str]]
+    regions: Sequence[Sequence[Any]]
+    quadrants: Sequence[Sequence[str]]
+    replay: str
+
+
+def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> Card:
+    """Describe a composite of the run at `run`, made from the patches of `catalog`."""
+    name = f"{shown.strategy} {shown.index}"
+    score = "" if shown.p_real is None else f"p(real) {shown.p_real:.3f}"
+    reason = REASONS_TOLD[shown.verdict] if shown.verdict else "not judged yet"
+    found, numbers = seen(shown.recipe, shown.mask)
+    shares = ", ".join(f"{share:.0%} {found_class}" for found_class, share in class_shares(shown.mask, taxonomy))
+    title = ", ".join(part for part in (name, reason, score) if part)
+    height, width = shown.mask.shape
+    replay = f"synthpipe replay {shlex.quote(str(run))} {name} -o {shown.strategy}-{shown.index}.png"
+    return Card(
+        shown.strategy,
+        shown.index,
+        name,
+        title,
+        f"{shown.strategy}-{shown.index}",
+        score,
+        reason,
+        shares,
+        f"composite {name}: {shares}",
+        width,
+        height,
+        round(0.065 * max(height, width), 2),
+        photo(shown.image),
+        mask_layer(shown.mask, taxonomy),
+        edge_layer(shown.mask, taxonomy),
+        region_layer(numbers),
+        numbered(found),
+        [("classes", shares), *_told(shown.recipe, len(found))],
+        [_region(each, taxonomy, catalog) for each in found],
+        _quadrants(shown.recipe) if isinstance(shown.recipe, MosaicRecipe) else [],
+        replay,
+    )
+
+
+def _region(each: Seen, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:
+    patch = catalog.by_id(each.region.patch)
+    colors = [taxonomy.classes[label].color for label in patch.classes]
+    name = tissue(taxonomy.label(patch.classes), *colors)
+    donor = Markup("<code>{}</code>").format(patch.path)
+    return each.region.number, f"{each.share:.1%}", name, donor, each.region.place, each.region.window
+
+
+def _told(recipe: Recipe, regions: int) -> list[tuple[str, str]]:
+    height, width = recipe.canvas
+    rows = [("canvas", f"{height} x {width} pixels")]
+    if isinstance(recipe, BezierRecipe):
+        curve = f"{len(recipe.points)} corners, edgy {recipe.edgy:g}, radius {recipe.radius:g}"
+        return [*rows, ("curve", curve)]
+    rows.append(("split point", f"y {recipe.split[0]}, x {recipe.split[1]}"))
+    rows.append(("tiles", f"{regions} of {len(tuple(recipe.donors()))} are seen"))
+    return rows
+
+
+def _quadrants(recipe: MosaicRecipe) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    places = quadrant_places(recipe.split, recipe.canvas)
+    for name, quadrant, (_, _, height, width) in zip(_QUADRANTS, recipe.quadrants, places, strict=True):
+        warp = quadrant.warp
+        told = ("none", "none", "none")
+        if warp:
+            told = (f"{warp.angle:.1f}°", f"{warp.scale:.2f}", f"{warp.shift_y:+.1%}, {warp.shift_x:+.1%}")
+        rows.append((name, f"{height} x {width}", quadrant.flip, *told))
+    return rows

@@ -1,0 +1,184 @@
+"""Charts as SVG text: pure functions of numbers, coloured by the page's style sheet.
+
+Each says in a title what it shows; the page has its numbers in a table beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from markupsafe import Markup
+
+_WIDTH, _HEIGHT = 400, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 12, 40
+_INNER = _WIDTH - _LEFT - _RIGHT
+_TALL = _HEIGHT - _TOP - _BOTTOM
+
+
+def histogram(
+    title: str, kept: Sequence[int], others: Sequence[int], line: float | None, line_label: str, names: tuple[str, str]
+) -> Markup:
+    """Draw how many scores lie in equal parts of 0 to 1: the kept below, the others stacked on them.
+
+    Parameters
+    ----------
+    title : str
+        What is shown.
+    kept, others : sequence of int
+        Counts, of one length.
+    line : float or None
+        A score to be marked, with `line_label`.
+    names : tuple of str
+        What kept and others are called in the legend.
+    """
+    top = _above(max([1, *(a + b for a, b in zip(kept, others, strict=True))]))
+    width = _INNER / len(kept)
+    parts = [_axes(_ticks(top), [(place / 5, f"{place / 5:g}") for place in range(6)], "p(real)", "composites")]
+    for number, (below, above) in enumerate(zip(kept, others, strict=True)):
+        for kind, start, count in (("kept", 0, below), ("other", below, above)):
+            if count:
+                height = _TALL * count / top
+                y = _TOP + _TALL * (1 - start / top) - height
+                parts.append(
+                    Markup('<rect class="{}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>').format(
+                        kind, _LEFT + number * width + 0.5, y, width - 1, height
+                    )
+                )
+    if line is not None:
+        x = _LEFT + line * _INNER
+        anchor = "end" if line > 0.5 else "start"
+        parts.append(
+            Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(x, _TOP, _TOP + _TALL)
+        )
+        parts.append(
+            Markup('<text class="marked" x="{:.1f}" y="{}" text-anchor="{}">{}</text>').format(
+                x + (-4 if anchor == "end" else 4), _TOP + 10, anchor, line_label
+            )
+        )
+    return _svg(title, parts, list(zip(("kept", "other"), names, strict=True)) if any(others) else [])
+
+
+def curves(
+    title: str, series: Mapping[str, Sequence[float]], best: int | None = None, top: float | None = None
+) -> Markup:
+    """Draw a line a series over epochs counted from 1, the one numbered `best` from 0 marked; from 0 to `top`."""
+    length = max(map(len, series.values()))
+    finite = [value for values in series.values() for value in values if math.isfinite(value)]
+    top = top or _above(max([1e-9, *finite]))
+    step = max(1, math.ceil((length - 1) / 6))
+    epochs = [(_share(number, length), str(number + 1)) for number in range(0, length, step)]
+    parts = [_axes(_ticks(top), epochs, "epoch", "")]
+    if best is not None:
+        x = _LEFT + _INNER * _share(best, length)
+        parts.append(
+            Markup('<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>').format(x, _TOP, _TOP + _TALL)
+        )
+    legend = []
+    for number, (name, values) in enumerate(series.items()):
+        kind = f"line{number % 4}"
+        places = [
+            (_LEFT + _INNER * _share(epoch, length), _TOP + _TALL * (1 - min(1.0, max(0.0, value / top))))
+            for epoch, value in enumerate(values)
+            if math.isfinite(value)
+        ]
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, points))
+        dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>')
+        parts += [dot.format(kind, x, y) for x, y in places]
+        legend.append((kind, name))
+    return _svg(title, parts, legend)
+
+
+def ranks(title: str, uses: Sequence[int], what: str) -> Markup:
+    """Draw falling counts as one area: how often the most used is used, and so on to the least used."""
+    top = _above(max([1, *uses]))
+    ordered = sorted(uses, reverse=True)
+    places = sorted({round(number) for number in _spread(len(ordered), 200)})
+    points = [(_LEFT + _INNER * number / len(ordered), ordered[number]) for number in places]
+    points.append((_LEFT + _INNER, ordered[-1]))
+    corners = [f"{_LEFT},{_TOP + _TALL}"]
+    for (x, count), (following, _) in pairwise(points):
+        y = _TOP + _TALL * (1 - count / top)
+        corners += [f"{x:.1f},{y:.1f}", f"{following:.1f},{y:.1f}"]
+    corners.append(f"{_LEFT + _INNER},{_TOP + _TALL}")
+    marks = [(share, f"{round(share * len(ordered))}") for share in (0, 0.25, 0.5, 0.75, 1)]
+    area = Markup('<polygon class="kept" points="{}"/>').format(" ".join(corners))
+    return _svg(title, [_axes(_ticks(top), marks, what, "composites"), area], [])
+
+
+def bar(share: float, kind: str = "kept") -> Markup:
+    """Draw a share of 0 to 1 as a bar for a table's cell, where the number stands in words beside it."""
+    return Markup(
+        '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
+        '<rect class="{}" width="{:.2f}" height="8"/></svg>'
+    ).format(kind, 100 * min(1.0, max(0.0, share)))
+
+
+def swatch(color: Sequence[int]) -> Markup:
+    """Draw a colour, RGB of 0-255, for a legend."""
+    return Markup(
+        '<svg class="swatch" viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" fill="{}"/></svg>'
+    ).format("#" + bytes(color).hex())
+
+
+def tissue(name: str, *colors: Sequence[int]) -> Markup:
+    """Return the name of a class, or of several, with its colours before it."""
+    return Markup('<span class="tissue">{} {}</span>').format(Markup("").join(map(swatch, colors)), name)
+
+
+def _svg(title: str, parts: Sequence[Markup], legend: Sequence[tuple[str, str]]) -> Markup:
+    rows = []
+    for number, (kind, name) in enumerate(legend):
+        x, y = _LEFT + number % 2 * _INNER / 2, _HEIGHT + 8 + number // 2 * 16
+        rows.append(
+            Markup(
+                '<rect class="{}" x="{:.1f}" y="{}" width="10" height="10"/><text x="{:.1f}" y="{}">{}</text>'
+            ).format(kind, x, y - 9, x + 15, y, name)
+        )
+    height = _HEIGHT + (len(legend) + 1) // 2 * 16
+    return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
+        _WIDTH, height, title, title, Markup("").join([*parts, *rows])
+    )
+
+
+def _axes(ticks: Sequence[float], places: Sequence[tuple[float, str]], below: str, beside: str) -> Markup:
+    parts = []
+    for value in ticks:
+        y = _TOP + _TALL * (1 - value / ticks[-1])
+        parts.append(
+            Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(_LEFT, _WIDTH - _RIGHT, y=y)
+        )
+        parts.append(
+            Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(_LEFT - 5, y + 4, f"{value:,g}")
+        )
+    for share, label in places:
+        x = _LEFT + share * _INNER
+        parts.append(
+            Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x, _TOP + _TALL + 15, label)
+        )
+    middle = _LEFT + _INNER / 2
+    parts.append(Markup('<text x="{}" y="{}" text-anchor="middle">{}</text>').format(middle, _HEIGHT - 10, below))
+    if beside:
+        turned = Markup('<text transform="rotate(-90)" x="{}" y="11" text-anchor="middle">{}</text>')
+        parts.append(turned.format(-(_TOP + _TALL / 2), beside))
+    return Markup("").join(parts)
+
+
+def _above(value: float) -> float:
+    """Return the least of 1, 2, 4, 5 or 8 times a power of ten that is not below `value`."""
+    power = 10.0 ** math.floor(math.log10(value))
+    return float(next(factor * power for factor in (1, 2, 4, 5, 8, 10) if factor * power >= value * (1 - 1e-9)))
+
+
+def _ticks(top: float) -> list[float]:
+    return [float(f"{top * number / 4:.6g}") for number in range(5)]
+
+
+def _share(number: int, length: int) -> float:
+    return 0.5 if length == 1 else number / (length - 1)
+
+
+def _spread(count: int, most: int) -> list[float]:
+    return [number * (count - 1) / max(1, most - 1) for number in range(most)]

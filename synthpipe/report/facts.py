@@ -1,0 +1,114 @@
+"""What a report tells of a run, gathered as plain records: nothing here knows how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from synthpipe.config import Pipeline
+from synthpipe.files import Location
+from synthpipe.patches.catalog import Catalog, load_catalog
+from synthpipe.records import Strategy
+from synthpipe.report.choice import chosen_kept, chosen_rejected
+from synthpipe.report.composites import Shown, read_shown
+from synthpipe.report.tallies import Tally, tally
+from synthpipe.storage.run import RunDirectory, read_json
+from synthpipe.storage.schema import open_group
+from synthpipe.storage.summary import summarise
+
+GALLERY = 24
+"""Composites of a strategy that are shown of what is kept, and of what is rejected."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StrategyFacts:
+    """What became of a strategy's candidates.
+
+    Attributes
+    ----------
+    strategy : str
+        Which.
+    tally : Tally
+        All its candidates, added up.
+    kept, rejected : tuple of Shown
+        Some of them, highest score first; candidates that are not judged yet count as kept.
+    filter : mapping or None
+        What ``filter/STRATEGY.json`` holds.
+    journal : mapping
+        What ``build.json`` tells of the strategy.
+    """
+
+    strategy: Strategy
+    tally: Tally
+    kept: tuple[Shown, ...]
+    rejected: tuple[Shown, ...]
+    filter: Mapping[str, Any] | None
+    journal: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RunFacts:
+    """A run.
+
+    Attributes
+    ----------
+    path : Path or UPath
+        Where it lies.
+    finished : bool
+        Whether its build came to an end.
+    pipeline : Pipeline
+        What it was built from, with `catalog`, the patches.
+    summary : mapping
+        As of `storage.summary.summarise`: fingerprint, versions, seconds a stage, stores.
+    strategies : tuple of StrategyFacts
+        Those that have candidates by now.
+    """
+
+    path: Location
+    finished: bool
+    pipeline: Pipeline
+    catalog: Catalog
+    summary: Mapping[str, Any]
+    strategies: tuple[StrategyFacts, ...]
+
+
+def gather(path: Location) -> RunFacts:
+    """Gather what there is of a run, finished or not.
+
+    Raises
+    ------
+    StoreError
+        There is no run at `path`, or what it holds is damaged.
+    """
+    run = RunDirectory(path)
+    pipeline = run.pipeline()
+    summary = summarise(path)
+    catalog = load_catalog(path, pipeline.taxonomy)
+    strategies = (_strategy(run, pipeline, catalog, each, summary) for each in pipeline.strategies)
+    found = tuple(each for each in strategies if each)
+    return RunFacts(path.absolute(), summary["finished"], pipeline, catalog, summary, found)
+
+
+def _strategy(
+    run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, summary: Mapping[str, Any]
+) -> StrategyFacts | None:
+    if not (run.candidates / strategy / "zarr.json").exists():
+        return None
+    group = open_group(run.candidates, strategy)
+    if "image" not in group:  # the arrays are just being made
+        return None
+    tallied = tally(group, len(pipeline.classes), catalog.donors)
+    galleries = [
+        tuple(read_shown(group, strategy, indices, tallied.verdicts, tallied.p_real))
+        for indices in (chosen_kept(tallied, GALLERY), chosen_rejected(tallied, GALLERY))
+    ]
+    report = run.report(strategy)
+    return StrategyFacts(
+        strategy,
+        tallied,
+        galleries[0],
+        galleries[1],
+        read_json(report) if report.exists() else None,
+        summary["strategies"].get(strategy, {}),
+    )

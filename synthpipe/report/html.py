@@ -1,0 +1,205 @@
+"""The page itself: one HTML file that asks nothing of a network.
+
+Everything from a disk is escaped by the template. A content security policy is the second wall: it allows the page's
+own style sheet and script, by their digests, pictures that it carries itself, and nothing else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from synthpipe.report.charts import bar, tissue
+from synthpipe.report.facts import RunFacts
+from synthpipe.report.strategies import section
+from synthpipe.storage.summary import human_bytes
+
+_FILES = Path(__file__).parent / "page"
+_ROWS = 40  # of a table, where there may be any number
+_FEWER = 10
+
+
+def page(facts: RunFacts) -> str:
+    """Return the report of a run as HTML; equal runs give equal pages."""
+    environment = Environment(
+        loader=FileSystemLoader(_FILES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    red, green, blue = facts.pipeline.background_color
+    glass = f"\n:root {{ --glass: rgb({red} {green} {blue}); }}\n"
+    style = (_FILES / "report.css").read_text(encoding="utf-8") + glass
+    script = (_FILES / "report.js").read_text(encoding="utf-8")
+    return environment.get_template("report.html").render(
+        page=_contents(facts),
+        style=Markup(style),  # ours
+        script=Markup(script),
+        style_hash=_digest(style),
+        script_hash=_digest(script),
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _contents(facts: RunFacts) -> dict[str, Any]:
+    taxonomy, catalog = facts.pipeline.taxonomy, facts.catalog
+    text = yaml.safe_dump(facts.pipeline.model_dump(mode="json"), sort_keys=False, width=100, allow_unicode=True)
+    file = f"{facts.path.name or 'pipeline'}.yaml"
+    colors = [tissue(each.name, each.color) for each in taxonomy.classes]
+    return {
+        "name": facts.pipeline.name,
+        "path": str(facts.path),
+        "finished": facts.finished,
+        "tiles": list(_tiles(facts)),
+        "classes": [*colors, tissue("background, ignored", taxonomy.background_color)],
+        "strategies": [section(facts, each) for each in facts.strategies],
+        "patches_told": (
+            f"{len(catalog.patches):,} patches of {len(catalog.groups):,} slides or patients: {len(catalog.donors):,} "
+            f"of one class, which donate pixels, and {len(catalog.mixed):,} of several, which stand for real ones when "
+            "the filter is trained."
+        ),
+        "label_sets": list(_label_sets(facts)),
+        "sizes": list(_sizes(facts)),
+        "groups": list(_groups(facts)),
+        "problems_told": _problems_told(facts),
+        "problems": [(problem.kind, problem.message) for problem in catalog.problems[:_ROWS]],
+        "stages": list(_stages(facts)),
+        "stores": [
+            (name, str(_arrays_in(store)), human_bytes(_size(store))) for name, store in facts.summary["stores"].items()
+        ],
+        "arrays": [row for name, store in facts.summary["stores"].items() for row in _arrays(store, name)],
+        "origin": list(_origin(facts)),
+        "commands": list(_commands(facts, file)),
+        "pipeline_text": text,
+        "pipeline_name": file,
+        "pipeline_uri": f"data:text/yaml;base64,{base64.b64encode(text.encode('utf-8', 'backslashreplace')).decode()}",
+        "versions": list(facts.summary["versions"].items()),
+    }
+
+
+def _tiles(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    curated = facts.summary["stores"].get("curated.zarr", {"arrays": {}})["arrays"].get("image")
+    if curated:
+        yield "in the curated set", f"{curated['shape'][0]:,}"
+    for each in facts.strategies:
+        kept = int(each.tally.kept.sum())
+        yield f"{each.strategy} kept", f"{kept:,} of {int(each.tally.stored.sum()):,}"
+    height, width = facts.pipeline.canvas
+    yield "pixels", f"{height} x {width}"
+    yield "classes", str(len(facts.pipeline.classes))
+    yield "stored", human_bytes(sum(_size(store) for store in facts.summary["stores"].values()))
+    if stages := facts.summary["stages"]:
+        yield "built in", f"{sum(stages.values()):,.0f} s"
+
+
+def _size(store: Mapping[str, Any]) -> int:
+    arrays = sum(array["bytes_stored"] for array in store["arrays"].values())
+    return int(arrays) + sum(_size(child) for child in store["groups"].values())
+
+
+def _arrays_in(store: Mapping[str, Any]) -> int:
+    return len(store["arrays"]) + sum(_arrays_in(child) for child in store["groups"].values())
+
+
+def _label_sets(facts: RunFacts) -> Iterator[tuple[Any, ...]]:
+    counts = facts.catalog.counts()
+    for number, (classes, count) in enumerate(counts.items()):
+        if number == _ROWS:
+            yield f"and {len(counts) - _ROWS} other label sets", "", "", ""
+            return
+        name = facts.pipeline.taxonomy.label(classes)
+        share = count / len(facts.catalog.patches)
+        single = len(classes) == 1
+        yield name, f"{count:,}", "pixels" if single else "", bar(share, "kept" if single else "other")
+
+
+def _sizes(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    sizes = Counter(f"{patch.height} x {patch.width}" for patch in facts.catalog.patches)
+    for size, count in sizes.most_common(_FEWER):
+        yield size, f"{count:,}"
+    if len(sizes) > _FEWER:
+        yield f"{len(sizes) - _FEWER} other sizes", f"{sizes.total() - sum(n for _, n in sizes.most_common(_FEWER)):,}"
+
+
+def _groups(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
+    patches = Counter(patch.group for patch in facts.catalog.patches)
+    donors = Counter(patch.group for patch in facts.catalog.donors)
+    for name, count in patches.most_common(_FEWER):
+        yield name, f"{count:,}", f"{donors[name]:,}"
+
+
+def _problems_told(facts: RunFacts) -> str:
+    count = len(facts.catalog.problems)
+    if not count:
+        return "None: every patch that was found could be used."
+    more = f"; the first {_ROWS} of them are" if count > _ROWS else ""
+    return f"{count:,} problem{'s' * (count != 1)}{more}:"
+
+
+def _stages(facts: RunFacts) -> Iterator[tuple[Any, ...]]:
+    """Yield seconds a stage, and where it is known what it made, how many a second."""
+    stages: Mapping[str, float] = facts.summary["stages"]
+    longest = max(stages.values(), default=0.0)
+    for stage, seconds in stages.items():
+        count = _made(facts, stage)
+        done, rate = ("", "") if count is None else (f"{count:,}", f"{count / max(seconds, 1e-3):,.0f}")
+        yield stage, f"{seconds:,.1f}", done, rate, bar(seconds / max(longest, 1e-9))
+
+
+def _made(facts: RunFacts, stage: str) -> int | None:
+    """Return how many patches or composites a stage dealt with."""
+    pipeline = facts.pipeline
+    counts = {
+        "catalog": len(facts.catalog.patches) + len(facts.catalog.problems),
+        "donors": len(facts.catalog.donors),
+        "filter composites": pipeline.filter.candidates * len(pipeline.strategies),
+        "curated set": sum(int(each.tally.kept.sum()) for each in facts.strategies),
+    }
+    for each in facts.strategies:
+        counts |= dict.fromkeys(
+            (f"{each.strategy} candidates", f"{each.strategy} scores"), int(each.tally.stored.sum())
+        )
+    return counts.get(stage)
+
+
+def _arrays(store: Mapping[str, Any], name: str) -> Iterator[tuple[str, ...]]:
+    for key, array in store["arrays"].items():
+        shape, chunk = (" x ".join(map(str, array[sizes])) for sizes in ("shape", "chunks"))
+        codecs = ", ".join(array["codecs"])
+        yield f"{name}/{key}", shape, chunk, array["dtype"], codecs, human_bytes(array["bytes_stored"])
+    for key, child in store["groups"].items():
+        yield from _arrays(child, f"{name}/{key}")
+
+
+def _origin(facts: RunFacts) -> Iterator[tuple[str, str]]:
+    pipeline, summary = facts.pipeline, facts.summary
+    yield "pipeline", f"{pipeline.name}, seed {pipeline.seed}"
+    yield "fingerprint", summary["fingerprint"]
+    yield "patches", f"{pipeline.patches.root}, layout {pipeline.patches.layout}"
+    yield "their digest", summary["catalog_digest"]
+    yield "synthpipe", summary["versions"]["synthpipe"]
+
+
+def _commands(facts: RunFacts, file: str) -> Iterator[tuple[str, str]]:
+    run, file = shlex.quote(str(facts.path)), shlex.quote(file)
+    yield "Build it again, from the pipeline file below and the same patches:", f"synthpipe build {file} -o ANOTHER"
+    yield "Check every byte of it:", f"synthpipe verify {run}"
+    yield "Look at it in a terminal:", f"synthpipe inspect {run}"
+    if facts.finished:
+        command = (
+            f"synthpipe train {shlex.quote(str(facts.path / 'curated.zarr'))} --real PATCHES --val IMAGES -o MODEL"
+        )
+        yield "Train a segmentation network on it:", command

@@ -1,0 +1,77 @@
+"use strict";
+// Everything is on the page without this script: it shows a composite large, with its recipe, and copies commands.
+(() => {
+  const dialog = document.getElementById("viewer");
+  const title = document.getElementById("viewer-title");
+  const panels = dialog.querySelector(".panels");
+  const told = dialog.querySelector(".told");
+  const views = { image: "image", mask: "mask", overlay: "overlay", regions: "regions by their number" };
+  let cards = [];
+  let place = 0;
+
+  function panel(card, view) {
+    const figure = document.createElement("figure");
+    const stack = card.querySelector(".stack").cloneNode(true);
+    stack.classList.add(`view-${view}`);
+    const caption = document.createElement("figcaption");
+    caption.textContent = views[view];
+    figure.append(stack, caption);
+    return figure;
+  }
+
+  function show(number) {
+    place = (number + cards.length) % cards.length;
+    const card = cards[place];
+    title.textContent = card.dataset.title;
+    panels.replaceChildren(...Object.keys(views).map((view) => panel(card, view)));
+    const copy = card.querySelector(".told").cloneNode(true);
+    copy.removeAttribute("id");
+    told.replaceChildren(...copy.childNodes);
+    if (!dialog.open) dialog.showModal();
+    dialog.scrollTop = 0;
+  }
+
+  function copied(button) {
+    const command = button.previousElementSibling;
+    const done = () => { button.textContent = "copied"; setTimeout(() => { button.textContent = "copy"; }, 1500); };
+    const select = () => { getSelection().selectAllChildren(command); };
+    if (navigator.clipboard) navigator.clipboard.writeText(command.textContent).then(done, select);
+    else select();
+  }
+
+  for (const command of document.querySelectorAll("pre.command")) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "copy";
+    button.textContent = "copy";
+    command.after(button);
+  }
+  for (const link of document.querySelectorAll(".card a.open")) {
+    link.setAttribute("role", "button");
+    link.setAttribute("aria-haspopup", "dialog");
+  }
+
+  document.addEventListener("click", (event) => {
+    const target = event.target;
+    if (!(target instanceof Element)) return;
+    const link = target.closest(".card a.open");
+    if (link) {
+      event.preventDefault();
+      const card = link.closest(".card");
+      cards = [...card.parentElement.querySelectorAll(":scope > .card")];
+      show(cards.indexOf(card));
+    }
+    const action = target.closest("dialog button[data-go]");
+    if (action && action.dataset.go === "close") dialog.close();
+    else if (action) show(place + Number(action.dataset.go));
+    if (target.matches("button.copy")) copied(target);
+    if (target === dialog) dialog.close();
+  });
+  document.addEventListener("keydown", (event) => {
+    const link = event.target instanceof Element && event.target.closest(".card a.open");
+    if (link && event.key === " ") { event.preventDefault(); link.click(); }
+    if (!dialog.open || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "ArrowRight") show(place + 1);
+    if (event.key === "ArrowLeft") show(place - 1);
+  });
+})();

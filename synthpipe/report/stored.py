@@ -1,0 +1,177 @@
+"""The composites of any store, by their index: of a run, of a curated set, of one strategy's candidates."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import zarr
+
+from synthpipe.errors import StoreError
+from synthpipe.files import Location
+from synthpipe.records import REASONS, STRATEGIES, Image, Mask, Recipe, recipe_from_json
+from synthpipe.report.composites import Seen, class_shares, seen
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.samples import SampleReader
+from synthpipe.storage.schema import array, arrays_of, groups_of, open_group
+from synthpipe.storage.shards import complete_shards, read_range, shard_size
+from synthpipe.taxonomy import LOST, Taxonomy
+
+_NEEDED = ("recipe", "mask", "image")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stored:
+    """A composite as a store holds it, or a real patch with its predicted mask.
+
+    Attributes
+    ----------
+    index : int
+        Its place in the store.
+    origin : str
+        Strategy and index among the candidates, or the patch: its name for people.
+    image, mask : (H, W, 3) and (H, W) uint8
+        Its pixels.
+    recipe : Recipe or None
+        None of a real patch.
+    source : mapping
+        What the store holds as its recipe.
+    p_real : float or None
+        Its score.
+    verdict : str or None
+        What became of a candidate.
+    """
+
+    index: int
+    origin: str
+    image: Image
+    mask: Mask
+    recipe: Recipe | None
+    source: dict[str, Any]
+    p_real: float | None
+    verdict: str | None
+
+    def regions(self) -> tuple[Seen, ...]:
+        """Return which patch each region came from, largest first; empty of a real patch."""
+        return seen(self.recipe, self.mask)[0] if self.recipe else ()
+
+    def told(self) -> str:
+        """Say in a few words what it is."""
+        score = None if self.p_real is None else f"p(real) {self.p_real:.3f}"
+        return ", ".join(part for part in (self.origin, self.verdict, score) if part)
+
+
+class StoredComposites:
+    """The composites of a group, read one at a time.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        A curated set, or a strategy's candidates, or composites that train a filter; may be incomplete.
+
+    Raises
+    ------
+    StoreError
+        The group holds no composites.
+    """
+
+    def __init__(self, group: zarr.Group) -> None:
+        self._arrays = arrays_of(group)
+        self._where = str(group.store_path).removeprefix("file://")
+        if not self._arrays.keys() >= set(_NEEDED):
+            inside = ", ".join(groups_of(group)) or "none"
+            raise StoreError(
+                f"{self._where}: holds no composites itself; its groups: {inside}. Name one of them, or a curated.zarr"
+            )
+        self.taxonomy = Taxonomy.from_json(dict(group.attrs))
+        self._images, self._masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Stored:
+        if not 0 <= index < len(self):
+            raise StoreError(f"{self._where}: no sample {index}; there are {len(self)}, counted from 0")
+        text = str(self._value("recipe", index) or "")
+        if not text:
+            raise StoreError(f"{self._where}: sample {index} is not made yet; see `synthpipe status`")
+        source: dict[str, Any] = json.loads(text)
+        recipe = recipe_from_json(text) if "strategy" in source else None
+        p_real, verdict = self._value("p_real", index), self._value("verdict", index)
+        return Stored(
+            index,
+            f"{source['strategy']} {source['index']}" if recipe else str(source.get("patch")),
+            self._images[index],
+            self._masks[index],
+            recipe,
+            source,
+            None if p_real is None or math.isnan(p_real) else float(p_real),
+            None if verdict is None or verdict == LOST else REASONS[int(verdict)],
+        )
+
+    def evenly(self, count: int) -> list[int]:
+        """Return at most `count` indices, evenly over all that are made by now."""
+        size = shard_size(self._arrays["image"])
+        complete = sorted(frozenset.intersection(*(complete_shards(self._arrays[name]) for name in _NEEDED)))
+        made = sum(max(0, min(size, len(self) - shard * size)) for shard in complete)
+        count = min(count, made)
+        places = [number * (made - 1) // max(1, count - 1) for number in range(count)]
+        return [complete[place // size] * size + place % size for place in places]
+
+    def _value(self, name: str, index: int) -> Any:
+        """Return a value of a small array, which may be shorter than the others while a build goes on."""
+        found = self._arrays.get(name)
+        if found is None or index >= found.shape[0]:
+            return None
+        return read_range(found, index, index + 1)[0]
+
+
+def open_composites(path: Location) -> StoredComposites:
+    """Open the composites at `path`: of a run, its curated set.
+
+    Raises
+    ------
+    StoreError
+        There are none.
+    """
+    run = RunDirectory(path)
+    if not run.exists():
+        return StoredComposites(open_group(path))
+    if (run.curated / "zarr.json").exists():
+        return StoredComposites(open_group(run.curated))
+    names = [each for each in STRATEGIES if (run.candidates / each / "zarr.json").exists()]
+    there = ", ".join(str(run.candidates / each) for each in names) or "no candidates either"
+    raise StoreError(f"{path}: has no curated set yet; there is {there}")
+
+
+def as_json(stored: Stored, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Describe a composite, JSON-ready: its recipe, and the patch, class and share of each region that is seen."""
+    return {
+        "index": stored.index,
+        "origin": stored.origin,
+        "p_real": stored.p_real,
+        "verdict": stored.verdict,
+        "class_share": dict(class_shares(stored.mask, taxonomy)),
+        "regions": list(_regions(stored, taxonomy)),
+        "recipe": stored.source,
+    }
+
+
+def _regions(stored: Stored, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
+    for each in stored.regions():
+        yield {
+            "number": each.region.number,
+            "patch": each.region.patch,
+            "class": class_name(each, taxonomy),
+            "share": each.share,
+            "place": each.region.place,
+            "window": each.region.window,
+        }
+
+
+def class_name(found: Seen, taxonomy: Taxonomy) -> str:
+    """Name what most of a region's pixels are."""
+    return taxonomy.names[found.label] if found.label < len(taxonomy) else "background"

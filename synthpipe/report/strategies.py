@@ -1,0 +1,263 @@
+"""A strategy's section of the page: verdicts, shares, scores, pairs, reuse, filter, galleries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from synthpipe.records import REASONS, Reason
+from synthpipe.report.cards import REASONS_TOLD, Card, card
+from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
+from synthpipe.report.facts import RunFacts, StrategyFacts
+from synthpipe.report.tallies import Tally, score_counts
+from synthpipe.taxonomy import LOST, Taxonomy
+
+_BINS = 40
+_MOST = 15  # rows of what is used most
+_CLASSES = 16  # that a matrix has room for
+_EXAMPLES = 4
+_KNOWN = {  # of a filter's report, shown by name
+    *("format_version", "strategy", "network", "epochs", "best_epoch", "accuracy", "auroc", "synthetic_train"),
+    *("synthetic_val", "real_train", "real_val", "model_sha256", "seconds", "device"),
+}
+_MEANT: dict[Reason, str] = {
+    "looks_synthetic": "scores no more than the threshold",
+    "too_few_classes": "fewer classes than curation.min_classes have their least share of the pixels",
+    "donor_overused": "one of its donors is used as often as curation.max_donor_uses allows",
+    "surplus": "good enough, and more than wanted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What the page shows of a strategy: names of the template."""
+
+    name: str
+    summary: str
+    verdicts: Sequence[Sequence[Any]]
+    verdicts_told: str
+    share_heads: Sequence[str]
+    shares: Sequence[Sequence[Any]]
+    examples: Sequence[Card]
+    kept_title: str
+    kept_told: str
+    kept: Sequence[Card]
+    rejected_told: str
+    rejected: Sequence[Card]
+    scores: Markup | None
+    score_rows: Sequence[Sequence[Any]]
+    pairs_told: str
+    pair_names: Sequence[str]
+    pairs: Sequence[Mapping[str, Any]]
+    reuse_told: str
+    reuse: Sequence[Mapping[str, Any]]
+    filter: Mapping[str, Any] | None
+
+
+def section(facts: RunFacts, found: StrategyFacts) -> Section:
+    """Describe a strategy."""
+    taxonomy, tallied = facts.pipeline.taxonomy, found.tally
+    kept, rejected = (
+        [card(shown, taxonomy, facts.catalog, facts.path) for shown in gallery]
+        for gallery in (found.kept, found.rejected)
+    )
+    spread = np.linspace(0, len(kept) - 1, min(_EXAMPLES, len(kept))).round().astype(int).tolist()
+    judged = "Kept" if tallied.judged else "Candidates, not judged yet"
+    chart, score_rows = _scores(facts, found)
+    names, pairs = _pairs(tallied, taxonomy)
+    what = "kept composites" if tallied.judged else "candidates"
+    return Section(
+        found.strategy,
+        _summary(facts, found),
+        _verdict_rows(tallied),
+        _verdicts_told(tallied),
+        ["class", "kept" if tallied.judged else "by now", "all candidates", ""],
+        list(_share_rows(tallied, taxonomy)),
+        [kept[place] for place in spread],
+        judged,
+        _gallery_told(len(kept), int(np.count_nonzero(tallied.kept if tallied.judged else tallied.stored)), tallied),
+        kept,
+        _gallery_told(len(rejected), int(np.count_nonzero(_rejected(tallied))), tallied),
+        rejected,
+        chart,
+        score_rows,
+        f"in how many of the {what} two classes occur together; on the diagonal, in how many one occurs",
+        names,
+        pairs,
+        _reuse_told(tallied, what),
+        _reuse(facts, tallied),
+        _filter(found.filter) if found.filter else None,
+    )
+
+
+def _rejected(tallied: Tally) -> Any:
+    return (tallied.verdicts != LOST) & ~tallied.kept
+
+
+def _summary(facts: RunFacts, found: StrategyFacts) -> str:
+    tallied, rules = found.tally, facts.pipeline.curation
+    stored, kept = int(np.count_nonzero(tallied.stored)), int(np.count_nonzero(tallied.kept))
+    if not tallied.judged:
+        return f"{stored:,} of {len(tallied.stored):,} planned candidates are stored; none is judged yet."
+    text = f"{kept:,} of {stored:,} candidates were kept, {rules.wanted[found.strategy]:,} were wanted."
+    scored = tallied.p_real[~np.isnan(tallied.p_real)]
+    if not len(scored):
+        return f"{text} No filter was asked."
+    rate = np.count_nonzero(scored > rules.threshold) / len(scored)
+    rule = "the best were kept" if rules.rule == "top_k" else "the first that score above it were kept"
+    return f"{text} The filter accepts {rate:.1%} of them at the threshold {rules.threshold:g}; {rule}."
+
+
+def _gallery_told(shown: int, count: int, tallied: Tally) -> str:
+    order = "evenly over the scores, highest first" if tallied.scored else "evenly over the indices"
+    return f"{shown:,} of {count:,}, {order}. Choose one for its recipe and donors."
+
+
+def _verdict_rows(tallied: Tally) -> list[tuple[Any, ...]]:
+    total = max(1, int(np.count_nonzero(tallied.verdicts != LOST)))
+    counts = [int(np.count_nonzero(tallied.verdicts == code)) for code in range(len(REASONS))]
+    return [
+        (REASONS_TOLD[reason], f"{count:,}", f"{count / total:.1%}", bar(count / total, "other" if code else "kept"))
+        for code, (reason, count) in enumerate(zip(REASONS, counts, strict=True))
+    ]
+
+
+def _verdicts_told(tallied: Tally) -> str:
+    """Say what those reasons of rejection mean that occur."""
+    found = [reason for code, reason in enumerate(REASONS) if reason in _MEANT and (tallied.verdicts == code).any()]
+    return "; ".join(f"{REASONS_TOLD[reason]}: {_MEANT[reason]}" for reason in found)
+
+
+def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]:
+    shares, of_all = (pixels / max(1, pixels.sum()) for pixels in (tallied.class_pixels, tallied.all_class_pixels))
+    colors = [*(each.color for each in taxonomy.classes), taxonomy.background_color]
+    names = [*taxonomy.names, "background"]
+    for name, color, share, whole in zip(names, colors, shares.tolist(), of_all.tolist(), strict=True):
+        yield tissue(name, color), f"{share:.1%}", f"{whole:.1%}", bar(share)
+
+
+def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[tuple[Any, ...]]]:
+    tallied, rules = found.tally, facts.pipeline.curation
+    if not tallied.scored:
+        return None, []
+    kept, others = (counts.tolist() for counts in score_counts(tallied, _BINS))
+    line, label = rules.threshold, f"threshold {rules.threshold:g}"
+    if rules.rule == "top_k" and tallied.kept.any():
+        line = float(tallied.p_real[tallied.kept].min())
+        label = f"lowest kept {line:.3f}"
+    names = ("kept", "rejected") if tallied.judged else ("kept", "not judged yet")
+    chart = histogram(f"Scores of the {found.strategy} candidates", kept, others, line, label, names)
+    rows = [
+        (f"{number / _BINS:.3f} to {(number + 1) / _BINS:.3f}", below, above)
+        for number, (below, above) in enumerate(zip(kept, others, strict=True))
+        if below or above
+    ]
+    return chart, rows
+
+
+def _pairs(tallied: Tally, taxonomy: Taxonomy) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the classes that occur most, and the matrix of those."""
+    order = np.sort(np.argsort(-np.diag(tallied.together), kind="stable")[:_CLASSES]).tolist()
+    top = max(1, int(tallied.together.max(initial=0)))
+    rows = []
+    for first in order:
+        counts = tallied.together[first, order].tolist()
+        cells = [{"count": f"{count:,}", "heat": math.ceil(5 * count / top)} for count in counts]
+        rows.append({"name": taxonomy.names[first], "cells": cells})
+    return [taxonomy.names[each] for each in order], rows
+
+
+def _reuse_told(tallied: Tally, what: str) -> str:
+    parts = []
+    for name, uses in (("donor patches", tallied.donor_uses), ("slides or patients", tallied.group_uses)):
+        used = uses[uses > 0]
+        if len(used):
+            median = float(np.median(used))
+            parts.append(
+                f"{len(used):,} of {len(uses):,} {name} occur in the {what}, each in {median:g} (median), one in up to "
+                f"{int(used.max()):,}"
+            )
+    return ". ".join(parts) + "."
+
+
+def _reuse(facts: RunFacts, tallied: Tally) -> list[dict[str, Any]]:
+    donors = [donor.id for donor in facts.catalog.donors]
+    groups = sorted({donor.group for donor in facts.catalog.donors})
+    count = int(np.count_nonzero(tallied.kept if tallied.judged else tallied.stored))
+    found = []
+    for what, names, uses in (("donor patch", donors, tallied.donor_uses), ("slide", groups, tallied.group_uses)):
+        if not len(uses):
+            continue
+        order = np.argsort(-uses, kind="stable")[:_MOST].tolist()
+        rows = [
+            (names[each], f"{uses[each]:,}", f"{uses[each] / max(1, count):.1%}", bar(uses[each] / max(1, count)))
+            for each in order
+        ]
+        title = f"Composites that each {what} occurs in, most first"
+        caption = f"the {len(rows)} of {len(names):,} that occur most"
+        plural = {"donor patch": "donor patches", "slide": "slides or patients"}[what]
+        found.append(
+            {"what": what, "caption": caption, "rows": rows, "chart": ranks(title, uses.tolist(), f"{plural}, ranked")}
+        )
+    return found
+
+
+def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe a filter's report; what it holds besides training and validation is listed as it is."""
+    epochs: Sequence[Mapping[str, Any]] = report["epochs"]
+    best = int(report["best_epoch"])
+    told = [
+        ("network", report["network"]),
+        ("validation accuracy", f"{report['accuracy']:.3f}, of real patches and composites evenly; 0.5 is guessing"),
+        ("validation AUROC", f"{report['auroc']:.3f}, on slides that it never saw"),
+        ("trained on", f"{report['synthetic_train']:,} composites, {report['real_train']:,} real patches"),
+        ("validated on", f"{report['synthetic_val']:,} composites, {report['real_val']:,} real patches"),
+        ("weights kept", f"of epoch {best + 1} of {len(epochs)}"),
+        ("training", f"{report['seconds']:.0f} s on {report['device']}"),
+        ("weights", f"sha256 {report['model_sha256']}"),
+    ]
+    heads = list(dict.fromkeys(key for epoch in epochs for key in epoch))
+    rows = [[_number(epoch.get(key), key) for key in heads] for epoch in epochs]
+    losses = _series(epochs, {"train_loss": "training loss", "val_loss": "validation loss"})
+    shares = _series(epochs, {"val_accuracy": "validation accuracy", "val_auroc": "validation AUROC"})
+    charts = [curves("Loss of the filter after each epoch, the kept one marked", losses, best)] if losses else []
+    if shares:
+        charts.append(
+            curves("Accuracy and AUROC of the filter after each epoch, the kept one marked", shares, best, 1.0)
+        )
+    further = list(_flat({key: value for key, value in report.items() if key not in _KNOWN}))
+    return {
+        "told": told,
+        "charts": charts,
+        "heads": [head.replace("_", " ") for head in heads],
+        "epochs": rows,
+        "further": further,
+    }
+
+
+def _series(epochs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, list[float]]:
+    return {name: [float(epoch[key]) for epoch in epochs] for key, name in names.items() if epochs and key in epochs[0]}
+
+
+def _number(value: Any, key: str) -> str:
+    if key == "epoch" and isinstance(value, int):
+        return str(value + 1)
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield what a mapping holds, of any depth, as names and short texts."""
+    for key, value in data.items():
+        name = f"{prefix}{str(key).replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{name}, ")
+        elif isinstance(value, list):
+            shown = ", ".join(_number(each, "") for each in value[:12])
+            yield name, f"{shown}, ... ({len(value)} in all)" if len(value) > 12 else shown
+        else:
+            yield name, _number(value, "")

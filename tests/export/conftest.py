@@ -1,0 +1,67 @@
+"""A curated set of a real build, and sets of made-up patches of any layout and size."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from synthpipe.cli.progress import LogReporter
+from synthpipe.config import Layout, PatchesSection
+from synthpipe.handoff import CuratedSet, Description, begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.records import PatchRef
+from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.stages import build
+from synthpipe.taxonomy import Taxonomy, TissueClass
+from tests.conftest import pipeline
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+CLASSES = (
+    TissueClass("tumour", (255, 0, 0)),
+    TissueClass("stroma", (0, 255, 0)),
+    TissueClass("lymphocytic infiltrate", (0, 0, 255)),
+    TissueClass("necrosis", (153, 0, 255)),
+)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("export")
+    write_phantom(directory / "phantom", PhantomSpec(slides=4, patches=40, size=48, images=1))
+    overrides = (
+        *("canvas=[32, 36]", "mosaic.tile=[16, 18]", "glass.min_area=80"),
+        *("filter.enabled=false", "curation.wanted=11", "store.shard=8"),
+    )
+    where = ClusterSettings(Local(workers=1))
+    build(pipeline(*overrides, f"patches.root={directory / 'phantom'}"), directory / "run", where, LogReporter())
+    return directory / "run"
+
+
+@pytest.fixture(scope="session")
+def curated(run: Path) -> CuratedSet:
+    """Eleven Mosaics and eleven Beziers, with some glass, 32 by 36 pixels."""
+    return CuratedSet(run / "curated.zarr")
+
+
+def noise(
+    path: Path, layout: Layout = "bcss-wsss", count: int = 12, classes: int = 4, size: tuple[int, int] = (24, 20)
+) -> CuratedSet:
+    """Write a set of patches of random pixels and masks, of which some are background everywhere but in a corner."""
+    taxonomy, rng = Taxonomy(CLASSES[:classes]), np.random.default_rng(3)
+    about = Description(taxonomy, size, "f" * 64, PatchesSection(root=".", layout=layout), None)
+    masks = rng.integers(0, classes + 1, (count, *size), np.uint8)
+    masks[::3] = classes
+    masks[:, -1, -1] = np.arange(count) % classes
+    patches = []
+    for number, mask in enumerate(masks):
+        found = tuple(int(label) for label in np.unique(mask) if label < classes)
+        patches.append(PatchRef(f"{number}.png", f"{number}.png", f"{number:064}", found, *size, f"slide{number % 3}"))
+    for shard, places in begin_pseudo_labelled(path, about, {"patches": "noise"}, patches).items():
+        images = rng.integers(0, 256, (len(places), *size, 3), np.uint8)
+        part = slice(places.start, places.stop)
+        write_pseudo_labelled(path, shard, patches[part], images, masks[part])
+    return CuratedSet(path)

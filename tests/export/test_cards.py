@@ -1,0 +1,187 @@
+"""The data cards of runs and exports: true, escaped, and accepted by their own validators."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlcroissant
+import numpy as np
+import pytest
+import yaml
+
+from synthpipe.cards.croissant import croissant
+from synthpipe.cards.facts import facts_of, run_of
+from synthpipe.cards.readme import escaped, readme
+from synthpipe.cli.progress import LogReporter
+from synthpipe.config import Pipeline
+from synthpipe.export import FORMS, FormName
+from synthpipe.handoff import CuratedSet
+from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.stages import build
+from synthpipe.storage.run import RunDirectory
+from synthpipe.verification import repair, verify
+from tests.export.conftest import noise
+from tests.export.test_forms import by_key, digests, exported
+
+
+def refuse(*_: object) -> None:
+    raise AssertionError("asked the network")
+
+
+def dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> mlcroissant.Dataset:
+    """Open a Croissant file: valid without a look at the network; a recommended date would make equal sets differ."""
+    monkeypatch.chdir(folder)
+    with monkeypatch.context() as patched:
+        patched.setattr(socket.socket, "connect", refuse)
+        patched.setattr(socket, "getaddrinfo", refuse)
+        found = mlcroissant.Dataset(jsonld="croissant.json")
+    issues = found.metadata.ctx.issues
+    assert not issues.errors
+    assert all("datePublished" in warning for warning in issues.warnings)
+    return found
+
+
+def header(text: str) -> dict[str, Any]:
+    _, top, _ = text.split("---\n", 2)
+    found: dict[str, Any] = yaml.safe_load(top)
+    return found
+
+
+def test_a_run_has_cards(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (run / "README.md").read_text()
+    curated, journal = CuratedSet(run / "curated.zarr"), json.loads((run / "build.json").read_text())
+    shown = curated.labels[:11].sum(axis=0)
+    assert f"| Mosaic | 11 | {' | '.join(map(str, shown))} |" in card
+    share = journal["strategies"]["bezier"]["class_share"]["stroma"]
+    assert f"{share:.1%}" in card and "| Bezier | 11 | no filter | 11 | 0 | 0 | 0 | 0 |" in card
+    assert f"40 patches of {len(_slides(run))} slides" in card
+    assert json.loads((run / "run.json").read_text())["catalog_digest"] in card
+    assert curated.fingerprint in card and curated.digest in card and "arXiv:2412.20924" in card
+    assert "Not for diagnosis" in card and "License: not given: that of the source patches applies" in card
+    assert str(run.parent) not in card + (run / "croissant.json").read_text(), "a path of this machine"
+    assert header(card)["license"] == "unknown"
+    found = dataset(run, monkeypatch)
+    patches = list(found.records("patches"))
+    assert len(patches) == 40 and patches[0]["patches/classes"].decode() in card
+    assert [row["classes/name"] for row in found.records("classes")] == ["tumour", "stroma", "normal", "background"]
+    assert shutil.which("sha256sum") is None or _sums_hold(run)
+
+
+def _slides(run: Path) -> set[str]:
+    rows = (run / "catalog.csv").read_text().splitlines()[1:]
+    return {row.rsplit(",", 1)[1] for row in rows}
+
+
+def _sums_hold(run: Path) -> bool:
+    sums = (run / "SHA256SUMS").read_text()
+    done = subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=run, capture_output=True, check=False)
+    return "README.md" in sums and "croissant.json" in sums and done.returncode == 0
+
+
+def test_cards_are_verified_and_mended(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    before = {name: (copy / name).read_bytes() for name in ("README.md", "croissant.json")}
+    (copy / "README.md").write_text("Certified for diagnosis.")
+    (copy / "croissant.json").unlink()
+    found = verify(copy, 0, LogReporter())
+    assert {fault.path.name for fault in found.faults} == set(before)
+    assert not repair(copy, 0, 1, LogReporter()).faults
+    assert {name: (copy / name).read_bytes() for name in before} == before
+
+
+def test_a_license_decides_no_byte_of_the_set(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    chunks = {name: digest for name, digest in digests(copy).items() if ".zarr/" in name}
+    old = RunDirectory(copy).pipeline()
+    licensed = old.model_copy(update={"license": "CC-BY-NC-4.0"})
+    assert licensed.fingerprint() == old.fingerprint()
+    build(licensed, copy, ClusterSettings(Local(workers=1)), LogReporter())
+    card = (copy / "README.md").read_text()
+    assert header(card)["license"] == "cc-by-nc-4.0" and "License: CC-BY-NC-4.0" in card
+    assert json.loads((copy / "croissant.json").read_text())["license"] == "CC-BY-NC-4.0"
+    assert {name: digest for name, digest in digests(copy).items() if ".zarr/" in name} == chunks
+    assert not verify(copy, 0, LogReporter()).faults
+    exported(CuratedSet(copy / "curated.zarr"), "hf", tmp_path / "hf")
+    assert header((tmp_path / "hf" / "README.md").read_text())["license"] == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_export_has_cards(
+    form: FormName, curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported(curated, form, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "40 patches of" in card and "22 images of 32 x 36 pixels" in card and "classes.json" in card
+    assert header(card)["size_categories"] == ["n<1K"]
+    dataset(tmp_path / "out", monkeypatch)
+
+
+def test_croissant_reads_the_pixels_of_png_hf_and_coco(
+    curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    colors = np.frombuffer(curated.taxonomy.palette(), np.uint8).reshape(256, 3)
+    for form in ("png", "hf", "coco"):
+        exported(curated, form, tmp_path / form)
+    found, places = dataset(tmp_path / "png", monkeypatch), by_key(curated)
+    images = {row["images-by-name/name"]: row["images-by-name/pixels"] for row in found.records("images-by-name")}
+    masks = {row["masks-by-name/name"]: row["masks-by-name/pixels"] for row in found.records("masks-by-name")}
+    assert images.keys() == masks.keys() and len(images) == len(curated)
+    for name, image in images.items():
+        sample = curated[places[name.decode().split("-")[0]]]
+        assert np.array_equal(np.asarray(image), sample.image)
+        assert np.array_equal(np.asarray(masks[name]), colors[sample.mask])  # it converts to RGB
+    for row in dataset(tmp_path / "hf", monkeypatch).records("composites"):
+        sample = curated[places[row["composites/key"].decode()]]
+        assert np.array_equal(np.asarray(row["composites/image"]), sample.image)
+        assert np.array_equal(np.asarray(row["composites/mask"]), sample.mask)
+    found = dataset(tmp_path / "coco", monkeypatch)
+    names = {row["images-by-name/name"] for row in found.records("images-by-name")}
+    assert names == {row["listed-images/name"] for row in found.records("listed-images")} and len(names) == 22
+
+
+def test_sets_outside_of_their_run_have_shorter_cards(tmp_path: Path, run: Path) -> None:
+    curated = noise(tmp_path / "run" / "pseudo.zarr")
+    assert run_of(curated) is None
+    card = readme(facts_of(curated, None), ["- files"])
+    assert "| real patches with predicted masks | 12 |" in card and "Source patches" not in card
+    shutil.copytree(run / "curated.zarr", tmp_path / "alone" / "curated.zarr")
+    assert run_of(CuratedSet(tmp_path / "alone" / "curated.zarr")) is None
+
+
+def test_text_of_others_is_shown_as_it_is(run: Path, tmp_path: Path) -> None:
+    assert escaped("<script>\n| a_b* [x](y) & #") == r"&lt;script&gt; \| a\_b\* \[x\](y) &amp; \#"
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.zarr"))
+    pipeline: Pipeline = RunDirectory(run).pipeline()
+    evil = "a: <b>\n# | [c](d)"
+    data = json.loads((copy / "run.json").read_text())
+    data["pipeline"] = pipeline.model_copy(update={"name": evil, "license": evil}).model_dump(mode="json")
+    (copy / "run.json").write_text(json.dumps(data))
+    facts = facts_of(CuratedSet(run / "curated.zarr"), RunDirectory(copy))
+    card = readme(facts, [])
+    assert header(card)["license_name"] == evil and header(card)["license"] == "other"
+    body = card.split("---\n", 2)[2]
+    assert "<b>" not in body and r"License: a: &lt;b&gt; \# \| \[c\](d)" in body
+    assert json.loads(croissant(facts, [], []))["license"] == evil
+
+
+def test_a_filter_is_told_with_its_figures(run: Path) -> None:
+    facts = facts_of(CuratedSet(run / "curated.zarr"), RunDirectory(run))
+    assert facts.run
+    strategies = {
+        name: {**entry, "acceptance": 0.084, "verdicts": {"kept": 11, "looks_synthetic": 120}}
+        for name, entry in facts.run.strategies.items()
+    }
+    filters = {name: {"accuracy": 0.913, "auroc": 0.9764} for name in strategies}
+    rule = {"rule": "top_k", "threshold": 0.5}
+    card = readme(replace(facts, run=replace(facts.run, strategies=strategies, filters=filters, rule=rule)), [])
+    assert "8.4% | 11 | 120 | 0 | 0 | 0 |" in card and "accuracy 0.913, AUROC 0.976" in card
+    assert "Kept: the best, by score; acceptance is above 0.5." in card and "No filter" not in card

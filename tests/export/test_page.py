@@ -1,0 +1,74 @@
+"""The loaders in docs/export.md, run as they stand there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synthpipe.export import FORMS
+from synthpipe.handoff import CuratedSet
+from tests.conftest import ROOT
+from tests.export.test_forms import by_key, exported
+
+SECTION = re.compile(r"^## `(\w+)`\n(.*?)(?=^## )", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def loaders() -> list[Any]:
+    text = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    sections = dict(SECTION.findall(text))
+    assert sections.keys() == set(FORMS)
+    return [
+        pytest.param(form, code, id=f"{form}-{number}")
+        for form, section in sections.items()
+        for number, code in enumerate(BLOCK.findall(section))
+    ]
+
+
+@pytest.fixture(scope="module")
+def place(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    for form in FORMS:
+        exported(curated, form, folder / "exports" / form)
+    return folder
+
+
+@pytest.mark.parametrize(("form", "code"), loaders())
+def test_loaders_read_what_was_exported(
+    form: str, code: str, curated: CuratedSet, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    names: dict[str, Any] = {}
+    exec(compile(code, f"docs/export.md, {form}", "exec"), names)
+    if "train_dataset" in names:
+        check_mmsegmentation(names["train_dataset"], curated)
+        return
+    key = {
+        "png": lambda: names["path"].name.split("-")[0],
+        "webdataset": lambda: names["sample"]["__key__"],
+        "hf": lambda: names["row"]["key"],
+        "coco": lambda: names["about"]["key"],
+    }[form]()
+    sample = curated[by_key(curated)[key]]
+    assert np.array_equal(names["image"], sample.image) and np.array_equal(names["mask"], sample.mask)
+
+
+def check_mmsegmentation(dataset: dict[str, Any], curated: CuratedSet) -> None:
+    """Pair images and masks as `BaseSegDataset` does: by their names without the suffixes."""
+    root = Path(dataset["data_root"])
+    images, masks = (root / dataset["data_prefix"][key] for key in ("img_path", "seg_map_path"))
+    places = by_key(curated)
+    for image in images.glob(f"*{dataset['img_suffix']}"):
+        mask = masks / (image.name.removesuffix(dataset["img_suffix"]) + dataset["seg_map_suffix"])
+        place = places.pop(image.name.split("-")[0])
+        with Image.open(mask) as picture:
+            assert np.array_equal(np.asarray(picture), curated[place].mask)
+    assert not places
+    assert dataset["metainfo"]["classes"] == ["tumour", "stroma", "normal"]
+    assert dataset["metainfo"]["palette"][0] == [0, 64, 128] and dataset["ignore_index"] == 3

@@ -1,0 +1,181 @@
+"""What a report tells, held against the run itself; and when it is made."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from click.testing import CliRunner
+from upath import UPath
+
+from synthpipe.cli import main
+from synthpipe.cli.progress import LogReporter
+from synthpipe.errors import StoreError
+from synthpipe.patches.catalog import load_catalog
+from synthpipe.records import REASONS, STRATEGIES, Strategy
+from synthpipe.report import write_report
+from synthpipe.report.choice import chosen_kept, chosen_rejected, evenly
+from synthpipe.report.facts import gather
+from synthpipe.report.html import page
+from synthpipe.report.tallies import score_counts, tally
+from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.stages import build
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import open_group
+from synthpipe.verification import repair, verify
+
+
+def copied(run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def go_on(run: Path) -> None:
+    build(RunDirectory(run).pipeline(), run, ClusterSettings(Local(1)), LogReporter())
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_candidates_are_added_up_block_by_block(run: Path, strategy: Strategy) -> None:
+    donors = load_catalog(run, RunDirectory(run).pipeline().taxonomy).donors
+    found = tally(open_group(run / "candidates.zarr", strategy), 3, donors)
+    group = zarr.open_group(run / "candidates.zarr" / strategy, mode="r")
+    values = {name: np.asarray(group[name][:]) for name in ("p_real", "verdict", "class_pixels", "donors")}  # type: ignore[index]
+    kept = values["verdict"] == REASONS.index("kept")
+    assert found.stored.all() and found.judged and found.scored and np.array_equal(found.kept, kept)
+    assert np.array_equal(found.p_real, values["p_real"])
+    assert np.array_equal(found.class_pixels, values["class_pixels"][kept].sum(0))
+    assert np.array_equal(found.all_class_pixels, values["class_pixels"].sum(0))
+    uses, groups = [set[int]() for _ in donors], {donor.group: set[int]() for donor in donors}
+    together = np.zeros((3, 3), int)
+    for index in np.flatnonzero(kept).tolist():
+        for number in values["donors"][index].tolist():
+            uses[number].add(index)
+            groups[donors[number].group].add(index)
+        shown = np.flatnonzero(values["class_pixels"][index, :3])
+        together[np.ix_(shown, shown)] += 1
+    assert found.donor_uses.tolist() == [len(each) for each in uses]
+    assert found.group_uses.tolist() == [len(groups[name]) for name in sorted(groups)]
+    assert np.array_equal(found.together, together)
+    below, above = score_counts(found, 10)
+    assert below.sum() == kept.sum() and above.sum() == (~kept).sum()
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_galleries_are_sorted_and_show_both_ends_of_the_scores(run: Path, strategy: Strategy) -> None:
+    donors = load_catalog(run, RunDirectory(run).pipeline().taxonomy).donors
+    found = tally(open_group(run / "candidates.zarr", strategy), 3, donors)
+    kept, rejected = chosen_kept(found, 10), chosen_rejected(found, 10)
+    assert len(kept) == len(set(kept)) == 10 and found.kept[kept].all() and not found.kept[rejected].any()
+    for gallery, among in ((kept, found.kept), (rejected, ~found.kept)):
+        scores = found.p_real[gallery]
+        assert (np.diff(scores) <= 0).all()
+        assert (scores[0], scores[-1]) == (found.p_real[among].max(), found.p_real[among].min())
+    assert {found.verdicts[index] for index in rejected} == set(np.unique(found.verdicts[~found.kept]))
+
+
+def test_choosing_evenly_needs_no_scores() -> None:
+    scores = np.full(100, np.nan, np.float32)
+    assert evenly(scores, np.ones(100, bool), 5) == [0, 25, 50, 74, 99]
+    assert evenly(scores, np.zeros(100, bool), 5) == []
+    scores[[7, 3]] = 0.5
+    assert evenly(scores, np.ones(100, bool), 100)[:2] == [3, 7]
+
+
+def test_a_build_ends_with_a_report_that_follows_from_what_is_stored(run: Path, tmp_path: Path) -> None:
+    stored = (run / "report.html").read_text(encoding="utf-8")
+    assert stored == page(gather(run))
+    data = json.loads((run / "run.json").read_text())
+    for text in (data["fingerprint"], data["catalog_digest"], data["versions"]["zarr"], "synthpipe verify"):
+        assert text in stored
+    assert "report.html" not in (run / "SHA256SUMS").read_text()
+    assert not verify(run, 0, LogReporter()).faults
+
+
+def test_its_policy_names_the_digests_of_its_style_and_script(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    policy = re.search('Content-Security-Policy" content="([^"]*)"', text)
+    assert policy and "default-src 'none'" in policy[1]
+    for tag in ("style", "script"):
+        (content,) = re.findall(f"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy[1].replace("&#39;", "'")
+    assert not re.search(r"<[^>]*\s(style|on\w+)=[^>]*>", re.sub(r"&[^;]*;", "", text.split("</style>")[1]))
+
+
+def test_it_is_made_anew_whenever_a_build_changes_the_run(run: Path, tmp_path: Path) -> None:
+    path = copied(run, tmp_path)
+    (path / "report.html").write_text("old")
+    go_on(path)
+    assert (path / "report.html").read_text() == "old"  # finished: nothing to do
+    (path / "report.html").unlink()
+    go_on(path)
+    assert "<h1>" in (path / "report.html").read_text()
+    (path / "report.html").write_text("old")
+    (path / "curated.zarr" / "image" / "c.0.0.0.0").unlink()
+    repair(path, 0, 1, LogReporter())
+    assert "<h1>" in (path / "report.html").read_text()
+
+
+def test_a_run_without_a_report_is_finished_all_the_same(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copied(run, tmp_path)
+    (path / "report.html").unlink()
+    (path / "candidates.zarr" / "mosaic" / "recipe" / "c.0").write_bytes(b"damaged")
+    go_on(path)
+    log = capsys.readouterr().err
+    assert "finished and whole, but" in log and "recipe/c.0" in log and "synthpipe report" in log
+    result = CliRunner().invoke(main, ["report", str(path)])
+    assert result.exit_code == 1 and "recipe/c.0" in result.stderr and "Traceback" not in result.output
+
+
+def test_a_run_that_is_still_being_built_has_a_report_too(run: Path, tmp_path: Path) -> None:
+    path = copied(run, tmp_path)
+    RunDirectory(path).reopen()
+    assert not (path / "report.html").exists()
+    shutil.rmtree(path / "curated.zarr")
+    for strategy in STRATEGIES:
+        shutil.rmtree(path / "candidates.zarr" / strategy / "verdict")
+    (path / "candidates.zarr" / "mosaic" / "image" / "c.1.0.0.0").unlink()
+    shutil.rmtree(path / "candidates.zarr" / "bezier" / "p_real")
+    text = write_report(path).read_text(encoding="utf-8")
+    assert "not finished" in text and "48 of 64 planned candidates are stored; none is judged yet" in text
+    assert "Candidates, not judged yet" in text and "Rejected" not in text
+    shutil.rmtree(path / "candidates.zarr")
+    assert "No candidates are stored yet" in write_report(path).read_text(encoding="utf-8")
+
+
+def test_what_a_filter_tells_besides_is_shown(run: Path, tmp_path: Path) -> None:
+    path = copied(run, tmp_path)
+    file = path / "filter" / "mosaic.json"
+    found = {"expected_error": 0.0625, "bins": list(range(20)), "by_slide": {"<b>": 1}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"calibration": found}))
+    text = page(gather(path))
+    for part in ("<dt>calibration, expected error</dt><dd>0.0625</dd>", "10, 11, ... (20 in all)", "&lt;b&gt;</dt>"):
+        assert part in text
+
+
+def test_a_report_of_a_run_at_a_url(run: Path) -> None:
+    target = UPath("memory://reports/run")
+    for file in run.rglob("*"):
+        if file.is_file():
+            target.fs.pipe_file(f"{target.path}/{file.relative_to(run).as_posix()}", file.read_bytes())
+    (target / "report.html").unlink()
+    result = CliRunner().invoke(main, ["report", "memory://reports/run"])
+    assert result.exit_code == 0 and "memory://reports/run/report.html: " in result.stdout
+    text = (target / "report.html").read_text()
+    assert "synthpipe replay memory://reports/run mosaic" in text
+    assert page(gather(run)).replace("&#39;", "").count('class="card"') == text.count('class="card"')
+
+
+def test_there_must_be_a_run(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"run\.json: not found"):
+        write_report(tmp_path)
+    result = CliRunner().invoke(main, ["report", str(tmp_path / "none")])
+    assert result.exit_code == 1 and "not found; expected a run that `synthpipe build` made" in result.stderr
