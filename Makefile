@@ -26,7 +26,7 @@ browser:
 		|| { echo "the tests of reports need Chromium: install the package chromium of your system, then try again"; exit 1; }
 
 test: check browser
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 demo: install
 	$(BIN)/synthpipe phantom data/phantom

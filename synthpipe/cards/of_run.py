@@ -43,7 +43,8 @@ def write_cards(run: RunDirectory, journal: Mapping[str, Any]) -> None:
     catalog, _ = run.tables()
     metadata = run.curated / "zarr.json"
     files = (
-        file_object("catalog", catalog.name, "text/csv", sha256(catalog.read_bytes()), "the source patches"),
+        # a set of one file: its digest, which is in SHA256SUMS, depends on where the patches lie, and a card must not
+        file_set("catalog", catalog.name, "text/csv", "the source patches"),
         file_object(
             *("curated-metadata", f"{run.curated.name}/{metadata.name}", "application/json"),
             *(sha256(metadata.read_bytes()), "classes, colours and origin of the curated set"),
@@ -51,7 +52,7 @@ def write_cards(run: RunDirectory, journal: Mapping[str, Any]) -> None:
         file_set("curated", f"{run.curated.name}/**", "application/vnd+zarr", "the curated set, Zarr v3"),
     )
     columns = [
-        field(name, kind, about, {"fileObject": {"@id": "catalog"}, "extract": {"column": name}})
+        field(name, kind, about, {"fileSet": {"@id": "catalog"}, "extract": {"column": name}})
         for name, kind, about in _COLUMNS
     ]
     records = [record_set("patches", "the source patches", *columns, key="id")]

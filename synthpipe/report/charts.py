@@ -12,7 +12,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 _WIDTH, _HEIGHT = 400, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 8, 12, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 12, 40
 _INNER = _WIDTH - _LEFT - _RIGHT
 _TALL = _HEIGHT - _TOP - _BOTTOM
 

@@ -55,7 +55,7 @@ def check_pixels(state: BuildState) -> None:
     for purpose, store in stores.items():
         for strategy in state.pipeline.strategies:
             group = open_group(store, strategy) if (store / strategy / "zarr.json").exists() else None
-            shards = complete_in_all(group, CANDIDATE_ARRAYS) if group and "image" in group else frozenset()
+            shards = complete_in_all(group, CANDIDATE_ARRAYS) if group is not None and "image" in group else frozenset()
             tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in sorted(shards)[:1]]
     if all(run_tasks(state.cluster, equals_stored, tasks)):
         return

@@ -80,7 +80,8 @@ def _progress(
 ) -> tuple[dict[str, Any], list[float]]:
     """Describe one part; return with it when its latest shard was stored."""
     group = _group(folder)
-    arrays = [array(group, name) for name in names if group and name in group] if group else []
+    # not `if group`: its truth is whether it has members, and zarr warns of what is half made when it counts them
+    arrays = [array(group, name) for name in names if name in group] if group is not None else []
     length = max([planned, *(each.shape[0] for each in arrays)])
     complete = frozenset[int]()
     if len(arrays) == len(names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 
 from synthpipe.config import Pipeline
@@ -16,6 +17,7 @@ from synthpipe.storage.run import RunDirectory, json_text, read_json
 from synthpipe.storage.sums import read_sums, sha256
 from synthpipe.verification.faults import MADE_AGAIN, Fault
 
+_SHA256 = re.compile("[0-9a-f]{64}")
 _RETRAINED = (
     "give --repair: the filter is trained again, which gives the same weights on the same kind of machine only; or "
     "restore both files of it from a copy"
@@ -130,16 +132,21 @@ def find_catalog(run: RunDirectory, pipeline: Pipeline, trusted: bool) -> tuple[
 
 
 def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:
-    """Return the digest of a strategy's filter, by the first witness that is not known to be wrong."""
+    """Return the digest of a strategy's filter, by the first witness that is not known to be wrong.
+
+    Weights are known to be right by their digest in ``SHA256SUMS``; without that, the scores' own word comes first.
+    """
     report, weights = run.report(strategy), run.weights(strategy)
     if report not in faulty and report.exists():
         return load_report(report).model_sha256
-    if weights not in faulty and weights.exists():
-        return sha256(weights.read_bytes())
+    digest = sha256(weights.read_bytes()) if weights not in faulty and weights.exists() else ""
+    if digest and run.sums_file not in faulty:
+        return digest
     try:
-        return str(read_json(run.candidates / strategy / "p_real" / METADATA)["attributes"]["model_sha256"])
+        said = str(read_json(run.candidates / strategy / "p_real" / METADATA)["attributes"]["model_sha256"])
     except (SynthpipeError, KeyError, TypeError):
-        return ""
+        return digest
+    return said if _SHA256.fullmatch(said) else digest
 
 
 def _small_file(run: RunDirectory, path: Location, found: str, expected: str) -> Fault:

@@ -95,6 +95,16 @@ def test_a_run_that_is_being_built(run: Path, tmp_path: Path) -> None:
     assert "no composite to show yet" in inspect(mosaic, "--sheet", tmp_path / "sheet.png").stderr
 
 
+def test_an_array_that_is_just_being_made_is_passed_over(run: Path, tmp_path: Path) -> None:
+    """Its folder is there, its metadata not yet: status and inspect say nothing of it."""
+    path = Path(shutil.copytree(run, tmp_path / "run"))
+    RunDirectory(path).reopen()
+    (path / "candidates.zarr" / "mosaic" / "recipe" / "zarr.json").unlink()
+    for command in (["inspect"], ["status"], ["inspect", "--json"], ["status", "--json"]):
+        result = CliRunner().invoke(main, [*command, str(path)])
+        assert result.exit_code == 0 and not result.stderr, result.output
+
+
 def test_a_composite_with_the_patch_of_each_region(run: Path) -> None:
     catalog = load_catalog(run, RunDirectory(run).pipeline().taxonomy)
     result = inspect(run, "--sample", "0,5", "--sample", "12-13", "--json")
