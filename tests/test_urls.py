@@ -22,6 +22,7 @@ from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 from upath import UPath
 
+import synthpipe
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import StoreSection
@@ -249,6 +250,13 @@ def test_a_build_behind_urls_makes_the_same_bytes(bucket: str, patches: Path, tm
     curated, other = CuratedSet(f"{bucket}/runs/one/curated.zarr"), CuratedSet(tmp_path / "run" / "curated.zarr")
     assert all(map(np.array_equal, curated.read([23, 0, 5]), other.read([23, 0, 5])))
     assert curated.digest == other.digest
+    opened = synthpipe.open_run(f"{bucket}/runs/one")
+    assert f"<b>{bucket}/runs/one/curated.zarr</b>: 24 samples" in opened._repr_html_()
+    assert np.array_equal(
+        opened.candidate("bezier", 3).mask, synthpipe.open_run(tmp_path / "run").candidate("bezier", 3).mask
+    )
+    assert np.array_equal(curated.to_xarray().image[5], other[5].image)
+    assert np.array_equal(curated.to_napari()[1][0][5], other[5].mask)
     for name in ("candidates.zarr/mosaic/image/c.1.0.0.0", "curated.zarr/mask/c.0.0.0", "build.json"):
         (run / name).unlink()
     build(there, run, ClusterSettings(Local(2)), LogReporter())

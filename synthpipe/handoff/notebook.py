@@ -44,9 +44,10 @@ def curated_html(curated: CuratedSet) -> str:
     """Return what is in a set: counts, classes, and a few composites from all over it."""
     height, width = curated.size
     counts = ", ".join(f"{count:,} {name}" for name, count in curated.counts().items())
+    slides = len(np.unique(curated.donor_groups[curated.donor_groups >= 0]))
     title = (
         f"<b>{escape(str(curated.path))}</b>: {len(curated):,} samples ({counts}) of {height} &times; {width} pixels, "
-        f"from {len(curated.groups):,} slides or patients"
+        f"from {slides:,} slides or patients"
     )
     if not len(curated):
         return _block(title)
@@ -56,6 +57,7 @@ def curated_html(curated: CuratedSet) -> str:
     rows = [
         (_class(curated.taxonomy, value), samples[value], f"{share:.1%}")
         for value, share in enumerate(pixels / pixels.sum())
+        if share or samples[value]
     ]
     head = "pixels" if len(measured) == len(curated) else f"pixels, in {len(measured)} samples"
     return _block(title, _table(("class", "samples with it", head), rows), _thumbnails(curated))

@@ -14,9 +14,10 @@ import zarr
 from PIL import Image as Pillow
 
 import synthpipe
-from synthpipe.handoff import CuratedSet, Sample
+from synthpipe.handoff import CuratedSet, Sample, begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.handoff.notebook import curated_html, run_html, sample_html
 from synthpipe.pictures import overlay
+from synthpipe.records import PatchRef
 from synthpipe.storage.run import read_json, write_json
 from synthpipe.taxonomy import Taxonomy, TissueClass
 
@@ -111,6 +112,15 @@ def test_a_set_of_many_is_measured_in_part(curated: CuratedSet) -> None:
     text = "".join(Page(curated_html(many)).text)
     assert "8,000 samples (2,000 mosaic, 6,000 bezier)" in text and "pixels, in 256 samples" in text
     assert "class_pixels" not in vars(many)  # not all were read
+
+
+def test_a_set_of_real_patches(curated: CuratedSet, tmp_path: Path) -> None:
+    patches = [PatchRef(f"{name}.png", f"/{name}.png", "0" * 64, (0, 2), 64, 64, "slide 7") for name in "ab"]
+    begin_pseudo_labelled(tmp_path / "pseudo.zarr", curated.description, {"checkpoint": "x"}, patches)
+    write_pseudo_labelled(tmp_path / "pseudo.zarr", 0, patches, *curated.read([4, 9]))
+    page = Page(synthpipe.open_curated(tmp_path / "pseudo.zarr")._repr_html_())
+    assert list(page.pictures) == ["0: real", "1: real"]
+    assert ": 2 samples (2 real) of 64 \u00d7 64 pixels, from 1 slides or patients" in "".join(page.text)
 
 
 def test_a_run(place: Path) -> None:
