@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from synthpipe.errors import StoreError
+from synthpipe.errors import MissingPackageError, StoreError
 from synthpipe.files import Location, located
 from synthpipe.handoff.balance import WeightKind, class_weights, sample_weights
 from synthpipe.handoff.description import Description, Sample
@@ -240,9 +240,16 @@ class CuratedSet:
 
         Class names are the coordinate ``class``; codes have CF's ``flag_values`` and ``flag_meanings``. `options` are
         those of `xarray.open_zarr`, such as ``chunks={"sample": 256}`` for arrays of Dask.
-        """
-        import xarray
 
+        Raises
+        ------
+        MissingPackageError
+            xarray is not installed.
+        """
+        try:
+            import xarray
+        except ImportError as error:
+            raise MissingPackageError("to_xarray needs xarray: pip install xarray") from error
         options = {"chunks": None, "consolidated": False} | options
         dataset: xarray.Dataset = xarray.open_zarr(open_group(self.path).store, **options)
         dataset = dataset.assign_coords({"class": list(self.taxonomy.names)})

@@ -47,7 +47,7 @@ def curated_html(curated: CuratedSet) -> str:
     slides = len(np.unique(curated.donor_groups[curated.donor_groups >= 0]))
     title = (
         f"<b>{escape(str(curated.path))}</b>: {len(curated):,} samples ({counts}) of {height} &times; {width} pixels, "
-        f"from {slides:,} slides or patients"
+        f"from {slides:,} {'slide or patient' if slides == 1 else 'slides or patients'}"
     )
     if not len(curated):
         return _block(title)

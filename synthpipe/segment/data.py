@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict
 
@@ -172,17 +173,17 @@ class Epochs:
             )
         self.epoch = self.batch = 0
         self._length, self.batch_size, self.seed = length, batch_size, seed
-        self.world, self._rank, self._weights = world, rank, weights
+        self.world, self._rank, self.weights = world, rank, weights
 
     def __len__(self) -> int:
         return self._length // (self.batch_size * self.world)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)))
-        if self._weights is None:
+        if self.weights is None:
             order = rng.permutation(self._length)
         else:
-            order = rng.choice(self._length, self._length, p=self._weights)
+            order = rng.choice(self._length, self._length, p=self.weights)
         for batch in range(self.batch, len(self)):
             start = (batch * self.world + self._rank) * self.batch_size
             yield order[start : start + self.batch_size].tolist()
@@ -203,6 +204,7 @@ class ResumableLoader:
             "batch_size": epochs.batch_size,
             "seed": epochs.seed,
             "world": epochs.world,
+            "weights": None if epochs.weights is None else hashlib.sha256(epochs.weights.tobytes()).hexdigest(),
         }
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -244,7 +246,7 @@ class ResumableLoader:
         Raises
         ------
         ConfigError
-            It was a loader of another set, seed, batch size or number of devices.
+            It was a loader of another set, seed, batch size or number of devices, or with other weights.
         """
         if differing := [key for key, value in self._identity.items() if state.get(key) != value]:
             raise ConfigError(

@@ -196,6 +196,25 @@ def test_a_loop_that_was_left_goes_on(curated: CuratedSet) -> None:
         assert torch.equal(found["mask"], expected["mask"])
 
 
+def test_a_loader_knows_which_epochs_are_left(curated: CuratedSet) -> None:
+    loader = curated.to_torch().loader(8)
+    assert loader.epochs(2) == range(2)
+    seen = []
+    for epoch in loader.epochs(2):
+        for batch in loader:
+            seen.append((epoch, loader.epoch, loader.epochs(2).start, len(batch["mask"])))
+    assert [each[:3] for each in seen] == [(0, 0, 0), (0, 0, 0), (0, 0, 1), (1, 1, 1), (1, 1, 1), (1, 1, 2)]
+    assert not loader.epochs(2) and loader.epochs(3) == range(2, 3)
+
+
+def test_without_xarray_the_message_says_what_to_install(curated: CuratedSet) -> None:
+    code = "import sys; sys.modules['xarray'] = None; import synthpipe; synthpipe.open_curated(sys.argv[1]).to_xarray()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(curated.path)], capture_output=True, text=True, check=False
+    )
+    assert "MissingPackageError: to_xarray needs xarray: pip install xarray" in result.stderr
+
+
 def test_devices_share_an_epoch_out(curated: CuratedSet) -> None:
     parts = [list(Epochs(23, 3, seed=1, rank=rank, world=2)) for rank in range(2)]
     assert [len(part) for part in parts] == [3, 3]
@@ -215,5 +234,10 @@ def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:
     state = curated.to_torch().loader(4, seed=5).state_dict()
     with pytest.raises(ConfigError, match="another curated, seed"):
         curated.subset(range(20)).to_torch().loader(4, seed=6).load_state_dict(state)
+    weights = curated.sample_weights()
+    with pytest.raises(ConfigError, match="another batch_size, world, weights, which would go on with other batches"):
+        curated.to_torch().loader(3, seed=5, world=2, weights=weights).load_state_dict(state)
+    weighted = curated.to_torch().loader(4, weights=weights)
+    weighted.load_state_dict(curated.to_torch().loader(4, weights=weights.copy()).state_dict())
     with pytest.raises(ConfigError, match="24 samples, batch_size 25, rank 0 of 1: expected a batch or more"):
         curated.to_torch().loader(25)

@@ -120,7 +120,7 @@ def test_a_set_of_real_patches(curated: CuratedSet, tmp_path: Path) -> None:
     write_pseudo_labelled(tmp_path / "pseudo.zarr", 0, patches, *curated.read([4, 9]))
     page = Page(synthpipe.open_curated(tmp_path / "pseudo.zarr")._repr_html_())
     assert list(page.pictures) == ["0: real", "1: real"]
-    assert ": 2 samples (2 real) of 64 \u00d7 64 pixels, from 1 slides or patients" in "".join(page.text)
+    assert ": 2 samples (2 real) of 64 \u00d7 64 pixels, from 1 slide or patient" in "".join(page.text)
 
 
 def test_a_run(place: Path) -> None:
