@@ -31,3 +31,7 @@ class FilterError(SynthpipeError, RuntimeError):
 
 class ClusterError(SynthpipeError, RuntimeError):
     """There is no cluster to work on, its workers are not fit for the build, or it was lost."""
+
+
+class MissingPackageError(SynthpipeError, ImportError):
+    """A package of an extra is not installed."""

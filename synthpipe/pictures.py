@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
@@ -56,6 +57,18 @@ def palette_png(mask: Mask, taxonomy: Taxonomy) -> bytes:
     picture = Pillow.fromarray(mask)
     picture.putpalette(taxonomy.palette())
     return _encoded(picture)
+
+
+def jpeg(image: Image, quality: int = 90) -> bytes:
+    """Return an RGB picture, (H, W, 3) uint8, as JPEG: for looking at, where hundreds of pictures must be small."""
+    buffer = io.BytesIO()
+    Pillow.fromarray(image).save(buffer, format="JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """Return bytes of a kind such as ``image/png`` as the address of a picture that is part of the page itself."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def colors_of(taxonomy: Taxonomy) -> NDArray[np.uint8]:

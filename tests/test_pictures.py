@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from synthpipe.pictures import overlay, palette_png, png
+from synthpipe.pictures import data_uri, jpeg, overlay, palette_png, png
 from tests.segment.test_pictures import COLORS, TAXONOMY, example
 
 
@@ -40,3 +41,13 @@ def test_pictures_read_back_a_mask_with_its_palette() -> None:
     assert bytes(found.getpalette() or []) == TAXONOMY.palette()
     assert np.asarray(found.convert("RGB"))[0, 0].tolist() == list(COLORS[0])
     assert np.array_equal(np.asarray(Pillow.open(io.BytesIO(png(image)))), image)
+
+
+def test_a_jpeg_in_a_page_is_the_picture() -> None:
+    image, _ = example()
+    smooth = np.repeat(np.repeat(image[::10, ::10], 10, axis=0), 10, axis=1)
+    kind, data = data_uri("image/jpeg", jpeg(smooth)).split(";base64,")
+    found = Pillow.open(io.BytesIO(base64.b64decode(data)))
+    assert kind == "data:image/jpeg" and found.format == "JPEG"
+    assert np.abs(np.asarray(found).astype(int) - smooth).mean() < 6
+    assert len(jpeg(image, quality=30)) < len(jpeg(image))

@@ -6,7 +6,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +13,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from synthpipe.config import GlassSection, PatchesSection
 from synthpipe.errors import StoreError
 from synthpipe.files import Location, located
 from synthpipe.handoff.balance import WeightKind, class_weights, sample_weights
+from synthpipe.handoff.description import Description, Sample
+from synthpipe.handoff.napari import LayerData, layer_data
+from synthpipe.handoff.notebook import curated_html
 from synthpipe.handoff.splits import By, Split, split_places
 from synthpipe.records import STRATEGIES, Image, Mask, Strategy
 from synthpipe.storage.samples import SampleReader
@@ -32,68 +33,6 @@ if TYPE_CHECKING:
 
 _BLOCK = 256
 _ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass", "groups", "source"}
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One composite of a curated set.
-
-    Attributes
-    ----------
-    image : (H, W, 3) uint8
-        RGB.
-    mask : (H, W) uint8
-        Class indices, or the background index.
-    labels : (C,) uint8
-        1 where a class occurs.
-    """
-
-    image: Image
-    mask: Mask
-    labels: NDArray[np.uint8]
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What a set's samples are: what training, and whoever uses the trained network, must know besides pixels.
-
-    Attributes
-    ----------
-    taxonomy : Taxonomy
-        Class names and colours, in the order of mask values; `taxonomy.background` is to be ignored by losses.
-    size : tuple of int
-        Height and width of the samples.
-    fingerprint : str
-        Of the pipeline that made the composites.
-    patches : PatchesSection
-        How the patches of the data set are laid out; `root` is ``.``, since a data set may move.
-    glass : GlassSection or None
-        What counts as white background in the data set.
-    """
-
-    taxonomy: Taxonomy
-    size: tuple[int, int]
-    fingerprint: str
-    patches: PatchesSection
-    glass: GlassSection | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-ready."""
-        return {
-            **self.taxonomy.to_json(),
-            "size": list(self.size),
-            "fingerprint": self.fingerprint,
-            "patches": self.patches.model_dump(mode="json", exclude={"root"}),
-            "glass": self.glass.model_dump(mode="json") if self.glass else None,
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Description:
-        """Read back what `to_json` returned, whatever keys there are besides."""
-        height, width = data["size"]
-        glass = None if data["glass"] is None else GlassSection(**data["glass"])
-        patches = PatchesSection(root=".", **data["patches"])
-        return cls(Taxonomy.from_json(data), (height, width), str(data["fingerprint"]), patches, glass)
 
 
 def open_curated(path: str | Location) -> CuratedSet:
@@ -207,7 +146,7 @@ class CuratedSet:
 
     def __getitem__(self, index: int) -> Sample:
         place = int(self.indices[index])
-        return Sample(self._images[place], self._masks[place], self.labels[index])
+        return Sample(self._images[place], self._masks[place], self.labels[index], self.taxonomy)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
@@ -307,7 +246,36 @@ class CuratedSet:
         options = {"chunks": None, "consolidated": False} | options
         dataset: xarray.Dataset = xarray.open_zarr(open_group(self.path).store, **options)
         dataset = dataset.assign_coords({"class": list(self.taxonomy.names)})
-        return dataset if len(self) == dataset.sizes["sample"] else dataset.isel(sample=self.indices)
+        return dataset if self._whole else dataset.isel(sample=self.indices)
+
+    @property
+    def _whole(self) -> bool:
+        """Whether this is all of the store, in its order."""
+        return np.array_equal(self.indices, np.arange(self._images.shape[0]))
+
+    def to_napari(self, indices: Sequence[int] | None = None) -> list[LayerData]:
+        """Return an image layer and a layer of labels with the classes' colours, as napari's layer data tuples.
+
+        ``viewer.add_layer(napari.layers.Layer.create(*each))`` shows them; so does a plugin's reader that returns them.
+
+        Parameters
+        ----------
+        indices : sequence of int, optional
+            The composites, to be held in memory; all those of a part of a set by default. Of a whole set each is read
+            when it is looked at.
+        """
+        if indices is None and self._whole:
+            return layer_data(self.arrays["image"], self.arrays["mask"], self.taxonomy)
+        return layer_data(*self.read(range(len(self)) if indices is None else indices), self.taxonomy)
+
+    def counts(self) -> dict[str, int]:
+        """Return how many samples come from each strategy, and how many are real patches (``real``), where any do."""
+        codes = {LOST: "real", **dict(enumerate(STRATEGIES))}
+        found = zip(*np.unique(self._strategies, return_counts=True), strict=True)
+        return {codes[int(code)]: int(count) for code, count in found}
+
+    def _repr_html_(self) -> str:
+        return curated_html(self)
 
     def origin(self, index: int) -> tuple[Strategy, int] | None:
         """Return the strategy of a composite, and its index among the strategy's candidates; None for a real patch."""

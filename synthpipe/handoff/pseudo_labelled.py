@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from synthpipe.config import StoreSection, differences
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location
-from synthpipe.handoff.curated import Description
+from synthpipe.handoff.description import Description
 from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.storage.schema import (
     CURATED_ARRAYS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import math
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from synthpipe.compose.regions import Region, region_map, regions
-from synthpipe.pictures import edges
+from synthpipe.pictures import data_uri, edges
 from synthpipe.records import REASONS, Image, Mask, Reason, Recipe, Strategy, recipe_from_json
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array
@@ -143,7 +142,7 @@ def photo(image: Image) -> str:
     picture.thumbnail((_LARGEST, _LARGEST), Pillow.Resampling.BOX)
     buffer = io.BytesIO()
     picture.save(buffer, format="JPEG", quality=_QUALITY)
-    return _data_uri("image/jpeg", buffer.getvalue())
+    return data_uri("image/jpeg", buffer.getvalue())
 
 
 def mask_layer(mask: Mask, taxonomy: Taxonomy) -> str:
@@ -180,7 +179,7 @@ def _layer(values: NDArray[np.uint8], palette: bytes, opaque: range) -> str:
     buffer = io.BytesIO()
     clear = bytes(255 if value in opaque else 0 for value in range(256))
     picture.save(buffer, format="PNG", transparency=clear, optimize=True)
-    return _data_uri("image/png", buffer.getvalue())
+    return data_uri("image/png", buffer.getvalue())
 
 
 def _small(values: NDArray[Number]) -> NDArray[Number]:
@@ -194,7 +193,3 @@ def _small(values: NDArray[Number]) -> NDArray[Number]:
         for size in (height, width)
     )
     return values[np.ix_(rows, columns)]
-
-
-def _data_uri(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

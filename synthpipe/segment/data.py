@@ -172,10 +172,10 @@ class Epochs:
             )
         self.epoch = self.batch = 0
         self._length, self.batch_size, self.seed = length, batch_size, seed
-        self._rank, self._world, self._weights = rank, world, weights
+        self.world, self._rank, self._weights = world, rank, weights
 
     def __len__(self) -> int:
-        return self._length // (self.batch_size * self._world)
+        return self._length // (self.batch_size * self.world)
 
     def __iter__(self) -> Iterator[list[int]]:
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)))
@@ -184,7 +184,7 @@ class Epochs:
         else:
             order = rng.choice(self._length, self._length, p=self._weights)
         for batch in range(self.batch, len(self)):
-            start = (batch * self._world + self._rank) * self.batch_size
+            start = (batch * self.world + self._rank) * self.batch_size
             yield order[start : start + self.batch_size].tolist()
 
 
@@ -198,7 +198,12 @@ class ResumableLoader:
 
     def __init__(self, dataset: CuratedDataset, epochs: Epochs, workers: int) -> None:
         self._epochs = epochs
-        self._identity = {"curated": dataset.curated.digest, "batch_size": epochs.batch_size, "seed": epochs.seed}
+        self._identity = {
+            "curated": dataset.curated.digest,
+            "batch_size": epochs.batch_size,
+            "seed": epochs.seed,
+            "world": epochs.world,
+        }
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=epochs,
@@ -216,6 +221,10 @@ class ResumableLoader:
     def epoch(self) -> int:
         """The epoch under way, or the one that was finished last."""
         return self._epochs.epoch
+
+    def epochs(self, count: int) -> range:
+        """Return which of `count` epochs are not finished: what the outer loop of a training goes over."""
+        return range(self._epochs.epoch + (self._epochs.batch >= len(self)), count)
 
     def __iter__(self) -> Iterator[Any]:
         epochs = self._epochs
@@ -235,7 +244,7 @@ class ResumableLoader:
         Raises
         ------
         ConfigError
-            It was a loader of another set, seed or batch size.
+            It was a loader of another set, seed, batch size or number of devices.
         """
         if differing := [key for key, value in self._identity.items() if state.get(key) != value]:
             raise ConfigError(

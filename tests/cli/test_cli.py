@@ -247,4 +247,4 @@ def test_the_readme_shows_commands_that_exist_and_code_that_runs(run: Path) -> N
         assert result.returncode == 0, result.stderr
         output += result.stdout
     assert "3 ['tumour', 'stroma', 'normal']" in output and "'sample': 12" in output
-    assert "torch.Size([24, 3, 32, 32]) torch.Size([24, 32, 32]) torch.Size([24, 3])" in output
+    assert "torch.Size([16, 3, 32, 32]) torch.Size([16, 32, 32]) torch.Size([16, 3])" in output

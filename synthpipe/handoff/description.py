@@ -1,0 +1,83 @@
+"""One sample of a curated set, and what all of them are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.config import GlassSection, PatchesSection
+from synthpipe.handoff.notebook import sample_html
+from synthpipe.records import Image, Mask
+from synthpipe.taxonomy import Taxonomy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """One composite of a curated set.
+
+    Attributes
+    ----------
+    image : (H, W, 3) uint8
+        RGB.
+    mask : (H, W) uint8
+        Class indices, or the background index.
+    labels : (C,) uint8
+        1 where a class occurs.
+    taxonomy : Taxonomy
+        The C classes.
+    """
+
+    image: Image
+    mask: Mask
+    labels: NDArray[np.uint8]
+    taxonomy: Taxonomy
+
+    def _repr_html_(self) -> str:
+        return sample_html(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a set's samples are: what training, and whoever uses the trained network, must know besides pixels.
+
+    Attributes
+    ----------
+    taxonomy : Taxonomy
+        Class names and colours, in the order of mask values; `taxonomy.background` is to be ignored by losses.
+    size : tuple of int
+        Height and width of the samples.
+    fingerprint : str
+        Of the pipeline that made the composites.
+    patches : PatchesSection
+        How the patches of the data set are laid out; `root` is ``.``, since a data set may move.
+    glass : GlassSection or None
+        What counts as white background in the data set.
+    """
+
+    taxonomy: Taxonomy
+    size: tuple[int, int]
+    fingerprint: str
+    patches: PatchesSection
+    glass: GlassSection | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it, JSON-ready."""
+        return {
+            **self.taxonomy.to_json(),
+            "size": list(self.size),
+            "fingerprint": self.fingerprint,
+            "patches": self.patches.model_dump(mode="json", exclude={"root"}),
+            "glass": self.glass.model_dump(mode="json") if self.glass else None,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Description:
+        """Read back what `to_json` returned, whatever keys there are besides."""
+        height, width = data["size"]
+        glass = None if data["glass"] is None else GlassSection(**data["glass"])
+        patches = PatchesSection(root=".", **data["patches"])
+        return cls(Taxonomy.from_json(data), (height, width), str(data["fingerprint"]), patches, glass)

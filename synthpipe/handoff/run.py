@@ -1,0 +1,111 @@
+"""A run, opened: what a build has made so far, to look at from Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from synthpipe.config import Pipeline
+from synthpipe.errors import StoreError
+from synthpipe.files import Location, located
+from synthpipe.handoff.curated import CuratedSet
+from synthpipe.handoff.description import Sample
+from synthpipe.handoff.notebook import run_html
+from synthpipe.records import Strategy
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.shards import read_range
+from synthpipe.taxonomy import LOST, Taxonomy
+
+
+def open_run(path: str | Location) -> Run:
+    """Open a run, finished or not, at a path or URL.
+
+    Raises
+    ------
+    StoreError
+        There is no run at `path`, or what it says of itself is damaged.
+    """
+    directory = RunDirectory(located(path))
+    data = directory.read()
+    return Run(directory.path, str(data["name"]), str(data["fingerprint"]), directory.pipeline())
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run: its pipeline, how far it is, its candidates and its curated set.
+
+    Attributes
+    ----------
+    path : Path or UPath
+        The run directory.
+    name : str
+        The pipeline's.
+    fingerprint : str
+        Of the pipeline: runs with the same one, of the same patches, have the same bytes.
+    pipeline : Pipeline
+        Every setting it was built with.
+    """
+
+    path: Location
+    name: str
+    fingerprint: str
+    pipeline: Pipeline
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.pipeline.taxonomy
+
+    @property
+    def journal(self) -> dict[str, Any]:
+        """What ``build.json`` says: seconds a stage, verdicts and class shares a strategy, whether it is finished."""
+        return RunDirectory(self.path).journal()
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.journal.get("finished"))
+
+    @property
+    def curated(self) -> CuratedSet:
+        """Its curated set.
+
+        Raises
+        ------
+        StoreError
+            There is none yet, or it is not complete.
+        """
+        return CuratedSet(RunDirectory(self.path).curated)
+
+    def candidates(self, strategy: Strategy) -> zarr.Group:
+        """Return the candidates of a strategy: arrays ``image``, ``mask``, ``recipe``, ``p_real``, ``verdict``, ...
+
+        Raises
+        ------
+        StoreError
+            There are none.
+        """
+        return open_group(RunDirectory(self.path).candidates, strategy)
+
+    def candidate(self, strategy: Strategy, index: int) -> Sample:
+        """Return one candidate, whatever its verdict.
+
+        Raises
+        ------
+        StoreError
+            There is none of that index, or it is not made yet.
+        """
+        group = self.candidates(strategy)
+        count = array(group, "mask").shape[0]
+        if not 0 <= index < count:
+            raise StoreError(f"{self.path}: no {strategy} candidate {index}; there are {count}, counted from 0")
+        image, mask = (read_range(array(group, name), index, index + 1)[0] for name in ("image", "mask"))
+        if (mask == LOST).all():
+            raise StoreError(f"{self.path}: {strategy} candidate {index} is not made yet; finish the build first")
+        labels = np.isin(np.arange(len(self.taxonomy)), mask).astype(np.uint8)
+        return Sample(image, mask, labels, self.taxonomy)
+
+    def _repr_html_(self) -> str:
+        return run_html(self)
