@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.records import STRATEGIES
 from synthpipe.storage.run import RunDirectory, read_json
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.taxonomy import LOST, Taxonomy
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +116,9 @@ def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str
         A file of the run is missing or damaged.
     """
     description = curated.description
-    strategies = np.array([(curated.origin(place) or ("real", 0))[0] for place in range(len(curated))])
     counts = {}
-    for strategy in (*STRATEGIES, "real"):
-        labels = curated.labels[strategies == strategy]
+    for code, strategy in (*enumerate(STRATEGIES), (LOST, "real")):
+        labels = curated.labels[curated.strategies == code]
         if len(labels):
             shown = dict(zip(description.taxonomy.names, labels.sum(axis=0, dtype=int).tolist(), strict=True))
             counts[strategy] = (len(labels), shown)

@@ -70,6 +70,8 @@ class CuratedSet:
         Places in `groups` of the slides or patients that each composite's donors come from, then -1.
     groups : tuple of str
         The slides or patients.
+    strategies : (N,) uint8
+        Places in `records.STRATEGIES`; `taxonomy.LOST` for real patches.
     indices : (N,) int64
         Where the samples lie in the store: all of them in order, but for a part of a set.
 
@@ -95,7 +97,7 @@ class CuratedSet:
         self.labels: NDArray[np.uint8] = read_range(array(group, "labels"), 0, count)
         self.p_real: NDArray[np.float32] = read_range(array(group, "p_real"), 0, count)
         self.donor_groups: NDArray[np.int32] = read_range(array(group, "donor_groups"), 0, count)
-        self._strategies: NDArray[np.uint8] = read_range(array(group, "origin_strategy"), 0, count)
+        self.strategies: NDArray[np.uint8] = read_range(array(group, "origin_strategy"), 0, count)
         self._origins: NDArray[np.int64] = read_range(array(group, "origin_index"), 0, count)
         self.indices: NDArray[np.int64] = np.arange(count)
         self._images = SampleReader(array(group, "image"))
@@ -120,7 +122,7 @@ class CuratedSet:
         Pixels are not read.
         """
         known = hashlib.sha256(json.dumps([self.fingerprint, self._source, self.groups], sort_keys=True).encode())
-        for values in (self._strategies, self._origins, self.p_real, self.labels, self.donor_groups):
+        for values in (self.strategies, self._origins, self.p_real, self.labels, self.donor_groups):
             known.update(np.ascontiguousarray(values).tobytes())
         return known.hexdigest()
 
@@ -172,7 +174,7 @@ class CuratedSet:
             self.p_real[chosen],
             self.donor_groups[chosen],
         )
-        part._strategies, part._origins = self._strategies[chosen], self._origins[chosen]
+        part.strategies, part._origins = self.strategies[chosen], self._origins[chosen]
         return part
 
     def split(self, fractions: Mapping[str, float], by: By = "group", seed: int = 0) -> Split[CuratedSet]:
@@ -278,7 +280,7 @@ class CuratedSet:
     def counts(self) -> dict[str, int]:
         """Return how many samples come from each strategy, and how many are real patches (``real``), where any do."""
         codes = {LOST: "real", **dict(enumerate(STRATEGIES))}
-        found = zip(*np.unique(self._strategies, return_counts=True), strict=True)
+        found = zip(*np.unique(self.strategies, return_counts=True), strict=True)
         return {codes[int(code)]: int(count) for code, count in found}
 
     def _repr_html_(self) -> str:
@@ -286,5 +288,5 @@ class CuratedSet:
 
     def origin(self, index: int) -> tuple[Strategy, int] | None:
         """Return the strategy of a composite, and its index among the strategy's candidates; None for a real patch."""
-        code = int(self._strategies[index])
+        code = int(self.strategies[index])
         return None if code == LOST else (STRATEGIES[code], int(self._origins[index]))
