@@ -20,6 +20,13 @@ ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "pipelines" / "demo.yaml"
 FLAT_COLORS = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
 
+SMALL = (
+    *("canvas=32", "mosaic.tile=16", "filter.network=test_resnet", "filter.candidates=40", "filter.epochs=1"),
+    *("curation.rule=top_k", "curation.wanted=12", "curation.candidates=20", "curation.max_candidates=80"),
+    "store.shard=8",
+)
+"""The demo pipeline made small: a build of seconds, with a filter that is really trained."""
+
 
 def pipeline(*overrides: str) -> Pipeline:
     """The demo pipeline, with keys replaced."""

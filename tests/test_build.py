@@ -35,19 +35,8 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.tasks import Job, ShardTask, render_shard
 from synthpipe.taxonomy import LOST
 from synthpipe.workplace import open_workplace, place_bank
-from tests.conftest import DEMO, pipeline
+from tests.conftest import DEMO, SMALL, pipeline
 
-SMALL = (
-    "canvas=32",
-    "mosaic.tile=16",
-    "filter.candidates=40",
-    "filter.epochs=1",
-    "curation.rule=top_k",
-    "curation.wanted=12",
-    "curation.candidates=20",
-    "curation.max_candidates=80",
-    "store.shard=8",
-)
 CANDIDATE_ARRAYS = ("image", "mask", "recipe", "class_pixels", "donors")
 
 

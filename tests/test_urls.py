@@ -37,13 +37,8 @@ from synthpipe.stages import build
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, create_group, ensure_arrays, open_group
 from synthpipe.storage.shards import ShardWriter, commit, complete_shards, object_path, write_shard
-from tests.conftest import DEMO, pipeline
+from tests.conftest import DEMO, SMALL, pipeline
 from tests.export.conftest import noise
-
-SMALL = (
-    *("canvas=32", "mosaic.tile=16", "filter.candidates=40", "filter.epochs=1", "curation.rule=top_k"),
-    *("curation.wanted=12", "curation.candidates=20", "curation.max_candidates=80", "store.shard=8"),
-)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def test_all_rows_are_measured_and_finished_ones_are_kept(tmp_path: Path) -> Non
     changes = {
         "--set": ("canvas=32", "mosaic.tile=16", "filter.candidates=20", "filter.epochs=1", "filter.batch=8",
                   "filter.network=test_resnet", "curation.candidates=40", "store.shard=20"),
-        "--train-set": ("composites=2", "real=2", "epochs=1", "steps_per_epoch=2"),
+        "--train-set": ("network.encoder=tu-test_resnet", "composites=2", "real=2", "epochs=1", "steps_per_epoch=2"),
     }  # fmt: skip
     arguments = [
         *("--patches", data, "--masked", data / "masked", "--val", data / "2.validation", "--test", data / "3.testing"),

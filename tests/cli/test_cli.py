@@ -16,8 +16,7 @@ from PIL import Image as PillowImage
 from synthpipe.cli import main
 from synthpipe.config import json_schema
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from tests.conftest import DEMO, ROOT
-from tests.test_build import SMALL
+from tests.conftest import DEMO, ROOT, SMALL
 
 
 def synthpipe(*arguments: object) -> Result:

@@ -16,6 +16,7 @@ from PIL import Image as Pillow
 
 from synthpipe import pipeline_file
 from synthpipe.cli import main
+from tests import conftest
 from tests.conftest import DEMO
 from tests.segment.conftest import settings
 
@@ -26,8 +27,8 @@ ORDER = (
 """What each needs was made by those before."""
 
 SMALL = (
-    *("canvas=64", "mosaic.tile=32", "filter.candidates=20", "filter.epochs=1", "curation.rule=top_k"),
-    *("curation.wanted=24", "curation.candidates=48", "curation.max_candidates=96", "store.shard=16"),
+    *(*conftest.SMALL, "canvas=64", "mosaic.tile=32", "filter.candidates=20", "store.shard=16"),
+    *("curation.wanted=24", "curation.candidates=48", "curation.max_candidates=96"),
 )
 
 

@@ -29,8 +29,7 @@ from synthpipe.records import PatchRef
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
-from tests.conftest import pipeline
-from tests.test_build import SMALL
+from tests.conftest import SMALL, pipeline
 
 
 def inspect(*arguments: object, **options: Any) -> Result:

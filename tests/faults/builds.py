@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from tests import conftest
 from tests.conftest import DEMO
 
 SMALL = (
-    *("canvas=32", "mosaic.tile=16", "filter.candidates=40", "filter.epochs=2", "curation.rule=top_k"),
-    *("curation.wanted=24", "curation.candidates=64", "curation.max_candidates=192", "store.shard=8"),
+    *(*conftest.SMALL, "filter.epochs=2"),
+    *("curation.wanted=24", "curation.candidates=64", "curation.max_candidates=192"),
 )
 _UNEQUAL = (
     *("build.json", "run.json", "filter/mosaic.json", "filter/bezier.json", "SHA256SUMS", "report.html"),

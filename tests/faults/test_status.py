@@ -20,8 +20,7 @@ from click.testing import CliRunner
 
 from synthpipe.cli import main
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from tests.conftest import DEMO
-from tests.test_build import SMALL
+from tests.conftest import DEMO, SMALL
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,7 @@ from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.sums import write_sums
 from synthpipe.verification import Checkup, repair, verify
-from tests.conftest import DEMO, pipeline
-from tests.test_build import SMALL
+from tests.conftest import DEMO, SMALL, pipeline
 
 FAULTS = 100
 UNREPEATABLE = ("build.json", "mosaic.json", "bezier.json", "SHA256SUMS")  # hold seconds, or digests of such files

@@ -15,11 +15,12 @@ from synthpipe.patches.catalog import survey
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
+from tests import conftest
 from tests.conftest import pipeline
 
 SMALL = (
-    *("canvas=32", "mosaic.tile=16", "filter.candidates=40", "filter.epochs=2", "curation.rule=top_k"),
-    *("curation.wanted=30", "curation.candidates=64", "curation.max_candidates=80", "store.shard=16"),
+    *(*conftest.SMALL, "filter.epochs=2", "store.shard=16"),
+    *("curation.wanted=30", "curation.candidates=64"),
 )
 NAME = "</title><script>window.hacked = 'pipeline'</script>&amp; \"quotes\" 'and' more"
 FOLDER = "<img src=x onerror=window.hacked='folder'><"

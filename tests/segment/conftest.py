@@ -81,7 +81,7 @@ def curated(data_set: DataSet) -> Path:
 def settings(**changes: object) -> TrainSettings:
     """A training of seconds: two epochs of three steps of a small network."""
     small = {
-        "network": {"architecture": "Unet", "encoder": "resnet18", "weights": None},
+        "network": {"architecture": "Unet", "encoder": "tu-test_resnet", "weights": None},
         "composites": 4,
         "real": 4,
         "epochs": 2,

@@ -149,7 +149,7 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
     assert same_weights(directory / "last.ckpt", tmp_path / "through" / "last.ckpt")
 
 
-@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0"])  # the latter has a head that nothing asks
+@pytest.mark.parametrize("encoder", ["tu-test_resnet", "efficientnet-b0"])  # the latter has a head that nothing asks
 def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path, encoder: str) -> None:
     """Two processes, each with half of every batch, whose gradients are averaged."""
     found = run(command(data_set, tmp_path / "run", "--devices", "2", "--set", f"network.encoder={encoder}"))
