@@ -45,9 +45,6 @@ class Job:
     run: RunDirectory
     bank: BankPlace
 
-    def __repr__(self) -> str:
-        return f"the look at filter.network of {self.run.path}"  # the one task that gets nothing else
-
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
@@ -60,6 +57,16 @@ class ShardTask:
 
     def __repr__(self) -> str:
         return f"shard {self.shard} of {self.strategy} {self.purpose} composites"
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTask:
+    """A look at whether the workers have the filter's network."""
+
+    name: str
+
+    def __repr__(self) -> str:
+        return f"the look for filter.network {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,11 +221,11 @@ def score_shard(task: ShardTask) -> tuple[int, int]:
     return size, int(np.count_nonzero(p_real > job.pipeline.curation.threshold))
 
 
-def check_network(job: Job) -> None:
+def check_network(task: NetworkTask) -> None:
     """Refuse a filter network that there is not, before anything is rendered for it."""
     from synthpipe.filtering.network import check_name
 
-    check_name(job.pipeline.filter.network)
+    check_name(task.name)
 
 
 def train(task: TrainTask) -> None:

@@ -23,7 +23,7 @@ from synthpipe.storage.schema import (
     open_group,
 )
 from synthpipe.storage.shards import complete_shards, read_range, shards_of
-from synthpipe.tasks import ShardTask, TrainTask, check_network, render_shard, score_shard, train
+from synthpipe.tasks import NetworkTask, ShardTask, TrainTask, check_network, render_shard, score_shard, train
 
 
 def make_filters(state: BuildState) -> None:
@@ -36,7 +36,7 @@ def make_filters(state: BuildState) -> None:
     ]
     if missing:
         with timed(state.journal, "filter composites"):
-            for _ in run_tasks(state.cluster, check_network, [state.job]):
+            for _ in run_tasks(state.cluster, check_network, [NetworkTask(pipeline.filter.network)]):
                 pass
             for strategy in missing:
                 _render(state, strategy, "filter", pipeline.filter.candidates)
