@@ -29,6 +29,7 @@ from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.records import REASONS, STRATEGIES, recipe_from_json
+from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
@@ -253,11 +254,14 @@ def test_other_patches_are_refused(unfiltered: Path, tmp_path: Path) -> None:
 
 def test_low_acceptance_stops_with_choices_and_nothing_is_lost(patches: Path, tmp_path: Path) -> None:
     rules = ("curation.rule=threshold", "curation.threshold=1.0", "curation.min_acceptance=0.05")
-    with pytest.raises(FilterError, match=r"(?s)accepts 0\.00% of 20 candidates.*threshold.*top_k.*filter\.enabled"):
+    said = r"(?s)accepts 0\.00% of 20 candidates.*threshold.*top_k.*filter\.enabled.*`synthpipe report"
+    with pytest.raises(FilterError, match=said):
         run(small(patches, *rules), tmp_path / "run")
     stored = sorted((tmp_path / "run" / "candidates.zarr" / "mosaic" / "image").iterdir())
     times = [file.stat().st_mtime_ns for file in stored if file.name.startswith("c.")]
     assert len(times) == 3 and not (tmp_path / "run" / "curated.zarr").exists()
+    page = write_report(tmp_path / "run").read_text(encoding="utf-8")  # as the error recommends
+    assert "Candidates, not judged yet" in page
     journal = run(small(patches, *rules, "filter.enabled=false"), tmp_path / "run")
     assert [file.stat().st_mtime_ns for file in stored if file.name.startswith("c.")] == times
     assert journal["strategies"]["mosaic"]["verdicts"]["kept"] == 12

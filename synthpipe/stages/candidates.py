@@ -79,7 +79,7 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
         state.reporter.note(f"{strategy}: {found.kept} of {planned} kept, {wanted} wanted: going on to {following}")
         planned = following
     if found.kept < wanted:
-        raise FilterError(_shortfall(strategy, found.verdicts, wanted))
+        raise FilterError(_shortfall(strategy, found.verdicts, wanted) + _look(state))
     return found.verdicts
 
 
@@ -119,8 +119,12 @@ def _judge(state: BuildState, strategy: Strategy, count: int) -> Judgement:
     found = judge(state.pipeline, strategy, open_group(state.run.candidates, strategy), count)
     _record(state, strategy, found)
     if settings.rule == "threshold" and found.acceptance < settings.min_acceptance:
-        raise FilterError(_too_strict(strategy, settings, found.acceptance, count))
+        raise FilterError(_too_strict(strategy, settings, found.acceptance, count) + _look(state))
     return found
+
+
+def _look(state: BuildState) -> str:
+    return f"\n`synthpipe report {state.run.path}` shows the candidates and their scores"
 
 
 def _too_strict(strategy: Strategy, settings: CurationSection, rate: float, count: int) -> str:
