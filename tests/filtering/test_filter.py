@@ -18,7 +18,7 @@ from tests.conftest import pipeline
 
 
 def settings(**changes: object) -> FilterSection:
-    changes = {"batch": 16, "epochs": {"mosaic": 3, "bezier": 1}} | changes
+    changes = {"network": "test_resnet", "batch": 16, "epochs": {"mosaic": 3, "bezier": 1}} | changes
     return pipeline().filter.model_copy(update=changes)
 
 
