@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,18 +72,20 @@ def told(path: Location, what: str, cure: str = "make room or mend it, then give
         raise StoreError(f"{path}: {what}: {error}; check the address, rights and network, then try again") from error
 
 
-def write_atomically(path: Location, data: bytes | str) -> None:
+def write_atomically(path: Location, data: bytes | str, durable: bool = False) -> None:
     """Write a file, text in UTF-8: whoever looks sees all of it, or what was there before.
+
+    `durable` waits until the bytes are on the disk, so that no power cut leaves an empty file under the name.
 
     Raises
     ------
     StoreError
         It cannot be written; nothing is left behind.
     """
-    stream_atomically(path, [data.encode() if isinstance(data, str) else data])
+    stream_atomically(path, [data.encode() if isinstance(data, str) else data], durable)
 
 
-def stream_atomically(path: Location, chunks: Iterable[bytes]) -> None:
+def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = False) -> None:
     """Write a file of many chunks as `write_atomically` does; behind a URL they are gathered in memory first.
 
     Raises
@@ -99,6 +102,9 @@ def stream_atomically(path: Location, chunks: Iterable[bytes]) -> None:
         try:
             with part.open("wb") as file:
                 file.writelines(chunks)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

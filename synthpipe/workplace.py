@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ _TOKEN = ".driver"
 _SECONDS_TO_APPEAR = 10.0  # file systems of a cluster show new files late
 _SECONDS_BETWEEN_NEWS = 0.2
 _HELD: dict[BankPlace, HeldBank] = {}  # by this process
+_USERS: defaultdict[BankPlace, set[str]] = defaultdict(set)  # keys of the builds that use each
 _PREPARING = Lock()
 
 
@@ -71,15 +73,19 @@ class Workplace:
         cv2.setNumThreads(1)
         place = self.job.bank
         with _PREPARING:
+            _USERS[place].add(self.key)
             if place not in _HELD:
                 _HELD[place] = hold_bank(place, partial(_build, self.job, on_donors))
             open_donors(place)
 
     def release(self) -> None:
-        """Let go of the bank; the last process of the node removes it."""
-        if held := _HELD.pop(self.job.bank, None):
-            release_donors()
-            held.release()
+        """Let go of the bank, unless another build uses it here; the last process of the node removes it."""
+        place = self.job.bank
+        with _PREPARING:
+            _USERS[place].discard(self.key)
+            if not _USERS[place] and (held := _HELD.pop(place, None)):
+                release_donors()
+                held.release()
 
     def _other_versions(self) -> Iterator[str]:
         here = versions()

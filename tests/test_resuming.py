@@ -16,10 +16,10 @@ import pytest
 
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import Pipeline
-from synthpipe.errors import StaleRunError
+from synthpipe.errors import ClusterError, StaleRunError
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.runtime import ClusterSettings, Joined, Local
 from synthpipe.stages import build
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
@@ -63,6 +63,11 @@ def unfinished(run: Path) -> Path:
 
 def objects(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("c.*")}
+
+
+def files(run: Path) -> dict[str, bytes]:
+    found = (path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(run)): path.read_bytes() for path in found}
 
 
 def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
@@ -132,6 +137,25 @@ def test_packages_that_make_other_pixels_are_refused(run: Path, patches: Path) -
     (run / "run.json").write_text(json.dumps(data))
     with pytest.raises(StaleRunError, match=r"would be made otherwise.*\n  opencv-python-headless: 3\.2\.1 -> \d"):
         build(small(patches), unfinished(run), ONE, LogReporter())
+
+
+@pytest.mark.parametrize("reason", ["pixels", "cluster", "moved patches"])
+def test_a_refused_extension_leaves_a_finished_run_as_it_was(
+    reason: str, run: Path, patches: Path, tmp_path: Path
+) -> None:
+    image = array(open_group(run / "candidates.zarr", "bezier", writable=True), "image")
+    altered = np.asarray(image[:8]).copy()
+    altered[0, 3, 3, 0] ^= 1
+    write_shard(image, 0, altered)
+    more = small(patches, "curation.wanted={mosaic: 30, bezier: 12}")
+    if reason == "moved patches":
+        moved = Path(shutil.copytree(patches, tmp_path / "moved"))
+        more = small(moved, "curation.wanted={mosaic: 30, bezier: 12}")
+    before = files(run)
+    with pytest.raises(ClusterError if reason == "cluster" else StaleRunError):
+        where = ClusterSettings(Joined("tcp://127.0.0.1:9")) if reason == "cluster" else ONE
+        build(more, run, where, LogReporter(), extend=True)
+    assert files(run) == before
 
 
 def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path) -> None:

@@ -42,6 +42,16 @@ def test_a_worker_like_the_driver_gets_the_bank_and_gives_it_back(workplace: Wor
     assert not list((tmp_path / "scratch").iterdir())
 
 
+def test_builds_that_share_a_bank_let_go_of_it_one_by_one(workplace: Workplace, tmp_path: Path) -> None:
+    other = replace(workplace, job=replace(workplace.job, run=RunDirectory(tmp_path / "other")))
+    for each in (workplace, other):
+        each.prepare(lambda _: None)
+    workplace.release()
+    assert len(open_donors(workplace.job.bank).listed) > 0
+    other.release()
+    assert not list((tmp_path / "scratch").iterdir())
+
+
 def test_a_worker_that_differs_says_in_what(workplace: Workplace, tmp_path: Path) -> None:
     other = replace(workplace, versions=workplace.versions | {"numpy": "1.0"})
     (problem,) = other.problems()

@@ -152,9 +152,15 @@ def _train(settings: Any, data: Any, output: Path, hardware: Hardware) -> Outcom
             raise KeyboardInterrupt  # asked twice
         asked.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ask)
-    return training.train(settings, data, output, hardware, reporter(), lambda: bool(asked))
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        outcome = training.train(settings, data, output, hardware, reporter(), lambda: bool(asked))
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if asked and outcome.finished:  # during its last validation; what comes after is not begun
+        raise KeyboardInterrupt
+    return outcome
 
 
 def _report(outcome: Outcome, output: Path) -> None:
@@ -380,7 +386,7 @@ def baseline(
         --val data/phantom/2.validation --data data/phantom/3.testing --config pipelines/training/demo.yaml \\
         --compare runs/demo/segmentation/best.ckpt -o runs/demo/baseline
     """
-    from synthpipe.segment.baselines import lower_bound, upper_bound
+    from synthpipe.segment.baselines import check_disjoint, lower_bound, upper_bound
     from synthpipe.segment.evaluation import evaluate
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches
@@ -389,13 +395,14 @@ def baseline(
     one = CuratedSet(curated)
     composites, description = Composites([one]), one.description
     validation, images = (_masked(folder, description, any_palette) for folder in (val, data))
+    masked = _masked(masks, description, any_palette) if masks else ()
+    check_disjoint({"--masks": masked, "--val": validation, "--data": images})
     catalog = _catalog(real, layout, description)
     patches = RealPatches(catalog.patches, description)
     trainings = {
         "labels": lower_bound(settings, description, composites, patches, validation, catalog.digest),
     }
-    if masks:
-        masked = _masked(masks, description, any_palette)
+    if masked:
         trainings["masks"] = upper_bound(settings, description, composites, masked, validation)
     named = {"image labels alone (lower bound)": output / "labels" / "best.ckpt"}
     named |= {str(path): path for path in compare}

@@ -70,7 +70,7 @@ def save_state(path: Location, belongs_to: str, state: TrainingState) -> None:
         },
         buffer,
     )
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, buffer.getvalue(), durable=True)
 
 
 def load_state(path: Location, belongs_to: str) -> TrainingState | None:

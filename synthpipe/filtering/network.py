@@ -124,7 +124,7 @@ def save_weights(path: Location, architecture: Architecture, weights: Mapping[st
     }
     # one entry, since the order of several is not fixed, and with it the file's SHA-256
     data = safetensors.torch.save(tensors, {_METADATA: json.dumps(about, sort_keys=True)})
-    write_atomically(path, data)
+    write_atomically(path, data, durable=True)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -164,7 +164,7 @@ def train_filter(
         seconds=before + time.perf_counter() - started,
         device=str(device),
     )
-    write_atomically(path, report.to_json().encode())
+    write_atomically(path, report.to_json().encode(), durable=True)
     unfinished.unlink(missing_ok=True)
     return report
 

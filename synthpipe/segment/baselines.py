@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from synthpipe.errors import ConfigError
 from synthpipe.handoff import Description
@@ -10,6 +12,24 @@ from synthpipe.segment.batches import steps_per_epoch
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedCrops, MaskedImage, Source, digest_of
 from synthpipe.segment.training import TrainingData
+
+
+def check_disjoint(folders: Mapping[str, Sequence[MaskedImage]]) -> None:
+    """Refuse an image that trains, chooses or tests together with itself; copies count too.
+
+    Raises
+    ------
+    ConfigError
+        The message names the image and both of the `folders` that have it.
+    """
+    seen: dict[str, tuple[str, Path]] = {}
+    for option, images in folders.items():
+        for image in images:
+            digest = hashlib.sha256(image.image.read_bytes()).hexdigest()
+            before, path = seen.setdefault(digest, (option, image.image))
+            if before != option:
+                same = "" if path.resolve() == image.image.resolve() else f", as {path}"
+                raise ConfigError(f"{option}: {image.image} is in {before} too{same}; name folders of other images")
 
 
 def lower_bound(
@@ -42,17 +62,7 @@ def upper_bound(
     masked: Sequence[MaskedImage],
     validation: tuple[MaskedImage, ...],
 ) -> tuple[TrainSettings, TrainingData]:
-    """Return the training on true masks: random crops of images, with the steps and images of one on `composites`.
-
-    Raises
-    ------
-    ConfigError
-        An image serves training and validation.
-    """
-    if both := {image.image.resolve() for image in masked} & {image.image.resolve() for image in validation}:
-        raise ConfigError(
-            f"{min(both)}: serves training with true masks and validation; name two folders of other images"
-        )
+    """Return the training on true masks: random crops of images, with the steps and images of one on `composites`."""
     chosen = settings.model_copy(
         update={
             "composites": settings.composites + settings.real,

@@ -122,5 +122,4 @@ def _generator(seed: int, word: int, purpose: int, place: int) -> np.random.Gene
 
 def steps_per_epoch(settings: TrainSettings, sources: Sequence[Source]) -> int:
     """Return the steps of an epoch: a pass over the first of `sources`, unless the settings say otherwise."""
-    count = settings.composites if settings.composites else settings.real
-    return settings.steps_per_epoch or -(-len(sources[0]) // count)
+    return settings.steps_per_epoch or -(-len(sources[0]) // settings.composites)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -98,7 +99,10 @@ class Checkpoint:
         temporary = path.with_name(f"{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(data, temporary)
+            with temporary.open("wb") as file:
+                torch.save(data, file)
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave the name, and not the bytes
             temporary.replace(path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             temporary.unlink(missing_ok=True)

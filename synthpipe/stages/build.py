@@ -12,7 +12,7 @@ from typing import Any
 from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
-from synthpipe.files import Location, in_memory
+from synthpipe.files import Location, in_memory, write_atomically
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
@@ -95,20 +95,29 @@ def _asks_the_same(made: Pipeline, asked: Pipeline) -> bool:
 
 
 def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, reporter: Reporter) -> dict[str, Any]:
-    if run.curated.exists() and run.pipeline().curation != pipeline.curation:
-        if not is_finished(run):
-            raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")
-        reporter.note(f"the curated set that there is becomes {run.set_curated_aside()}")
+    begun = run.exists() and run.holds_composites()
+    moved = begun and run.pipeline().patches != pipeline.patches
+    if _asks_for_more(run, pipeline) and not is_finished(run):
+        raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")
     journal = run.journal()
     journal.pop("finished", None)
     with timed(journal, "catalog"):
-        catalog = _catalog(pipeline, run, reporter)
+        catalog = _catalog(pipeline, run, reporter, anew=moved or not begun)
+    if not begun:
+        write_catalog(catalog, pipeline.taxonomy, run.path)
+        run.reopen()
+        run.write(pipeline, catalog.digest)
     split = check_patches(pipeline, catalog)
     for remark in remarks(pipeline, catalog):
         reporter.note(f"note: {remark}")
     if split:
         write_json(run.split_file, split_json(split))
     with ExitStack() as stack:
+        undo = stack.enter_context(ExitStack())
+        if moved:
+            for path in run.tables():
+                undo.callback(write_atomically, path, path.read_bytes())
+            write_catalog(catalog, pipeline.taxonomy, run.path)
         place = place_bank(pipeline, catalog, cluster.scratch_on_nodes)
         if isinstance(cluster.where, Local):
             stack.callback(sweep_banks, place)  # of workers that had to be killed
@@ -122,8 +131,14 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
             with reporter.stage("donors", donors) as advance:
                 stack.enter_context(workers.prepared(workplace, advance))
         state = BuildState(job, catalog, workers, reporter, journal)
+        check_pixels(state)
+        undo.pop_all()  # until here a build that is refused leaves the run as it was
+        if begun:
+            if _asks_for_more(run, pipeline):
+                reporter.note(f"the curated set that there is becomes {run.set_curated_aside()}")
+            run.reopen()
+            run.write(pipeline, catalog.digest)
         try:
-            check_pixels(state)
             _make_curated_set(state)
             write_cards(run, journal)
             write_sums(run, {run.build_file: json_text(journal).encode()})
@@ -163,21 +178,21 @@ def is_finished(run: RunDirectory) -> bool:
     return run.curated.exists() and is_complete(open_group(run.curated))
 
 
-def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catalog:
-    """Read the patches, or the catalog of a run that already holds composites of the same `patches` section."""
-    if run.exists() and run.holds_composites() and run.pipeline().patches == pipeline.patches:
-        catalog = load_catalog(run.path, pipeline.taxonomy)
-        check_same_patches(run, catalog)
-    else:
+def _asks_for_more(run: RunDirectory, pipeline: Pipeline) -> bool:
+    """Whether the curated set that there is must make room for a larger one."""
+    return run.curated.exists() and run.pipeline().curation != pipeline.curation
+
+
+def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bool) -> Catalog:
+    """Read the patches `anew`, or the catalog of a run that already holds composites of the same `patches` section."""
+    if anew:
         claims = read_layout(pipeline.patches, pipeline.taxonomy)
         with reporter.stage("catalog", len(claims)) as advance:
             catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
-        check_same_patches(run, catalog)
-        run.path.mkdir(parents=True, exist_ok=True)
-        write_catalog(catalog, pipeline.taxonomy, run.path)
-    run.reopen()
-    run.write(pipeline, catalog.digest)
-    made_with, here = run.read()["versions"], versions()
+    else:
+        catalog = load_catalog(run.path, pipeline.taxonomy)
+    check_same_patches(run, catalog)
+    made_with, here = run.read()["versions"] if run.exists() else {}, versions()
     for package in sorted(here.keys() & made_with.keys()):
         if here[package] != made_with[package]:
             reporter.note(f"note: {run.path} was begun with {package} {made_with[package]}, here is {here[package]}")

@@ -42,11 +42,10 @@ def run_shards(
     function: Callable[[Any], int],
     tasks: Iterable[Any],
     total: int,
-    gpu: bool = False,
 ) -> None:
-    """Run tasks that return how many of the `total` composites they did; with `gpu`, where there are GPUs."""
+    """Run tasks that return how many of the `total` composites they did."""
     with state.reporter.stage(title, total) as advance:
-        for done in run_tasks(state.cluster, function, tasks, gpu):
+        for done in run_tasks(state.cluster, function, tasks):
             advance(done)
 
 

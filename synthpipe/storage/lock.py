@@ -6,6 +6,7 @@ behind a URL, the lock is an object that its holder renews: one that is no longe
 
 from __future__ import annotations
 
+import _thread
 import fcntl
 import json
 import os
@@ -68,32 +69,58 @@ def _locked(descriptor: int, run: Location) -> bool:
 @contextmanager
 def _renewed(path: Location, run: Location) -> Iterator[None]:
     holder = _holder()
-    if path.exists() and (found := path.read_bytes()) and not _is_gone(found):
+    if (found := _read(path)) and not _is_gone(found):
         until = time.monotonic() + _SILENCE
-        while time.monotonic() < until and path.exists():
-            if path.read_bytes() != found:
-                raise _refusal(run, found)
+        while time.monotonic() < until and (now := _read(path)):
+            if now != found:
+                raise _refusal(run, now)
             time.sleep(_RENEWED / 10)
     ended = threading.Event()
+    lost: list[bytes] = []
 
     def renew() -> None:
         while not ended.wait(_RENEWED):
-            holder["renewed"] += 1
             with suppress(StoreError):  # the network may be back the next time
+                if not _is(found := _read(path), holder):  # we were silent for too long
+                    lost.append(found)
+                    _thread.interrupt_main()
+                    return
+                holder["renewed"] += 1
                 write_atomically(path, json.dumps(holder))
 
     write_atomically(path, json.dumps(holder))
     time.sleep(_RENEWED / 10)
-    if (found := path.read_bytes()) != json.dumps(holder).encode():  # another took it at the same moment
+    if not _is(found := _read(path), holder):  # another took it at the same moment
         raise _refusal(run, found)
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
         yield
+    except KeyboardInterrupt as error:
+        if lost:
+            raise _refusal(run, lost[0]) from error
+        raise
     finally:
         ended.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        with suppress(StoreError):  # nobody renews it
+            if _is(_read(path), holder):
+                path.unlink(missing_ok=True)
+
+
+def _read(path: Location) -> bytes:
+    """Return what a lock holds; nothing where there is none."""
+    with told(path, "cannot be read"), suppress(FileNotFoundError):
+        return path.read_bytes()
+    return b""
+
+
+def _is(found: bytes, holder: dict[str, Any]) -> bool:
+    """Whether a lock is this holder's, however often it was renewed."""
+    try:
+        return bool(json.loads(found)["build"] == holder["build"])
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def _holder() -> dict[str, Any]:

@@ -243,7 +243,7 @@ def read_json(path: Location) -> dict[str, Any]:
 
 def write_json(path: Location, data: Mapping[str, Any]) -> None:
     """Write a JSON object atomically."""
-    write_atomically(path, json_text(data))
+    write_atomically(path, json_text(data), durable=True)
 
 
 def json_text(data: Mapping[str, Any]) -> str:

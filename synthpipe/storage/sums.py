@@ -28,7 +28,7 @@ def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
     contents = {path: path.read_bytes() for path in run.small_files() if path.exists()} | dict(known)
     digests = {str(path).removeprefix(f"{run.path}/"): sha256(data) for path, data in contents.items()}
     text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
-    write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n")
+    write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n", durable=True)
 
 
 def read_sums(run: RunDirectory) -> dict[Location, str]:

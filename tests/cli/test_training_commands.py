@@ -158,7 +158,7 @@ def test_pseudo_labels_serve_a_second_training(data_set: DataSet, config: Path, 
 def test_baselines_stand_beside_the_composites(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:
     result = synthpipe(
         "baseline", data_set.curated, "--real", data_set.root, "--masks", data_set.root / "masked",
-        "--val", data_set.validation, "--data", data_set.validation, "--config", config, "--accelerator", "cpu",
+        "--val", data_set.validation, "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu",
         "--compare", trained / "best.ckpt", "-o", tmp_path,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -168,11 +168,24 @@ def test_baselines_stand_beside_the_composites(data_set: DataSet, config: Path, 
     assert "100.0% of the upper bound" in lines[2]
 
 
+def test_an_image_serves_one_purpose(data_set: DataSet, config: Path, tmp_path: Path) -> None:
+    """A copy of it too."""
+    copied = Path(shutil.copytree(data_set.validation, tmp_path / "copied"))
+    for masks, data in ((copied, data_set.root / "3.testing"), (data_set.root / "masked", copied)):
+        result = synthpipe(
+            "baseline", data_set.curated, "--real", data_set.root, "--masks", masks, "--val", data_set.validation,
+            "--data", data, "--config", config, "-o", tmp_path / "out",
+        )  # fmt: skip
+        assert result.exit_code == 1 and "name folders of other images" in result.output
+        assert str(copied) in result.output and str(data_set.validation) in result.output
+    assert not (tmp_path / "out").exists()
+
+
 def test_baselines_are_trained_on_several_devices(data_set: DataSet, config: Path, tmp_path: Path) -> None:
     """The second training goes on with the processes of the first."""
     arguments = (
         "baseline", data_set.curated, "--real", data_set.root, "--masks", data_set.root / "masked",
-        "--val", data_set.validation, "--data", data_set.validation, "--config", config, "--accelerator", "cpu",
+        "--val", data_set.validation, "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu",
         "--devices", "2", "-o", tmp_path,
     )  # fmt: skip
     command = [sys.executable, "-m", "synthpipe", *map(str, arguments)]

@@ -59,6 +59,15 @@ def test_a_lock_that_is_not_renewed_is_nobodys(run: Location) -> None:
         pass
 
 
+@pytest.mark.parametrize("run", ["disk without locks", "memory"], indirect=True)
+def test_a_build_whose_lock_was_taken_over_stops_and_leaves_it_alone(run: Location) -> None:
+    other = b'{"host": "elsewhere", "process": 1, "build": "x", "renewed": 3}'
+    with pytest.raises(StaleRunError, match="is being built by process 1 on elsewhere"), held(run):
+        (run / ".lock").write_bytes(other)
+        time.sleep(5)
+    assert (run / ".lock").read_bytes() == other
+
+
 def test_a_build_that_was_killed_lets_go(tmp_path: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout
