@@ -149,13 +149,12 @@ def gpu() -> Finding:
 
 def kernels() -> Finding:
     """Look where compiled kernels are kept from one process to the next."""
-    from synthpipe.compose import kernels as compiled
-
+    try:
+        from synthpipe.compose import kernels as compiled
+    except RuntimeError as error:  # numba found no folder that it may write to
+        return Finding("kernels", "wrong", str(error), "set NUMBA_CACHE_DIR to a folder that you may write to")
     (folder,) = {Path(each.stats.cache_path) for each in vars(compiled).values() if hasattr(each, "stats")}
-    if os.access(_existing(folder), os.W_OK):
-        return Finding("kernels", "fine", f"compiled once, and kept in {folder}")
-    cure = "set NUMBA_CACHE_DIR to a folder that you may write to, or every process compiles them anew"
-    return Finding("kernels", "note", f"{folder} cannot be written to", cure)
+    return Finding("kernels", "fine", f"compiled once, and kept in {folder}")
 
 
 def room(what: str, directory: Path, cure: str) -> Finding:

@@ -179,6 +179,6 @@ def test_a_second_build_is_refused_while_the_first_goes_on(patches: Path, tmp_pa
     assert first.returncode == 0, log
     assert second.returncode == 1
     assert second.stderr.splitlines()[-1].startswith(
-        f"Error: {tmp_path / 'run'}: is being built by process {first.pid} on"
+        f"Error: {tmp_path / 'run'}: is being written by process {first.pid} on"
     )
     assert objects(tmp_path / "run") == objects(finished)

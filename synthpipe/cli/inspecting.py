@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.names import printable
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.records import STRATEGIES
@@ -93,22 +94,17 @@ def _print(text: str) -> None:
     click.echo(text, color=False if plain else None)
 
 
-def _name(text: object) -> str:
-    """Return a name from a disk as it may be printed: what would steer a terminal, or is no Unicode, as an escape."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
-
-
 def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["kind"] == "store":
         yield f"{summary['path']}: {human_bytes(_size(summary))}"
         for key in ("pipeline", "fingerprint", "strategy", "purpose"):
             if key in summary["attributes"]:
-                yield f"  {key} {_name(summary['attributes'][key])}"
+                yield f"  {key} {printable(summary['attributes'][key])}"
         yield from _group_lines(summary, "  ")
         return
     state = "finished" if summary["finished"] else "not finished; `synthpipe status` tells how far it is"
     size = human_bytes(sum(map(_size, summary["stores"].values())))
-    yield f"{summary['path']}: run of {_name(summary['name'])}, {state}"
+    yield f"{summary['path']}: run of {printable(summary['name'])}, {state}"
     yield f"  stores       {size}"
     yield f"  fingerprint  {summary['fingerprint']}"
     yield f"  patches      {summary['catalog_digest']}"
@@ -176,10 +172,10 @@ def _sample_lines(shown: Stored, taxonomy: Taxonomy) -> Iterator[str]:
     from synthpipe.report.stored import class_name
 
     height, width = shown.mask.shape
-    yield f"{shown.index}: {_name(shown.told())}, {height} x {width} pixels"
+    yield f"{shown.index}: {printable(shown.told())}, {height} x {width} pixels"
     yield "  " + ", ".join(f"{share:.1%} {name}" for name, share in class_shares(shown.mask, taxonomy))
     if shown.recipe is None:
-        yield f"  patch {_name(shown.source.get('patch'))}, sha256 {shown.source.get('sha256')}"
+        yield f"  patch {printable(shown.source.get('patch'))}, sha256 {shown.source.get('sha256')}"
         return
     regions, numbers = seen(shown.recipe, shown.mask)
     marks = {each.region.number: _MARKS[place % len(_MARKS)] for place, each in enumerate(regions)}
@@ -190,7 +186,7 @@ def _sample_lines(shown: Stored, taxonomy: Taxonomy) -> Iterator[str]:
         name = class_name(each, taxonomy)
         yield (
             f"  {marks[each.region.number]} {each.share:6.1%}  {name:{names}}  {each.region.place:{places}}  "
-            f"{_name(each.region.patch)}, {each.region.window}"
+            f"{printable(each.region.patch)}, {each.region.window}"
         )
     yield ""
 

@@ -12,6 +12,7 @@ import click
 import numpy as np
 
 from synthpipe.cli.locations import EXISTING, LOCATION
+from synthpipe.cli.names import printable
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
 from synthpipe.errors import ConfigError, StoreError
@@ -106,7 +107,7 @@ def replay(
     same &= np.array_equal(result.mask, read_range(array(group, "mask"), composite, composite + 1)[0])
     click.echo(f"{output}: {strategy} {composite}, made of")
     for patch in used:
-        click.echo(f"  {patch.path} ({pipeline.taxonomy.label(patch.classes)})")
+        click.echo(f"  {printable(patch.path)} ({pipeline.taxonomy.label(patch.classes)})")
     if not same:
         raise StoreError(
             f"{run}: the stored pixels of {strategy} {composite} differ from these; the store is damaged, or package "
@@ -142,4 +143,4 @@ def _catalog_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {count:7} {size}"
     yield f"problems: {len(found['problems']) or 'none'}"
     for problem in found["problems"]:
-        yield f"  {problem['kind']}: {problem['message']}"
+        yield f"  {problem['kind']}: {printable(problem['message'])}"

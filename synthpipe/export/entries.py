@@ -86,7 +86,7 @@ def entry(curated: CuratedSet, place: int) -> Entry:
         index=index,
         labels=tuple(int(digit) for digit in curated.labels[place]),
         p_real=None if math.isnan(score) else score,
-        groups=tuple(sorted(curated.groups[number] for number in numbers)),
+        groups=tuple(sorted(unicode(curated.groups[number]) for number in numbers)),
     )
 
 
@@ -94,3 +94,8 @@ def part_of(curated: CuratedSet, number: int, size: int) -> Part:
     """Return part `number` of a set that is cut into parts of `size` composites; the last may have fewer."""
     places = range(number * size, min((number + 1) * size, len(curated)))
     return Part(number, math.ceil(len(curated) / size), tuple(entry(curated, place) for place in places))
+
+
+def unicode(name: str) -> str:
+    """Return a name from a disk with what is no Unicode as an escape, since other forms than ours cannot hold it."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -119,11 +119,13 @@ class CuratedSet:
     def digest(self) -> str:
         """SHA-256 of what the samples follow from: fingerprint, digests of patches and checkpoint, origins, scores.
 
-        Pixels are not read.
+        Of a part of a set, also where it lies. Pixels are not read.
         """
         known = hashlib.sha256(json.dumps([self.fingerprint, self._source, self.groups], sort_keys=True).encode())
         for values in (self.strategies, self._origins, self.p_real, self.labels, self.donor_groups):
             known.update(np.ascontiguousarray(values).tobytes())
+        if not self._whole:
+            known.update(self.indices.tobytes())
         return known.hexdigest()
 
     @property
@@ -160,12 +162,20 @@ class CuratedSet:
 
         They are read into `images` and `masks` where these are given: C-contiguous, and nothing is copied.
         """
-        places = self.indices[np.asarray(indices, np.int64)].tolist()
+        places = self.indices[self._chosen(indices)].tolist()
         return self._images.read_many(places, images), self._masks.read_many(places, masks)
 
-    def subset(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> CuratedSet:
-        """Return the samples at `indices`, in that order, as a set of their own; nothing is copied on the disk."""
-        chosen = np.asarray(indices, np.int64)
+    def subset(self, indices: Sequence[int] | NDArray[np.integer[Any] | np.bool_]) -> CuratedSet:
+        """Return the samples at `indices`, in that order, as a set of their own; nothing is copied on the disk.
+
+        An (N,) array of bool chooses the samples where it is true.
+
+        Raises
+        ------
+        IndexError
+            There is no such sample, a mask has another length, or `indices` are neither integers nor bool.
+        """
+        chosen = self._chosen(indices)
         part = copy.copy(self)
         part.__dict__.pop("class_pixels", None)
         part.indices = self.indices[chosen]
@@ -176,6 +186,16 @@ class CuratedSet:
         )
         part.strategies, part._origins = self.strategies[chosen], self._origins[chosen]
         return part
+
+    def _chosen(self, indices: Sequence[int] | NDArray[Any]) -> NDArray[np.int64]:
+        chosen = np.asarray(indices)
+        if chosen.dtype == bool:
+            if chosen.shape != (len(self),):
+                raise IndexError(f"a mask has shape {chosen.shape}, expected ({len(self)},): one value a sample")
+            return np.flatnonzero(chosen)
+        if chosen.size and chosen.dtype.kind not in "iu":
+            raise IndexError(f"indices are {chosen.dtype}, expected integers, or a mask of bool")
+        return chosen.astype(np.int64)
 
     def split(self, fractions: Mapping[str, float], by: By = "group", seed: int = 0) -> Split[CuratedSet]:
         """Cut the set into parts.
@@ -203,8 +223,10 @@ class CuratedSet:
         ConfigError
             The fractions are none, or a part would be empty.
         """
-        found = split_places(self.donor_groups, len(self.groups), fractions, by, seed)
-        groups = {name: tuple(self.groups[group] for group in numbers) for name, numbers in found.groups.items()}
+        used, numbers = np.unique(self.donor_groups, return_inverse=True)
+        used, numbers = used[used >= 0], numbers.reshape(self.donor_groups.shape) - np.count_nonzero(used < 0)
+        found = split_places(numbers.astype(np.int32), len(used), fractions, by, seed)
+        groups = {name: tuple(self.groups[used[place]] for place in places) for name, places in found.groups.items()}
         return Split({name: self.subset(places) for name, places in found.parts.items()}, groups, found.dropped)
 
     def class_weights(self, kind: WeightKind = "median") -> NDArray[np.float32]:

@@ -195,7 +195,8 @@ def _origin(facts: RunFacts) -> Iterator[tuple[str, str]]:
 
 def _commands(facts: RunFacts, file: str) -> Iterator[tuple[str, str]]:
     run, file = shlex.quote(str(facts.path)), shlex.quote(file)
-    yield "Build it again, from the pipeline file below and the same patches:", f"synthpipe build {file} -o ANOTHER"
+    again = f"synthpipe build {file} --set patches.root=PATCHES -o ANOTHER"
+    yield "Build it again, from the pipeline file below and the same patches:", again
     yield "Check every byte of it:", f"synthpipe verify {run}"
     yield "Look at it in a terminal:", f"synthpipe inspect {run}"
     if facts.finished:

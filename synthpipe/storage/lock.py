@@ -45,7 +45,10 @@ def held(run: Location) -> Iterator[None]:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             if _locked(descriptor, run):
-                yield
+                try:
+                    yield
+                finally:
+                    os.ftruncate(descriptor, 0)
                 return
         finally:
             os.close(descriptor)
@@ -147,4 +150,4 @@ def _refusal(run: Location, found: bytes) -> StaleRunError:
         who = f"process {holder['process']} on {holder['host']}"
     except (ValueError, KeyError, TypeError):
         who = "another process"
-    return StaleRunError(f"{run}: is being built by {who}; wait for it, stop it, or build into another directory")
+    return StaleRunError(f"{run}: is being written by {who}; wait for it, stop it, or choose another directory")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import zarr
@@ -10,12 +12,12 @@ from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, ShardingCodec
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location
+from synthpipe.files import PARTIAL, Location
 from synthpipe.records import STRATEGIES
 from synthpipe.storage.contents import contents
 from synthpipe.storage.run import RunDirectory, read_json
 from synthpipe.storage.schema import arrays_of, groups_of, open_group
-from synthpipe.storage.shards import complete_shards, shard_size, shards_of
+from synthpipe.storage.shards import complete_shards, object_path, shard_size, shards_of
 
 
 def summarise(path: Location) -> dict[str, Any]:
@@ -90,8 +92,21 @@ def _array(array: zarr.Array[Any]) -> dict[str, Any]:
         "codecs": [_codec_name(codec) for codec in inner],
         "shards_complete": len(complete_shards(array) & set(range(wanted))),
         "shards_planned": wanted,
-        "bytes_stored": array.nbytes_stored(),
+        "bytes_stored": _bytes_stored(array),
     }
+
+
+def _bytes_stored(array: zarr.Array[Any]) -> int:
+    """Return the bytes of an array's objects; those that are being written, or vanish meanwhile, do not count."""
+    folder = object_path(array, 0).parent
+    if not isinstance(folder, Path):
+        return array.nbytes_stored()
+    total = 0
+    for file in folder.iterdir() if folder.is_dir() else ():
+        if not file.name.endswith(PARTIAL):
+            with suppress(FileNotFoundError):
+                total += file.stat().st_size
+    return total
 
 
 def _codec_name(codec: Codec) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -51,10 +52,36 @@ def test_a_part_of_a_set_is_a_set(curated: CuratedSet) -> None:
     assert np.array_equal(part.to_xarray().image.values, part.read([0, 1])[0])
 
 
+def test_a_mask_chooses_samples_and_nothing_else_passes_for_indices(curated: CuratedSet) -> None:
+    mask = curated.labels[:, 2] == 1
+    part = curated.subset(mask)
+    assert 0 < len(part) < len(curated) and part.labels[:, 2].all()
+    assert part.digest == curated.subset(np.flatnonzero(mask)).digest
+    assert len(curated.read(mask)[0]) == len(part)
+    with pytest.raises(IndexError, match=r"a mask has shape \(23,\), expected \(24,\)"):
+        curated.subset(mask[1:])
+    with pytest.raises(IndexError, match="indices are float64, expected integers"):
+        curated.subset(np.array([0.7, 1.9]))
+
+
+def test_a_part_is_split_by_its_own_slides(curated: CuratedSet) -> None:
+    left_out = 1
+    part = curated.subset((curated.donor_groups != left_out).all(1))
+    found = []
+    for seed in range(8):
+        with suppress(ConfigError):  # of so few slides some sides have none whole
+            found.append(part.split({"train": 0.5, "val": 0.5}, seed=seed).groups)
+    assert found
+    used = {curated.groups[number] for number in np.unique(part.donor_groups) if number >= 0}
+    assert all({*groups["train"], *groups["val"]} == used for groups in found)
+    assert curated.groups[left_out] not in used
+
+
 def test_a_split_by_group_has_no_slide_on_two_sides(curated: CuratedSet) -> None:
     split = curated.split({"train": 0.5, "val": 0.5}, seed=1)
     assert split.groups["train"] and set(split.groups["train"]).isdisjoint(split.groups["val"])
-    assert {*split.groups["train"], *split.groups["val"]} == set(curated.groups)
+    used = {curated.groups[number] for number in np.unique(curated.donor_groups) if number >= 0}
+    assert {*split.groups["train"], *split.groups["val"]} == used
     assert split.dropped == len(curated) - sum(len(split[name]) for name in split) > 0
     for name in split:
         numbers = set(split[name].donor_groups.ravel().tolist()) - {-1}

@@ -43,13 +43,14 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_run_is_built_by_one_at_a_time(run: Location) -> None:
     with held(run):
-        with pytest.raises(StaleRunError, match=r"run: is being built by process \d+ on "), held(run):
+        with pytest.raises(StaleRunError, match=r"run: is being written by process \d+ on "), held(run):
             pass
         time.sleep(1)  # longer than a lock lives that is not renewed
-        with pytest.raises(StaleRunError, match="wait for it, stop it, or build into another"), held(run):
+        with pytest.raises(StaleRunError, match="wait for it, stop it, or choose another"), held(run):
             pass
     with held(run):
         pass
+    assert not (run / ".lock").exists() or not (run / ".lock").read_bytes(), "says nothing of the machine"
 
 
 def test_a_lock_that_is_not_renewed_is_nobodys(run: Location) -> None:
@@ -62,7 +63,7 @@ def test_a_lock_that_is_not_renewed_is_nobodys(run: Location) -> None:
 @pytest.mark.parametrize("run", ["disk without locks", "memory"], indirect=True)
 def test_a_build_whose_lock_was_taken_over_stops_and_leaves_it_alone(run: Location) -> None:
     other = b'{"host": "elsewhere", "process": 1, "build": "x", "renewed": 3}'
-    with pytest.raises(StaleRunError, match="is being built by process 1 on elsewhere"), held(run):
+    with pytest.raises(StaleRunError, match="is being written by process 1 on elsewhere"), held(run):
         (run / ".lock").write_bytes(other)
         time.sleep(5)
     assert (run / ".lock").read_bytes() == other

@@ -71,6 +71,7 @@
     const link = event.target instanceof Element && event.target.closest(".card a.open");
     if (link && event.key === " ") { event.preventDefault(); link.click(); }
     if (!dialog.open || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.target instanceof Element && event.target.closest(".scroll")) return; // arrows scroll a wide table
     if (event.key === "ArrowRight") show(place + 1);
     if (event.key === "ArrowLeft") show(place - 1);
   });
