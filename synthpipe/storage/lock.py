@@ -10,6 +10,7 @@ import _thread
 import fcntl
 import json
 import os
+import signal
 import socket
 import threading
 import time
@@ -86,7 +87,9 @@ def _renewed(path: Location, run: Location) -> Iterator[None]:
             with suppress(StoreError):  # the network may be back the next time
                 if not _is(found := _read(path), holder):  # we were silent for too long
                     lost.append(found)
-                    _thread.interrupt_main()
+                    # SIGINT may be ignored, as it is behind `nohup`; a handler of SIGTERM is the command line's
+                    handled = callable(signal.getsignal(signal.SIGTERM))
+                    _thread.interrupt_main(signal.SIGTERM if handled else signal.SIGINT)
                     return
                 holder["renewed"] += 1
                 write_atomically(path, json.dumps(holder))

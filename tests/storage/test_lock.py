@@ -63,9 +63,17 @@ def test_a_lock_that_is_not_renewed_is_nobodys(run: Location) -> None:
 @pytest.mark.parametrize("run", ["disk without locks", "memory"], indirect=True)
 def test_a_build_whose_lock_was_taken_over_stops_and_leaves_it_alone(run: Location) -> None:
     other = b'{"host": "elsewhere", "process": 1, "build": "x", "renewed": 3}'
-    with pytest.raises(StaleRunError, match="is being written by process 1 on elsewhere"), held(run):
-        (run / ".lock").write_bytes(other)
-        time.sleep(5)
+
+    def stop(*_: Any) -> None:  # as the command line has it
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with pytest.raises(StaleRunError, match="is being written by process 1 on elsewhere"), held(run):
+            (run / ".lock").write_bytes(other)
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert (run / ".lock").read_bytes() == other
 
 
