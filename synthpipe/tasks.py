@@ -6,7 +6,7 @@ by the tasks that need it: a worker that renders need not spend seconds, and hun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +35,7 @@ from synthpipe.storage.schema import CURATED_ARRAYS, array, open_group
 from synthpipe.storage.shards import ShardWriter, commit, read_range, read_small, write_shard
 
 _BLOCK = 32  # composites that are rendered before they are stored
+_READ = 256  # composites that are held to be scored or copied, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,15 +200,12 @@ def training_composites(pipeline: Pipeline) -> int:
 
 
 def score_shard(task: ShardTask) -> tuple[int, int]:
-    """Score a shard of candidates and store the scores; return how many, and how many lie above the threshold."""
+    """Score a shard of candidates, block by block, and store it; return how many, and how many pass the threshold."""
     from synthpipe.filtering.scoring import load_scorer
 
     job, size = task.job, task.job.pipeline.store.shard
     group = open_group(_store(task), task.strategy, writable=True)
-    start, images = task.shard * size, array(group, "image")
-    stored = read_range(images, start, min(start + size, images.shape[0]))
-    # the shard may reach beyond what is planned; scores are final, so it is scored as a whole
-    beyond = [make_composite(job, task.strategy, "candidate", start + n).image for n in range(len(stored), size)]
+    images = SampleReader(array(group, "image"))
     settings = job.pipeline.filter
     scorer = load_scorer(job.run.weights(task.strategy), settings.threads)
     expected = read_json(job.run.report(task.strategy))["model_sha256"]
@@ -216,7 +214,14 @@ def score_shard(task: ShardTask) -> tuple[int, int]:
             f"{job.run.weights(task.strategy)}: is not the filter that its report {job.run.report(task.strategy).name} "
             "tells of; remove both and build again"
         )
-    p_real = scorer.score(np.concatenate([stored, np.stack(beyond)]) if beyond else stored, settings.batch)
+    p_real = np.empty(size, np.float32)
+    for block in _blocks(size, settings.batch * max(1, _READ // settings.batch)):
+        numbers = range(task.shard * size + block.start, task.shard * size + block.stop)
+        stored = images.read_many([number for number in numbers if number < len(images)])
+        # the shard may reach beyond what is planned; scores are final, so it is scored as a whole
+        beyond = [make_composite(job, task.strategy, "candidate", number).image for number in numbers[len(stored) :]]
+        shown = np.concatenate([stored, np.stack(beyond)]) if beyond else stored
+        p_real[block] = scorer.score(shown, settings.batch)
     write_shard(array(group, "p_real"), task.shard, p_real)
     return size, int(np.count_nonzero(p_real > job.pipeline.curation.threshold))
 
@@ -259,11 +264,21 @@ def train(task: TrainTask) -> None:
 
 
 def write_curated_shard(task: CuratedTask) -> int:
-    """Copy a shard's worth of kept candidates into the curated set; return how many."""
-    target = open_group(task.job.run.curated, writable=True)
-    shard = curated_shard(task.job.pipeline, task.job.run, target, task.origins, _group_numbers(task.job.bank))
-    for name in CURATED_ARRAYS:
-        write_shard(array(target, name), task.shard, shard[name])
+    """Copy a shard's worth of kept candidates into the curated set, pixels block by block; return how many."""
+    job, size = task.job, task.job.pipeline.store.shard
+    target = open_group(job.run.curated, writable=True)
+    small = _curated_small(job.pipeline, job.run, target, task.origins, _group_numbers(job.bank))
+    with ExitStack() as stack:
+        writers = {name: stack.enter_context(ShardWriter(array(target, name), task.shard)) for name in CURATED_ARRAYS}
+        for name in ("image", "mask"):
+            for block in _blocks(size, _READ):
+                count, origins = block.stop - block.start, _between(task.origins, block.start, block.stop)
+                writers[name].write(_curated_pixels(job.run, target, name, origins, count))
+            writers[name].finish()  # the disk is busy with it while the others are encoded
+        for name, samples in small.items():
+            writers[name].write(samples)
+            writers[name].finish()
+        commit(*writers.values())
     return sum(map(len, task.origins.values()))
 
 
@@ -293,18 +308,43 @@ def curated_shard(
         The shard of each array of `CURATED_ARRAYS`; what no composite fills has the fill value.
     """
     size = pipeline.store.shard
+    pixels = {name: _curated_pixels(run, target, name, origins, size) for name in ("image", "mask")}
+    return _curated_small(pipeline, run, target, origins, group_numbers) | pixels
+
+
+def _curated_pixels(
+    run: RunDirectory, target: zarr.Group, name: str, origins: Mapping[Strategy, NDArray[np.int64]], size: int
+) -> NDArray[np.uint8]:
+    """Return the images or masks of `origins`, one strategy after the other, and the fill value up to `size`."""
+    pixels = np.full((size, *array(target, name).shape[1:]), CURATED_ARRAYS[name].fill_value, np.uint8)
+    count = 0
+    for strategy, origin in origins.items():
+        reader = SampleReader(array(open_group(run.candidates, strategy), name))
+        reader.read_many(origin.tolist(), pixels[count : count + len(origin)])
+        count += len(origin)
+    return pixels
+
+
+def _curated_small(
+    pipeline: Pipeline,
+    run: RunDirectory,
+    target: zarr.Group,
+    origins: Mapping[Strategy, NDArray[np.int64]],
+    group_numbers: NDArray[np.int32],
+) -> dict[str, NDArray[Any]]:
+    """Return what `curated_shard` does, without pixels."""
+    size = pipeline.store.shard
     shard: dict[str, NDArray[Any]] = {}
     for name, spec in CURATED_ARRAYS.items():
-        shape = (size, *array(target, name).shape[1:])
-        shard[name] = np.full(shape, spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
+        if name not in ("image", "mask"):
+            shape = (size, *array(target, name).shape[1:])
+            shard[name] = np.full(shape, spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
     count = 0
     for strategy, origin in origins.items():
         indices, places = origin.tolist(), slice(count, count + len(origin))
         count += len(origin)
         group = open_group(run.candidates, strategy)
         shard["origin_strategy"][places], shard["origin_index"][places] = STRATEGIES.index(strategy), origin
-        for name in ("image", "mask"):
-            SampleReader(array(group, name)).read_many(indices, shard[name][places])
         shard["recipe"][places] = read_small(array(group, "recipe"), indices)
         shard["labels"][places] = read_small(array(group, "class_pixels"), indices)[:, : len(pipeline.classes)] > 0
         if pipeline.filter.enabled:
@@ -312,6 +352,20 @@ def curated_shard(
         donors = read_small(array(group, "donors"), indices)
         shard["donor_groups"][places, : donors.shape[1]] = _groups_of(donors, group_numbers)
     return shard
+
+
+def _blocks(size: int, block: int) -> Iterator[slice]:
+    """Cut `size` places into blocks."""
+    return (slice(start, min(start + block, size)) for start in range(0, size, block))
+
+
+def _between(origins: Mapping[Strategy, NDArray[np.int64]], start: int, stop: int) -> dict[Strategy, NDArray[np.int64]]:
+    """Return those of the origins whose places, one strategy after the other, are from `start` to `stop`."""
+    part = {}
+    for strategy, origin in origins.items():
+        part[strategy] = origin[max(0, start) : max(0, stop)]
+        start, stop = start - len(origin), stop - len(origin)
+    return part
 
 
 def group_numbers(groups: Sequence[str]) -> NDArray[np.int32]:

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -142,11 +142,16 @@ def _parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> 
     with reporter.stage("export", len(job.curated)) as advance, _pool(job, max(1, min(workers, count))) as pool:
         with _signals_held():
             futures = {pool.submit(do_part, number, before.get(number)): number for number in range(count)}
-        for number, (record, there) in _results(job, futures):
-            kept += there
-            ledger.parts[number] = record
-            ledger.write()
-            advance(record.composites)
+        try:
+            for number, (record, there) in _results(job, futures):
+                kept += there
+                ledger.record(number, record)
+                advance(record.composites)
+        except BaseException:
+            with suppress(StoreError):  # there is a worse error
+                ledger.write()
+            raise
+    ledger.write()
     return kept
 
 

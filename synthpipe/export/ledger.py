@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from synthpipe.config import differences
 from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import Location
-from synthpipe.storage.run import read_json, write_json
+from synthpipe.files import Location, write_atomically
+from synthpipe.storage.run import json_text, read_json
 
 FORMAT_VERSION = 1
 NAME = "export.json"
@@ -51,6 +52,7 @@ class Ledger:
         self._purpose = {"format_version": FORMAT_VERSION, **purpose}
         self.parts: dict[int, PartRecord] = {}
         self.finished = False
+        self._due = 0.0
         if self._path.exists():
             self._load(folder)
         elif folder.exists() and any(file.name not in _IGNORED for file in folder.iterdir()):
@@ -68,10 +70,19 @@ class Ledger:
             raise StaleRunError("\n  ".join([message, *changes]))
         self.parts, self.finished = parts, bool(data.get("finished"))
 
+    def record(self, number: int, part: PartRecord) -> None:
+        """Add a part, and write it down unless that would take more than a twentieth of the time."""
+        self.parts[number] = part
+        if time.monotonic() >= self._due:
+            self.write()
+
     def write(self) -> None:
-        """Record what is known now."""
+        """Write down what is known now."""
+        start = time.monotonic()
         parts = {str(number): asdict(self.parts[number]) for number in sorted(self.parts)}
-        write_json(self._path, {**self._purpose, "finished": self.finished, "parts": parts})
+        write_atomically(self._path, json_text({**self._purpose, "finished": self.finished, "parts": parts}))
+        now = time.monotonic()
+        self._due = now + 20 * (now - start)
 
 
 def digest_of(files: Iterable[tuple[str, bytes]]) -> tuple[int, int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import Donor, Mask, PackedPixels, PatchRef, pack
+from synthpipe.threads import in_threads
 
 _PIXELS, _FITTED, _INDEX = "donors.bin", "fitted.bin", "donors.json"
 
@@ -89,9 +89,8 @@ def build_bank(
         with (
             (directory / _PIXELS).open("wb") as file,
             (directory / _FITTED).open("wb") as fitted_file,
-            ThreadPoolExecutor(threads) as pool,
         ):
-            for packed, fitted in pool.map(decode, patches):
+            for packed, fitted in in_threads(decode, patches, threads):
                 file.write(packed.tobytes())
                 if fitted.shape != packed.shape:
                     fitted_file.write(fitted.tobytes())

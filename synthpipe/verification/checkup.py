@@ -7,13 +7,10 @@ let other threads run, and starting processes would take longer than checking a 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -32,6 +29,7 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import open_group
 from synthpipe.storage.shards import shards_of
 from synthpipe.tasks import curated_shard, group_numbers
+from synthpipe.threads import in_threads
 from synthpipe.verification.expected import ExpectedGroup, check_group, expected_composites, expected_curated
 from synthpipe.verification.faults import Checkup, Fault, Looked
 from synthpipe.verification.objects import CompositeCheck, check_composites, check_curated, read_shard
@@ -46,8 +44,6 @@ from synthpipe.verification.small_files import (
     find_catalog,
     scored_by,
 )
-
-Item = TypeVar("Item")
 
 
 def verify(path: Location, samples: int, reporter: Reporter, patches: bool | None = None) -> Checkup:
@@ -223,7 +219,7 @@ class _Checking:
         shards = group.shards()
         name = "/".join(group.path.parts[len(self.run.path.parts) :])
         with self.reporter.stage(f"{name}, shards", len(shards)) as advance:
-            for looked in _in_threads(check, shards):
+            for looked in in_threads(check, shards, available_cores()):
                 self._add(looked)
                 advance(1)
 
@@ -286,16 +282,3 @@ def _merged(faults: Iterable[Fault]) -> Iterator[Fault]:
             replace=first.replace or fault.replace,
         )
     yield from found.values()
-
-
-def _in_threads(function: Callable[[Item], Looked], items: Iterable[Item]) -> Iterator[Looked]:
-    """Yield the function's result of every item, in order; few are under way at a time."""
-    threads = available_cores()
-    pending: deque[Future[Looked]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > threads:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
