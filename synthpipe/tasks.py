@@ -36,6 +36,7 @@ from synthpipe.storage.shards import ShardWriter, commit, read_range, read_small
 
 _BLOCK = 32  # composites that are rendered before they are stored
 _READ = 256  # composites that are held to be scored or copied, about
+_PIXELS = ("image", "mask")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +268,10 @@ def write_curated_shard(task: CuratedTask) -> int:
     """Copy a shard's worth of kept candidates into the curated set, pixels block by block; return how many."""
     job, size = task.job, task.job.pipeline.store.shard
     target = open_group(job.run.curated, writable=True)
-    small = _curated_small(job.pipeline, job.run, target, task.origins, _group_numbers(job.bank))
+    small = curated_shard(job.pipeline, job.run, target, task.origins, _group_numbers(job.bank), pixels=False)
     with ExitStack() as stack:
         writers = {name: stack.enter_context(ShardWriter(array(target, name), task.shard)) for name in CURATED_ARRAYS}
-        for name in ("image", "mask"):
+        for name in _PIXELS:
             for block in _blocks(size, _READ):
                 count, origins = block.stop - block.start, _between(task.origins, block.start, block.stop)
                 writers[name].write(_curated_pixels(job.run, target, name, origins, count))
@@ -288,6 +289,7 @@ def curated_shard(
     target: zarr.Group,
     origins: Mapping[Strategy, NDArray[np.int64]],
     group_numbers: NDArray[np.int32],
+    pixels: bool = True,
 ) -> dict[str, NDArray[Any]]:
     """Put a shard of the curated set together.
 
@@ -301,6 +303,8 @@ def curated_shard(
         As of `CuratedTask`.
     group_numbers : (D,) int32
         The place of each donor's group among all donors' groups.
+    pixels : bool
+        Whether images and masks are wanted too.
 
     Returns
     -------
@@ -308,35 +312,9 @@ def curated_shard(
         The shard of each array of `CURATED_ARRAYS`; what no composite fills has the fill value.
     """
     size = pipeline.store.shard
-    pixels = {name: _curated_pixels(run, target, name, origins, size) for name in ("image", "mask")}
-    return _curated_small(pipeline, run, target, origins, group_numbers) | pixels
-
-
-def _curated_pixels(
-    run: RunDirectory, target: zarr.Group, name: str, origins: Mapping[Strategy, NDArray[np.int64]], size: int
-) -> NDArray[np.uint8]:
-    """Return the images or masks of `origins`, one strategy after the other, and the fill value up to `size`."""
-    pixels = np.full((size, *array(target, name).shape[1:]), CURATED_ARRAYS[name].fill_value, np.uint8)
-    count = 0
-    for strategy, origin in origins.items():
-        reader = SampleReader(array(open_group(run.candidates, strategy), name))
-        reader.read_many(origin.tolist(), pixels[count : count + len(origin)])
-        count += len(origin)
-    return pixels
-
-
-def _curated_small(
-    pipeline: Pipeline,
-    run: RunDirectory,
-    target: zarr.Group,
-    origins: Mapping[Strategy, NDArray[np.int64]],
-    group_numbers: NDArray[np.int32],
-) -> dict[str, NDArray[Any]]:
-    """Return what `curated_shard` does, without pixels."""
-    size = pipeline.store.shard
     shard: dict[str, NDArray[Any]] = {}
     for name, spec in CURATED_ARRAYS.items():
-        if name not in ("image", "mask"):
+        if name not in _PIXELS:
             shape = (size, *array(target, name).shape[1:])
             shard[name] = np.full(shape, spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
     count = 0
@@ -351,7 +329,22 @@ def _curated_small(
             shard["p_real"][places] = read_small(array(group, "p_real"), indices)
         donors = read_small(array(group, "donors"), indices)
         shard["donor_groups"][places, : donors.shape[1]] = _groups_of(donors, group_numbers)
+    if pixels:
+        shard |= {name: _curated_pixels(run, target, name, origins, size) for name in _PIXELS}
     return shard
+
+
+def _curated_pixels(
+    run: RunDirectory, target: zarr.Group, name: str, origins: Mapping[Strategy, NDArray[np.int64]], size: int
+) -> NDArray[np.uint8]:
+    """Return the images or masks of `origins`, one strategy after the other, and the fill value up to `size`."""
+    pixels = np.full((size, *array(target, name).shape[1:]), CURATED_ARRAYS[name].fill_value, np.uint8)
+    count = 0
+    for strategy, origin in origins.items():
+        reader = SampleReader(array(open_group(run.candidates, strategy), name))
+        reader.read_many(origin.tolist(), pixels[count : count + len(origin)])
+        count += len(origin)
+    return pixels
 
 
 def _blocks(size: int, block: int) -> Iterator[slice]:

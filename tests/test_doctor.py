@@ -59,3 +59,10 @@ def test_a_full_disk_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert doctor.room("disk", tmp_path / "none", "buy one") == doctor.Finding(
         "disk", "note", doctor.room("disk", tmp_path / "none", "").found, "buy one"
     )
+
+
+def test_no_place_for_compiled_kernels_is_a_finding(tmp_path: Path) -> None:
+    nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/proc/nope"}
+    code, found = examined(tmp_path, **nowhere)
+    assert code == 1 and "set NUMBA_CACHE_DIR" in found["kernels"]["cure"]
+    assert found["Dask"]["state"] == "fine", "the checks after it are made too"
