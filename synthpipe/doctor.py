@@ -22,6 +22,7 @@ from packaging.specifiers import SpecifierSet
 
 from synthpipe.errors import SynthpipeError
 from synthpipe.files import Location
+from synthpipe.lock import held
 from synthpipe.runtime import (
     ClusterSettings,
     Demand,
@@ -31,7 +32,6 @@ from synthpipe.runtime import (
     open_cluster,
     visible_gpus,
 )
-from synthpipe.storage.lock import held
 from synthpipe.storage.objects import ObjectWriter
 
 State = Literal["fine", "note", "wrong"]

@@ -27,8 +27,8 @@ from synthpipe.export.webdataset import WebDatasetShards
 from synthpipe.export.work import ExportJob, begin, do_part
 from synthpipe.files import Location, stream_atomically, sweep, write_atomically
 from synthpipe.handoff import CuratedSet, Description
+from synthpipe.lock import held
 from synthpipe.progress import Reporter
-from synthpipe.storage.lock import held
 
 Done = tuple[PartRecord, bool]
 FormName = Literal["png", "webdataset", "hf", "coco"]

@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from synthpipe.config import differences
-from synthpipe.errors import ConfigError, StaleRunError
+from synthpipe.errors import ConfigError, StaleRunError, SynthpipeError
 from synthpipe.files import write_atomically
 from synthpipe.handoff import Description
+from synthpipe.lock import held
 from synthpipe.progress import Advance, Reporter
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, loader, steps_per_epoch
@@ -123,12 +124,27 @@ def train(
     ConfigError
         The network cannot be made, or cannot take such images, or the loss is no number any more.
     StaleRunError
-        The directory belongs to another training; the message lists what differs.
+        The directory belongs to another training; the message lists what differs. Or another process trains into it.
     """
     fabric = open_fabric(hardware, settings.precision == "mixed")
-    run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
-    with deterministic(fabric.device):
+    with _held(fabric, directory), deterministic(fabric.device):
+        run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
         return run.train(hardware.workers, should_stop)
+
+
+@contextmanager
+def _held(fabric: Fabric, directory: Path) -> Iterator[None]:
+    """Hold the folder while the block trains into it; one process does for all, and all refuse together."""
+    with ExitStack() as stack:
+        refusal: SynthpipeError | None = None
+        if fabric.is_global_zero:
+            try:
+                stack.enter_context(held(directory))
+            except SynthpipeError as error:
+                refusal = error
+        if refusal := fabric.broadcast(refusal):
+            raise refusal
+        yield
 
 
 class _Silent:
@@ -168,6 +184,8 @@ class _Run:
                 f"{weights.consistency:g} (of real patches) leave nothing to learn from the images that there are; "
                 "give one of them a weight above 0"
             )
+        # of the CPUs: to ask whether any process was told to stop, no device has to be waited for
+        self.processes = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
         self._begin()
@@ -345,9 +363,10 @@ class _Run:
 
     def _any(self, stop: bool) -> bool:
         """Whether any device's process was asked to stop."""
-        if self.fabric.world_size == 1:
+        if self.processes is None:
             return stop
-        asked = self.fabric.all_reduce(torch.tensor(float(stop), device=self.fabric.device), reduce_op="sum")
+        asked = torch.tensor(int(stop))
+        torch.distributed.all_reduce(asked, group=self.processes)  # type: ignore[arg-type]
         return bool(asked)
 
     def _check_finite(self, rows: list[dict[str, float]]) -> None:

@@ -13,6 +13,7 @@ from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location, in_memory, write_atomically
+from synthpipe.lock import held
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
@@ -25,7 +26,6 @@ from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks, split_json
 from synthpipe.stages.sameness import check_pixels, check_same_patches
 from synthpipe.stages.state import BuildState, timed
-from synthpipe.storage.lock import held
 from synthpipe.storage.run import RunDirectory, json_text, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group
 from synthpipe.storage.sums import write_sums

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from synthpipe.config import Pipeline
 from synthpipe.files import Location, write_atomically
+from synthpipe.lock import held
 from synthpipe.patches.catalog import survey, write_catalog
 from synthpipe.progress import Reporter
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
-from synthpipe.storage.lock import held
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.checkup import verify
 from synthpipe.verification.faults import Checkup

@@ -16,6 +16,7 @@ import yaml
 
 from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import ConfigError, StaleRunError
+from synthpipe.lock import held
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
@@ -65,7 +66,7 @@ def test_each_epoch_is_told_of(data_set: DataSet, tmp_path: Path, capsys: pytest
 
 def test_a_training_leaves_checkpoints_curves_and_a_report(trained: Path, data_set: DataSet) -> None:
     assert {path.name for path in trained.iterdir()} == {
-        "best.ckpt", "last.ckpt", "settings.yaml", "steps.csv", "epochs.csv", "tensorboard", "report.json",
+        "best.ckpt", "last.ckpt", "settings.yaml", "steps.csv", "epochs.csv", "tensorboard", "report.json", ".lock",
     }  # fmt: skip
     assert TrainSettings.model_validate(yaml.safe_load((trained / "settings.yaml").read_text())) == settings()
     with (trained / "epochs.csv").open(encoding="utf-8", newline="") as file:
@@ -161,6 +162,30 @@ def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path, encode
     best = Predictor.load(tmp_path / "run" / "best.ckpt", canvas, torch.device("cpu"))
     result = evaluate(best, masked_images(data_set.validation), tmp_path / "result", LogReporter(), pictured=0)
     assert report["best_miou"] == result["miou"], "of the weights that were saved, not of each device's own"
+
+
+def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path: Path) -> None:
+    """As a scheduler does that signals the first process only."""
+    asked = command(data_set, tmp_path / "run", "--devices", "2", "--set", "epochs=100")
+    process = subprocess.Popen(asked, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "steps.csv").exists() or len(rows(tmp_path / "run")) < 3:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "Traceback" not in errors
+    assert "of 400; give the command again to go on from there" in errors
+    assert Checkpoint.load(tmp_path / "run" / "last.ckpt").progress["step"] == len(rows(tmp_path / "run")) < 400
+
+
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: Path, devices: str) -> None:
+    with held(tmp_path / "run"):
+        found = run(command(data_set, tmp_path / "run", "--devices", devices))
+    assert found.returncode != 0 and "Traceback" not in found.stderr
+    assert f"run: is being written by process {os.getpid()} on " in found.stderr
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
 
 
 def test_more_devices_than_images_are_refused(data_set: DataSet, tmp_path: Path) -> None:

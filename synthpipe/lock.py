@@ -1,4 +1,4 @@
-"""One build at a time on a run.
+"""One process at a time writes into a folder: builds a run, exports, trains.
 
 On a disk the system holds the lock, and lets go of it when the process ends, however it ends. Where it cannot, and
 behind a URL, the lock is an object that its holder renews: one that is no longer renewed is nobody's.
@@ -30,12 +30,12 @@ _SILENCE = 3 * _RENEWED  # after which a lock is nobody's
 
 @contextmanager
 def held(run: Location) -> Iterator[None]:
-    """Hold a run while the block builds it.
+    """Hold a run, or another folder, while the block writes into it.
 
     Raises
     ------
     StaleRunError
-        Another build holds it.
+        Another process holds it.
     StoreError
         It cannot be written to.
     """
@@ -59,12 +59,18 @@ def held(run: Location) -> Iterator[None]:
 
 def _locked(descriptor: int, run: Location) -> bool:
     """Lock an open file; False where its file system knows no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise _refusal(run, os.pread(descriptor, 1000, 0)) from error
-    except OSError:
-        return False
+    until = time.monotonic() + _SILENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError as error:
+            found = os.pread(descriptor, 1000, 0)
+            if not _is_gone(found) or time.monotonic() > until:
+                raise _refusal(run, found) from error
+            time.sleep(_RENEWED / 100)  # processes that it forked still end
+        except OSError:
+            return False
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(_holder()).encode(), 0)
     return True
@@ -106,6 +112,9 @@ def _renewed(path: Location, run: Location) -> Iterator[None]:
         if lost:
             raise _refusal(run, lost[0]) from error
         raise
+    else:
+        if lost:  # the block ended by itself when it was asked to
+            raise _refusal(run, lost[0])
     finally:
         ended.set()
         thread.join()

@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from synthpipe import lock
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location, located
-from synthpipe.storage import lock
-from synthpipe.storage.lock import held
+from synthpipe.lock import held
 
 HOLDER = """
-import sys, time
+import os, sys, time
 from synthpipe.files import located
-from synthpipe.storage.lock import held
+from synthpipe.lock import held
 with held(located(sys.argv[1])):
     print("held", flush=True)
+    if len(sys.argv) > 2 and os.fork() == 0:
+        time.sleep(1)
+        os._exit(0)
     time.sleep(60)
 """
 
@@ -61,6 +64,22 @@ def test_a_lock_that_is_not_renewed_is_nobodys(run: Location) -> None:
 
 
 @pytest.mark.parametrize("run", ["disk without locks", "memory"], indirect=True)
+def test_a_training_whose_lock_was_taken_over_does_not_end_as_if_it_had_stopped_by_itself(run: Location) -> None:
+    other = b'{"host": "elsewhere", "process": 1, "build": "x", "renewed": 3}'
+    asked: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
+    try:
+        with pytest.raises(StaleRunError, match="is being written by process 1 on elsewhere"), held(run):
+            (run / ".lock").write_bytes(other)
+            deadline = time.monotonic() + 5
+            while not asked and time.monotonic() < deadline:
+                time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert asked and (run / ".lock").read_bytes() == other
+
+
+@pytest.mark.parametrize("run", ["disk without locks", "memory"], indirect=True)
 def test_a_build_whose_lock_was_taken_over_stops_and_leaves_it_alone(run: Location) -> None:
     other = b'{"host": "elsewhere", "process": 1, "build": "x", "renewed": 3}'
 
@@ -77,8 +96,9 @@ def test_a_build_whose_lock_was_taken_over_stops_and_leaves_it_alone(run: Locati
     assert (run / ".lock").read_bytes() == other
 
 
-def test_a_build_that_was_killed_lets_go(tmp_path: Path) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("forks", [[], ["forks"]], ids=["alone", "with a child that outlives it"])
+def test_a_process_that_was_killed_lets_go(tmp_path: Path, forks: list[str]) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path), *forks], stdout=subprocess.PIPE, text=True)
     assert holder.stdout
     try:
         assert holder.stdout.readline() == "held\n"
