@@ -36,7 +36,7 @@ from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, create_group, ensure_arrays, open_group
-from synthpipe.storage.shards import ShardWriter, commit, complete_shards, object_path, write_shard
+from synthpipe.storage.shards import ShardWriter, commit, complete_shards, object_path, stored_at, write_shard
 from tests.conftest import DEMO, SMALL, pipeline
 from tests.export.conftest import noise
 
@@ -152,6 +152,24 @@ def test_shards_behind_a_url_have_the_bytes_of_those_on_a_disk(bucket: str, tmp_
         assert np.array_equal(reader[5], values[5])
         assert np.array_equal(array(there, name)[:], values[:7])
     assert np.array_equal(SampleReader(array(there, "mask"))[2], masks[2])
+
+
+def test_one_listing_tells_when_shards_appeared(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, asked, begun = np.zeros((8, 64, 500, 3), np.uint8), list[str](), time.time()
+    groups = [stored(place, values, values[..., 0]) for place in (located(f"{bucket}/t.zarr"), tmp_path / "t.zarr")]
+    arrays = [(array(group, "mask"), array(group, "class_pixels")) for group in groups]
+    ask = s3fs.S3FileSystem._call_s3
+
+    async def counted(self: s3fs.S3FileSystem, method: str, *rest: Any, **more: Any) -> Any:
+        asked.append(method)
+        return await ask(self, method, *rest, **more)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", counted)
+    for full, empty in arrays:
+        times = stored_at(full)
+        assert times.keys() == {0, 1} and all(begun - 2 < found < time.time() + 2 for found in times.values())
+        assert stored_at(empty) == {}
+    assert "head_object" not in asked, "one listing for all, not a request for each"
 
 
 def test_a_shard_that_is_not_committed_leaves_nothing(bucket: str) -> None:

@@ -117,7 +117,8 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
     for strategy, entry in found["strategies"].items():
         rejected = ", ".join(f"{count} {reason}" for reason, count in entry["rejected"].items()) or "none"
         accepted = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
-        yield f"  {strategy}: {entry['judged']} judged so far{accepted}; rejected: {rejected}"
+        sample = "" if entry["judged"] == entry["of"] else f", a sample of {entry['of']}"
+        yield f"  {strategy}: {entry['judged']} judged so far{sample}{accepted}; rejected: {rejected}"
 
 
 def _duration(seconds: float) -> str:

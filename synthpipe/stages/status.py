@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from synthpipe.config import Pipeline
 from synthpipe.curation import acceptance, assess, code, first_plan, tally
@@ -16,10 +17,13 @@ from synthpipe.files import Location
 from synthpipe.records import Strategy
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, open_group
-from synthpipe.storage.shards import complete_shards, read_range, shard_key, shards_of
+from synthpipe.storage.shards import complete_shards, read_range, shards_of, stored_at
+from synthpipe.threads import in_threads
 
 _WINDOW = 300.0  # seconds of which a rate is taken
 _FEWEST = 3  # objects that tell a rate
+_JUDGED = 1000  # shards of a strategy at most, evenly spread: half a million composites tell a share well enough
+_REQUESTS = 16  # at a time: behind a URL, each waits for the network
 
 
 def status_of(path: Location) -> dict[str, Any]:
@@ -30,7 +34,8 @@ def status_of(path: Location) -> dict[str, Any]:
     dict
         ``stage`` under way, or ``finished``; ``progress``, a list of what is made in shards, done and planned, with the
         rate in composites a second and the seconds left, or None; ``strategies``: acceptance and rejected by reason so
-        far; ``idle_seconds`` since the latest object.
+        far, of ``judged`` composites among those that are there, an even sample where these are very many;
+        ``idle_seconds`` since the latest object.
 
     Raises
     ------
@@ -83,12 +88,14 @@ def _progress(
     # not `if group`: its truth is whether it has members, and zarr warns of what is half made when it counts them
     arrays = [array(group, name) for name in names if name in group] if group is not None else []
     length = max([planned, *(each.shape[0] for each in arrays)])
-    complete = frozenset[int]()
-    if len(arrays) == len(names):
-        complete = frozenset.intersection(*map(complete_shards, arrays))
+    times: list[float] = []
     shards = len(shards_of(length, shard))
-    done = len([number for number in complete if number < shards])
-    times = [_stored(folder / names[-1] / shard_key(arrays[-1], number)) for number in complete]
+    done = 0
+    if len(arrays) == len(names):
+        last = stored_at(arrays[-1])
+        complete = frozenset(last).intersection(*map(complete_shards, arrays[:-1]))
+        done = len([number for number in complete if number < shards])
+        times = [last[number] for number in complete]
     recent = sorted(stored for stored in times if stored > now - _WINDOW)
     rate: float | None = None
     if done < shards and len(recent) >= _FEWEST and recent[-1] > recent[0]:
@@ -119,32 +126,36 @@ def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]
 
 def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
     """Judge the candidates of which all is there that verdicts need: what is kept of them depends on the others."""
-    found: dict[str, Any] = {"judged": 0, "acceptance": None, "rejected": {}}
+    found: dict[str, Any] = {"judged": 0, "of": 0, "acceptance": None, "rejected": {}}
     group = _group(run.candidates / strategy)
     names = ["class_pixels", *(["p_real"] if pipeline.filter.enabled else [])]
     if group is None or any(name not in group for name in names):
         return found
-    size, length = pipeline.store.shard, array(group, names[0]).shape[0]
-    complete = frozenset.intersection(*(complete_shards(array(group, name)) for name in names))
+    arrays = [array(group, name) for name in names]
+    size, length = pipeline.store.shard, arrays[0].shape[0]
+    complete = sorted(frozenset.intersection(*map(complete_shards, arrays)))
+
+    def judge(shard: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        class_pixels, *scored = (read_range(each, shard * size, min(length, (shard + 1) * size)) for each in arrays)
+        scores = scored[0][: len(class_pixels)] if scored else np.full(len(class_pixels), math.nan, np.float32)
+        return scores, assess(scores, class_pixels[: len(scores)], pipeline.curation)
+
     p_real, verdicts = [np.empty(0, np.float32)], [np.empty(0, np.uint8)]
-    for shard in sorted(complete):
-        start, stop = shard * size, min(length, (shard + 1) * size)
-        class_pixels = read_range(array(group, "class_pixels"), start, stop)
-        scores = np.full(len(class_pixels), math.nan, np.float32)
-        if pipeline.filter.enabled:
-            scores = read_range(array(group, "p_real"), start, stop)[: len(class_pixels)]
+    apart = max(1, -(-len(complete) // _JUDGED))
+    for scores, some in in_threads(judge, complete[::apart], _REQUESTS):
         p_real.append(scores)
-        verdicts.append(assess(scores, class_pixels[: len(scores)], pipeline.curation))
+        verdicts.append(some)
     judged = np.concatenate(verdicts)
     rate = acceptance(np.concatenate(p_real), pipeline.curation)
-    rejected = {reason: count for reason, count in tally(judged).items() if count and code(reason) != code("surplus")}
-    return {"judged": len(judged), "acceptance": None if math.isnan(rate) else rate, "rejected": rejected}
+    return {
+        "judged": len(judged),
+        "of": sum(min(length, (shard + 1) * size) - shard * size for shard in complete),
+        "acceptance": None if math.isnan(rate) else rate,
+        "rejected": {
+            reason: count for reason, count in tally(judged).items() if count and code(reason) != code("surplus")
+        },
+    }
 
 
 def _group(folder: Location) -> zarr.Group | None:
     return open_group(folder) if (folder / "zarr.json").exists() else None
-
-
-def _stored(path: Location) -> float:
-    """Return when an object was stored; where a store does not tell, long ago."""
-    return float(getattr(path.stat(), "st_mtime", 0.0) or 0.0)

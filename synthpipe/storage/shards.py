@@ -8,9 +8,12 @@ lengthened. So the objects themselves are the ledger of a run.
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -214,6 +217,30 @@ def shard_size(array: zarr.Array[Any]) -> int:
 def complete_shards(array: zarr.Array[Any]) -> frozenset[int]:
     """Return the numbers of the shards of `array` that are stored."""
     return shard_numbers(array, listing(array.store_path))
+
+
+def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
+    """Return when each stored shard of `array` appeared, in seconds since 1970; 0 where the store does not tell.
+
+    A listing tells: behind a URL, that is one request for a thousand objects.
+    """
+    folder = object_path(array, 0).parent
+    if isinstance(folder, Path):
+        with os.scandir(folder) as entries:
+            times = {entry.name: entry.stat().st_mtime for entry in entries}
+    else:
+        entries = folder.fs.ls(folder.path, detail=True)
+        times = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: _appeared(entry) for entry in entries}
+    numbers = shard_numbers(array, times)
+    return {number: times[shard_key(array, number)] for number in numbers}
+
+
+def _appeared(entry: Mapping[str, Any]) -> float:
+    """Return when an object appeared, by an entry of a listing: file systems of fsspec tell in different words."""
+    told = next((entry[word] for word in ("mtime", "LastModified", "last_modified", "created") if entry.get(word)), 0.0)
+    if isinstance(told, str):
+        told = datetime.fromisoformat(told)
+    return told.timestamp() if isinstance(told, datetime) else float(told)
 
 
 def shard_numbers(array: zarr.Array[Any], names: Iterable[str]) -> frozenset[int]:

@@ -88,7 +88,12 @@ def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> N
     pixels = np.asarray(group["class_pixels"][:])
     pixels = pixels[pixels[:, 0] >= 0]  # those that are made
     few = int(((pixels[:, :3] >= 0.01 * 32 * 32).sum(axis=1) < 3).sum())
-    assert judged == {"judged": len(pixels), "acceptance": None, "rejected": {"too_few_classes": few}}
+    assert judged == {
+        "judged": len(pixels),
+        "of": len(pixels),
+        "acceptance": None,
+        "rejected": {"too_few_classes": few},
+    }
 
 
 def test_a_build_with_a_filter_is_watched_to_its_end(patches: Path, tmp_path: Path) -> None:
@@ -118,6 +123,21 @@ def test_a_build_with_a_filter_is_watched_to_its_end(patches: Path, tmp_path: Pa
         if entry["judged"] == journal[strategy]["candidates"]:
             assert entry["acceptance"] == pytest.approx(journal[strategy]["acceptance"])
             assert entry["rejected"].get("looks_synthetic", 0) == journal[strategy]["verdicts"]["looks_synthetic"]
+
+
+def test_of_very_many_composites_an_even_sample_is_judged(
+    patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run"
+    rules = ("filter.enabled=false", "curation.rule=threshold", "curation.wanted=30", "curation.candidates=40")
+    with building(path, patches, *rules) as process:
+        assert process.wait(timeout=120) == 0
+    monkeypatch.setattr("synthpipe.stages.status._JUDGED", 2)
+    for entry in status(path)["strategies"].values():
+        assert (entry["judged"], entry["of"]) == (16, 30), "shards 0 and 2 of 4"
+    assert (
+        "mosaic: 16 judged so far, a sample of 30; rejected: " in CliRunner().invoke(main, ["status", str(path)]).output
+    )
 
 
 def test_no_run_is_told_in_a_line(tmp_path: Path) -> None:
