@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Iterator
 from pkgutil import resolve_name
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    add_completion_class,
+    get_completion_class,
+    split_arg_string,
+)
 from pydantic import BaseModel
 
 SHELLS = ("bash", "zsh", "fish")
@@ -30,6 +37,42 @@ def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> Non
     kind = get_completion_class(shell)
     assert kind  # of every one of SHELLS
     click.echo(kind(ctx.find_root().command, {}, "synthpipe", "_SYNTHPIPE_COMPLETE").source())
+
+
+@add_completion_class
+class Bash(BashComplete):
+    """bash, which ends a word at `=`: click is given the line instead of its words.
+
+    Of what is offered, only what comes after the last `=` replaces what was typed.
+    """
+
+    source_template: ClassVar[str] = r"""%(complete_func)s() {
+    local IFS=$'\n' type value completion
+    COMPREPLY=()
+    for completion in $(env COMP_LINE="${COMP_LINE:0:COMP_POINT}" COMP_WORD="${COMP_WORDS[COMP_CWORD]}" \
+            %(complete_var)s=bash_complete "$1"); do
+        IFS=',' read -r type value <<< "$completion"
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("$value"); [[ $value != *= ]] || compopt -o nospace ;;
+        esac
+    done
+}
+
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line, replaced = os.environ["COMP_LINE"], os.environ["COMP_WORD"].lstrip("'\"")
+        words = split_arg_string(line)
+        incomplete = words.pop() if words and not line[-1:].isspace() else ""
+        kept = incomplete if replaced == "=" else incomplete.removesuffix(replaced)
+        self._kept = kept.partition("=")[2] if kept.startswith("-") else kept
+        return words[1:], incomplete
+
+    def format_completion(self, item: CompletionItem) -> str:
+        return f"{item.type},{str(item.value).removeprefix(self._kept)}"
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only

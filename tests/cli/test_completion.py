@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pexpect
 import pytest
 from click.testing import CliRunner
 
@@ -13,38 +14,56 @@ from synthpipe.cli import main
 from synthpipe.cli.completion import SHELLS
 
 _BIN = Path(sys.executable).parent
+_TELL = "\x14"  # Ctrl-T: prints the line as it stands between < and >, and empties it
 
 
-def completed(*words: str) -> list[str]:
-    """Return what bash offers for the last of the words of a command line, by our script."""
-    script = (
-        f'source <("{sys.executable}" -m synthpipe completion bash); COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
-        r'_synthpipe_completion synthpipe "${@: -1}"; printf "%s\n" "${COMPREPLY[@]}"'
-    )
-    command = ["bash", "-c", script, "bash", "synthpipe", *words]
-    environment = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return result.stdout.split()
+@pytest.fixture(scope="module")
+def bash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pexpect.spawn[str]]:
+    """Start bash as a user has it, on a terminal."""
+    assert shutil.which("bash")
+    environment = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}", "PS1": "ready> ", "TERM": "dumb"}
+    folder = tmp_path_factory.mktemp("bash")
+    (folder / "pipeline.yaml").touch()
+    shell = pexpect.spawn(
+        "bash", ["--norc", "--noprofile", "-i"], cwd=str(folder), env=environment, encoding="utf-8", timeout=60,
+        dimensions=(24, 1000),
+    )  # fmt: skip
+    shell.expect_exact("ready> ")
+    for line in (
+        "bind 'set enable-bracketed-paste off'; bind 'set bell-style none'",
+        """bind -x '"\\C-t": printf "told <%s>\\n" "$READLINE_LINE"; READLINE_LINE='""",
+        "source <(synthpipe completion bash)",
+    ):
+        shell.sendline(line)
+        shell.expect_exact("\nready> ")
+    yield shell
+    shell.close(force=True)
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"),
+    ("typed", "completed"),
     [
-        (("ins",), ["inspect"]),
-        (("replay", "run", "mo"), ["mosaic"]),
-        (("build", "--sch"), ["--scheduler"]),
-        (("build", "--set", "curation.ru"), ["curation.rule=threshold", "curation.rule=top_k"]),
+        ("synthpipe ins", "synthpipe inspect "),
+        ("synthpipe replay run mo", "synthpipe replay run mosaic "),
+        ("synthpipe build --sch", "synthpipe build --scheduler "),
+        ("synthpipe build pi", "synthpipe build pipeline.yaml "),
+        ("synthpipe build --set curation.ru", "synthpipe build --set curation.rule=t"),
+        ("synthpipe build --set curation.rule=", "synthpipe build --set curation.rule=t"),
+        ("synthpipe build --set curation.rule=to", "synthpipe build --set curation.rule=top_k "),
+        ("synthpipe build --set=curation.rule=to", "synthpipe build --set=curation.rule=top_k "),
         (
-            ("train", "--set", "optimizer.sch"),
-            ["optimizer.schedule=" + name for name in ("constant", "cosine", "poly")],
+            "true && synthpipe build pipeline.yaml --set 'curation.thr",
+            "true && synthpipe build pipeline.yaml --set 'curation.threshold='",
         ),
-        (("evaluate", "--window", "fl"), ["flips="]),
-        (("build", "--cluster-set", "wall"), ["walltime="]),
+        ("synthpipe train --set optimizer.schedule=po", "synthpipe train --set optimizer.schedule=poly "),
+        ("synthpipe evaluate --window fl", "synthpipe evaluate --window flips="),
+        ("synthpipe build --cluster-set wall", "synthpipe build --cluster-set walltime="),
     ],
 )
-def test_bash_completes(words: tuple[str, ...], offered: list[str]) -> None:
-    assert shutil.which("bash")
-    assert sorted(completed(*words)) == offered
+def test_bash_completes(bash: pexpect.spawn[str], typed: str, completed: str) -> None:
+    bash.send(f"{typed}\t{_TELL}")
+    bash.expect(r"told <([^>]*)>")
+    assert bash.match.group(1) == completed
 
 
 @pytest.mark.parametrize("shell", SHELLS)
