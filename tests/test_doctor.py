@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
 
-from synthpipe import doctor
 from synthpipe.cli import main
+from synthpipe.doctor import Finding, installation, machine
 
 
 def examined(directory: Path, **environment: str) -> tuple[int, dict[str, Any]]:
@@ -50,14 +51,14 @@ def test_what_is_wrong_is_said_with_its_cure(tmp_path: Path) -> None:
     [("numpy<1", "numpy is 2"), ("no-such-package>=3", "no-such-package is not installed"), ("numpy>=1", None)],
 )
 def test_versions_are_compared_with_what_is_needed(requirement: str, problem: str | None) -> None:
-    found = doctor._problem(Requirement(requirement))
+    found = installation._problem(Requirement(requirement))
     assert found is None if problem is None else (found or "").startswith(problem)
 
 
 def test_a_full_disk_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "_ROOM", 1 << 60)
-    assert doctor.room("disk", tmp_path / "none", "buy one") == doctor.Finding(
-        "disk", "note", doctor.room("disk", tmp_path / "none", "").found, "buy one"
+    monkeypatch.setattr(machine, "_ROOM", 1 << 60)
+    assert machine.room("disk", tmp_path / "none", "buy one") == Finding(
+        "disk", "note", machine.room("disk", tmp_path / "none", "").found, "buy one"
     )
 
 
@@ -66,3 +67,22 @@ def test_no_place_for_compiled_kernels_is_a_finding(tmp_path: Path) -> None:
     code, found = examined(tmp_path, **nowhere)
     assert code == 1 and "set NUMBA_CACHE_DIR" in found["kernels"]["cure"]
     assert found["Dask"]["state"] == "fine", "the checks after it are made too"
+
+
+def test_a_missing_package_is_told_by_doctor_and_by_every_command(tmp_path: Path) -> None:
+    for name in ("distributed", "zarr"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('no {name}', name='{name}')\n")
+    code, found = examined(tmp_path, PYTHONPATH=str(tmp_path))
+    assert code == 1
+    assert found["package"]["found"] == "zarr cannot be imported: no zarr"
+    assert found["machine"]["found"] == "not looked at: no distributed"
+    assert found["Python"]["state"] == found["packages"]["state"] == "fine"
+    for arguments in (["--help"], ["build", "pipelines/demo.yaml"], ["verify", str(tmp_path)]):
+        command = [sys.executable, "-m", "synthpipe", *arguments]
+        environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert result.returncode == 1
+        assert re.fullmatch(
+            r"Error: a package that this needs cannot be imported: no \w+; `synthpipe doctor` tells what to install\n",
+            result.stderr,
+        )

@@ -12,7 +12,6 @@ import click
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.files import Location
-from synthpipe.storage.summary import human_bytes
 
 if TYPE_CHECKING:
     from synthpipe.verification import Checkup
@@ -89,6 +88,8 @@ def status(run: Location, as_json: bool) -> None:
 
 
 def _checkup_lines(found: Checkup) -> Iterator[str]:
+    from synthpipe.storage.summary import human_bytes
+
     for note in found.notes:
         yield f"note: {note}"
     for fault in found.faults[:_LISTED]:

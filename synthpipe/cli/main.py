@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import click
 
-from synthpipe.cli.building import build, schema, validate
-from synthpipe.cli.checking import doctor, status, verify
-from synthpipe.cli.completion import completion
-from synthpipe.cli.exporting import export
-from synthpipe.cli.inspecting import inspect
-from synthpipe.cli.looking import index, replay
-from synthpipe.cli.phantom import phantom
-from synthpipe.cli.reporting import report
-from synthpipe.cli.training import baseline, evaluate, predict, pseudo_label, train
 from synthpipe.errors import SynthpipeError
 
 DEBUG = "SYNTHPIPE_DEBUG"
 _STORE_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")
+_COMMANDS: Mapping[str, str] = {
+    **dict.fromkeys(("build", "schema", "validate"), "building"),
+    **dict.fromkeys(("doctor", "status", "verify"), "checking"),
+    **dict.fromkeys(("index", "replay"), "looking"),
+    **dict.fromkeys(("baseline", "evaluate", "predict", "pseudo-label", "train"), "training"),
+    **{"completion": "completion", "export": "exporting", "inspect": "inspecting", "phantom": "phantom"},
+    **{"report": "reporting"},
+}
+"""The module of every command."""
+
 _TRAIN_EXTRA = ("lightning", "matplotlib", "segmentation_models_pytorch", "tensorboard")
 
 
 class ExplainingGroup(click.Group):
-    """A command group that turns exceptions into one message and an exit code."""
+    """A command group that turns exceptions into one message and an exit code.
+
+    Commands are imported when they are asked for: each starts as soon as what it needs is loaded, and `doctor` works
+    where packages of the others are missing.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        try:
+            module = import_module(f"synthpipe.cli.{_COMMANDS[cmd_name]}")
+        except ImportError as error:
+            raise click.ClickException(_missing(error)) from error
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -54,11 +74,8 @@ class ExplainingGroup(click.Group):
                     f"the store gave no answer: {error}; check its address, your rights and the network, then give the "
                     "command again: finished work is kept"
                 ) from error
-            if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] in _TRAIN_EXTRA:
-                message = (
-                    f"{error.name} is not installed, and the segmentation stage needs it; install synthpipe[train]"
-                )
-                raise click.ClickException(message) from error
+            if isinstance(error, ModuleNotFoundError):
+                raise click.ClickException(_missing(error)) from error
             if type(error).__name__ == "OutOfMemoryError":  # torch's, without loading it
                 raise click.ClickException(
                     f"the device's memory is full: {str(error).splitlines()[0]}\nLower what is computed at once "
@@ -75,6 +92,13 @@ def _told(error: Exception, message: str | None = None) -> str:
     return "\n  ".join([message or str(error), *getattr(error, "__notes__", [])])
 
 
+def _missing(error: ImportError) -> str:
+    """Say what to do about a package that cannot be imported."""
+    if (error.name or "").split(".")[0] in _TRAIN_EXTRA:
+        return f"{error.name} is not installed, and the segmentation stage needs it; install synthpipe[train]"
+    return f"a package that this needs cannot be imported: {error}; `synthpipe doctor` tells what to install"
+
+
 @click.group(cls=ExplainingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="synthpipe")
 def main() -> None:
@@ -89,10 +113,3 @@ def main() -> None:
       synthpipe verify runs/demo                              whether all of it is sound
       synthpipe train runs/demo/curated.zarr ...              a segmentation network, see `train --help`
     """
-
-
-for command in (
-    *(build, validate, schema, index, replay, inspect, report, verify, status, export, phantom, doctor, completion),
-    *(train, pseudo_label, evaluate, predict, baseline),
-):
-    main.add_command(command)

@@ -1,25 +1,18 @@
-"""Whether this machine is fit for synthpipe: what is fine, what is not, and what to do about it."""
+"""What the machine itself is: memory, GPU, disks, the speed of storage, Dask."""
 
 from __future__ import annotations
 
-import importlib
 import os
-import platform
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
+from synthpipe.doctor.finding import Finding
 from synthpipe.errors import SynthpipeError
 from synthpipe.files import Location
 from synthpipe.lock import held
@@ -34,43 +27,15 @@ from synthpipe.runtime import (
 )
 from synthpipe.storage.objects import ObjectWriter
 
-State = Literal["fine", "note", "wrong"]
-
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
 _MEMORY = 2 << 30  # bytes a worker
 _LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of an object that is written, and of what is handed over at once
 _SMALL_OBJECTS = 20
 _SLOW, _SLOW_OBJECT = 50e6, 0.1  # bytes a second; seconds a small object
-_SAME_BYTES = {"opencv-python-headless": SpecifierSet("<5")}  # newer ones warp to other bytes, and more slowly
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at.
-
-    Attributes
-    ----------
-    what : str
-        Such as ``Python``.
-    state : {"fine", "note", "wrong"}
-        ``note``: works, but is worth knowing.
-    found : str
-        What there is.
-    cure : str
-        What to do; empty where nothing is to be done.
-    """
-
-    what: str
-    state: State
-    found: str
-    cure: str = ""
-
-
-def examine(directory: Location) -> Iterator[Finding]:
+def machine(directory: Location) -> Iterator[Finding]:
     """Yield what is found, one thing after the other; runs would be built in `directory`, which is left as it was."""
-    yield python()
-    yield from packages()
-    yield from extras()
     yield processor()
     yield gpu()
     yield kernels()
@@ -79,49 +44,6 @@ def examine(directory: Location) -> Iterator[Finding]:
         yield room("disk of runs", directory, "build into a directory on another disk (-o)")
     yield from storage(directory)
     yield dask()
-
-
-def python() -> Finding:
-    """Look at the interpreter."""
-    found = f"{platform.python_version()} at {sys.executable}"
-    wanted = metadata.metadata("synthpipe")["Requires-Python"]
-    if platform.python_version() in SpecifierSet(wanted):
-        return Finding("Python", "fine", found)
-    return Finding("Python", "wrong", found, f"synthpipe needs {wanted}: make an environment of such a Python")
-
-
-def packages() -> Iterator[Finding]:
-    """Look at the packages that synthpipe needs: their versions, and whether they can be imported."""
-    needed = [each for each in _requirements() if each.marker is None]
-    problems = [(each, problem) for each in needed if (problem := _problem(each))]
-    for requirement, problem in problems:
-        yield Finding("package", "wrong", problem, f"pip install '{requirement}'")
-    if not problems:
-        yield Finding("packages", "fine", f"all {len(needed)}, synthpipe {metadata.version('synthpipe')}")
-    for name, wanted in _SAME_BYTES.items():
-        if (found := _version(name)) and found not in wanted:
-            yield Finding(
-                "package", "note", f"{name} {found} makes other bytes than {wanted}", f"pip install '{name}{wanted}'"
-            )
-    for module in ("cv2", "numba", "zarr", "bezier"):
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            yield Finding("package", "wrong", f"{module} cannot be imported: {error}", "install it, or what it names")
-
-
-def extras() -> Iterator[Finding]:
-    """Look at the packages that only a part of the commands needs."""
-    names = [name for name in metadata.metadata("synthpipe").get_all("Provides-Extra") or () if name != "test"]
-    for name in names:
-        needed = [each for each in _requirements() if each.marker and each.marker.evaluate({"extra": name})]
-        missing = [problem for each in needed if (problem := _problem(each))]
-        if missing:
-            yield Finding(
-                f"extra {name}", "note", "; ".join(missing), f"pip install 'synthpipe[{name}]' if you need it"
-            )
-        else:
-            yield Finding(f"extra {name}", "fine", ", ".join(each.name for each in needed))
 
 
 def processor() -> Finding:
@@ -243,24 +165,3 @@ def _missing(path: Location) -> list[Path]:
 def _existing(path: Path) -> Path:
     """Return the nearest folder above that is there."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
-
-
-def _requirements() -> list[Requirement]:
-    return [Requirement(text) for text in metadata.requires("synthpipe") or ()]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _problem(requirement: Requirement) -> str | None:
-    """Say what is wrong with the package that is there; None where nothing is."""
-    found = _version(requirement.name)
-    if found is None:
-        return f"{requirement.name} is not installed"
-    if not requirement.specifier.contains(found, prereleases=True):
-        return f"{requirement.name} is {found}, expected {requirement.specifier}"
-    return None

@@ -1,0 +1,80 @@
+"""Python and packages; nothing is imported for it but `packaging`, since any other may be missing."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from synthpipe.doctor.finding import Finding
+
+_SAME_BYTES = {"opencv-python-headless": SpecifierSet("<5")}  # newer ones warp to other bytes, and more slowly
+
+
+def python() -> Finding:
+    """Look at the interpreter."""
+    found = f"{platform.python_version()} at {sys.executable}"
+    wanted = metadata.metadata("synthpipe")["Requires-Python"]
+    if platform.python_version() in SpecifierSet(wanted):
+        return Finding("Python", "fine", found)
+    return Finding("Python", "wrong", found, f"synthpipe needs {wanted}: make an environment of such a Python")
+
+
+def packages() -> Iterator[Finding]:
+    """Look at the packages that synthpipe needs: their versions, and whether they can be imported."""
+    needed = [each for each in _requirements() if each.marker is None]
+    problems = [(each, problem) for each in needed if (problem := _problem(each))]
+    for requirement, problem in problems:
+        yield Finding("package", "wrong", problem, f"pip install '{requirement}'")
+    if not problems:
+        yield Finding("packages", "fine", f"all {len(needed)}, synthpipe {metadata.version('synthpipe')}")
+    for name, wanted in _SAME_BYTES.items():
+        if (found := _version(name)) and found not in wanted:
+            yield Finding(
+                "package", "note", f"{name} {found} makes other bytes than {wanted}", f"pip install '{name}{wanted}'"
+            )
+    for module in ("cv2", "numba", "zarr", "bezier"):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            yield Finding("package", "wrong", f"{module} cannot be imported: {error}", "install it, or what it names")
+
+
+def extras() -> Iterator[Finding]:
+    """Look at the packages that only a part of the commands needs."""
+    names = [name for name in metadata.metadata("synthpipe").get_all("Provides-Extra") or () if name != "test"]
+    for name in names:
+        needed = [each for each in _requirements() if each.marker and each.marker.evaluate({"extra": name})]
+        missing = [problem for each in needed if (problem := _problem(each))]
+        if missing:
+            yield Finding(
+                f"extra {name}", "note", "; ".join(missing), f"pip install 'synthpipe[{name}]' if you need it"
+            )
+        else:
+            yield Finding(f"extra {name}", "fine", ", ".join(each.name for each in needed))
+
+
+def _requirements() -> list[Requirement]:
+    return [Requirement(text) for text in metadata.requires("synthpipe") or ()]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _problem(requirement: Requirement) -> str | None:
+    """Say what is wrong with the package that is there; None where nothing is."""
+    found = _version(requirement.name)
+    if found is None:
+        return f"{requirement.name} is not installed"
+    if not requirement.specifier.contains(found, prereleases=True):
+        return f"{requirement.name} is {found}, expected {requirement.specifier}"
+    return None
