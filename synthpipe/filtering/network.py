@@ -82,10 +82,13 @@ class FilterNetwork:
     def infer(self, images: Images, batch: int) -> Iterator[Tensor]:
         """Yield the logits of `images`, at most `batch` at a time, in evaluation mode.
 
-        The network always sees `batch` images, black ones after the last: a sample's logits then do not depend on how
-        many there are.
+        A CPU takes one image after another: its matrix products round by an image's place among others, and large
+        images are faster alone. A GPU always sees `batch` images, black ones after the last: a sample's logits then do
+        not depend on how many there are.
         """
         self.module.eval()
+        if self.device.type == "cpu":
+            batch = 1
         padded = np.zeros((batch, *images.shape[1:]), np.uint8)
         for start in range(0, len(images), batch):
             count = min(batch, len(images) - start)

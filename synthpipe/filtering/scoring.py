@@ -49,8 +49,8 @@ class Scorer:
     def score(self, images: Images, batch: int) -> NDArray[np.float32]:
         """Return the (N,) float32 probabilities that `images`, (N, H, W, 3) uint8 RGB, are real patches.
 
-        On a CPU, that of an image is the same bit by bit whichever others it is scored with, for the same `batch`;
-        another `batch` may change its last bits.
+        On a CPU, that of an image is the same bit by bit whichever others it is scored with, since each is scored
+        alone. A GPU scores `batch` at a time; another `batch` may change the last bits.
         """
         check_images(images, "images")
         p_real = np.empty(len(images), np.float32)

@@ -90,6 +90,7 @@ def test_a_score_does_not_depend_on_what_else_is_scored(trained: tuple[Path, Fil
     assert np.array_equal(one_by_one, whole)
     assert np.array_equal(scorer.score(images[5:], 8), whole[5:])
     assert np.array_equal(scorer.score(images[::-1], 8)[::-1], whole)
+    assert np.array_equal(scorer.score(images, 5), whole)
     assert len(scorer.score(images[:0], 8)) == 0
 
 
