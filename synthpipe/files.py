@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import fsspec
+import numpy as np
 from fsspec.utils import get_protocol
+from numpy.typing import NDArray
 from upath import UPath
 
 from synthpipe.errors import StoreError, SynthpipeError
@@ -17,8 +19,12 @@ from synthpipe.errors import StoreError, SynthpipeError
 Location = Path | UPath
 """A path on this machine's file systems, or a URL."""
 
+Buffer = bytes | NDArray[np.uint8]
+
 PARTIAL = ".partial"
 """What the names of files end in that are being written; a process that was killed leaves them behind."""
+
+_PART = 16 << 20  # bytes of an upload's parts
 
 
 def located(text: str | Location) -> Location:
@@ -82,11 +88,16 @@ def write_atomically(path: Location, data: bytes | str, durable: bool = False) -
     StoreError
         It cannot be written; nothing is left behind.
     """
-    stream_atomically(path, [data.encode() if isinstance(data, str) else data], durable)
+    content = data.encode() if isinstance(data, str) else data
+    if isinstance(path, Path):
+        stream_atomically(path, [content], durable)
+        return
+    with told(path, "cannot be written"):
+        path.fs.pipe_file(path.path, content)
 
 
 def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = False) -> None:
-    """Write a file of many chunks as `write_atomically` does; behind a URL they are gathered in memory first.
+    """Write a file of many chunks as `write_atomically` does; behind a URL it is uploaded in parts.
 
     Raises
     ------
@@ -95,7 +106,11 @@ def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = F
     """
     with told(path, "cannot be written"):
         if not isinstance(path, Path):
-            path.fs.pipe_file(path.path, b"".join(chunks))
+            with closing(upload(path)) as target:
+                for chunk in chunks:
+                    target.write(chunk)
+                target.finish(b"")
+                target.appear()
             return
         part = path.with_name(f".{path.name}.{uuid4().hex}{PARTIAL}")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +123,58 @@ def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = F
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+class Upload:
+    """An object of a store that takes it in parts, which become the object when it appears."""
+
+    def __init__(self, path: UPath) -> None:
+        self._file = path.fs.open(path.path, "wb", autocommit=False, block_size=_PART)
+        self._appeared = False
+
+    def write(self, data: Buffer) -> None:
+        """Add bytes."""
+        self._file.write(data)
+
+    def finish(self, data: Buffer) -> None:
+        """Add the last bytes, and see that all are there."""
+        self._file.write(data)
+        self._file.close()
+
+    def appear(self) -> None:
+        """Give the finished object its name."""
+        self._file.commit()
+        self._appeared = True
+
+    def close(self) -> None:
+        """Let go of it; an object that has not appeared leaves nothing behind."""
+        if not self._appeared:
+            self._file.discard()
+            self._file.closed = True  # or it would try to upload the rest when it is collected
+
+
+class Collected:
+    """An object of a store that takes it at once; otherwise as `Upload`."""
+
+    def __init__(self, path: UPath) -> None:
+        self._path, self._data = path, bytearray()
+
+    def write(self, data: Buffer) -> None:
+        self._data += data.data if isinstance(data, np.ndarray) else data
+
+    def finish(self, data: Buffer) -> None:
+        self.write(data)
+
+    def appear(self) -> None:
+        self._path.fs.pipe_file(self._path.path, bytes(self._data))
+
+    def close(self) -> None:
+        self._data.clear()
+
+
+def upload(path: UPath) -> Upload | Collected:
+    """Begin a new object behind a URL; what is there is replaced when it appears."""
+    return Upload(path) if path.fs.async_impl else Collected(path)
 
 
 def sweep(folder: Location) -> None:

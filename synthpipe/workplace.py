@@ -23,9 +23,9 @@ from synthpipe.patches.node_bank import BankPlace, HeldBank, hold_bank, name_ban
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import PatchRef
 from synthpipe.resizing import fit_packed
-from synthpipe.runtime import available_cores
 from synthpipe.storage.run import versions
 from synthpipe.tasks import Job, open_donors, release_donors
+from synthpipe.threads import available_cores
 
 _TOKEN = ".driver"
 _SECONDS_TO_APPEAR = 10.0  # file systems of a cluster show new files late

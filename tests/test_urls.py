@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -28,7 +29,7 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.config import StoreSection
 from synthpipe.errors import CatalogError, StoreError
 from synthpipe.export import FormName, export
-from synthpipe.files import Location, located, write_atomically
+from synthpipe.files import Location, located, stream_atomically, write_atomically
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import load_catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
@@ -320,3 +321,24 @@ def test_an_export_goes_to_a_bucket_with_the_same_bytes(form: FormName, s3: str,
     for name in here.keys() - {".lock", "export.json"}:  # the ledger names what read the parts back
         assert (there / name).read_bytes() == here[name].read_bytes()
     assert export(curated, form, there, LogReporter(), part=5, workers=1).kept == 3
+
+
+def test_a_large_file_is_uploaded_in_parts_or_not_at_all(s3: str) -> None:
+    place = located(f"{s3}/large.json")
+    parts = [bytes([number]) * (1 << 20) for number in range(96)]
+    tracemalloc.start()
+    stream_atomically(place, parts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert place.read_bytes() == b"".join(parts)
+    assert peak < 64 << 20
+
+    def broken() -> Iterator[bytes]:
+        yield from parts[:40]
+        raise StoreError("no more")
+
+    with pytest.raises(StoreError, match="no more"):
+        stream_atomically(place, broken())
+    assert place.stat().st_size == 96 << 20
+    stream_atomically(place, [b"small"])
+    assert place.read_bytes() == b"small"

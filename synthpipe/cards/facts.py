@@ -69,8 +69,6 @@ class Facts:
         Of the source patches.
     counts : mapping of str to (int, mapping of str to int)
         By strategy (``real`` is patches with predicted masks), the samples and how many of them show each class.
-    groups : int
-        Slides or patients that donors come from.
     run : RunFacts or None
         None where the set lies in no run of its own.
     """
@@ -81,7 +79,6 @@ class Facts:
     digest: str
     layout: str
     counts: Mapping[str, tuple[int, Mapping[str, int]]]
-    groups: int
     run: RunFacts | None
 
     @property
@@ -129,7 +126,6 @@ def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str
         digest=curated.digest,
         layout=description.patches.layout,
         counts=counts,
-        groups=len(curated.groups),
         run=_run_facts(run, journal) if run else None,
     )
 

@@ -16,7 +16,7 @@ from synthpipe.cli.names import printable
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.records import STRATEGIES
-from synthpipe.storage.summary import human_bytes, summarise
+from synthpipe.storage.summary import human_bytes, stored_bytes, summarise
 
 if TYPE_CHECKING:
     from synthpipe.report.stored import Stored, StoredComposites
@@ -96,14 +96,14 @@ def _print(text: str) -> None:
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["kind"] == "store":
-        yield f"{summary['path']}: {human_bytes(_size(summary))}"
+        yield f"{summary['path']}: {human_bytes(stored_bytes(summary))}"
         for key in ("pipeline", "fingerprint", "strategy", "purpose"):
             if key in summary["attributes"]:
                 yield f"  {key} {printable(summary['attributes'][key])}"
         yield from _group_lines(summary, "  ")
         return
     state = "finished" if summary["finished"] else "not finished; `synthpipe status` tells how far it is"
-    size = human_bytes(sum(map(_size, summary["stores"].values())))
+    size = human_bytes(sum(map(stored_bytes, summary["stores"].values())))
     yield f"{summary['path']}: run of {printable(summary['name'])}, {state}"
     yield f"  stores       {size}"
     yield f"  fingerprint  {summary['fingerprint']}"
@@ -114,7 +114,7 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
     for strategy in STRATEGIES:
         yield from _strategy_lines(strategy, summary["strategies"].get(strategy, {}), summary["filters"].get(strategy))
     for name, store in summary["stores"].items():
-        yield f"  {name}: {human_bytes(_size(store))}"
+        yield f"  {name}: {human_bytes(stored_bytes(store))}"
         yield from _group_lines(store, "    ")
 
 
@@ -149,7 +149,7 @@ def _group_lines(group: Mapping[str, Any], indent: str) -> Iterator[str]:
         codecs = "+".join(entry["codecs"])
         yield f"{indent}{name:16} {entry['dtype']:8} {shape:22} {stored:28} {layout}, {codecs}"
     for name, child in group["groups"].items():
-        yield f"{indent}{name}: {human_bytes(_size(child))}"
+        yield f"{indent}{name}: {human_bytes(stored_bytes(child))}"
         yield from _group_lines(child, indent + "  ")
 
 
@@ -206,8 +206,3 @@ def _map(numbers: Any, mask: Any, marks: Mapping[int, str], taxonomy: Taxonomy) 
 
 def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
-
-
-def _size(group: Mapping[str, Any]) -> int:
-    stored = sum(entry["bytes_stored"] for entry in group["arrays"].values())
-    return int(stored) + sum(map(_size, group["groups"].values()))

@@ -20,12 +20,12 @@ from synthpipe.runtime import (
     ClusterSettings,
     Demand,
     Local,
-    available_cores,
     available_memory,
     open_cluster,
     visible_gpus,
 )
 from synthpipe.storage.objects import ObjectWriter
+from synthpipe.threads import available_cores
 
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
 _MEMORY = 2 << 30  # bytes a worker

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -29,6 +28,7 @@ from synthpipe.files import Location, stream_atomically, sweep, write_atomically
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.lock import held
 from synthpipe.progress import Reporter
+from synthpipe.threads import available_cores
 
 Done = tuple[PartRecord, bool]
 FormName = Literal["png", "webdataset", "hf", "coco"]
@@ -103,7 +103,7 @@ def export(
         ledger = Ledger(folder, settings)
         sweep(folder)
         try:
-            kept = _parts(ExportJob(curated, form, folder, part, check), ledger, reporter, workers or _cores())
+            kept = _parts(ExportJob(curated, form, folder, part, check), ledger, reporter, workers or available_cores())
             for file, chunks in form.whole(folder, len(ledger.parts)):
                 stream_atomically(folder / file, chunks)
             _write_cards(curated, form, folder, ledger)
@@ -195,7 +195,3 @@ def _refuse_stores(folder: Location) -> None:
     for place in (folder, *folder.parents):
         if (place / "zarr.json").exists():
             raise StaleRunError(f"{folder}: lies in the Zarr store {place}; export into a folder outside of it")
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

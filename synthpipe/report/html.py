@@ -21,7 +21,7 @@ from markupsafe import Markup
 from synthpipe.report.charts import bar, tissue
 from synthpipe.report.facts import RunFacts
 from synthpipe.report.strategies import section
-from synthpipe.storage.summary import human_bytes
+from synthpipe.storage.summary import human_bytes, stored_bytes
 
 _FILES = Path(__file__).parent / "page"
 _ROWS = 40  # of a table, where there may be any number
@@ -78,7 +78,8 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
         "problems": [(problem.kind, problem.message) for problem in catalog.problems[:_ROWS]],
         "stages": list(_stages(facts)),
         "stores": [
-            (name, str(_arrays_in(store)), human_bytes(_size(store))) for name, store in facts.summary["stores"].items()
+            (name, str(_arrays_in(store)), human_bytes(stored_bytes(store)))
+            for name, store in facts.summary["stores"].items()
         ],
         "arrays": [row for name, store in facts.summary["stores"].items() for row in _arrays(store, name)],
         "origin": list(_origin(facts)),
@@ -100,14 +101,9 @@ def _tiles(facts: RunFacts) -> Iterator[tuple[str, str]]:
     height, width = facts.pipeline.canvas
     yield "pixels", f"{height} x {width}"
     yield "classes", str(len(facts.pipeline.classes))
-    yield "stored", human_bytes(sum(_size(store) for store in facts.summary["stores"].values()))
+    yield "stored", human_bytes(sum(stored_bytes(store) for store in facts.summary["stores"].values()))
     if stages := facts.summary["stages"]:
         yield "built in", f"{sum(stages.values()):,.0f} s"
-
-
-def _size(store: Mapping[str, Any]) -> int:
-    arrays = sum(array["bytes_stored"] for array in store["arrays"].values())
-    return int(arrays) + sum(_size(child) for child in store["groups"].values())
 
 
 def _arrays_in(store: Mapping[str, Any]) -> int:

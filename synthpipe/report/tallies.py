@@ -10,6 +10,7 @@ import zarr
 from numpy.typing import NDArray
 
 from synthpipe.records import REASONS, PatchRef
+from synthpipe.storage.contents import composites_of_each
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all
 from synthpipe.storage.shards import read_range, shard_size
 from synthpipe.taxonomy import LOST
@@ -113,8 +114,8 @@ def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef]) -> Tally:
         found.class_pixels[:] += pixels.sum(axis=0)
         shown = (pixels[:, :-1] > 0).astype(np.int64)
         found.together[:] += shown.T @ shown
-        found.donor_uses[:] += _composites_of_each(drawn, len(donors))
-        found.group_uses[:] += _composites_of_each(np.where(drawn < 0, -1, group_of[drawn]), len(groups))
+        found.donor_uses[:] += composites_of_each(drawn, len(donors))
+        found.group_uses[:] += composites_of_each(np.where(drawn < 0, -1, group_of[drawn]), len(groups))
     return found
 
 
@@ -134,10 +135,3 @@ def _blocks(group: zarr.Group, count: int) -> Iterator[slice]:
     for shard in sorted(complete_in_all(group, CANDIDATE_ARRAYS)):
         if shard * size < count:
             yield slice(shard * size, min((shard + 1) * size, count))
-
-
-def _composites_of_each(numbers: NDArray[np.integer], length: int) -> Counts:
-    """Count in how many rows each number below `length` occurs; negative ones are none."""
-    ordered = np.sort(numbers, axis=1)
-    first = np.diff(ordered, axis=1, prepend=-1) != 0
-    return np.bincount(ordered[first & (ordered >= 0)], minlength=length)

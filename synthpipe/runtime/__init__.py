@@ -2,7 +2,7 @@
 
 from synthpipe.runtime.cluster import Cluster, open_cluster
 from synthpipe.runtime.jobs import JobSettings, parse_size
-from synthpipe.runtime.local import available_cores, available_memory, visible_gpus
+from synthpipe.runtime.local import available_memory, visible_gpus
 from synthpipe.runtime.progress import announce, announced
 from synthpipe.runtime.settings import (
     GPU_USES,
@@ -33,7 +33,6 @@ __all__ = [
     "Tls",
     "announce",
     "announced",
-    "available_cores",
     "available_memory",
     "open_cluster",
     "parse_size",

@@ -15,6 +15,7 @@ from distributed import Nanny, Scheduler, SpecCluster, Worker, scheduler, system
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import GPU
 from synthpipe.runtime.settings import Demand, GpuUse, Local
+from synthpipe.threads import available_cores
 
 _LOOPBACK = "127.0.0.1"
 _LEAST_MEMORY = 256 << 20
@@ -88,11 +89,6 @@ def visible_gpus() -> tuple[str, ...]:
     seen = int(found.stdout) if found.returncode == 0 and found.stdout.strip().isdigit() else 0
     names = [name.strip() for name in named.split(",")] if named else list(map(str, range(seen)))
     return tuple(names[:seen])
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def available_memory() -> int:

@@ -16,6 +16,7 @@ from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.judging import Judgement, blocks, judge
 from synthpipe.stages.layout import add_scores, composites_group
 from synthpipe.stages.state import BuildState, journal_entry, run_shards, timed
+from synthpipe.storage.contents import composites_of_each
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
     array,
@@ -165,10 +166,7 @@ def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> None
         kept = verdicts[block] == code("kept")
         if kept.any():
             pixels += read_range(array(group, "class_pixels"), block.start, block.stop)[kept].sum(axis=0)
-            # a composite may use a donor several times, and counts once
-            drawn = np.sort(read_range(array(group, "donors"), block.start, block.stop)[kept], axis=1)
-            first = np.diff(drawn, axis=1, prepend=-1) != 0
-            uses += np.bincount(drawn[first & (drawn >= 0)], minlength=donors)
+            uses += composites_of_each(read_range(array(group, "donors"), block.start, block.stop)[kept], donors)
     shares = (pixels / max(1, pixels.sum())).tolist()
     journal_entry(state, strategy).update(
         candidates=len(verdicts),

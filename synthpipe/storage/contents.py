@@ -55,6 +55,19 @@ def contents(group: zarr.Group) -> dict[str, Any]:
     return found
 
 
+def composites_of_each(numbers: NDArray[np.integer], length: int) -> NDArray[np.int64]:
+    """Return in how many composites each of `length` donors, or slides, occurs: once, however often it is used.
+
+    Parameters
+    ----------
+    numbers : (N, U) integer
+        Of what each composite uses; negative ones are none.
+    """
+    ordered = np.sort(numbers, axis=1)
+    first = np.diff(ordered, axis=1, prepend=-1) != 0
+    return np.bincount(ordered[first & (ordered >= 0)], minlength=length)
+
+
 def _named(names: tuple[str, ...], values: list[float]) -> dict[str, float]:
     return dict(zip(names, values, strict=False))
 

@@ -18,15 +18,13 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from upath import UPath
 
-from synthpipe.files import PARTIAL, Location
+from synthpipe.files import PARTIAL, Location, upload
 
 Buffer = NDArray[np.uint8]
 
 _PAGE = mmap.PAGESIZE  # what goes past the cache begins and ends with a page, in memory and in the file
 _SMALLEST = 4 << 20  # bytes of a buffer
-_PART = 16 << 20  # bytes of an upload's parts
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
 _unused: defaultdict[int, list[Buffer]] = defaultdict(list)  # by size: memory is dear when it is first used
 
@@ -64,11 +62,7 @@ class ObjectWriter:
     """
 
     def __init__(self, path: Location) -> None:
-        self._target: Target
-        if isinstance(path, Path):
-            self._target = LocalFile(path)
-        else:
-            self._target = Upload(path) if path.fs.async_impl else Collected(path)
+        self._target: Target = LocalFile(path) if isinstance(path, Path) else upload(path)
         self._buffer, self._filled = _buffer(_SMALLEST), 0
         self._background = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -156,48 +150,6 @@ class LocalFile:
             self._cached = wanted
         except OSError:  # the file system always uses it
             self._cached = True
-
-
-class Upload:
-    """An object of a store that takes it in parts, which become the object when it appears."""
-
-    def __init__(self, path: UPath) -> None:
-        self._file = path.fs.open(path.path, "wb", autocommit=False, block_size=_PART)
-        self._appeared = False
-
-    def write(self, data: Buffer) -> None:
-        self._file.write(data)
-
-    def finish(self, data: Buffer) -> None:
-        self._file.write(data)
-        self._file.close()
-
-    def appear(self) -> None:
-        self._file.commit()
-        self._appeared = True
-
-    def close(self) -> None:
-        if not self._appeared:
-            self._file.discard()
-
-
-class Collected:
-    """An object of a store that takes it at once."""
-
-    def __init__(self, path: UPath) -> None:
-        self._path, self._data = path, bytearray()
-
-    def write(self, data: Buffer) -> None:
-        self._data += data.data
-
-    def finish(self, data: Buffer) -> None:
-        self.write(data)
-
-    def appear(self) -> None:
-        self._path.fs.pipe_file(self._path.path, bytes(self._data))
-
-    def close(self) -> None:
-        self._data.clear()
 
 
 def _buffer(size: int) -> Buffer:

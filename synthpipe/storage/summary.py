@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,12 @@ def _array(array: zarr.Array[Any]) -> dict[str, Any]:
         "shards_planned": wanted,
         "bytes_stored": _bytes_stored(array),
     }
+
+
+def stored_bytes(group: Mapping[str, Any]) -> int:
+    """Return the bytes of all arrays in a described group."""
+    arrays = sum(array["bytes_stored"] for array in group["arrays"].values())
+    return int(arrays) + sum(map(stored_bytes, group["groups"].values()))
 
 
 def _bytes_stored(array: zarr.Array[Any]) -> int:

@@ -21,7 +21,6 @@ from synthpipe.files import Location
 from synthpipe.patches.catalog import Catalog
 from synthpipe.progress import Reporter
 from synthpipe.records import Strategy
-from synthpipe.runtime import available_cores
 from synthpipe.stages.curated_set import part_of, verdicts_of_shard
 from synthpipe.stages.judging import judge_finished
 from synthpipe.storage.integrity import DamageError, decode_shard
@@ -29,7 +28,7 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import open_group
 from synthpipe.storage.shards import shards_of
 from synthpipe.tasks import curated_shard, group_numbers
-from synthpipe.threads import in_threads
+from synthpipe.threads import available_cores, in_threads
 from synthpipe.verification.expected import ExpectedGroup, check_group, expected_composites, expected_curated
 from synthpipe.verification.faults import Checkup, Fault, Looked
 from synthpipe.verification.objects import CompositeCheck, check_composites, check_curated, read_shard

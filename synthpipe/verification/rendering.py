@@ -19,9 +19,9 @@ from synthpipe.patches.node_bank import hold_bank
 from synthpipe.patches.pixels import read_bytes
 from synthpipe.records import Composite, PatchRef, Recipe, Strategy
 from synthpipe.resizing import fit_packed
-from synthpipe.runtime import available_cores
 from synthpipe.storage.run import RunDirectory
 from synthpipe.tasks import Job, release_donors, render_recipe, sample_recipe
+from synthpipe.threads import available_cores
 from synthpipe.verification.faults import Fault
 from synthpipe.workplace import place_bank
 
