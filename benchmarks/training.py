@@ -1,0 +1,125 @@
+"""``python -m benchmarks.training``: how fast the published training goes here, in float32 and in mixed precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from synthpipe import pipeline_file
+from synthpipe.cli.progress import reporter
+from synthpipe.handoff import CuratedSet
+from synthpipe.patches.catalog import read_catalog
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings
+from synthpipe.segment.devices import Hardware
+from synthpipe.segment.settings import TrainSettings
+from synthpipe.segment.sources import Composites, RealPatches, masked_images
+from synthpipe.segment.training import TrainingData, train
+from synthpipe.settings_file import load_settings
+from synthpipe.stages import build
+from synthpipe.storage.summary import human_bytes
+
+PUBLISHED = Path("pipelines/training/published.yaml")
+_EVERY = 0.5  # seconds between two looks at the GPU
+
+
+def prepare(folder: Path, size: int) -> TrainingData:
+    """Make procedural patches and unfiltered composites of `size` x `size` pixels, and return what trains on them."""
+    data = folder / "data"
+    write_phantom(data, PhantomSpec(seed=1, slides=12, patches=240, size=size, images=1))
+    changes = (
+        *(f"patches.root={data}", f"canvas={size}", f"mosaic.tile={size // 2}", "filter.enabled=false"),
+        *("curation.rule=threshold", "curation.wanted=200", "curation.candidates=200"),
+    )
+    pipeline = pipeline_file.load(Path("pipelines/demo.yaml"), changes)
+    build(pipeline, folder / "run", ClusterSettings(), reporter())
+    curated = CuratedSet(folder / "run" / "curated.zarr")
+    catalog = read_catalog(pipeline.patches, pipeline.taxonomy)
+    real = RealPatches(catalog.patches, curated.description)
+    sources = {"curated": curated.digest}
+    return TrainingData(curated.description, Composites([curated]), real, masked_images(data / "2.validation"), sources)
+
+
+def measure(settings: TrainSettings, data: TrainingData, folder: Path, workers: int) -> dict[str, Any]:
+    """Train, and return the report of the training with the GPU's median utilisation, in percent."""
+    with utilisation() as seen:
+        train(settings, data, folder, Hardware(devices=1, workers=workers), reporter())
+    report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return {**report, "gpu_utilisation": statistics.median(seen) if seen else None}
+
+
+@contextmanager
+def utilisation() -> Iterator[list[float]]:
+    """Look at the first GPU, if there is one, every half second of a block, and gather its utilisation in percent."""
+    seen: list[float] = []
+    program = shutil.which("nvidia-smi")
+    if program is None or not torch.cuda.is_available():
+        yield seen
+        return
+    ask = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(_EVERY):
+            seen.append(float(subprocess.run(ask, capture_output=True, text=True, check=True).stdout))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the lines of a table, one row a precision."""
+    yield "| precision | images a second | waiting for data | GPU utilisation | peak GPU memory | device |"
+    yield "|---|---|---|---|---|---|"
+    for name, row in rows.items():
+        busy = "" if row["gpu_utilisation"] is None else f"{row['gpu_utilisation']:.0f} %"
+        memory = "" if row["peak_device_memory"] is None else human_bytes(row["peak_device_memory"])
+        rate, waiting = row["images_a_second"], row["waiting_share"]
+        yield f"| {name} | {rate:.1f} | {waiting:.1%} | {busy} | {memory} | {row['device']} |"
+
+
+@click.command()
+@click.option("--size", default=224, show_default=True, help="Height and width of the images.")
+@click.option("--steps", default=200, show_default=True, help="Of each training; the first ones do not count.")
+@click.option("--workers", default=8, show_default=True, help="Processes that prepare batches.")
+@click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="Replace a training setting.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the reports there as JSON too.")
+def main(size: int, steps: int, workers: int, train_set: tuple[str, ...], output: Path | None) -> None:
+    """Train the published network on procedural tissue, in float32 and mixed precision, and print a table.
+
+    \b
+    Examples:
+      python -m benchmarks.training
+      python -m benchmarks.training --steps 20 --workers 2 --train-set network.encoder=resnet18
+    """
+    rows = {}
+    with tempfile.TemporaryDirectory(prefix="synthpipe-training-") as place:
+        folder = Path(place)
+        data = prepare(folder, size)
+        for precision in ("32", "mixed"):
+            changes = ("network.weights=null", "epochs=1", f"steps_per_epoch={steps}", f"precision='{precision}'")
+            settings = load_settings(TrainSettings, PUBLISHED, (*changes, *train_set))
+            rows[precision] = measure(settings, data, folder / precision, workers)
+    if output:
+        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    click.echo("\n".join(table(rows)))
+
+
+if __name__ == "__main__":
+    main()
