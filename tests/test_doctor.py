@@ -14,6 +14,7 @@ from packaging.requirements import Requirement
 
 from synthpipe.cli import main
 from synthpipe.doctor import Finding, installation, machine
+from synthpipe.files import located
 
 
 def examined(directory: Path, **environment: str) -> tuple[int, dict[str, Any]]:
@@ -86,3 +87,12 @@ def test_a_missing_package_is_told_by_doctor_and_by_every_command(tmp_path: Path
             r"Error: a package that this needs cannot be imported: no \w+; `synthpipe doctor` tells what to install\n",
             result.stderr,
         )
+
+
+def test_a_store_that_cannot_be_reached_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    (found,) = machine.storage(located("s3://bucket/runs"))
+    assert found.state == "wrong" and "s3://bucket/runs: cannot be used: Could not connect" in found.found

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthpipe.cards.facts import Facts
-from synthpipe.cards.readme import CITATION, LIMITS, NO_LICENSE, USE
+from synthpipe.cards.readme import CITATION, NO_LICENSE, USE, about, keywords, limits, title
 
 Node = Mapping[str, Any]
 
@@ -63,23 +63,19 @@ def croissant(facts: Facts, files: Sequence[Node], records: Sequence[Node]) -> s
     records : sequence of mapping
         `record_set` of what these hold; the classes are told besides.
     """
-    height, width = facts.size
     data = {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
-        "name": f"{facts.name} curated composites",
+        "name": title(facts).replace(":", ""),
         "conformsTo": "http://mlcommons.org/croissant/1.0",
-        "description": (
-            f"{facts.composites} images of {height} x {width} pixels with masks, made by synthpipe from "
-            "weakly-labelled histopathology patches by the method of HisynSeg (arXiv:2412.20924)."
-        ),
+        "description": about(facts),
         "license": facts.license or NO_LICENSE,
         "url": "https://arxiv.org/abs/2412.20924",
         "version": f"1.0.0+{facts.digest[:12]}",
         "citeAs": CITATION,
-        "keywords": ["histopathology", "segmentation", "synthetic", *facts.taxonomy.names],
+        "keywords": [*keywords(facts), "segmentation", *facts.taxonomy.names],
         "rai:dataUseCases": USE,
-        "rai:dataLimitations": list(LIMITS),
+        "rai:dataLimitations": list(limits(facts)),
         "distribution": list(files),
         "recordSet": [_classes(facts), *records],
     }

@@ -69,6 +69,8 @@ class Facts:
         Of the source patches.
     counts : mapping of str to (int, mapping of str to int)
         By strategy (``real`` is patches with predicted masks), the samples and how many of them show each class.
+    checkpoint : str or None
+        SHA-256 of the network that predicted masks; None for composites.
     run : RunFacts or None
         None where the set lies in no run of its own.
     """
@@ -79,7 +81,13 @@ class Facts:
     digest: str
     layout: str
     counts: Mapping[str, tuple[int, Mapping[str, int]]]
+    checkpoint: str | None
     run: RunFacts | None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether these are composites, not real patches with predicted masks."""
+        return set(self.counts) != {"real"}
 
     @property
     def name(self) -> str:
@@ -126,6 +134,7 @@ def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str
         digest=curated.digest,
         layout=description.patches.layout,
         counts=counts,
+        checkpoint=curated.source.get("checkpoint"),
         run=_run_facts(run, journal) if run else None,
     )
 

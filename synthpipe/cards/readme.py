@@ -28,13 +28,22 @@ CITATION = """\
   note    = {arXiv:2412.20924}
 }"""
 
-LIMITS = (
+_OF_COMPOSITES = (
     "The images are synthetic: pieces of real patches put together. No composite shows tissue as it lies in a body, "
     "and borders between tissues are where a recipe put them.",
     "A pixel's class is the label of the patch that it comes from. Where that label is wrong or incomplete, so is the "
     "mask; small structures of other tissue within a patch have its class too.",
     "Composites of one set share patches and slides, so they are no independent samples. Split by slide or patient, "
     "and evaluate on real images with masks drawn by people.",
+)
+_OF_REAL_PATCHES = (
+    "The images are patches of real patients: what their data set allows and forbids holds for them.",
+    "A pixel's class is what a network predicts among the classes of the patch's label, and a patch of one class has "
+    "it everywhere. Nobody has looked at the masks; they repeat the network's errors, and prove nothing about it.",
+    "Patches of one slide are no independent samples. Split by slide or patient, and evaluate on real images with "
+    "masks drawn by people.",
+)
+_OF_ALL = (
     "Stain, scanner and patients are those of the source patches, with all their biases.",
     "Not for diagnosis, nor for any decision about a patient.",
 )
@@ -42,6 +51,36 @@ USE = (
     "Training of networks that segment tissue in H&E images, together with the real patches and their labels, and "
     "research on weak supervision and synthetic data."
 )
+
+
+def title(facts: Facts) -> str:
+    """Return what a set is called."""
+    return f"{facts.name}: {'curated composites' if facts.synthetic else 'patches with predicted masks'}"
+
+
+def about(facts: Facts) -> str:
+    """Return a sentence on what a set holds and how it came to be."""
+    height, width = facts.size
+    images = f"{facts.composites} images of {height} x {width} pixels with"
+    if facts.synthetic:
+        return (
+            f"{images} masks, made by synthpipe from weakly-labelled histopathology patches by the method of HisynSeg "
+            "(arXiv:2412.20924)."
+        )
+    return (
+        f"{images} predicted masks: weakly-labelled histopathology patches, of which a network trained on composites "
+        "says within their labels what each pixel is (stage 2 of HisynSeg, arXiv:2412.20924)."
+    )
+
+
+def limits(facts: Facts) -> tuple[str, ...]:
+    """Return what a set cannot do, a sentence or two each."""
+    return (*(_OF_COMPOSITES if facts.synthetic else _OF_REAL_PATCHES), *_OF_ALL)
+
+
+def keywords(facts: Facts) -> list[str]:
+    """Return what a set is found by."""
+    return ["histopathology", "synthetic" if facts.synthetic else "pseudo-labels"]
 
 
 def readme(facts: Facts, files: Sequence[str], extra: Mapping[str, Any] | None = None) -> str:
@@ -66,9 +105,9 @@ def escaped(text: str) -> str:
 
 
 def _header(facts: Facts, extra: Mapping[str, Any]) -> Iterator[str]:
-    header: dict[str, Any] = {"pretty_name": f"{facts.name}: curated composites", **_license(facts.license)}
+    header: dict[str, Any] = {"pretty_name": title(facts), **_license(facts.license)}
     header |= {"task_categories": ["image-segmentation"], "size_categories": [_size(facts.composites)]}
-    header |= {"tags": ["histopathology", "synthetic", "synthpipe"], **extra}
+    header |= {"tags": [*keywords(facts), "synthpipe"], **extra}
     yield "---"
     yield yaml.safe_dump(header, sort_keys=False, allow_unicode=True, width=1000).rstrip()
     yield "---"
@@ -89,26 +128,26 @@ def _size(count: int) -> str:
 
 
 def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
-    height, width = facts.size
-    yield f"\n# {escaped(facts.name)}: curated composites\n"
-    yield f"{facts.composites} images of {height} x {width} pixels with a mask each, made by synthpipe"
-    yield "from weakly-labelled histopathology patches by the method of HisynSeg (arXiv:2412.20924)."
-    yield "Every pixel of a composite has the class of the single-class patch that it was taken from.\n"
-    yield f"License: {escaped(facts.license or NO_LICENSE)}\n"
+    yield f"\n# {escaped(title(facts))}\n"
+    yield about(facts)
+    if facts.synthetic:
+        yield "Every pixel of a composite has the class of the single-class patch that it was taken from."
+    yield f"\nLicense: {escaped(facts.license or NO_LICENSE)}\n"
     yield "## Files\n"
     yield from files
     yield "\n## Classes\n"
     yield "A mask's values are the indices; the background (glass) is to be ignored by losses and metrics.\n"
     yield from _table(("index", "class", "colour"), _classes(facts))
-    yield "\n## Composites\n"
+    yield f"\n## {'Composites' if facts.synthetic else 'Patches'}\n"
     names = [escaped(name) for name in facts.taxonomy.names]
     rows = [(_STRATEGIES[each], count, *shown.values()) for each, (count, shown) in facts.counts.items()]
-    yield from _table(("strategy", "composites", *(f"with {name}" for name in names)), rows)
+    what = "composites" if facts.synthetic else "patches"
+    yield from _table(("strategy", what, *(f"with {name}" for name in names)), rows)
     if facts.run:
         yield from _run(facts.run, names)
     yield f"\n## Intended use\n\n{USE}\n"
     yield "## Limits\n"
-    yield from (f"- {limit}" for limit in LIMITS)
+    yield from (f"- {limit}" for limit in limits(facts))
     yield from _origin(facts)
     yield f"\n## Citation\n\n```bibtex\n{CITATION}\n```"
 
@@ -140,10 +179,10 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
         donors = entry["donors"]
         yield (
             f"{_STRATEGIES[strategy]} composites use {donors['used']} of {donors['available']} donors, one of them "
-            f"{donors['most_composites_of_one']} times."
+            f"in {donors['most_composites_of_one']} composites."
         )
     yield "\n## Source patches\n"
-    yield f"{sum(run.label_sets.values())} patches of {run.slides} slides or patients; {run.left_out} were left out."
+    yield f"{sum(run.label_sets.values())} patches of {run.slides} slides or patients; left out: {run.left_out}."
     yield f"SHA-256 of their names, bytes, labels and slides: `{run.catalog_digest}`\n"
     yield from _table(("shows", "patches"), [(escaped(name), count) for name, count in run.label_sets.items()])
 
@@ -161,11 +200,15 @@ def _curation(item: tuple[str, Mapping[str, Any]]) -> tuple[object, ...]:
 def _origin(facts: Facts) -> Iterator[str]:
     yield "\n## How it was made\n"
     yield f"Pipeline fingerprint `{facts.fingerprint}`, digest of the set `{facts.digest}`."
+    if not facts.synthetic:
+        yield f"The network has the SHA-256 `{facts.checkpoint}`. It gives the same masks again:\n"
+        yield "```sh\nsynthpipe pseudo-label CHECKPOINT --real PATCHES -o STORE\n```"
+        return
     yield f"Patches are laid out as `{facts.layout}`. The same pipeline file and patches give the same set again:\n"
     yield "```sh\nsynthpipe build PIPELINE.yaml --set patches.root=PATCHES -o RUN\n```"
     if facts.run:
         versions = ", ".join(f"{escaped(name)} {escaped(number)}" for name, number in facts.run.versions.items())
-        yield f"\n`run.json` of the run holds the whole pipeline. Made with {versions}."
+        yield f"\nThe run's own `run.json` holds the whole pipeline. Made with {versions}."
 
 
 def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Iterator[str]:

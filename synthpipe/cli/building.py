@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,6 +171,6 @@ def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> 
             f"  curated set      {path / 'curated.zarr'}",
             f"  all candidates   {path / 'candidates.zarr'}",
             *([f"  report           {page}"] if (page := RunDirectory(path).report_page).exists() else []),
-            f"  more about it    synthpipe inspect {path}",
+            f"  more about it    synthpipe inspect {shlex.quote(str(path))}",
         ]
     )

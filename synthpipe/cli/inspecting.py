@@ -82,6 +82,8 @@ def _indices(samples: Sequence[str]) -> list[int]:
         if numbers is None:
             raise ConfigError(f"--sample {part}: expected an index such as 3, several as 3,7, or a range as 10-19")
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
+        if last < first:
+            raise ConfigError(f"--sample {part}: a range goes up; did you mean {last}-{first}?")
         if len(found) + last + 1 - first > _MOST:
             raise ConfigError(f"--sample {part}: that is more than {_MOST} composites; ask for fewer at a time")
         found += range(first, last + 1)
@@ -155,7 +157,8 @@ def _group_lines(group: Mapping[str, Any], indent: str) -> Iterator[str]:
 
 def _content_lines(found: Mapping[str, Any]) -> Iterator[str]:
     if "class_share" in found:
-        yield "pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in found["class_share"].items())
+        some = f" of {found['masks_counted']} masks" if "masks_counted" in found else ""
+        yield f"pixels{some}: " + ", ".join(f"{name} {share:.1%}" for name, share in found["class_share"].items())
     if "class_occurrence" in found:
         yield "occur in: " + ", ".join(f"{name} {share:.1%}" for name, share in found["class_occurrence"].items())
     if scores := found.get("p_real", {}).get("count"):
@@ -165,6 +168,8 @@ def _content_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"verdicts: {_counted(found['verdicts'])}"
     if "strategies" in found:
         yield f"strategies: {_counted(found['strategies'])}"
+    if "slides" in found:
+        yield f"slides or patients: {found['slides']['used']} of {found['slides']['known']} used"
 
 
 def _sample_lines(shown: Stored, taxonomy: Taxonomy) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -173,11 +174,12 @@ def _report(outcome: Outcome, output: Path) -> None:
         raise click.ClickException(
             f"stopped after step {outcome.step} of {outcome.steps}; give the command again to go on from there"
         )
+    best, test = (shlex.quote(str(output / name)) for name in ("best.ckpt", "test"))
     click.echo(
         f"{output}: trained {outcome.steps} steps; best validation mIoU {outcome.best_miou:.4f}, in epoch "
         f"{outcome.best_epoch}\n"
         f"  curves    {output / 'curves.png'}, or tensorboard --logdir {output}\n"
-        f"  next      synthpipe evaluate {output / 'best.ckpt'} --data DIR -o {output / 'test'}"
+        f"  next      synthpipe evaluate {best} --data DIR -o {test}"
     )
 
 

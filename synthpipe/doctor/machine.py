@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from synthpipe.doctor.finding import Finding
-from synthpipe.errors import SynthpipeError
-from synthpipe.files import Location
+from synthpipe.errors import StoreError, SynthpipeError
+from synthpipe.files import Location, told
 from synthpipe.lock import held
 from synthpipe.runtime import (
     ClusterSettings,
@@ -91,11 +91,12 @@ def storage(directory: Location) -> Iterator[Finding]:
     place = directory / f".doctor-{os.getpid()}"
     made = _missing(place)
     try:
-        yield _speed(place)
-        with held(place):
-            yield Finding("locks", "fine", "a build can hold its run")
+        with told(directory, "cannot be used"):
+            yield _speed(place)
+            with held(place):
+                yield Finding("locks", "fine", "a build can hold its run")
     except (SynthpipeError, OSError) as error:
-        yield Finding("storage", "wrong", f"{directory}: {error}", "choose a place that you may write to (-o)")
+        yield Finding("storage", "wrong", str(error), "choose a place that you may write to (-o)")
     finally:
         _remove(place, made)
 
@@ -148,8 +149,9 @@ def _write(path: Location, blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8
 
 def _remove(place: Location, made: list[Path]) -> None:
     if not isinstance(place, Path):
-        if place.exists():
-            place.fs.rm(place.path, recursive=True)
+        with suppress(StoreError), told(place, "cannot be removed"):
+            if place.exists():
+                place.fs.rm(place.path, recursive=True)
         return
     shutil.rmtree(place, ignore_errors=True)
     for folder in made:

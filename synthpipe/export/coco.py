@@ -48,7 +48,7 @@ class CocoRuns:
             images.append(self._image(entry))
             annotations += self._annotations(entry, mask)
             yield f"images/{entry.key}.png", image_png(image)
-        content = {"images": images, "annotations": annotations, "categories": self.categories()}
+        content = {**self._about(), "images": images, "annotations": annotations, "categories": self.categories()}
         yield _part_file(part.number), _json(content)
 
     def read(self, folder: Location, part: Part) -> Iterator[Copy]:
@@ -119,6 +119,10 @@ class CocoRuns:
         names = self.description.taxonomy.names
         return [{"id": label + 1, "name": name, "supercategory": "tissue"} for label, name in enumerate(names)]
 
+    def _about(self) -> dict[str, Any]:
+        """Return what COCO's own tools ask of a file besides; the license stands in the card."""
+        return {"info": {"description": "synthpipe", "version": self.description.fingerprint}, "licenses": []}
+
     def _image(self, entry: Entry) -> dict[str, Any]:
         height, width = self.description.size
         about = {**entry.to_json(), "key": entry.key}
@@ -149,7 +153,7 @@ class CocoRuns:
 
     def _merged(self, folder: Location, parts: int) -> Iterator[bytes]:
         """Yield one file of all parts; no more than one of these is in memory."""
-        yield b'{"categories":' + _json(self.categories())
+        yield _json({**self._about(), "categories": self.categories()}).removesuffix(b"}")
         for key in ("images", "annotations"):
             yield f',\n"{key}":['.encode()
             before = b"\n"

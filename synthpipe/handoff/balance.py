@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from synthpipe.errors import ConfigError
 
 WeightKind = Literal["inverse", "median"]
 
 
 def class_weights(class_pixels: NDArray[np.integer[Any]], kind: WeightKind) -> NDArray[np.float32]:
-    """Return (C,) float32, mean 1 over the classes that occur, from pixel counts (N, C + 1), background last."""
+    """Return (C,) float32, mean 1 over the classes that occur, from pixel counts (N, C + 1), background last.
+
+    Raises
+    ------
+    ConfigError
+        There is no such kind.
+    """
+    if kind not in get_args(WeightKind):
+        raise ConfigError(f"weights of kind {kind!r}: expected one of {', '.join(get_args(WeightKind))}")
     classes = class_pixels[:, :-1].astype(np.float64)
     pixels = classes.sum(0)
     of_images = classes.sum() if kind == "inverse" else (classes.sum(1, keepdims=True) * (classes > 0)).sum(0)

@@ -21,6 +21,7 @@ from synthpipe.handoff.napari import LayerData, layer_data
 from synthpipe.handoff.notebook import curated_html
 from synthpipe.handoff.splits import By, Split, split_places
 from synthpipe.records import STRATEGIES, Image, Mask, Strategy
+from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, arrays_of, is_complete, open_group
 from synthpipe.storage.shards import read_range
@@ -70,6 +71,8 @@ class CuratedSet:
         Places in `groups` of the slides or patients that each composite's donors come from, then -1.
     groups : tuple of str
         The slides or patients.
+    source : mapping of str to str
+        Digests of what it was made from: of the ``patches``, and of the ``checkpoint`` where that predicted the masks.
     strategies : (N,) uint8
         Places in `records.STRATEGIES`; `taxonomy.LOST` for real patches.
     indices : (N,) int64
@@ -83,6 +86,8 @@ class CuratedSet:
 
     def __init__(self, path: str | Location) -> None:
         self.path = located(path)
+        if not (self.path / "zarr.json").exists() and RunDirectory(self.path).exists():
+            raise StoreError(f"{self.path}: is a run; expected its curated set, {RunDirectory(self.path).curated}")
         group = open_group(self.path)
         attributes: dict[str, Any] = dict(group.attrs)
         if "donor_groups" not in group or not attributes.keys() >= _ATTRIBUTES:
@@ -92,7 +97,7 @@ class CuratedSet:
         shape = array(group, "image").shape
         self.description = Description.from_json({**attributes, "size": shape[1:3]})
         self.groups: tuple[str, ...] = tuple(attributes["groups"])
-        self._source: dict[str, str] = attributes["source"]
+        self.source: Mapping[str, str] = attributes["source"]
         count = shape[0]
         self.labels: NDArray[np.uint8] = read_range(array(group, "labels"), 0, count)
         self.p_real: NDArray[np.float32] = read_range(array(group, "p_real"), 0, count)
@@ -121,7 +126,7 @@ class CuratedSet:
 
         Of a part of a set, also where it lies. Pixels are not read.
         """
-        known = hashlib.sha256(json.dumps([self.fingerprint, self._source, self.groups], sort_keys=True).encode())
+        known = hashlib.sha256(json.dumps([self.fingerprint, self.source, self.groups], sort_keys=True).encode())
         for values in (self.strategies, self._origins, self.p_real, self.labels, self.donor_groups):
             known.update(np.ascontiguousarray(values).tobytes())
         if not self._whole:

@@ -71,7 +71,7 @@ def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> C
     """Describe a composite of the run at `run`, made from the patches of `catalog`."""
     name = f"{shown.strategy} {shown.index}"
     score = "" if shown.p_real is None else f"p(real) {shown.p_real:.3f}"
-    reason = REASONS_TOLD[shown.verdict] if shown.verdict else "not judged yet"
+    reason = REASONS_TOLD[shown.verdict] if shown.verdict else "not chosen yet"
     found, numbers = seen(shown.recipe, shown.mask)
     shares = ", ".join(f"{share:.0%} {found_class}" for found_class, share in class_shares(shown.mask, taxonomy))
     title = ", ".join(part for part in (name, reason, score) if part)

@@ -14,7 +14,7 @@ from synthpipe.report.choice import chosen_kept, chosen_rejected
 from synthpipe.report.composites import Shown, read_shown
 from synthpipe.report.tallies import Tally, tally
 from synthpipe.storage.run import RunDirectory, read_json
-from synthpipe.storage.schema import open_group
+from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.summary import summarise
 
 GALLERY = 24
@@ -30,13 +30,15 @@ class StrategyFacts:
     strategy : str
         Which.
     tally : Tally
-        All its candidates, added up.
+        Its candidates, added up: those of the plan, once they are judged.
     kept, rejected : tuple of Shown
         Some of them, highest score first; candidates that are not judged yet count as kept.
     filter : mapping or None
         What ``filter/STRATEGY.json`` holds.
     journal : mapping
         What ``build.json`` tells of the strategy.
+    beyond : int
+        Further candidates, made for settings that were changed since.
     """
 
     strategy: Strategy
@@ -45,6 +47,7 @@ class StrategyFacts:
     rejected: tuple[Shown, ...]
     filter: Mapping[str, Any] | None
     journal: Mapping[str, Any]
+    beyond: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +101,9 @@ def _strategy(
     group = open_group(run.candidates, strategy)
     if "image" not in group:  # the arrays are just being made
         return None
-    tallied = tally(group, len(pipeline.classes), catalog.donors)
+    journal = summary["strategies"].get(strategy, {})
+    planned = journal.get("candidates") if "verdict" in group else None
+    tallied = tally(group, len(pipeline.classes), catalog.donors, planned)
     galleries = [
         tuple(read_shown(group, strategy, indices, tallied.verdicts, tallied.p_real))
         for indices in (chosen_kept(tallied, GALLERY), chosen_rejected(tallied, GALLERY))
@@ -110,5 +115,6 @@ def _strategy(
         galleries[0],
         galleries[1],
         read_json(report) if report.exists() else None,
-        summary["strategies"].get(strategy, {}),
+        journal,
+        array(group, "image").shape[0] - len(tallied.stored),
     )

@@ -96,8 +96,11 @@ def _tiles(facts: RunFacts) -> Iterator[tuple[str, str]]:
     if curated:
         yield "in the curated set", f"{curated['shape'][0]:,}"
     for each in facts.strategies:
-        kept = int(each.tally.kept.sum())
-        yield f"{each.strategy} kept", f"{kept:,} of {int(each.tally.stored.sum()):,}"
+        kept, stored = int(each.tally.kept.sum()), int(each.tally.stored.sum())
+        if each.tally.judged:
+            yield f"{each.strategy} kept", f"{kept:,} of {stored:,}"
+        else:
+            yield f"{each.strategy} candidates", f"{stored:,}"
     height, width = facts.pipeline.canvas
     yield "pixels", f"{height} x {width}"
     yield "classes", str(len(facts.pipeline.classes))
@@ -165,9 +168,8 @@ def _made(facts: RunFacts, stage: str) -> int | None:
         "curated set": sum(int(each.tally.kept.sum()) for each in facts.strategies),
     }
     for each in facts.strategies:
-        counts |= dict.fromkeys(
-            (f"{each.strategy} candidates", f"{each.strategy} scores"), int(each.tally.stored.sum())
-        )
+        stored = int(each.tally.stored.sum()) + each.beyond
+        counts |= dict.fromkeys((f"{each.strategy} candidates", f"{each.strategy} scores"), stored)
     return counts.get(stage)
 
 

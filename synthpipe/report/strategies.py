@@ -67,16 +67,17 @@ def section(facts: RunFacts, found: StrategyFacts) -> Section:
         for gallery in (found.kept, found.rejected)
     )
     spread = np.linspace(0, len(kept) - 1, min(_EXAMPLES, len(kept))).round().astype(int).tolist()
-    judged = "Kept" if tallied.judged else "Candidates, not judged yet"
+    judged = "Kept" if tallied.judged else "Candidates, none chosen yet"
     chart, score_rows = _scores(facts, found)
     names, pairs = _pairs(tallied, taxonomy)
+    verdicts = _verdicts(found)
     what = "kept composites" if tallied.judged else "candidates"
     return Section(
         found.strategy,
         _summary(facts, found),
-        _verdict_rows(tallied),
-        _verdicts_told(tallied),
-        ["class", "kept" if tallied.judged else "by now", "all candidates", ""],
+        _verdict_rows(verdicts),
+        _verdicts_told(verdicts),
+        ["class", "kept" if tallied.judged else "by now", "", "all candidates"],
         list(_share_rows(tallied, taxonomy)),
         [kept[place] for place in spread],
         judged,
@@ -103,8 +104,9 @@ def _summary(facts: RunFacts, found: StrategyFacts) -> str:
     tallied, rules = found.tally, facts.pipeline.curation
     stored, kept = int(np.count_nonzero(tallied.stored)), int(np.count_nonzero(tallied.kept))
     if not tallied.judged:
-        return f"{stored:,} of {len(tallied.stored):,} planned candidates are stored; none is judged yet."
-    text = f"{kept:,} of {stored:,} candidates were kept, {rules.wanted[found.strategy]:,} were wanted."
+        return f"{stored:,} of {len(tallied.stored):,} planned candidates are stored; {_judged_so_far(facts, found)}."
+    beyond = f" {found.beyond:,} more were made for settings that were changed since." if found.beyond else ""
+    text = f"{kept:,} of {stored:,} candidates were kept, {rules.wanted[found.strategy]:,} were wanted.{beyond}"
     scored = tallied.p_real[~np.isnan(tallied.p_real)]
     if not len(scored):
         return f"{text} No filter was asked."
@@ -113,23 +115,44 @@ def _summary(facts: RunFacts, found: StrategyFacts) -> str:
     return f"{text} The filter accepts {rate:.1%} of them at the threshold {rules.threshold:g}; {rule}."
 
 
+def _judged_so_far(facts: RunFacts, found: StrategyFacts) -> str:
+    """Say what the build found when it judged last; it stores verdicts when there are enough good ones."""
+    verdicts = found.journal.get("verdicts")
+    if not verdicts:
+        return "none is judged yet"
+    wanted = facts.pipeline.curation.wanted[found.strategy]
+    text = f"of the first {found.journal['candidates']:,} the build may keep {verdicts['kept']:,}, and wants {wanted:,}"
+    rate = found.journal["acceptance"]
+    if rate is None:
+        return text
+    return f"{text}; the filter accepts {rate:.1%} of them at the threshold {facts.pipeline.curation.threshold:g}"
+
+
+def _verdicts(found: StrategyFacts) -> Mapping[Reason, int]:
+    """Return how many candidates got each verdict, as stored, or when the build judged last; empty before it has."""
+    if not found.tally.judged:
+        last: Mapping[Reason, int] = found.journal.get("verdicts", {})
+        return last
+    return {reason: int(np.count_nonzero(found.tally.verdicts == code)) for code, reason in enumerate(REASONS)}
+
+
 def _gallery_told(shown: int, count: int, tallied: Tally) -> str:
     order = "evenly over the scores, highest first" if tallied.scored else "evenly over the indices"
     return f"{shown:,} of {count:,}, {order}. Choose one for its recipe and donors."
 
 
-def _verdict_rows(tallied: Tally) -> list[tuple[Any, ...]]:
-    total = max(1, int(np.count_nonzero(tallied.verdicts != LOST)))
-    counts = [int(np.count_nonzero(tallied.verdicts == code)) for code in range(len(REASONS))]
+def _verdict_rows(verdicts: Mapping[Reason, int]) -> list[tuple[Any, ...]]:
+    total = max(1, sum(verdicts.values()))
+    counts = [(reason, verdicts.get(reason, 0)) for reason in REASONS] if verdicts else []
     return [
         (REASONS_TOLD[reason], f"{count:,}", f"{count / total:.1%}", bar(count / total, "other" if code else "kept"))
-        for code, (reason, count) in enumerate(zip(REASONS, counts, strict=True))
+        for code, (reason, count) in enumerate(counts)
     ]
 
 
-def _verdicts_told(tallied: Tally) -> str:
+def _verdicts_told(verdicts: Mapping[Reason, int]) -> str:
     """Say what those reasons of rejection mean that occur."""
-    found = [reason for code, reason in enumerate(REASONS) if reason in _MEANT and (tallied.verdicts == code).any()]
+    found = [reason for reason in REASONS if reason in _MEANT and verdicts.get(reason)]
     return "; ".join(f"{REASONS_TOLD[reason]}: {_MEANT[reason]}" for reason in found)
 
 
@@ -138,7 +161,7 @@ def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]
     colors = [*(each.color for each in taxonomy.classes), taxonomy.background_color]
     names = [*taxonomy.names, "background"]
     for name, color, share, whole in zip(names, colors, shares.tolist(), of_all.tolist(), strict=True):
-        yield tissue(name, color), f"{share:.1%}", f"{whole:.1%}", bar(share)
+        yield tissue(name, color), f"{share:.1%}", bar(share), f"{whole:.1%}"
 
 
 def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[tuple[Any, ...]]]:
@@ -150,7 +173,7 @@ def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[
     if rules.rule == "top_k" and tallied.kept.any():
         line = float(tallied.p_real[tallied.kept].min())
         label = f"lowest kept {line:.3f}"
-    names = ("kept", "rejected") if tallied.judged else ("kept", "not judged yet")
+    names = ("kept", "rejected") if tallied.judged else ("kept", "not chosen yet")
     chart = histogram(f"Scores of the {found.strategy} candidates", kept, others, line, label, names)
     rows = [
         (f"{number / _BINS:.3f} to {(number + 1) / _BINS:.3f}", below, above)

@@ -68,7 +68,7 @@ class Tally:
         return not bool(np.isnan(self.p_real).all())
 
 
-def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef]) -> Tally:
+def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef], planned: int | None = None) -> Tally:
     """Add up the candidates that a group holds.
 
     Parameters
@@ -79,13 +79,15 @@ def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef]) -> Tally:
         How many tissue classes there are.
     donors : sequence of PatchRef
         The donors of the catalog, in its order.
+    planned : int, optional
+        Only the first so many: what lies beyond a plan was made for settings that were changed since.
 
     Raises
     ------
     StoreError
         What is stored is damaged.
     """
-    count = array(group, "class_pixels").shape[0]
+    count = array(group, "class_pixels").shape[0] if planned is None else planned
     groups, group_of = np.unique([donor.group for donor in donors], return_inverse=True)
     found = Tally(
         np.full(count, np.nan, np.float32),

@@ -137,7 +137,7 @@ class CuratedDataset(Dataset[Tensors]):
         Raises
         ------
         ConfigError
-            The set has not one batch for each device.
+            The set has not one batch for each device, or `weights` are no probabilities of its samples.
         """
         return ResumableLoader(self, Epochs(len(self), batch_size, seed, rank, world, weights), workers)
 
@@ -171,6 +171,13 @@ class Epochs:
                 f"{length} samples, batch_size {batch_size}, rank {rank} of {world}: expected a batch or more for each "
                 "device"
             )
+        if weights is not None:
+            weights = np.asarray(weights, np.float64)
+            if weights.shape != (length,) or not (weights >= 0).all() or not np.isclose(weights.sum(), 1):
+                raise ConfigError(
+                    f"weights of shape {weights.shape}, sum {weights.sum():g}: expected {length} probabilities, sum 1; "
+                    "`CuratedSet.sample_weights` gives some"
+                )
         self.epoch = self.batch = 0
         self._length, self.batch_size, self.seed = length, batch_size, seed
         self.world, self._rank, self.weights = world, rank, weights

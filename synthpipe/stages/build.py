@@ -5,6 +5,7 @@ What is stored is the ledger: every stage first looks which of its objects are t
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -155,7 +156,7 @@ def _report(run: RunDirectory, reporter: Reporter) -> None:
     except Exception as error:
         reporter.note(
             f"note: {run.path} is finished and whole, but {run.report_page} could not be written: {error}; "
-            f"`synthpipe report {run.path}` tries again"
+            f"`synthpipe report {shlex.quote(str(run.path))}` tries again"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 
 import numpy as np
 
@@ -125,7 +126,7 @@ def _judge(state: BuildState, strategy: Strategy, count: int) -> Judgement:
 
 
 def _look(state: BuildState) -> str:
-    return f"\n`synthpipe report {state.run.path}` shows the candidates and their scores"
+    return f"\n`synthpipe report {shlex.quote(str(state.run.path))}` shows the candidates and their scores"
 
 
 def _too_strict(strategy: Strategy, settings: CurationSection, rate: float, count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,13 @@ import zarr
 from numpy.typing import NDArray
 
 from synthpipe.records import REASONS, STRATEGIES
+from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import arrays_of
 from synthpipe.storage.shards import complete_shards, read_range, shard_size
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.taxonomy import LOST, Taxonomy
 
 _SHARDS_AT_ONCE = 16  # that are read together
+_MASKS = 1024  # whose pixels are counted
 
 
 def contents(group: zarr.Group) -> dict[str, Any]:
@@ -24,8 +26,9 @@ def contents(group: zarr.Group) -> dict[str, Any]:
     Returns
     -------
     dict
-        Of what is there: ``class_share`` (of pixels) or ``class_occurrence`` (of composites), ``p_real`` (least, mean,
-        greatest, how many there are), ``verdicts`` and ``strategies``.
+        Of what is there: ``class_share`` (of pixels), ``class_occurrence`` (of composites), ``p_real`` (least, mean,
+        greatest, how many there are), ``verdicts``, ``strategies`` and ``slides`` (used, known). In a store without
+        pixel counts ``class_share`` is that of ``masks_counted`` masks, evenly over those that are stored.
 
     Raises
     ------
@@ -41,6 +44,8 @@ def contents(group: zarr.Group) -> dict[str, Any]:
         pixels = sum((block.sum(axis=0, dtype=np.int64) for block in _blocks(arrays["class_pixels"])), np.int64(0))
         shares = pixels / max(1, int(np.sum(pixels)))
         found["class_share"] = _named((*names, "background"), np.atleast_1d(shares).tolist())
+    elif "mask" in arrays:
+        found["class_share"], found["masks_counted"] = _shares_of_masks(arrays["mask"], (*names, "background"))
     if "labels" in arrays:
         shown, count = np.zeros(len(names), np.int64), 0
         for block in _blocks(arrays["labels"]):
@@ -49,9 +54,13 @@ def contents(group: zarr.Group) -> dict[str, Any]:
     if "p_real" in arrays:
         found["p_real"] = _scores(arrays["p_real"])
     if "verdict" in arrays:
-        found["verdicts"] = _counted(arrays["verdict"], REASONS)
+        found["verdicts"] = _counted(arrays["verdict"], dict(enumerate(REASONS)))
     if "origin_strategy" in arrays:
-        found["strategies"] = _counted(arrays["origin_strategy"], STRATEGIES)
+        found["strategies"] = _counted(arrays["origin_strategy"], {**dict(enumerate(STRATEGIES)), LOST: "real patches"})
+    if "donor_groups" in arrays:
+        known = len(group.attrs["groups"])  # type: ignore[arg-type]
+        uses = sum((composites_of_each(block, known) for block in _blocks(arrays["donor_groups"])), np.int64(0))
+        found["slides"] = {"used": int(np.count_nonzero(uses)), "known": known}
     return found
 
 
@@ -84,11 +93,24 @@ def _scores(array: zarr.Array[Any]) -> dict[str, Any]:
     return {"count": count, "least": least, "mean": total / count, "greatest": greatest}
 
 
-def _counted(array: zarr.Array[Any], names: tuple[str, ...]) -> dict[str, int]:
+def _shares_of_masks(array: zarr.Array[Any], names: tuple[str, ...]) -> tuple[dict[str, float], int]:
+    """Return the classes' shares of the pixels of some masks, and of how many."""
+    size, length = shard_size(array), array.shape[0]
+    stored = [np.arange(shard * size, min((shard + 1) * size, length)) for shard in sorted(complete_shards(array))]
+    places = np.concatenate([*stored, np.arange(0)])
+    chosen = places[np.linspace(0, len(places) - 1, min(_MASKS, len(places))).round().astype(int)].tolist()
+    pixels, reader = np.zeros(256, np.int64), SampleReader(array)
+    for place in chosen:
+        pixels += np.bincount(reader[place].ravel(), minlength=256)
+    shares = pixels[: len(names)] / max(1, int(pixels.sum()))
+    return _named(names, shares.tolist()), len(chosen)
+
+
+def _counted(array: zarr.Array[Any], names: Mapping[int, str]) -> dict[str, int]:
     counts = np.zeros(256, np.int64)
     for block in _blocks(array):
         counts += np.bincount(block, minlength=256)
-    return {name: int(counts[code]) for code, name in enumerate(names)}
+    return {name: int(counts[code]) for code, name in names.items() if code != LOST or counts[code]}
 
 
 def _blocks(array: zarr.Array[Any]) -> Iterator[NDArray[Any]]:

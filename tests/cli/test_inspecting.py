@@ -69,7 +69,14 @@ def test_a_store_tells_what_its_composites_are(run: Path) -> None:
     labels = CuratedSet(run / "curated.zarr").labels
     assert list(curated["class_occurrence"].values()) == pytest.approx(labels.mean(0).tolist())
     assert curated["strategies"] == {"mosaic": 12, "bezier": 12} and curated["p_real"] == {"count": 0}
-    assert "strategies: 12 mosaic, 12 bezier" in inspect(run / "curated.zarr").stdout
+    text = inspect(run / "curated.zarr").stdout
+    assert "strategies: 12 mosaic, 12 bezier" in text and "pixels of 24 masks: tumour" in text
+    set_ = CuratedSet(run / "curated.zarr")
+    shares = set_.class_pixels.sum(0) / set_.class_pixels.sum()
+    assert list(curated["class_share"].values()) == pytest.approx(shares.tolist())
+    used = len(np.unique(set_.donor_groups[set_.donor_groups >= 0]))
+    assert curated["slides"] == {"used": used, "known": len(set_.groups)}
+    assert f"slides or patients: {used} of {len(set_.groups)} used" in text
 
 
 def test_a_run_that_is_being_built(run: Path, tmp_path: Path) -> None:
@@ -109,6 +116,7 @@ def test_a_composite_with_the_patch_of_each_region(run: Path) -> None:
     result = inspect(run, "--sample", "0,5", "--sample", "12-13", "--json")
     samples = json.loads(result.stdout)["samples"]
     assert [each["index"] for each in samples] == [0, 5, 12, 13]
+    assert "--sample 5-2: a range goes up; did you mean 2-5?" in inspect(run, "--sample", "0,5-2").stderr
     names = RunDirectory(run).pipeline().taxonomy.names
     for each in samples:
         assert sum(region["share"] for region in each["regions"]) == pytest.approx(1)
@@ -175,6 +183,7 @@ def test_real_patches_with_predicted_masks(run: Path, tmp_path: Path) -> None:
     text = inspect(tmp_path / "pseudo.zarr", "--sample", 2, "--sheet", tmp_path / "sheet.png").stdout
     assert "2: 2.png, 32 x 32 pixels" in text and f"patch 2.png, sha256 {'0' * 64}" in text
     assert json.loads(inspect(tmp_path / "pseudo.zarr", "--sample", 2, "--json").stdout)["samples"][0]["regions"] == []
+    assert "strategies: 3 real patches" in inspect(tmp_path / "pseudo.zarr").stdout
 
 
 def test_at_a_url(run: Path) -> None:

@@ -152,6 +152,13 @@ def test_sets_outside_of_their_run_have_shorter_cards(tmp_path: Path, run: Path)
     assert run_of(curated) is None
     card = readme(facts_of(curated, None), ["- files"])
     assert "| real patches with predicted masks | 12 |" in card and "Source patches" not in card
+    assert "weakly-labelled histopathology patches, of which a network trained on composites says" in card
+    assert "synthpipe pseudo-label CHECKPOINT" in card and "c" * 64 in card and "synthpipe build" not in card
+    described = json.loads(croissant(facts_of(curated, None), [], []))
+    for text in (card, json.dumps(described)):
+        assert "pseudo-labels" in text and "real patients" in text and "synthetic:" not in text
+        assert "taken from" not in text and "put together" not in text
+    assert "synthetic" not in header(card)["tags"] + described["keywords"]
     shutil.copytree(run / "curated.zarr", tmp_path / "alone" / "curated.zarr")
     assert run_of(CuratedSet(tmp_path / "alone" / "curated.zarr")) is None
 

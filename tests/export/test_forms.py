@@ -188,6 +188,9 @@ def test_pycocotools_reads_the_whole_file(curated: CuratedSet, tmp_path: Path) -
         assert (image["height"], image["width"]) == (32, 36)
     assert not places
     assert len(set(coco.getAnnIds())) == len(coco.dataset["annotations"])
+    coco.info()
+    predictions = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]
+    assert len(coco.loadRes(predictions).dataset["annotations"]) == 1  # where an evaluation begins
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))

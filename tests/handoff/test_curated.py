@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import synthpipe
-from synthpipe.errors import ConfigError
+from synthpipe.errors import ConfigError, StoreError
 from synthpipe.handoff import CuratedSet
 from synthpipe.handoff.balance import class_weights, sample_weights
 from synthpipe.handoff.splits import split_places
@@ -146,6 +146,11 @@ def test_class_pixels_are_those_of_the_masks(curated: CuratedSet) -> None:
     assert (curated.class_pixels.sum(1) == 32 * 32).all()
 
 
+def test_a_run_is_no_curated_set_and_says_where_it_is(data_set: DataSet) -> None:
+    with pytest.raises(StoreError, match=r"is a run; expected its curated set, .*curated\.zarr"):
+        synthpipe.open_curated(data_set.curated.parent)
+
+
 def test_weights_give_rare_classes_a_say() -> None:
     pixels = np.array([[90, 10, 0, 0], [50, 0, 0, 50]])
     assert class_weights(pixels, "inverse") == pytest.approx(np.array([2 / 15, 28 / 15, 0]))
@@ -153,6 +158,8 @@ def test_weights_give_rare_classes_a_say() -> None:
     frequency = np.array([140 / 150, 10 / 100])  # Eigen and Fergus: of the pixels in images where the class occurs
     weights = np.median(frequency) / frequency
     assert class_weights(pixels, "median")[:2] == pytest.approx(weights / weights.mean())
+    with pytest.raises(ConfigError, match="kind 'mean': expected one of inverse, median"):
+        class_weights(pixels, "mean")  # type: ignore[arg-type]
     labels = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], np.uint8)
     assert sample_weights(labels) == pytest.approx(np.array([1 / 3, 1 / 3, 2 / 3, 0]) / (4 / 3))
 
@@ -266,5 +273,8 @@ def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:
         curated.to_torch().loader(3, seed=5, world=2, weights=weights).load_state_dict(state)
     weighted = curated.to_torch().loader(4, weights=weights)
     weighted.load_state_dict(curated.to_torch().loader(4, weights=weights.copy()).state_dict())
+    for weights in ([0.5] * 24, [0.5, 0.5], [-1.0, 2.0, *[0.0] * 22]):
+        with pytest.raises(ConfigError, match="expected 24 probabilities, sum 1; `CuratedSet"):
+            curated.to_torch().loader(4, weights=np.array(weights))
     with pytest.raises(ConfigError, match="24 samples, batch_size 25, rank 0 of 1: expected a batch or more"):
         curated.to_torch().loader(25)

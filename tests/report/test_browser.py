@@ -77,6 +77,9 @@ def test_a_composite_opens_by_click_with_recipe_and_replay_command(
         assert dialog.locator("h2").text_content() != title
         dialog.locator("button[data-go='close']").click()
         assert not dialog.is_visible()
+        example = page.locator(".triple figcaption a").last
+        example.click()
+        assert dialog.is_visible() and dialog.locator("h2").text_content() == example.text_content()
     command[command.index("-o") + 1] = str(tmp_path / "again.png")
     result = CliRunner().invoke(main, command[1:])
     assert result.exit_code == 0 and "equal to the stored pixels" in result.output
@@ -130,6 +133,9 @@ def test_without_scripts_everything_is_there(chromium: Browser, run: Path) -> No
         assert card.locator(".photo").is_visible() and not card.locator(".told").is_visible()
         card.locator("summary").click()
         assert card.locator(".told").is_visible() and "synthpipe replay" in card.locator(".told").inner_text()
+        row = page.locator("#mosaic .gallery").first.bounding_box()
+        opened_card, photo = card.bounding_box(), card.locator(".photo").bounding_box()
+        assert row and opened_card and photo and opened_card["width"] == row["width"] > 600 > 300 > photo["width"]
         page.locator("#see-mask").check()
         assert card.locator(".mask").is_visible()
     finally:

@@ -17,7 +17,7 @@ from upath import UPath
 
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import StoreError
+from synthpipe.errors import FilterError, StoreError
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.records import REASONS, STRATEGIES, Strategy
 from synthpipe.report import write_report
@@ -30,6 +30,8 @@ from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import open_group
 from synthpipe.verification import repair, verify
+from tests.conftest import pipeline
+from tests.report.conftest import SMALL
 
 
 def copied(run: Path, tmp_path: Path) -> Path:
@@ -145,10 +147,38 @@ def test_a_run_that_is_still_being_built_has_a_report_too(run: Path, tmp_path: P
     (path / "candidates.zarr" / "mosaic" / "image" / "c.1.0.0.0").unlink()
     shutil.rmtree(path / "candidates.zarr" / "bezier" / "p_real")
     text = write_report(path).read_text(encoding="utf-8")
-    assert "not finished" in text and "48 of 64 planned candidates are stored; none is judged yet" in text
-    assert "Candidates, not judged yet" in text and "Rejected" not in text
+    assert (
+        "not finished" in text
+        and "48 of 64 planned candidates are stored; of the first 64 the build may keep 30" in text
+    )
+    assert "Candidates, none chosen yet" in text and "Rejected" not in text
+    (path / "build.json").write_text('{"finished": null, "stages": {}, "strategies": {}}')
+    assert "48 of 64 planned candidates are stored; none is judged yet" in write_report(path).read_text(
+        encoding="utf-8"
+    )
     shutil.rmtree(path / "candidates.zarr")
     assert "No candidates are stored yet" in write_report(path).read_text(encoding="utf-8")
+
+
+def test_a_build_that_stopped_shows_why(hostile: Path, tmp_path: Path) -> None:
+    """No donor may be in five composites, so too few are kept; then fewer are wanted, the rest is beyond the plan."""
+    path, local = tmp_path / "run", ClusterSettings(Local(1))
+    changes = (
+        *(*SMALL, "patches.layout=csv", f"patches.root={hostile}", "patches.on_error=skip", "bezier=null"),
+        *("filter.enabled=false", "curation.rule=threshold", "curation.max_donor_uses=4"),
+    )
+    with pytest.raises(FilterError, match="donor_overused"):
+        build(pipeline(*changes, "curation.wanted=64", "curation.candidates=64"), path, local, LogReporter())
+    verdicts = json.loads((path / "build.json").read_text())["strategies"]["mosaic"]["verdicts"]
+    total, kept, overused = sum(verdicts.values()), verdicts["kept"], verdicts["donor_overused"]
+    assert 2 < kept < 16 and overused > 16
+    text = write_report(path).read_text(encoding="utf-8")
+    assert f"of the first {total} the build may keep {kept}, and wants 64" in text
+    assert re.search(f">donor overused</t.><td[^>]*>{overused}<", text)
+    build(pipeline(*changes, "curation.wanted=2", "curation.candidates=2"), path, local, LogReporter())
+    text = (path / "report.html").read_text(encoding="utf-8")
+    assert "2 of 2 candidates were kept, 2 were wanted." in text
+    assert f"{total - 2} more were made for settings that were changed since." in text
 
 
 def test_what_a_filter_tells_besides_is_shown(run: Path, tmp_path: Path) -> None:

@@ -54,10 +54,10 @@
   document.addEventListener("click", (event) => {
     const target = event.target;
     if (!(target instanceof Element)) return;
-    const link = target.closest(".card a.open");
+    const link = target.closest(".card a.open, .triple figcaption a");
     if (link) {
       event.preventDefault();
-      const card = link.closest(".card");
+      const card = link.closest(".card") || document.querySelector(link.hash).closest(".card");
       cards = [...card.parentElement.querySelectorAll(":scope > .card")];
       show(cards.indexOf(card));
     }
