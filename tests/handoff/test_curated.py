@@ -273,8 +273,8 @@ def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:
         curated.to_torch().loader(3, seed=5, world=2, weights=weights).load_state_dict(state)
     weighted = curated.to_torch().loader(4, weights=weights)
     weighted.load_state_dict(curated.to_torch().loader(4, weights=weights.copy()).state_dict())
-    for weights in ([0.5] * 24, [0.5, 0.5], [-1.0, 2.0, *[0.0] * 22]):
+    for wrong in ([0.5] * 24, [0.5, 0.5], [-1.0, 2.0, *[0.0] * 22]):
         with pytest.raises(ConfigError, match="expected 24 probabilities, sum 1; `CuratedSet"):
-            curated.to_torch().loader(4, weights=np.array(weights))
+            curated.to_torch().loader(4, weights=np.array(wrong))
     with pytest.raises(ConfigError, match="24 samples, batch_size 25, rank 0 of 1: expected a batch or more"):
         curated.to_torch().loader(25)
