@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,9 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "filtered": (),
 }
 """The curated sets, and how they differ from the pipeline file; all have as many composites."""
+
+_WANTED: Mapping[str, tuple[float | None, float]] = {"phantom": (0.10, 0.90), "GlaS": (None, 0.85)}
+"""By data set: how far above labels alone composites should be, in mIoU, and how near to true masks."""
 
 ROWS: Mapping[str, str] = {
     "labels": "image labels alone, through the CAM (lower bound)",
@@ -162,8 +165,8 @@ class Experiment:
         """Train one network and return what it reaches on the test images."""
         settings, data = self.training(row, seed)
         folder = self.folder(row, seed)
-        train(settings, data, folder, Hardware(), reporter())
-        predictor = Predictor.load(folder / "best.ckpt")
+        train(settings, data, folder, Hardware("cpu", 1), reporter())
+        predictor = Predictor.load(folder / "best.ckpt", device=torch.device("cpu"))
         predictor = replace(predictor, windows=predictor.windows.model_copy(update={"flips": self.flips}))
         result = evaluate(predictor, masked_images(self.test), folder / "test", reporter())
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -190,6 +193,8 @@ class Experiment:
             "steps": chosen.epochs * (chosen.steps_per_epoch or 0),
             "validation_images": len(self.chosen_by),
             "test_images": len(masked_images(self.test)),
+            "pipeline": self.curated("both").fingerprint,
+            "patches": self.catalog.digest,
             "data": digest_of([*self.chosen_by, *masked_images(self.test), *masked_images(self.masked)]),
             "settings": chosen.dump(),
             "overrides": list(self.overrides),
@@ -243,6 +248,7 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
         ]
         yield f"| {' | '.join(cells)} |"
     yield ""
+    yield from _reached(rows, about["name"])
     yield from _findings(rows)
 
 
@@ -264,6 +270,29 @@ def _findings(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         each = ", ".join(f"{gain:+.1f}" for gain in gains)
         yield f"- {part}: {statistics.mean(gains):+.1f} points of mIoU ({each}); it {verdict}."
     yield ""
+
+
+def _reached(rows: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[str]:
+    """Say which of the wanted figures are reached, and by which rows."""
+    if not {"labels", "masks"} <= rows.keys():
+        return
+    lower, upper = (_mean(rows[row], "miou") for row in ("labels", "masks"))
+    between = {row: _mean(seeds, "miou") for row, seeds in rows.items() if row not in ("labels", "masks")}
+    gain, share = _WANTED.get(name, (None, None))
+    if gain is not None:
+        yield from _listed(f"{gain:.0%} of mIoU above labels alone", between, lambda miou: miou - lower >= gain)
+    if share is not None:
+        yield from _listed(f"{share:.0%} of the upper bound", between, lambda miou: miou >= share * upper)
+    if above := [ROWS[row] for row, miou in between.items() if miou > upper]:
+        yield f"- Above true masks: {'; '.join(above)}. So few steps do not reach what true masks can teach."
+    yield ""
+
+
+def _listed(what: str, between: Mapping[str, float], reached: Callable[[float], bool]) -> Iterator[str]:
+    found = {True: [], False: []}  # type: dict[bool, list[str]]
+    for row, miou in between.items():
+        found[reached(miou)].append(ROWS[row])
+    yield f"- Wanted: {what}. Reached by {'; '.join(found[True]) or 'none'}. Not by {'; '.join(found[False]) or 'any other'}."
 
 
 def _mean(seeds: Mapping[str, Any], key: str) -> float:

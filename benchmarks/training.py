@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import statistics
@@ -61,18 +62,21 @@ def measure(settings: TrainSettings, data: TrainingData, folder: Path, workers: 
 
 @contextmanager
 def utilisation() -> Iterator[list[float]]:
-    """Look at the first GPU, if there is one, every half second of a block, and gather its utilisation in percent."""
+    """Look at the GPU that torch uses first, every half second of a block, and gather its utilisation in percent."""
     seen: list[float] = []
     program = shutil.which("nvidia-smi")
     if program is None or not torch.cuda.is_available():
         yield seen
         return
-    ask = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
+    gpu = f"--id=GPU-{torch.cuda.get_device_properties(0).uuid}"
+    ask = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", gpu]
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(_EVERY):
-            seen.append(float(subprocess.run(ask, capture_output=True, text=True, check=True).stdout))
+            found = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
+            if found.isdigit():  # a part of a GPU has no figure
+                seen.append(float(found))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -87,11 +91,11 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     """Yield the lines of a table, one row a precision."""
     yield "| precision | images a second | waiting for data | GPU utilisation | peak GPU memory | device |"
     yield "|---|---|---|---|---|---|"
-    for name, row in rows.items():
+    for row in rows.values():
         busy = "" if row["gpu_utilisation"] is None else f"{row['gpu_utilisation']:.0f} %"
         memory = "" if row["peak_device_memory"] is None else human_bytes(row["peak_device_memory"])
         rate, waiting = row["images_a_second"], row["waiting_share"]
-        yield f"| {name} | {rate:.1f} | {waiting:.1%} | {busy} | {memory} | {row['device']} |"
+        yield f"| {row['precision']} | {rate:.1f} | {waiting:.1%} | {busy} | {memory} | {row['device']} |"
 
 
 @click.command()
@@ -116,6 +120,7 @@ def main(size: int, steps: int, workers: int, train_set: tuple[str, ...], output
             changes = ("network.weights=null", "epochs=1", f"steps_per_epoch={steps}", f"precision='{precision}'")
             settings = load_settings(TrainSettings, PUBLISHED, (*changes, *train_set))
             rows[precision] = measure(settings, data, folder / precision, workers)
+            gc.collect()  # the network of one is no memory of the other
     if output:
         output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     click.echo("\n".join(table(rows)))

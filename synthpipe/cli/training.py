@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import PIL.Image
 import yaml
 
 from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
-from synthpipe.config import LAYOUTS, Layout, PatchesSection
+from synthpipe.config import LAYOUTS, Layout, PatchesSection, differences
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.handoff import CuratedSet, Description
@@ -24,6 +25,7 @@ from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
 from synthpipe.pictures import overlay, palette_png, png
 from synthpipe.settings_file import load_settings
+from synthpipe.storage.summary import human_bytes
 
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other commands need not wait for
     from synthpipe.segment.devices import Hardware
@@ -63,7 +65,7 @@ _batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_de
 def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option("--accelerator", default="auto", show_default=True, help="Of Lightning: cpu, gpu, ..."),
-        click.option("--devices", default="auto", show_default=True, help="How many, or which, as 0,1."),
+        click.option("--devices", default="auto", help="How many, or which, as 0,1 [all GPUs; a CPU is one]."),
         click.option("--workers", type=click.IntRange(min=0), help="Reading processes a device [4; on a CPU none]."),
     ):
         command = option(command)
@@ -109,9 +111,10 @@ def train(
       synthpipe train runs/bcss/curated.zarr runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
         --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --devices 4
     """
+    from synthpipe.segment.network import SegmentationNetwork
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches, digest_of
-    from synthpipe.segment.training import TrainingData
+    from synthpipe.segment.training import TrainingData, check_network
 
     settings = load_settings(TrainSettings, config, overrides)
     sets = [CuratedSet(path) for path in curated]
@@ -133,6 +136,7 @@ def train(
         sources,
     )
     if dry_run:
+        check_network(SegmentationNetwork(settings.network, len(description.taxonomy)), data, settings, devices=1)
         click.echo("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
         click.echo(
             f"would train {output} on {len(composites)} composites of {description.size[0]} x {description.size[1]} "
@@ -174,13 +178,34 @@ def _report(outcome: Outcome, output: Path) -> None:
         raise click.ClickException(
             f"stopped after step {outcome.step} of {outcome.steps}; give the command again to go on from there"
         )
+    report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     best, test = (shlex.quote(str(output / name)) for name in ("best.ckpt", "test"))
     click.echo(
         f"{output}: trained {outcome.steps} steps; best validation mIoU {outcome.best_miou:.4f}, in epoch "
         f"{outcome.best_epoch}\n"
+        f"{_speed(report)}"
         f"  curves    {output / 'curves.png'}, or tensorboard --logdir {output}\n"
         f"  next      synthpipe evaluate {best} --data DIR -o {test}"
     )
+
+
+def _speed(report: Mapping[str, Any]) -> str:
+    """Return a line on how fast the network was trained; none where that was but a few steps."""
+    if not report["images_a_second"]:
+        return ""
+    peak = report["peak_device_memory"]
+    memory = f", at most {human_bytes(peak)} of GPU memory" if peak else ""
+    rate, waiting = report["images_a_second"], report["waiting_share"]
+    return (
+        f"  speed     {rate:.1f} images a second, {waiting:.1%} of the time waiting for data{memory}; "
+        f"{report['precision']} on {report['devices']} x {report['device']}\n"
+    )
+
+
+def _miou(result: Mapping[str, Any]) -> str:
+    """Return the mIoU, with its interval where there are images to draw from."""
+    low, high = result["intervals"]["miou"]
+    return f"mIoU {result['miou']:.4f}" + (f" ({low:.4f} to {high:.4f})" if len(result["images"]) > 1 else "")
 
 
 def _hardware(accelerator: str, devices: str, workers: int | None) -> Hardware:
@@ -278,15 +303,16 @@ def evaluate(
     from synthpipe.segment.sources import masked_images
 
     predictor = _predictor(checkpoint, windows, device)
+    PIL.Image.MAX_IMAGE_PIXELS = None  # the user names these images
     result = evaluate(predictor, masked_images(data), output, reporter(), pictures, replicates, any_palette)
     rows = [row[:6] for row in table(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
-    low, high = result["intervals"]["miou"]
+    count = len(result["images"])
     click.echo(
-        f"mIoU {result['miou']:.4f} ({low:.4f} to {high:.4f}), fwIoU {result['fwiou']:.4f}, pixel accuracy "
-        f"{result['pixel_accuracy']:.4f}, {len(result['images'])} images"
+        f"{_miou(result)}, fwIoU {result['fwiou']:.4f}, pixel accuracy {result['pixel_accuracy']:.4f}, {count} "
+        f"{'images' if count > 1 else 'image, which has no interval'}"
     )
     for name in result["absent_classes"]:
         click.echo(f"note: no mask shows {name}; it is left out of the means")
@@ -311,27 +337,29 @@ def predict(
     probabilities: bool,
     device: str | None,
 ) -> None:
-    """Predict the masks of IMAGES up to 8192 x 8192 pixels: palette PNGs whose pixel values are class indices.
+    """Predict the masks of IMAGES of any size: palette PNGs whose pixel values are class indices.
+
+    An image is decoded as a whole, and looked at window by window.
 
     \b
     Examples:
       synthpipe predict runs/demo/segmentation/best.ckpt data/phantom/3.testing/img/*.png -o masks
-      synthpipe predict best.ckpt slide.tif -o out --probabilities --window stride=112
+      synthpipe predict best.ckpt region.tif -o out --probabilities --window stride=112
     """
     from synthpipe.patches.pixels import decode
 
-    stems = [image.stem for image in images]
-    if repeated := sorted({stem for stem in stems if stems.count(stem) > 1}):
-        raise ConfigError(f"IMAGES: {repeated[0]} names two images; predict them into two folders")
-    inputs = {image.resolve(): image for image in images}
-    for stem in stems:
-        for name in (f"{stem}.png", *((f"{stem}-overlay.png",) if overlays else ())):
+    inputs, outputs = {image.resolve(): image for image in images}, dict[str, Path]()
+    for path in images:
+        for name in (f"{path.stem}.png", *((f"{path.stem}-overlay.png",) if overlays else ())):
             if replaced := inputs.get((output / name).resolve()):
                 raise ConfigError(f"-o {output}: its {name} would replace {replaced}; name another folder")
+            if (other := outputs.setdefault(name, path)) != path:
+                raise ConfigError(f"IMAGES: {other} and {path} both give {name}; predict them into two folders")
     predictor = _predictor(checkpoint, windows, device)
+    PIL.Image.MAX_IMAGE_PIXELS = None  # the user names these images
     with reporter().stage("prediction", len(images)) as advance:
         for path in images:
-            image = decode(path)
+            image = decode(path, None)
             if probabilities:
                 mask = predictor.write_probabilities(image, output / f"{path.stem}-probabilities.npy")
             else:
@@ -360,6 +388,7 @@ def predict(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A checkpoint beside.",
 )
+@_windows
 @_any_palette
 def baseline(
     curated: Location,
@@ -375,6 +404,7 @@ def baseline(
     devices: str,
     workers: int | None,
     compare: tuple[Path, ...],
+    windows: tuple[str, ...],
     any_palette: bool,
 ) -> None:
     """Train what composites are measured against, with the settings, steps and images a step of `synthpipe train`.
@@ -406,9 +436,11 @@ def baseline(
     }
     if masked:
         trainings["masks"] = upper_bound(settings, description, composites, masked, validation)
-    named = {"image labels alone (lower bound)": output / "labels" / "best.ckpt"}
-    named |= {str(path): path for path in compare}
-    named |= {"true masks (upper bound)": output / "masks" / "best.ckpt"} if masks else {}
+    device = "cpu" if accelerator == "cpu" else None
+    others = {str(path): _predictor(path, windows, device) for path in compare}
+    for name, predictor in others.items():
+        if changes := list(differences(description.taxonomy.to_json(), predictor.taxonomy.to_json())):
+            raise ConfigError("\n  ".join([f"--compare {name}: has other classes than {curated}:", *changes]))
     for name, (chosen, training) in trainings.items():
         outcome = _train(chosen, training, output / name, _hardware(accelerator, devices, workers))
         if not outcome.finished:
@@ -416,16 +448,26 @@ def baseline(
             return
     if not outcome.first_process:  # the other devices' processes were there to train
         return
-    results = {}
-    for number, (name, path) in enumerate(named.items()):
-        directory = output / f"test-{number}"
-        result = evaluate(_predictor(path, (), None), images, directory, reporter(), any_palette=any_palette)
-        results[name] = result
-    best = results.get("true masks (upper bound)")
+    lower, upper = "image labels alone (lower bound)", "true masks (upper bound)"
+    measured = {lower: (_predictor(output / "labels" / "best.ckpt", windows, device), "test-labels")}
+    measured |= {name: (each, f"test-{number}") for number, (name, each) in enumerate(others.items(), 1)}
+    if masks:
+        measured[upper] = _predictor(output / "masks" / "best.ckpt", windows, device), "test-masks"
+    results = {
+        name: evaluate(predictor, images, output / folder, reporter(), any_palette=any_palette)
+        for name, (predictor, folder) in measured.items()
+    }
+    rows = {
+        name: {key: result[key] for key in ("miou", "fwiou", "mean_dice", "mean_boundary_f", "checkpoint")}
+        | {"miou_interval": result["intervals"]["miou"], "details": measured[name][1]}
+        for name, result in results.items()
+    }
+    write_atomically(output / "baseline.json", json.dumps(rows, indent=1) + "\n")
+    best = results.get(upper, {"miou": None})["miou"]
     for name, result in results.items():
-        low, high = result["intervals"]["miou"]
-        share = f"  {result['miou'] / best['miou']:5.1%} of the upper bound" if best and best["miou"] else ""
-        click.echo(f"mIoU {result['miou']:.4f} ({low:.4f} to {high:.4f})  fwIoU {result['fwiou']:.4f}{share}  {name}")
+        share = f"  {result['miou'] / best:5.1%} of the upper bound" if best else ""
+        click.echo(f"{_miou(result)}  fwIoU {result['fwiou']:.4f}{share}  {name}")
+    click.echo(f"{output}: baseline.json, and test-*/ with metrics and pictures of each")
 
 
 def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None) -> Predictor:

@@ -19,8 +19,8 @@ MAX_PIXELS = 8192 * 8192
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
 
-def decode(path: str | Path) -> Image:
-    """Read a patch.
+def decode(path: str | Path, most: int | None = MAX_PIXELS) -> Image:
+    """Read a patch, or an image of at most so many pixels; None is without a bound.
 
     Grey, palette, CMYK and 16-bit pixels become RGB of 8 bits; transparency is dropped; of several pages the first
     counts.
@@ -36,7 +36,7 @@ def decode(path: str | Path) -> Image:
         The file cannot be read or decoded completely; the message names it.
     """
     try:
-        return decode_bytes(read_bytes(path))
+        return decode_bytes(read_bytes(path), most)
     except CatalogError as error:
         raise CatalogError(f"{path}: {error}") from error
 
@@ -76,12 +76,12 @@ def read_bytes(path: str | Path) -> bytes:
         raise CatalogError(f"cannot be read: {error}") from error
 
 
-def decode_bytes(data: bytes) -> Image:
+def decode_bytes(data: bytes, most: int | None = MAX_PIXELS) -> Image:
     """Decode a file's bytes as `decode` does; a `CatalogError` does not say which file it is."""
     try:
         with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise CatalogError(f"has {image.width} x {image.height} pixels, expected at most {MAX_PIXELS}")
+            if most is not None and image.width * image.height > most:
+                raise CatalogError(f"has {image.width} x {image.height} pixels, expected at most {most}")
             if image.mode in ("I", "F"):
                 raise CatalogError(f"has 32-bit pixels (Pillow mode {image.mode}), expected 8 or 16 bits")
             if image.mode.startswith("I;16"):

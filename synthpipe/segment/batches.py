@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from synthpipe.errors import SynthpipeError
 from synthpipe.segment.augmentation import Views, draw_view
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Source
@@ -91,10 +92,26 @@ class Steps(Dataset[Batch]):
         }
 
 
-def loader(steps: Steps, first: int, last: int, workers: int, pin_memory: bool) -> DataLoader[Batch]:
-    """Return a loader of the steps from `first` to before `last`, which `workers` processes prepare ahead."""
+class _Prepared(Dataset[Batch | SynthpipeError]):
+    """Steps, or what is wrong with their images: raised in a worker process, an error would have its traceback."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def __getitem__(self, step: int) -> Batch | SynthpipeError:
+        try:
+            return self._steps[step]
+        except SynthpipeError as error:
+            return error
+
+
+def loader(steps: Steps, first: int, last: int, workers: int, pin_memory: bool) -> DataLoader[Batch | SynthpipeError]:
+    """Return a loader of the steps from `first` to before `last`, which `workers` processes prepare ahead.
+
+    Where an image cannot be read, the error is an item.
+    """
     return DataLoader(
-        steps,
+        _Prepared(steps),
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,

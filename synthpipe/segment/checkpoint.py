@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -121,6 +122,11 @@ class Checkpoint:
             data = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError as error:
             raise StoreError(f"{path}: not found; expected a checkpoint that `synthpipe train` wrote") from error
+        except pickle.UnpicklingError as error:
+            raise StoreError(
+                f"{path}: is no checkpoint that can be read safely, or is damaged: expected tensors and plain values, "
+                "since other objects could run code when they are read"
+            ) from error
         except Exception as error:  # whatever a damaged or foreign file makes the unpickler stumble on
             reason = " ".join(str(error).split())[:200]
             raise StoreError(f"{path}: is no checkpoint that can be read safely, or is damaged: {reason}") from error

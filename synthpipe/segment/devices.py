@@ -32,7 +32,7 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
     hardware : Hardware
         Where it runs.
     mixed : bool
-        Whether to compute in bfloat16 where the device is a GPU; weights stay float32.
+        Whether to compute in bfloat16 where the device is a GPU that has it; weights stay float32.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             strategy=several if found.world_size > 1 else "auto",
-            precision="bf16-mixed" if mixed and found.device.type == "cuda" else "32-true",
+            precision="bf16-mixed" if mixed and _has_bfloat16(found.device) else "32-true",
         )
         fabric.launch()
     except (RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
@@ -69,11 +69,23 @@ def choose_device(name: str | None = None) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
             f"--device {name}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"
         ) from error
     return device
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a device is a GPU that computes in bfloat16 itself: Ampere and later; others only imitate it, slowly."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def peak_device_memory(device: torch.device) -> int | None:
+    """Return the most bytes that a GPU held for this process since that was counted anew; None elsewhere."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def device_name(device: torch.device) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ from synthpipe.segment.metrics import (
     measure,
     measure_boundaries,
 )
-from synthpipe.segment.sources import MaskedImage, check_masked
+from synthpipe.segment.sources import MaskedImage, check_masked, digest_of
 from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
 
@@ -223,6 +225,7 @@ def evaluate(
     taxonomy = predictor.taxonomy
     with reporter.stage("masks", len(images)) as advance:
         check_masked(images, taxonomy, any_palette, advance)
+    shutil.rmtree(directory / "pictures", ignore_errors=True)  # of another evaluation
     shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
     confusions, contours = [], []
     with reporter.stage("evaluation", len(images)) as advance:
@@ -241,6 +244,8 @@ def evaluate(
         "checkpoint": predictor.sha256,
         "fingerprint": predictor.checkpoint.description.fingerprint,
         "trained_on": dict(predictor.checkpoint.sources),
+        "measured_on": digest_of(images),
+        "synthpipe": version("synthpipe"),
         "windows": predictor.windows.model_dump(mode="json"),
         **evaluation.summary(taxonomy, replicates, seed=0),
     }

@@ -122,9 +122,10 @@ class Rows:
         values = torch.stack([value for _, value in self._waiting])
         if self._fabric.world_size > 1:
             values = self._fabric.all_reduce(values, reduce_op="mean")  # type: ignore[assignment]
+        fetched = values.tolist()  # waits until the device has taken the steps
         ends = [known["begun"] for known, _ in self._waiting[1:]] + [time.perf_counter()]
         rows = []
-        for (known, _), numbers, end in zip(self._waiting, values.tolist(), ends, strict=True):
+        for (known, _), numbers, end in zip(self._waiting, fetched, ends, strict=True):
             begun = known.pop("begun")
             rows.append({**known, **dict(zip(("loss", *Losses._fields), numbers, strict=True)), "seconds": end - begun})
         self._waiting = []

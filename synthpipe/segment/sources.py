@@ -127,7 +127,7 @@ class MaskedImage:
         CatalogError
             One cannot be read, sizes differ, or the mask holds values that are no class, background or `LOST`.
         """
-        image = decode(self.image)
+        image = decode(self.image, None)
         mask = _read_mask(self.mask)
         if image.shape[:2] != mask.shape:
             raise CatalogError(
@@ -140,8 +140,10 @@ class MaskedImage:
             )
         return image, mask
 
-    def check_palette(self, taxonomy: Taxonomy) -> None:
+    def check_palette(self, taxonomy: Taxonomy, background: bool = False) -> None:
         """Refuse a mask whose palette gives a class another colour than `taxonomy`: its indices mean something else.
+
+        With `background`, also one where the index after the classes is no background, but a further class.
 
         Raises
         ------
@@ -149,12 +151,14 @@ class MaskedImage:
             The message names the class and both colours.
         """
         palette = _palette(self.mask)  # may end with the last index that the mask shows
-        for index, tissue in enumerate(taxonomy.classes[: len(palette) // 3]):
+        wanted = [(tissue.name, tissue.color) for tissue in taxonomy.classes]
+        wanted += [("background", taxonomy.background_color)] if background else []
+        for index, (name, wanted_color) in enumerate(wanted[: len(palette) // 3]):
             color = palette[3 * index : 3 * index + 3]
-            if color != tissue.color:
+            if color != wanted_color:
                 raise CatalogError(
-                    f"{self.mask}: its palette has {color} at {index}, but the network's {tissue.name} is "
-                    f"{tissue.color}: another taxonomy; use masks with indices {', '.join(taxonomy.names)}, or give "
+                    f"{self.mask}: its palette has {color} at {index}, but the network's {name} is {wanted_color}: "
+                    f"another taxonomy; use masks with indices {', '.join(taxonomy.names)}, background, or give "
                     "--any-palette if they have them"
                 )
 
@@ -206,7 +210,10 @@ def check_masked(
     for source in images:
         if not any_palette:
             source.check_palette(taxonomy)
-        shown |= bool((source.read(taxonomy)[1] < taxonomy.background).any())
+        mask = source.read(taxonomy)[1]
+        if not any_palette and (mask == taxonomy.background).any():
+            source.check_palette(taxonomy, background=True)
+        shown |= bool((mask < taxonomy.background).any())
         advance(1)
     if not shown:
         raise CatalogError(

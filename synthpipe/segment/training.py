@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from synthpipe.config import differences
 from synthpipe.errors import ConfigError, StaleRunError, SynthpipeError
@@ -30,7 +30,7 @@ from synthpipe.progress import Advance, Reporter
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, loader, steps_per_epoch
 from synthpipe.segment.checkpoint import Checkpoint
-from synthpipe.segment.devices import Hardware, deterministic, device_name, open_fabric
+from synthpipe.segment.devices import Hardware, deterministic, device_name, open_fabric, peak_device_memory
 from synthpipe.segment.journal import Journal, Rows
 from synthpipe.segment.losses import Losses, losses
 from synthpipe.segment.metrics import confusion_matrix, measure
@@ -188,6 +188,7 @@ class _Run:
         self.processes = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
+        self.encoder_weights = settings.network.weights or "random"
         self._begin()
 
     def _begin(self) -> None:
@@ -200,9 +201,10 @@ class _Run:
             network = kept.network(torch.device("cpu"))
         else:
             network, why = pretrained_network(settings.network, len(self.data.description.taxonomy))
-            if why and fabric.is_global_zero:
+            if why:
+                self.encoder_weights = "random"
                 self.reporter.note(f"note: {why}")
-        _check_size(network, self.data.description.size, settings)
+        check_network(network, self.data, settings, fabric.world_size)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.optimizer.learning_rate, weight_decay=settings.optimizer.weight_decay
         )
@@ -213,6 +215,7 @@ class _Run:
             self.optimizer.load_state_dict(dict(kept.optimizer))  # to where the weights are now
             self.step = int(kept.progress["step"])
             self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
+            self.encoder_weights = kept.progress.get("encoder_weights", self.encoder_weights)
         self.module: SegmentationNetwork = network
         self.journal = (
             Journal(self.directory, self.step, self.step // self.epoch_steps) if fabric.is_global_zero else None
@@ -248,12 +251,16 @@ class _Run:
         steps = Steps(self.settings, self.data.composites, self.data.real, rank, world)
         batches = iter(loader(steps, self.step, self.total, workers, pin_memory=self.fabric.device.type == "cuda"))
         rows = Rows(self.fabric, self.journal)
+        if self.fabric.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.fabric.device)  # another training of this process had its own
         started, first = time.perf_counter(), self.step
         with self.reporter.stage("training", self.total - self.step) as advance:
             self.network.train()
             while self.step < self.total:
                 begun = time.perf_counter()
                 batch = next(batches)
+                if isinstance(batch, SynthpipeError):
+                    raise batch
                 waited = time.perf_counter() - begun
                 rate = learning_rate(self.settings, self.step, self.total)
                 terms, total = self._take_step(batch, rate)
@@ -356,7 +363,7 @@ class _Run:
             self.data.description,
             self.data.sources,
             self.data.composites is None,
-            {"step": self.step, **self.progress},
+            {"step": self.step, **self.progress, "encoder_weights": self.encoder_weights},
             self.module.state_dict(),
             optimizer,
         )
@@ -392,11 +399,12 @@ class _Run:
             "device": device_name(self.fabric.device),
             "devices": self.fabric.world_size,
             "precision": str(self.fabric._precision.precision),
+            "encoder_weights": self.encoder_weights,
             **self.progress,
             "seconds": seconds,
             "images_a_second": images * len(rows) / busy if busy else None,
             "waiting_share": sum(row["waiting"] for row in rows) / busy if busy else None,
-            "peak_device_memory": torch.cuda.max_memory_allocated() if self.fabric.device.type == "cuda" else None,
+            "peak_device_memory": peak_device_memory(self.fabric.device),
         }
         path = self.directory / "report.json"
         write_atomically(path, json.dumps(report, indent=1) + "\n")
@@ -420,15 +428,28 @@ def _seed(seed: int, word: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, word, rank]).generate_state(1, np.uint64)[0])
 
 
-def _check_size(network: nn.Module, size: tuple[int, int], settings: TrainSettings) -> None:
-    """Refuse a network that cannot take such images before anything is trained."""
-    training = network.training
+def check_network(network: SegmentationNetwork, data: TrainingData, settings: TrainSettings, devices: int) -> None:
+    """Refuse a network that cannot take a device's share of a step before anything is trained; it is left as it was.
+
+    Raises
+    ------
+    ConfigError
+        The images, or so few of them, are nothing for it.
+    """
+    height, width = data.description.size
+    counts = ((data.composites, settings.composites), (data.real, settings.real))
+    share = sum(count // devices for source, count in counts if source is not None)
+    state, training = {name: values.clone() for name, values in network.state_dict().items()}, network.training
     try:
-        with torch.inference_mode():
-            network.eval()(torch.zeros((1, 3, *size)))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            network.eval()(torch.zeros((1, 3, height, width)))
+            # more are no other case, and may take long
+            network.train()(torch.zeros((min(share, 2), 3, height, width)))
     except Exception as error:  # each network has its own way to fail
         raise ConfigError(
-            f"network: {settings.network.architecture} with {settings.network.encoder} cannot take images of {size[0]} "
-            f"x {size[1]}: {' '.join(str(error).split())}; choose another network, or a larger canvas"
+            f"network: {settings.network.architecture} with {settings.network.encoder} cannot take {share} images of "
+            f"{height} x {width} a step and device: {' '.join(str(error).split())}; choose another network, a larger "
+            "canvas, or more composites and real patches a step"
         ) from error
+    network.load_state_dict(state)  # training moved its running means
     network.train(training)

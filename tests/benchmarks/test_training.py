@@ -21,4 +21,4 @@ def test_a_small_measurement_runs_to_the_end(tmp_path: Path) -> None:
     assert all(
         row["steps"] == 12 and row["images_a_second"] > 0 and 0 <= row["waiting_share"] < 1 for row in rows.values()
     )
-    assert [line.split(" | ")[0] for line in done.stdout.splitlines()[-2:]] == ["| 32", "| mixed"]
+    assert [line.split(" | ")[0] for line in done.stdout.splitlines()[-2:]] == ["| 32-true", "| 32-true"]

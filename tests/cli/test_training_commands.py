@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ from PIL import Image as PillowImage
 
 from synthpipe.cli import main
 from synthpipe.cli.main import ExplainingGroup
+from synthpipe.segment.checkpoint import Checkpoint
 from tests.conftest import ROOT
 from tests.segment.conftest import DataSet, data_set, settings
 
@@ -140,8 +142,12 @@ def test_predict_writes_masks_overlays_and_probabilities(data_set: DataSet, trai
                 np.mean(probabilities.argmax(0) == np.asarray(mask)) > 0.99  # float16 makes ties
             )
         assert (tmp_path / f"{path.stem}-overlay.png").exists()
-    twice = synthpipe("predict", trained / "best.ckpt", images[0], images[0], "-o", tmp_path)
-    assert twice.exit_code == 1 and "names two images" in twice.stderr
+    for name in (images[0].name, f"{images[0].stem}-overlay.png"):
+        other = tmp_path / "others" / name
+        other.parent.mkdir(exist_ok=True)
+        shutil.copy(images[1], other)
+        twice = synthpipe("predict", trained / "best.ckpt", images[0], other, "-o", tmp_path)
+        assert twice.exit_code == 1 and f"{images[0]} and {other} both give {name}" in twice.stderr
 
 
 def test_pseudo_labels_serve_a_second_training(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:
@@ -159,13 +165,34 @@ def test_baselines_stand_beside_the_composites(data_set: DataSet, config: Path, 
     result = synthpipe(
         "baseline", data_set.curated, "--real", data_set.root, "--masks", data_set.root / "masked",
         "--val", data_set.validation, "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu",
-        "--compare", trained / "best.ckpt", "-o", tmp_path,
+        "--compare", trained / "best.ckpt", "--window", "flips=false", "-o", tmp_path,
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert [line.startswith("mIoU 0.") for line in lines] == [True] * 3
+    assert [line.startswith("mIoU 0.") for line in lines] == [True, True, True, False]
     assert "image labels alone (lower bound)" in lines[0] and str(trained) in lines[1]
     assert "100.0% of the upper bound" in lines[2]
+    found = json.loads((tmp_path / "baseline.json").read_text())
+    assert [f"mIoU {row['miou']:.4f}" for row in found.values()] == [line[:11] for line in lines[:3]]
+    assert [row["details"] for row in found.values()] == ["test-labels", "test-1", "test-masks"]
+    details = json.loads((tmp_path / "test-labels" / "metrics.json").read_text())
+    assert details["windows"]["flips"] is False and len(details["measured_on"]) == 64
+
+
+def test_a_network_of_other_classes_is_no_comparison(
+    data_set: DataSet, config: Path, trained: Path, tmp_path: Path
+) -> None:
+    kept = Checkpoint.load(trained / "best.ckpt")
+    classes = tuple(reversed(kept.description.taxonomy.classes))
+    description = replace(kept.description, taxonomy=replace(kept.description.taxonomy, classes=classes))
+    replace(kept, description=description).save(tmp_path / "other.ckpt")
+    result = synthpipe(
+        "baseline", data_set.curated, "--real", data_set.root, "--val", data_set.validation,
+        "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu",
+        "--compare", tmp_path / "other.ckpt", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 1 and "other.ckpt: has other classes than" in result.stderr
+    assert "training: 0" not in result.stderr and not (tmp_path / "out").exists()
 
 
 def test_an_image_serves_one_purpose(data_set: DataSet, config: Path, tmp_path: Path) -> None:
@@ -201,6 +228,7 @@ def test_baselines_are_trained_on_several_devices(data_set: DataSet, config: Pat
         (("--val", "."), "expected a folder with img/ and mask/ in it"),
         (("--layout", "bcss-wsss"), "expected one of them for layout bcss-wsss"),
         (("--devices", "x"), "--accelerator cpu --devices x: "),
+        (("--set", "network.encoder=resnet81", "--dry-run"), "has no 'resnet81'; did you mean resnet"),
     ],
 )
 def test_what_cannot_be_trained_is_explained(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,29 @@ def test_a_palette_may_end_with_the_last_class_that_a_mask_shows(data_set: DataS
                 source.check_palette(taxonomy)
         else:
             source.check_palette(taxonomy)
+
+
+def test_a_class_more_is_no_background(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
+    """A mask of four classes, the first three of which are the network's."""
+    for kind in ("img", "mask"):
+        shutil.copytree(data_set.validation / kind, tmp_path / kind)
+    path = min((tmp_path / "mask").iterdir())
+    with PillowImage.open(path) as mask:
+        palette = mask.getpalette()
+        assert palette
+        pixels = np.array(mask)
+    pixels[:5] = 3
+    for color, refused in (((255, 0, 0), True), (data_set.description.taxonomy.background_color, False)):
+        other = PillowImage.fromarray(pixels)
+        other.putpalette([*palette[:9], *color])
+        other.save(path)
+        if refused:
+            with pytest.raises(CatalogError, match=r"palette has \(255, 0, 0\) at 3, but the network's background is"):
+                evaluate(
+                    Predictor.load(trained / "best.ckpt"), masked_images(tmp_path), tmp_path / "result", LogReporter()
+                )
+        else:
+            evaluate(Predictor.load(trained / "best.ckpt"), masked_images(tmp_path), tmp_path / "result", LogReporter())
 
 
 def test_masks_without_a_class_are_refused(trained: Path, tmp_path: Path) -> None:

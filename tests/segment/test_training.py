@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,13 +16,13 @@ import torch
 import yaml
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import ConfigError, StaleRunError
+from synthpipe.errors import CatalogError, ConfigError, StaleRunError
 from synthpipe.lock import held
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.settings import OptimizerSection, TrainSettings
-from synthpipe.segment.sources import MaskedCrops, masked_images
+from synthpipe.segment.sources import MaskedCrops, RealPatches, masked_images
 from synthpipe.segment.training import TrainingData, learning_rate, train
 from synthpipe.segment.windows import WindowSection
 from tests.conftest import ROOT
@@ -258,8 +259,29 @@ def test_hardware_that_there_is_not_is_refused(data_set: DataSet, tmp_path: Path
 
 def test_a_network_that_cannot_take_the_canvas_is_refused(data_set: DataSet, tmp_path: Path) -> None:
     network = {"architecture": "PAN", "encoder": "resnet18", "weights": None}
-    with pytest.raises(ConfigError, match=r"PAN with resnet18 cannot take images of 32 x 32"):
+    with pytest.raises(ConfigError, match=r"PAN with resnet18 cannot take 8 images of 32 x 32"):
         train(settings(network=network), data_set.training_data(), tmp_path, CPU, LogReporter())
+
+
+def test_a_share_that_cannot_be_normalised_is_refused(data_set: DataSet, tmp_path: Path) -> None:
+    data = replace(data_set.training_data(), real=None)
+    network = {"architecture": "DeepLabV3Plus", "encoder": "resnet18", "weights": None}
+    with pytest.raises(ConfigError, match=r"cannot take 1 images of 32 x 32 a step and device: Expected more than 1"):
+        train(settings(network=network, composites=1, real=0), data, tmp_path, CPU, LogReporter())
+
+
+def test_a_patch_that_is_gone_is_named_without_a_traceback(data_set: DataSet, tmp_path: Path) -> None:
+    """A process that reads ahead finds it."""
+    copy = tmp_path / "data"
+    shutil.copytree(data_set.root / "1.training", copy / "1.training")
+    catalog, data = DataSet(copy, data_set.curated).catalog(), data_set.training_data()
+    real = RealPatches(catalog.patches, data.description)
+    for path in (copy / "1.training").iterdir():
+        path.unlink()
+    with pytest.raises(CatalogError) as caught:
+        train(settings(), replace(data, real=real), tmp_path / "run", Hardware("cpu", 1, workers=1), LogReporter())
+    assert str(caught.value).startswith(str(copy)) and "cannot be read" in str(caught.value)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_learning_rates_follow_their_schedule() -> None:
