@@ -280,7 +280,9 @@ def _reached(rows: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[str]:
     between = {row: _mean(seeds, "miou") for row, seeds in rows.items() if row not in ("labels", "masks")}
     gain, share = _WANTED.get(name, (None, None))
     if gain is not None:
-        yield from _listed(f"{gain:.0%} of mIoU above labels alone", between, lambda miou: miou - lower >= gain)
+        yield from _listed(
+            f"{100 * gain:.0f} points of mIoU above labels alone", between, lambda miou: miou - lower >= gain
+        )
     if share is not None:
         yield from _listed(f"{share:.0%} of the upper bound", between, lambda miou: miou >= share * upper)
     if above := [ROWS[row] for row, miou in between.items() if miou > upper]:
@@ -289,10 +291,9 @@ def _reached(rows: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[str]:
 
 
 def _listed(what: str, between: Mapping[str, float], reached: Callable[[float], bool]) -> Iterator[str]:
-    found = {True: [], False: []}  # type: dict[bool, list[str]]
-    for row, miou in between.items():
-        found[reached(miou)].append(ROWS[row])
-    yield f"- Wanted: {what}. Reached by {'; '.join(found[True]) or 'none'}. Not by {'; '.join(found[False]) or 'any other'}."
+    names = [[ROWS[row] for row, miou in between.items() if reached(miou) == wanted] for wanted in (True, False)]
+    there, missed = ("; ".join(found) or "none" for found in names)
+    yield f"- Wanted: {what}. Reached by: {there}. Missed by: {missed}."
 
 
 def _mean(seeds: Mapping[str, Any], key: str) -> float:
