@@ -20,34 +20,20 @@ from benchmarks.page import RESULTS
 from synthpipe.export import FORMS, PART, FormName, export, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.handoff import CuratedSet
+from synthpipe.progress import Silent
 from synthpipe.storage.summary import human_bytes
 
 RESULT = RESULTS / "export" / "forms.json"
 PAGE = Path("docs/export.md")
 
 
-class Quiet:
-    """A reporter that shows nothing."""
-
-    @staticmethod
-    def note(message: str) -> None:
-        """Show nothing."""
-
-    @staticmethod
-    def stage(title: str, total: int) -> Any:
-        """Show nothing."""
-        from contextlib import nullcontext
-
-        return nullcontext(lambda steps, remark="": None)
-
-
 def measure(curated: CuratedSet, form: FormName, folder: Path, workers: int, part: int) -> dict[str, Any]:
     """Write a form, write it again with every part read back, and read it once more in this process by its library."""
     start = time.perf_counter()
-    written = export(curated, form, folder / "unchecked", Quiet(), part, workers, check=False)
+    written = export(curated, form, folder / "unchecked", Silent(), part, workers, check=False)
     write_seconds = time.perf_counter() - start
     start = time.perf_counter()
-    checked = export(curated, form, folder / "checked", Quiet(), part, workers)
+    checked = export(curated, form, folder / "checked", Silent(), part, workers)
     check_seconds = time.perf_counter() - start
     assert (written.files, written.bytes) == (checked.files, checked.bytes)
     read_seconds, library = _read(curated, form, folder / "checked", part)

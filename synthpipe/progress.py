@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -21,3 +21,14 @@ class Reporter(Protocol):
 
     def note(self, message: str) -> None:
         """Tell something that is worth a line."""
+
+
+class Silent:
+    """Shows nothing: what a process has that works beside the one that reports."""
+
+    def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        """Open a stage that nobody sees."""
+        return nullcontext(lambda steps, remark="": None)
+
+    def note(self, message: str) -> None:
+        """Tell nobody."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 
 import click
 
-from synthpipe.progress import Advance
+from synthpipe.progress import Advance, Silent
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -81,6 +82,8 @@ def _rate(steps: int, seconds: float) -> str:
     return f"{rate:.0f} a second" if rate >= 10 else f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.0f} s each"
 
 
-def reporter() -> TerminalReporter | LogReporter:
-    """Return bars where standard error is a terminal, else log lines."""
+def reporter() -> TerminalReporter | LogReporter | Silent:
+    """Return bars where standard error is a terminal, else log lines; nothing in a further process of a training."""
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return Silent()
     return TerminalReporter() if sys.stderr.isatty() else LogReporter()

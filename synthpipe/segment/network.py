@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import warnings
 from typing import Any, NamedTuple
 
@@ -94,7 +95,10 @@ def pretrained_network(settings: NetworkSection, classes: int) -> tuple[Segmenta
     if settings.weights is None:
         return SegmentationNetwork(settings, classes), None
     _check_names(settings)
+    hub = logging.getLogger("huggingface_hub")
+    level = hub.level
     try:
+        hub.setLevel(logging.ERROR)  # else it tells of every one of its attempts
         return SegmentationNetwork(settings, classes, pretrained=True), None
     except Exception as error:  # hubs and their clients fail in ways of their own; a wrong network fails again below
         reason = " ".join(str(error).split())[:160] or type(error).__name__
@@ -103,6 +107,8 @@ def pretrained_network(settings: NetworkSection, classes: int) -> tuple[Segmenta
             f"needs more epochs; load them once where there is a network, or set network.weights: null ({reason})"
         )
         return SegmentationNetwork(settings, classes), why
+    finally:
+        hub.setLevel(level)
 
 
 def _create(settings: NetworkSection, classes: int, weights: str | None) -> nn.Module:

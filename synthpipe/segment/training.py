@@ -26,7 +26,7 @@ from synthpipe.errors import ConfigError, StaleRunError, SynthpipeError
 from synthpipe.files import write_atomically
 from synthpipe.handoff import Description
 from synthpipe.lock import held
-from synthpipe.progress import Advance, Reporter
+from synthpipe.progress import Reporter, Silent
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, loader, steps_per_epoch
 from synthpipe.segment.checkpoint import Checkpoint
@@ -128,7 +128,7 @@ def train(
     """
     fabric = open_fabric(hardware, settings.precision == "mixed")
     with _held(fabric, directory), deterministic(fabric.device):
-        run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else _Silent())
+        run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else Silent())
         return run.train(hardware.workers, should_stop)
 
 
@@ -145,16 +145,6 @@ def _held(fabric: Fabric, directory: Path) -> Iterator[None]:
         if refusal := fabric.broadcast(refusal):
             raise refusal
         yield
-
-
-class _Silent:
-    """What the processes of all devices but the first tell."""
-
-    @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Advance]:
-        yield lambda steps, remark="": None
-
-    def note(self, message: str) -> None: ...
 
 
 class _Run:

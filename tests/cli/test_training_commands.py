@@ -219,6 +219,7 @@ def test_baselines_are_trained_on_several_devices(data_set: DataSet, config: Pat
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("mIoU") == result.stdout.count("of the upper bound") == 2
+    assert result.stderr.count("catalog: 0 of") == 1  # by one process alone
 
 
 @pytest.mark.parametrize(
