@@ -34,6 +34,11 @@ class ExplainingGroup(click.Group):
     where packages of the others are missing.
     """
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        if "_SYNTHPIPE_COMPLETE" in os.environ:
+            import_module("synthpipe.cli.completion")  # its form of bash's completion replaces click's
+        return super().main(*args, **kwargs)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
