@@ -18,6 +18,7 @@ from typing import Any
 import click
 import torch
 
+from benchmarks.glas import prepare
 from synthpipe import pipeline_file
 from synthpipe.cli.progress import reporter
 from synthpipe.errors import SynthpipeError
@@ -306,6 +307,7 @@ def _spread(seeds: Mapping[str, Any], key: str) -> str:
 
 
 @click.command()
+@click.option("--glas", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Measure on GlaS, there.")
 @click.option("--name", default="phantom", show_default=True, help="Of the data set, in the table.")
 @click.option("--pipeline", type=click.Path(exists=True, path_type=Path), default=Path("pipelines/demo.yaml"))
 @click.option("--config", type=click.Path(exists=True, path_type=Path), default=Path("pipelines/training/small.yaml"))
@@ -322,6 +324,7 @@ def _spread(seeds: Mapping[str, Any], key: str) -> str:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="[benchmarks/results/experiments/NAME.json]")
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
 def main(
+    glas: Path | None,
     name: str,
     pipeline: Path,
     config: Path,
@@ -345,11 +348,19 @@ def main(
     \b
     Examples:
       python -m benchmarks.experiments
-      python -m benchmarks.experiments --name GlaS --pipeline pipelines/glas.yaml --patches tiles \\
-        --masked glas/train --val glas/chosen --test glas/val
+      python -m benchmarks.experiments --glas /data/glas
+      python -m benchmarks.experiments --name mine --pipeline mine.yaml --patches patches \\
+        --masked train --val chosen --test test
     """
+    if glas:
+        name, pipeline, samples, flips = "GlaS", Path("pipelines/glas.yaml"), 3200, False
     folder = directory or Path("runs") / "experiments" / name
-    if patches is None:
+    if glas:
+        data = prepare(glas, folder / "data")
+        patches, masked, val, test = data.patches, data.masked, data.chosen, data.test
+        overrides = (f"patches.exclude={list(data.excluded)}", "curation.candidates=4800", *overrides)
+        train_set = ("composites=8", "real=8", "epochs=10", "steps_per_epoch=20", *train_set)
+    elif patches is None:
         patches = folder / "data"
         # about the canvas's size, as published data sets are: a Bezier's donors then keep their magnification
         spec = PhantomSpec(seed=1, slides=24, patches=800, size=64, images=24)
