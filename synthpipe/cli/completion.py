@@ -12,6 +12,7 @@ import click
 from click.shell_completion import (
     BashComplete,
     CompletionItem,
+    ZshComplete,
     add_completion_class,
     get_completion_class,
     split_arg_string,
@@ -73,6 +74,20 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
     def format_completion(self, item: CompletionItem) -> str:
         return f"{item.type},{str(item.value).removeprefix(self._kept)}"
+
+
+@add_completion_class
+class Zsh(ZshComplete):
+    """zsh, which sets a space behind what it has completed; behind keys, whose values follow, it shall not."""
+
+    source_template: ClassVar[str] = ZshComplete.source_template.replace(
+        "_describe -V unsorted completions_with_descriptions -U\n",
+        """local -a keys=(${(M)completions_with_descriptions:#*=:*})
+        completions_with_descriptions=(${completions_with_descriptions:#*=:*})
+        (( ! $#completions_with_descriptions )) || _describe -V unsorted completions_with_descriptions -U
+        (( ! $#keys )) || _describe -V unsorted keys -U -S ''
+""",
+    )
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only

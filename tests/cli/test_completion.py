@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,45 @@ def test_bash_completes(bash: pexpect.spawn[str], typed: str, completed: str) ->
     bash.send(f"{typed}\t{_TELL}")
     bash.expect(r"told <([^>]*)>")
     assert bash.match.group(1) == completed
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_zsh_sets_no_space_behind_a_key(tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}", "PS1": "ready> ", "TERM": "dumb"}
+    shell = pexpect.spawn(
+        "zsh", ["-f", "-i"], cwd=str(tmp_path), env=environment, encoding="utf-8", timeout=60, dimensions=(24, 200)
+    )
+    shell.expect_exact("ready> ")
+    for line in (
+        "autoload -Uz compinit && compinit -u -D; bindkey -e; setopt no_beep",
+        """tell() { print -r -- "told <$BUFFER>"; BUFFER='' }; zle -N tell; bindkey '^T' tell""",
+        "source <(synthpipe completion zsh)",
+    ):
+        shell.sendline(line)
+        shell.expect_exact("ready> ")
+    for typed, completed in (
+        ("synthpipe ins", "synthpipe inspect "),
+        ("synthpipe build --set curation.thr", "synthpipe build --set curation.threshold="),
+        ("synthpipe build --set curation.rule=to", "synthpipe build --set curation.rule=top_k "),
+    ):
+        shell.send(f"{typed}\t")
+        shell.expect_exact(completed)
+        shell.send(_TELL)
+        shell.expect(r"told <([^>]*)>")
+        assert shell.match.group(1) == completed
+    shell.close(force=True)
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not installed")
+def test_fish_completes(tmp_path: Path) -> None:
+    environment = os.environ | {"PATH": f"{_BIN}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    script = "synthpipe completion fish | source; complete -C 'synthpipe build --set curation.rule=to'"
+    done = subprocess.run(["fish", "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("curation.rule=top_k\t") and not done.stderr
+
+
+def test_the_script_for_zsh_is_still_the_one_that_is_changed() -> None:
+    assert "_describe -V unsorted keys -U -S ''" in CliRunner().invoke(main, ["completion", "zsh"]).stdout
 
 
 @pytest.mark.parametrize("shell", SHELLS)
