@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn, Unpack
+from typing import Any, Unpack
 
 import click
 import yaml
@@ -15,6 +14,7 @@ import yaml
 from synthpipe import pipeline_file
 from synthpipe.cli.cluster import ClusterOptions, cluster_options, cluster_settings
 from synthpipe.cli.completion import KeyValue
+from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import Pipeline, json_schema
@@ -77,11 +77,10 @@ def build(
     if dry_run:
         _dry_run(settings, path, extend)
         return
-    signal.signal(signal.SIGTERM, _interrupt)
-    from synthpipe import stages  # loads Dask, which other commands need not wait for
+    with interruptible():
+        from synthpipe import stages  # loads Dask, which other commands need not wait for
 
-    where = cluster_settings(**cluster)
-    journal = stages.build(settings, path, where, reporter(), extend)
+        journal = stages.build(settings, path, cluster_settings(**cluster), reporter(), extend)
     click.echo(_outcome(settings, path, journal))
 
 
@@ -109,11 +108,6 @@ def schema() -> None:
       synthpipe schema > pipeline.schema.json
     """
     click.echo(json.dumps(json_schema(), indent=2))
-
-
-def _interrupt(*_: object) -> NoReturn:
-    """Stop as on Ctrl-C when a scheduler's time limit ends the job: what was begun is cleaned up."""
-    raise KeyboardInterrupt
 
 
 def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.files import Location
@@ -55,12 +56,13 @@ def verify(run: Location, samples: int, mend: bool, workers: int | None, as_json
     """
     if workers and not mend:
         raise click.UsageError("--workers are those of --repair; give both or neither")
-    from synthpipe import verification  # loads Dask, which other commands need not wait for
+    with interruptible():
+        from synthpipe import verification  # loads Dask, which other commands need not wait for
 
-    if mend:
-        found = verification.repair(run, samples, workers, reporter())
-    else:
-        found = verification.verify(run, samples, reporter())
+        if mend:
+            found = verification.repair(run, samples, workers, reporter())
+        else:
+            found = verification.verify(run, samples, reporter())
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(_checkup_lines(found)))
     if found.faults:
         raise click.exceptions.Exit(1)

@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import dask
 from distributed import Client, Security
@@ -51,7 +52,7 @@ _GENTLE_ADAPTING = {
     "wait_count": 30,  # a minute without work before a job is given back
     "target_duration": "10ms",  # the window shows the scheduler only a little of the work: every task is worth a worker
 }
-_SECONDS_TO_CONNECT = 20
+_SECONDS_TO_CONNECT, _SECONDS_TO_RELEASE = 20, 10
 _WARNINGS = "PYTHONWARNINGS"
 _LOCAL_PATIENCE = 60.0
 
@@ -95,15 +96,18 @@ class Cluster:
         ClusterError
             Workers are not fit for the build.
         """
-        check_workers(self.client, workplace)
+        self.crew.answer(lambda: check_workers(self.client, workplace))
         try:
             with heard(self.client, PREPARED, on_steps):
-                prepare_workers(self.client, self.crew, workplace)
+                self.crew.answer(lambda: prepare_workers(self.client, self.crew, workplace))
             yield
         finally:
-            with suppress(Exception):  # the cluster may be gone, and its workers with what they held
+            with suppress(Exception):  # the cluster may be gone, and its workers with what they held, or not answer
                 if self.client.status == "running":
-                    self.client.unregister_worker_plugin(plugin_name(workplace))
+                    self.client.sync(self._release, plugin_name(workplace), callback_timeout=_SECONDS_TO_RELEASE)
+
+    async def _release(self, plugin: str) -> None:
+        await self.client.scheduler.unregister_worker_plugin(name=plugin)
 
 
 @contextmanager
@@ -224,18 +228,22 @@ def _interrupts_held() -> Iterator[None]:
     Processes that it starts never see Ctrl-C: who started them stops them.
     """
     _start_resource_tracker()
-    in_main = threading.current_thread() is threading.main_thread()
-    terminated = threading.Event()
-    handler = signal.signal(signal.SIGTERM, lambda *_: terminated.set()) if in_main else None
+    came: list[int] = []
+    handlers: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        # blocking is not enough: the system gives the signal to another thread, and Python's handler runs in this one
+        ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+        for number in (signal.SIGTERM, *(() if ignored else (signal.SIGINT,))):
+            handlers[number] = signal.signal(number, lambda number, _: came.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if in_main:
-            signal.signal(signal.SIGTERM, handler)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if terminated.is_set():
-            os.kill(os.getpid(), signal.SIGTERM)
+        if came:
+            os.kill(os.getpid(), came[0])
 
 
 def _start_resource_tracker() -> None:

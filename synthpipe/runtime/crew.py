@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from distributed import Client
 from distributed.comm.core import CommClosedError
 
 from synthpipe.errors import ClusterError
+
+Answer = TypeVar("Answer")
 
 GPU = "GPU"
 _LEAST_SECONDS_BETWEEN_LOOKS, _MOST_SECONDS_BETWEEN_LOOKS, _SECONDS_TO_ANSWER = 0.5, 10.0, 30.0
@@ -103,6 +107,36 @@ class Crew:
         """
         while not self.slots(gpu, fresh=True):
             time.sleep(_LEAST_SECONDS_BETWEEN_LOOKS / 2)
+
+    def answer(self, ask: Callable[[], Answer]) -> Answer:
+        """Return what `ask` does, which asks all workers, however long that takes while they give signs of life.
+
+        Raises
+        ------
+        ClusterError
+            A worker has been silent for longer than anyone has patience, or the scheduler is lost.
+        """
+        answer = Future[Answer]()
+
+        def work() -> None:
+            try:
+                answer.set_result(ask())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        signs: dict[str, tuple[float, float]] = {}
+        while not wait((answer,), _LEAST_SECONDS_BETWEEN_LOOKS).done:
+            now = time.monotonic()
+            for address, worker in self.now().workers.items():
+                if signs.get(address, (None, now))[0] != worker["last_seen"]:
+                    signs[address] = worker["last_seen"], now
+                elif now - signs[address][1] > self._patience:
+                    raise ClusterError(
+                        f"worker {address} has given no sign of life for {self._patience:.0f} s (--patience): it is "
+                        "stopped, or its machine hangs; end it, then give the command again: finished work is kept"
+                    )
+        return answer.result()
 
     def check_scheduler(self) -> None:
         """Raise `ClusterError` when the connection to the scheduler is lost."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -135,10 +136,13 @@ def job_cluster(queued: Queued, demand: Demand, scheduler_options: dict[str, Any
     ClusterError
         dask-jobqueue is not installed, or does not take the settings.
     """
+    handler = signal.getsignal(signal.SIGINT)
     try:
         import dask_jobqueue
     except ModuleNotFoundError as error:
         raise ClusterError("--cluster needs dask-jobqueue: install synthpipe[cluster], or dask-jobqueue") from error
+    if signal.getsignal(signal.SIGINT) != handler:
+        signal.signal(signal.SIGINT, handler)  # importing it makes Ctrl-C end the process without a word
     cluster = {
         "slurm": dask_jobqueue.SLURMCluster,
         "pbs": dask_jobqueue.PBSCluster,

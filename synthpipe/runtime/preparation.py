@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from distributed import Client, Worker, WorkerPlugin
+from distributed import Client, Reschedule, Worker, WorkerPlugin, get_worker
 
 from synthpipe.errors import ClusterError, SynthpipeError
 from synthpipe.runtime.crew import Crew
 
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+_LOGGER = logging.getLogger("distributed.worker")
+
 PREPARED, REFUSED = "synthpipe-prepared", "synthpipe-refused"
 """Topics of what workers tell the driver: steps that are done, and why one may not take part."""
 
+_unfit = set[str]()  # addresses of workers of this process that may not take part, until they are closed
+_SECONDS_BEFORE_ANOTHER = 0.5
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
 _TRIES, _LISTED = 5, 5
 
@@ -45,13 +53,23 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
 
     async def setup(self, worker: Worker) -> None:
         # what fails in a task reaches its user through the task, without Dask's own traceback before it
-        logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
-        if problems := await asyncio.to_thread(self._workplace.problems):
-            message = f"worker {worker.address}: {'; '.join(problems)}"
-            logging.getLogger("synthpipe").error("refused, and stopped: %s", message)
-            worker.log_event(REFUSED, message)
-            worker.loop.call_later(1, worker.close, reason="not fit for synthpipe's build")
-            raise ClusterError(message)
+        self._level = _LOGGER.level
+        _LOGGER.setLevel(logging.CRITICAL)
+        joins = not worker.periodic_callbacks["heartbeat"].is_running()
+        try:
+            if problems := await asyncio.to_thread(self._workplace.problems):
+                raise ClusterError("; ".join(problems))
+            await self._prepare(worker)
+        except Exception as error:
+            if joins:  # nobody sees what is raised; Dask gives the worker tasks all the same
+                _unfit.add(worker.address)
+                message = f"worker {worker.address}: {error}"
+                logging.getLogger("synthpipe").error("refused, and stopped: %s", message)
+                worker.log_event(REFUSED, message)
+                worker.loop.call_later(1, worker.close, reason="not fit for synthpipe's build")
+            raise
+
+    async def _prepare(self, worker: Worker) -> None:
         work = asyncio.ensure_future(
             asyncio.to_thread(self._workplace.prepare, lambda steps: worker.log_event(PREPARED, steps))
         )
@@ -61,7 +79,16 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
         await work
 
     def teardown(self, worker: Worker) -> None:
+        _LOGGER.setLevel(self._level)
         self._workplace.release()
+
+
+def on_fit_worker(function: Callable[[Argument], Result], argument: Argument) -> Result:
+    """Run a task, unless its worker may not take part: then it goes to another."""
+    if get_worker().address in _unfit:
+        time.sleep(_SECONDS_BEFORE_ANOTHER)  # or it would come back at once
+        raise Reschedule
+    return function(argument)
 
 
 def plugin_name(workplace: Workplace) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TypeVar
+from uuid import uuid4
 
 from dask.utils import format_bytes, key_split
 from distributed import Future, KilledWorker, as_completed
@@ -12,6 +13,7 @@ from distributed import Future, KilledWorker, as_completed
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.cluster import Cluster
 from synthpipe.runtime.crew import GPU
+from synthpipe.runtime.preparation import on_fit_worker
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -54,11 +56,13 @@ def run_tasks(
     resources = {GPU: 1} if on_gpu else None
     waiting = iter(arguments)
     pending: dict[Future, tuple[Argument, int]] = {}
-    completed = as_completed(loop=client.loop)
+    # with results: a result that is gone with its worker is waited for there, while we look at the crew
+    completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
     done = 0
 
     def submit(argument: Argument, losses: int) -> None:
-        future = client.submit(function, argument, pure=False, resources=resources)
+        key = f"{function.__name__}-{uuid4().hex}"  # by which the dashboard sorts tasks
+        future = client.submit(on_fit_worker, function, argument, key=key, pure=False, resources=resources)
         pending[future] = (argument, losses)
         completed.add(future)
 
@@ -75,7 +79,7 @@ def run_tasks(
                 with completed.thread_condition:
                     completed.thread_condition.wait(_SECONDS_BETWEEN_LOOKS)
                 fill()
-            future = next(completed)
+            future, result = next(completed)
             crew.check_scheduler()
             argument, losses = pending.pop(future)
             if (lost := _losses(cluster, future, argument)) and losses + lost <= _LOSSES:
@@ -83,7 +87,8 @@ def run_tasks(
                 continue
             if lost:
                 raise _killer(argument, losses + lost)
-            result: Result = _result(cluster, future, argument)
+            if future.status == "error":
+                raise _noted(cluster, future, argument)
             yield result
             done += 1
             if done % _TASKS_TO_REMEMBER == 0:
@@ -118,10 +123,9 @@ def _killer(argument: object, losses: int) -> ClusterError:
     )
 
 
-def _result(cluster: Cluster, future: Future, argument: object) -> Any:
-    try:
-        return future.result()
-    except Exception as error:
-        cluster.crew.check_scheduler()
-        error.add_note(f"in {argument!r}")
-        raise
+def _noted(cluster: Cluster, future: Future, argument: object) -> BaseException:
+    """Return what a task raised, with a note that names the task."""
+    cluster.crew.check_scheduler()
+    error: BaseException = future.exception()
+    error.add_note(f"in {argument!r}")
+    return error

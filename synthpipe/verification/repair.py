@@ -43,12 +43,15 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
     """
     for _ in range(_ROUNDS):
         found = verify(path, samples, reporter, patches=True)
-        if not found.faults or any(fault.lasting for fault in found.faults):
-            break
         run = RunDirectory(path)
+        if any(fault.lasting for fault in found.faults):
+            break
+        if not found.faults and run.journal().get("finished"):
+            break
         with held(path):  # nobody else builds the run while objects are removed
             _prepare(run, run.pipeline(), found)
-        reporter.note(f"{path}: faults to mend: {len(found.faults)}; building again")
+        unfinished = "" if found.faults else ", but the run is not finished"
+        reporter.note(f"{path}: faults to mend: {len(found.faults)}{unfinished}; building again")
         build(run.pipeline(), path, ClusterSettings(Local(workers)), reporter)
     else:
         found = verify(path, samples, reporter, patches=True)

@@ -6,9 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count, takewhile
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ class Choosy(Bare):
     def problems(self) -> list[str]:
         return ["numpy is 1.0 there, 2.0 here"] if self.refused in os.environ else []
 
+    def prepare(self, on_steps: Callable[[int], None]) -> None:
+        if "BROKEN" in os.environ:
+            raise OSError("no room on its disk")
+        super().prepare(on_steps)
+
+
+def until(ended: Callable[[], bool], seconds: float = 60) -> Iterator[int]:
+    """Yield numbers until something has ended, or for so many seconds."""
+    deadline = time.monotonic() + seconds
+    yield from takewhile(lambda _: not ended() and time.monotonic() < deadline, count())
+
 
 def open_and_close(settings: ClusterSettings, workplace: Bare | None = None) -> None:
     with cluster_of(settings, workplace):
@@ -122,6 +134,44 @@ def test_a_lost_scheduler_is_told_within_seconds(tmp_path: Path, capfd: pytest.C
     assert capfd.readouterr().err == ""
 
 
+def test_workers_that_all_vanish_are_no_endless_wait(tmp_path: Path) -> None:
+    """With what they have done and not handed over."""
+    with ExitStack() as stack:
+        file, _ = stack.enter_context(scheduler(tmp_path))
+        workers = [stack.enter_context(process(*worker(file, "--no-nanny"))) for _ in range(2)]
+        with cluster_of(ClusterSettings(Joined(file), patience=4)) as cluster:
+            cluster.client.wait_for_workers(2, 30)
+            start = 0.0
+            with pytest.raises(ClusterError, match="has had no worker for 4 s"):
+                for number, _ in enumerate(run_tasks(cluster, name, count())):
+                    if number == 20:
+                        for each in workers:
+                            each.kill()
+                        start = time.monotonic()
+        assert time.monotonic() - start < 30
+
+
+def test_a_worker_that_is_stopped_is_no_endless_wait(tmp_path: Path) -> None:
+    """As a queue suspends it: a build that begins names it, and one that is under way ends all the same."""
+    with ExitStack() as stack:
+        file, _ = stack.enter_context(scheduler(tmp_path))
+        stack.enter_context(process(*worker(file, "--no-nanny")))
+        other = stack.enter_context(process(*worker(file, "--no-nanny")))
+        settings = ClusterSettings(Joined(file), patience=5)
+        try:
+            with pytest.raises(KeyboardInterrupt), cluster_of(settings) as cluster:
+                cluster.client.wait_for_workers(2, 30)
+                other.send_signal(signal.SIGSTOP)
+                start = time.monotonic()
+                raise KeyboardInterrupt
+            assert time.monotonic() - start < 20
+            with pytest.raises(ClusterError, match=r"worker tcp://.* has given no sign of life for 5 s"):
+                open_and_close(settings)
+            assert time.monotonic() - start < 60
+        finally:
+            other.send_signal(signal.SIGCONT)
+
+
 def test_workers_that_differ_are_refused_early_and_late(tmp_path: Path) -> None:
     notes: list[str] = []
     with ExitStack() as stack:
@@ -135,8 +185,13 @@ def test_workers_that_differ_are_refused_early_and_late(tmp_path: Path) -> None:
             cluster.prepared(Choosy(refused="LATE"), lambda steps: None),
         ):
             late = stack.enter_context(process(*worker(file, "--name", "late"), LATE="1"))
+            # it is given tasks before it has left
+            assert set(run_tasks(cluster, name, until(lambda: late.poll() is not None))) == {"good"}
             assert late.wait(30) == 0
+            broken = stack.enter_context(process(*worker(file, "--name", "broken"), BROKEN="1"))
+            assert set(run_tasks(cluster, name, until(lambda: broken.poll() is not None))) == {"good"}
             assert set(run_tasks(cluster, name, range(10))) == {"good"}
+    assert any("no room on its disk" in note for note in notes)
     assert any("refused, and stopped: worker tcp://" in note for note in notes)
 
 
