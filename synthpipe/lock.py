@@ -45,7 +45,9 @@ def held(run: Location) -> Iterator[None]:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            if _locked(descriptor, run):
+            with told(path, "cannot be written"):
+                locked = _locked(descriptor, run)
+            if locked:
                 try:
                     yield
                 finally:

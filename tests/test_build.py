@@ -7,6 +7,7 @@ import json
 import math
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -447,6 +448,38 @@ def test_a_journal_that_says_little_is_no_end(unfiltered: Path, patches: Path, t
     (path / "build.json").write_text('{"finished": true}')
     journal = run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
     assert journal["strategies"]["mosaic"]["verdicts"]["kept"] == 30
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds", "times"), [("catalog: 9", 0.3, 1), ("catalog: 9", 0.9, 1), ("donors: 0", 0, 4)]
+)
+def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
+    patches: Path, tmp_path: Path, after: str, seconds: float, times: int
+) -> None:
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(tmp_path / "run")]
+    for override in (*SMALL, f"patches.root={patches}", "filter.enabled=false"):
+        command += ["--set", override]
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert process.stderr
+    told = []
+    for line in process.stderr:
+        told.append(line)
+        if after in line:
+            break
+    for _ in range(times):
+        time.sleep(seconds or 0.1)
+        os.killpg(process.pid, signal.SIGINT)
+    with process.stderr:
+        last = process.stderr.readlines()
+    assert process.wait(30) == 1
+    assert last[-1] == "Error: interrupted; finished work is kept: give the command again\n"
+    assert all(re.match(r"[0-9:]{8} (dashboard|donors|mosaic|waiting)", line) for line in last[:-1]), last
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -30,7 +30,7 @@ from synthpipe.runtime.preparation import (
     prepare_workers,
 )
 from synthpipe.runtime.progress import heard
-from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Tls
+from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued, Tls
 
 _ROLES = ("scheduler", "worker", "client")
 _SETTINGS = {
@@ -139,7 +139,8 @@ def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str]
             client = stack.enter_context(_client(settings, demand, stack))
         client.subscribe_topic(REFUSED, lambda event: note(f"refused, and stopped: {event[1]}"))
         cluster = Cluster(client, Crew(client, patience), settings)
-        note(f"dashboard: {client.dashboard_link}")
+        if link := _dashboard(client, where):
+            note(f"dashboard: {link}")
         if not cluster.crew.now().workers:
             note(f"waiting for workers, at most {patience:.0f} s")
         cluster.crew.wait()
@@ -148,6 +149,14 @@ def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str]
                 raise ClusterError("--gpu require: torch sees no GPU on this machine; leave it out, or use --gpu never")
             cluster.crew.wait(gpu=True)
         yield cluster
+
+
+def _dashboard(client: Client, where: Local | Joined | Queued) -> str | None:
+    """Return the dashboard's address, if there is one: that of a queue's scheduler, in this process, is on loopback."""
+    port = client.sync(client.scheduler.identity, n_workers=0)["services"].get("dashboard")
+    if not port:
+        return None
+    return f"http://127.0.0.1:{port}/status" if isinstance(where, Queued) else str(client.dashboard_link)
 
 
 def _client(settings: ClusterSettings, demand: Demand, stack: ExitStack) -> Client:

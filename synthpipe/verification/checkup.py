@@ -186,7 +186,10 @@ class _Checking:
                 index = shard * group.shard + int(place)
                 expected = "those that curation gives by the stored scores"
                 what = f"{len(wrong)} other verdicts, the first of {index}"
-                self.faults.append(Fault("contradiction", path, what, expected, remove=(path,)))
+                # the scores may be what is wrong: they are made again too
+                scores = group.arrays["p_real"].object(shard) if "p_real" in group.arrays else None
+                remove = (path, scores) if scores else (path,)
+                self.faults.append(Fault("contradiction", path, what, expected, remove=remove))
         return judged.verdicts
 
     def _curated(self, verdicts: Mapping[Strategy, Verdicts], pipeline: Pipeline, catalog: Catalog) -> None:

@@ -62,7 +62,12 @@ def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]
             data = path.read_bytes()
         except FileNotFoundError:
             if wanted and name not in group.optional:
-                faults.append(Fault("missing", path, "nothing", f"shard {shard} of {name}"))
+                # a link to nothing is removed with it
+                faults.append(Fault("missing", path, "nothing", f"shard {shard} of {name}", remove=(path,)))
+            continue
+        except OSError as error:
+            expected = f"shard {shard} of {name}, which can be read"
+            faults.append(Fault("damaged", path, error.strerror or str(error), expected, remove=(path,)))
             continue
         objects, size = objects + 1, size + len(data)
         try:

@@ -6,6 +6,9 @@ the bytes that it had, for the shard has; where it did not follow from what is t
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 from synthpipe.config import Pipeline
 from synthpipe.files import Location, write_atomically
 from synthpipe.lock import held
@@ -70,4 +73,7 @@ def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:
         if fault.replace is not None:
             write_atomically(fault.path, fault.replace)
         for broken in fault.remove:
-            broken.unlink(missing_ok=True)
+            if isinstance(broken, Path) and broken.is_dir() and not broken.is_symlink():
+                shutil.rmtree(broken)
+            else:
+                broken.unlink(missing_ok=True)

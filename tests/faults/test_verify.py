@@ -250,6 +250,41 @@ def test_a_run_that_is_not_finished_has_no_faults_for_what_it_lacks(run: Path) -
     assert [fault.path for fault in check(run).faults] == [victim]
 
 
+def test_mending_goes_on_where_it_was_stopped(run: Path) -> None:
+    """An interrupted --repair leaves a run without faults that is not finished."""
+    before = contents(run)
+    RunDirectory(run).reopen()
+    (run / "candidates.zarr" / "mosaic" / "mask" / "c.0.0.0").unlink()
+    assert not check(run).faults
+    found = mend(run)
+    assert not found.faults and found.finished and contents(run) == before
+
+
+def test_objects_that_cannot_be_read_are_named_and_made_again(run: Path) -> None:
+    """A folder, and a link to nothing, in the place of a shard."""
+    before = contents(run)
+    folder = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0"
+    link = run / "candidates.zarr" / "mosaic" / "mask" / "c.1.0.0"
+    for victim in (folder, link):
+        victim.unlink()
+    folder.mkdir()
+    link.symlink_to("nowhere")
+    assert {(fault.kind, fault.path) for fault in check(run).faults} == {("damaged", folder), ("missing", link)}
+    assert not mend(run).faults and contents(run) == before
+
+
+def test_scores_in_each_others_place_are_made_again(run: Path) -> None:
+    """Each is sound by itself; verdicts tell that something is wrong, but not that it is they."""
+    before = contents(run)
+    first, second = (run / "candidates.zarr" / "mosaic" / "p_real" / f"c.{shard}" for shard in (0, 1))
+    swapped = first.read_bytes(), second.read_bytes()
+    assert swapped[0] != swapped[1]
+    first.write_bytes(swapped[1])
+    second.write_bytes(swapped[0])
+    assert {fault.kind for fault in check(run).faults} == {"contradiction"}
+    assert not mend(run).faults and contents(run) == before
+
+
 def test_a_curated_set_of_another_length_is_lengthened_again(run: Path) -> None:
     before = contents(run)
     for metadata in (run / "curated.zarr").glob("*/zarr.json"):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -62,6 +63,18 @@ def one_core(**more: int) -> JobSettings:
 def pid(number: int) -> int:
     time.sleep(0.05)
     return os.getpid()
+
+
+def test_the_package_of_queues_does_not_take_ctrl_c() -> None:
+    """Its import makes Ctrl-C end the process as if all were well."""
+    code = (
+        "import signal; from synthpipe.runtime.jobs import JobSettings, job_cluster\n"
+        "from synthpipe.runtime import Demand\nfrom synthpipe.runtime.settings import Queued\n"
+        "before = signal.getsignal(signal.SIGINT)\n"
+        "job_cluster(Queued('slurm', JobSettings()), Demand(), {'dashboard_address': '127.0.0.1:0'}).close()\n"
+        "import dask_jobqueue; assert signal.getsignal(signal.SIGINT) is before"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def script(kind: QueueKind, settings: JobSettings, demand: Demand) -> str:
