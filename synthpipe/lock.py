@@ -59,6 +59,12 @@ def held(run: Location) -> Iterator[None]:
         yield
 
 
+def holder_of(run: Location) -> str | None:
+    """Return who holds a folder, such as ``process 7 on node3``; None where nobody does, as far as its lock tells."""
+    found = _read(run / _NAME)
+    return _who(found) if found and not _is_gone(found) else None
+
+
 def _locked(descriptor: int, run: Location) -> bool:
     """Lock an open file; False where its file system knows no locks."""
     until = time.monotonic() + _SILENCE
@@ -159,9 +165,12 @@ def _is_gone(found: bytes) -> bool:
 
 
 def _refusal(run: Location, found: bytes) -> StaleRunError:
+    return StaleRunError(f"{run}: is being written by {_who(found)}; wait for it, stop it, or choose another directory")
+
+
+def _who(found: bytes) -> str:
     try:
         holder = json.loads(found)
-        who = f"process {holder['process']} on {holder['host']}"
+        return f"process {holder['process']} on {holder['host']}"
     except (ValueError, KeyError, TypeError):
-        who = "another process"
-    return StaleRunError(f"{run}: is being written by {who}; wait for it, stop it, or choose another directory")
+        return "another process"

@@ -114,6 +114,8 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
         line = f"  {entry['what']:28} {entry['done']} of {entry['planned']} shards"
         if entry["rate"] is not None:
             line += f", {entry['rate']:.3g} composites a second"
+        if entry["damaged"]:
+            line += f"; damaged, `synthpipe verify` tells more: {entry['damaged']}"
         if entry["seconds_left"] is not None:
             line += f", {_duration(entry['seconds_left'])} left"
         yield line
@@ -121,6 +123,9 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
         rejected = ", ".join(f"{count} {reason}" for reason, count in entry["rejected"].items()) or "none"
         accepted = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
         sample = "" if entry["judged"] == entry["of"] else f", a sample of {entry['of']}"
+        if entry["damaged"]:
+            yield f"  {strategy}: damaged, `synthpipe verify` tells more: {entry['damaged']}"
+            continue
         yield f"  {strategy}: {entry['judged']} judged so far{sample}{accepted}; rejected: {rejected}"
 
 

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from synthpipe.config import Pipeline
 from synthpipe.curation import acceptance, assess, code, first_plan, tally
+from synthpipe.errors import StoreError
 from synthpipe.files import Location
+from synthpipe.lock import holder_of
 from synthpipe.records import Strategy
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, open_group
 from synthpipe.storage.shards import complete_shards, read_range, shards_of, stored_at
 from synthpipe.threads import in_threads
 
+_DAMAGE = (StoreError, ValueError, KeyError, OSError)  # zarr has no exceptions of its own for broken metadata
 _WINDOW = 300.0  # seconds of which a rate is taken
 _FEWEST = 3  # objects that tell a rate
 _JUDGED = 1000  # shards of a strategy at most, evenly spread: half a million composites tell a share well enough
@@ -33,9 +36,9 @@ def status_of(path: Location) -> dict[str, Any]:
     -------
     dict
         ``stage`` under way, or ``finished``; ``progress``, a list of what is made in shards, done and planned, with the
-        rate in composites a second and the seconds left, or None; ``strategies``: acceptance and rejected by reason so
-        far, of ``judged`` composites among those that are there, an even sample where these are very many;
-        ``idle_seconds`` since the latest object.
+        rate in composites a second, the seconds left and what is ``damaged``, or None; ``strategies``: acceptance and
+        rejected by reason so far, of ``judged`` composites among those that are there, an even sample where these are
+        very many; ``idle_seconds`` since the latest object.
 
     Raises
     ------
@@ -43,11 +46,17 @@ def status_of(path: Location) -> dict[str, Any]:
         There is no run at `path`.
     """
     run = RunDirectory(path)
+    if not run.exists() and (holder := holder_of(path)):
+        return _begun(path, f"patches are being read by {holder}")
     pipeline, now = run.pipeline(), time.time()
     finished = bool(run.journal().get("finished"))
     progress, times = [], [run.run_file.stat().st_mtime]
     for what, folder, names, planned in _parts(run, pipeline):
-        entry, latest = _progress(what, folder, names, planned, pipeline.store.shard, now)
+        try:
+            entry, latest = _progress(what, folder, names, planned, pipeline.store.shard, now)
+        except _DAMAGE as error:
+            shards = len(shards_of(planned, pipeline.store.shard))
+            entry, latest = _entry(what, 0, shards, damaged=f"{folder}: {error}"), []
         progress.append(entry)
         times += latest
     return {
@@ -100,14 +109,32 @@ def _progress(
     rate: float | None = None
     if done < shards and len(recent) >= _FEWEST and recent[-1] > recent[0]:
         rate = (len(recent) - 1) * shard / (recent[-1] - recent[0])
-    entry = {
+    left = None if rate is None else (shards - done) * shard / rate
+    return _entry(what, done, shards, rate, left), [max(times)] if times else []
+
+
+def _entry(
+    what: str,
+    done: int,
+    planned: int,
+    rate: float | None = None,
+    left: float | None = None,
+    damaged: str | None = None,
+) -> dict[str, Any]:
+    return {
         "what": what,
         "done": done,
-        "planned": shards,
+        "planned": planned,
         "rate": rate,
-        "seconds_left": None if rate is None else (shards - done) * shard / rate,
+        "seconds_left": left,
+        "damaged": damaged,
     }
-    return entry, [max(times)] if times else []
+
+
+def _begun(path: Location, stage: str) -> dict[str, Any]:
+    """Describe a run of which nothing is stored yet."""
+    about = {"path": str(path), "name": "a run that begins", "finished": False, "stage": stage}
+    return {**about, "idle_seconds": None, "progress": [], "strategies": {}}
 
 
 def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]) -> str:
@@ -126,11 +153,18 @@ def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]
 
 def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
     """Judge the candidates of which all is there that verdicts need: what is kept of them depends on the others."""
-    found: dict[str, Any] = {"judged": 0, "of": 0, "acceptance": None, "rejected": {}}
+    found: dict[str, Any] = {"judged": 0, "of": 0, "acceptance": None, "rejected": {}, "damaged": None}
+    try:
+        return found | _judgement(run, pipeline, strategy)
+    except _DAMAGE as error:
+        return found | {"damaged": f"{run.candidates / strategy}: {error}"}
+
+
+def _judgement(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
     group = _group(run.candidates / strategy)
     names = ["class_pixels", *(["p_real"] if pipeline.filter.enabled else [])]
     if group is None or any(name not in group for name in names):
-        return found
+        return {}
     arrays = [array(group, name) for name in names]
     size, length = pipeline.store.shard, arrays[0].shape[0]
     complete = sorted(frozenset.intersection(*map(complete_shards, arrays)))

@@ -19,6 +19,7 @@ import zarr
 from click.testing import CliRunner
 
 from synthpipe.cli import main
+from synthpipe.lock import held
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import DEMO, SMALL
 
@@ -93,7 +94,23 @@ def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> N
         "of": len(pixels),
         "acceptance": None,
         "rejected": {"too_few_classes": few},
+        "damaged": None,
     }
+    shown = list((path / "candidates.zarr" / "bezier").glob("class_pixels/c.*"))
+    (path / "candidates.zarr" / "mosaic" / "mask" / "zarr.json").write_text("{")
+    (path / "candidates.zarr" / "mosaic" / "class_pixels" / "c.0.0").write_bytes(b"damaged")
+    damaged = status(path)
+    assert part(damaged, "mosaic candidates")["damaged"] and damaged["strategies"]["mosaic"]["damaged"]
+    assert damaged["strategies"]["bezier"]["judged"] == 8 * len(shown)
+    assert CliRunner().invoke(main, ["status", str(path)]).stdout.count("`synthpipe verify` tells more") == 2
+
+
+def test_a_build_that_reads_its_patches_says_so(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with held(run):
+        found = CliRunner().invoke(main, ["status", str(run)])
+        assert found.exit_code == 0 and f"patches are being read by process {os.getpid()} on" in found.stdout
+    assert "run.json: not found" in CliRunner().invoke(main, ["status", str(run)]).stderr
 
 
 def test_a_build_with_a_filter_is_watched_to_its_end(patches: Path, tmp_path: Path) -> None:
