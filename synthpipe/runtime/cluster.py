@@ -19,7 +19,7 @@ from distributed import Client, Security
 
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import Crew
-from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, job_cluster, jobs_renewed
+from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, check_queue, job_cluster, jobs_renewed
 from synthpipe.runtime.local import local_cluster
 from synthpipe.runtime.preparation import (
     PREPARED,
@@ -136,7 +136,7 @@ def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str]
         stack.enter_context(dask.config.set(_SETTINGS | remote))
         stack.enter_context(_quiet())
         with _interrupts_held():
-            client = stack.enter_context(_client(settings, demand, stack))
+            client = stack.enter_context(_client(settings, demand, note, stack))
         client.subscribe_topic(REFUSED, lambda event: note(f"refused, and stopped: {event[1]}"))
         cluster = Cluster(client, Crew(client, patience), settings)
         if link := _dashboard(client, where):
@@ -159,12 +159,13 @@ def _dashboard(client: Client, where: Local | Joined | Queued) -> str | None:
     return f"http://127.0.0.1:{port}/status" if isinstance(where, Queued) else str(client.dashboard_link)
 
 
-def _client(settings: ClusterSettings, demand: Demand, stack: ExitStack) -> Client:
+def _client(settings: ClusterSettings, demand: Demand, note: Callable[[str], None], stack: ExitStack) -> Client:
     where = settings.where
     if isinstance(where, Joined):
         return _join(where)
     if isinstance(where, Local):
         return Client(stack.enter_context(local_cluster(where, settings.gpu, demand)))
+    check_queue(where)
     jobs = stack.enter_context(
         job_cluster(
             where,
@@ -174,7 +175,7 @@ def _client(settings: ClusterSettings, demand: Demand, stack: ExitStack) -> Clie
             silence_logs=logging.CRITICAL,
         )
     )
-    stack.enter_context(jobs_renewed(jobs))
+    stack.enter_context(jobs_renewed(jobs, note))
     jobs.adapt(
         minimum_jobs=where.jobs.minimum_jobs or where.jobs.jobs, maximum_jobs=where.jobs.jobs, **_GENTLE_ADAPTING
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dask.utils import parse_bytes, parse_timedelta
-from distributed import Scheduler, SchedulerPlugin
+from distributed import Scheduler, SchedulerPlugin, Status
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from tornado.ioloop import PeriodicCallback
 
@@ -128,6 +129,22 @@ class JobSettings(BaseModel):
         return lifetime, stagger
 
 
+def check_queue(queued: Queued) -> None:
+    """Refuse a queue that this machine cannot submit to.
+
+    Raises
+    ------
+    ClusterError
+        The queue's command is not found.
+    """
+    command = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}[queued.kind]
+    if shutil.which(command) is None:
+        raise ClusterError(
+            f"--cluster {queued.kind}: {command} is not found; build on a machine that submits jobs, or name the kind "
+            "of its queue"
+        )
+
+
 def job_cluster(queued: Queued, demand: Demand, scheduler_options: dict[str, Any], **options: Any) -> Any:
     """Start a scheduler in this process, and a Dask cluster that submits jobs once it is scaled.
 
@@ -156,15 +173,29 @@ def job_cluster(queued: Queued, demand: Demand, scheduler_options: dict[str, Any
 
 
 @contextmanager
-def jobs_renewed(cluster: Any) -> Iterator[None]:
+def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
     """Give up jobs that lost all their workers, while the block runs; an adaptive cluster submits others for them.
 
-    Dask itself takes no notice of the end of a job of several workers.
+    Dask itself takes no notice of the end of a job of several workers. Jobs that the queue does not take are submitted
+    again and again; `note` is told why, once for each reason.
     """
     attendance = _Attendance()
     cluster.scheduler.add_plugin(attendance)
+    told = set[str]()
+
+    async def submit(job: Any) -> None:
+        try:
+            await job.start()
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if reason not in told:
+                told.add(reason)
+                note(f"the queue takes no job, and is asked again: {reason}")
 
     async def look() -> None:
+        for job in list(cluster.workers.values()):
+            if job.status == Status.created:  # it is among the workers once its first submission has ended
+                await submit(job)
         present = {str(worker.name) for worker in cluster.scheduler.workers.values()}
         for name, job in list(cluster.workers.items()):
             group = cluster.worker_spec.get(name, {}).get("group", [""])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -10,13 +11,22 @@ from pathlib import Path
 import pytest
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import ConfigError
+from synthpipe.errors import ClusterError, ConfigError
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.runtime import ClusterSettings, Demand, JobSettings, Local, Queued, QueueKind, run_tasks
+from synthpipe.runtime import (
+    ClusterSettings,
+    Demand,
+    JobSettings,
+    Local,
+    Queued,
+    QueueKind,
+    open_cluster,
+    run_tasks,
+)
 from synthpipe.runtime.jobs import job_cluster
 from synthpipe.settings_file import load_settings
 from synthpipe.stages import build
-from tests.runtime.conftest import cluster_of
+from tests.runtime.conftest import Bare, cluster_of
 from tests.test_build import hashes, small
 
 # jobs as background processes of this machine: what it takes of Slurm to run workers
@@ -149,6 +159,28 @@ def test_jobs_do_tasks_are_renewed_and_leave_nothing(slurm: Path) -> None:
     while any(Path(f"/proc/{worker}/stat").exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{worker}/stat").exists() for worker in workers)
+
+
+def test_a_queue_that_takes_no_job_is_heard_and_asked_again(slurm: Path, tmp_path: Path) -> None:
+    """Two submissions fail for the moment; without sbatch there is nothing to ask."""
+    sbatch = tmp_path / "bin" / "sbatch"
+    working = sbatch.read_text()
+    sbatch.write_text(
+        f"#!/bin/sh\necho x >> {tmp_path}/tries\n[ $(wc -l < {tmp_path}/tries) -gt 2 ] || "
+        f"{{ echo 'Socket timed out' >&2; exit 1; }}\nexec {tmp_path}/working \"$@\"\n"
+    )
+    (tmp_path / "working").write_text(working)
+    (tmp_path / "working").chmod(stat.S_IRWXU)
+    notes: list[str] = []
+    settings = ClusterSettings(Queued("slurm", one_core(processes=1)), patience=60)
+    with open_cluster(settings, Demand(), notes.append) as cluster, cluster.prepared(Bare(), lambda steps: None):
+        assert len(set(run_tasks(cluster, pid, range(5)))) == 1
+    (told,) = (note for note in notes if "takes no job" in note)
+    assert "Socket timed out" in told
+    sbatch.unlink()
+    if shutil.which("sbatch") is None:
+        with pytest.raises(ClusterError, match="--cluster slurm: sbatch is not found"), cluster_of(settings):
+            pass
 
 
 def test_a_build_on_a_queue_has_the_bytes_of_a_local_one(slurm: Path, tmp_path: Path) -> None:
