@@ -17,7 +17,7 @@ from synthpipe.config import Pipeline
 from synthpipe.patches.node_bank import BankPlace
 from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster, run_tasks
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS
 from synthpipe.storage.summary import human_bytes
 from synthpipe.tasks import Job, ShardTask
 
@@ -117,6 +117,13 @@ def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
         "feeds twice the cores. A larger shard is more to make again when a worker is lost or an object is damaged, "
         f"and fewer inodes: {objects} objects a shard of candidates. A worker's memory does not depend on it. Beyond "
         "that: several builds, each with a seed and a scheduler of its own.",
+        "",
+        f"The curated set is a copy of what is kept: where all is, {_COMPOSITES * size / 1e12:.0f} TB and "
+        f"{len(CURATED_ARRAYS)} objects a shard more, and the disk's {_COMPOSITES * size / _DISK / 60:.0f} minutes "
+        "twice, to read and to write; where the filter accepts a tenth, a tenth of that for as many candidates. In all: "
+        f"{(3 * _COMPOSITES * size / _DISK / 3600) + scored:.1f} hours where all are kept, of which the disk has "
+        f"{3 * _COMPOSITES * size / _DISK / 3600:.1f}, writing candidates and copying them, and the GPUs {scored:.1f}; "
+        "what the scheduler needs lies within the disk's time for shards of 2048 and more.",
         "",
     )
 
