@@ -120,8 +120,8 @@ def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
         "",
         f"The curated set is a copy of what is kept: where all is, {_COMPOSITES * size / 1e12:.0f} TB and "
         f"{len(CURATED_ARRAYS)} objects a shard more, and the disk's {_COMPOSITES * size / _DISK / 60:.0f} minutes "
-        "twice, to read and to write; where the filter accepts a tenth, a tenth of that for as many candidates. In all: "
-        f"{(3 * _COMPOSITES * size / _DISK / 3600) + scored:.1f} hours where all are kept, of which the disk has "
+        "twice, to read and to write; where the filter accepts a tenth, a tenth of that for as many candidates. In all "
+        f"it is {(3 * _COMPOSITES * size / _DISK / 3600) + scored:.1f} hours where all are kept, of which the disk has "
         f"{3 * _COMPOSITES * size / _DISK / 3600:.1f}, writing candidates and copying them, and the GPUs {scored:.1f}; "
         "what the scheduler needs lies within the disk's time for shards of 2048 and more.",
         "",
