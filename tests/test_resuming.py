@@ -23,6 +23,7 @@ from synthpipe.runtime import ClusterSettings, Joined, Local
 from synthpipe.stages import build
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
+from synthpipe.verification import verify
 from tests.conftest import DEMO, pipeline
 
 ONE, TWO = ClusterSettings(Local(1)), ClusterSettings(Local(2))
@@ -87,6 +88,7 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
     assert objects(run / "curated.zarr") == objects(tmp_path / "fresh" / "curated.zarr")
     aside = list(run.glob("curated-*.zarr"))
     assert len(aside) == 1 and CuratedSet(aside[0]).digest == old.digest
+    assert any(f"{aside[0]}: was set aside" in note for note in verify(run, 0, LogReporter()).notes)
     build(more, run, ONE, LogReporter())  # finished: nothing to do
 
 
