@@ -40,8 +40,9 @@ def verify(run: Location, samples: int, mend: bool, workers: int | None, as_json
     """Check RUN, to the byte: it holds what its pipeline makes of its patches, and all of it.
 
     Reads every object: checksums, values, metadata, digests of small files; judges the candidates again; compares
-    the curated set with its origins; makes some composites again; a set that --extend put aside is left out. Writes nothing unless --repair is given. A run that
-    is not finished may be checked too. The exit code is 1 where faults are found, or remain.
+    the curated set with its origins; makes some composites again. A set that --extend put aside is left out. Writes
+    nothing unless --repair is given. A run that is not finished may be checked too. The exit code is 1 where faults are
+    found, or remain.
 
     --repair removes what is broken, writes metadata anew, and builds: only what is gone is made again, with the bytes
     that it had. A run that is not finished is built to its end. Nothing is touched where a fault cannot be mended: a
