@@ -193,9 +193,12 @@ def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
                 note(f"the queue takes no job, and is asked again: {reason}")
 
     async def look() -> None:
-        for job in list(cluster.workers.values()):
-            if job.status == Status.created:  # it is among the workers once its first submission has ended
-                await submit(job)
+        for name, job in list(cluster.workers.items()):
+            if job.status != Status.created:  # it is among the workers once its first submission has ended
+                continue
+            async with cluster._lock:  # or it could be given up while it is submitted, and then be nobody's
+                if cluster.workers.get(name) is job and name in cluster.worker_spec:
+                    await submit(job)
         present = {str(worker.name) for worker in cluster.scheduler.workers.values()}
         for name, job in list(cluster.workers.items()):
             group = cluster.worker_spec.get(name, {}).get("group", [""])
