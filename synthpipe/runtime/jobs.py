@@ -166,8 +166,18 @@ def job_cluster(queued: Queued, demand: Demand, scheduler_options: dict[str, Any
         "lsf": dask_jobqueue.LSFCluster,
         "sge": dask_jobqueue.SGECluster,
     }[queued.kind]
+
+    base: Any = cluster.job_cls
+
+    class Job(base):  # type: ignore[misc]
+        """Says that it is closed, which Dask makes sure of at the end where a failed submission still holds it."""
+
+        async def close(self) -> None:
+            await super().close()
+            self.status = Status.closed
+
     try:
-        return cluster(scheduler_options=scheduler_options, **job_options(queued, demand), **options)
+        return cluster(job_cls=Job, scheduler_options=scheduler_options, **job_options(queued, demand), **options)
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"--cluster {queued.kind} cannot be started: {error}") from error
 
