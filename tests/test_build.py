@@ -457,7 +457,8 @@ def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
     patches: Path, tmp_path: Path, after: str, seconds: float, times: int
 ) -> None:
     command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(tmp_path / "run")]
-    for override in (*SMALL, f"patches.root={patches}", "filter.enabled=false"):
+    endless = ("curation.wanted=100000", "curation.max_candidates=200000")
+    for override in (*SMALL, f"patches.root={patches}", "filter.enabled=false", *endless):
         command += ["--set", override]
     process = subprocess.Popen(
         command,
@@ -479,7 +480,7 @@ def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
         last = process.stderr.readlines()
     assert process.wait(30) == 1
     assert last[-1] == "Error: interrupted; finished work is kept: give the command again\n"
-    assert all(re.match(r"[0-9:]{8} (dashboard|donors|mosaic|waiting)", line) for line in last[:-1]), last
+    assert all(re.match(r"[0-9:]{8} (dashboard|donors|mosaic|bezier|waiting)", line) for line in last[:-1]), last
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
