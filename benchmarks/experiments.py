@@ -287,7 +287,7 @@ def _reached(rows: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[str]:
     if share is not None:
         yield from _listed(f"{share:.0%} of the upper bound", between, lambda miou: miou >= share * upper)
     if above := [ROWS[row] for row, miou in between.items() if miou > upper]:
-        yield f"- Above true masks: {'; '.join(above)}. So few steps do not reach what true masks can teach."
+        yield f"- Above true masks: {'; '.join(above)}. After so few steps these are no upper bound."
     yield ""
 
 

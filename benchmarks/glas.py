@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-TILE, STRIDE = 112, 56
+_TILE, _STRIDE = 112, 56
 _LEAST = 0.02  # share of the pixels, for a class to count
-_NINTH, _FIFTH = 9, 4  # of every nine training images the fifth chooses weights
+_CHOSEN = slice(4, None, 9)  # of the training images, in order of their names: they choose weights
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def prepare(source: Path, directory: Path) -> Glas:
         Where to write.
     """
     images = sorted((source / "train" / "img").glob("*.png"))
-    chosen = images[_FIFTH::_NINTH]
+    chosen = images[_CHOSEN]
     found = Glas(
         directory / "tiles",
         directory / "masked",
@@ -67,9 +67,9 @@ def _cut(path: Path, folder: Path) -> None:
     """Write the tiles of an image, labelled with the classes that cover more than the least share of them."""
     image, mask = (np.asarray(PIL.Image.open(each)) for each in (path, path.parents[1] / "mask" / path.name))
     height, width = mask.shape
-    for y in range(0, height - TILE + 1, STRIDE):
-        for x in range(0, width - TILE + 1, STRIDE):
-            window = np.s_[y : y + TILE, x : x + TILE]
+    for y in range(0, height - _TILE + 1, _STRIDE):
+        for x in range(0, width - _TILE + 1, _STRIDE):
+            window = np.s_[y : y + _TILE, x : x + _TILE]
             gland = float((mask[window] == 0).mean())
             label = [int(gland > _LEAST), int(gland < 1 - _LEAST)]
             PIL.Image.fromarray(image[window]).save(folder / f"{path.stem}-{y}-{x}-{label}.png")
