@@ -48,6 +48,8 @@ SETS: Mapping[str, tuple[str, ...]] = {
 }
 """The curated sets, and how they differ from the pipeline file; all have as many composites."""
 
+_CANDIDATES = 3  # of which a filter keeps one
+
 _WANTED: Mapping[str, tuple[float | None, float]] = {"phantom": (0.10, 0.90), "GlaS": (None, 0.85)}
 """By data set: how far above labels alone composites should be, in mIoU, and how near to true masks."""
 
@@ -121,9 +123,8 @@ class Experiment:
 
     def _build(self, name: str) -> CuratedSet:
         count = self.samples // (1 if name in ("mosaic", "bezier") else 2)
-        plan = [f"curation.wanted={count}", f"patches.root={self.patches}"]
-        if name != "filtered":
-            plan.append(f"curation.candidates={count}")
+        candidates = count * (_CANDIDATES if name == "filtered" else 1)
+        plan = (f"curation.wanted={count}", f"curation.candidates={candidates}", f"patches.root={self.patches}")
         pipeline = pipeline_file.load(self.pipeline, (*self.overrides, *SETS[name], *plan))
         run = self.directory / "runs" / name
         build(pipeline, run, ClusterSettings(), reporter())
@@ -315,7 +316,12 @@ def _spread(seeds: Mapping[str, Any], key: str) -> str:
 @click.option("--masked", type=click.Path(exists=True, path_type=Path), help="The same tissue with masks: upper bound.")
 @click.option("--val", type=click.Path(exists=True, path_type=Path), help="Images with masks that choose weights.")
 @click.option("--test", type=click.Path(exists=True, path_type=Path), help="Images with masks to measure on.")
-@click.option("--samples", default=600, show_default=True, help="Composites of every curated set.")
+@click.option(
+    "--samples",
+    default=3200,
+    show_default=True,
+    help="Composites of a curated set, of thrice as many where there is a filter.",
+)
 @click.option("--seeds", default=3, show_default=True, help="Trainings of every row.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a key of the pipeline file.")
 @click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="Replace a training setting.")
@@ -353,12 +359,12 @@ def main(
         --masked train --val chosen --test test
     """
     if glas:
-        name, pipeline, samples, flips = "GlaS", Path("pipelines/glas.yaml"), 3200, False
+        name, pipeline, flips = "GlaS", Path("pipelines/glas.yaml"), False
     folder = directory or Path("runs") / "experiments" / name
     if glas:
         data = prepare(glas, folder / "data")
         patches, masked, val, test = data.patches, data.masked, data.chosen, data.test
-        overrides = (f"patches.exclude={list(data.excluded)}", "curation.candidates=4800", *overrides)
+        overrides = (f"patches.exclude={list(data.excluded)}", *overrides)
         train_set = ("composites=8", "real=8", "epochs=10", "steps_per_epoch=20", *train_set)
     elif patches is None:
         patches = folder / "data"

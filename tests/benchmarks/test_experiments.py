@@ -21,7 +21,7 @@ def test_all_rows_are_measured_and_finished_ones_are_kept(tmp_path: Path) -> Non
     write_phantom(data, PhantomSpec(slides=6, patches=60, size=48, images=1))
     changes = {
         "--set": ("canvas=32", "mosaic.tile=16", "filter.candidates=20", "filter.epochs=1", "filter.batch=8",
-                  "filter.network=test_resnet", "curation.candidates=40", "store.shard=20"),
+                  "filter.network=test_resnet", "store.shard=20"),
         "--train-set": ("network.encoder=tu-test_resnet", "composites=2", "real=2", "epochs=1", "steps_per_epoch=2"),
     }  # fmt: skip
     arguments = [
