@@ -155,9 +155,18 @@ def test_a_refused_extension_leaves_a_finished_run_as_it_was(
         more = small(moved, "curation.wanted={mosaic: 30, bezier: 12}")
     before = files(run)
     with pytest.raises(ClusterError if reason == "cluster" else StaleRunError):
-        where = ClusterSettings(Joined("tcp://127.0.0.1:9")) if reason == "cluster" else ONE
+        where = ClusterSettings(Local(1, memory=1 << 20)) if reason == "cluster" else ONE
         build(more, run, where, LogReporter(), extend=True)
     assert files(run) == before
+
+
+def test_a_cluster_that_does_not_answer_is_named_before_patches_are_read(
+    patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("synthpipe.runtime.cluster._SECONDS_TO_CONNECT", 1)
+    with pytest.raises(ClusterError, match=r"--scheduler tcp://127\.0\.0\.1:9: no connection"):
+        build(small(patches), tmp_path / "run", ClusterSettings(Joined("tcp://127.0.0.1:9")), LogReporter())
+    assert not (tmp_path / "run").exists()
 
 
 def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path) -> None:

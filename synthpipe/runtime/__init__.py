@@ -1,6 +1,6 @@
 """Running tasks on Dask: the cluster, its workers, the bounded window, and what a worker prepares once."""
 
-from synthpipe.runtime.cluster import Cluster, open_cluster
+from synthpipe.runtime.cluster import Cluster, check_reachable, open_cluster
 from synthpipe.runtime.jobs import JobSettings, parse_size
 from synthpipe.runtime.local import available_memory, visible_gpus
 from synthpipe.runtime.progress import announce, announced
@@ -34,6 +34,7 @@ __all__ = [
     "announce",
     "announced",
     "available_memory",
+    "check_reachable",
     "open_cluster",
     "parse_size",
     "run_tasks",

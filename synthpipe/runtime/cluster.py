@@ -110,6 +110,21 @@ class Cluster:
         await self.client.scheduler.unregister_worker_plugin(name=plugin)
 
 
+def check_reachable(settings: ClusterSettings) -> None:
+    """Refuse a scheduler that does not answer, or a queue that is not here, before anything is done for it.
+
+    Raises
+    ------
+    ClusterError
+        It cannot be joined, or submitted to.
+    """
+    if isinstance(settings.where, Joined):
+        with dask.config.set(_REMOTE_SETTINGS), _quiet():
+            _join(settings.where).close()
+    elif isinstance(settings.where, Queued):
+        check_queue(settings.where)
+
+
 @contextmanager
 def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str], None]) -> Iterator[Cluster]:
     """Start or join a cluster, and wait until it has a worker.

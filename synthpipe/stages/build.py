@@ -21,7 +21,7 @@ from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.node_bank import sweep_banks
 from synthpipe.progress import Reporter
 from synthpipe.report import write_report
-from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster
+from synthpipe.runtime import ClusterSettings, Demand, Local, check_reachable, open_cluster
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks, split_json
@@ -62,8 +62,8 @@ def build(
     Raises
     ------
     SynthpipeError
-        The patches, the filter or the run directory do not allow the build, or another process is building the run;
-        what was made stays and is used again.
+        The patches, the filter, the cluster or the run directory do not allow the build, or another process is building
+        the run; what was made stays and is used again.
     """
     run = RunDirectory(path)
     _check(run, pipeline, extend)
@@ -72,6 +72,7 @@ def build(
         if not run.report_page.exists():
             _report(run, reporter)
         return run.journal()
+    check_reachable(cluster)
     with held(path):
         _check(run, pipeline, extend)  # it may have changed until we held it
         run.sweep()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def status_of(path: Location) -> dict[str, Any]:
         ``stage`` under way, or ``finished``; ``progress``, a list of what is made in shards, done and planned, with the
         rate in composites a second, the seconds left and what is ``damaged``, or None; ``strategies``: acceptance and
         rejected by reason so far, of ``judged`` composites among those that are there, an even sample where these are
-        very many; ``idle_seconds`` since the latest object.
+        very many; ``idle_seconds`` since the latest object, or epoch of a filter.
 
     Raises
     ------
@@ -50,7 +51,7 @@ def status_of(path: Location) -> dict[str, Any]:
         return _begun(path, f"patches are being read by {holder}")
     pipeline, now = run.pipeline(), time.time()
     finished = bool(run.journal().get("finished"))
-    progress, times = [], [run.run_file.stat().st_mtime]
+    progress, times = [], [run.run_file.stat().st_mtime, *_epochs_stored_at(run, pipeline)]
     for what, folder, names, planned in _parts(run, pipeline):
         try:
             entry, latest = _progress(what, folder, names, planned, pipeline.store.shard, now)
@@ -68,6 +69,13 @@ def status_of(path: Location) -> dict[str, Any]:
         "progress": progress,
         "strategies": {each: _judged(run, pipeline, each) for each in pipeline.strategies},
     }
+
+
+def _epochs_stored_at(run: RunDirectory, pipeline: Pipeline) -> Iterator[float]:
+    """Yield when the latest epoch of each filter ended that is being trained."""
+    for strategy in pipeline.strategies:
+        with suppress(FileNotFoundError):
+            yield run.unfinished(strategy).stat().st_mtime
 
 
 def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Location, list[str], int]]:

@@ -65,6 +65,10 @@ class RunDirectory:
         """The metrics of a strategy's filter; there once its training is finished."""
         return self.filter / f"{strategy}.json"
 
+    def unfinished(self, strategy: Strategy) -> Location:
+        """The state of a filter's training after its latest epoch; gone once it is finished."""
+        return self.filter / f"{strategy}.training"
+
     @property
     def sums_file(self) -> Location:
         """The digests of the small files; there once the run is finished."""

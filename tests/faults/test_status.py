@@ -135,6 +135,11 @@ def test_a_build_with_a_filter_is_watched_to_its_end(patches: Path, tmp_path: Pa
     journal = json.loads((path / "build.json").read_text())["strategies"]
     assert found["finished"] and found["stage"] == "finished"
     assert all(entry["done"] == entry["planned"] and entry["rate"] is None for entry in found["progress"])
+    for file in path.rglob("*"):
+        os.utime(file, (time.time() - 1000,) * 2)
+    assert status(path)["idle_seconds"] >= 1000
+    (path / "filter" / "mosaic.training").touch()  # as after an epoch
+    assert status(path)["idle_seconds"] < 500
     for strategy, entry in found["strategies"].items():
         assert entry["judged"] >= journal[strategy]["candidates"]
         if entry["judged"] == journal[strategy]["candidates"]:
