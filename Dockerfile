@@ -5,7 +5,7 @@ FROM python:3.11-slim
 WORKDIR /opt/synthpipe
 COPY constraints.txt pyproject.toml setup.cfg README.md LICENSE ./
 COPY synthpipe synthpipe
-RUN pip install --no-cache-dir --constraint constraints.txt ".[export,train]"
+RUN pip install --no-cache-dir --constraint constraints.txt ".[export,s3,train]"
 # compiled kernels are kept here, whoever runs the container
 ENV NUMBA_CACHE_DIR=/tmp/synthpipe-kernels
 ENTRYPOINT ["synthpipe"]
