@@ -60,6 +60,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     before = dict(os.environ)
     os.environ.update(environment)
+    s3fs.S3FileSystem.clear_instance_cache()  # of tests before, which asked another server
     try:
         for _ in range(300):
             try:
