@@ -60,9 +60,9 @@ def run(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A browser, without a window."""
+    """A browser, without a window; tests of other modules fork, and do not find its event loop in their thread."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.fail("chromium not found; install it (Debian and Ubuntu: apt-get install chromium) and test again")
