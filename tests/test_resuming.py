@@ -19,7 +19,7 @@ from synthpipe.config import Pipeline
 from synthpipe.errors import ClusterError, StaleRunError
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.runtime import ClusterSettings, Joined, Local
+from synthpipe.runtime import ClusterSettings, Joined, Local, Queued
 from synthpipe.stages import build
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
@@ -160,12 +160,20 @@ def test_a_refused_extension_leaves_a_finished_run_as_it_was(
     assert files(run) == before
 
 
-def test_a_cluster_that_does_not_answer_is_named_before_patches_are_read(
-    patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("where", "found"),
+    [
+        (Joined("tcp://127.0.0.1:9"), r"--scheduler tcp://127\.0\.0\.1:9: no connection"),
+        (Queued("slurm"), "--cluster slurm: sbatch is not found"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_named_before_patches_are_read(
+    where: Joined | Queued, found: str, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("synthpipe.runtime.cluster._SECONDS_TO_CONNECT", 1)
-    with pytest.raises(ClusterError, match=r"--scheduler tcp://127\.0\.0\.1:9: no connection"):
-        build(small(patches), tmp_path / "run", ClusterSettings(Joined("tcp://127.0.0.1:9")), LogReporter())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ClusterError, match=found):
+        build(small(patches), tmp_path / "run", ClusterSettings(where), LogReporter())
     assert not (tmp_path / "run").exists()
 
 
