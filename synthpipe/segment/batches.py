@@ -6,7 +6,8 @@ processes, and devices only share a step's batch out among themselves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import TypedDict
 
@@ -23,6 +24,7 @@ from synthpipe.segment.sources import Source
 
 _COMPOSITES, _REAL = 1, 2  # words of the generators' keys
 _ORDER, _VIEWS = 0, 1
+_GRACE = 60  # seconds that a process goes on preparing batches after its training was told to stop
 
 
 class Batch(TypedDict):
@@ -92,32 +94,49 @@ class Steps(Dataset[Batch]):
         }
 
 
-class _Prepared(Dataset[Batch | SynthpipeError]):
+class _Prepared(Dataset[Batch | Exception]):
     """Steps, or what is wrong with their images: raised in a worker process, an error would have its traceback."""
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
 
-    def __getitem__(self, step: int) -> Batch | SynthpipeError:
+    def __getitem__(self, step: int) -> Batch | Exception:
         try:
             return self._steps[step]
         except SynthpipeError as error:
-            return error
+            error.__cause__ = error.__context__ = None  # where tblib is loaded, they would come with all their frames
+            return error.with_traceback(None)
 
 
-def loader(steps: Steps, first: int, last: int, workers: int, pin_memory: bool) -> DataLoader[Batch | SynthpipeError]:
-    """Return a loader of the steps from `first` to before `last`, which `workers` processes prepare ahead.
+def batches(steps: Steps, first: int, last: int, workers: int, pin_memory: bool) -> Generator[Batch]:
+    """Yield the steps from `first` to before `last`, which `workers` processes prepare ahead.
 
-    Where an image cannot be read, the error is an item.
+    Close it when it is done with: that ends the processes, which outlast the signal that stops a training.
+
+    Raises
+    ------
+    SynthpipeError
+        An image cannot be read.
     """
-    return DataLoader(
+    loader = DataLoader(
         _Prepared(steps),
         batch_size=None,
         sampler=range(first, last),
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
+        worker_init_fn=_outlast_stops,
     )
+    for batch in loader:
+        if isinstance(batch, Exception):
+            raise batch
+        yield batch
+
+
+def _outlast_stops(_: int) -> None:
+    """Live on when a training is stopped: schedulers signal all processes of a job, and its last step needs a batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
 
 
 def _place(seed: int, word: int, size: int, place: int) -> int:

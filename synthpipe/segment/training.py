@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from synthpipe.handoff import Description
 from synthpipe.lock import held
 from synthpipe.progress import Reporter, Silent
 from synthpipe.segment.augmentation import see
-from synthpipe.segment.batches import Batch, Steps, loader, steps_per_epoch
+from synthpipe.segment.batches import Batch, Steps, batches, steps_per_epoch
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware, deterministic, device_name, open_fabric, peak_device_memory
 from synthpipe.segment.journal import Journal, Rows
@@ -239,18 +239,16 @@ class _Run:
     def _take_steps(self, workers: int, should_stop: Callable[[], bool]) -> None:
         rank, world = self.fabric.global_rank, self.fabric.world_size
         steps = Steps(self.settings, self.data.composites, self.data.real, rank, world)
-        batches = iter(loader(steps, self.step, self.total, workers, pin_memory=self.fabric.device.type == "cuda"))
+        prepared = batches(steps, self.step, self.total, workers, pin_memory=self.fabric.device.type == "cuda")
         rows = Rows(self.fabric, self.journal)
         if self.fabric.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.fabric.device)  # another training of this process had its own
         started, first = time.perf_counter(), self.step
-        with self.reporter.stage("training", self.total - self.step) as advance:
+        with closing(prepared), self.reporter.stage("training", self.total - self.step) as advance:
             self.network.train()
             while self.step < self.total:
                 begun = time.perf_counter()
-                batch = next(batches)
-                if isinstance(batch, SynthpipeError):
-                    raise batch
+                batch = next(prepared)
                 waited = time.perf_counter() - begun
                 rate = learning_rate(self.settings, self.step, self.total)
                 terms, total = self._take_step(batch, rate)

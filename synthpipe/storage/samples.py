@@ -211,13 +211,14 @@ class SampleReader:
             if shard in self._indices and self._indices[shard] is None:
                 return None, None
             path = object_path(self._array, shard)
-            try:
-                file = _File(path) if isinstance(path, Path) else _Remote(path)
-            except FileNotFoundError:
-                self._indices[shard] = None
-                return None, None
-            if shard not in self._indices:
-                self._indices[shard] = self._read_index(file, path)
+            with told(path, "cannot be read", _CURE):
+                try:
+                    file = _File(path) if isinstance(path, Path) else _Remote(path)
+                except FileNotFoundError:
+                    self._indices[shard] = None
+                    return None, None
+                if shard not in self._indices:
+                    self._indices[shard] = self._read_index(file, path)
             self._files[shard] = file
             if len(self._files) > _OPEN_FILES:
                 self._files.popitem(last=False)

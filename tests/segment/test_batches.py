@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from synthpipe.handoff import CuratedSet
-from synthpipe.segment.batches import Steps, loader, steps_per_epoch
+from synthpipe.segment.batches import Steps, batches, steps_per_epoch
 from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches, masked_images
 from tests.segment.conftest import DataSet, settings
 
@@ -42,7 +42,7 @@ def test_a_step_is_the_same_whoever_reads_it(steps: Steps) -> None:
     """In any order, by any number of processes, from any step on."""
     expected = {step: steps[step] for step in (5, 2, 3, 4)}
     for workers in (0, 2):
-        for number, batch in enumerate(loader(steps, 2, 6, workers, pin_memory=False)):
+        for number, batch in enumerate(batches(steps, 2, 6, workers, pin_memory=False)):
             wanted = expected[2 + number]
             for name in ("images", "masks", "labels", "views"):
                 assert torch.equal(batch[name], wanted[name]), name

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -16,13 +17,14 @@ import torch
 import yaml
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import CatalogError, ConfigError, StaleRunError
+from synthpipe.errors import CatalogError, ConfigError, StaleRunError, StoreError
+from synthpipe.handoff import CuratedSet
 from synthpipe.lock import held
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.settings import OptimizerSection, TrainSettings
-from synthpipe.segment.sources import MaskedCrops, RealPatches, masked_images
+from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches, masked_images
 from synthpipe.segment.training import TrainingData, learning_rate, train
 from synthpipe.segment.windows import WindowSection
 from tests.conftest import ROOT
@@ -127,23 +129,28 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_path: Path) -> None:
-    """Killed without warning once some steps are told of, then Ctrl-C, then to the end: as one that ran through."""
+    """Killed without warning once some steps are told of, then Ctrl-C, then a scheduler's time is up, then to the end:
+    as one that ran through.
+    """
     through = run(command(data_set, tmp_path / "through"))
     assert through.returncode == 0, through.stderr
     directory = tmp_path / "run"
-    for number, (kind, wanted) in enumerate(((signal.SIGKILL, 3), (signal.SIGINT, 6))):
+    # a scheduler signals every process of a job, those that prepare batches too
+    for send, kind, wanted in ((os.kill, signal.SIGKILL, 3), (os.kill, signal.SIGINT, 5), (os.killpg, signal.SIGTERM, 7)):
+        workers = "2" if send is os.killpg else "0"
         process = subprocess.Popen(
-            command(data_set, directory), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            command(data_set, directory, "--workers", workers), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
         deadline = time.monotonic() + 120
         while not (directory / "steps.csv").exists() or len(rows(directory)) < wanted:
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
-        os.kill(process.pid, kind)
+        send(process.pid, kind)
         errors = process.communicate(timeout=60)[1]
         assert process.returncode != 0
-        if number:
+        if kind != signal.SIGKILL:
             assert "give the command again to go on from there" in errors and "Traceback" not in errors
     again = run(command(data_set, directory))
     assert again.returncode == 0, again.stderr
@@ -281,6 +288,19 @@ def test_a_patch_that_is_gone_is_named_without_a_traceback(data_set: DataSet, tm
     with pytest.raises(CatalogError) as caught:
         train(settings(), replace(data, real=real), tmp_path / "run", Hardware("cpu", 1, workers=1), LogReporter())
     assert str(caught.value).startswith(str(copy)) and "cannot be read" in str(caught.value)
+    assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()
+
+
+def test_a_store_that_cannot_be_opened_is_named_without_a_traceback(data_set: DataSet, tmp_path: Path) -> None:
+    shutil.copytree(data_set.curated, tmp_path / "curated.zarr")
+    shard = tmp_path / "curated.zarr" / "image" / "c.0.0.0.0"
+    shard.unlink()
+    shard.mkdir()
+    data = replace(data_set.training_data(), composites=Composites([CuratedSet(tmp_path / "curated.zarr")]))
+    with pytest.raises(StoreError) as caught:
+        train(settings(), data, tmp_path / "run", Hardware("cpu", 1, workers=1), LogReporter())
+    assert str(caught.value).startswith(f"{shard}: cannot be read: Is a directory")
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 
 
