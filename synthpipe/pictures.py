@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from PIL import Image as Pillow
 
 from synthpipe.records import Image, Mask
 from synthpipe.taxonomy import Taxonomy
+
+_STRIP = 256  # rows
 
 
 def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45) -> Image:
@@ -38,13 +41,23 @@ def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45)
         Image and mask differ in size.
     """
     check_sizes(image, mask)
-    colors = colors_of(taxonomy)[mask]
-    blended = np.rint(image * (1 - opacity) + colors * opacity).astype(np.uint8)
-    edge = edges(mask)
-    blended[edge] = colors[edge]
-    ignored = mask >= len(taxonomy)
-    blended[ignored] = image[ignored]
+    blended = np.empty_like(image)
+    for strip in strips(len(mask)):
+        colors, below = colors_of(taxonomy)[mask[strip]], image[strip]
+        found = np.rint(below * (1 - opacity) + colors * opacity).astype(np.uint8)
+        halo = slice(max(0, strip.start - 1), strip.stop + 1)
+        edge = edges(mask[halo])[strip.start - halo.start :][: len(colors)]
+        found[edge] = colors[edge]
+        ignored = mask[strip] >= len(taxonomy)
+        found[ignored] = below[ignored]
+        blended[strip] = found
     return blended
+
+
+def strips(height: int) -> Iterator[slice]:
+    """Yield the rows of a picture some at a time: what is computed on the way stays small, however high it is."""
+    for start in range(0, height, _STRIP):
+        yield slice(start, min(height, start + _STRIP))
 
 
 def png(image: Image) -> bytes:

@@ -28,6 +28,16 @@ def test_an_overlay_colours_classes_and_nothing_else() -> None:
     assert np.array_equal(overlay(image, whole, TAXONOMY, opacity=0), image)  # the image's border is no contour
 
 
+def test_a_high_picture_is_what_its_parts_are() -> None:
+    """It is made strip by strip; contours go on where one strip ends and the next begins."""
+    image, mask = example(height=900)
+    mask[::3, ::2] = 1
+    whole = overlay(image, mask, TAXONOMY)
+    for start in range(0, 800, 50):
+        part = overlay(image[start : start + 100], mask[start : start + 100], TAXONOMY)
+        assert np.array_equal(part[1:-1], whole[start + 1 : start + 99])
+
+
 def test_an_overlay_of_another_size_is_refused() -> None:
     image, mask = example()
     with pytest.raises(ValueError, match=r"image is \(60, 90, 3\) and mask \(59, 90\); expected"):

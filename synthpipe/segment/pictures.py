@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
 from synthpipe.files import write_atomically
-from synthpipe.pictures import check_sizes, colors_of, overlay, png
+from synthpipe.pictures import check_sizes, colors_of, overlay, png, strips
 from synthpipe.records import Image, Mask
 from synthpipe.segment.metrics import Counts
 from synthpipe.taxonomy import Taxonomy
@@ -65,16 +65,19 @@ def errors(image: Image, truth: Mask, prediction: Mask, taxonomy: Taxonomy) -> I
     """
     check_sizes(image, truth)
     check_sizes(image, prediction)
-    grey = np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-    picture = np.repeat((155 + grey * (90 / 255)).astype(np.uint8)[..., None], 3, axis=2)
     colors = colors_of(taxonomy)
     colors[len(taxonomy) :] = 0
-    ignored = truth >= len(taxonomy)
-    wrong = truth != prediction
-    picture[wrong] = colors[prediction[wrong]]
-    y, x = np.nonzero(ignored)
     period = max(8, min(truth.shape) // 40)
-    picture[y, x] = np.where((x + y) % period < max(1, period // 6), 150, 255).astype(np.uint8)[:, None]
+    pale = (155 + np.arange(256) * (90 / 255)).astype(np.uint8)
+    picture = np.empty_like(image)
+    for strip in strips(len(truth)):
+        part = picture[strip]
+        part[...] = pale[cv2.cvtColor(image[strip], cv2.COLOR_RGB2GRAY)][..., None]
+        wrong = truth[strip] != prediction[strip]
+        part[wrong] = colors[prediction[strip][wrong]]
+        y, x = np.ogrid[strip, : truth.shape[1]]
+        hatch = np.where((x + y) % period < max(1, period // 6), 150, 255).astype(np.uint8)
+        np.copyto(part, hatch[..., None], where=(truth[strip] >= len(taxonomy))[..., None])
     return picture
 
 

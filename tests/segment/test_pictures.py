@@ -54,6 +54,15 @@ def test_errors_colours_wrong_pixels_and_no_others() -> None:
     assert set(np.unique(found[50:])) == {150, 255}
 
 
+def test_errors_of_a_high_picture_are_what_those_of_its_parts_are() -> None:
+    image, truth = example(height=900)
+    prediction = np.roll(truth, 7, axis=1)
+    whole = errors(image, truth, prediction, TAXONOMY)
+    for start in range(0, 880, 16):  # twice the hatching's period
+        part = slice(start, start + 90)
+        assert np.array_equal(errors(image[part], truth[part], prediction[part], TAXONOMY), whole[part])
+
+
 def test_pictures_of_different_sizes_are_refused() -> None:
     image, mask = example()
     small = mask[:-1]
