@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -225,7 +224,6 @@ def evaluate(
     taxonomy = predictor.taxonomy
     with reporter.stage("masks", len(images)) as advance:
         check_masked(images, taxonomy, any_palette, advance)
-    shutil.rmtree(directory / "pictures", ignore_errors=True)  # of another evaluation
     shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
     confusions, contours = [], []
     with reporter.stage("evaluation", len(images)) as advance:
@@ -237,8 +235,11 @@ def evaluate(
             if number in shown:
                 score = measure(confusions[-1]).miou
                 figure = pictures.panel(image, truth, found, taxonomy, f"{source.name}: mIoU {score:.3f}")
-                pictures.save(figure, directory / "pictures" / f"{source.name}.png")
+                pictures.save(figure, directory / f"pictures/{source.name}.png")
             advance(1)
+    drawn = [f"pictures/{images[number].name}.png" for number in sorted(shown)]
+    for name in _drawn_before(directory) - set(drawn):
+        (directory / name).unlink(missing_ok=True)
     evaluation = Evaluation(tuple(source.name for source in images), np.stack(confusions), np.stack(contours))
     result = {
         "checkpoint": predictor.sha256,
@@ -247,12 +248,21 @@ def evaluate(
         "measured_on": digest_of(images),
         "synthpipe": version("synthpipe"),
         "windows": predictor.windows.model_dump(mode="json"),
+        "pictures": drawn,
         **evaluation.summary(taxonomy, replicates, seed=0),
     }
     pictures.save(pictures.confusion_figure(evaluation.confusions.sum(0), taxonomy), directory / "confusion.png")
     write_atomically(directory / "metrics.json", json.dumps(result, indent=1) + "\n")
     write_atomically(directory / "metrics.csv", "".join(f"{','.join(row)}\n" for row in table(result)))
     return result
+
+
+def _drawn_before(directory: Path) -> set[str]:
+    """Return which pictures an evaluation left in its folder before: only those may be removed."""
+    try:
+        return set(json.loads((directory / "metrics.json").read_text(encoding="utf-8"))["pictures"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return set()
 
 
 def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -59,6 +59,19 @@ def test_what_is_told_is_what_was_counted(trained: Path, data_set: DataSet, tmp_
     assert (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()[1].startswith("tumour,")
 
 
+def test_another_evaluation_replaces_the_pictures_of_the_first_alone(
+    trained: Path, data_set: DataSet, tmp_path: Path
+) -> None:
+    predictor, images = Predictor.load(trained / "best.ckpt"), masked_images(data_set.validation)
+    mine = tmp_path / "pictures" / "mine.png"
+    mine.parent.mkdir()
+    mine.write_bytes(b"of another program")
+    for drawn in (2, 1):
+        evaluate(predictor, images, tmp_path, LogReporter(), pictured=drawn, replicates=1)
+        expected = {"mine.png", *(f"{image.name}.png" for image in images[:drawn])}
+        assert {path.name for path in mine.parent.iterdir()} == expected
+
+
 def test_an_absent_class_is_left_out_of_the_mean(trained: Path, tmp_path: Path) -> None:
     for kind in ("img", "mask"):
         (tmp_path / "data" / kind).mkdir(parents=True)
