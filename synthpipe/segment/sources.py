@@ -23,6 +23,8 @@ from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.resizing import fit
 from synthpipe.taxonomy import LOST, Taxonomy
 
+_HELD = 2**30  # bytes of decoded images with masks that a process holds
+
 Labels = NDArray[np.uint8]
 """(N, C) uint8: 1 where a class occurs."""
 
@@ -224,13 +226,14 @@ def check_masked(
 class MaskedCrops:
     """Images with true masks as a source: random windows of the composites' size, for an upper bound.
 
-    An image is held in memory once it was read.
+    Images that were read are held in memory, up to a GiB of them; others are read each time.
     """
 
     def __init__(self, images: Sequence[MaskedImage], description: Description) -> None:
         self.images = tuple(images)
         self._description = description
         self._held: dict[int, tuple[Image, Mask]] = {}
+        self._room = _HELD
 
     def __len__(self) -> int:
         return len(self.images)
@@ -243,13 +246,19 @@ class MaskedCrops:
         return np.stack([image for image, _ in crops]), masks, labels
 
     def _crop(self, index: int, rng: np.random.Generator) -> tuple[Image, Mask]:
-        if index not in self._held:
-            self._held[index] = self._whole(self.images[index])
-        image, mask = self._held[index]
+        image, mask = self._held.get(index) or self._read(index)
         height, width = self._description.size
         y, x = rng.integers(0, [mask.shape[0] - height + 1, mask.shape[1] - width + 1])
         window = np.s_[y : y + height, x : x + width]
         return image[window], mask[window]
+
+    def _read(self, index: int) -> tuple[Image, Mask]:
+        image, mask = whole = self._whole(self.images[index])
+        # none makes room for another: they come round in turns, and each would go before its own comes
+        if image.nbytes + mask.nbytes <= self._room:
+            self._held[index] = whole
+            self._room -= image.nbytes + mask.nbytes
+        return whole
 
     def _whole(self, source: MaskedImage) -> tuple[Image, Mask]:
         """Return an image and its mask, reflected up to the size of a window."""

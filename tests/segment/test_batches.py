@@ -100,6 +100,19 @@ def test_crops_of_masked_images_show_the_truth(data_set: DataSet) -> None:
         assert [index in mask for index in range(3)] == label.astype(bool).tolist()
 
 
+def test_crops_are_the_same_whether_their_images_are_held(data_set: DataSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = masked_images(data_set.validation)
+
+    def crops() -> list[np.ndarray]:
+        source = MaskedCrops(images, data_set.description)
+        return [source.read([0, 1, 0, 1], [np.random.default_rng(seed) for seed in range(4)])[0] for _ in range(2)]
+
+    held = crops()
+    whole = images[0].read(data_set.description.taxonomy)
+    monkeypatch.setattr("synthpipe.segment.sources._HELD", sum(part.nbytes for part in whole))  # of one alone
+    assert np.array_equal(held, crops()) and np.array_equal(held[0], held[1])
+
+
 def test_real_patches_are_brought_to_the_canvas_with_their_glass(data_set: DataSet) -> None:
     patches = data_set.catalog().patches
     images, masks, labels = RealPatches(patches, data_set.description).read(range(len(patches)), [])
