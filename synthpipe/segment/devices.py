@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from synthpipe.errors import ConfigError
+from synthpipe.errors import ConfigError, SynthpipeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
             accelerator=hardware.accelerator,
             devices=hardware.devices,
             strategy=several if found.world_size > 1 else "auto",
-            precision="bf16-mixed" if mixed and _has_bfloat16(found.device) else "32-true",
+            precision="bf16-mixed" if mixed and has_bfloat16(found.device) else "32-true",
         )
         fabric.launch()
     except (RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
@@ -56,6 +56,18 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
             "devices that there are"
         ) from error
     return fabric
+
+
+def by_the_first(fabric: Fabric, work: Callable[[], object]) -> None:
+    """Let the first process do something for all; where it fails, all do: none is left waiting for it."""
+    failure: SynthpipeError | None = None
+    if fabric.is_global_zero:
+        try:
+            work()
+        except SynthpipeError as error:
+            failure = error
+    if failure := fabric.broadcast(failure):
+        raise failure
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -78,7 +90,7 @@ def choose_device(name: str | None = None) -> torch.device:
     return device
 
 
-def _has_bfloat16(device: torch.device) -> bool:
+def has_bfloat16(device: torch.device) -> bool:
     """Whether a device is a GPU that computes in bfloat16 itself: Ampere and later; others only imitate it, slowly."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from synthpipe.errors import StoreError
 from synthpipe.files import write_atomically
+from synthpipe.segment.devices import by_the_first
 from synthpipe.segment.losses import Losses
 
 
@@ -129,8 +130,7 @@ class Rows:
             begun = known.pop("begun")
             rows.append({**known, **dict(zip(("loss", *Losses._fields), numbers, strict=True)), "seconds": end - begun})
         self._waiting = []
-        if self._journal:
-            self._journal.add_steps(rows)
+        by_the_first(self._fabric, lambda: self._journal.add_steps(rows) if self._journal else None)
         return rows
 
 

@@ -100,7 +100,8 @@ class TrainSettings(Section):
     augmentation: AugmentationSection = AugmentationSection()
     optimizer: OptimizerSection = OptimizerSection()
     precision: Annotated[
-        Literal["mixed", "32"], Field(description="mixed: bfloat16 where the device is a GPU; weights stay float32")
+        Literal["mixed", "32"],
+        Field(description="mixed: bfloat16 on GPUs that have it (Ampere and later); weights stay float32"),
     ] = "mixed"
     validation: Annotated[
         WindowSection | None, Field(description="how validation images are predicted; null: windows of the canvas")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from synthpipe.config import differences
-from synthpipe.errors import ConfigError, StaleRunError, SynthpipeError
+from synthpipe.errors import ConfigError, StaleRunError
 from synthpipe.files import write_atomically
 from synthpipe.handoff import Description
 from synthpipe.lock import held
@@ -30,10 +31,18 @@ from synthpipe.progress import Reporter, Silent
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, batches, steps_per_epoch
 from synthpipe.segment.checkpoint import Checkpoint
-from synthpipe.segment.devices import Hardware, deterministic, device_name, open_fabric, peak_device_memory
+from synthpipe.segment.devices import (
+    Hardware,
+    by_the_first,
+    deterministic,
+    device_name,
+    has_bfloat16,
+    open_fabric,
+    peak_device_memory,
+)
 from synthpipe.segment.journal import Journal, Rows
 from synthpipe.segment.losses import Losses, losses
-from synthpipe.segment.metrics import confusion_matrix, measure
+from synthpipe.segment.metrics import SegmentationMetrics, confusion_matrix, measure
 from synthpipe.segment.network import SegmentationNetwork, pretrained_network
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedImage, Source
@@ -134,16 +143,9 @@ def train(
 
 @contextmanager
 def _held(fabric: Fabric, directory: Path) -> Iterator[None]:
-    """Hold the folder while the block trains into it; one process does for all, and all refuse together."""
+    """Hold the folder while the block trains into it."""
     with ExitStack() as stack:
-        refusal: SynthpipeError | None = None
-        if fabric.is_global_zero:
-            try:
-                stack.enter_context(held(directory))
-            except SynthpipeError as error:
-                refusal = error
-        if refusal := fabric.broadcast(refusal):
-            raise refusal
+        by_the_first(fabric, lambda: stack.enter_context(held(directory)))
         yield
 
 
@@ -194,6 +196,8 @@ class _Run:
             if why:
                 self.encoder_weights = "random"
                 self.reporter.note(f"note: {why}")
+        if settings.precision == "mixed" and fabric.device.type == "cuda" and not has_bfloat16(fabric.device):
+            self.reporter.note(f"note: {device_name(fabric.device)} has no bfloat16 of its own; it trains in float32")
         check_network(network, self.data, settings, fabric.world_size)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.optimizer.learning_rate, weight_decay=settings.optimizer.weight_decay
@@ -207,9 +211,11 @@ class _Run:
             self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
             self.encoder_weights = kept.progress.get("encoder_weights", self.encoder_weights)
         self.module: SegmentationNetwork = network
-        self.journal = (
-            Journal(self.directory, self.step, self.step // self.epoch_steps) if fabric.is_global_zero else None
-        )
+        self.journal: Journal | None = None  # of the first process
+        by_the_first(fabric, self._open_journal)
+
+    def _open_journal(self) -> None:
+        self.journal = Journal(self.directory, self.step, self.step // self.epoch_steps)
 
     def _check(self, kept: Checkpoint) -> None:
         """Refuse to go on with another training."""
@@ -227,9 +233,8 @@ class _Run:
     def train(self, workers: int, should_stop: Callable[[], bool]) -> Outcome:
         """Take the steps that are left, and tell how it ended."""
         if self.step < self.total:
-            if self.journal:
-                text = yaml.safe_dump(self.settings.dump(), sort_keys=False)
-                write_atomically(self.directory / "settings.yaml", text)
+            text = yaml.safe_dump(self.settings.dump(), sort_keys=False)
+            by_the_first(self.fabric, lambda: write_atomically(self.directory / "settings.yaml", text))
             self._take_steps(workers, should_stop)
         if self.journal:
             self.journal.close()
@@ -263,9 +268,8 @@ class _Run:
                     self._end_epoch()
                 if ends or stopping or self.step % (self.settings.save_steps or self.total) == 0:
                     self._check_finite(rows.flush())
-                    if self.journal and self.step == self.total:
-                        self._report(self.journal, time.perf_counter() - started, self.step - first)
-                    self._save()
+                    took = (time.perf_counter() - started, self.step - first) if self.step == self.total else None
+                    by_the_first(self.fabric, partial(self._save, took))
                 if stopping:
                     break
 
@@ -300,19 +304,21 @@ class _Run:
         better = not found.miou <= self.progress["best_miou"]  # also where there was none yet
         if better:
             self.progress = {"best_miou": found.miou, "best_epoch": epoch}
-        if self.journal:
-            names = self.data.description.taxonomy.names
-            by_class = {f"iou/{name}": value for name, value in zip(names, found.iou, strict=True)}
-            steps = [row for row in self.journal.steps.rows if row["epoch"] == epoch]
-            means = {
-                f"train_{name}": float(np.mean([row[name] for row in steps])) for name in ("loss", *Losses._fields)
-            }
-            metrics = {"val_miou": found.miou, "val_fwiou": found.fwiou, **by_class}
-            self.journal.add_epoch({"epoch": epoch, "step": self.step, **means, **metrics})
-            best = ", the best so far" if better else ""
-            self.reporter.note(f"epoch {epoch}: loss {means['train_loss']:.4f}, validation mIoU {found.miou:.4f}{best}")
-            if better:
-                self._checkpoint(None).save(self.best)
+        by_the_first(self.fabric, lambda: self._tell_epoch(epoch, found, better))
+
+    def _tell_epoch(self, epoch: int, found: SegmentationMetrics, better: bool) -> None:
+        """Tell what an epoch came to, and keep its weights if they are the best so far."""
+        assert self.journal
+        names = self.data.description.taxonomy.names
+        by_class = {f"iou/{name}": value for name, value in zip(names, found.iou, strict=True)}
+        steps = [row for row in self.journal.steps.rows if row["epoch"] == epoch]
+        means = {f"train_{name}": float(np.mean([row[name] for row in steps])) for name in ("loss", *Losses._fields)}
+        metrics = {"val_miou": found.miou, "val_fwiou": found.fwiou, **by_class}
+        self.journal.add_epoch({"epoch": epoch, "step": self.step, **means, **metrics})
+        best = ", the best so far" if better else ""
+        self.reporter.note(f"epoch {epoch}: loss {means['train_loss']:.4f}, validation mIoU {found.miou:.4f}{best}")
+        if better:
+            self._checkpoint(None).save(self.best)
 
     def _validate(self) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Return the confusion matrix of the validation images; each device predicts its share of them."""
@@ -340,10 +346,11 @@ class _Run:
         summed = self.fabric.all_reduce(torch.from_numpy(confusion).to(self.fabric.device), reduce_op="sum")
         return np.asarray(summed.cpu())  # type: ignore[union-attr]
 
-    def _save(self) -> None:
-        if self.fabric.is_global_zero:
-            self._checkpoint(self.optimizer.state_dict()).save(self.last)
-        self.fabric.barrier()
+    def _save(self, took: tuple[float, int] | None) -> None:
+        """Write where training is, and before its last step's what it came to: it `took` so many seconds and steps."""
+        if took:
+            self._report(*took)
+        self._checkpoint(self.optimizer.state_dict()).save(self.last)
 
     def _checkpoint(self, optimizer: Mapping[str, Any] | None) -> Checkpoint:
         return Checkpoint(
@@ -373,9 +380,10 @@ class _Run:
                     "train into another folder"
                 )
 
-    def _report(self, journal: Journal, seconds: float, steps: int) -> None:
+    def _report(self, seconds: float, steps: int) -> None:
         """Write what the training came to, and what its last `steps` took, which ran in one piece."""
-        rows = journal.steps.rows[len(journal.steps.rows) - steps :]
+        assert self.journal
+        rows = self.journal.steps.rows[len(self.journal.steps.rows) - steps :]
         rows = rows[_ROWS_AT_ONCE:] or rows[1:]  # once everything is warm
         images = self.settings.composites * (self.data.composites is not None)
         images += self.settings.real * (self.data.real is not None)

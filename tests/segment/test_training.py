@@ -135,9 +135,9 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
     through = run(command(data_set, tmp_path / "through"))
     assert through.returncode == 0, through.stderr
     directory = tmp_path / "run"
-    # a scheduler signals every process of a job, those that prepare batches too
-    for send, kind, wanted in ((os.kill, signal.SIGKILL, 3), (os.kill, signal.SIGINT, 5), (os.killpg, signal.SIGTERM, 7)):
-        workers = "2" if send is os.killpg else "0"
+    for kind, wanted in ((signal.SIGKILL, 3), (signal.SIGINT, 5), (signal.SIGTERM, 7)):
+        # a scheduler signals every process of a job, those that prepare batches too
+        send, workers = (os.killpg, "2") if kind == signal.SIGTERM else (os.kill, "0")
         process = subprocess.Popen(
             command(data_set, directory, "--workers", workers), cwd=ROOT, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
@@ -194,6 +194,13 @@ def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: 
     assert found.returncode != 0 and "Traceback" not in found.stderr
     assert f"run: is being written by process {os.getpid()} on " in found.stderr
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
+
+
+def test_devices_fail_together_where_the_first_cannot_write(data_set: DataSet, tmp_path: Path) -> None:
+    (tmp_path / "run" / "best.ckpt").mkdir(parents=True)
+    found = run(command(data_set, tmp_path / "run", "--devices", "2"))
+    assert found.returncode == 1 and "best.ckpt: cannot be written" in found.stderr
+    assert "Traceback" not in found.stderr and "fault of synthpipe" not in found.stderr
 
 
 def test_more_devices_than_images_are_refused(data_set: DataSet, tmp_path: Path) -> None:
