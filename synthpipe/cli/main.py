@@ -86,6 +86,12 @@ class ExplainingGroup(click.Group):
                     f"the device's memory is full: {str(error).splitlines()[0]}\nLower what is computed at once "
                     "(composites and real of a training, --batch, --window batch=...), or choose a smaller network"
                 ) from error
+            if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+                raise click.ClickException(
+                    f"a process that reads ahead has died: {str(error).splitlines()[0]}\nPerhaps memory was short, or "
+                    "shared memory, of which containers have 64 MB (docker run --shm-size=2g gives more). Give fewer "
+                    "--workers, or --workers 0, then give the command again: it goes on from its last checkpoint"
+                ) from error
             raise click.ClickException(
                 f"unexpected {type(error).__name__}: {_told(error)}\nThis is a fault of synthpipe, or something "
                 f"that it does not foresee. {DEBUG}=1 shows the traceback; please report it."

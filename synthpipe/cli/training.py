@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other c
     from synthpipe.segment.evaluation import Predictor
     from synthpipe.segment.sources import MaskedImage
     from synthpipe.segment.training import Outcome
+    from synthpipe.segment.windows import WindowSection
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _checkpoint = click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
@@ -233,6 +234,7 @@ def _masked(directory: Path, description: Description, any_palette: bool) -> tup
     """List images with masks, and refuse at once what training could not use at its first epoch's end."""
     from synthpipe.segment.sources import check_masked, masked_images
 
+    PIL.Image.MAX_IMAGE_PIXELS = None  # the user names these images
     images = masked_images(directory)
     with reporter().stage(f"masks of {directory.name}", len(images)) as advance:
         check_masked(images, description.taxonomy, any_palette, advance)
@@ -251,8 +253,8 @@ def pseudo_label(
 ) -> None:
     """Predict masks of real patches within their labels, for a second training (`synthpipe train` with both sets).
 
-    The mean over flips and rotations is taken; classes that a patch's label excludes are suppressed, patches of one
-    class are filled with it, and glass is ignored. It goes on where it was stopped.
+    The mean over flips and rotations is taken where the canvas is a square; classes that a patch's label excludes are
+    suppressed, patches of one class are filled with it, and glass is ignored. It goes on where it was stopped.
 
     \b
     Examples:
@@ -290,8 +292,8 @@ def evaluate(
     """Measure a network on images with masks: IoU, Dice, accuracy, boundaries, with intervals, and pictures.
 
     Images are cut into windows that leave no gap; by default windows of the canvas at half its stride, with the mean
-    over flips and rotations. Classes that the masks do not show are left out of means. Intervals are 95 %, by
-    bootstrap over images.
+    over flips and rotations where the canvas is a square. Classes that the masks do not show are left out of means.
+    Intervals are 95 %, by bootstrap over images.
 
     \b
     Examples:
@@ -419,6 +421,7 @@ def baseline(
         --compare runs/demo/segmentation/best.ckpt -o runs/demo/baseline
     """
     from synthpipe.segment.baselines import check_disjoint, lower_bound, upper_bound
+    from synthpipe.segment.checkpoint import Checkpoint
     from synthpipe.segment.evaluation import evaluate
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches
@@ -436,11 +439,11 @@ def baseline(
     }
     if masked:
         trainings["masks"] = upper_bound(settings, description, composites, masked, validation)
-    device = "cpu" if accelerator == "cpu" else None
-    others = {str(path): _predictor(path, windows, device) for path in compare}
-    for name, predictor in others.items():
-        if changes := list(differences(description.taxonomy.to_json(), predictor.taxonomy.to_json())):
-            raise ConfigError("\n  ".join([f"--compare {name}: has other classes than {curated}:", *changes]))
+    _windows_of(description, windows)  # refused before anything is trained
+    for path in compare:
+        taxonomy = Checkpoint.load(path).description.taxonomy
+        if changes := list(differences(description.taxonomy.to_json(), taxonomy.to_json())):
+            raise ConfigError("\n  ".join([f"--compare {path}: has other classes than {curated}:", *changes]))
     for name, (chosen, training) in trainings.items():
         outcome = _train(chosen, training, output / name, _hardware(accelerator, devices, workers))
         if not outcome.finished:
@@ -449,13 +452,14 @@ def baseline(
     if not outcome.first_process:  # the other devices' processes were there to train
         return
     lower, upper = "image labels alone (lower bound)", "true masks (upper bound)"
-    measured = {lower: (_predictor(output / "labels" / "best.ckpt", windows, device), "test-labels")}
-    measured |= {name: (each, f"test-{number}") for number, (name, each) in enumerate(others.items(), 1)}
+    measured = {lower: (output / "labels" / "best.ckpt", "test-labels")}
+    measured |= {str(path): (path, f"test-{number}") for number, path in enumerate(compare, 1)}
     if masks:
-        measured[upper] = _predictor(output / "masks" / "best.ckpt", windows, device), "test-masks"
+        measured[upper] = output / "masks" / "best.ckpt", "test-masks"
+    device = "cpu" if accelerator == "cpu" else None
     results = {
-        name: evaluate(predictor, images, output / folder, reporter(), any_palette=any_palette)
-        for name, (predictor, folder) in measured.items()
+        name: evaluate(_predictor(path, windows, device), images, output / folder, reporter(), any_palette=any_palette)
+        for name, (path, folder) in measured.items()
     }
     rows = {
         name: {key: result[key] for key in ("miou", "fwiou", "mean_dice", "mean_boundary_f", "checkpoint")}
@@ -473,9 +477,16 @@ def baseline(
 def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None) -> Predictor:
     from synthpipe.segment.devices import choose_device
     from synthpipe.segment.evaluation import Predictor
-    from synthpipe.segment.windows import WindowSection
 
     predictor = Predictor.load(checkpoint, device=choose_device(device))
-    defaults = predictor.windows.model_dump(mode="json")
+    return replace(predictor, windows=_windows_of(predictor.checkpoint.description, windows))
+
+
+def _windows_of(description: Description, windows: tuple[str, ...]) -> WindowSection:
+    """Return how images are cut for a network of that canvas, with what --window replaces."""
+    from synthpipe.segment.evaluation import default_windows
+    from synthpipe.segment.windows import WindowSection
+
+    defaults = default_windows(description.size).model_dump(mode="json")
     base = [f"{key}={json.dumps(value)}" for key, value in defaults.items()]
-    return replace(predictor, windows=load_settings(WindowSection, None, (*base, *windows), option="--window"))
+    return load_settings(WindowSection, None, (*base, *windows), option="--window")

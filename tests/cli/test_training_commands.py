@@ -195,6 +195,16 @@ def test_a_network_of_other_classes_is_no_comparison(
     assert "training: 0" not in result.stderr and not (tmp_path / "out").exists()
 
 
+def test_windows_are_refused_before_a_baseline_is_trained(data_set: DataSet, config: Path, tmp_path: Path) -> None:
+    result = synthpipe(
+        "baseline", data_set.curated, "--real", data_set.root, "--val", data_set.validation,
+        "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu", "--window", "strid=8",
+        "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 1 and "did you mean 'stride'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_image_serves_one_purpose(data_set: DataSet, config: Path, tmp_path: Path) -> None:
     """A copy of it too."""
     copied = Path(shutil.copytree(data_set.validation, tmp_path / "copied"))
@@ -259,6 +269,21 @@ def test_a_full_device_is_explained() -> None:
     result = CliRunner().invoke(group, ["fill"])
     assert result.exit_code == 1 and "memory is full: CUDA out of memory. Tried" in result.stderr
     assert "composites and real" in result.stderr and "unexpected" not in result.stderr
+
+
+def test_a_dead_reader_is_explained() -> None:
+    """What torch raises where shared memory is full, which no test can fill without a container."""
+
+    @click.group(cls=ExplainingGroup)
+    def group() -> None: ...
+
+    @group.command()
+    def read() -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible ...\nmore")
+
+    result = CliRunner().invoke(group, ["read"])
+    assert result.exit_code == 1 and "has died: DataLoader worker (pid 7) is killed by signal: Bus" in result.stderr
+    assert "--shm-size" in result.stderr and "--workers 0" in result.stderr and "unexpected" not in result.stderr
 
 
 def test_without_its_packages_the_stage_says_which_extra_to_install(trained: Path, tmp_path: Path) -> None:
