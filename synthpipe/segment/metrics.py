@@ -1,8 +1,8 @@
 """What a segmentation is measured by: scores of the pixel confusion matrix and of contours, and their intervals.
 
 Images are reduced to counts, counts are summed, and scores made of the sums (method section 4). The background index is
-never counted. A class without a true pixel is *absent*: its scores are NaN and no mean has it in, where the published
-scripts count a zero (method section 5).
+never counted. A class without a true pixel is *absent*: its IoU, Dice, recall and boundary F are NaN and no mean has it
+in, where the published scripts count a zero (method section 5).
 """
 
 from __future__ import annotations
