@@ -13,11 +13,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import xarray
 import zarr
 from PIL import Image as PillowImage
@@ -26,16 +30,21 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
 from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError, StaleRunError, StoreError
+from synthpipe.filtering.network import load_network, save_weights
+from synthpipe.filtering.report import load_report
+from synthpipe.handoff import CuratedSet
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.records import REASONS, STRATEGIES, recipe_from_json
+from synthpipe.progress import Advance
+from synthpipe.records import REASONS, STRATEGIES, Strategy, recipe_from_json
 from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from synthpipe.tasks import Job, ShardTask, render_shard
 from synthpipe.taxonomy import LOST
+from synthpipe.verification import verify
 from synthpipe.workplace import open_workplace, place_bank
 from tests.conftest import DEMO, SMALL, pipeline
 
@@ -420,6 +429,47 @@ def test_a_damaged_shard_is_named_and_made_again(unfiltered: Path, patches: Path
     victim.unlink()
     run(settings, path, workers=1)
     assert hashes(path / "curated.zarr") == hashes(unfiltered / "curated.zarr")
+
+
+def turn_around(path: RunDirectory, strategy: Strategy) -> None:
+    """Put another filter in the place of a trained one: it likes what that disliked."""
+    network, _ = load_network(path.weights(strategy), torch.device("cpu"))
+    weights = {name: -each if name.startswith("fc.") else each for name, each in network.module.state_dict().items()}
+    digest = save_weights(path.weights(strategy), network.architecture, weights)
+    report = path.report(strategy)
+    report.write_text(replace(load_report(report), model_sha256=digest).to_json())
+
+
+class StopsAtTheCuratedSet(LogReporter):
+    @contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Advance]:
+        if title == "curated set":
+            raise KeyboardInterrupt
+        with super().stage(title, total) as advance:
+            yield advance
+
+
+def test_of_another_filters_scores_follows_another_curated_set(
+    finished: tuple[Path, dict[str, Any]], patches: Path, tmp_path: Path
+) -> None:
+    path, settings = copy_unfinished(finished[0], tmp_path / "run"), small(patches)
+    old = CuratedSet(path / "curated.zarr")
+    for strategy in STRATEGIES:
+        turn_around(RunDirectory(path), strategy)
+    with pytest.raises(StaleRunError, match=r"scored by another filter .*remove its p_real folder and build again"):
+        run(settings, path, workers=1)
+    for strategy in STRATEGIES:
+        shutil.rmtree(path / "candidates.zarr" / strategy / "p_real")
+    with pytest.raises(KeyboardInterrupt):
+        build(settings, path, ClusterSettings(Local(1)), StopsAtTheCuratedSet())
+    with pytest.raises(StoreError, match=r"curated\.zarr: is not complete"):
+        CuratedSet(path / "curated.zarr")
+    image = Path("curated.zarr", "image", "c.0.0.0.0")  # with it, a whole shard of the former set is there
+    shutil.copy(finished[0] / image, path / image)
+    run(settings, path, workers=1)
+    new = CuratedSet(path / "curated.zarr")
+    assert len(new) == len(old) and {*map(new.origin, range(24))} != {*map(old.origin, range(24))}
+    assert not verify(path, 0, LogReporter()).faults
 
 
 def test_a_composite_that_fails_is_named_with_its_recipe(

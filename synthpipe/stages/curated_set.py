@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from synthpipe.curation import Kept, Verdicts, code
-from synthpipe.records import Strategy
+from synthpipe.records import STRATEGIES, Strategy
 from synthpipe.stages.layout import add_verdicts, curated_group
 from synthpipe.stages.state import BuildState, run_shards
 from synthpipe.storage.schema import (
@@ -17,8 +18,11 @@ from synthpipe.storage.schema import (
     complete_in_all,
     open_group,
 )
-from synthpipe.storage.shards import shards_of, write_shard
+from synthpipe.storage.shards import object_path, read_range, read_small, shards_of, write_shard
 from synthpipe.tasks import CuratedTask, write_curated_shard
+from synthpipe.threads import in_threads
+
+_REQUESTS = 16  # at a time: behind a URL, each waits for the network
 
 
 def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) -> None:
@@ -37,14 +41,49 @@ def verdicts_of_shard(verdicts: Verdicts, shard: int, size: int) -> Verdicts:
 
 
 def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) -> None:
-    """Copy the kept candidates into the curated set's store: strategy by strategy, each in index order."""
+    """Copy the kept candidates into the curated set's store: strategy by strategy, each in index order.
+
+    Shards that are there stay, except where the candidates were scored anew since and others are kept.
+    """
     pipeline, size = state.pipeline, state.pipeline.store.shard
     kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
     count = sum(map(len, kept.values()))
     target = curated_group(state.run.curated, pipeline, state.catalog, count)
+    if pipeline.filter.enabled:
+        _remove_stale(state, target, kept)
     missing = sorted(set(shards_of(count, size)) - complete_in_all(target, CURATED_ARRAYS))
     tasks = (CuratedTask(state.job, shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
     run_shards(state, "curated set", write_curated_shard, tasks, sum(min(size, count - n * size) for n in missing))
+
+
+def _remove_stale(state: BuildState, target: zarr.Group, kept: Mapping[Strategy, Kept]) -> None:
+    """Remove the shards that hold other composites than are kept now, or other scores.
+
+    Only their images go, which are written last: without them a shard counts as missing, and is written as a whole. All
+    else follows from what is compared.
+    """
+    size = state.pipeline.store.shard
+    stored = {name: array(target, name) for name in ("origin_strategy", "origin_index", "p_real")}
+    scores = {strategy: array(open_group(state.run.candidates, strategy), "p_real") for strategy in kept}
+
+    def stale(shard: int) -> bool:
+        start, stop = shard * size, (shard + 1) * size
+        origins = part_of(kept, start, stop)
+        wanted = {
+            "origin_strategy": [np.full(len(each), STRATEGIES.index(strategy)) for strategy, each in origins.items()],
+            "origin_index": list(origins.values()),
+            "p_real": [read_small(scores[strategy], each.tolist()) for strategy, each in origins.items()],
+        }
+        return not all(
+            np.array_equal(read_range(stored[name], start, stop), np.concatenate(parts))
+            for name, parts in wanted.items()
+        )
+
+    planned = shards_of(sum(map(len, kept.values())), size)
+    complete = sorted(complete_in_all(target, CURATED_ARRAYS).intersection(planned))
+    for shard, is_stale in zip(complete, in_threads(stale, complete, _REQUESTS), strict=True):
+        if is_stale:
+            object_path(array(target, "image"), shard).unlink()
 
 
 def part_of(kept: Mapping[Strategy, Kept], start: int, stop: int) -> dict[Strategy, NDArray[np.int64]]:

@@ -1,7 +1,7 @@
 """Writing whole shards, and listing which are there.
 
 One task encodes all samples of a shard and stores it as one object, atomically and durably; nobody else touches it, and
-nothing is ever rewritten. A shard is always full: samples that lie beyond the array's length wait there until it is
+no composite is rewritten. A shard is always full: samples that lie beyond the array's length wait there until it is
 lengthened. So the objects themselves are the ledger of a run.
 """
 
