@@ -35,6 +35,7 @@ from synthpipe.patches.catalog import load_catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
+from synthpipe.storage.run import RunDirectory, write_json
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, create_group, ensure_arrays, open_group
 from synthpipe.storage.shards import ShardWriter, commit, complete_shards, object_path, stored_at, write_shard
@@ -98,6 +99,16 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("data") / "phantom"
     write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
     return directory
+
+
+def test_a_curated_set_is_put_aside(bucket: str) -> None:
+    run = RunDirectory(located(f"{bucket}/aside"))
+    about = {"name": "any", "fingerprint": "0123456789", "catalog_digest": "", "versions": {}, "pipeline": {}}
+    write_json(run.run_file, {"format_version": 1, **about})
+    (run.curated / "image" / "c.0").write_bytes(b"first")
+    aside = run.set_curated_aside()
+    assert not run.curated.exists() and (aside / "image" / "c.0").read_bytes() == b"first"
+    assert aside.name == "curated-01234567.zarr"
 
 
 def test_what_a_user_writes_is_a_path_or_a_url(tmp_path: Path) -> None:

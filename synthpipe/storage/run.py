@@ -199,7 +199,9 @@ class RunDirectory:
         if isinstance(old, Path):
             return old.rename(old.with_name(name))
         aside = old.with_name(name)
-        old.fs.mv(old.path, aside.path, recursive=True)
+        objects = old.fs.find(old.path)  # `mv` would look for folders, which are no objects
+        old.fs.copy(objects, [f"{aside.path}{each.removeprefix(old.path)}" for each in objects])
+        old.fs.rm(old.path, recursive=True)
         return aside
 
 
