@@ -16,7 +16,7 @@ import pytest
 
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import Pipeline
-from synthpipe.errors import ClusterError, StaleRunError
+from synthpipe.errors import ClusterError, FilterError, StaleRunError
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Joined, Local, Queued
@@ -90,6 +90,21 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
     assert len(aside) == 1 and CuratedSet(aside[0]).digest == old.digest
     assert any(f"{aside[0]}: was set aside" in note for note in verify(run, 0, LogReporter()).notes)
     build(more, run, ONE, LogReporter())  # finished: nothing to do
+
+
+def test_after_an_extension_that_failed_a_run_may_be_extended_again(patches: Path, tmp_path: Path) -> None:
+    def wanted(count: int) -> Pipeline:
+        return small(patches, "mosaic=null", "curation.max_donor_uses=2", f"curation.wanted={count}")
+
+    path = tmp_path / "run"
+    build(wanted(8), path, ONE, LogReporter())
+    old = CuratedSet(path / "curated.zarr")
+    with pytest.raises(FilterError, match=r"of 80 bezier candidates may be kept, but 60 are wanted"):
+        build(wanted(60), path, ONE, LogReporter(), extend=True)
+    build(wanted(8), path, ONE, LogReporter())
+    build(wanted(10), path, ONE, LogReporter(), extend=True)
+    assert len(CuratedSet(path / "curated.zarr")) == 10
+    assert [CuratedSet(aside).digest for aside in path.glob("curated-*.zarr")] == [old.digest] * 2
 
 
 def test_only_more_of_the_same_is_an_extension(run: Path, patches: Path) -> None:

@@ -101,14 +101,18 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_a_curated_set_is_put_aside(bucket: str) -> None:
+def test_sets_of_the_same_fingerprint_are_put_aside_side_by_side(bucket: str) -> None:
     run = RunDirectory(located(f"{bucket}/aside"))
     about = {"name": "any", "fingerprint": "0123456789", "catalog_digest": "", "versions": {}, "pipeline": {}}
     write_json(run.run_file, {"format_version": 1, **about})
-    (run.curated / "image" / "c.0").write_bytes(b"first")
-    aside = run.set_curated_aside()
-    assert not run.curated.exists() and (aside / "image" / "c.0").read_bytes() == b"first"
-    assert aside.name == "curated-01234567.zarr"
+    names = []
+    for content in (b"first", b"second"):
+        (run.curated / "image" / "c.0").write_bytes(content)
+        aside = run.set_curated_aside()
+        assert not run.curated.exists() and (aside / "image" / "c.0").read_bytes() == content
+        names.append(aside.name)
+    assert names == ["curated-01234567.zarr", "curated-01234567-2.zarr"]
+    assert (run.path / names[0] / "image" / "c.0").read_bytes() == b"first"
 
 
 def test_what_a_user_writes_is_a_path_or_a_url(tmp_path: Path) -> None:

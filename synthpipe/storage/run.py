@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -194,8 +195,13 @@ class RunDirectory:
         raise StaleRunError("\n  ".join([message, *found]))
 
     def set_curated_aside(self) -> Location:
-        """Give the curated set, of which a larger one is to be made, a name of its own, and return it."""
-        old, name = self.curated, f"curated-{self.read()['fingerprint'][:8]}.zarr"
+        """Give the curated set, of which a larger one is to be made, a name of its own, and return it.
+
+        An extension that failed may have left a set of the same fingerprint: a number then tells them apart.
+        """
+        old, stem = self.curated, f"curated-{self.read()['fingerprint'][:8]}"
+        names = (f"{stem}{number}.zarr" for number in chain([""], map("-{}".format, count(2))))
+        name = next(each for each in names if not old.with_name(each).exists())
         if isinstance(old, Path):
             return old.rename(old.with_name(name))
         aside = old.with_name(name)
