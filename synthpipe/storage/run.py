@@ -21,6 +21,7 @@ from synthpipe.records import STRATEGIES, Strategy
 FORMAT_VERSION = 1
 _PACKAGES = ("synthpipe", "numpy", "opencv-python-headless", "bezier", "pillow", "zarr", "dask", "torch", "timm")
 _RUN_KEYS = {"name", "fingerprint", "catalog_digest", "versions", "pipeline"}
+_HOW_TO_MEND = "`synthpipe verify RUN` says how to mend it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +248,9 @@ def read_json(path: Location) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise StoreError(f"{path}: not found; expected a run that `synthpipe build` made") from error
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read as JSON: {error}; remove it and build again") from error
+        raise StoreError(f"{path}: cannot be read as JSON: {error}; {_HOW_TO_MEND}") from error
     if not isinstance(data, dict):
-        raise StoreError(f"{path}: holds {type(data).__name__}, expected an object; remove it and build again")
+        raise StoreError(f"{path}: holds {type(data).__name__}, expected an object; {_HOW_TO_MEND}")
     return data
 
 

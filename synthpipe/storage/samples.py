@@ -22,7 +22,7 @@ from zarr.codecs import ShardingCodec
 from synthpipe.errors import StoreError
 from synthpipe.files import Location, located, told
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
-from synthpipe.storage.shards import object_path, shard_size
+from synthpipe.storage.shards import HOW_TO_MEND, object_path, shard_size
 
 _OPEN_FILES = 32
 _CURE = "check its address and your rights"
@@ -183,8 +183,7 @@ class SampleReader:
             raise
         except (OSError, ValueError, RuntimeError) as error:
             raise StoreError(
-                f"{object_path(self._array, shard)}: sample {sample} is damaged: {error}; remove this object and build "
-                "again: only its shard is made anew"
+                f"{object_path(self._array, shard)}: sample {sample} is damaged: {error}; {HOW_TO_MEND}"
             ) from error
 
     def _read_chunk(self, file: _Object, offset: int, length: int, out: NDArray[Any]) -> None:
@@ -228,5 +227,5 @@ class SampleReader:
         size = 16 * self._shard_size
         data = file.end(size + CHECKSUM_BYTES)
         if len(data) < size + CHECKSUM_BYTES or checksum(data[:size]) != data[size:]:
-            raise StoreError(f"{path}: damaged: its index is; remove this object and build again")
+            raise StoreError(f"{path}: damaged: its index is; {HOW_TO_MEND}")
         return np.frombuffer(data[:size], "<u8").reshape(-1, 2)

@@ -29,6 +29,12 @@ from synthpipe.files import Location, located, told
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum
 from synthpipe.storage.objects import ObjectWriter
 
+HOW_TO_MEND = (
+    "`synthpipe verify RUN --repair` makes it again where its run is finished; elsewhere remove this object and give "
+    "the command that made it again, or restore it from a copy"
+)
+"""What to do about a damaged object, of a run or of a curated set that stands alone."""
+
 
 class ShardWriter:
     """Writes one shard of an array, some samples at a time, as one object that appears when it is complete.
@@ -197,8 +203,7 @@ def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
             for shard in shards:
                 read_range(array, shard * size, (shard + 1) * size)
         raise StoreError(
-            f"{array.store_path / shard_key(array, shards[0])}: damaged: {error}; remove this object and build again: "
-            "only its shard is made anew"
+            f"{array.store_path / shard_key(array, shards[0])}: damaged: {error}; {HOW_TO_MEND}"
         ) from error
 
 

@@ -41,6 +41,7 @@ from synthpipe.verification.small_files import (
     check_sums,
     check_tally,
     find_catalog,
+    found_by,
     scored_by,
 )
 
@@ -167,7 +168,9 @@ class _Checking:
                 try:
                     verdicts[group.strategy] = self._verdicts(group, group.strategy, pipeline)
                 except StoreError as error:  # sound shards, but not as many as the plan asks for
-                    self.faults.append(Fault("contradiction", group.path, str(error), "what the plan asks for"))
+                    self.faults.append(
+                        Fault("contradiction", group.path, found_by(error, group.path), "what the plan asks for")
+                    )
         return verdicts
 
     def _verdicts(self, group: ExpectedGroup, strategy: Strategy, pipeline: Pipeline) -> Verdicts:

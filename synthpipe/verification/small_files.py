@@ -26,13 +26,18 @@ _RUN_FILE = "restore it from a copy: --repair cannot, since all else follows fro
 _CATALOG = "give --repair: it is made again from the patches, if these are as they were"
 
 
+def found_by(error: SynthpipeError, path: Location) -> str:
+    """Return what an error found in a file: without the file's name and what to do, which a fault says itself."""
+    return str(error).removeprefix(f"{path}: ").partition("; ")[0]
+
+
 def check_run_file(run: RunDirectory) -> tuple[Pipeline | None, list[Fault]]:
     """Return the run's pipeline, or None where nobody can tell it, with the faults of ``run.json``."""
     try:
         pipeline = run.pipeline()
         said = run.read()
     except StoreError as error:
-        found = str(error).removeprefix(f"{run.run_file}: ")
+        found = found_by(error, run.run_file)
         return None, [Fault("file", run.run_file, found, "the run's pipeline", _RUN_FILE, lasting=True)]
     if said["fingerprint"] != pipeline.fingerprint():
         found, expected = f"fingerprint {said['fingerprint']}", f"{pipeline.fingerprint()}, that of its pipeline"
@@ -46,7 +51,7 @@ def check_sums(run: RunDirectory) -> list[Fault]:
         sums = read_sums(run)
     except StoreError as error:
         cure = "give --repair: it is written anew, of the files as they are"
-        found = str(error).removeprefix(f"{run.sums_file}: ")
+        found = found_by(error, run.sums_file)
         return [Fault("file", run.sums_file, found, "digests of the small files", cure, remove=(run.sums_file,))]
     faults = []
     for path, expected in sums.items():
@@ -61,7 +66,7 @@ def check_journal(run: RunDirectory) -> list[Fault]:
     try:
         run.journal()
     except StoreError as error:
-        found = str(error).removeprefix(f"{run.build_file}: ")
+        found = found_by(error, run.build_file)
         return [_small_file(run, run.build_file, found, "what the build tells of itself")]
     return []
 
@@ -86,7 +91,7 @@ def check_filter_files(run: RunDirectory, pipeline: Pipeline, finished: bool) ->
         try:
             expected = load_report(report).model_sha256
         except FilterError as error:
-            yield _small_file(run, report, str(error).removeprefix(f"{report}: "), "a filter's report")
+            yield _small_file(run, report, found_by(error, report), "a filter's report")
             continue
         found = sha256(weights.read_bytes()) if weights.exists() else "nothing"
         if found != expected:

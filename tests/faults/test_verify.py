@@ -22,6 +22,8 @@ from PIL import Image as PillowImage
 
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
+from synthpipe.errors import StoreError
+from synthpipe.handoff import open_run
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
@@ -283,6 +285,26 @@ def test_scores_in_each_others_place_are_made_again(run: Path) -> None:
     second.write_bytes(swapped[0])
     assert {fault.kind for fault in check(run).faults} == {"contradiction"}
     assert not mend(run).faults and contents(run) == before
+
+
+def test_of_what_is_damaged_in_a_finished_run_messages_name_what_mends_it(run: Path) -> None:
+    before = contents(run)
+    shards = [run / "candidates.zarr" / "mosaic" / name for name in ("image/c.0.0.0.0", "mask/c.1.0.0")]
+    for shard in shards:
+        shard.write_bytes(shard.read_bytes()[:-1])
+    for index in (0, 8):
+        with pytest.raises(
+            StoreError, match=r"`synthpipe verify RUN --repair` makes it again where its run is finished"
+        ):
+            open_run(run).candidate("mosaic", index)
+    shards[1].unlink()
+    assert not mend(run).faults and contents(run) == before
+    (run / "filter" / "mosaic.json").write_text("{")
+    told = CliRunner().invoke(main, ["inspect", str(run)]).output
+    assert "filter/mosaic.json: cannot be read as JSON" in told and "`synthpipe verify RUN` says how" in told
+    faults = {str(fault) for fault in check(run).faults}
+    assert any("give --repair: the filter is trained again" in fault for fault in faults)
+    assert not any("build again" in fault or "verify" in fault for fault in faults)
 
 
 def test_a_curated_set_of_another_length_is_lengthened_again(run: Path) -> None:

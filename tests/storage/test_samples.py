@@ -83,7 +83,7 @@ def test_damage_is_found_and_named(group: zarr.Group, tmp_path: Path, place: flo
     damaged = bytearray(path.read_bytes())
     damaged[int(place * len(damaged))] ^= 16
     path.write_bytes(damaged)
-    with pytest.raises(StoreError, match=r"image/c\.2\.0\.0\.0: .*damaged.*remove this object and build again"):
+    with pytest.raises(StoreError, match=r"image/c\.2\.0\.0\.0: .*damaged.*remove this object and give the command"):
         SampleReader(array(group, "image")).read_many(range(2 * SHARD, 3 * SHARD))
 
 
