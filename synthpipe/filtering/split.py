@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -51,18 +52,22 @@ def split_groups(patches: Sequence[PatchRef], train_share: float, seed: int) -> 
                 "validated on others than it is trained on; check patches.group_pattern, add slides, or set "
                 "filter.enabled: false"
             )
-    sizes = {group: sum(patch.group == group for patch in patches) for group in {patch.group for patch in patches}}
+    sizes = Counter(patch.group for patch in patches)
     order = sorted(sizes)
     np.random.Generator(np.random.Philox(key=np.array([seed, _STREAM], np.uint64))).shuffle(order)
     shared = {kind: groups for kind, groups in kinds.items() if len(groups) >= 2}
     validation = _cover(order, shared, sizes)
-    wanted = (1 - train_share) * len(patches)
+    count, wanted = sum(sizes[group] for group in validation), (1 - train_share) * len(patches)
+    left = {kind: len(groups - validation) for kind, groups in shared.items()}  # for training
     for group in order:
-        count = sum(sizes[member] for member in validation)
         if group in validation or count + sizes[group] / 2 > wanted:
             continue
-        if all(groups - validation - {group} for groups in shared.values()):
+        shown = [kind for kind, groups in shared.items() if group in groups]
+        if all(left[kind] > 1 for kind in shown):
             validation.add(group)
+            count += sizes[group]
+            for kind in shown:
+                left[kind] -= 1
     return frozenset(order) - validation, frozenset(validation)
 
 
@@ -74,14 +79,15 @@ def _kinds(patches: Sequence[PatchRef]) -> dict[tuple[int, ...], set[str]]:
     return kinds
 
 
-def _cover(order: Sequence[str], shared: dict[tuple[int, ...], set[str]], sizes: dict[str, int]) -> set[str]:
+def _cover(order: Sequence[str], shared: Mapping[tuple[int, ...], set[str]], sizes: Mapping[str, int]) -> set[str]:
     """Choose few small groups that have every kind of patch, and leave every kind to the others."""
     chosen: set[str] = set()
     place = {group: number for number, group in enumerate(order)}
     for kind in sorted(shared, key=lambda kind: (len(shared[kind]), kind)):
         if chosen & shared[kind]:
             continue
-        possible = [group for group in shared[kind] if all(groups - chosen - {group} for groups in shared.values())]
-        if possible:
+        left = [groups - chosen for groups in shared.values()]
+        last = {group for groups in left if len(groups) == 1 for group in groups}
+        if possible := shared[kind] - last:
             chosen.add(min(possible, key=lambda group: (sizes[group], place[group])))
     return chosen
