@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+_A_THREAD = 3  # with as many items as threads, those that are done would wait for the slowest
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -18,13 +20,13 @@ def available_cores() -> int:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield the function's result of every item, in order; few are under way or wait at a time."""
+    """Yield the function's result of every item, in order; few are under way or wait at a time: three a thread."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) > threads:
+                if len(pending) >= _A_THREAD * threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from synthpipe.records import Donor
 # tests run side by side, a core each; with more threads each waits for the rest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+Item = TypeVar("Item")
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / "pipelines" / "demo.yaml"
 FLAT_COLORS = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], np.uint8)
@@ -54,6 +57,17 @@ def flat_donors(size: int = 80) -> Donors:
         Donor(f"flat-{label}.png", f"slide{label}", label, np.full((size, size, 3), color, np.uint8), None)
         for label, color in enumerate(FLAT_COLORS)
     )
+
+
+class Watched(tuple[Item, ...]):
+    """Items that count how many of them were taken, for who must not take them all at once."""
+
+    taken = 0
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in super().__iter__():
+            self.taken += 1
+            yield item
 
 
 @pytest.fixture

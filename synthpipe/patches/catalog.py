@@ -9,7 +9,6 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import get_args
 
@@ -22,6 +21,7 @@ from synthpipe.patches.layouts import Claim, Problem, ProblemKind, read_layout
 from synthpipe.patches.pixels import decode_bytes, read_bytes
 from synthpipe.records import PatchRef
 from synthpipe.taxonomy import Taxonomy
+from synthpipe.threads import available_cores, in_threads
 
 _LISTED = 20
 _CATALOG, _PROBLEMS = "catalog.csv", "problems.csv"
@@ -158,15 +158,15 @@ def survey(
     """
     usable: dict[str, PatchRef] = {}
     problems: list[Problem] = []
-    with ThreadPoolExecutor(threads) as pool:
-        for outcome in pool.map(_examine, claims or read_layout(patches, taxonomy)):
-            if isinstance(outcome, PatchRef):
-                first = usable.setdefault(outcome.sha256, outcome)
-                problems += () if first is outcome else (_duplicate(outcome, first, taxonomy),)
-            else:
-                problems += outcome
-            if on_patch:
-                on_patch()
+    claims = claims or read_layout(patches, taxonomy)
+    for outcome in in_threads(_examine, claims, threads or min(32, available_cores() + 4)):
+        if isinstance(outcome, PatchRef):
+            first = usable.setdefault(outcome.sha256, outcome)
+            problems += () if first is outcome else (_duplicate(outcome, first, taxonomy),)
+        else:
+            problems += outcome
+        if on_patch:
+            on_patch()
     return Catalog(tuple(usable.values()), tuple(problems))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from synthpipe.records import Composite, PatchRef, Recipe, Strategy
 from synthpipe.resizing import fit_packed
 from synthpipe.storage.run import RunDirectory
 from synthpipe.tasks import Job, release_donors, render_recipe, sample_recipe
-from synthpipe.threads import available_cores
+from synthpipe.threads import available_cores, in_threads
 from synthpipe.verification.faults import Fault
 from synthpipe.workplace import place_bank
 
@@ -32,11 +31,11 @@ Again = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
 def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> dict[str, Fault]:
     """Return, by id, the patches that are gone, or have other bytes than when they were indexed."""
     found: dict[str, Fault] = {}
-    with ThreadPoolExecutor(available_cores()) as pool:
-        for patch, fault in zip(catalog.patches, pool.map(_check_patch, catalog.patches), strict=True):
-            if fault:
-                found[patch.id] = fault
-            advance(1)
+    faults = in_threads(_check_patch, catalog.patches, available_cores())
+    for patch, fault in zip(catalog.patches, faults, strict=True):
+        if fault:
+            found[patch.id] = fault
+        advance(1)
     return found
 
 

@@ -24,13 +24,17 @@ from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import StoreError
 from synthpipe.handoff import open_run
+from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.records import PatchRef
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.sums import write_sums
+from synthpipe.threads import available_cores
 from synthpipe.verification import Checkup, repair, verify
-from tests.conftest import DEMO, SMALL, pipeline
+from synthpipe.verification.rendering import check_patch_files
+from tests.conftest import DEMO, SMALL, Watched, pipeline
 
 FAULTS = 100
 UNREPEATABLE = ("build.json", "mosaic.json", "bezier.json", "SHA256SUMS")  # hold seconds, or digests of such files
@@ -232,6 +236,19 @@ def test_patches_that_are_gone_or_altered_are_named(patches: Path, tmp_path: Pat
     assert {fault.kind for fault in mend(path).faults} == {"patch", "missing"}
     assert {file: file.read_bytes() for file in files(path)} == before
     assert not [fault for fault in check(path).faults if fault.kind == "patch"]  # without samples they are not read
+
+
+def test_few_patches_are_looked_at_at_a_time(tmp_path: Path) -> None:
+    gone = [PatchRef(f"{n:04}", str(tmp_path / "gone.png"), "0" * 64, (0,), 8, 8, "slide") for n in range(2000)]
+    patches, done = Watched(gone), 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        assert patches.taken - 2 * done <= 3 * available_cores() + 1  # each is taken to be read, and to be named
+        done += steps
+
+    assert check_patch_files(Catalog(patches), advance).keys() == {patch.id for patch in gone}
+    assert done == 2000
 
 
 def test_a_run_that_is_not_finished_has_no_faults_for_what_it_lacks(run: Path) -> None:

@@ -27,10 +27,11 @@ from synthpipe.patches.catalog import (
     survey,
     write_catalog,
 )
-from synthpipe.patches.layouts import Problem
+from synthpipe.patches.layouts import Problem, read_layout
 from synthpipe.patches.pixels import decode
 from synthpipe.records import PatchRef
 from synthpipe.taxonomy import Taxonomy, TissueClass
+from tests.conftest import Watched
 
 LUNG = Taxonomy(
     (
@@ -104,6 +105,18 @@ def test_catalog_depends_on_files_alone(root: Path, tmp_path: Path) -> None:
     assert copies[0].problems == copies[1].problems
     assert [problem.id for problem in copies[0].problems] == ["s8-[1, 1, 0].png", "s9-[1, 1, 0].png"]
     assert all("holds the same bytes as 's2-2-[1, 1, 0].png'" in problem.message for problem in copies[0].problems)
+
+
+def test_few_patches_are_under_way_at_a_time(root: Path) -> None:
+    claims, done = Watched(read_layout(section(root), LUNG) * 50), 0
+
+    def on_patch() -> None:
+        nonlocal done
+        assert claims.taken - done <= 12
+        done += 1
+
+    survey(section(root), LUNG, on_patch, threads=4, claims=claims)
+    assert claims.taken == done == 200
 
 
 def test_digest_is_of_ids_bytes_classes_and_groups() -> None:
