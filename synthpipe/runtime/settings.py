@@ -99,7 +99,8 @@ class Demand:
     Attributes
     ----------
     shared : int
-        Files that all workers of a machine map: the machine has them once, but each worker's count has them.
+        Files that all workers of a machine map: the machine has them once, but each worker's count has them. What each
+        keeps of every donor, the machine has as often as there are workers: it is of their own shares.
     training : int
         What a filter's training holds, while other workers are idle.
     """
