@@ -16,6 +16,9 @@ from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import Donor, Mask, PackedPixels, PatchRef, pack
 from synthpipe.threads import in_threads
 
+ANOTHER_PLACE = "name another place with TMPDIR, or for `synthpipe build` with --scratch"
+"""What to do where there can be no bank, whichever command needs it."""
+
 _PIXELS, _FITTED, _INDEX = "donors.bin", "fitted.bin", "donors.json"
 
 
@@ -102,7 +105,7 @@ def build_bank(
         size = bank_bytes(patches)
         raise StoreError(
             f"{directory}: the donor bank needs at least {size / 2**20:.0f} MiB there: {error.strerror}; make room, or "
-            "name another place with TMPDIR or --scratch"
+            f"{ANOTHER_PLACE}"
         ) from error
     temporary = directory / f"{_INDEX}.partial"
     index = {"patches": [asdict(patch) for patch in patches], "canvas": canvas}

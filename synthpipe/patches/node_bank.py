@@ -19,7 +19,7 @@ from pathlib import Path
 
 from synthpipe.config import digest
 from synthpipe.errors import StoreError
-from synthpipe.patches.bank import is_complete
+from synthpipe.patches.bank import ANOTHER_PLACE, is_complete
 
 _SECONDS_BETWEEN_LOOKS = 0.1
 
@@ -98,9 +98,7 @@ def hold_bank(place: BankPlace, build: Callable[[Path], None]) -> HeldBank:
     except StoreError:
         raise
     except OSError as error:
-        raise StoreError(
-            f"{directory}: there can be no donor bank: {error.strerror}; name another place with TMPDIR or --scratch"
-        ) from error
+        raise StoreError(f"{directory}: there can be no donor bank: {error.strerror}; {ANOTHER_PLACE}") from error
 
 
 def sweep_banks(place: BankPlace) -> None:

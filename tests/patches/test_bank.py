@@ -11,6 +11,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from synthpipe.compose import Donors, render, sample
+from synthpipe.errors import StoreError
 from synthpipe.patches.bank import bank_bytes, build_bank, load_donor, open_bank
 from synthpipe.records import PatchRef
 from synthpipe.resizing import fit_packed
@@ -69,3 +70,8 @@ def test_its_size_is_known_before(tmp_path: Path, patches: list[PatchRef], canva
     build(tmp_path / "bank", patches, canvas)
     stored = sum(path.stat().st_size for path in (tmp_path / "bank").glob("*.bin"))
     assert stored == bank_bytes(patches, canvas)
+
+
+def test_where_it_cannot_lie_every_command_is_told_what_to_do(tmp_path: Path, patches: list[PatchRef]) -> None:
+    with pytest.raises(StoreError, match=r"at least \d+ MiB there.* TMPDIR, or for `synthpipe build` with --scratch"):
+        build_bank(tmp_path / "gone", patches, GLASS, 3, lambda: None, 2)

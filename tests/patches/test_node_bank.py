@@ -82,7 +82,7 @@ def test_what_fails_while_building_leaves_nothing(tmp_path: Path) -> None:
         hold_bank(BankPlace("bank", tmp_path), fail)
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"there can be no donor bank: .*--scratch"):
+    with pytest.raises(StoreError, match=r"no donor bank: .*; name .* TMPDIR, or for `synthpipe build` with --scratch"):
         hold_bank(BankPlace("bank", tmp_path / "file"), fail)
 
 
