@@ -6,7 +6,7 @@ by the tasks that need it: a worker that renders need not spend seconds, and hun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +23,7 @@ from synthpipe.config import Pipeline, StoreSection
 from synthpipe.errors import FilterError
 from synthpipe.files import Location
 from synthpipe.patches.bank import open_bank
-from synthpipe.patches.catalog import load_catalog
+from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.patches.node_bank import BankPlace
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import STRATEGIES, Composite, Image, Mask, PatchRef, Recipe, Strategy, recipe_to_json
@@ -242,26 +242,38 @@ def train(task: TrainTask) -> None:
     pipeline, settings = job.pipeline, job.pipeline.filter
     synthetic = array(open_group(job.run.training, strategy), "image")
     count = training_composites(pipeline)
-    catalog = load_catalog(job.run.path, pipeline.taxonomy)
-    sides = read_split(job.run)
-    # no more real patches than composites, evenly spread over the catalog
-    real = {
-        side: [read_pixels(patch) for patch in _spread([p for p in catalog.mixed if p.group in groups], limit)]
-        for (side, groups), limit in zip(sides.items(), (count, settings.candidates - count), strict=True)
-    }
+    real = real_patches(pipeline, load_catalog(job.run.path, pipeline.taxonomy), read_split(job.run))
+    held = [read_pixels(patch) for patch in real["train"]]  # every epoch has new views of them
 
-    def views(side: str, epoch: int) -> Image:
-        rngs = (generator(pipeline.seed, strategy, "view", epoch << 32 | number) for number in range(len(real[side])))
-        pairs = zip(rngs, real[side], strict=True)
-        return np.stack([real_view(rng, image, strategy, pipeline) for rng, image in pairs])
+    def views(images: Iterable[Image], total: int, epoch: int) -> Image:
+        shown = np.empty((total, *pipeline.canvas, 3), np.uint8)
+        for number, image in enumerate(images):
+            rng = generator(pipeline.seed, strategy, "view", epoch << 32 | number)
+            shown[number] = real_view(rng, image, strategy, pipeline)
+        return shown
 
     data = FilterData(
         synthetic_train=read_range(synthetic, 0, count),
         synthetic_val=read_range(synthetic, count, settings.candidates),
-        real_train=lambda epoch: views("train", 1 + epoch),
-        real_val=views("validation", 0),
+        real_train=lambda epoch: views(held, len(held), 1 + epoch),
+        real_val=views(map(read_pixels, real["validation"]), len(real["validation"]), 0),
     )
     train_filter(settings, strategy, data, pipeline.seed, job.run.filter, lambda epoch: announce(1))
+
+
+def real_patches(
+    pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]
+) -> dict[str, list[PatchRef]]:
+    """Return the real patches of each side of the filter's split, ``train`` and ``validation``.
+
+    They are no more than the composites of that side, evenly spread over the catalog. `split` has each side's groups.
+    """
+    count = training_composites(pipeline)
+    limits = {"train": count, "validation": pipeline.filter.candidates - count}
+    return {
+        side: _spread([patch for patch in catalog.mixed if patch.group in split[side]], limit)
+        for side, limit in limits.items()
+    }
 
 
 def write_curated_shard(task: CuratedTask) -> int:

@@ -34,13 +34,14 @@ from synthpipe.filtering.network import load_network, save_weights
 from synthpipe.filtering.report import load_report
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.bank import load_donor
-from synthpipe.patches.catalog import load_catalog
+from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.progress import Advance
-from synthpipe.records import REASONS, STRATEGIES, Strategy, recipe_from_json
+from synthpipe.records import REASONS, STRATEGIES, PatchRef, Strategy, recipe_from_json
 from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
+from synthpipe.stages.build import demand
 from synthpipe.storage.run import RunDirectory
 from synthpipe.tasks import Job, ShardTask, render_shard
 from synthpipe.taxonomy import LOST
@@ -531,6 +532,19 @@ def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
     assert process.wait(30) == 1
     assert last[-1] == "Error: interrupted; finished work is kept: give the command again\n"
     assert all(re.match(r"[0-9:]{8} (dashboard|donors|mosaic|bezier|waiting)", line) for line in last[:-1]), last
+
+
+def test_training_is_given_room_for_the_patches_that_it_holds() -> None:
+    settings = pipeline(*SMALL)  # 32 composites of 32 x 32 pixels train
+
+    def room(size: int, count: int) -> int:
+        mixed = [PatchRef(f"{n:03}", "", "", (0, 1), size, 2 * size, f"slide{n % 2}") for n in range(2 * count)]
+        return demand(settings, Catalog(tuple(mixed)), {"train": {"slide0"}, "validation": {"slide1"}}).training
+
+    assert room(16, 10) == room(16, 100)  # smaller than the canvas
+    for size in (100, 1000):
+        assert room(size, 10) - room(16, 10) == 10 * 3 * (2 * size**2 - 32**2)
+        assert room(size, 100) - room(16, 100) == 32 * 3 * (2 * size**2 - 32**2)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

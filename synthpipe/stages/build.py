@@ -5,7 +5,9 @@ What is stored is the ledger: every stage first looks which of its objects are t
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -30,7 +32,7 @@ from synthpipe.stages.state import BuildState, timed
 from synthpipe.storage.run import RunDirectory, json_text, versions, write_json
 from synthpipe.storage.schema import is_complete, open_group
 from synthpipe.storage.sums import write_sums
-from synthpipe.tasks import Job
+from synthpipe.tasks import Job, real_patches
 from synthpipe.workplace import open_workplace, place_bank
 
 _TORCH_BYTES = 2 << 30
@@ -127,7 +129,7 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
         if isinstance(cluster.where, Local) and in_memory(run.path, pipeline.patches.root):
             cluster = replace(cluster, where=replace(cluster.where, processes=False))
         workplace = stack.enter_context(open_workplace(job, catalog))
-        workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog), reporter.note))
+        workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog, split), reporter.note))
         with timed(journal, "donors"):
             donors = len(catalog.donors) * workers.crew.now().hosts
             with reporter.stage("donors", donors) as advance:
@@ -161,14 +163,17 @@ def _report(run: RunDirectory, reporter: Reporter) -> None:
         )
 
 
-def demand(pipeline: Pipeline, catalog: Catalog) -> Demand:
-    """Return what a build needs of its workers' memory beside their own share."""
+def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]) -> Demand:
+    """Return what a build needs of its workers' memory beside their own share; `split` has the groups of each side."""
     canvas = pipeline.canvas if pipeline.bezier else None
     training = 0
     if pipeline.filter.enabled:
-        # composites, as many real patches, and as many views of these, beside torch itself
-        height, width = pipeline.canvas
-        training = _TORCH_BYTES + 4 * pipeline.filter.candidates * height * width * 3
+        # torch itself; composites, as many real patches and views of these, and as much again to compute with
+        image = 3 * math.prod(pipeline.canvas)
+        training = _TORCH_BYTES + 4 * pipeline.filter.candidates * image
+        # the patches that train are held as they are
+        sizes = (3 * patch.height * patch.width for patch in real_patches(pipeline, catalog, split)["train"])
+        training += sum(max(0, size - image) for size in sizes)
     return Demand(bank_bytes(catalog.donors, canvas), training)
 
 
