@@ -37,7 +37,7 @@ def located(text: str | Location) -> Location:
     """
     if not isinstance(text, str):
         return text
-    protocol = get_protocol(text)
+    protocol = get_protocol(text) if "://" in text else "file"  # to fsspec, a::b is a URL too
     if protocol in ("file", "local"):
         return Path(text.split("://", 1)[-1])
     try:
@@ -177,8 +177,11 @@ def upload(path: UPath) -> Upload | Collected:
     return Upload(path) if path.fs.async_impl else Collected(path)
 
 
-def sweep(folder: Location) -> None:
-    """Remove what processes that were killed were writing below a folder; nobody else may be writing there."""
+def sweep(folder: Location, deep: bool = True) -> None:
+    """Remove what processes that were killed were writing in a folder, and where `deep` in those below it.
+
+    Nobody else may be writing there.
+    """
     if isinstance(folder, Path):  # what was uploaded in part, a store removes by its own rules
-        for left in folder.rglob(f"*{PARTIAL}"):
+        for left in (folder.rglob if deep else folder.glob)(f"*{PARTIAL}"):
             left.unlink(missing_ok=True)

@@ -194,9 +194,12 @@ def test_a_cluster_that_is_not_there_is_named_before_patches_are_read(
 
 def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path) -> None:
     left = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0.1234abcd.partial"
-    left.write_bytes(b"half")
+    of_a_training = run / "segmentation" / "last.ckpt.1234abcd.partial"
+    of_a_training.parent.mkdir()
+    for path in (left, run / "run.json.1234abcd.partial", of_a_training):
+        path.write_bytes(b"half")
     build(small(patches), unfinished(run), ONE, LogReporter())
-    assert not left.exists()
+    assert list(run.rglob("*.partial")) == [of_a_training], "which goes on, and has a lock of its own"
 
 
 def test_a_second_build_is_refused_while_the_first_goes_on(patches: Path, tmp_path: Path, finished: Path) -> None:

@@ -33,6 +33,7 @@ from synthpipe.files import Location, located, stream_atomically, write_atomical
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import load_catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.patches.pixels import read_bytes
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory, write_json
@@ -118,10 +119,13 @@ def test_sets_of_the_same_fingerprint_are_put_aside_side_by_side(bucket: str) ->
 def test_what_a_user_writes_is_a_path_or_a_url(tmp_path: Path) -> None:
     assert located("runs/demo") == Path("runs/demo") and isinstance(located("runs/demo"), Path)
     assert located(f"file://{tmp_path}") == tmp_path
+    assert located("slide::1/a.png") == Path("slide::1/a.png")
     assert str(located("memory://a/b")) == "memory://a/b"
     assert pickle.loads(pickle.dumps(located("memory://a/b"))) == located("memory://a/b")
     with pytest.raises(StoreError, match=r"nope://x: .*expected a path, or a URL such as s3://bucket/run"):
         located("nope://x")
+    with pytest.raises(CatalogError, match="cannot be read: nope://x: "):
+        read_bytes("nope://x")
 
 
 def test_files_are_replaced_as_a_whole(bucket: str) -> None:

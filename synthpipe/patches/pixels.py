@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from synthpipe.errors import CatalogError
+from synthpipe.errors import CatalogError, StoreError
 from synthpipe.files import located
 from synthpipe.records import Image, PatchRef
 
@@ -65,7 +65,10 @@ def read_pixels(patch: PatchRef) -> Image:
 
 def read_bytes(path: str | Path) -> bytes:
     """Read a file; a `CatalogError` says why it cannot be read, but not which file it is."""
-    location = located(path)
+    try:
+        location = located(path)
+    except StoreError as error:
+        raise CatalogError(f"cannot be read: {error}") from error
     try:
         return location.read_bytes()
     except OSError as error:

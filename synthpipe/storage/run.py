@@ -102,8 +102,13 @@ class RunDirectory:
         return self.run_file.is_file()
 
     def sweep(self) -> None:
-        """Remove what a process that was killed was writing; nobody else may be building the run."""
-        sweep(self.path)
+        """Remove what a process that was killed was writing; nobody else may be building the run.
+
+        Trainings and exports that lie in the run's folder are others' affair.
+        """
+        sweep(self.path, deep=False)
+        for folder in (self.candidates, self.filter, self.curated):
+            sweep(folder)
 
     def read(self) -> dict[str, Any]:
         """Return what ``run.json`` holds.
@@ -124,7 +129,12 @@ class RunDirectory:
     def journal(self) -> dict[str, Any]:
         """Return what ``build.json`` holds: seconds a stage, what became of every strategy, whether it is finished."""
         data = read_json(self.build_file) if self.build_file.exists() else {}
-        return {"stages": {}, "strategies": {}} | data
+        journal = {"stages": {}, "strategies": {}} | data
+        for key in ("stages", "strategies"):
+            if not isinstance(journal[key], dict):
+                found = type(journal[key]).__name__
+                raise StoreError(f"{self.build_file}: {key} is of type {found}, expected an object; {_HOW_TO_MEND}")
+        return journal
 
     def reopen(self) -> None:
         """Count the run as not finished from here on: it is about to change."""
