@@ -22,7 +22,7 @@ from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.records import REASONS, STRATEGIES
-from synthpipe.storage.shards import complete_shards, listing, shard_size, shards_of
+from synthpipe.storage.shards import HOW_TO_MEND, complete_shards, listing, shard_size, shards_of
 from synthpipe.taxonomy import LOST, Taxonomy
 
 FORMAT_VERSION = 1
@@ -217,7 +217,15 @@ def groups_of(group: zarr.Group) -> list[str]:
 def _members(group: zarr.Group) -> Iterator[tuple[str, Any]]:
     """Yield what is in a group by name, None for other files; zarr's own listing warns of what is half made."""
     for name in sorted(listing(group.store_path)):
-        yield name, None if name == "zarr.json" else group.get(name)
+        yield name, None if name == "zarr.json" else _member(group, name)
+
+
+def _member(group: zarr.Group, name: str) -> Any:
+    """Return an array or a group in a group, or None."""
+    try:
+        return group.get(name)
+    except (ValueError, LookupError, TypeError) as error:  # zarr has no exception of its own for broken metadata
+        raise StoreError(f"{group.store_path}/{name}/zarr.json: damaged: {error}; {HOW_TO_MEND}") from error
 
 
 def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
@@ -226,9 +234,9 @@ def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     Raises
     ------
     StoreError
-        There is none.
+        There is none, or its metadata is damaged.
     """
-    found = group.get(name)
+    found = _member(group, name)
     if not isinstance(found, zarr.Array):
         raise StoreError(f"{group.store_path}: no array {name!r}; found {', '.join(sorted(arrays_of(group)))}")
     return found

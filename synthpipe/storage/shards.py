@@ -11,7 +11,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -231,8 +231,11 @@ def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
     """
     folder = object_path(array, 0).parent
     if isinstance(folder, Path):
+        times = {}
         with os.scandir(folder) as entries:
-            times = {entry.name: entry.stat().st_mtime for entry in entries}
+            for entry in entries:
+                with suppress(FileNotFoundError):  # half written then, and under its own name by now
+                    times[entry.name] = entry.stat().st_mtime
     else:
         entries = folder.fs.ls(folder.path, detail=True)
         times = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: _appeared(entry) for entry in entries}

@@ -31,6 +31,7 @@ from synthpipe.storage.shards import (
     object_path,
     shard_size,
     shards_of,
+    stored_at,
     write_shard,
 )
 from synthpipe.taxonomy import LOST
@@ -143,6 +144,23 @@ def test_what_is_half_made_is_no_part_of_a_group(tmp_path: Path) -> None:
         (folder / "begun").mkdir()
     assert groups_of(root) == ["mosaic"] and not arrays_of(root)
     assert set(arrays_of(group)) == set(CANDIDATE_ARRAYS) and not groups_of(group)
+
+
+def test_what_is_renamed_while_it_is_listed_is_passed_over(tmp_path: Path) -> None:
+    group = group_of(tmp_path / "s.zarr", 8)
+    write(group, 1, samples(16))
+    (tmp_path / "s.zarr" / "mosaic" / "image" / "c.0.0.0.0.6f1b.partial").symlink_to("gone")
+    assert set(stored_at(array(group, "image"))) == {1}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_damaged_metadata_is_named(tmp_path: Path, content: str) -> None:
+    group_of(tmp_path / "s.zarr", 8)
+    (tmp_path / "s.zarr" / "mosaic" / "mask" / "zarr.json").write_text(content)
+    group = open_group(tmp_path / "s.zarr", "mosaic")
+    for ask in (lambda: array(group, "mask"), lambda: arrays_of(group)):
+        with pytest.raises(StoreError, match=r"mosaic/mask/zarr.json: damaged: .*verify RUN --repair"):
+            ask()
 
 
 def test_a_lost_chunk_never_reads_as_a_tissue_class(tmp_path: Path) -> None:
