@@ -107,6 +107,23 @@ def test_after_an_extension_that_failed_a_run_may_be_extended_again(patches: Pat
     assert [CuratedSet(aside).digest for aside in path.glob("curated-*.zarr")] == [old.digest] * 2
 
 
+def test_verdicts_are_written_where_they_are_new_and_nowhere_else(
+    run: Path, patches: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def verdicts() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in (run / "candidates.zarr").rglob("verdict/c.*")}
+
+    bytes_before, before = objects(run / "candidates.zarr"), verdicts()
+    damaged, gone, *_ = sorted(before)
+    damaged.write_bytes(b"")
+    gone.unlink()
+    build(small(patches), unfinished(run), ONE, LogReporter())
+    assert objects(run / "candidates.zarr") == bytes_before
+    assert {path for path, written in verdicts().items() if written != before[path]} == {damaged, gone}
+    log = capsys.readouterr().err
+    assert "mosaic verdicts: 16 in" in log and "bezier verdicts: 16 in" in log
+
+
 def test_only_more_of_the_same_is_an_extension(run: Path, patches: Path) -> None:
     for change in ("curation.wanted=11", "curation.threshold=0.9", "seed=3"):
         with pytest.raises(StaleRunError, match=f"--extend allows more curation.wanted.*\\n.*{change.split('=')[0]}"):

@@ -18,20 +18,32 @@ from synthpipe.storage.schema import (
     complete_in_all,
     open_group,
 )
-from synthpipe.storage.shards import object_path, read_range, read_small, shards_of, write_shard
+from synthpipe.storage.shards import complete_shards, holds, object_path, read_range, read_small, shards_of, write_small
 from synthpipe.tasks import CuratedTask, write_curated_shard
 from synthpipe.threads import in_threads
 
-_REQUESTS = 16  # at a time: behind a URL, each waits for the network
+_OBJECTS_AT_ONCE = 16  # each waits for the disk, or for the network
 
 
 def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) -> None:
-    """Store the verdicts; candidates beyond the plan, made for settings that were changed since, are surplus."""
+    """Store the verdicts; candidates beyond the plan, made for settings that were changed since, are surplus.
+
+    Shards that have theirs already stay as they are.
+    """
     pipeline, size = state.pipeline, state.pipeline.store.shard
     group = open_group(state.run.candidates, strategy, writable=True)
     add_verdicts(group, pipeline, len(verdicts))
-    for shard in shards_of(array(group, "verdict").shape[0], size):
-        write_shard(array(group, "verdict"), shard, verdicts_of_shard(verdicts, shard, size))
+    target = array(group, "verdict")
+    shards, stored = shards_of(target.shape[0], size), complete_shards(target)
+
+    def write(shard: int) -> None:
+        codes = verdicts_of_shard(verdicts, shard, size)
+        if not (shard in stored and holds(target, shard, codes)):
+            write_small(target, shard, codes)
+
+    with state.reporter.stage(f"{strategy} verdicts", len(shards) * size) as advance:
+        for _ in in_threads(write, shards, _OBJECTS_AT_ONCE):
+            advance(size)
 
 
 def verdicts_of_shard(verdicts: Verdicts, shard: int, size: int) -> Verdicts:
@@ -81,7 +93,7 @@ def _remove_stale(state: BuildState, target: zarr.Group, kept: Mapping[Strategy,
 
     planned = shards_of(sum(map(len, kept.values())), size)
     complete = sorted(complete_in_all(target, CURATED_ARRAYS).intersection(planned))
-    for shard, is_stale in zip(complete, in_threads(stale, complete, _REQUESTS), strict=True):
+    for shard, is_stale in zip(complete, in_threads(stale, complete, _OBJECTS_AT_ONCE), strict=True):
         if is_stale:
             object_path(array(target, "image"), shard).unlink()
 

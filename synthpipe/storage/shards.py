@@ -1,8 +1,9 @@
 """Writing whole shards, and listing which are there.
 
 One task encodes all samples of a shard and stores it as one object, atomically and durably; nobody else touches it, and
-no composite is rewritten. A shard is always full: samples that lie beyond the array's length wait there until it is
-lengthened. So the objects themselves are the ledger of a run.
+no composite is rewritten; verdicts are, which follow from the others and from what is wanted now. A shard is always full:
+samples that lie beyond the array's length wait there until it is lengthened. So the objects themselves are the ledger of a
+run.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, located, told
+from synthpipe.files import Location, located, told, write_atomically
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum
 from synthpipe.storage.objects import ObjectWriter
 
@@ -178,12 +179,40 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
     StoreError
         `samples` is not a whole shard, or the object cannot be stored.
     """
-    if len(samples) != shard_size(array):
-        raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
+    _check_whole(array, shard, samples)
     with ShardWriter(array, shard) as writer:
         writer.write(samples)
         writer.finish()
         commit(writer)
+
+
+def write_small(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
+    """Store a shard of an array that holds a shard's worth in a chunk as `write_shard` does, with less ado.
+
+    Raises
+    ------
+    StoreError
+        `samples` is not a whole shard, or the object cannot be stored.
+    """
+    _check_whole(array, shard, samples)
+    write_atomically(object_path(array, shard), _small_object(array, samples), durable=True)
+
+
+def holds(array: zarr.Array[Any], shard: int, samples: Samples) -> bool:
+    """Whether a shard of such an array is stored with the bytes that `write_small` would give it."""
+    path = object_path(array, shard)
+    with suppress(StoreError), told(path, "cannot be read"):
+        return path.read_bytes() == _small_object(array, samples)
+    return False
+
+
+def _check_whole(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
+    if len(samples) != shard_size(array):
+        raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
+
+
+def _small_object(array: zarr.Array[Any], samples: Samples) -> bytes:
+    return b"".join(map(bytes, ChunkCodec.of(array).encode(samples)))
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:

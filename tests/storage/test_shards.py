@@ -11,6 +11,7 @@ import zarr
 
 from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
+from synthpipe.files import Location, located
 from synthpipe.storage import objects
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import (
@@ -28,11 +29,13 @@ from synthpipe.storage.shards import (
     ShardWriter,
     commit,
     complete_shards,
+    holds,
     object_path,
     shard_size,
     shards_of,
     stored_at,
     write_shard,
+    write_small,
 )
 from synthpipe.taxonomy import LOST
 
@@ -40,7 +43,7 @@ SHARD = 4
 STORE = StoreSection(shard=SHARD)
 
 
-def group_of(path: Path, length: int, store: StoreSection = STORE) -> zarr.Group:
+def group_of(path: Location, length: int, store: StoreSection = STORE) -> zarr.Group:
     group = create_group(path, "mosaic", {"format_version": 1})
     sizes = {"sample": length, "y": 6, "x": 5, "channel": 3, "class_or_background": 4, "donor_use": 2}
     ensure_arrays(group, CANDIDATE_ARRAYS, sizes, store)
@@ -112,6 +115,24 @@ def test_lengthening_shows_the_samples_that_waited_and_rewrites_nothing(tmp_path
     assert np.array_equal(np.asarray(array(longer, "image")[4:8]), data["image"][4:8])
     assert (tmp_path / "s.zarr" / "mosaic" / "image" / "c.1.0.0.0").read_bytes() == stored
     assert array(group_of(tmp_path / "s.zarr", 3), "image").shape[0] == 11
+
+
+@pytest.mark.parametrize("place", [None, "memory://small"])
+def test_small_shards_are_written_at_once_and_compared(tmp_path: Path, place: str | None) -> None:
+    data, path = samples(2 * SHARD), located(place or tmp_path / "s.zarr")
+    ours, theirs = group_of(path, 2 * SHARD), group_of(tmp_path / "theirs.zarr", 2 * SHARD)
+    for name in ("recipe", "class_pixels", "donors"):
+        small, first, second = array(ours, name), data[name][:SHARD], data[name][SHARD:]
+        assert not holds(small, 1, second)
+        write_small(small, 1, second)
+        write_shard(array(theirs, name), 1, second)
+        stored = object_path(small, 1)
+        assert stored.read_bytes() == object_path(array(theirs, name), 1).read_bytes()
+        assert holds(small, 1, second) and not holds(small, 1, first) and not holds(small, 0, second)
+        stored.write_bytes(stored.read_bytes()[:-1])
+        assert not holds(small, 1, second)
+        with pytest.raises(StoreError, match="shard 0 takes 4 samples, got 3"):
+            write_small(small, 0, first[:3])
 
 
 def test_all_arrays_of_a_group_have_one_length(tmp_path: Path) -> None:
