@@ -1,23 +1,33 @@
-"""``python -m benchmarks.scaling``: what a shard's task costs when it does no work, and how far that carries."""
+"""``python -m benchmarks.scaling``: what a shard costs the driver, task and verdicts, and how far that carries."""
 
 from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from benchmarks.page import RESULTS
 from synthpipe import pipeline_file
 from synthpipe.config import Pipeline
+from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.node_bank import BankPlace
-from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster, run_tasks
+from synthpipe.progress import Silent
+from synthpipe.records import PatchRef
+from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster, run_tasks
+from synthpipe.stages.candidates import judge_plan
+from synthpipe.stages.curated_set import write_verdicts
+from synthpipe.stages.layout import add_scores, composites_group
+from synthpipe.stages.state import BuildState
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array
+from synthpipe.storage.shards import write_small
 from synthpipe.storage.summary import human_bytes
 from synthpipe.tasks import Job, ShardTask
 
@@ -25,11 +35,15 @@ RESULT = RESULTS / "scaling" / "tasks.json"
 PAGE = Path("docs/scaling.md")
 _PIPELINE = Path(__file__).parent.parent / "pipelines" / "wsss4luad.yaml"
 _POINTS = 10  # at which memory is looked at
+_TASKS_A_JUDGED_SHARD = 100  # a hundredth as many shards tell what verdicts take
+_DONORS = 10_000
 
 _COMPOSITES, _CORES, _GPUS = 100_000_000, 1000, 8
 _SHARDS = (512, 1024, 2048, 4096, 8192)
+_SUMMED = 2048  # the one that all is added up for
 _SCORES = 2000.0  # composites that one GPU scores in a second: assumed, not measured
 _DISK = 10e9  # bytes a second that a parallel file system takes: assumed
+_LATENCY, _REQUESTS = 0.04, 10  # seconds of a request to an object store, and how many wait at a time: assumed
 
 
 def no_work(task: ShardTask) -> int:
@@ -55,6 +69,44 @@ def measure(count: int, workers: int) -> dict[str, Any]:
             "seconds": time.perf_counter() - start,
             "driver_cpu_seconds": time.process_time() - cpu,
             "memory": memory,
+        }
+
+
+def measure_verdicts(shards: int) -> list[dict[str, Any]]:
+    """Judge `shards` shards of candidates, of each size, and store the verdicts; return the seconds that each takes."""
+    with open_cluster(ClusterSettings(Local(processes=False)), Demand(), lambda message: None) as cluster:
+        return [_judged(cluster, size, shards) for size in _SHARDS]
+
+
+def _judged(cluster: Cluster, size: int, shards: int) -> dict[str, Any]:
+    count = size * shards
+    keep_all = [f"curation.{key}={count}" for key in ("wanted", "candidates", "max_candidates")]
+    pipeline = pipeline_file.load(_PIPELINE, [f"store.shard={size}", *keep_all])
+    donors = tuple(PatchRef(f"{number:05}", "", "", (0,), 1, 1, "") for number in range(_DONORS))
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(pipeline, RunDirectory(Path(folder)), BankPlace("none"))
+        state = BuildState(job, Catalog(donors), cluster, Silent(), {"stages": {}, "strategies": {}})
+        group = composites_group(job.run.candidates, pipeline, "mosaic", "candidate", count)
+        add_scores(group, pipeline, count, "none")
+        rng, pixels = np.random.default_rng(0), pipeline.canvas[0] * pipeline.canvas[1]
+        small = {
+            "p_real": rng.uniform(0.6, 1, size).astype(np.float32),
+            "class_pixels": rng.multinomial(pixels, [0.3, 0.3, 0.3, 0.1], size).astype(np.int32),
+            "donors": rng.integers(0, _DONORS, (size, array(group, "donors").shape[1]), dtype=np.int32),
+        }
+        for name, samples in small.items():
+            target = array(group, name)
+            for shard in range(shards):
+                write_small(target, shard, samples)
+        start = time.perf_counter()
+        found = judge_plan(state, "mosaic", count)
+        judged = time.perf_counter()
+        write_verdicts(state, "mosaic", found.verdicts)
+        return {
+            "shard": size,
+            "shards": shards,
+            "judging_seconds": judged - start,
+            "writing_seconds": time.perf_counter() - judged,
         }
 
 
@@ -87,6 +139,11 @@ def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
     per_task = found["driver_cpu_seconds"] / found["tasks"]
     busy = sum(_COMPOSITES / 2 / rate for rate in rates.values())  # core seconds
     scored = _COMPOSITES / _SCORES / _GPUS / 3600
+    verdicts = {
+        each["shard"]: (each["judging_seconds"] + each["writing_seconds"]) / each["shards"]
+        for each in found["verdicts"]
+    }
+    disk, judged = 3 * _COMPOSITES * size / _DISK / 3600, _COMPOSITES / _SUMMED * verdicts[_SUMMED] / 3600
     height, width = pipeline.canvas
     yield from (
         f"## {_COMPOSITES:,} composites on {_CORES:,} cores and {_GPUS} GPUs",
@@ -98,8 +155,8 @@ def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
         f"needs {_COMPOSITES * size / _DISK / 60:.0f} minutes for them. GPUs that score {_SCORES:,.0f} a second each "
         f"(an assumption: take your own figure) need {scored:.1f} hours.",
         "",
-        "| shard | shards | its bytes | objects | seconds a task | scheduling | cores that are fed |",
-        "|---|---|---|---|---|---|---|",
+        "| shard | shards | its bytes | objects | seconds a task | scheduling | cores that are fed | verdicts |",
+        "|---|---|---|---|---|---|---|---|",
     )
     objects = len(CANDIDATE_ARRAYS) + len(SCORE_ARRAYS) + len(VERDICT_ARRAYS)
     for shard in _SHARDS:
@@ -107,7 +164,11 @@ def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
         task = busy / shards
         cells = (
             *(f"{shard}", f"{shards:,}", human_bytes(shard * size), f"{shards * objects:,}", f"{task:.2f}"),
-            *(f"{shards * per_task / 60:.1f} min", f"{task / per_task:.0f}"),
+            *(
+                f"{shards * per_task / 60:.1f} min",
+                f"{task / per_task:.0f}",
+                f"{shards * verdicts[shard] / 60:.1f} min",
+            ),
         )
         yield f"| {' | '.join(cells)} |"
     yield from (
@@ -118,12 +179,20 @@ def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
         f"and fewer inodes: {objects} objects a shard of candidates. A worker's memory does not depend on it. Beyond "
         "that: several builds, each with a seed and a scheduler of its own.",
         "",
+        "*Verdicts* are the driver's own work, while workers wait: it reads scores and donors once and class pixels "
+        f"twice, and writes the verdicts. On a local disk, from its cache, that took {1e3 * verdicts[_SHARDS[0]]:.1f} "
+        f"ms a shard of {_SHARDS[0]} and {1e3 * verdicts[_SHARDS[-1]]:.1f} a shard of {_SHARDS[-1]}, measured with "
+        f"{found['verdicts'][0]['shards']:,} of each. Behind a URL they are five requests a shard of any size: at "
+        f"{1e3 * _LATENCY:.0f} ms each, {_REQUESTS} at a time (assumptions), {5e3 * _LATENCY / _REQUESTS:.0f} ms. All "
+        "but the writing is done again whenever the plan grows. The report at the end reads the same arrays once more, "
+        "which is not counted here.",
+        "",
         f"The curated set is a copy of what is kept: where all is, {_COMPOSITES * size / 1e12:.0f} TB and "
         f"{len(CURATED_ARRAYS)} objects a shard more, and the disk's {_COMPOSITES * size / _DISK / 60:.0f} minutes "
         "twice, to read and to write; where the filter accepts a tenth, a tenth of that for as many candidates. In all "
-        f"it is {(3 * _COMPOSITES * size / _DISK / 3600) + scored:.1f} hours where all are kept, of which the disk has "
-        f"{3 * _COMPOSITES * size / _DISK / 3600:.1f}, writing candidates and copying them, and the GPUs {scored:.1f}; "
-        "what the scheduler needs lies within the disk's time for shards of 2048 and more.",
+        f"it is {disk + scored + judged:.1f} hours where all are kept, of which the disk has {disk:.1f}, writing "
+        f"candidates and copying them, the GPUs {scored:.1f}, and the verdicts {60 * judged:.0f} minutes; what the "
+        f"scheduler needs lies within the disk's time. This is for shards of {_SUMMED}, and larger ones need no more.",
         "",
     )
 
@@ -148,9 +217,9 @@ def _bytes(pipeline: Pipeline) -> int:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
 def main(tasks: int, workers: int, output: Path, page: Path) -> None:
-    """Measure what a task costs that does no work, and write a JSON file and PAGE."""
+    """Measure what a task costs that does no work, and what verdicts do, and write a JSON file and PAGE."""
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    found = measure(tasks, workers)
+    found = {**measure(tasks, workers), "verdicts": measure_verdicts(max(1, tasks // _TASKS_A_JUDGED_SHARD))}
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     page.write_text(write_page(output), encoding="utf-8")

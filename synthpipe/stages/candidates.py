@@ -74,7 +74,7 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
             with timed(state.journal, f"{strategy} scores"):
                 _score(state, strategy, planned)
         with timed(state.journal, f"{strategy} verdicts"):
-            found = _judge(state, strategy, planned)
+            found = judge_plan(state, strategy, planned)
         following = next_plan(planned, found.kept, wanted, bound)
         if following == planned:
             break
@@ -115,7 +115,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
             advance(done, f"{accepted / scored:.1%} accepted so far")
 
 
-def _judge(state: BuildState, strategy: Strategy, count: int) -> Judgement:
+def judge_plan(state: BuildState, strategy: Strategy, count: int) -> Judgement:
     """Judge the first `count` candidates; write what became of them into the journal."""
     settings = state.pipeline.curation
     found = judge(state.pipeline, strategy, open_group(state.run.candidates, strategy), count)
