@@ -1,9 +1,9 @@
 """Writing whole shards, and listing which are there.
 
 One task encodes all samples of a shard and stores it as one object, atomically and durably; nobody else touches it, and
-no composite is rewritten; verdicts are, which follow from the others and from what is wanted now. A shard is always full:
-samples that lie beyond the array's length wait there until it is lengthened. So the objects themselves are the ledger of a
-run.
+no composite is rewritten; verdicts are, which follow from the others and from what is wanted now. A shard is always
+full: samples that lie beyond the array's length wait there until it is lengthened. So the objects themselves are the
+ledger of a run.
 """
 
 from __future__ import annotations
