@@ -6,7 +6,9 @@ processes, and devices only share a step's batch out among themselves.
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from collections.abc import Generator, Sequence
 from functools import lru_cache
 from typing import TypedDict
@@ -24,7 +26,6 @@ from synthpipe.segment.sources import Source
 
 _COMPOSITES, _REAL = 1, 2  # words of the generators' keys
 _ORDER, _VIEWS = 0, 1
-_GRACE = 60  # seconds that a process goes on preparing batches after its training was told to stop
 
 
 class Batch(TypedDict):
@@ -136,7 +137,16 @@ def batches(steps: Steps, first: int, last: int, workers: int, pin_memory: bool)
 def _outlast_stops(_: int) -> None:
     """Live on when a training is stopped: schedulers signal all processes of a job, and its last step needs a batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_alone, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_alone(training: int) -> None:
+    """End when the training's own process says so."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
+        pass
+    os._exit(0)
 
 
 def _place(seed: int, word: int, size: int, place: int) -> int:

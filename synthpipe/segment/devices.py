@@ -60,11 +60,11 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
 
 def by_the_first(fabric: Fabric, work: Callable[[], object]) -> None:
     """Let the first process do something for all; where it fails, all do: none is left waiting for it."""
-    failure: SynthpipeError | None = None
+    failure: SynthpipeError | OSError | None = None
     if fabric.is_global_zero:
         try:
             work()
-        except SynthpipeError as error:
+        except (SynthpipeError, OSError) as error:
             failure = error
     if failure := fabric.broadcast(failure):
         raise failure

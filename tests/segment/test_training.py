@@ -135,7 +135,7 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
     through = run(command(data_set, tmp_path / "through"))
     assert through.returncode == 0, through.stderr
     directory = tmp_path / "run"
-    for kind, wanted in ((signal.SIGKILL, 3), (signal.SIGINT, 5), (signal.SIGTERM, 7)):
+    for kind, wanted in ((signal.SIGKILL, 3), (signal.SIGINT, 6), (signal.SIGTERM, 9)):
         # a scheduler signals every process of a job, those that prepare batches too
         send, workers = (os.killpg, "2") if kind == signal.SIGTERM else (os.kill, "0")
         process = subprocess.Popen(
@@ -196,10 +196,13 @@ def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: 
     assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
 
 
-def test_devices_fail_together_where_the_first_cannot_write(data_set: DataSet, tmp_path: Path) -> None:
-    (tmp_path / "run" / "best.ckpt").mkdir(parents=True)
+@pytest.mark.parametrize("name", ["best.ckpt", "tensorboard"])
+def test_devices_fail_together_where_the_first_cannot_write(data_set: DataSet, tmp_path: Path, name: str) -> None:
+    blocked = tmp_path / "run" / name
+    blocked.parent.mkdir()
+    blocked.mkdir() if name == "best.ckpt" else blocked.touch()
     found = run(command(data_set, tmp_path / "run", "--devices", "2"))
-    assert found.returncode == 1 and "best.ckpt: cannot be written" in found.stderr
+    assert found.returncode == 1 and f"{blocked}: " in found.stderr
     assert "Traceback" not in found.stderr and "fault of synthpipe" not in found.stderr
 
 
