@@ -441,8 +441,9 @@ def baseline(
         trainings["masks"] = upper_bound(settings, description, composites, masked, validation)
     _windows_of(description, windows)  # refused before anything is trained
     for path in compare:
-        taxonomy = Checkpoint.load(path).description.taxonomy
-        if changes := list(differences(description.taxonomy.to_json(), taxonomy.to_json())):
+        other = Checkpoint.load(path).description
+        _windows_of(other, windows)
+        if changes := list(differences(description.taxonomy.to_json(), other.taxonomy.to_json())):
             raise ConfigError("\n  ".join([f"--compare {path}: has other classes than {curated}:", *changes]))
     for name, (chosen, training) in trainings.items():
         outcome = _train(chosen, training, output / name, _hardware(accelerator, devices, workers))

@@ -225,6 +225,9 @@ def evaluate(
     with reporter.stage("masks", len(images)) as advance:
         check_masked(images, taxonomy, any_palette, advance)
     shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
+    drawn, record = {f"{images[number].name}.png" for number in shown}, directory / "pictures" / "drawn.json"
+    former = _names(record)  # of an evaluation before this one, whether it was finished or not
+    write_atomically(record, json.dumps(sorted(former | drawn)))
     confusions, contours = [], []
     with reporter.stage("evaluation", len(images)) as advance:
         for number, source in enumerate(images):
@@ -237,9 +240,9 @@ def evaluate(
                 figure = pictures.panel(image, truth, found, taxonomy, f"{source.name}: mIoU {score:.3f}")
                 pictures.save(figure, directory / f"pictures/{source.name}.png")
             advance(1)
-    drawn = [f"pictures/{images[number].name}.png" for number in sorted(shown)]
-    for name in _drawn_before(directory) - set(drawn):
-        (directory / name).unlink(missing_ok=True)
+    for name in former - drawn:
+        (directory / "pictures" / name).unlink(missing_ok=True)
+    write_atomically(record, json.dumps(sorted(drawn)))
     evaluation = Evaluation(tuple(source.name for source in images), np.stack(confusions), np.stack(contours))
     result = {
         "checkpoint": predictor.sha256,
@@ -248,7 +251,6 @@ def evaluate(
         "measured_on": digest_of(images),
         "synthpipe": version("synthpipe"),
         "windows": predictor.windows.model_dump(mode="json"),
-        "pictures": drawn,
         **evaluation.summary(taxonomy, replicates, seed=0),
     }
     pictures.save(pictures.confusion_figure(evaluation.confusions.sum(0), taxonomy), directory / "confusion.png")
@@ -257,11 +259,11 @@ def evaluate(
     return result
 
 
-def _drawn_before(directory: Path) -> set[str]:
-    """Return which pictures an evaluation left in its folder before: only those may be removed."""
+def _names(record: Path) -> set[str]:
+    """Return the pictures that evaluations drew beside their `record`: of what is there, only they may be removed."""
     try:
-        return set(json.loads((directory / "metrics.json").read_text(encoding="utf-8"))["pictures"])
-    except (OSError, ValueError, LookupError, TypeError):
+        return set(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
         return set()
 
 

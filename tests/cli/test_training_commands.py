@@ -93,7 +93,7 @@ def test_evaluate_prints_a_table_and_draws(data_set: DataSet, trained: Path, tmp
     found = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert found["windows"]["scales"] == [1.0, 1.5] and found["windows"]["stride"] == [32, 32]
     assert lines[5].startswith(f"mIoU {found['miou']:.4f} (")
-    assert len(list((tmp_path / "pictures").iterdir())) == 2 and (tmp_path / "curves.png").exists()
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2 and (tmp_path / "curves.png").exists()
     wrong = synthpipe(
         "evaluate", trained / "best.ckpt", "--data", data_set.validation, "-o", tmp_path, "--window", "a=1"
     )
@@ -202,6 +202,21 @@ def test_windows_are_refused_before_a_baseline_is_trained(data_set: DataSet, con
         "-o", tmp_path / "out",
     )  # fmt: skip
     assert result.exit_code == 1 and "did you mean 'stride'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_windows_are_refused_that_a_compared_network_cannot_take(
+    data_set: DataSet, config: Path, trained: Path, tmp_path: Path
+) -> None:
+    """Its canvas is a smaller one."""
+    kept = Checkpoint.load(trained / "best.ckpt")
+    replace(kept, description=replace(kept.description, size=(16, 16))).save(tmp_path / "smaller.ckpt")
+    result = synthpipe(
+        "baseline", data_set.curated, "--real", data_set.root, "--val", data_set.validation,
+        "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu", "--window", "stride=24",
+        "--compare", tmp_path / "smaller.ckpt", "-o", tmp_path / "out",
+    )  # fmt: skip
+    assert result.exit_code == 1 and "stride: got 24; expected at most the size, (16, 16)" in result.stderr
     assert not (tmp_path / "out").exists()
 
 

@@ -52,7 +52,7 @@ def test_what_is_told_is_what_was_counted(trained: Path, data_set: DataSet, tmp_
     assert low <= result["miou"] <= high
     assert result == json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert result["checkpoint"] == file_digest(trained / "best.ckpt")
-    assert [path.stem for path in (tmp_path / "pictures").iterdir()] == [images[0].name]
+    assert [path.stem for path in (tmp_path / "pictures").glob("*.png")] == [images[0].name]
     assert width_of(tmp_path / "confusion.png") > 300
     rows = list(table(result))
     assert [row[0] for row in rows] == ["class", "tumour", "stroma", "normal", "mean"]
@@ -68,7 +68,7 @@ def test_another_evaluation_replaces_the_pictures_of_the_first_alone(
     mine.write_bytes(b"of another program")
     for drawn in (2, 1):
         evaluate(predictor, images, tmp_path, LogReporter(), pictured=drawn, replicates=1)
-        expected = {"mine.png", *(f"{image.name}.png" for image in images[:drawn])}
+        expected = {"drawn.json", "mine.png", *(f"{image.name}.png" for image in images[:drawn])}
         assert {path.name for path in mine.parent.iterdir()} == expected
 
 
