@@ -106,9 +106,12 @@ def test_sets_of_the_same_fingerprint_are_put_aside_side_by_side(bucket: str) ->
     run = RunDirectory(located(f"{bucket}/aside"))
     about = {"name": "any", "fingerprint": "0123456789", "catalog_digest": "", "versions": {}, "pipeline": {}}
     write_json(run.run_file, {"format_version": 1, **about})
+    # what a process that was killed had copied so far: it is gone on with
+    (run.path / "curated-01234567.zarr" / "image" / "c.0").write_bytes(b"first")
     names = []
     for content in (b"first", b"second"):
-        (run.curated / "image" / "c.0").write_bytes(content)
+        for name, data in (("zarr.json", b"{}"), ("image/c.0", content)):
+            (run.curated / name).write_bytes(data)
         aside = run.set_curated_aside()
         assert not run.curated.exists() and (aside / "image" / "c.0").read_bytes() == content
         names.append(aside.name)

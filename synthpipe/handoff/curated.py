@@ -23,7 +23,7 @@ from synthpipe.handoff.splits import By, Split, split_places
 from synthpipe.records import STRATEGIES, Image, Mask, Strategy
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array, arrays_of, is_complete, open_group
+from synthpipe.storage.schema import array, arrays_of, has_array, is_complete, open_group
 from synthpipe.storage.shards import read_range
 from synthpipe.taxonomy import LOST, Taxonomy
 
@@ -90,7 +90,7 @@ class CuratedSet:
             raise StoreError(f"{self.path}: is a run; expected its curated set, {RunDirectory(self.path).curated}")
         group = open_group(self.path)
         attributes: dict[str, Any] = dict(group.attrs)
-        if "donor_groups" not in group or not attributes.keys() >= _ATTRIBUTES:
+        if not has_array(group, "donor_groups") or not attributes.keys() >= _ATTRIBUTES:
             raise StoreError(f"{self.path}: is no curated set; expected curated.zarr of a run")
         if not is_complete(group):
             raise StoreError(f"{self.path}: is not complete; give the command that began it again, to finish it")

@@ -14,7 +14,7 @@ from synthpipe.report.choice import chosen_kept, chosen_rejected
 from synthpipe.report.composites import Shown, read_shown
 from synthpipe.report.tallies import Tally, tally
 from synthpipe.storage.run import RunDirectory, read_json
-from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.schema import array, has_array, open_group
 from synthpipe.storage.summary import summarise
 
 GALLERY = 24
@@ -99,10 +99,10 @@ def _strategy(
     if not (run.candidates / strategy / "zarr.json").exists():
         return None
     group = open_group(run.candidates, strategy)
-    if "image" not in group:  # the arrays are just being made
+    if not has_array(group, "image"):  # the arrays are just being made
         return None
     journal = summary["strategies"].get(strategy, {})
-    planned = journal.get("candidates") if "verdict" in group else None
+    planned = journal.get("candidates") if has_array(group, "verdict") else None
     tallied = tally(group, len(pipeline.classes), catalog.donors, planned)
     galleries = [
         tuple(read_shown(group, strategy, indices, tallied.verdicts, tallied.p_real))

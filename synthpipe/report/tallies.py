@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from synthpipe.records import REASONS, PatchRef
 from synthpipe.storage.contents import composites_of_each
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all, has_array
 from synthpipe.storage.shards import read_range, shard_size
 from synthpipe.taxonomy import LOST
 
@@ -102,7 +102,7 @@ def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef], planned: 
     for block in _blocks(group, count):
         found.stored[block] = True
         for name, target in (("p_real", found.p_real), ("verdict", found.verdicts)):
-            if name in group:
+            if has_array(group, name):
                 values = read_range(array(group, name), block.start, block.stop)
                 target[block.start : block.start + len(values)] = values
     judged = found.judged

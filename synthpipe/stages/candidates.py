@@ -22,6 +22,7 @@ from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
     array,
     complete_in_all,
+    has_array,
     open_group,
 )
 from synthpipe.storage.shards import complete_shards, read_range, shards_of
@@ -100,7 +101,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
     pipeline, store = state.pipeline, state.pipeline.store
     group = open_group(state.run.candidates, strategy, writable=True)
     sha256 = load_report(state.run.report(strategy)).model_sha256
-    if "p_real" in group and array(group, "p_real").attrs["model_sha256"] != sha256:
+    if has_array(group, "p_real") and array(group, "p_real").attrs["model_sha256"] != sha256:
         raise StaleRunError(
             f"{state.run.candidates / strategy}: was scored by another filter than {state.run.weights(strategy)}; "
             "remove its p_real folder and build again"

@@ -11,7 +11,7 @@ from synthpipe.patches.catalog import Catalog, changes, load_catalog
 from synthpipe.runtime import run_tasks
 from synthpipe.stages.state import BuildState
 from synthpipe.storage.run import RunDirectory, versions
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, complete_in_all, open_group
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, complete_in_all, has_array, open_group
 from synthpipe.tasks import ShardTask, equals_stored
 
 _LISTED = 20
@@ -55,7 +55,11 @@ def check_pixels(state: BuildState) -> None:
     for purpose, store in stores.items():
         for strategy in state.pipeline.strategies:
             group = open_group(store, strategy) if (store / strategy / "zarr.json").exists() else None
-            shards = complete_in_all(group, CANDIDATE_ARRAYS) if group is not None and "image" in group else frozenset()
+            shards = (
+                complete_in_all(group, CANDIDATE_ARRAYS)
+                if group is not None and has_array(group, "image")
+                else frozenset()
+            )
             tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in sorted(shards)[:1]]
     if all(run_tasks(state.cluster, equals_stored, tasks)):
         return

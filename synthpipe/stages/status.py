@@ -19,7 +19,7 @@ from synthpipe.files import Location
 from synthpipe.lock import holder_of
 from synthpipe.records import Strategy
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, open_group
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, has_array, open_group
 from synthpipe.storage.shards import complete_shards, read_range, shards_of, stored_at
 from synthpipe.threads import in_threads
 
@@ -103,7 +103,7 @@ def _progress(
     """Describe one part; return with it when its latest shard was stored."""
     group = _group(folder)
     # not `if group`: its truth is whether it has members, and zarr warns of what is half made when it counts them
-    arrays = [array(group, name) for name in names if name in group] if group is not None else []
+    arrays = [array(group, name) for name in names if has_array(group, name)] if group is not None else []
     length = max([planned, *(each.shape[0] for each in arrays)])
     times: list[float] = []
     shards = len(shards_of(length, shard))
@@ -171,7 +171,7 @@ def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[s
 def _judgement(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
     group = _group(run.candidates / strategy)
     names = ["class_pixels", *(["p_real"] if pipeline.filter.enabled else [])]
-    if group is None or any(name not in group for name in names):
+    if group is None or not all(has_array(group, name) for name in names):
         return {}
     arrays = [array(group, name) for name in names]
     size, length = pipeline.store.shard, arrays[0].shape[0]

@@ -21,6 +21,7 @@ from synthpipe.records import STRATEGIES, Strategy
 FORMAT_VERSION = 1
 _PACKAGES = ("synthpipe", "numpy", "opencv-python-headless", "bezier", "pillow", "zarr", "dask", "torch", "timm")
 _RUN_KEYS = {"name", "fingerprint", "catalog_digest", "versions", "pipeline"}
+_ROOT = "zarr.json"  # a store is one by it
 _HOW_TO_MEND = "`synthpipe verify RUN` says how to mend it"
 
 
@@ -212,12 +213,14 @@ class RunDirectory:
         """
         old, stem = self.curated, f"curated-{self.read()['fingerprint'][:8]}"
         names = (f"{stem}{number}.zarr" for number in chain([""], map("-{}".format, count(2))))
-        name = next(each for each in names if not old.with_name(each).exists())
+        name = next(each for each in names if not (old.with_name(each) / _ROOT).exists())
         if isinstance(old, Path):
             return old.rename(old.with_name(name))
         aside = old.with_name(name)
         objects = old.fs.find(old.path)  # `mv` would look for folders, which are no objects
-        old.fs.copy(objects, [f"{aside.path}{each.removeprefix(old.path)}" for each in objects])
+        root = f"{old.path}/{_ROOT}"
+        for part in ([each for each in objects if each != root], [root]):  # half a copy is no set, and is gone on with
+            old.fs.copy(part, [f"{aside.path}{each.removeprefix(old.path)}" for each in part])
         old.fs.rm(old.path, recursive=True)
         return aside
 

@@ -228,6 +228,17 @@ def _member(group: zarr.Group, name: str) -> Any:
         raise StoreError(f"{group.store_path}/{name}/zarr.json: damaged: {error}; {HOW_TO_MEND}") from error
 
 
+def has_array(group: zarr.Group, name: str) -> bool:
+    """Whether there is an array `name` in a group.
+
+    Raises
+    ------
+    StoreError
+        Its metadata is damaged.
+    """
+    return isinstance(_member(group, name), zarr.Array)
+
+
 def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """Return array `name` of a group.
 
