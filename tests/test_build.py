@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import xarray
 import zarr
 from PIL import Image as PillowImage
@@ -30,7 +29,6 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
 from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError, StaleRunError, StoreError
-from synthpipe.filtering.network import load_network, save_weights
 from synthpipe.filtering.report import load_report
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.bank import load_donor
@@ -434,6 +432,11 @@ def test_a_damaged_shard_is_named_and_made_again(unfiltered: Path, patches: Path
 
 def turn_around(path: RunDirectory, strategy: Strategy) -> None:
     """Put another filter in the place of a trained one: it likes what that disliked."""
+    # workers that import this module for the sake of others in it have no memory for torch
+    import torch
+
+    from synthpipe.filtering.network import load_network, save_weights
+
     network, _ = load_network(path.weights(strategy), torch.device("cpu"))
     weights = {name: -each if name.startswith("fc.") else each for name, each in network.module.state_dict().items()}
     digest = save_weights(path.weights(strategy), network.architecture, weights)
