@@ -27,7 +27,7 @@ from synthpipe.stages.layout import add_scores, composites_group
 from synthpipe.stages.state import BuildState
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array
-from synthpipe.storage.shards import write_small
+from synthpipe.storage.shards import write_shard
 from synthpipe.storage.summary import human_bytes
 from synthpipe.tasks import Job, ShardTask
 
@@ -97,7 +97,7 @@ def _judged(cluster: Cluster, size: int, shards: int) -> dict[str, Any]:
         for name, samples in small.items():
             target = array(group, name)
             for shard in range(shards):
-                write_small(target, shard, samples)
+                write_shard(target, shard, samples)
         start = time.perf_counter()
         found = judge_plan(state, "mosaic", count)
         judged = time.perf_counter()

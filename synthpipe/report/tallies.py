@@ -99,16 +99,18 @@ def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef], planned: 
         np.zeros(len(donors), np.int64),
         np.zeros(len(groups), np.int64),
     )
-    for block in _blocks(group, count):
-        found.stored[block] = True
-        for name, target in (("p_real", found.p_real), ("verdict", found.verdicts)):
-            if has_array(group, name):
-                values = read_range(array(group, name), block.start, block.stop)
+    blocks = list(_blocks(group, count))
+    for name, target in (("p_real", found.p_real), ("verdict", found.verdicts)):
+        if has_array(group, name):
+            source = array(group, name)
+            for block in blocks:
+                values = read_range(source, block.start, block.stop)
                 target[block.start : block.start + len(values)] = values
-    judged = found.judged
-    for block in _blocks(group, count):
-        pixels = read_range(array(group, "class_pixels"), block.start, block.stop)
-        drawn = read_range(array(group, "donors"), block.start, block.stop)
+    class_pixels, donors_of, judged = array(group, "class_pixels"), array(group, "donors"), found.judged
+    for block in blocks:
+        found.stored[block] = True
+        pixels = read_range(class_pixels, block.start, block.stop)
+        drawn = read_range(donors_of, block.start, block.stop)
         found.all_class_pixels[:] += pixels.sum(axis=0)
         if judged:
             kept = found.verdicts[block] == _KEPT

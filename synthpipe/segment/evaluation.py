@@ -238,7 +238,7 @@ def evaluate(
             if number in shown:
                 score = measure(confusions[-1]).miou
                 figure = pictures.panel(image, truth, found, taxonomy, f"{source.name}: mIoU {score:.3f}")
-                pictures.save(figure, directory / f"pictures/{source.name}.png")
+                pictures.save(figure, directory / "pictures" / f"{source.name}.png")
             advance(1)
     for name in former - drawn:
         (directory / "pictures" / name).unlink(missing_ok=True)

@@ -29,9 +29,8 @@ def pseudo_label(
     """Predict masks of real patches and store them in the form of a curated set; return how many were predicted now.
 
     A patch is brought to the canvas, and its probabilities are the mean over the 8 flips and rotations of a square
-    canvas.
-    Classes that its label excludes are suppressed; a patch of one class is filled with it; glass gets the background
-    index. A store that was begun with the same arguments is gone on with.
+    canvas. Classes that its label excludes are suppressed; a patch of one class is filled with it; glass gets the
+    background index. A store that was begun with the same arguments is gone on with.
 
     Parameters
     ----------

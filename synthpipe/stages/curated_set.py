@@ -18,7 +18,7 @@ from synthpipe.storage.schema import (
     complete_in_all,
     open_group,
 )
-from synthpipe.storage.shards import complete_shards, holds, object_path, read_range, read_small, shards_of, write_small
+from synthpipe.storage.shards import complete_shards, holds, object_path, read_range, read_small, shards_of, write_shard
 from synthpipe.tasks import CuratedTask, write_curated_shard
 from synthpipe.threads import in_threads
 
@@ -39,7 +39,7 @@ def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) ->
     def write(shard: int) -> None:
         codes = verdicts_of_shard(verdicts, shard, size)
         if not (shard in stored and holds(target, shard, codes)):
-            write_small(target, shard, codes)
+            write_shard(target, shard, codes)
 
     with state.reporter.stage(f"{strategy} verdicts", len(shards) * size) as advance:
         for _ in in_threads(write, shards, _OBJECTS_AT_ONCE):

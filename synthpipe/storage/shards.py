@@ -179,39 +179,26 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
     StoreError
         `samples` is not a whole shard, or the object cannot be stored.
     """
-    _check_whole(array, shard, samples)
+    if len(samples) != shard_size(array):
+        raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
+    if array.shards is None:  # too small for a thread that writes while others are encoded
+        write_atomically(object_path(array, shard), _chunk(array, samples), durable=True)
+        return
     with ShardWriter(array, shard) as writer:
         writer.write(samples)
         writer.finish()
         commit(writer)
 
 
-def write_small(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
-    """Store a shard of an array that holds a shard's worth in a chunk as `write_shard` does, with less ado.
-
-    Raises
-    ------
-    StoreError
-        `samples` is not a whole shard, or the object cannot be stored.
-    """
-    _check_whole(array, shard, samples)
-    write_atomically(object_path(array, shard), _small_object(array, samples), durable=True)
-
-
 def holds(array: zarr.Array[Any], shard: int, samples: Samples) -> bool:
-    """Whether a shard of such an array is stored with the bytes that `write_small` would give it."""
+    """Whether an array that holds a shard's worth in a chunk has a shard as `write_shard` would store it."""
     path = object_path(array, shard)
     with suppress(StoreError), told(path, "cannot be read"):
-        return path.read_bytes() == _small_object(array, samples)
+        return path.read_bytes() == _chunk(array, samples)
     return False
 
 
-def _check_whole(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
-    if len(samples) != shard_size(array):
-        raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
-
-
-def _small_object(array: zarr.Array[Any], samples: Samples) -> bytes:
+def _chunk(array: zarr.Array[Any], samples: Samples) -> bytes:
     return b"".join(map(bytes, ChunkCodec.of(array).encode(samples)))
 
 

@@ -36,7 +36,6 @@ from synthpipe.storage.shards import (
     shards_of,
     stored_at,
     write_shard,
-    write_small,
 )
 from synthpipe.taxonomy import LOST
 
@@ -125,15 +124,18 @@ def test_small_shards_are_written_at_once_and_compared(tmp_path: Path, place: st
     for name in ("recipe", "class_pixels", "donors"):
         small, first, second = array(ours, name), data[name][:SHARD], data[name][SHARD:]
         assert not holds(small, 1, second)
-        write_small(small, 1, second)
-        write_shard(array(theirs, name), 1, second)
+        write_shard(small, 1, second)
+        with ShardWriter(array(theirs, name), 1) as writer:
+            writer.write(second)
+            writer.finish()
+            commit(writer)
         stored = object_path(small, 1)
         assert stored.read_bytes() == object_path(array(theirs, name), 1).read_bytes()
         assert holds(small, 1, second) and not holds(small, 1, first) and not holds(small, 0, second)
         stored.write_bytes(stored.read_bytes()[:-1])
         assert not holds(small, 1, second)
         with pytest.raises(StoreError, match="shard 0 takes 4 samples, got 3"):
-            write_small(small, 0, first[:3])
+            write_shard(small, 0, first[:3])
 
 
 def test_all_arrays_of_a_group_have_one_length(tmp_path: Path) -> None:
