@@ -41,6 +41,8 @@ from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.stages.build import demand
 from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.shards import complete_shards, shard_size, write_shard
 from synthpipe.tasks import Job, ShardTask, render_shard
 from synthpipe.taxonomy import LOST
 from synthpipe.verification import verify
@@ -407,7 +409,7 @@ def test_a_patch_that_changed_after_indexing_is_named(patches: Path, tmp_path: P
     write_phantom(root, PhantomSpec(slides=6, patches=90, size=48, images=0))
     settings = small(root, "filter.enabled=false", "curation.wanted=200", "curation.max_candidates=200")
     with pytest.raises(FilterError):
-        run(small(root, "filter.enabled=false", "curation.min_classes=3"), tmp_path / "run")
+        run(small(root, "filter.enabled=false", "curation.min_class_share=0.5"), tmp_path / "run")
     victim = next((root / "1.training").glob("*0, 1, 0]*"))
     PillowImage.new("RGB", (48, 48)).save(victim)
     with pytest.raises(CatalogError, match=r"has other bytes than when it was indexed") as caught:
@@ -474,6 +476,39 @@ def test_of_another_filters_scores_follows_another_curated_set(
     new = CuratedSet(path / "curated.zarr")
     assert len(new) == len(old) and {*map(new.origin, range(24))} != {*map(old.origin, range(24))}
     assert not verify(path, 0, LogReporter()).faults
+
+
+def test_a_set_of_former_scores_gives_way_where_new_ones_keep_too_few(patches: Path, tmp_path: Path) -> None:
+    path, rules = tmp_path / "run", ("bezier=null", "curation.rule=threshold", "curation.threshold=0")
+    run(small(patches, *rules), path, workers=1)
+    old = CuratedSet(path / "curated.zarr").digest
+    scores = array(open_group(path / "candidates.zarr", "mosaic", writable=True), "p_real")
+    for shard in complete_shards(scores):
+        write_shard(scores, shard, np.zeros(shard_size(scores), np.float32))
+    (path / "build.json").unlink()
+    with pytest.raises(FilterError, match=r"accepts 0\.00%.*\n(.*\n)*.*filter\.enabled=false"):
+        run(small(patches, *rules), path, workers=1)
+    run(small(patches, *rules, "filter.enabled=false"), path, workers=1)  # as the error recommends
+    assert np.isnan(CuratedSet(path / "curated.zarr").p_real).all()
+    assert [CuratedSet(aside).digest for aside in path.glob("curated-*.zarr")] == [old]
+
+
+def test_a_build_that_is_stopped_before_its_cards_is_not_finished(
+    unfiltered: Path, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, settings = tmp_path / "run", small(patches, "filter.enabled=false", "curation.wanted=30")
+    shutil.copytree(unfiltered, path)
+    shutil.rmtree(path / "curated.zarr")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sys.modules[demand.__module__], "write_cards", stop)
+        run(settings, path, workers=1)
+    assert "finished" not in RunDirectory(path).journal()
+    run(settings, path, workers=1)
+    assert not verify(path, 0, LogReporter()).faults and (path / "README.md").exists()
 
 
 def test_a_composite_that_fails_is_named_with_its_recipe(

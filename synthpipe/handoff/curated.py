@@ -23,7 +23,7 @@ from synthpipe.handoff.splits import By, Split, split_places
 from synthpipe.records import STRATEGIES, Image, Mask, Strategy
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array, arrays_of, has_array, is_complete, open_group
+from synthpipe.storage.schema import array, arrays_of, has_array, missing_objects, open_group
 from synthpipe.storage.shards import read_range
 from synthpipe.taxonomy import LOST, Taxonomy
 
@@ -92,8 +92,11 @@ class CuratedSet:
         attributes: dict[str, Any] = dict(group.attrs)
         if not has_array(group, "donor_groups") or not attributes.keys() >= _ATTRIBUTES:
             raise StoreError(f"{self.path}: is no curated set; expected curated.zarr of a run")
-        if not is_complete(group):
-            raise StoreError(f"{self.path}: is not complete; give the command that began it again, to finish it")
+        if missing := missing_objects(group):
+            raise StoreError(
+                f"{self.path}: is not complete: {len(missing)} objects are missing, {missing[0]} the first; give "
+                "the command that began it again, or copy the whole of it"
+            )
         shape = array(group, "image").shape
         self.description = Description.from_json({**attributes, "size": shape[1:3]})
         self.groups: tuple[str, ...] = tuple(attributes["groups"])
@@ -128,9 +131,9 @@ class CuratedSet:
         """
         known = hashlib.sha256(json.dumps([self.fingerprint, self.source, self.groups], sort_keys=True).encode())
         for values in (self.strategies, self._origins, self.p_real, self.labels, self.donor_groups):
-            known.update(np.ascontiguousarray(values).tobytes())
+            known.update(np.ascontiguousarray(values).data)
         if not self._whole:
-            known.update(self.indices.tobytes())
+            known.update(np.ascontiguousarray(self.indices).data)
         return known.hexdigest()
 
     @property

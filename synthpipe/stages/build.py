@@ -30,7 +30,7 @@ from synthpipe.stages.feasibility import check_patches, remarks, split_json
 from synthpipe.stages.sameness import check_pixels, check_same_patches
 from synthpipe.stages.state import BuildState, timed
 from synthpipe.storage.run import RunDirectory, json_text, versions, write_json
-from synthpipe.storage.schema import is_complete, open_group
+from synthpipe.storage.schema import missing_objects, open_group
 from synthpipe.storage.sums import write_sums
 from synthpipe.tasks import Job, real_patches
 from synthpipe.workplace import open_workplace, place_bank
@@ -144,8 +144,12 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
             run.write(pipeline, catalog.digest)
         try:
             _make_curated_set(state)
+            journal["finished"] = True
             write_cards(run, journal)
             write_sums(run, {run.build_file: json_text(journal).encode()})
+        except BaseException:
+            journal.pop("finished", None)  # cards and digests belong to it
+            raise
         finally:
             write_json(run.build_file, journal)
     _report(run, reporter)
@@ -182,7 +186,7 @@ def is_finished(run: RunDirectory) -> bool:
     journal = run.journal()
     if not journal.get("finished") or set(run.pipeline().strategies) - journal["strategies"].keys():
         return False
-    return run.curated.exists() and is_complete(open_group(run.curated))
+    return (run.curated / "zarr.json").exists() and not missing_objects(open_group(run.curated))
 
 
 def _asks_for_more(run: RunDirectory, pipeline: Pipeline) -> bool:
@@ -217,4 +221,3 @@ def _make_curated_set(state: BuildState) -> None:
         for strategy in pipeline.strategies:
             write_verdicts(state, strategy, verdicts[strategy])
         write_curated_set(state, verdicts)
-    state.journal["finished"] = True

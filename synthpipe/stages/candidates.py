@@ -82,7 +82,7 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
         state.reporter.note(f"{strategy}: {found.kept} of {planned} kept, {wanted} wanted: going on to {following}")
         planned = following
     if found.kept < wanted:
-        raise FilterError(_shortfall(strategy, found.verdicts, wanted) + _look(state))
+        raise _too_few(state, _shortfall(strategy, found.verdicts, wanted))
     return found.verdicts
 
 
@@ -122,12 +122,16 @@ def judge_plan(state: BuildState, strategy: Strategy, count: int) -> Judgement:
     found = judge(state.pipeline, strategy, open_group(state.run.candidates, strategy), count)
     _record(state, strategy, found)
     if settings.rule == "threshold" and found.acceptance < settings.min_acceptance:
-        raise FilterError(_too_strict(strategy, settings, found.acceptance, count) + _look(state))
+        raise _too_few(state, _too_strict(strategy, settings, found.acceptance, count))
     return found
 
 
-def _look(state: BuildState) -> str:
-    return f"\n`synthpipe report {shlex.quote(str(state.run.path))}` shows the candidates and their scores"
+def _too_few(state: BuildState, why: str) -> FilterError:
+    """Return the error to raise; a curated set of former scores gives way, or its settings could not be changed."""
+    run = state.run
+    if run.curated.exists():
+        state.reporter.note(f"the curated set of the former scores becomes {run.set_curated_aside()}")
+    return FilterError(f"{why}\n`synthpipe report {shlex.quote(str(run.path))}` shows the candidates and their scores")
 
 
 def _too_strict(strategy: Strategy, settings: CurationSection, rate: float, count: int) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
 from synthpipe.config import Pipeline
 from synthpipe.curation import Verdicts, acceptance, assess, choose, first_plan, next_plan
@@ -56,7 +57,17 @@ def judge(pipeline: Pipeline, strategy: Strategy, group: zarr.Group, count: int)
         class_pixels = read_range(array(group, "class_pixels"), block.start, block.stop)
         verdicts[block] = assess(p_real[block], class_pixels, settings)
     donors = array(group, "donors")
-    kept = choose(verdicts, p_real, settings, settings.wanted[strategy], lambda indices: read_small(donors, indices))
+    if settings.rule == "top_k" and settings.max_donor_uses is not None:
+        rows = read_range(donors, 0, count)  # in the order of scores every chunk would be read again and again
+
+        def donors_of(indices: Sequence[int]) -> NDArray[np.int32]:
+            return rows[indices]
+    else:
+
+        def donors_of(indices: Sequence[int]) -> NDArray[np.int32]:
+            return read_small(donors, indices)
+
+    kept = choose(verdicts, p_real, settings, settings.wanted[strategy], donors_of)
     return Judgement(verdicts, kept, acceptance(p_real, settings))
 
 

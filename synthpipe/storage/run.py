@@ -207,7 +207,7 @@ class RunDirectory:
         raise StaleRunError("\n  ".join([message, *found]))
 
     def set_curated_aside(self) -> Location:
-        """Give the curated set, of which a larger one is to be made, a name of its own, and return it.
+        """Give the curated set, which another is to replace, a name of its own, and return it.
 
         An extension that failed may have left a set of the same fingerprint: a number then tells them apart.
         """

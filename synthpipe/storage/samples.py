@@ -126,7 +126,7 @@ class SampleReader:
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._files: OrderedDict[int, _Object] = OrderedDict()
-        self._indices: dict[int, NDArray[np.uint64] | None] = {}
+        self._indices: dict[int, NDArray[np.uint64]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What a process that unpickles it needs: it opens its own files."""
@@ -164,20 +164,16 @@ class SampleReader:
         IndexError
             There is no such sample.
         StoreError
-            Its chunk is damaged; the message names the object.
+            Its chunk is damaged or missing; the message names the object.
         """
         if not -len(self) <= sample < len(self):
             raise IndexError(f"{self._array.store_path}: no sample {sample}; there are {len(self)}")
         shard, number = divmod(sample % len(self), self._shard_size)
         file, index = self._open(shard)
-        if file is None or index is None:
-            out[...] = self._array.fill_value
-            return
         offset, length = index[number].tolist()
-        if offset == length == _MISSING:
-            out[...] = self._array.fill_value
-            return
         try:
+            if offset == length == _MISSING:
+                raise ValueError("it was never written")
             self._read_chunk(file, offset, length, out)
         except StoreError:
             raise
@@ -200,22 +196,19 @@ class SampleReader:
         if not self._codec.stored_as_is:
             self._codec.decode(payload, out)
 
-    def _open(self, shard: int) -> tuple[_Object | None, NDArray[np.uint64] | None]:
-        """Return a shard's file and index, both None where it is not stored; the last few files stay open."""
+    def _open(self, shard: int) -> tuple[_Object, NDArray[np.uint64]]:
+        """Return a shard's file and index; the last few files stay open."""
         with self._lock:
             file = self._files.get(shard)
             if file is not None:
                 self._files.move_to_end(shard)
                 return file, self._indices[shard]
-            if shard in self._indices and self._indices[shard] is None:
-                return None, None
             path = object_path(self._array, shard)
             with told(path, "cannot be read", _CURE):
                 try:
                     file = _File(path) if isinstance(path, Path) else _Remote(path)
-                except FileNotFoundError:
-                    self._indices[shard] = None
-                    return None, None
+                except FileNotFoundError as error:
+                    raise StoreError(f"{path}: is missing; {HOW_TO_MEND}") from error
                 if shard not in self._indices:
                     self._indices[shard] = self._read_index(file, path)
             self._files[shard] = file

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.records import REASONS, STRATEGIES
-from synthpipe.storage.shards import HOW_TO_MEND, complete_shards, listing, shard_size, shards_of
+from synthpipe.storage.shards import HOW_TO_MEND, complete_shards, listing, shard_key, shard_size, shards_of
 from synthpipe.taxonomy import LOST, Taxonomy
 
 FORMAT_VERSION = 1
@@ -85,6 +86,10 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
 """Written in this order; a shard is complete when all have it."""
 
 
+_BROKEN = (JSONDecodeError, LookupError, TypeError)
+"""What zarr raises of broken metadata; other ValueErrors mean that there is something else."""
+
+
 def zarr_store(path: Location) -> Path | FsspecStore:
     """Return what zarr opens a store at `path` by."""
     if isinstance(path, Path):
@@ -99,6 +104,8 @@ def create_group(place: Location | Store, name: str, attributes: Mapping[str, An
         group = zarr.open_group(store, path=name or None, mode="r+", zarr_format=3)
     except FileNotFoundError:
         return zarr.create_group(store, path=name or None, attributes=dict(attributes), zarr_format=3)
+    except _BROKEN as error:
+        raise _damaged(str(place), name, error) from error
     if dict(group.attrs) != dict(attributes):
         group.attrs.put(dict(attributes))
     return group
@@ -170,10 +177,13 @@ def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozen
     return frozenset.intersection(*(complete_shards(array(group, name)) for name in specs))
 
 
-def is_complete(group: zarr.Group) -> bool:
-    """Whether every shard of every array of a group is stored."""
-    found = arrays_of(group).values()
-    return all(complete_shards(each) >= set(shards_of(each.shape[0], shard_size(each))) for each in found)
+def missing_objects(group: zarr.Group) -> list[str]:
+    """Return where in a group the shards of its arrays belong that are not stored."""
+    return [
+        f"{name}/{shard_key(each, shard)}"
+        for name, each in arrays_of(group).items()
+        for shard in sorted(set(shards_of(each.shape[0], shard_size(each))) - complete_shards(each))
+    ]
 
 
 def taxonomy_attributes(taxonomy: Taxonomy) -> dict[str, Any]:
@@ -196,6 +206,8 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
     """
     try:
         group = zarr.open_group(zarr_store(path), path=name or None, mode="r+" if writable else "r", zarr_format=3)
+    except _BROKEN as error:
+        raise _damaged(str(path), name, error) from error
     except (FileNotFoundError, ValueError) as error:
         raise StoreError(f"{path / name}: no Zarr v3 group; expected one that `synthpipe build` wrote") from error
     version = group.attrs.get("format_version")
@@ -225,7 +237,12 @@ def _member(group: zarr.Group, name: str) -> Any:
     try:
         return group.get(name)
     except (ValueError, LookupError, TypeError) as error:  # zarr has no exception of its own for broken metadata
-        raise StoreError(f"{group.store_path}/{name}/zarr.json: damaged: {error}; {HOW_TO_MEND}") from error
+        raise _damaged(str(group.store_path), name, error) from error
+
+
+def _damaged(where: str, name: str, error: Exception) -> StoreError:
+    path = "/".join([where, *([name] if name else []), "zarr.json"])
+    return StoreError(f"{path}: damaged: {error}; {HOW_TO_MEND}")
 
 
 def has_array(group: zarr.Group, name: str) -> bool:

@@ -224,10 +224,13 @@ def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
 
 
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
-    """Return the samples at `indices` of an array that holds a shard's worth in a chunk: each chunk is read once."""
-    size = shard_size(array)
-    chunks = {chunk: read_range(array, chunk * size, (chunk + 1) * size) for chunk in {i // size for i in indices}}
-    return np.stack([chunks[index // size][index % size] for index in indices])
+    """Return the samples at `indices` of an array that holds a shard's worth in a chunk, of which it holds one."""
+    size, wanted = shard_size(array), np.asarray(indices, np.int64)
+    found = np.empty((len(wanted), *array.shape[1:]), "O" if array.dtype.kind in "TOU" else array.dtype)
+    for chunk in np.unique(wanted // size).tolist():
+        places = np.flatnonzero(wanted // size == chunk)
+        found[places] = read_range(array, chunk * size, (chunk + 1) * size)[wanted[places] % size]
+    return found
 
 
 def shard_size(array: zarr.Array[Any]) -> int:

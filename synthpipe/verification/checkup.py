@@ -202,7 +202,7 @@ class _Checking:
         count = sum(map(len, kept.values())) if comparable else None
         group = expected_curated(self.run, pipeline, catalog, self.finished, count)
         aside = sorted(self.run.path.glob("curated-*.zarr"))
-        self.notes += [f"{each}: was set aside by --extend, and is not checked" for each in aside]
+        self.notes += [f"{each}: was set aside, and is not checked" for each in aside]
         if group is None:
             self.notes.append(f"{self.run.curated}: nothing is made yet")
             return

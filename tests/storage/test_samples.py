@@ -52,29 +52,29 @@ def test_few_files_stay_open(group: zarr.Group, monkeypatch: pytest.MonkeyPatch)
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
 
 
-def test_what_was_never_written_reads_as_the_fill_value(group: zarr.Group, tmp_path: Path) -> None:
-    for name in ("image", "mask"):
-        (tmp_path / "s.zarr/mosaic" / name).joinpath("c.1" + ".0" * (len(array(group, name).shape) - 1)).unlink()
-        reader = SampleReader(array(group, name))
-        for _ in range(2):
-            assert np.array_equal(reader[SHARD], np.asarray(array(group, name)[SHARD]))
-    partly = zarr.create_array(
-        tmp_path / "partly.zarr", shape=(8, 2), chunks=(1, 2), shards=(8, 2), dtype="u1", fill_value=9, compressors=None
+def test_what_was_never_written_is_named(group: zarr.Group, tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr/mosaic/image/c.1.0.0.0"
+    content = path.read_bytes()
+    path.unlink()
+    reader = SampleReader(array(group, "image"))
+    assert np.array_equal(reader[0], array(group, "image")[0])
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"image/c\.1\.0\.0\.0: is missing; .*restore it"):
+            reader[SHARD]
+    path.write_bytes(content)  # another process makes it
+    assert np.array_equal(reader[SHARD], array(group, "image")[SHARD])
+    checked, plain = (
+        zarr.create_array(
+            tmp_path / name, shape=(8, 2), chunks=(1, 2), shards=(8, 2), dtype="u1", fill_value=9, compressors=codecs
+        )
+        for name, codecs in (("checked.zarr", [zarr.codecs.Crc32cCodec()]), ("plain.zarr", None))
     )
-    partly[3] = 1
+    checked[3] = 1
+    assert SampleReader(checked)[3].tolist() == [1, 1]
+    with pytest.raises(StoreError, match=r"checked\.zarr/c/0/0: sample 4 is damaged: it was never written"):
+        SampleReader(checked)[4]
     with pytest.raises(StoreError, match="expected what `synthpipe build` writes"):
-        SampleReader(partly)
-    partly = zarr.create_array(
-        tmp_path / "more.zarr",
-        shape=(8, 2),
-        chunks=(1, 2),
-        shards=(8, 2),
-        dtype="u1",
-        fill_value=9,
-        compressors=[zarr.codecs.Crc32cCodec()],
-    )
-    partly[3] = 1
-    assert SampleReader(partly).read_many(range(8)).tolist() == np.asarray(partly[:]).tolist()
+        SampleReader(plain)
 
 
 @pytest.mark.parametrize("place", [0.05, 0.5, 0.999])

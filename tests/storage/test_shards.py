@@ -185,6 +185,11 @@ def test_damaged_metadata_is_named(tmp_path: Path, content: str) -> None:
     for ask in (lambda: array(group, "mask"), lambda: has_array(group, "mask"), lambda: arrays_of(group)):
         with pytest.raises(StoreError, match=r"mosaic/mask/zarr.json: damaged: .*verify RUN --repair"):
             ask()
+    (tmp_path / "s.zarr" / "mosaic" / "zarr.json").write_text(content)
+    with pytest.raises(StoreError, match=r"s.zarr/mosaic/zarr.json: damaged: .*verify RUN --repair"):
+        open_group(tmp_path / "s.zarr", "mosaic")
+    with pytest.raises(StoreError, match=r"s.zarr/mosaic/zarr.json: damaged: .*verify RUN --repair"):
+        group_of(tmp_path / "s.zarr", 8)
 
 
 def test_a_lost_chunk_never_reads_as_a_tissue_class(tmp_path: Path) -> None:
