@@ -17,7 +17,7 @@ import yaml
 from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
-from synthpipe.config import LAYOUTS, Layout, PatchesSection, differences
+from synthpipe.config import LAYOUTS, GlassSection, Layout, PatchesSection, differences
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.handoff import CuratedSet, Description
@@ -33,6 +33,9 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other c
     from synthpipe.segment.sources import MaskedImage
     from synthpipe.segment.training import Outcome
     from synthpipe.segment.windows import WindowSection
+
+_GLASS = GlassSection(threshold=220, min_area=250, max_share=0.8, max_draws=20)
+"""As published for WSSS4LUAD (method section 2)."""
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _checkpoint = click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
@@ -124,6 +127,10 @@ def train(
     if real is None and settings.real:
         raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
     patches = None if real is None or not settings.real else _catalog(real, layout, description)
+    if real is not None and not settings.real:
+        reporter().note(f"note: real is 0, so no patches of {real} are trained on")
+    if patches and settings.consistency.glass == "mask" and not description.glass:
+        reporter().note("note: the build looked for no glass, so consistency.glass masks only what transforms open")
     images = _masked(val, description, any_palette)
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
     if patches:
@@ -227,7 +234,13 @@ def _catalog(real: Location, layout: Layout | None, description: Description) ->
         patches = PatchesSection(root=str(real), layout=layout)
     claims = read_layout(patches, description.taxonomy, same_set=False)
     with reporter().stage("catalog", len(claims)) as advance:
-        return read_catalog(patches, description.taxonomy, lambda: advance(1), claims=claims)
+        catalog = read_catalog(patches, description.taxonomy, lambda: advance(1), claims=claims)
+    if catalog.problems:
+        reporter().note(
+            f"note: {len(catalog.problems)} real patches left out, as patches.on_error of the build says; the first: "
+            f"{catalog.problems[0].message}"
+        )
+    return catalog
 
 
 def _masked(directory: Path, description: Description, any_palette: bool) -> tuple[MaskedImage, ...]:
@@ -246,10 +259,22 @@ def _masked(directory: Path, description: Description, any_palette: bool) -> tup
 @click.option("--real", type=EXISTING, required=True, help="Data set of the real patches.")
 @_layout
 @click.option("-o", "--output", type=LOCATION, required=True, help="Zarr store to write.")
+@click.option(
+    "--glass/--no-glass",
+    default=True,
+    show_default=True,
+    help=f"Where the build looked for none, ignore {_GLASS.min_area} pixels and more above grey {_GLASS.threshold}.",
+)
 @_device
 @_batch
 def pseudo_label(
-    checkpoint: Path, real: Location, layout: Layout | None, output: Location, device: str | None, batch: int
+    checkpoint: Path,
+    real: Location,
+    layout: Layout | None,
+    output: Location,
+    glass: bool,
+    device: str | None,
+    batch: int,
 ) -> None:
     """Predict masks of real patches within their labels, for a second training (`synthpipe train` with both sets).
 
@@ -260,13 +285,29 @@ def pseudo_label(
     Examples:
       synthpipe pseudo-label runs/demo/segmentation/best.ckpt --real data/phantom -o runs/demo/pseudo.zarr
       synthpipe pseudo-label runs/bcss/stage-1/best.ckpt --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
+      synthpipe pseudo-label runs/glas/stage-1/best.ckpt --real glas-tiles -o runs/glas/pseudo.zarr --no-glass
     """
     from synthpipe.segment.checkpoint import Checkpoint
     from synthpipe.segment.devices import choose_device
     from synthpipe.segment.pseudo import pseudo_label
 
-    catalog = _catalog(real, layout, Checkpoint.load(checkpoint).description)
-    count = pseudo_label(checkpoint, catalog.patches, catalog.digest, output, choose_device(device), batch, reporter())
+    description = Checkpoint.load(checkpoint).description
+    catalog = _catalog(real, layout, description)
+    if glass and not description.glass:
+        reporter().note(
+            f"note: the build of its composites looked for no glass; areas above grey {_GLASS.threshold} of "
+            f"{_GLASS.min_area} pixels and more are ignored (--no-glass keeps them)"
+        )
+    count = pseudo_label(
+        checkpoint,
+        catalog.patches,
+        catalog.digest,
+        output,
+        choose_device(device),
+        batch,
+        reporter(),
+        _GLASS if glass else None,
+    )
     click.echo(f"{output}: {len(catalog.patches)} real patches with predicted masks, {count} of them now")
 
 
@@ -306,7 +347,8 @@ def evaluate(
 
     predictor = _predictor(checkpoint, windows, device)
     PIL.Image.MAX_IMAGE_PIXELS = None  # the user names these images
-    result = evaluate(predictor, masked_images(data), output, reporter(), pictures, replicates, any_palette)
+    images = masked_images(data)
+    result = evaluate(predictor, images, output, reporter(), pictures, replicates, any_palette)
     rows = [row[:6] for row in table(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -316,6 +358,9 @@ def evaluate(
         f"{_miou(result)}, fwIoU {result['fwiou']:.4f}, pixel accuracy {result['pixel_accuracy']:.4f}, {count} "
         f"{'images' if count > 1 else 'image, which has no interval'}"
     )
+    if not any_palette and not images[0].has_palette:
+        indices = ", ".join(f"{index} {name}" for index, name in enumerate(predictor.taxonomy.names))
+        click.echo(f"note: masks without colours are taken as {indices}")
     for name in result["absent_classes"]:
         click.echo(f"note: no mask shows {name}; it is left out of the means")
     curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
@@ -374,7 +419,7 @@ def predict(
 
 
 @click.command()
-@click.argument("curated", type=LOCATION)
+@click.argument("curated", nargs=-1, required=True, type=LOCATION)
 @click.option("--real", type=EXISTING, required=True, help="Data set of real patches.")
 @_layout
 @click.option("--masks", type=_FOLDER, help="Folder with img/ and mask/ to train the upper bound on [none is trained].")
@@ -393,7 +438,7 @@ def predict(
 @_windows
 @_any_palette
 def baseline(
-    curated: Location,
+    curated: tuple[Location, ...],
     real: Location,
     layout: Layout | None,
     masks: Path | None,
@@ -411,8 +456,9 @@ def baseline(
 ) -> None:
     """Train what composites are measured against, with the settings, steps and images a step of `synthpipe train`.
 
-    The lower bound knows image labels alone: its masks are those of the class activation map. The upper bound knows
-    true masks, where the data has them. Both are measured on --data beside the checkpoints of --compare.
+    CURATED are the sets that `synthpipe train` had: an epoch takes as many steps. The lower bound knows image labels
+    alone: its masks are those of the class activation map. The upper bound knows true masks, where the data has them.
+    Both are measured on --data beside the checkpoints of --compare.
 
     \b
     Examples:
@@ -427,8 +473,8 @@ def baseline(
     from synthpipe.segment.sources import Composites, RealPatches
 
     settings = load_settings(TrainSettings, config, overrides)
-    one = CuratedSet(curated)
-    composites, description = Composites([one]), one.description
+    sets = [CuratedSet(path) for path in curated]
+    composites, description = Composites(sets), sets[0].description
     validation, images = (_masked(folder, description, any_palette) for folder in (val, data))
     masked = _masked(masks, description, any_palette) if masks else ()
     check_disjoint({"--masks": masked, "--val": validation, "--data": images})
@@ -444,7 +490,7 @@ def baseline(
         other = Checkpoint.load(path).description
         _windows_of(other, windows)
         if changes := list(differences(description.taxonomy.to_json(), other.taxonomy.to_json())):
-            raise ConfigError("\n  ".join([f"--compare {path}: has other classes than {curated}:", *changes]))
+            raise ConfigError("\n  ".join([f"--compare {path}: has other classes than {curated[0]}:", *changes]))
     for name, (chosen, training) in trainings.items():
         outcome = _train(chosen, training, output / name, _hardware(accelerator, devices, workers))
         if not outcome.finished:

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -120,6 +121,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
     published = PUBLISHED.get(patches.layout)
     parse: Callable[[str], tuple[int, ...]]
     if published:
+        _check_order(patches.layout, published, taxonomy)
         entries = list(_published_entries(_training_folder(root, patches.layout, published)))
         parse, cure = lambda text: parse_bracket(text, len(taxonomy)), "rename it"
     elif patches.layout == "folders":
@@ -142,6 +144,18 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
         raise CatalogError(f"{root}: patches.exclude leaves none of the {len(entries)} patches; narrow its patterns")
     group_pattern = patches.group_pattern or (published.group_pattern if published else None)
     return tuple(_claim(entry, parse, group_pattern, cure) for entry in sorted(kept, key=lambda entry: entry.id))
+
+
+def _check_order(layout: Layout, published: Published, taxonomy: Taxonomy) -> None:
+    """Refuse classes in another order than that of a layout's labels, which are digits in brackets, without names."""
+    for place, name in enumerate(published.classes):
+        with suppress(KeyError):
+            if (index := taxonomy.index(name)) != place:
+                raise CatalogError(
+                    f"labels of layout {layout} are digits for {', '.join(published.classes)}, but {name} is at place "
+                    f"{index} of the classes {', '.join(taxonomy.names)}, counted from 0; name the layout of the "
+                    "patches, or put the classes in its order"
+                )
 
 
 def class_names(layout: Layout, root: Location) -> tuple[str, ...]:

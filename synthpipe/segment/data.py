@@ -190,7 +190,7 @@ class Epochs:
         if self.weights is None:
             order = rng.permutation(self._length)
         else:
-            order = rng.choice(self._length, self._length, p=self.weights)
+            order = rng.choice(self._length, self._length, p=self.weights / self.weights.sum())
         for batch in range(self.batch, len(self)):
             start = (batch * self.world + self._rank) * self.batch_size
             yield order[start : start + self.batch_size].tolist()

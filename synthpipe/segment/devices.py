@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -41,11 +44,15 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
     """
     # some weights get no gradient: the head of an EfficientNet, and what no loss asks
     several: Any = DDPStrategy(find_unused_parameters=True)
+    # in a job of one task Lightning would wait for Slurm to start the processes of the other devices
+    alone = os.environ.get("SLURM_NTASKS") == "1" and not TorchElasticEnvironment.detect()
+    plugins: Any = [LightningEnvironment()] if alone else None
     try:
-        found = Fabric(accelerator=hardware.accelerator, devices=hardware.devices)
+        found = Fabric(accelerator=hardware.accelerator, devices=hardware.devices, plugins=plugins)
         fabric = Fabric(
             accelerator=hardware.accelerator,
             devices=hardware.devices,
+            plugins=plugins,
             strategy=several if found.world_size > 1 else "auto",
             precision="bf16-mixed" if mixed and has_bfloat16(found.device) else "32-true",
         )

@@ -93,7 +93,8 @@ class Journal:
         self.epochs.add([row])
         for name, value in row.items():
             if name not in ("step", "epoch"):
-                self._board.add_scalar(f"epoch/{name}", value, int(row["step"]))
+                # its last step: a training that goes on after it purges what is told of later ones
+                self._board.add_scalar(f"epoch/{name}", value, int(row["step"]) - 1)
         self._board.flush()
 
     def close(self) -> None:

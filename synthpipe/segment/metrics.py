@@ -17,6 +17,7 @@ from synthpipe.records import Mask
 
 Counts = NDArray[np.int64]
 _Floats = NDArray[np.float64]
+_PIXELS = 2**20  # that are counted at once
 _TOLERANCE = 0.0075  # of the image's diagonal: Csurka et al.
 
 
@@ -102,10 +103,14 @@ def confusion_matrix(truth: Mask, prediction: Mask, classes: int) -> Counts:
     """
     _check(truth, prediction)
     # every pair of bytes is counted: that costs less than to pick the pixels first
-    pairs = truth.astype(np.intp)
-    pairs <<= 8
-    pairs |= prediction
-    counted = np.bincount(pairs.ravel(), minlength=1 << 16).reshape(256, 256)[:classes]
+    counted = np.zeros(1 << 16, np.intp)
+    true, predicted = truth.ravel(), prediction.ravel()
+    for start in range(0, truth.size, _PIXELS):
+        pairs = true[start : start + _PIXELS].astype(np.intp)
+        pairs <<= 8
+        pairs |= predicted[start : start + _PIXELS]
+        counted += np.bincount(pairs, minlength=1 << 16)
+    counted = counted.reshape(256, 256)[:classes]
     if strange := np.flatnonzero(counted[:, classes:].any(0)).tolist():
         raise ValueError(
             f"prediction has {strange[0] + classes} where truth has a class, expected 0 to {classes - 1}; "

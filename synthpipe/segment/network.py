@@ -119,7 +119,7 @@ def _create(settings: NetworkSection, classes: int, weights: str | None) -> nn.M
             module: nn.Module = smp.create_model(
                 settings.architecture, settings.encoder, encoder_weights=weights, classes=classes
             )
-    except (KeyError, ValueError, RuntimeError, NotImplementedError) as error:
+    except Exception as error:  # each network has its own way to fail
         if weights:
             raise
         raise ConfigError(

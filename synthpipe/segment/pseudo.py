@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from synthpipe.config import GlassSection
 from synthpipe.files import Location
 from synthpipe.handoff import begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.progress import Reporter
@@ -25,6 +27,7 @@ def pseudo_label(
     device: torch.device,
     batch: int,
     reporter: Reporter,
+    glass: GlassSection | None = None,
 ) -> int:
     """Predict masks of real patches and store them in the form of a curated set; return how many were predicted now.
 
@@ -46,6 +49,8 @@ def pseudo_label(
         Images a call of the network, flips among them.
     reporter : Reporter
         Told of progress.
+    glass : GlassSection, optional
+        What is glass where the build of the composites looked for none.
 
     Raises
     ------
@@ -53,7 +58,8 @@ def pseudo_label(
         The store was begun with another checkpoint, or other patches.
     """
     loaded = Checkpoint.load(checkpoint)
-    description, taxonomy = loaded.description, loaded.description.taxonomy
+    description = replace(loaded.description, glass=loaded.description.glass or glass)
+    taxonomy = description.taxonomy
     network = loaded.network(device)
     height, width = description.size
     windows = WindowSection(size=description.size, stride=description.size, flips=height == width, batch=batch)
@@ -63,8 +69,8 @@ def pseudo_label(
     total = sum(map(len, missing.values()))
     with reporter.stage("pseudo-masks", total) as advance:
         for shard, part in missing.items():
-            images, glass, labels = real.read(part, [])
-            masks = np.empty(glass.shape, np.uint8)
+            images, ignored, labels = real.read(part, [])
+            masks = np.empty(ignored.shape, np.uint8)
             for start in range(0, len(part), batch):
                 some = slice(start, start + batch)
                 pixels = torch.from_numpy(images[some]).to(device).permute(0, 3, 1, 2).float()
@@ -73,7 +79,7 @@ def pseudo_label(
                 )
                 masks[some] = gated(found.cpu().numpy(), labels[some])
                 advance(len(found))
-            masks[glass == taxonomy.background] = taxonomy.background
+            masks[ignored == taxonomy.background] = taxonomy.background
             write_pseudo_labelled(path, shard, [patches[place] for place in part], images, masks)
     return total
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from synthpipe.config import Above0, Fraction, Positive, Section
 from synthpipe.segment.windows import WindowSection
@@ -101,6 +101,7 @@ class TrainSettings(Section):
     optimizer: OptimizerSection = OptimizerSection()
     precision: Annotated[
         Literal["mixed", "32"],
+        BeforeValidator(lambda value: "32" if value == 32 else value),  # as YAML reads what a shell unquoted
         Field(description="mixed: bfloat16 on GPUs that have it (Ampere and later); weights stay float32"),
     ] = "mixed"
     validation: Annotated[

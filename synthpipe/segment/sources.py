@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
+from torch.utils.data import get_worker_info
 
 from synthpipe.config import GlassSection, digest
 from synthpipe.errors import CatalogError, ConfigError
@@ -23,7 +24,7 @@ from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.resizing import fit
 from synthpipe.taxonomy import LOST, Taxonomy
 
-_HELD = 2**30  # bytes of decoded images with masks that a process holds
+_HELD = 2**30  # bytes of decoded images with masks that the processes of a device hold
 
 Labels = NDArray[np.uint8]
 """(N, C) uint8: 1 where a class occurs."""
@@ -142,6 +143,11 @@ class MaskedImage:
             )
         return image, mask
 
+    @property
+    def has_palette(self) -> bool:
+        """Whether the mask has colours that tell which classes its values mean."""
+        return bool(_palette(self.mask))
+
     def check_palette(self, taxonomy: Taxonomy, background: bool = False) -> None:
         """Refuse a mask whose palette gives a class another colour than `taxonomy`: its indices mean something else.
 
@@ -226,14 +232,14 @@ def check_masked(
 class MaskedCrops:
     """Images with true masks as a source: random windows of the composites' size, for an upper bound.
 
-    Images that were read are held in memory, up to a GiB of them; others are read each time.
+    Images that were read are held in memory, up to a GiB of them a device; others are read each time.
     """
 
     def __init__(self, images: Sequence[MaskedImage], description: Description) -> None:
         self.images = tuple(images)
         self._description = description
         self._held: dict[int, tuple[Image, Mask]] = {}
-        self._room = _HELD
+        self._room: int | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -253,6 +259,9 @@ class MaskedCrops:
         return image[window], mask[window]
 
     def _read(self, index: int) -> tuple[Image, Mask]:
+        if self._room is None:  # in the process that reads
+            worker = get_worker_info()
+            self._room = _HELD // (worker.num_workers if worker else 1)
         image, mask = whole = self._whole(self.images[index])
         # none makes room for another: they come round in turns, and each would go before its own comes
         if image.nbytes + mask.nbytes <= self._room:
@@ -280,6 +289,8 @@ def digest_of(images: Sequence[MaskedImage]) -> str:
 def _by_stem(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):  # as copies from a Mac have
+            continue
         if path.suffix.lower() in SUFFIXES and found.setdefault(path.stem, path) != path:
             raise CatalogError(
                 f"{path}: has the same stem as {found[path.stem].name}; images and masks are matched by it, so rename "

@@ -222,6 +222,7 @@ class _Run:
         old, new = kept.settings.dump(), self.settings.dump()
         if new["optimizer"]["schedule"] == "constant" and new["epochs"] >= old["epochs"]:
             old["epochs"] = new["epochs"]  # longer, and else the same
+        old["save_steps"] = new["save_steps"]  # changes no number
         found = list(differences(old, new))
         found += differences({"data": dict(kept.sources)}, {"data": dict(self.data.sources)})
         found += differences(kept.description.to_json(), self.data.description.to_json())

@@ -262,6 +262,8 @@ def test_weighted_epochs_draw_rare_samples_more_often() -> None:
     for epochs.epoch in range(20):
         drawn += chain.from_iterable(epochs)
     assert len(drawn) == 2000 and drawn.count(0) == pytest.approx(1400, abs=100)
+    rounded = np.full(12, 1 / 12, np.float32)  # whose sum is 1 in float32
+    assert len(list(Epochs(12, 4, 0, weights=rounded))) == 3  # type: ignore[arg-type]
 
 
 def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:

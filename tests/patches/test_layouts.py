@@ -50,6 +50,15 @@ def write_csv(folder: Path, text: str | bytes) -> Path:
     return table
 
 
+def test_classes_in_another_order_than_a_layouts_digits_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "train", "slide-1-[0100].png")
+    classes = ("tumour", "stroma", "lymphocytic infiltrate", "necrosis")
+    with pytest.raises(CatalogError, match=r"layout luad-histoseg are digits for .*necrosis is at place 3 of the"):
+        claims(tmp_path, "luad-histoseg", Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in classes)))
+    renamed = Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in ("TE", "necrosis", "LYM", "TAS")))
+    assert [claim.classes for claim in claims(tmp_path, "luad-histoseg", renamed).values()] == [(1,)]
+
+
 def test_wsss4luad(tmp_path: Path) -> None:
     names = ("1003370-11223-11698-[1, 1, 0].png", "1003370-15-9-[0, 0, 1].png", "387709-4-5-[1,0,0].PNG")
     touch(tmp_path / "1.training", *names)

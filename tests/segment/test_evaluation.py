@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,24 @@ def test_pseudo_masks_keep_to_the_labels_and_leave_glass_out(trained: Path, data
         assert found.groups[found.donor_groups[place, 0]] == catalog.patches[place].group
     assert len({catalog.patches[place].single_class for place in range(40)}) == 2
     assert pseudo_label(*arguments, torch.device("cpu"), 16, LogReporter()) == 0
+
+
+def test_pseudo_masks_leave_glass_out_where_the_build_looked_for_none(
+    trained: Path, data_set: DataSet, tmp_path: Path
+) -> None:
+    catalog, loaded = data_set.catalog(), Checkpoint.load(trained / "best.ckpt")
+    without = replace(loaded.description, glass=None)
+    replace(loaded, description=without).save(tmp_path / "best.ckpt")
+    masks = {}
+    for name, glass in (("kept", None), ("ignored", loaded.description.glass)):
+        path = tmp_path / f"{name}.zarr"
+        arguments = (tmp_path / "best.ckpt", catalog.patches, catalog.digest, path, torch.device("cpu"), 16)
+        pseudo_label(*arguments, LogReporter(), glass)
+        assert CuratedSet(path).description == replace(without, glass=glass)
+        masks[name] = CuratedSet(path).read(range(40))[1]
+    ignored = masks["ignored"] == 3
+    assert ignored.any() and not (masks["kept"] == 3).any()
+    assert np.array_equal(masks["ignored"][~ignored], masks["kept"][~ignored])
 
 
 def test_pseudo_masks_of_another_checkpoint_are_not_mixed_in(trained: Path, data_set: DataSet, tmp_path: Path) -> None:

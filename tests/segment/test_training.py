@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import CatalogError, ConfigError, StaleRunError, StoreError
@@ -27,6 +28,7 @@ from synthpipe.segment.settings import OptimizerSection, TrainSettings
 from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches, masked_images
 from synthpipe.segment.training import TrainingData, learning_rate, train
 from synthpipe.segment.windows import WindowSection
+from synthpipe.settings_file import load_settings
 from tests.conftest import ROOT
 from tests.segment.conftest import CPU, DataSet, settings
 
@@ -91,6 +93,17 @@ def test_the_same_training_gives_the_same_bits(trained: Path, data_set: DataSet,
     assert rows(tmp_path) == rows(trained) and same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
 
 
+def test_a_precision_needs_no_quotes_that_a_shell_takes_off() -> None:
+    assert load_settings(TrainSettings, None, ("precision=32",)).precision == "32"
+
+
+def test_keys_that_are_merged_in_may_be_replaced(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("optimizer: {<<: {learning_rate: 0.1, weight_decay: 0.2}, weight_decay: 0.3}\n")
+    found = load_settings(TrainSettings, file, ()).optimizer
+    assert (found.learning_rate, found.weight_decay) == (0.1, 0.3)
+
+
 @pytest.mark.parametrize("stop", [1, 3, 4])
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     trained: Path, data_set: DataSet, tmp_path: Path, stop: int
@@ -99,8 +112,10 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     asked = iter(range(1, 100))
     outcome = train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter(), lambda: next(asked) == stop)
     assert not outcome.finished and outcome.step == stop
-    train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
+    train(settings(save_steps=2), data_set.training_data(), tmp_path, CPU, LogReporter())  # which changes no number
     assert rows(tmp_path) == rows(trained)
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Scalars("epoch/val_miou")] == [2, 5], "what was told before is not purged"
     assert (tmp_path / "epochs.csv").read_text() == (trained / "epochs.csv").read_text()
     assert same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
     assert same_weights(tmp_path / "best.ckpt", trained / "best.ckpt")
@@ -158,9 +173,20 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
     assert same_weights(directory / "last.ckpt", tmp_path / "through" / "last.ckpt")
 
 
-@pytest.mark.parametrize("encoder", ["tu-test_resnet", "efficientnet-b0"])  # the latter has a head that nothing asks
-def test_two_devices_train_one_network(data_set: DataSet, tmp_path: Path, encoder: str) -> None:
+@pytest.mark.parametrize(
+    ("encoder", "job"),
+    [
+        ("tu-test_resnet", {}),
+        # has a head that nothing asks; in a job whose single task starts the other processes
+        ("efficientnet-b0", {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}),
+    ],
+)
+def test_two_devices_train_one_network(
+    data_set: DataSet, tmp_path: Path, encoder: str, job: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two processes, each with half of every batch, whose gradients are averaged."""
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
     found = run(command(data_set, tmp_path / "run", "--devices", "2", "--set", f"network.encoder={encoder}"))
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("best validation mIoU") == 1
