@@ -159,7 +159,9 @@ class FilterSection(Section):
     enabled: bool
     network: Annotated[str, Field(description="a timm model name")]
     candidates: Annotated[int, Field(ge=10, description="composites a strategy that train it and are never curated")]
-    train_share: Annotated[float, Field(gt=0, lt=1, description="of groups; the rest validates")]
+    train_share: Annotated[
+        float, Field(gt=0, lt=1, description="of patches, slide by slide, and of composites; the rest validates")
+    ]
     epochs: PerStrategy
     batch: Annotated[int, Field(ge=2, description="images a step; one alone cannot be normalised")]
     learning_rate: Annotated[float, Field(gt=0)]
@@ -182,7 +184,7 @@ class CurationSection(Section):
     min_acceptance: Annotated[Fraction, Field(description="a lower share above the threshold stops the build")]
     min_classes: Annotated[Positive, Field(description="a composite with fewer tissue classes is left out")]
     min_class_share: Annotated[Fraction, Field(description="of the pixels, for a class to count")]
-    max_donor_uses: Annotated[Positive | None, Field(description="of one patch, over what is kept")] = None
+    max_donor_uses: Annotated[Positive | None, Field(description="of one patch, in what a strategy keeps")] = None
 
 
 class StoreSection(Section):

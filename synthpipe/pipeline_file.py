@@ -11,6 +11,8 @@ from synthpipe.config import ClassSection, Pipeline, even_ceil
 from synthpipe.records import STRATEGIES
 from synthpipe.settings_file import load_settings
 
+_BEZIER_CLASSES = 2
+
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     """Read and validate a pipeline file.
@@ -53,6 +55,9 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
     if "classes" in valid and valid.get("curation.min_classes", 1) > len(valid["classes"]):
         least, count = valid["curation.min_classes"], len(valid["classes"])
         yield f"curation.min_classes: got {least}; there are only {count} classes"
+    elif "bezier" in strategies and valid.get("curation.min_classes", 1) > _BEZIER_CLASSES:
+        got = valid["curation.min_classes"]
+        yield f"curation.min_classes: got {got}; a Bezier has {_BEZIER_CLASSES} classes: lower it, or set bezier: null"
     if "filter.candidates" in valid and "filter.train_share" in valid:
         count, share = valid["filter.candidates"], valid["filter.train_share"]
         if not 0 < round(count * share) < count:

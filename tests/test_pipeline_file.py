@@ -72,6 +72,7 @@ def test_every_mistake_at_once_each_with_its_key() -> None:
         ("mosaic.split=[0.0, 0.5]", "no pixel is left beside the split"),
         ("classes=[{name: a, color: [0,0,0]}, {name: b, color: [0,0,0], aliases: [a]}]", "'a' names two classes"),
         ("curation.min_classes=4", "there are only 3 classes"),
+        ("curation.min_classes=3", "a Bezier has 2 classes: lower it, or set bezier: null"),
         ("seed=-1", "seed: got -1"),
         ("bezier.edgy=.nan", "finite number"),
         ("filter.batch=1", "greater than or equal to 2"),

@@ -40,7 +40,7 @@ _set_option = click.option(
 
 @click.command()
 @_pipeline_argument
-@click.option("-o", "--output", type=LOCATION, help="Run directory, or its URL [runs/NAME].")
+@click.option("-o", "--output", type=LOCATION, help="Run directory, or its URL [runs/ and the stem of PIPELINE].")
 @_set_option
 @click.option("--extend", is_flag=True, help="Add composites to a finished run, of which more are wanted now.")
 @click.option("--dry-run", is_flag=True, help="Say what would be made; write nothing.")

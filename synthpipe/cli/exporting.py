@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-from typing import NoReturn
-
 import click
 
+from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.export import FORMS, PART, Exported, FormName
@@ -43,14 +41,9 @@ def export(curated: Location, form: FormName, output: Location, part: int, worke
       synthpipe export runs/demo/curated.zarr --to hf -o exports/demo-hf --workers 2
       synthpipe export runs/demo/curated.zarr --to coco -o exports/demo-coco --no-check
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    found = write_export(CuratedSet(curated), form, output, reporter(), part, workers, check)
+    with interruptible():  # whole parts stay
+        found = write_export(CuratedSet(curated), form, output, reporter(), part, workers, check)
     click.echo(_outcome(found, output, form))
-
-
-def _interrupt(*_: object) -> NoReturn:
-    """Stop as on Ctrl-C when a scheduler's time limit ends the job: whole parts stay."""
-    raise KeyboardInterrupt
 
 
 def _outcome(found: Exported, output: Location, form: FormName) -> str:

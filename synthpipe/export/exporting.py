@@ -193,5 +193,8 @@ def _results(job: ExportJob, futures: Mapping[Future[Done], int]) -> Iterator[tu
 
 def _refuse_stores(folder: Location) -> None:
     for place in (folder, *folder.parents):
-        if (place / "zarr.json").exists():
+        found = False
+        with suppress(PermissionError):  # as of a bucket of which only a part is the user's
+            found = (place / "zarr.json").exists()
+        if found:
             raise StaleRunError(f"{folder}: lies in the Zarr store {place}; export into a folder outside of it")

@@ -75,11 +75,6 @@ class Cluster:
     crew: Crew
     settings: ClusterSettings
 
-    @property
-    def scratch(self) -> Path | None:
-        """Folder on every node's own disk; None is the node's temporary directory."""
-        return self.settings.scratch_on_nodes
-
     def uses_gpus(self) -> bool:
         """Whether tasks that are made for GPUs wait for workers with one."""
         use = self.settings.gpu

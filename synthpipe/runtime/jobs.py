@@ -108,10 +108,11 @@ class JobSettings(BaseModel):
     def _fits(self) -> JobSettings:
         if self.minimum_jobs is not None and self.minimum_jobs > self.jobs:
             raise ValueError(f"minimum_jobs ({self.minimum_jobs}) is more than jobs ({self.jobs})")
-        if self.lifetime is not None and self.lifetime + (self.lifetime_stagger or 0) >= self.walltime:
+        lifetime, stagger = self.life
+        if not stagger < lifetime < self.walltime - stagger:
             raise ValueError(
-                f"lifetime ({self.lifetime} s) and lifetime_stagger reach the walltime ({self.walltime} s); workers "
-                "must leave before it, so that no task is lost"
+                f"lifetime ({lifetime} s), give or take lifetime_stagger ({stagger} s), leaves the walltime "
+                f"({self.walltime} s); workers must end before it, so that no task is lost"
             )
         return self
 

@@ -70,7 +70,12 @@ def part(found: dict[str, Any], what: str) -> dict[str, Any]:
 
 def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
-    rules = ("filter.enabled=false", "curation.min_classes=3", "curation.wanted=40000", "curation.max_candidates=90000")
+    rules = (
+        "filter.enabled=false",
+        "curation.min_class_share=0.3",
+        "curation.wanted=40000",
+        "curation.max_candidates=90000",
+    )
     with building(path, patches, *rules):
         found = until(path, lambda found: part(found, "mosaic candidates")["done"] >= 30)
         assert not found["finished"] and found["stage"] == "mosaic candidates" and found["idle_seconds"] < 30
@@ -88,7 +93,7 @@ def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> N
     group: Any = zarr.open_group(path / "candidates.zarr" / "mosaic", mode="r")
     pixels = np.asarray(group["class_pixels"][:])
     pixels = pixels[pixels[:, 0] >= 0]  # those that are made
-    few = int(((pixels[:, :3] >= 0.01 * 32 * 32).sum(axis=1) < 3).sum())
+    few = int(((pixels[:, :3] >= 0.3 * 32 * 32).sum(axis=1) < 2).sum())
     assert judged == {
         "judged": len(pixels),
         "of": len(pixels),

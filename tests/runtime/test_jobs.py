@@ -136,8 +136,9 @@ def test_every_mistake_in_job_settings_is_told() -> None:
     message = str(caught.value)
     for part in ("5 mistakes", "cores: got 0", "is no size", "is no time", "did you mean 'queue'", "gpus: got 2"):
         assert part in message
-    with pytest.raises(ConfigError, match="reach the walltime"):
-        jobs("walltime=01:00:00", "lifetime=59m", "lifetime_stagger=2m")
+    for wrong in (("lifetime=59m", "lifetime_stagger=2m"), ("lifetime_stagger=2h",), ("lifetime=60m",)):
+        with pytest.raises(ConfigError, match=r"leaves the walltime \(3600 s\)"):
+            jobs("walltime=01:00:00", *wrong)
     with pytest.raises(ConfigError, match=r"minimum_jobs \(3\) is more than jobs \(2\)"):
         jobs("jobs=2", "minimum_jobs=3")
     assert [jobs(f"walltime={text}").walltime for text in ("2-00:00:00", "12:00:00", "90m", "'01:30'")] == [
