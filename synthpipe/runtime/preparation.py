@@ -6,9 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol, TypeVar
 
-from distributed import Client, Reschedule, Worker, WorkerPlugin, get_worker
+from distributed import Client, Reschedule, Scheduler, Worker, WorkerPlugin, get_worker
+from distributed.protocol.pickle import dumps
 
 from synthpipe.errors import ClusterError, SynthpipeError
 from synthpipe.runtime.crew import Crew
@@ -45,17 +47,22 @@ class Workplace(Protocol):
 
 
 class Preparation(WorkerPlugin):  # type: ignore[misc]
-    """Check and prepare a worker; one that is not fit for the build leaves the cluster."""
+    """Check and prepare a worker; one that is not fit for the build leaves the cluster.
 
-    def __init__(self, workplace: Workplace) -> None:
+    `client` is the driver's id at the scheduler: where it is gone, workers that join are not ours, and are left alone.
+    """
+
+    def __init__(self, workplace: Workplace, client: str) -> None:
         self.name = plugin_name(workplace)
-        self._workplace = workplace
+        self._workplace, self._client = workplace, client
 
     async def setup(self, worker: Worker) -> None:
         # what fails in a task reaches its user through the task, without Dask's own traceback before it
         self._level = _LOGGER.level
         _LOGGER.setLevel(logging.CRITICAL)
         joins = not worker.periodic_callbacks["heartbeat"].is_running()
+        if joins and await _is_abandoned(worker, self._client, self.name):
+            return
         try:
             if problems := await asyncio.to_thread(self._workplace.problems):
                 raise ClusterError("; ".join(problems))
@@ -81,6 +88,21 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
     def teardown(self, worker: Worker) -> None:
         _LOGGER.setLevel(self._level)
         self._workplace.release()
+
+
+async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:
+    """Whether the driver that left a plugin at the scheduler is gone; it is taken away from there then."""
+    with suppress(Exception):  # a scheduler may take no functions
+        answer = await worker.scheduler.run_function(function=dumps(_let_go), args=dumps((client, plugin)))
+        return bool(answer.get("result"))
+    return False
+
+
+def _let_go(client: str, plugin: str, dask_scheduler: Scheduler) -> bool:
+    if client in dask_scheduler.clients:
+        return False
+    dask_scheduler.worker_plugins.pop(plugin, None)
+    return True
 
 
 def on_fit_worker(function: Callable[[Argument], Result], argument: Argument) -> Result:
@@ -135,7 +157,7 @@ def prepare_workers(client: Client, crew: Crew, workplace: Workplace) -> None:
         unchanged.
     """
     try:
-        client.register_plugin(Preparation(workplace))
+        client.register_plugin(Preparation(workplace, client.id))
         return
     except Exception as error:
         if not _has_died(error):

@@ -17,10 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from distributed import get_worker
+from distributed import Client, get_worker
 
 from synthpipe.errors import ClusterError
 from synthpipe.runtime import ClusterSettings, Demand, Joined, Tls, open_cluster, run_tasks
+from synthpipe.runtime.preparation import Preparation
 from tests.runtime.conftest import Bare, cluster_of
 
 ROOT = Path(__file__).parents[2]
@@ -111,6 +112,24 @@ def test_tasks_for_gpus_go_to_workers_with_one_and_late_workers_are_prepared(tmp
             assert len(list(marks.iterdir())) == 2
             assert set(run_tasks(cluster, name, range(12), gpu=True)) == {"gpu"}
             assert set(run_tasks(cluster, name, range(40))) == {"gpu", "plain"}
+
+
+def test_workers_that_join_after_a_killed_driver_are_left_alone(tmp_path: Path) -> None:
+    """Its plugin stays at the scheduler, and would send them away: they may be another's."""
+    with ExitStack() as stack:
+        file, _ = stack.enter_context(scheduler(tmp_path))
+        stack.enter_context(process(*worker(file)))
+        with Client(scheduler_file=file) as driver:
+            driver.wait_for_workers(1, 30)
+            driver.register_plugin(Preparation(Choosy(refused="LATE"), driver.id))
+        late = stack.enter_context(process(*worker(file, "--name", "late", "--no-nanny"), LATE="1"))
+        with Client(scheduler_file=file) as other:
+            other.wait_for_workers(2, 30)
+            time.sleep(3)
+            assert late.poll() is None and other.submit(name, 1, workers=["late"]).result(timeout=10) == "late"
+            assert "synthpipe-bare" not in other.run_on_scheduler(
+                lambda dask_scheduler: list(dask_scheduler.worker_plugins)
+            )
 
 
 def test_a_gpu_that_nobody_has_is_no_endless_wait(tmp_path: Path) -> None:
