@@ -123,6 +123,10 @@ class GlassSection(Section):
     max_draws: Annotated[Positive, Field(description="at most this often; the last draw stands")]
 
 
+PUBLISHED_GLASS = GlassSection(threshold=220, min_area=250, max_share=0.8, max_draws=20)
+"""Of WSSS4LUAD (method section 2): what a network's second stage ignores where the build looked for no glass."""
+
+
 class DonorsSection(Section):
     """How single-class patches are drawn."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synthpipe.config import Pipeline, differences, json_schema
+from synthpipe.config import PUBLISHED_GLASS, Pipeline, differences, json_schema
 from synthpipe.errors import ConfigError
 from synthpipe.pipeline_file import load
 from tests.conftest import DEMO, ROOT, pipeline
@@ -117,6 +117,10 @@ def test_broken_files(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
         load(path)
     assert str(path) in str(caught.value)
+
+
+def test_glass_is_that_of_the_published_data_set() -> None:
+    assert load(ROOT / "pipelines" / "wsss4luad.yaml").glass == PUBLISHED_GLASS
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

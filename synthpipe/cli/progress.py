@@ -84,6 +84,6 @@ def _rate(steps: int, seconds: float) -> str:
 
 def reporter() -> TerminalReporter | LogReporter | Silent:
     """Return bars where standard error is a terminal, else log lines; nothing in a further process of a training."""
-    if (os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_PROCID") or "0") != "0":
+    if os.environ.get("LOCAL_RANK", "0") != "0":
         return Silent()
     return TerminalReporter() if sys.stderr.isatty() else LogReporter()

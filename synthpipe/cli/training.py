@@ -17,7 +17,7 @@ import yaml
 from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
-from synthpipe.config import LAYOUTS, GlassSection, Layout, PatchesSection, differences
+from synthpipe.config import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.handoff import CuratedSet, Description
@@ -33,9 +33,6 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other c
     from synthpipe.segment.sources import MaskedImage
     from synthpipe.segment.training import Outcome
     from synthpipe.segment.windows import WindowSection
-
-_GLASS = GlassSection(threshold=220, min_area=250, max_share=0.8, max_draws=20)
-"""As published for WSSS4LUAD (method section 2)."""
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _checkpoint = click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
@@ -263,7 +260,8 @@ def _masked(directory: Path, description: Description, any_palette: bool) -> tup
     "--glass/--no-glass",
     default=True,
     show_default=True,
-    help=f"Where the build looked for none, ignore {_GLASS.min_area} pixels and more above grey {_GLASS.threshold}.",
+    help="Where the build looked for none, ignore "
+    f"{PUBLISHED_GLASS.min_area} pixels and more above grey {PUBLISHED_GLASS.threshold}.",
 )
 @_device
 @_batch
@@ -295,8 +293,8 @@ def pseudo_label(
     catalog = _catalog(real, layout, description)
     if glass and not description.glass:
         reporter().note(
-            f"note: the build of its composites looked for no glass; areas above grey {_GLASS.threshold} of "
-            f"{_GLASS.min_area} pixels and more are ignored (--no-glass keeps them)"
+            f"note: the build of its composites looked for no glass; areas above grey {PUBLISHED_GLASS.threshold} of "
+            f"{PUBLISHED_GLASS.min_area} pixels and more are ignored (--no-glass keeps them)"
         )
     count = pseudo_label(
         checkpoint,
@@ -306,7 +304,7 @@ def pseudo_label(
         choose_device(device),
         batch,
         reporter(),
-        _GLASS if glass else None,
+        PUBLISHED_GLASS if glass else None,
     )
     click.echo(f"{output}: {len(catalog.patches)} real patches with predicted masks, {count} of them now")
 

@@ -57,12 +57,12 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
         self._workplace, self._client = workplace, client
 
     async def setup(self, worker: Worker) -> None:
-        # what fails in a task reaches its user through the task, without Dask's own traceback before it
         self._level = _LOGGER.level
-        _LOGGER.setLevel(logging.CRITICAL)
         joins = not worker.periodic_callbacks["heartbeat"].is_running()
         if joins and await _is_abandoned(worker, self._client, self.name):
             return
+        # what fails in a task reaches its user through the task, without Dask's own traceback before it
+        _LOGGER.setLevel(logging.CRITICAL)
         try:
             if problems := await asyncio.to_thread(self._workplace.problems):
                 raise ClusterError("; ".join(problems))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import zarr
@@ -57,16 +58,9 @@ def judge(pipeline: Pipeline, strategy: Strategy, group: zarr.Group, count: int)
         class_pixels = read_range(array(group, "class_pixels"), block.start, block.stop)
         verdicts[block] = assess(p_real[block], class_pixels, settings)
     donors = array(group, "donors")
+    donors_of: Callable[[Sequence[int]], NDArray[np.int32]] = partial(read_small, donors)
     if settings.rule == "top_k" and settings.max_donor_uses is not None:
-        rows = read_range(donors, 0, count)  # in the order of scores every chunk would be read again and again
-
-        def donors_of(indices: Sequence[int]) -> NDArray[np.int32]:
-            return rows[indices]
-    else:
-
-        def donors_of(indices: Sequence[int]) -> NDArray[np.int32]:
-            return read_small(donors, indices)
-
+        donors_of = read_range(donors, 0, count).__getitem__  # in the order of scores chunks would be read many times
     kept = choose(verdicts, p_real, settings, settings.wanted[strategy], donors_of)
     return Judgement(verdicts, kept, acceptance(p_real, settings))
 

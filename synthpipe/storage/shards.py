@@ -226,7 +226,8 @@ def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
     """Return the samples at `indices` of an array that holds a shard's worth in a chunk, of which it holds one."""
     size, wanted = shard_size(array), np.asarray(indices, np.int64)
-    found = np.empty((len(wanted), *array.shape[1:]), "O" if array.dtype.kind in "TOU" else array.dtype)
+    is_text = array.dtype.kind in "TOU"  # which of them zarr says depends on its version
+    found = np.empty((len(wanted), *array.shape[1:]), "O" if is_text else array.dtype)
     for chunk in np.unique(wanted // size).tolist():
         places = np.flatnonzero(wanted // size == chunk)
         found[places] = read_range(array, chunk * size, (chunk + 1) * size)[wanted[places] % size]

@@ -72,6 +72,8 @@ def test_a_dry_run_says_what_would_be_trained(data_set: DataSet, config: Path, t
         and "tumour, stroma, normal" in result.stdout
     )
     assert not (tmp_path / "run").exists()
+    alone = training(data_set, config, tmp_path / "run", "--set", "real=0", "--dry-run")
+    assert f"note: real is 0, so no patches of {data_set.root} are trained on" in alone.stderr
 
 
 def test_a_finished_training_is_not_done_again(data_set: DataSet, config: Path, trained: Path) -> None:
@@ -98,6 +100,20 @@ def test_evaluate_prints_a_table_and_draws(data_set: DataSet, trained: Path, tmp
         "evaluate", trained / "best.ckpt", "--data", data_set.validation, "-o", tmp_path, "--window", "a=1"
     )
     assert wrong.exit_code == 1 and "--window: 1 mistake" in wrong.stderr
+
+
+def test_evaluate_says_how_it_takes_masks_without_colours(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "grey" / "mask").mkdir(parents=True)
+    shutil.copytree(data_set.validation / "img", tmp_path / "grey" / "img")
+    for path in (data_set.validation / "mask").iterdir():
+        PillowImage.fromarray(np.asarray(PillowImage.open(path))).save(tmp_path / "grey" / "mask" / path.name)
+    told = {}
+    for folder in (data_set.validation, tmp_path / "grey"):
+        result = synthpipe(
+            "evaluate", trained / "best.ckpt", "--data", folder, "-o", tmp_path / "out", "--device", "cpu"
+        )
+        told[folder.name] = "note: masks without colours are taken as 0 tumour, 1 stroma, 2 normal" in result.stdout
+    assert told == {data_set.validation.name: False, "grey": True}
 
 
 def test_predictions_do_not_replace_images(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
