@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import stat
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import fsspec
@@ -76,6 +80,69 @@ def told(path: Location, what: str, cure: str = "make room or mend it, then give
         if isinstance(path, Path):
             raise
         raise StoreError(f"{path}: {what}: {error}; check the address, rights and network, then try again") from error
+
+
+def read_regular(path: Location, most: int) -> bytes:
+    """Read a file, or an object behind a URL, that may be a stranger's: it is neither waited for nor without a bound.
+
+    Parameters
+    ----------
+    path : Path or UPath
+        A link is followed.
+    most : int
+        The largest size in bytes.
+
+    Raises
+    ------
+    OSError
+        It is not there, cannot be read, is no regular file, or is larger; `strerror` says which.
+    """
+    if not isinstance(path, Path):
+        size = path.fs.size(path.path)
+        if size is not None and size > most:
+            raise _too_large(size, most)
+        data = bytes(path.fs.cat_file(path.path) if size is not None else path.fs.cat_file(path.path, end=most + 1))
+        if len(data) > most:
+            raise _too_large(len(data), most)
+        return data
+    # a pipe that nobody writes to would be waited for
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with ExitStack() as stack:
+        stack.callback(os.close, descriptor)
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+            raise OSError(errno.EINVAL, f"is {kind}, expected a file")
+        if found.st_size > most:
+            raise _too_large(found.st_size, most)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(found.st_size + 1)
+            if len(data) > found.st_size:  # it grows, or has no size, as files of /proc
+                data += file.read(most + 1 - len(data))
+    if len(data) > most:
+        raise _too_large(len(data), most)
+    return data
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Read JSON that may be a stranger's.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}
+
+
+def _too_large(size: int, most: int) -> OSError:
+    return OSError(errno.EFBIG, f"has {size} bytes, expected at most {most}")
 
 
 def write_atomically(path: Location, data: bytes | str, durable: bool = False) -> None:

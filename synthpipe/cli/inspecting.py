@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from synthpipe.cli.locations import LOCATION
-from synthpipe.cli.names import printable
+from synthpipe.display import printable
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.records import STRATEGIES

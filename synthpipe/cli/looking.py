@@ -12,9 +12,9 @@ import click
 import numpy as np
 
 from synthpipe.cli.locations import EXISTING, LOCATION
-from synthpipe.cli.names import printable
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
+from synthpipe.display import printable
 from synthpipe.errors import ConfigError, StoreError
 from synthpipe.files import Location, write_atomically
 from synthpipe.patches.bank import load_donor
