@@ -1,4 +1,7 @@
-"""Text from strangers as it may be shown or stored: without secrets, and without what steers a terminal."""
+"""Text from strangers as it may be shown or stored.
+
+It has no secrets, does not steer a terminal, and is no formula for a spreadsheet.
+"""
 
 from __future__ import annotations
 
@@ -38,3 +41,16 @@ def _without_secrets(url: re.Match[str]) -> str:
 def printable(text: object) -> str:
     """Return a name with what would steer a terminal, or is not Unicode, as an escape."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
+
+
+def to_cell(text: str) -> str:
+    """Return text as a cell of a CSV: a quote stands before what a spreadsheet would compute."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def from_cell(cell: str) -> str:
+    """Return the text that `to_cell` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")

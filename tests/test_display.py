@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from synthpipe.display import printable, without_secrets
+from synthpipe.display import from_cell, printable, to_cell, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,9 @@ def test_a_renewed_signature_names_the_same_object() -> None:
 
 def test_a_terminal_is_not_steered() -> None:
     assert printable("a\x1b[2Jb\udcff\n") == "a\\x1b[2Jb\\udcff\\n"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@x", "+1", "-1", "\t=1", "'=1", "''@", "'plain", "plain", "", "a=b"])
+def test_cells_are_no_formulas_and_give_their_text_back(text: str) -> None:
+    assert to_cell(text)[:1] not in tuple("=+-@\t\r")
+    assert from_cell(to_cell(text)) == text

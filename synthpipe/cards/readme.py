@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from synthpipe.cards.facts import Facts, RunFacts
+from synthpipe.display import printable
 
 NO_LICENSE = "not given: that of the source patches applies"
 _KNOWN_LICENSES = (
@@ -99,8 +100,8 @@ def readme(facts: Facts, files: Sequence[str], extra: Mapping[str, Any] | None =
 
 
 def escaped(text: str) -> str:
-    """Return text that a user or a disk gave so that Markdown and HTML show it as it is, in one line."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return text that a user or a disk gave so that Markdown, HTML and a terminal show it as it is, in one line."""
+    plain = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(r"\\\1", plain)
 
 

@@ -14,6 +14,7 @@ from typing import get_args
 
 from synthpipe import config
 from synthpipe.config import PatchesSection
+from synthpipe.display import from_cell, to_cell
 from synthpipe.errors import CatalogError, StoreError
 from synthpipe.files import Location, told, write_atomically
 from synthpipe.patches.labels import parse_names
@@ -252,7 +253,7 @@ def _write_table(path: Location, columns: list[str], rows: Iterable[dict[str, st
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns)
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({column: to_cell(str(value)) for column, value in row.items()} for row in rows)
     write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
@@ -269,7 +270,7 @@ def _read_table(path: Location, columns: list[str]) -> Iterator[tuple[int, dict[
             if len(cells) != len(columns):
                 raise _damaged(path, line, f"it has {len(cells)} cells, expected {len(columns)}")
             if line > 1:
-                yield line, dict(zip(columns, cells, strict=True))
+                yield line, dict(zip(columns, map(from_cell, cells), strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
         raise _damaged(path, line, str(error)) from error

@@ -10,6 +10,7 @@ import re
 from synthpipe.errors import CatalogError
 from synthpipe.taxonomy import Taxonomy
 
+_LABEL = re.compile(r"\[(?:[\s,]*[01]){2,}[\s,]*\]")
 _BETWEEN_NAMES = re.compile(r"[+;|]")
 
 
@@ -35,11 +36,13 @@ def parse_bracket(text: str, count: int) -> tuple[int, ...]:
     Raises
     ------
     CatalogError
-        There is no such label, or it does not say for each class whether it occurs.
+        There is no such label or more than one, or it does not say for each class whether it occurs.
     """
     start = text.rfind("[")
     if start < 0:
         raise CatalogError(f"the name has no label in brackets, expected one such as {_example(count)} at its end")
+    if other := _LABEL.search(text, 0, start):
+        raise CatalogError(f"there are two labels, {other[0]!r} and {text[start:]!r}, expected one")
     end = text.find("]", start)
     if end < 0:
         raise CatalogError(f"the bracket of the label {text[start:]!r} is not closed")
@@ -105,10 +108,14 @@ def parse_cell(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
     Raises
     ------
     CatalogError
-        As `parse_bracket` where the cell begins with a bracket, else as `parse_names`.
+        As `parse_bracket` where the cell begins with a bracket, which must be all of it; else as `parse_names`.
     """
     cell = text.strip()
-    return parse_bracket(cell, len(taxonomy)) if cell.startswith("[") else parse_names(cell, taxonomy)
+    if not cell.startswith("["):
+        return parse_names(cell, taxonomy)
+    if extra := cell[: cell.rfind("[")]:
+        raise CatalogError(f"{extra!r} stands before the label {cell[len(extra) :]!r}, expected the label alone")
+    return parse_bracket(cell, len(taxonomy))
 
 
 def _digits(word: str) -> str:

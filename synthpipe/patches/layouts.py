@@ -294,9 +294,20 @@ def _listing(folder: Location) -> list[tuple[str, bool]]:
         return [(name, is_folder) for name, is_folder in listed if not name.startswith(".")]
     try:
         with os.scandir(folder) as entries:
-            return [(entry.name, entry.is_dir()) for entry in entries if not entry.name.startswith(".")]
+            return [(entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise CatalogError(f"{folder}: cannot be listed: {error.strerror}; check the folder and its links") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if _is_patch(entry.name):
+            return False  # reading it says what is wrong
+        raise CatalogError(
+            f"{entry.path}: cannot be followed: {error.strerror}; correct or remove this link"
+        ) from error
 
 
 def _entries(folder: UPath) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from synthpipe.display import to_cell
 from synthpipe.errors import StoreError
 from synthpipe.files import write_atomically
 from synthpipe.progress import Reporter
@@ -255,7 +257,9 @@ def evaluate(
     }
     pictures.save(pictures.confusion_figure(evaluation.confusions.sum(0), taxonomy), directory / "confusion.png")
     write_atomically(directory / "metrics.json", json.dumps(result, indent=1) + "\n")
-    write_atomically(directory / "metrics.csv", "".join(f"{','.join(row)}\n" for row in table(result)))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([to_cell(name), *values] for name, *values in table(result))
+    write_atomically(directory / "metrics.csv", text.getvalue())
     return result
 
 

@@ -164,6 +164,7 @@ def test_sets_outside_of_their_run_have_shorter_cards(tmp_path: Path, run: Path)
 
 
 def test_text_of_others_is_shown_as_it_is(run: Path, tmp_path: Path) -> None:
+    assert escaped("a\x1b[2Jb") == r"a\\x1b\[2Jb"
     assert escaped("<script>\n| a_b* [x](y) & #") == r"&lt;script&gt; \| a\_b\* \[x\](y) &amp; \#"
     copy = tmp_path / "run"
     shutil.copytree(run, copy, ignore=shutil.ignore_patterns("*.zarr"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import shutil
@@ -304,6 +305,8 @@ def test_hostile_names_go_all_the_way(tmp_path: Path) -> None:
         "Gewebe-é組織-[1, 0, 0].png",
         os.fsdecode(b"latin-\xe9-[1, 0, 0].png"),
         " =cmd()-'-[1, 0, 0].png",
+        "=cmd()-[1, 0, 0].png",
+        "'@sum-[1, 0, 0].png",
     ]
     for seed, name in enumerate(names):
         save(tmp_path / "1.training" / name, seed)
@@ -313,6 +316,8 @@ def test_hostile_names_go_all_the_way(tmp_path: Path) -> None:
     assert len(catalog.problems) == 1
     write_catalog(catalog, LUNG, tmp_path / "run")
     assert load_catalog(tmp_path / "run", LUNG) == catalog
+    with (tmp_path / "run" / "catalog.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as table:
+        assert all(not cell.startswith(("=", "@", "+", "-")) for row in csv.reader(table) for cell in row)
     assert all(np.array_equal(decode(catalog.by_id(name).path), tissue(seed)) for seed, name in enumerate(names))
 
 

@@ -39,6 +39,8 @@ FAULTS = {
     "1003370-[1; 0; 0]": "label holds '1;', which is neither 0 nor 1",
     "1003370-[__import__('os').getcwd()]": "label holds \"__import__('os').getcwd()\", which is neither 0 nor 1",
     "1003370-[0, 0, 0]": "'[0, 0, 0]' holds zeros only",
+    "1003370-[0, 1, 0]-[1, 0, 0]": "there are two labels, '[0, 1, 0]' and '[1, 0, 0]', expected one",
+    "1003370-[0 1][1, 0, 0]": "there are two labels, '[0 1]' and '[1, 0, 0]'",
 }
 
 
@@ -60,7 +62,7 @@ def test_published_spellings(stem: str, count: int, classes: tuple[int, ...]) ->
 BLANKS = st.text(alphabet=" ,\t", max_size=3)
 
 
-@given(st.lists(st.tuples(BLANKS, st.booleans()), min_size=2, max_size=8), st.text(), BLANKS)
+@given(st.lists(st.tuples(BLANKS, st.booleans()), min_size=2, max_size=8), st.text(alphabet="[]2ax- é"), BLANKS)
 def test_any_mix_of_blanks_and_commas(digits: list[tuple[str, bool]], before: str, last: str) -> None:
     expected = tuple(index for index, (_, occurs) in enumerate(digits) if occurs)
     assume(expected)
@@ -128,3 +130,6 @@ def test_a_cell_holds_names_or_a_bracket() -> None:
         parse_cell("[1, 0]", LUNG)
     with pytest.raises(CatalogError, match="'101', which is no class"):
         parse_cell("101", LUNG)
+    for cell in ("[0, 1]+[1, 0, 0]", "[a][1, 0, 0]", "[[1, 0, 0]", "[0, 1, 0] [1, 0, 0]"):
+        with pytest.raises(CatalogError, match=r"stands before the label '\[1, 0, 0\]', expected the label alone"):
+            parse_cell(cell, LUNG)
