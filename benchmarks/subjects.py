@@ -79,7 +79,7 @@ class Row:
 def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int) -> Bench:
     """Decode the donors into a bank, and write them as PNG files for the baselines."""
     bench = Bench(pipeline, catalog, scratch, rounds)
-    bench.bank.directory.mkdir()
+    bench.bank.directory.mkdir(mode=0o700, parents=True)
     background = pipeline.taxonomy.background
     fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
     build_bank(bench.bank.directory, catalog.donors, pipeline.glass, background, lambda: None, os.cpu_count() or 1, fit)

@@ -37,7 +37,7 @@ def test_a_worker_like_the_driver_gets_the_bank_and_gives_it_back(workplace: Wor
     workplace.prepare(steps.append)
     donors = open_donors(workplace.job.bank)
     assert sum(steps) == len(donors.listed) > 0
-    assert len(list((tmp_path / "scratch").glob("synthpipe-*"))) == 2
+    assert len(list((tmp_path / "scratch").glob("synthpipe-*/*"))) == 2
     workplace.release()
     assert not list((tmp_path / "scratch").iterdir())
 

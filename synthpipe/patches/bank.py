@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
+import google_crc32c
 import numpy as np
 
 from synthpipe.config import GlassSection
@@ -14,12 +17,11 @@ from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import Donor, Mask, PackedPixels, PatchRef, pack
+from synthpipe.scratch import ANOTHER_PLACE, open_own
 from synthpipe.threads import in_threads
 
-ANOTHER_PLACE = "name another place with TMPDIR, or for `synthpipe build` with --scratch"
-"""What to do where there can be no bank, whichever command needs it."""
-
 _PIXELS, _FITTED, _INDEX = "donors.bin", "fitted.bin", "donors.json"
+_BLOCK = 16 << 20  # bytes of a file that are read at once for its checksum
 
 
 def load_donor(patch: PatchRef, glass: GlassSection | None, background: int) -> Donor:
@@ -88,15 +90,17 @@ def build_bank(
         return packed, fit(packed) if fit else packed
 
     canvas: tuple[int, ...] | None = None
+    checksums = {_PIXELS: 0, _FITTED: 0}
     try:
-        with (
-            (directory / _PIXELS).open("wb") as file,
-            (directory / _FITTED).open("wb") as fitted_file,
-        ):
+        with _create(directory / _PIXELS) as file, _create(directory / _FITTED) as fitted_file:
             for packed, fitted in in_threads(decode, patches, threads):
-                file.write(packed.tobytes())
+                data = packed.tobytes()
+                file.write(data)
+                checksums[_PIXELS] = google_crc32c.extend(checksums[_PIXELS], data)
                 if fitted.shape != packed.shape:
-                    fitted_file.write(fitted.tobytes())
+                    data = fitted.tobytes()
+                    fitted_file.write(data)
+                    checksums[_FITTED] = google_crc32c.extend(checksums[_FITTED], data)
                     canvas = fitted.shape
                 on_patch()
     except OSError as error:
@@ -108,9 +112,15 @@ def build_bank(
             f"{ANOTHER_PLACE}"
         ) from error
     temporary = directory / f"{_INDEX}.partial"
-    index = {"patches": [asdict(patch) for patch in patches], "canvas": canvas}
-    temporary.write_text(json.dumps(index), encoding="utf-8")
+    index = {"patches": [asdict(patch) for patch in patches], "canvas": canvas, "checksums": checksums}
+    with _create(temporary) as file:
+        file.write(json.dumps(index).encode())
     temporary.replace(directory / _INDEX)
+
+
+def _create(path: Path) -> IO[bytes]:
+    """Make a file that only this user can read and write."""
+    return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def is_complete(directory: Path) -> bool:
@@ -133,15 +143,38 @@ def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels, PackedP
 
     The donors' own pixels are views of these, and these are the file, shared by all processes of the machine. Third
     come the packed pixels of those that were fitted to the canvas: (F, H, W) uint32 in the same order, or None.
+
+    Raises
+    ------
+    StoreError
+        A file is another user's, or others may write to it, or it is not what was written.
     """
-    index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
+    with os.fdopen(open_own(directory / _INDEX), "rb") as file:
+        index = json.load(file)
     patches = [PatchRef(**{**fields, "classes": tuple(fields["classes"])}) for fields in index["patches"]]
-    mapped = np.memmap(directory / _PIXELS, "<u4", mode="r") if patches else np.empty(0, "<u4")
-    pixels: PackedPixels = np.asarray(mapped)
-    fitted: PackedPixels | None = None
-    if index["canvas"]:
-        fitted = np.asarray(np.memmap(directory / _FITTED, "<u4", mode="r")).reshape(-1, *index["canvas"])
-    return tuple(_cut(pixels, patches)), pixels, fitted
+    pixels, fitted_pixels = (_map(directory / name, index["checksums"][name]) for name in (_PIXELS, _FITTED))
+    return (
+        tuple(_cut(pixels, patches)),
+        pixels,
+        fitted_pixels.reshape(-1, *index["canvas"]) if index["canvas"] else None,
+    )
+
+
+def _map(path: Path, checksum: int) -> PackedPixels:
+    """Map a file of packed pixels, (N,) uint32, if it has the CRC-32C that it was written with."""
+    with os.fdopen(open_own(path), "rb") as file:
+        found = 0
+        while block := file.read(_BLOCK):
+            found = google_crc32c.extend(found, block)
+        if found != checksum:
+            raise StoreError(
+                f"{path}: has the checksum {found:08x}, but was written with {checksum:08x}; its disk is at fault: "
+                f"{ANOTHER_PLACE}"
+            )
+        if not file.tell():
+            return np.empty(0, np.uint32)
+        pixels: PackedPixels = np.asarray(np.memmap(file, "<u4", mode="r"))
+        return pixels
 
 
 def _cut(pixels: PackedPixels, patches: Sequence[PatchRef]) -> Iterator[Donor]:

@@ -1,16 +1,15 @@
 """The donor bank of a node: built once by whichever process comes first, held by all that use it, removed by the last.
 
 Processes of a node meet at a lock file. Who builds or removes the bank holds the lock alone; who uses the bank shares
-it. The system takes the locks of processes that end, however they end, so a bank whose lock nobody holds is rubbish.
+it. The bank lies where other users can neither read nor write (`synthpipe.scratch`).
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import shutil
-import socket
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,9 +18,12 @@ from pathlib import Path
 
 from synthpipe.config import digest
 from synthpipe.errors import StoreError
-from synthpipe.patches.bank import ANOTHER_PLACE, is_complete
+from synthpipe.patches.bank import is_complete
+from synthpipe.scratch import ANOTHER_PLACE, directory_path, is_lock_of, open_lock, remove, sweep, try_lock
 
+_LOGGER = logging.getLogger("synthpipe")
 _SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_OF_SILENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,7 @@ class BankPlace:
 
     @property
     def directory(self) -> Path:
-        return self._base / f"{_prefix()}{self.name}"
-
-    @property
-    def _base(self) -> Path:
-        return self.scratch or Path(tempfile.gettempdir())
+        return directory_path(f"bank-{self.name}", self.scratch)
 
 
 def name_bank(*made_of: object) -> str:
@@ -61,13 +59,15 @@ class HeldBank:
 
     def release(self) -> None:
         """Let go; the last process of the node removes the bank."""
-        if _try_lock(self._lock, fcntl.LOCK_EX):
-            _remove(self._place.directory)
+        if try_lock(self._lock, fcntl.LOCK_EX):
+            remove(self._place.directory)
         os.close(self._lock)
 
 
 def hold_bank(place: BankPlace, build: Callable[[Path], None]) -> HeldBank:
     """Hold the node's bank; build it first where it is not there, or wait while another process does.
+
+    A warning is logged if that process stops making progress.
 
     Parameters
     ----------
@@ -82,11 +82,11 @@ def hold_bank(place: BankPlace, build: Callable[[Path], None]) -> HeldBank:
         There can be no bank at this place.
     """
     directory = place.directory
+    wait = _Wait(directory)
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        sweep_banks(place)
+        sweep(place.scratch)
         while True:
-            lock = os.open(_lock_file(directory), os.O_RDWR | os.O_CREAT, 0o600)
+            lock = open_lock(directory)
             try:
                 if _hold(lock, directory, build):
                     return HeldBank(place, lock)
@@ -94,69 +94,50 @@ def hold_bank(place: BankPlace, build: Callable[[Path], None]) -> HeldBank:
                 os.close(lock)
                 raise
             os.close(lock)
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            wait.moment()
     except StoreError:
         raise
     except OSError as error:
         raise StoreError(f"{directory}: there can be no donor bank: {error.strerror}; {ANOTHER_PLACE}") from error
 
 
-def sweep_banks(place: BankPlace) -> None:
-    """Remove what killed processes of this user left beside, and at, `place`."""
-    for file in place.directory.parent.glob(f"{_prefix()}*.lock"):
-        with suppress(OSError):  # someone else sweeps too
-            lock = os.open(file, os.O_RDWR)
-            try:
-                if _try_lock(lock, fcntl.LOCK_EX) and _is_at(lock, file):
-                    _remove(file.with_suffix(""))
-            finally:
-                os.close(lock)
+class _Wait:
+    """A wait for the process that builds a bank; a warning tells if its files stop growing."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._seen: list[tuple[str, int]] = []
+        self._since, self._warned = time.monotonic(), False
+
+    def moment(self) -> None:
+        """Wait a moment."""
+        seen: list[tuple[str, int]] = []
+        with suppress(FileNotFoundError):
+            seen = sorted((each.name, each.stat().st_size) for each in os.scandir(self._directory))
+        if seen != self._seen:
+            self._seen, self._since = seen, time.monotonic()
+        elif not self._warned and time.monotonic() - self._since > _SECONDS_OF_SILENCE:
+            self._warned = True
+            _LOGGER.warning(
+                "waiting for the donor bank %s: another process of yours builds it, and has written nothing for "
+                "%.0f s; end that process if it hangs, or %s",
+                *(self._directory, _SECONDS_OF_SILENCE, ANOTHER_PLACE),
+            )
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _hold(lock: int, directory: Path, build: Callable[[Path], None]) -> bool:
     """Try to end with a shared lock on a complete bank."""
-    file = _lock_file(directory)
     if not is_complete(directory):
-        if not (_try_lock(lock, fcntl.LOCK_EX) and _is_at(lock, file)):
-            return False  # another builds, or removed the file just now
+        if not (try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory)):
+            return False  # another builds, or removed the lock file just now
         if not is_complete(directory):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(mode=0o700)
             try:
                 build(directory)
             except BaseException:
-                _remove(directory)
+                remove(directory)
                 raise
     # another may have removed the bank before this, or while the lock changed
-    return _try_lock(lock, fcntl.LOCK_SH) and _is_at(lock, file) and is_complete(directory)
-
-
-def _remove(directory: Path) -> None:
-    """Remove a bank, and then its lock file, which the caller holds alone."""
-    shutil.rmtree(directory, ignore_errors=True)
-    _lock_file(directory).unlink(missing_ok=True)
-
-
-def _lock_file(directory: Path) -> Path:
-    return directory.with_name(f"{directory.name}.lock")
-
-
-def _try_lock(lock: int, kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _is_at(lock: int, file: Path) -> bool:
-    """Whether an open lock file still is the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(lock), file.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _prefix() -> str:
-    """Begin a name that no other node, and no other user of the same folder, gives."""
-    return f"synthpipe-{socket.gethostname()}-{os.getuid()}-"
+    return try_lock(lock, fcntl.LOCK_SH) and is_lock_of(lock, directory) and is_complete(directory)

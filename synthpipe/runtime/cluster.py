@@ -15,24 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, Security
+from distributed import Client
 
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import Crew
 from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, check_queue, job_cluster, jobs_renewed
+from synthpipe.runtime.keys import made_keys, security
 from synthpipe.runtime.local import local_cluster
 from synthpipe.runtime.preparation import (
     PREPARED,
     REFUSED,
+    WARNED,
     Workplace,
     check_workers,
     plugin_name,
     prepare_workers,
 )
 from synthpipe.runtime.progress import heard
-from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued, Tls
+from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued
+from synthpipe.scratch import private_directory
 
-_ROLES = ("scheduler", "worker", "client")
 _SETTINGS = {
     **WORKER_SETTINGS,
     **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_MEMORY.items()},
@@ -121,7 +123,9 @@ def check_reachable(settings: ClusterSettings) -> None:
 
 
 @contextmanager
-def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str], None]) -> Iterator[Cluster]:
+def open_cluster(
+    settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path | None = None
+) -> Iterator[Cluster]:
     """Start or join a cluster, and wait until it has a worker.
 
     Parameters
@@ -132,6 +136,9 @@ def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str]
         What tasks need of memory.
     note : callable
         Told what is worth a line.
+    shared : Path, optional
+        Folder that jobs of a queue see under the same path, for the keys that are made for them; by default the working
+        directory.
 
     Raises
     ------
@@ -143,14 +150,17 @@ def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str]
     # a process that does not come back soon never does
     patience = min(settings.patience, _LOCAL_PATIENCE) if isinstance(where, Local) else settings.patience
     with ExitStack() as stack:
-        stack.enter_context(dask.config.set(_SETTINGS | remote))
+        # Dask loads code from its directory, which in a shared one another user may have made before
+        private = (
+            {} if isinstance(where, Joined) else {"temporary-directory": str(stack.enter_context(private_directory()))}
+        )
+        stack.enter_context(dask.config.set(_SETTINGS | remote | private))
         stack.enter_context(_quiet())
         with _interrupts_held():
-            client = stack.enter_context(_client(settings, demand, note, stack))
+            client = stack.enter_context(_client(settings, demand, note, shared or Path.cwd(), stack))
         client.subscribe_topic(REFUSED, lambda event: note(f"refused, and stopped: {event[1]}"))
+        client.subscribe_topic(WARNED, _once(note))
         cluster = Cluster(client, Crew(client, patience), settings)
-        if link := _dashboard(client, where):
-            note(f"dashboard: {link}")
         if not cluster.crew.now().workers:
             note(f"waiting for workers, at most {patience:.0f} s")
         cluster.crew.wait()
@@ -161,15 +171,21 @@ def open_cluster(settings: ClusterSettings, demand: Demand, note: Callable[[str]
         yield cluster
 
 
-def _dashboard(client: Client, where: Local | Joined | Queued) -> str | None:
-    """Return the dashboard's address, if there is one: that of a queue's scheduler, in this process, is on loopback."""
-    port = client.sync(client.scheduler.identity, n_workers=0)["services"].get("dashboard")
-    if not port:
-        return None
-    return f"http://127.0.0.1:{port}/status" if isinstance(where, Queued) else str(client.dashboard_link)
+def _once(note: Callable[[str], None]) -> Callable[[tuple[float, str]], None]:
+    """Return what notes the messages of events, each message once: workers of a node send the same."""
+    told = set[str]()
+
+    def hear(event: tuple[float, str]) -> None:
+        if event[1] not in told:
+            told.add(event[1])
+            note(event[1])
+
+    return hear
 
 
-def _client(settings: ClusterSettings, demand: Demand, note: Callable[[str], None], stack: ExitStack) -> Client:
+def _client(
+    settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path, stack: ExitStack
+) -> Client:
     where = settings.where
     if isinstance(where, Joined):
         return _join(where)
@@ -180,8 +196,7 @@ def _client(settings: ClusterSettings, demand: Demand, note: Callable[[str], Non
         job_cluster(
             where,
             demand,
-            {"dashboard_address": "127.0.0.1:0"},
-            security=_security(where.tls),
+            security=security(where.tls or stack.enter_context(made_keys(shared))),
             silence_logs=logging.CRITICAL,
         )
     )
@@ -195,7 +210,7 @@ def _client(settings: ClusterSettings, demand: Demand, note: Callable[[str], Non
 def _join(joined: Joined) -> Client:
     address = _address(joined.scheduler)
     try:
-        return Client(address, security=_security(joined.tls), timeout=_SECONDS_TO_CONNECT)
+        return Client(address, security=security(joined.tls), timeout=_SECONDS_TO_CONNECT)
     except (OSError, ImportError, RuntimeError, TypeError, ValueError) as error:
         raise ClusterError(
             f"--scheduler {address}: no connection: {error}; is it running there, and does it use TLS as you do?"
@@ -214,14 +229,6 @@ def _address(scheduler: str) -> str:
             f"`dask scheduler --scheduler-file` wrote: {error}"
         ) from error
     return str(address)
-
-
-def _security(tls: Tls | None) -> Security | None:
-    """Return TLS settings for all parts of the cluster; None leaves them to Dask's own configuration."""
-    if tls is None:
-        return None
-    own = {f"tls_{role}_{part}": str(path) for role in _ROLES for part, path in (("cert", tls.cert), ("key", tls.key))}
-    return Security(tls_ca_file=str(tls.ca), require_encryption=True, **own)
 
 
 @contextmanager

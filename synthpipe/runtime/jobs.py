@@ -9,14 +9,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dask.utils import parse_bytes, parse_timedelta
-from distributed import Scheduler, SchedulerPlugin, Status
+from distributed import SchedulerPlugin, Status
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from tornado.ioloop import PeriodicCallback
 
 from synthpipe.errors import ClusterError
+from synthpipe.runtime.servers import Scheduler, Worker
 
 if TYPE_CHECKING:
     from synthpipe.runtime.settings import Demand, Queued
@@ -146,7 +148,7 @@ def check_queue(queued: Queued) -> None:
         )
 
 
-def job_cluster(queued: Queued, demand: Demand, scheduler_options: dict[str, Any], **options: Any) -> Any:
+def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
     """Start a scheduler in this process, and a Dask cluster that submits jobs once it is scaled.
 
     Raises
@@ -173,12 +175,26 @@ def job_cluster(queued: Queued, demand: Demand, scheduler_options: dict[str, Any
     class Job(base):  # type: ignore[misc]
         """Says that it is closed, which Dask makes sure of at the end where a failed submission still holds it."""
 
+        @contextmanager
+        def job_file(self) -> Iterator[str]:
+            """Write the script to a file that nobody else can open, or make before."""
+            with NamedTemporaryFile("w", suffix=".sh") as file:
+                file.write(self.job_script())
+                file.flush()
+                yield file.name
+
         async def close(self) -> None:
             await super().close()
             self.status = Status.closed
 
     try:
-        return cluster(job_cls=Job, scheduler_options=scheduler_options, **job_options(queued, demand), **options)
+        return cluster(
+            job_cls=Job,
+            scheduler_cls=Scheduler,
+            scheduler_options={"dashboard": False},
+            **job_options(queued, demand),
+            **options,
+        )
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"--cluster {queued.kind} cannot be started: {error}") from error
 
@@ -249,6 +265,8 @@ def job_options(queued: Queued, demand: Demand) -> dict[str, Any]:
     jobs = queued.jobs
     lifetime, stagger = jobs.life
     worker = {
+        "--nworkers": jobs.workers,
+        "--worker-class": f"{Worker.__module__}.{Worker.__name__}",
         "--nthreads": 1,  # scoring and training change settings of their process
         "--memory-limit": demand.limit(jobs.memory, jobs.workers),
         "--lifetime": f"{lifetime}s",
@@ -265,7 +283,7 @@ def job_options(queued: Queued, demand: Demand) -> dict[str, Any]:
         ("account" if queued.kind in ("slurm", "pbs") else "project"): jobs.account or jobs.project,
         **_resource_spec(queued),
         "interface": jobs.interface,
-        "local_directory": jobs.local_directory,
+        "worker_command": "synthpipe.runtime.job_worker",
         "log_directory": jobs.log_directory,
         "python": jobs.python,
         "job_name": jobs.job_name,

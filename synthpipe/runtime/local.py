@@ -10,10 +10,11 @@ import sys
 from typing import Any
 
 from dask.utils import format_bytes
-from distributed import Nanny, Scheduler, SpecCluster, Worker, scheduler, system, worker
+from distributed import Nanny, Security, SpecCluster, scheduler, system, worker
 
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import GPU
+from synthpipe.runtime.servers import Scheduler, Worker
 from synthpipe.runtime.settings import Demand, GpuUse, Local
 from synthpipe.threads import available_cores
 
@@ -25,7 +26,10 @@ _REMEMBERING = "spans"  # Dask's extension that keeps a record of every task for
 
 
 def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
-    """Start single-threaded worker processes that listen on the loopback address only.
+    """Start single-threaded worker processes that listen on the loopback address only, and to each other only.
+
+    Other users of the machine reach that address too. So all speak TLS, with a key that is made here and reaches the
+    processes through the pipes that start them. A worker that is a thread of this process has no address at all.
 
     Raises
     ------
@@ -42,11 +46,12 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
     # nobody looks for GPUs where no task would ask for one
     devices = local.gpus if local.gpus is not None else visible_gpus() if demand.training and gpu != "never" else ()
     extensions = {name: kind for name, kind in worker.DEFAULT_EXTENSIONS.items() if name != _REMEMBERING}
+    security = Security.temporary() if local.processes else Security()
+    network = {"host": _LOOPBACK, "protocol": "tls://"} if local.processes else {"protocol": "inproc://"}
     common = {
-        "host": _LOOPBACK,
-        "protocol": "tcp://",
+        **network,
+        "security": security,
         "nthreads": 1,
-        "dashboard": False,
         "memory_limit": memory,
         "extensions": extensions,
     }
@@ -56,23 +61,28 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
         resources = {"resources": {GPU: 1}} if owned else {}
         options = {**common, **resources, "silence_logs": logging.CRITICAL}
         if local.processes:
-            options["env"] = {_VISIBLE: ",".join(owned)}
+            options |= {"worker_class": Worker, "env": {_VISIBLE: ",".join(owned)}}
         workers[number] = {"cls": Nanny if local.processes else Worker, "options": options}
     central = {
         "cls": Scheduler,
         "options": {
+            **network,
+            "security": security,
             "extensions": {name: kind for name, kind in scheduler.DEFAULT_EXTENSIONS.items() if name != _REMEMBERING},
-            "host": _LOOPBACK,
-            "protocol": "tcp://",
             "port": 0,
-            "dashboard": True,
-            "dashboard_address": f"{_LOOPBACK}:0",
+            "dashboard": False,
         },
     }
     problem: Exception | None = None
     for _ in range(_STARTS):
         try:
-            return SpecCluster(scheduler=central, workers=workers, silence_logs=logging.CRITICAL, name="synthpipe")
+            return SpecCluster(
+                scheduler=central,
+                workers=workers,
+                security=security,
+                silence_logs=logging.CRITICAL,
+                name="synthpipe",
+            )
         except (OSError, RuntimeError) as error:
             problem = error  # a worker that is killed while it starts takes the others with it
     raise ClusterError(f"{count} worker processes cannot be started on this machine: {problem}") from problem

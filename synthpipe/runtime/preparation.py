@@ -18,10 +18,10 @@ from synthpipe.runtime.crew import Crew
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
-_LOGGER = logging.getLogger("distributed.worker")
+_LOGGER, _OWN_LOGGER = logging.getLogger("distributed.worker"), logging.getLogger("synthpipe")
 
-PREPARED, REFUSED = "synthpipe-prepared", "synthpipe-refused"
-"""Topics of what workers tell the driver: steps that are done, and why one may not take part."""
+PREPARED, REFUSED, WARNED = "synthpipe-prepared", "synthpipe-refused", "synthpipe-warned"
+"""Topics of what workers tell the driver: steps that are done, why one may not take part, and warnings."""
 
 _unfit = set[str]()  # addresses of workers of this process that may not take part, until they are closed
 _SECONDS_BEFORE_ANOTHER = 0.5
@@ -71,7 +71,7 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
             if joins:  # nobody sees what is raised; Dask gives the worker tasks all the same
                 _unfit.add(worker.address)
                 message = f"worker {worker.address}: {error}"
-                logging.getLogger("synthpipe").error("refused, and stopped: %s", message)
+                _OWN_LOGGER.error("refused, and stopped: %s", message)
                 worker.log_event(REFUSED, message)
                 worker.loop.call_later(1, worker.close, reason="not fit for synthpipe's build")
             raise
@@ -80,14 +80,30 @@ class Preparation(WorkerPlugin):  # type: ignore[misc]
         work = asyncio.ensure_future(
             asyncio.to_thread(self._workplace.prepare, lambda steps: worker.log_event(PREPARED, steps))
         )
-        # a worker that joins late gives no sign of life by itself before it is set up
-        while not (await asyncio.wait({work}, timeout=_SECONDS_BETWEEN_SIGNS_OF_LIFE))[0]:
-            await worker.heartbeat()
-        await work
+        warnings = _Warnings(worker)
+        _OWN_LOGGER.addHandler(warnings)
+        try:
+            # a worker that joins late gives no sign of life by itself before it is set up
+            while not (await asyncio.wait({work}, timeout=_SECONDS_BETWEEN_SIGNS_OF_LIFE))[0]:
+                await worker.heartbeat()
+            await work
+        finally:
+            _OWN_LOGGER.removeHandler(warnings)
 
     def teardown(self, worker: Worker) -> None:
         _LOGGER.setLevel(self._level)
         self._workplace.release()
+
+
+class _Warnings(logging.Handler):
+    """Sends what a worker logs to the driver."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(logging.WARNING)
+        self._worker = worker
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._worker.log_event(WARNED, record.getMessage())
 
 
 async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from synthpipe.cards.of_run import write_cards
@@ -20,10 +21,10 @@ from synthpipe.lock import held
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
-from synthpipe.patches.node_bank import sweep_banks
 from synthpipe.progress import Reporter
 from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Demand, Local, check_reachable, open_cluster
+from synthpipe.scratch import sweep
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks, split_json
@@ -124,12 +125,13 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
             write_catalog(catalog, pipeline.taxonomy, run.path)
         place = place_bank(pipeline, catalog, cluster.scratch_on_nodes)
         if isinstance(cluster.where, Local):
-            stack.callback(sweep_banks, place)  # of workers that had to be killed
+            stack.callback(sweep, place.scratch)  # of workers that had to be killed
         job = Job(pipeline, RunDirectory(run.path.absolute()), place)
         if isinstance(cluster.where, Local) and in_memory(run.path, pipeline.patches.root):
             cluster = replace(cluster, where=replace(cluster.where, processes=False))
         workplace = stack.enter_context(open_workplace(job, catalog))
-        workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog, split), reporter.note))
+        shared = job.run.path if isinstance(job.run.path, Path) else None
+        workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog, split), reporter.note, shared))
         with timed(journal, "donors"):
             donors = len(catalog.donors) * workers.crew.now().hosts
             with reporter.stage("donors", donors) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from functools import partial
 from pathlib import Path
 
@@ -75,3 +76,26 @@ def test_its_size_is_known_before(tmp_path: Path, patches: list[PatchRef], canva
 def test_where_it_cannot_lie_every_command_is_told_what_to_do(tmp_path: Path, patches: list[PatchRef]) -> None:
     with pytest.raises(StoreError, match=r"at least \d+ MiB there.* TMPDIR, or for `synthpipe build` with --scratch"):
         build_bank(tmp_path / "gone", patches, GLASS, 3, lambda: None, 2)
+
+
+@pytest.mark.parametrize("name", ["donors.bin", "fitted.bin"])
+def test_pixels_that_are_not_those_that_were_written_are_refused(
+    tmp_path: Path, patches: list[PatchRef], name: str
+) -> None:
+    build(tmp_path / "bank", patches, CANVAS)
+    with (tmp_path / "bank" / name).open("r+b") as file:
+        file.write(b"\xff\x00\xff")  # a magenta pixel
+    with pytest.raises(StoreError, match=rf"{name}: has the checksum \w+, but was written with \w+.*TMPDIR"):
+        open_bank(tmp_path / "bank")
+
+
+@pytest.mark.parametrize("name", ["donors.bin", "fitted.bin", "donors.json"])
+def test_files_that_others_may_write_are_refused(tmp_path: Path, patches: list[PatchRef], name: str) -> None:
+    before = os.umask(0)
+    try:
+        build(tmp_path / "bank", patches, CANVAS)
+    finally:
+        os.umask(before)
+    (tmp_path / "bank" / name).chmod(0o660)
+    with pytest.raises(StoreError, match=rf"{name}: has mode 660, so that other users may write to it"):
+        open_bank(tmp_path / "bank")

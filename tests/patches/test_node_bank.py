@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
@@ -11,15 +13,17 @@ from pathlib import Path
 import pytest
 
 from synthpipe.errors import CatalogError, StoreError
+from synthpipe.patches import node_bank
 from synthpipe.patches.bank import build_bank, is_complete
-from synthpipe.patches.node_bank import BankPlace, hold_bank, name_bank, sweep_banks
+from synthpipe.patches.node_bank import BankPlace, hold_bank, name_bank
+from synthpipe.scratch import sweep
 
 SPAWN = multiprocessing.get_context("spawn")
 
 
 def build(directory: Path) -> None:
     """Build a bank of no patches, slowly, and leave a mark for each time that this is done."""
-    (directory.parent / f"built-{os.getpid()}").touch()
+    (directory.parents[1] / f"built-{os.getpid()}").touch()
     time.sleep(0.3)
     build_bank(directory, [], None, 3, lambda: None, 1)
 
@@ -27,6 +31,16 @@ def build(directory: Path) -> None:
 def build_forever(directory: Path) -> None:
     (directory / "half").touch()
     time.sleep(60)
+
+
+def plant_bank(place: BankPlace, user: int) -> None:
+    """Make, as another user, a bank and its lock under the names that ours would have, and let all write to them."""
+    os.umask(0)
+    os.setuid(user)
+    directory = place.directory.parent.with_name("synthpipe-0") / place.directory.name
+    directory.mkdir(parents=True)
+    build_bank(directory, [], None, 3, lambda: None, 1)
+    directory.with_name(f"{directory.name}.lock").touch()
 
 
 def hold_until(place: BankPlace, builder: Callable[[Path], None], held: Event, leave: Event) -> None:
@@ -47,7 +61,7 @@ def test_a_bank_is_built_once_a_node_and_goes_with_its_last_process(tmp_path: Pa
     assert len(list(tmp_path.glob("built-*"))) == 1
     for number, process in enumerate(processes):
         assert is_complete(place.directory)
-        sweep_banks(place)  # removes nothing that is in use
+        sweep(place.scratch)  # removes nothing that is in use
         leave[number].set()
         process.join(30)
         assert process.exitcode == 0
@@ -71,6 +85,43 @@ def test_what_a_killed_process_leaves_is_swept(tmp_path: Path, builder: Callable
     assert other.directory.exists() and not place.directory.exists()
     bank.release()
     assert not list(tmp_path.glob("synthpipe-*"))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
+def test_a_bank_that_another_user_planted_is_not_used(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    place = BankPlace("bank", tmp_path)
+    process = SPAWN.Process(target=plant_bank, args=(place, 12345))
+    process.start()
+    process.join()
+    assert process.exitcode == 0 and is_complete(place.directory)
+    with pytest.raises(StoreError, match=r"synthpipe-0: belongs to user 12345, not to you.*TMPDIR.*--scratch"):
+        hold_bank(place, build)
+    assert is_complete(place.directory)
+
+
+def test_a_builder_that_hangs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(node_bank, "_SECONDS_OF_SILENCE", 0.3)
+    place, held, leave = BankPlace("bank", tmp_path), SPAWN.Event(), SPAWN.Event()
+    process = SPAWN.Process(target=hold_until, args=(place, build_forever, held, leave))
+    process.start()
+    deadline = time.monotonic() + 30
+    while not (place.directory / "half").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    caplog.set_level(logging.WARNING)
+    waiting = threading.Thread(target=lambda: hold_bank(place, build).release())
+    waiting.start()
+    while not caplog.messages and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    waiting.join(30)
+    (message,) = caplog.messages
+    assert f"waiting for the donor bank {place.directory}: another process of yours" in message
+    assert "TMPDIR" in message and not waiting.is_alive()
 
 
 def test_what_fails_while_building_leaves_nothing(tmp_path: Path) -> None:

@@ -81,14 +81,14 @@ def test_the_package_of_queues_does_not_take_ctrl_c() -> None:
         "import signal; from synthpipe.runtime.jobs import JobSettings, job_cluster\n"
         "from synthpipe.runtime import Demand\nfrom synthpipe.runtime.settings import Queued\n"
         "before = signal.getsignal(signal.SIGINT)\n"
-        "job_cluster(Queued('slurm', JobSettings()), Demand(), {'dashboard_address': '127.0.0.1:0'}).close()\n"
+        "job_cluster(Queued('slurm', JobSettings()), Demand()).close()\n"
         "import dask_jobqueue; assert signal.getsignal(signal.SIGINT) is before"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def script(kind: QueueKind, settings: JobSettings, demand: Demand) -> str:
-    cluster = job_cluster(Queued(kind, settings), demand, {"dashboard_address": "127.0.0.1:0"})
+    cluster = job_cluster(Queued(kind, settings), demand)
     try:
         return str(cluster.job_script())
     finally:
@@ -116,9 +116,9 @@ def test_job_scripts_say_what_the_settings_do(kind: QueueKind, lines: list[str])
         assert line in text.splitlines()
     assert "module load cuda" in text.splitlines()
     assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False" in text.splitlines()
-    (worker,) = [line for line in text.splitlines() if "distributed.cli.dask_worker" in line]
+    (worker,) = [line for line in text.splitlines() if "synthpipe.runtime.job_worker" in line]
     assert worker.startswith(sys.executable)
-    for part in ("--nworkers 4", "--nthreads 1", "--local-directory /local", "--resources GPU=1"):
+    for part in ("--nworkers 4", "--nthreads 1", "--resources GPU=1"):
         assert part in worker
     # ten minutes and the stagger before the wall-time limit
     assert "--lifetime 42400s --lifetime-stagger 200s" in worker

@@ -62,8 +62,7 @@ def test_workers_are_prepared_processes_on_loopback(cluster: Cluster, marks: Pat
     pids = set(cluster.client.run(os.getpid).values())
     assert len(pids) == 2 and os.getpid() not in pids
     assert {mark.name for mark in marks.iterdir()} >= set(map(str, pids))
-    assert all(address.startswith("tcp://127.0.0.1:") for address in cluster.client.nthreads())
-    assert cluster.client.dashboard_link.startswith("http://127.0.0.1:")
+    assert all(address.startswith("tls://127.0.0.1:") for address in cluster.client.nthreads())
     assert set(cluster.client.nthreads().values()) == {1}
 
 

@@ -1,0 +1,51 @@
+"""TLS between the parts of a cluster: settings from PEM files, and files that are made for the jobs of one build."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from distributed import Security
+
+from synthpipe.files import PARTIAL, told
+from synthpipe.runtime.settings import Tls
+
+_ROLES = ("scheduler", "worker", "client")
+
+
+def security(tls: Tls | None) -> Security | None:
+    """Return TLS settings for all parts of the cluster; None leaves them to Dask's own configuration."""
+    if tls is None:
+        return None
+    own = {f"tls_{role}_{part}": str(path) for role in _ROLES for part, path in (("cert", tls.cert), ("key", tls.key))}
+    return Security(tls_ca_file=str(tls.ca), require_encryption=True, **own)
+
+
+@contextmanager
+def made_keys(folder: Path) -> Iterator[Tls]:
+    """Make a key and its certificate, which is its own authority, and remove both when the block ends.
+
+    Only this user can read the files. Those that a killed build leaves in its run are swept with other partial files.
+
+    Raises
+    ------
+    StoreError
+        They cannot be written.
+    """
+    made = Security.temporary()
+    paths: list[Path] = []
+    try:
+        with told(folder, "the keys of the jobs cannot be written"):
+            for content in (made.tls_ca_file, made.tls_worker_key):
+                with NamedTemporaryFile(
+                    "w", prefix=".key-", suffix=PARTIAL, dir=folder.absolute(), delete=False
+                ) as file:
+                    paths.append(Path(file.name))
+                    file.write(content)
+        certificate, key = paths
+        yield Tls(certificate, certificate, key)
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
