@@ -7,11 +7,15 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import click
 import numpy as np
+from distributed import Security
 
 from benchmarks.page import RESULTS
 from synthpipe import pipeline_file
@@ -20,7 +24,7 @@ from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.node_bank import BankPlace
 from synthpipe.progress import Silent
 from synthpipe.records import PatchRef
-from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster, run_tasks
+from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, local, open_cluster, run_tasks
 from synthpipe.stages.candidates import judge_plan
 from synthpipe.stages.curated_set import write_verdicts
 from synthpipe.stages.layout import add_scores, composites_group
@@ -72,6 +76,34 @@ def measure(count: int, workers: int) -> dict[str, Any]:
         }
 
 
+def measure_encryption(count: int, workers: int, rounds: int) -> list[dict[str, Any]]:
+    """Return seconds of a cluster's start and of `count` tasks, in turns with TLS and without."""
+    found = []
+    for _ in range(rounds):
+        for encrypted in (True, False):
+            with nullcontext() if encrypted else patch.object(local, "encrypted", _plain):
+                start = time.perf_counter()
+                ready, run = _timed_tasks(count, workers)
+                found.append({"encrypted": encrypted, "start_seconds": ready - start, **run})
+    return found
+
+
+def _timed_tasks(count: int, workers: int) -> tuple[float, dict[str, float]]:
+    job = Job(pipeline_file.load(_PIPELINE), RunDirectory(Path("runs/scaling")), BankPlace("none"))
+    with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
+        cluster.client.wait_for_workers(workers)
+        ready, cpu = time.perf_counter(), time.process_time()
+        tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
+        for _ in run_tasks(cluster, no_work, tasks):
+            pass
+        seconds, cpu = time.perf_counter() - ready, time.process_time() - cpu
+        return ready, {"task_seconds": seconds / count, "task_cpu_seconds": cpu / count}
+
+
+def _plain() -> dict[str, Any]:
+    return {"host": "127.0.0.1", "protocol": "tcp://", "security": Security()}
+
+
 def measure_verdicts(shards: int) -> list[dict[str, Any]]:
     """Judge `shards` shards of candidates, of each size, and store the verdicts; return the seconds that each takes."""
     with open_cluster(ClusterSettings(Local(processes=False)), Demand(), lambda message: None) as cluster:
@@ -118,7 +150,7 @@ def write_page(result: Path = RESULT) -> str:
     """Return the page, made from the measurement that is kept and those of `benchmarks`."""
     found = json.loads(result.read_text(encoding="utf-8"))
     text = (Path(__file__).parent / "scaling.md").read_text(encoding="utf-8").rstrip()
-    return "\n".join([text, "", *_measured(found), *_reckoned(found)]).rstrip() + "\n"
+    return "\n".join([text, "", *_measured(found), *_encryption(found), *_reckoned(found)]).rstrip() + "\n"
 
 
 def _measured(found: Mapping[str, Any]) -> Iterator[str]:
@@ -131,6 +163,32 @@ def _measured(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", "| tasks done | resident |", "|---|---|")
     yield from (f"| {point['tasks']:,} | {human_bytes(point['resident_bytes'])} |" for point in found["memory"])
     yield from ("", f"From the first row to the last: {sizes[-1] / sizes[0] - 1:+.1%}.", "")
+
+
+def _encryption(found: Mapping[str, Any]) -> Iterator[str]:
+    rounds, rows = found["encryption"], []
+    names = {
+        "start_seconds": ("start of the cluster", 1, "s"),
+        "task_seconds": ("a task", 1e3, "ms"),
+        "task_cpu_seconds": ("the driver's CPU for it", 1e3, "ms"),
+    }
+    for key, (what, scale, unit) in names.items():
+        tls, plain = ([each[key] for each in rounds if each["encrypted"] is kind] for kind in (True, False))
+        ratio = median(first / second for first, second in zip(tls, plain, strict=True))
+        rows.append(f"| {what} | {scale * median(tls):.2f} {unit} | {scale * median(plain):.2f} {unit} | {ratio:.2f} |")
+    yield from (
+        "## What encryption costs",
+        "",
+        "The processes of a local cluster speak TLS, since other users of the machine reach its ports too. "
+        f"{len(rounds) // 2} rounds, with TLS and without in turns; medians, and the median of the rounds' ratios:",
+        "",
+        "| | with TLS | without | ratio |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        "Pixels do not go through it: workers read and write them themselves.",
+        "",
+    )
 
 
 def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
@@ -219,7 +277,11 @@ def _bytes(pipeline: Pipeline) -> int:
 def main(tasks: int, workers: int, output: Path, page: Path) -> None:
     """Measure what a task costs that does no work, and what verdicts do, and write a JSON file and PAGE."""
     logging.getLogger("distributed").setLevel(logging.ERROR)
-    found = {**measure(tasks, workers), "verdicts": measure_verdicts(max(1, tasks // _TASKS_A_JUDGED_SHARD))}
+    found = {
+        **measure(tasks, workers),
+        "encryption": measure_encryption(max(50, tasks // 100), workers, min(7, 1 + tasks // 10_000)),
+        "verdicts": measure_verdicts(max(1, tasks // _TASKS_A_JUDGED_SHARD)),
+    }
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     page.write_text(write_page(output), encoding="utf-8")

@@ -27,7 +27,7 @@ _KEPT_BYTES = 256 << 20
 # Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
 WORKER_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES), "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES)}
 WORKER_SETTINGS = {
-    # what its dashboard samples takes a tenth of the cores from the work
+    # what Dask samples for its dashboard takes a tenth of the cores from the work
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.tick.interval": "1s",

@@ -46,11 +46,9 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
     # nobody looks for GPUs where no task would ask for one
     devices = local.gpus if local.gpus is not None else visible_gpus() if demand.training and gpu != "never" else ()
     extensions = {name: kind for name, kind in worker.DEFAULT_EXTENSIONS.items() if name != _REMEMBERING}
-    security = Security.temporary() if local.processes else Security()
-    network = {"host": _LOOPBACK, "protocol": "tls://"} if local.processes else {"protocol": "inproc://"}
+    network = encrypted() if local.processes else {"protocol": "inproc://", "security": Security()}
     common = {
         **network,
-        "security": security,
         "nthreads": 1,
         "memory_limit": memory,
         "extensions": extensions,
@@ -67,7 +65,6 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
         "cls": Scheduler,
         "options": {
             **network,
-            "security": security,
             "extensions": {name: kind for name, kind in scheduler.DEFAULT_EXTENSIONS.items() if name != _REMEMBERING},
             "port": 0,
             "dashboard": False,
@@ -79,13 +76,18 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
             return SpecCluster(
                 scheduler=central,
                 workers=workers,
-                security=security,
+                security=network["security"],
                 silence_logs=logging.CRITICAL,
                 name="synthpipe",
             )
         except (OSError, RuntimeError) as error:
             problem = error  # a worker that is killed while it starts takes the others with it
     raise ClusterError(f"{count} worker processes cannot be started on this machine: {problem}") from problem
+
+
+def encrypted() -> dict[str, Any]:
+    """Return how parts of a cluster listen on the loopback address to each other only: with a key made just now."""
+    return {"host": _LOOPBACK, "protocol": "tls://", "security": Security.temporary()}
 
 
 def visible_gpus() -> tuple[str, ...]:

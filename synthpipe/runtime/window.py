@@ -61,7 +61,7 @@ def run_tasks(
     done = 0
 
     def submit(argument: Argument, losses: int) -> None:
-        key = f"{function.__name__}-{uuid4().hex}"  # by which the dashboard sorts tasks
+        key = f"{function.__name__}-{uuid4().hex}"  # by which a dashboard sorts tasks
         future = client.submit(on_fit_worker, function, argument, key=key, pure=False, resources=resources)
         pending[future] = (argument, losses)
         completed.add(future)

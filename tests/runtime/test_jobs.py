@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from synthpipe.cli.progress import LogReporter
@@ -27,6 +28,7 @@ from synthpipe.runtime.jobs import job_cluster
 from synthpipe.settings_file import load_settings
 from synthpipe.stages import build
 from tests.runtime.conftest import Bare, cluster_of
+from tests.runtime.test_strangers import listening, refuses
 from tests.test_build import hashes, small
 
 # jobs as background processes of this machine: what it takes of Slurm to run workers
@@ -160,6 +162,28 @@ def test_jobs_do_tasks_are_renewed_and_leave_nothing(slurm: Path) -> None:
     while any(Path(f"/proc/{worker}/stat").exists() for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{worker}/stat").exists() for worker in workers)
+
+
+def test_jobs_listen_to_their_build_only_and_load_code_from_private_folders(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary, run = tmp_path / "tmp", tmp_path / "run"
+    run.mkdir()
+    (temporary / "dask-scratch-space").mkdir(parents=True)
+    (temporary / "dask-scratch-space").chmod(0o777)
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    settings = ClusterSettings(Queued("slurm", one_core(processes=2)), patience=60)
+    with open_cluster(settings, Demand(), lambda message: None, run) as cluster:
+        cluster.client.wait_for_workers(2, 60)
+        (job,) = submitted(slurm)
+        ports = listening(psutil.Process()) + listening(psutil.Process(job))
+        assert len(ports) == 5 and all(map(refuses, ports))  # scheduler, nannies, workers
+        keys = list(run.iterdir())
+        assert len(keys) == 2 and {stat.S_IMODE(key.stat().st_mode) for key in keys} == {0o600}
+        for paths in cluster.client.run(lambda: sys.path).values():
+            here = [path for path in paths if path.startswith(str(temporary))]
+            assert here and all(path.startswith(f"{temporary}/synthpipe-{os.getuid()}/") for path in here)
+    assert not list(run.iterdir())
 
 
 def test_a_queue_that_takes_no_job_is_heard_and_asked_again(slurm: Path, tmp_path: Path) -> None:
