@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from synthpipe.display import without_secrets
 from synthpipe.records import STRATEGIES, Strategy
 from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
 
@@ -103,7 +104,11 @@ class ClassSection(Section):
 class PatchesSection(Section):
     """Where the weakly-labelled patches lie and how they are read."""
 
-    root: Annotated[str, Field(description="the data set's folder, or the CSV file; never part of a fingerprint")]
+    root: Annotated[
+        str,
+        Field(description="the data set's folder, or the CSV file; never part of a fingerprint"),
+        PlainSerializer(without_secrets),  # credentials are for who reads the patches, and stored nowhere
+    ]
     layout: Layout
     group_pattern: Annotated[
         str | None, Field(description="regular expression on the stem; its first group is the slide or patient")

@@ -4,9 +4,14 @@ Each is also a builtin, so that library users can catch what they expect. Only t
 one line and an exit code; every message says what was found, what was expected and what to do.
 """
 
+from synthpipe.display import without_secrets
+
 
 class SynthpipeError(Exception):
-    """Anything that synthpipe can explain to its user."""
+    """Anything that synthpipe can explain to its user; messages never hold the credentials of a URL."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(message))
 
 
 class ConfigError(SynthpipeError, ValueError):

@@ -6,10 +6,12 @@ import errno
 import json
 import os
 import stat
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote_to_bytes
 from uuid import uuid4
 
 import fsspec
@@ -29,10 +31,15 @@ PARTIAL = ".partial"
 """What the names of files end in that are being written; a process that was killed leaves them behind."""
 
 _PART = 16 << 20  # bytes of an upload's parts
+_HTTP = ("http", "https")
+_NO_PASSWORDS = ("s3", "s3a", "gs", "gcs")  # to them what stands before @ is a part of the bucket's name
 
 
 def located(text: str | Location) -> Location:
     """Return the path or the URL that a user wrote: ``runs/demo``, ``file:///data``, ``s3://bucket/run``.
+
+    User name and password of an HTTP URL become options of its client, so the text of what is returned lacks them.
+    `address` puts them back.
 
     Raises
     ------
@@ -41,17 +48,36 @@ def located(text: str | Location) -> Location:
     """
     if not isinstance(text, str):
         return text
-    protocol = get_protocol(text) if "://" in text else "file"  # to fsspec, a::b is a URL too
+    protocol = get_protocol(text).lower() if "://" in text else "file"  # to fsspec, a::b is a URL too
+    rest = text.split("://", 1)[-1]
     if protocol in ("file", "local"):
-        return Path(text.split("://", 1)[-1])
+        return Path(rest)
+    host, slash, path = rest.partition("/")
+    options: dict[str, Any] = {"use_listings_cache": False}  # other processes write there too
+    if "@" in host and protocol in _NO_PASSWORDS:
+        raise StoreError(
+            f"{text}: holds credentials, which {protocol} does not take from a URL; give them to its client"
+        )
+    if "@" in host and protocol in _HTTP:
+        user, _, host = host.rpartition("@")
+        options["headers"] = {"Authorization": f"Basic {b64encode(unquote_to_bytes(user)).decode()}"}
     try:
         fsspec.get_filesystem_class(protocol)
-        # other processes write there too: what was listed a second ago may be old
-        return UPath(text, use_listings_cache=False)
+        found: UPath = UPath(f"{protocol}://{host}{slash}{path}", **options)
+        return found
     except ImportError as error:
         raise StoreError(f"{text}: {error}") from error
-    except ValueError as error:
+    except Exception as error:  # of file systems that need more than a URL
         raise StoreError(f"{text}: {error}; expected a path, or a URL such as s3://bucket/run") from error
+
+
+def address(path: Location) -> str:
+    """Return what `located` was given, with its credentials: for memory only, never to be shown or stored."""
+    text = str(path)
+    if isinstance(path, Path) or "headers" not in path.storage_options:
+        return text
+    user, _, password = b64decode(path.storage_options["headers"]["Authorization"].split()[1]).partition(b":")
+    return text.replace("://", f"://{quote(user, safe='')}:{quote(password, safe='')}@", 1)
 
 
 def in_memory(*places: str | Location) -> bool:
@@ -98,7 +124,10 @@ def read_regular(path: Location, most: int) -> bytes:
         It is not there, cannot be read, is no regular file, or is larger; `strerror` says which.
     """
     if not isinstance(path, Path):
-        size = path.fs.size(path.path)
+        try:
+            size = path.fs.size(path.path)
+        except FileNotFoundError:  # so says HTTP's client of whatever it is refused; reading tells more
+            size = None
         if size is not None and size > most:
             raise _too_large(size, most)
         data = bytes(path.fs.cat_file(path.path) if size is not None else path.fs.cat_file(path.path, end=most + 1))

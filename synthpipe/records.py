@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +38,7 @@ class PatchRef:
     id : str
         Path below the data set's training folder, with forward slashes: the patch's name wherever the set lies.
     path : str
-        Where the file is now.
+        Where the file is now, without credentials and signatures.
     sha256 : str
         Digest of the file's bytes.
     classes : tuple of int
@@ -47,6 +47,9 @@ class PatchRef:
         Its size in pixels.
     group : str
         The slide or patient it was cut from: the unit of every split.
+    secret_url : str, optional
+        The URL of `path` with the credentials or the signature that reading needs: for memory only, never to be shown
+        or stored.
     """
 
     id: str
@@ -56,6 +59,7 @@ class PatchRef:
     height: int
     width: int
     group: str
+    secret_url: str | None = field(default=None, repr=False, compare=False)
 
     @property
     def single_class(self) -> bool:

@@ -73,10 +73,11 @@ class NetworkTask:
 
 @dataclass(frozen=True, slots=True)
 class TrainTask:
-    """The filter of one strategy."""
+    """The filter of one strategy; `access` is what `Catalog.access` gave."""
 
     job: Job
     strategy: Strategy
+    access: Mapping[str, str]
 
     def __repr__(self) -> str:
         return f"training of the {self.strategy} filter"
@@ -242,7 +243,7 @@ def train(task: TrainTask) -> None:
     pipeline, settings = job.pipeline, job.pipeline.filter
     synthetic = array(open_group(job.run.training, strategy), "image")
     count = training_composites(pipeline)
-    real = real_patches(pipeline, load_catalog(job.run.path, pipeline.taxonomy), read_split(job.run))
+    real = real_patches(pipeline, load_catalog(job.run.path, pipeline.taxonomy, task.access), read_split(job.run))
     held = [read_pixels(patch) for patch in real["train"]]  # every epoch has new views of them
 
     def views(images: Iterable[Image], total: int, epoch: int) -> Image:

@@ -47,6 +47,8 @@ class Workplace:
         What the driver wrote into the run.
     first : PatchRef
         A donor, which every node must be able to read.
+    access : dict
+        What `Catalog.access` gave.
     versions : dict
         Of the driver's packages.
     """
@@ -54,6 +56,7 @@ class Workplace:
     job: Job
     token: str
     first: PatchRef
+    access: dict[str, str] = field(default_factory=dict, repr=False)
     versions: dict[str, str] = field(default_factory=versions)
 
     @property
@@ -75,7 +78,7 @@ class Workplace:
         with _PREPARING:
             _USERS[place].add(self.key)
             if place not in _HELD:
-                _HELD[place] = hold_bank(place, partial(_build, self.job, on_donors))
+                _HELD[place] = hold_bank(place, partial(_build, self, on_donors))
             open_donors(place)
 
     def release(self) -> None:
@@ -119,7 +122,7 @@ class Workplace:
 @contextmanager
 def open_workplace(job: Job, catalog: Catalog) -> Iterator[Workplace]:
     """Leave a token in the run while the block runs, by which workers know the run for the driver's."""
-    workplace = Workplace(job, uuid4().hex, catalog.donors[0])
+    workplace = Workplace(job, uuid4().hex, catalog.donors[0], catalog.access)
     read_pixels(workplace.first)  # what the driver cannot read either is no fault of workers
     token = job.run.path / _TOKEN
     write_atomically(token, workplace.token)
@@ -137,9 +140,9 @@ def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None) -> Ba
     return BankPlace(name_bank(catalog.digest, paths, glass, pipeline.taxonomy.background, canvas, versions()), scratch)
 
 
-def _build(job: Job, on_donors: Callable[[int], None], directory: Path) -> None:
-    pipeline = job.pipeline
-    donors = load_catalog(job.run.path, pipeline.taxonomy).donors
+def _build(workplace: Workplace, on_donors: Callable[[int], None], directory: Path) -> None:
+    pipeline = workplace.job.pipeline
+    donors = load_catalog(workplace.job.run.path, pipeline.taxonomy, workplace.access).donors
     fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
     done = told = 0
     latest = time.monotonic()

@@ -247,7 +247,7 @@ def test_catalogs_of_patches_behind_a_url_are_the_same(bucket: str, patches: Pat
     assert there.patches[0].path == f"{bucket}/phantom/1.training/{here.patches[0].id}"
     table = located(f"{bucket}/table.csv")
     rows = [f'"phantom/1.training/{patch.id}",{settings.taxonomy.names[patch.classes[0]]}' for patch in here.donors[:3]]
-    rows.append(f'"{here.donors[3].path}",{settings.taxonomy.names[here.donors[3].classes[0]]}')
+    rows.append(f'"{root}/1.training/{here.donors[3].id}",{settings.taxonomy.names[here.donors[3].classes[0]]}')
     table.write_text("\n".join(["path,labels", *rows]))
     section = settings.patches.model_copy(update={"root": str(table), "layout": "csv", "group_pattern": None})
     assert {patch.sha256 for patch in read_catalog(section, settings.taxonomy).patches} == {

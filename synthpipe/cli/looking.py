@@ -16,7 +16,7 @@ from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
 from synthpipe.display import printable
 from synthpipe.errors import ConfigError, StoreError
-from synthpipe.files import Location, write_atomically
+from synthpipe.files import Location, address, write_atomically
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import class_names, read_layout
@@ -53,7 +53,7 @@ def index(
       synthpipe index patches.csv --layout csv --json
     """
     patches = PatchesSection(
-        root=str(directory), layout=layout, group_pattern=group_pattern, exclude=exclude, on_error="skip"
+        root=address(directory), layout=layout, group_pattern=group_pattern, exclude=exclude, on_error="skip"
     )
     names = tuple(map(str.strip, classes.split(","))) if classes else class_names(layout, directory)
     if not all(names) or len(set(names)) < len(names):

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from synthpipe.display import without_secrets
 from synthpipe.errors import SynthpipeError
 
 DEBUG = "SYNTHPIPE_DEBUG"
@@ -59,14 +60,17 @@ class ExplainingGroup(click.Group):
             if os.environ.get(DEBUG):
                 raise
             raise click.ClickException(_told(error)) from error
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            error.message = without_secrets(error.message)  # type: ignore[misc]  # click means subclasses
+            raise
+        except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
             raise click.ClickException("interrupted; finished work is kept: give the command again") from error
         except OSError as error:
             if os.environ.get(DEBUG) or error.errno == errno.EPIPE:
                 raise
-            where = f"{error.filename}: " if error.filename else ""
+            where = f"{without_secrets(error.filename)}: " if error.filename else ""
             raise click.ClickException(
                 f"{where}{_told(error, error.strerror)}; check that it is there, that you may write to it, and that "
                 "there is room, then give the command again"
@@ -76,8 +80,8 @@ class ExplainingGroup(click.Group):
                 raise
             if type(error).__module__.split(".")[0] in _STORE_CLIENTS:
                 raise click.ClickException(
-                    f"the store gave no answer: {error}; check its address, your rights and the network, then give the "
-                    "command again: finished work is kept"
+                    f"the store gave no answer: {_told(error)}; check its address, your rights and the network, then "
+                    "give the command again: finished work is kept"
                 ) from error
             if isinstance(error, ModuleNotFoundError):
                 raise click.ClickException(_missing(error)) from error
@@ -100,7 +104,7 @@ class ExplainingGroup(click.Group):
 
 def _told(error: Exception, message: str | None = None) -> str:
     """Return what an error says, and where in the work it happened."""
-    return "\n  ".join([message or str(error), *getattr(error, "__notes__", [])])
+    return without_secrets("\n  ".join([message or str(error), *getattr(error, "__notes__", [])]))
 
 
 def _missing(error: ImportError) -> str:

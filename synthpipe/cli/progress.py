@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import click
 
+from synthpipe.display import without_secrets
 from synthpipe.progress import Advance, Silent
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -37,7 +38,7 @@ class TerminalReporter:
             yield advance
 
     def note(self, message: str) -> None:
-        click.echo(f"\r\033[K{message}", err=True)  # in the place of a bar, which is drawn anew below
+        click.echo(f"\r\033[K{without_secrets(message)}", err=True)  # in the place of a bar, which is drawn anew below
 
 
 class LogReporter:
@@ -67,7 +68,7 @@ class LogReporter:
             self.note(f"{title}: {done} in {time.monotonic() - start:.1f} s{latest_remark}")
 
     def note(self, message: str) -> None:
-        click.echo(f"{time.strftime('%H:%M:%S')} {message}", err=True)
+        click.echo(f"{time.strftime('%H:%M:%S')} {without_secrets(message)}", err=True)
 
 
 def _duration(seconds: float) -> str:

@@ -19,7 +19,7 @@ from synthpipe.cli.locations import EXISTING, LOCATION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
 from synthpipe.errors import ConfigError
-from synthpipe.files import Location, write_atomically
+from synthpipe.files import Location, address, write_atomically
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
@@ -226,9 +226,9 @@ def _hardware(accelerator: str, devices: str, workers: int | None) -> Hardware:
 def _catalog(real: Location, layout: Layout | None, description: Description) -> Catalog:
     """Read the real patches: laid out as those of the build, unless `layout` says otherwise."""
     like = description.patches
-    patches = like.model_copy(update={"root": str(real)})
+    patches = like.model_copy(update={"root": address(real)})
     if layout and layout != like.layout:
-        patches = PatchesSection(root=str(real), layout=layout)
+        patches = PatchesSection(root=address(real), layout=layout)
     claims = read_layout(patches, description.taxonomy, same_set=False)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = read_catalog(patches, description.taxonomy, lambda: advance(1), claims=claims)

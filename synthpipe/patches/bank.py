@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
 
@@ -112,7 +112,8 @@ def build_bank(
             f"{ANOTHER_PLACE}"
         ) from error
     temporary = directory / f"{_INDEX}.partial"
-    index = {"patches": [asdict(patch) for patch in patches], "canvas": canvas, "checksums": checksums}
+    stored = [asdict(replace(patch, secret_url=None)) for patch in patches]
+    index = {"patches": stored, "canvas": canvas, "checksums": checksums}
     with _create(temporary) as file:
         file.write(json.dumps(index).encode())
     temporary.replace(directory / _INDEX)

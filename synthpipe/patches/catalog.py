@@ -8,13 +8,13 @@ import io
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import get_args
 
 from synthpipe import config
 from synthpipe.config import PatchesSection
-from synthpipe.display import from_cell, to_cell
+from synthpipe.display import from_cell, to_cell, without_secrets
 from synthpipe.errors import CatalogError, StoreError
 from synthpipe.files import Location, told, write_atomically
 from synthpipe.patches.labels import parse_names
@@ -63,6 +63,21 @@ class Catalog:
     def digest(self) -> str:
         """The SHA-256 of all that composites depend on: ids, bytes, classes and groups, wherever the files lie."""
         return config.digest([[patch.id, patch.sha256, patch.classes, patch.group] for patch in self.patches])
+
+    @property
+    def access(self) -> dict[str, str]:
+        """The URLs, with credentials and signatures, of the patches that cannot be read without: for memory only."""
+        return {patch.id: patch.secret_url for patch in self.patches if patch.secret_url}
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The stores and hosts, as ``https://host``, where patches lie behind URLs, sorted."""
+        return tuple(sorted({"/".join(patch.path.split("/")[:3]) for patch in self.patches if "://" in patch.path}))
+
+    def read_from(self, claims: Iterable[Claim]) -> Catalog:
+        """Return the catalog of the same patches where they lie now, as `read_layout` gave it, found by their ids."""
+        found = {claim.id: claim for claim in claims}
+        return replace(self, patches=tuple(_moved(patch, found.get(patch.id)) for patch in self.patches))
 
     def by_id(self, patch: str) -> PatchRef:
         """Return the patch whose id is `patch`.
@@ -188,8 +203,8 @@ def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: Location) -> 
     _write_table(directory / _CATALOG, _columns(PatchRef), patches)
 
 
-def load_catalog(directory: Location, taxonomy: Taxonomy) -> Catalog:
-    """Read back what `write_catalog` wrote.
+def load_catalog(directory: Location, taxonomy: Taxonomy, access: Mapping[str, str] | None = None) -> Catalog:
+    """Read back what `write_catalog` wrote; `access` has what `Catalog.access` gave, which is not stored.
 
     Raises
     ------
@@ -210,6 +225,8 @@ def load_catalog(directory: Location, taxonomy: Taxonomy) -> Catalog:
         if row["kind"] not in _KINDS:
             raise _damaged(directory / _PROBLEMS, line, f"kind is {row['kind']!r}, expected one of {', '.join(_KINDS)}")
         problems.append(Problem(**row))  # type: ignore[arg-type]
+    if access:
+        patches = [replace(patch, secret_url=access.get(patch.id, patch.secret_url)) for patch in patches]
     return Catalog(tuple(patches), tuple(problems))
 
 
@@ -218,13 +235,17 @@ def _examine(claim: Claim) -> PatchRef | tuple[Problem, ...]:
     if claim.problems:
         return claim.problems
     try:
-        data = read_bytes(claim.path)
+        data = read_bytes(claim.secret_url or claim.path)
         height, width, _ = decode_bytes(data).shape
     except CatalogError as error:
         message = f"patch {claim.id!r}: {error}; replace it or exclude it with patches.exclude"
         return (Problem(claim.id, "unreadable", message),)
     sha256 = hashlib.sha256(data).hexdigest()
-    return PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group)
+    return PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group, claim.secret_url)
+
+
+def _moved(patch: PatchRef, claim: Claim | None) -> PatchRef:
+    return replace(patch, path=claim.path, secret_url=claim.secret_url) if claim and not claim.problems else patch
 
 
 def _duplicate(patch: PatchRef, first: PatchRef, taxonomy: Taxonomy) -> Problem:
@@ -245,7 +266,7 @@ def _summary(root: str, catalog: Catalog, advice: str) -> str:
 
 
 def _columns(record: type[PatchRef] | type[Problem]) -> list[str]:
-    return [field.name for field in fields(record)]
+    return [field.name for field in fields(record) if field.repr]  # what is not to be shown is not stored either
 
 
 def _write_table(path: Location, columns: list[str], rows: Iterable[dict[str, str]]) -> None:
@@ -284,7 +305,9 @@ def _patch(row: dict[str, str], taxonomy: Taxonomy) -> PatchRef:
             raise ValueError(f"{column} is {row[column]!r}")
     classes = parse_names(row["classes"], taxonomy)
     size = int(row["height"]), int(row["width"])
-    return PatchRef(row["id"], row["path"], row["sha256"], classes, *size, row["group"])
+    path = without_secrets(row["path"])  # versions before this one stored them
+    secret = row["path"] if path != row["path"] else None
+    return PatchRef(row["id"], path, row["sha256"], classes, *size, row["group"], secret)
 
 
 def _damaged(path: Location, line: int, fault: str) -> StoreError:

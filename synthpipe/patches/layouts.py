@@ -12,7 +12,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -21,13 +21,17 @@ from fsspec.utils import get_protocol
 from upath import UPath
 
 from synthpipe.config import Layout, PatchesSection
+from synthpipe.display import without_secrets
 from synthpipe.errors import CatalogError
-from synthpipe.files import Location, located
+from synthpipe.files import Location, address, located, read_regular
+from synthpipe.patches.cell_paths import name_patch
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
 from synthpipe.taxonomy import Taxonomy
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 """File names that are patches end in one of these, in any case."""
+
+_LARGEST_TABLE = 1 << 30  # bytes
 
 ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path"]
 
@@ -45,8 +49,8 @@ class Problem:
 class Claim:
     """A patch as its layout presents it, before anyone has opened the file.
 
-    `id`, `path`, `classes` and `group` are those of `PatchRef`; where there are problems, `classes` may be empty and
-    `group` blank.
+    `id`, `path`, `classes`, `group` and `secret_url` are those of `PatchRef`; where there are problems, `classes` may
+    be empty and `group` blank.
     """
 
     id: str
@@ -54,6 +58,7 @@ class Claim:
     classes: tuple[int, ...]
     group: str
     problems: tuple[Problem, ...] = ()
+    secret_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,10 @@ PUBLISHED: Mapping[Layout, Published] = {
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A file or table row: `label` is the text that holds its label set, `where` the row it comes from."""
+    """A file or table row: `label` is the text that holds its label set, `where` the row it comes from.
+
+    `path` holds what reading needs, credentials and signatures too.
+    """
 
     id: str
     path: str
@@ -185,9 +193,11 @@ def _absolute(root: Location) -> Location:
 
 def _claim(entry: _Entry, parse: Callable[[str], tuple[int, ...]], pattern: str | None, cure: str) -> Claim:
     exclude = "or exclude it with patches.exclude"
+    path = without_secrets(entry.path)
+    secret_url = entry.path if path != entry.path else None
     if entry.fault:
         kind, message = entry.fault
-        return Claim(entry.id, entry.path, (), entry.group, (entry.problem(kind, f"{message}; {cure} {exclude}"),))
+        return Claim(entry.id, path, (), entry.group, (entry.problem(kind, f"{message}; {cure} {exclude}"),))
     classes: tuple[int, ...] = ()
     problems = []
     try:
@@ -198,7 +208,7 @@ def _claim(entry: _Entry, parse: Callable[[str], tuple[int, ...]], pattern: str 
     if not group:
         message = f"no slide or patient: its stem does not match the pattern {pattern!r}"
         problems.append(entry.problem("no_group", f"{message}; set patches.group_pattern, rename it {exclude}"))
-    return Claim(entry.id, entry.path, classes, group, tuple(problems))
+    return Claim(entry.id, path, classes, group, tuple(problems), secret_url)
 
 
 def _group(stem: str, pattern: str | None) -> str:
@@ -252,14 +262,14 @@ def _wanted(layout: Layout, taxonomy: Taxonomy) -> str:
 
 def _published_entries(folder: Location) -> Iterator[_Entry]:
     for relative in _files(folder):
-        yield _Entry(relative.as_posix(), str(folder / relative), relative.stem)
+        yield _Entry(relative.as_posix(), address(folder / relative), relative.stem)
 
 
 def _folder_entries(root: Location) -> Iterator[_Entry]:
     for relative in _files(root):
         stray: tuple[ProblemKind, str] = ("mislabelled", "it lies in no folder that names its classes")
         fault = stray if len(relative.parts) == 1 else None
-        yield _Entry(relative.as_posix(), str(root / relative), relative.parts[0], fault=fault)
+        yield _Entry(relative.as_posix(), address(root / relative), relative.parts[0], fault=fault)
 
 
 def _is_patch(name: str) -> bool:
@@ -340,18 +350,23 @@ def _csv_entries(table: Location) -> Iterator[_Entry]:
                 f"{table} line {first}: {count} {column!r}, got {', '.join(map(repr, header)) or 'nothing'}; the "
                 "header must name the columns path, labels and, optionally, group, with commas between them"
             )
-    lines: dict[str, int] = {}
+    lines: dict[str, tuple[int, str]] = {}
     for line, cells in rows:
-        where = f"{table.name} line {line}"
+        where = f"{PurePosixPath(without_secrets(table)).name} line {line}"
         row = dict(zip(columns, cells, strict=False))
         path, group = row.get("path", ""), row.get("group", "").strip()
         if not path.strip():
             yield _Entry(where, "", "", fault=("no_path", "the cell 'path' is empty"))
             continue
-        name, file = _csv_id(path, table.parent), path if _is_whole(path) else str(table.parent / path)
+        named = name_patch(path, table)
+        name, file = named.id, named.address
         fault: tuple[ProblemKind, str] | None = None
-        if name in lines:
-            fault = ("duplicate", f"the path stands in line {lines[name]} already")
+        if named.refusal:
+            fault = ("unreadable", named.refusal)
+        elif name in lines:
+            before, its_file = lines[name]
+            same = "" if file == its_file else ", with other credentials or another signature"
+            fault = ("duplicate", f"the path stands in line {before} already{same}")
         elif len(cells) > len(columns):
             message = f"the row has {len(cells)} cells, expected {len(columns)}: quote a cell that holds commas"
             fault = ("mislabelled", message)
@@ -359,21 +374,20 @@ def _csv_entries(table: Location) -> Iterator[_Entry]:
             fault = ("mislabelled", "the cell 'labels' is empty")
         elif get_protocol(file) == "file" and not os.path.isfile(file):  # noqa: PTH113 - it takes whatever a cell holds
             fault = ("unreadable", f"there is no file {file!r} (paths count from the folder of the CSV)")
-        lines.setdefault(name, line)
+        lines.setdefault(name, (line, file))
         yield _Entry(name, file, row.get("labels", ""), group, where, fault)
 
 
 def _csv_rows(table: Location) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a CSV that are not blank, with the numbers of the lines they begin in."""
     try:
-        data = table.read_bytes()
-    except IsADirectoryError as error:
-        raise CatalogError(
-            f"{table}: is a folder, expected the CSV file; set patches.root or patches.layout"
-        ) from error
+        data = read_regular(table, _LARGEST_TABLE)
     except OSError as error:
-        reason = error.strerror or error
-        raise CatalogError(f"{table}: cannot be read: {reason}; set patches.root to the CSV file") from error
+        raise CatalogError(
+            f"{table}: cannot be read: {error.strerror or error}; set patches.root to the CSV file, or patches.layout"
+        ) from error
+    except Exception as error:  # clients of object stores have exceptions of their own
+        raise CatalogError(f"{table}: cannot be read: {error}; check its credentials and the network") from error
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
     except UnicodeDecodeError as error:
@@ -387,18 +401,3 @@ def _csv_rows(table: Location) -> Iterator[tuple[int, list[str]]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise CatalogError(f"{table} line {line}: not valid CSV: {error}; check the row's quotes") from error
-
-
-def _is_whole(path: str) -> bool:
-    """Whether a cell names a file wherever the table lies."""
-    return "://" in path or path.startswith("/")
-
-
-def _csv_id(path: str, folder: Location) -> str:
-    """Name a patch by its path from the CSV's folder; an absolute path or URL that lies elsewhere stays as it is."""
-    if "://" in path:
-        return path.removeprefix(f"{folder}/")
-    normal = Path(os.path.normpath(path))
-    if isinstance(folder, Path) and normal.is_relative_to(folder):
-        normal = normal.relative_to(folder)
-    return normal.as_posix()

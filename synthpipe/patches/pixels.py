@@ -55,7 +55,7 @@ def read_pixels(patch: PatchRef) -> Image:
         The file is gone, or its bytes are not those that the catalog names.
     """
     try:
-        data = read_bytes(patch.path)
+        data = read_bytes(patch.secret_url or patch.path)
         if hashlib.sha256(data).hexdigest() != patch.sha256:
             raise CatalogError("has other bytes than when it was indexed; restore it, or build into another directory")
         return decode_bytes(data)

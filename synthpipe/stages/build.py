@@ -15,7 +15,8 @@ from typing import Any
 
 from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
-from synthpipe.errors import StaleRunError
+from synthpipe.display import without_secrets
+from synthpipe.errors import CatalogError, StaleRunError
 from synthpipe.files import Location, in_memory, write_atomically
 from synthpipe.lock import held
 from synthpipe.patches.bank import bank_bytes
@@ -96,12 +97,13 @@ def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
 
 def _asks_the_same(made: Pipeline, asked: Pipeline) -> bool:
     """Whether a pipeline that may go on with a finished run asks for nothing that is not there."""
-    return all(getattr(made, key) == getattr(asked, key) for key in ("patches", "curation", "license"))
+    keys = {"patches", "curation", "license"}  # as they are stored: credentials of patches.root do not count
+    return made.model_dump(include=keys) == asked.model_dump(include=keys)
 
 
 def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, reporter: Reporter) -> dict[str, Any]:
     begun = run.exists() and run.holds_composites()
-    moved = begun and run.pipeline().patches != pipeline.patches
+    moved = begun and run.pipeline().patches.model_dump() != pipeline.patches.model_dump()
     if _asks_for_more(run, pipeline) and not is_finished(run):
         raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")
     journal = run.journal()
@@ -203,7 +205,7 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
         with reporter.stage("catalog", len(claims)) as advance:
             catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
     else:
-        catalog = load_catalog(run.path, pipeline.taxonomy)
+        catalog = _with_access(load_catalog(run.path, pipeline.taxonomy), pipeline, reporter)
     check_same_patches(run, catalog)
     made_with, here = run.read()["versions"] if run.exists() else {}, versions()
     for package in sorted(here.keys() & made_with.keys()):
@@ -212,6 +214,19 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
     if catalog.problems:
         reporter.note(f"{len(catalog.problems)} patches left out; {run.path / 'problems.csv'} says why")
     return catalog
+
+
+def _with_access(catalog: Catalog, pipeline: Pipeline, reporter: Reporter) -> Catalog:
+    """Give patches behind URLs the credentials and signatures of patches.root again, or of the CSV there."""
+    patches = pipeline.patches
+    secret = patches.layout == "csv" or patches.root != without_secrets(patches.root)
+    if not (catalog.hosts and secret):
+        return catalog
+    try:
+        return catalog.read_from(read_layout(patches, pipeline.taxonomy))
+    except CatalogError as error:  # where no credentials are needed the build goes on without
+        reporter.note(f"note: {error}; patches behind URLs are read without the credentials that it may hold")
+        return catalog
 
 
 def _make_curated_set(state: BuildState) -> None:

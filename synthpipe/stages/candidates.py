@@ -49,9 +49,8 @@ def make_filters(state: BuildState) -> None:
             state.reporter.stage("filter training, epochs", epochs) as advance,
             announced(state.cluster, advance),
         ):
-            for _ in run_tasks(
-                state.cluster, train, [TrainTask(state.job, strategy) for strategy in missing], gpu=True
-            ):
+            tasks = [TrainTask(state.job, strategy, state.catalog.access) for strategy in missing]
+            for _ in run_tasks(state.cluster, train, tasks, gpu=True):
                 pass
     for strategy in pipeline.strategies:
         if (run.training / strategy).exists():  # what someone removed is not made for a filter that is there

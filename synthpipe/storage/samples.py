@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, located, told
+from synthpipe.files import Location, address, located, told
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.shards import HOW_TO_MEND, object_path, shard_size
 
@@ -65,11 +65,11 @@ class _Remote:
     """An object behind a URL, read by ranges."""
 
     def __init__(self, path: Location) -> None:
-        self._url = str(path)
+        self._url = address(path)
         with told(path, "cannot be read", _CURE):
             found = path.exists()
         if not found:
-            raise FileNotFoundError(self._url)
+            raise FileNotFoundError(str(path))
 
     def read(self, offset: int, *buffers: Buffer) -> int:
         found = self._range(offset, offset + sum(map(len, buffers)))

@@ -21,12 +21,13 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from upath import UPath
 from zarr.codecs import ShardingCodec
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, located, told, write_atomically
+from synthpipe.files import Location, told, write_atomically
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum
 from synthpipe.storage.objects import ObjectWriter
 
@@ -304,7 +305,10 @@ def object_path(array: zarr.Array[Any], shard: int) -> Location:
         return store.root / path / shard_key(array, shard)
     if isinstance(store, FsspecStore):
         system = getattr(store.fs, "sync_fs", store.fs)  # file systems that are not asynchronous come wrapped
-        return located(system.unstrip_protocol(f"{store.path}/{path}/{shard_key(array, shard)}"))
+        url = system.unstrip_protocol(f"{store.path}/{path}/{shard_key(array, shard)}")
+        options = {key: value for key, value in system.storage_options.items() if key != "asynchronous"}
+        found: UPath = UPath(url, **options)
+        return found
     raise StoreError(f"{array.store_path}: is no store on a disk or at a URL")
 
 

@@ -200,7 +200,9 @@ def test_roots_of_the_wrong_kind(tmp_path: Path) -> None:
     table = write_csv(tmp_path, "path,labels\n")
     with pytest.raises(CatalogError, match="is no folder, expected the data set's folder for layout folders"):
         claims(table, "folders")
-    with pytest.raises(CatalogError, match="is a folder, expected the CSV file"):
+    with pytest.raises(
+        CatalogError, match="is a folder, expected a file; set patches.root to the CSV file, or patches.layout"
+    ):
         claims(tmp_path, "csv")
     touch(tmp_path, "training/1-[100].png")
     with pytest.raises(CatalogError, match=r"neither a folder '1\.training' nor images"):
