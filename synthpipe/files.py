@@ -130,7 +130,10 @@ def read_regular(path: Location, most: int) -> bytes:
             size = None
         if size is not None and size > most:
             raise _too_large(size, most)
-        data = bytes(path.fs.cat_file(path.path) if size is not None else path.fs.cat_file(path.path, end=most + 1))
+        try:
+            data = bytes(path.fs.cat_file(path.path) if size is not None else path.fs.cat_file(path.path, end=most + 1))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, "there is no such object") from error
         if len(data) > most:
             raise _too_large(len(data), most)
         return data

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synthpipe.cli.interrupts import interruptible
-from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.locations import LOCATION, patches_option
 from synthpipe.cli.progress import reporter
 from synthpipe.files import Location
 
@@ -33,10 +33,11 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print every
     show_default=True,
     help="Composites a strategy, and as many of its filter's, to sample and render again; 0 leaves the patches unread.",
 )
+@patches_option
 @click.option("--repair", "mend", is_flag=True, help="Make what is broken again, then check once more.")
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes of --repair [one a core].")
 @_json_option
-def verify(run: Location, samples: int, mend: bool, workers: int | None, as_json: bool) -> None:
+def verify(run: Location, samples: int, root: str | None, mend: bool, workers: int | None, as_json: bool) -> None:
     """Check RUN, to the byte: it holds what its pipeline makes of its patches, and all of it.
 
     Reads every object: checksums, values, metadata, digests of small files; judges the candidates again; compares
@@ -48,12 +49,16 @@ def verify(run: Location, samples: int, mend: bool, workers: int | None, as_json
     that it had. A run that is not finished is built to its end. Nothing is touched where a fault cannot be mended: a
     patch that is gone, run.json.
 
+    Patches behind URLs are left unread, and no request is sent, unless --patches names where they lie: a run may be a
+    stranger's. Credentials are not stored in a run, so they are given there too. --repair needs it likewise.
+
     \b
     Examples:
       synthpipe verify runs/demo
       synthpipe verify runs/demo --sample 200 --json
       synthpipe verify runs/demo --sample 0
       synthpipe verify runs/demo --repair --workers 4
+      synthpipe verify runs/demo --patches https://USER:PASSWORD@host/patches.csv
     """
     if workers and not mend:
         raise click.UsageError("--workers are those of --repair; give both or neither")
@@ -61,9 +66,9 @@ def verify(run: Location, samples: int, mend: bool, workers: int | None, as_json
         from synthpipe import verification  # loads Dask, which other commands need not wait for
 
         if mend:
-            found = verification.repair(run, samples, workers, reporter())
+            found = verification.repair(run, samples, workers, reporter(), root)
         else:
-            found = verification.verify(run, samples, reporter())
+            found = verification.verify(run, samples, reporter(), root=root)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(_checkup_lines(found)))
     if found.faults:
         raise click.exceptions.Exit(1)

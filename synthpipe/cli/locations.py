@@ -36,3 +36,10 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
 
 LOCATION = LocationType()
 EXISTING = LocationType(exists=True)
+
+patches_option = click.option(
+    "--patches",
+    "root",
+    metavar="ROOT",
+    help="Where the patches lie now: folder, CSV or URL, as patches.root; lets patches behind URLs be read.",
+)

@@ -11,12 +11,13 @@ from typing import Any
 import click
 import numpy as np
 
-from synthpipe.cli.locations import EXISTING, LOCATION
+from synthpipe.cli.locations import EXISTING, LOCATION, patches_option
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
 from synthpipe.display import printable
 from synthpipe.errors import ConfigError, StoreError
 from synthpipe.files import Location, address, write_atomically
+from synthpipe.patches.access import find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import class_names, read_layout
@@ -75,10 +76,19 @@ def index(
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="PNG to write.")
 @click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="PNG to write the mask to.")
 @click.option("--filter-training", is_flag=True, help="One of the composites that trained the filter.")
+@patches_option
 def replay(
-    run: Location, strategy: Strategy, composite: int, output: Path, mask: Path | None, filter_training: bool
+    run: Location,
+    strategy: Strategy,
+    composite: int,
+    output: Path,
+    mask: Path | None,
+    filter_training: bool,
+    root: str | None,
 ) -> None:
     """Render composite INDEX of a run again, from its recipe and its donors, and compare it with what is stored.
+
+    Donors behind URLs are read only where --patches names the root of the patches, with the credentials it needs.
 
     \b
     Examples:
@@ -97,6 +107,7 @@ def replay(
         raise StoreError(f"{run}: no {strategy} composite {composite}; there are {count}, counted from 0")
     recipe = recipe_from_json(text)
     catalog = load_catalog(run, pipeline.taxonomy)
+    catalog = find_patches(catalog, pipeline.patches, pipeline.taxonomy, root, run)
     used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
     background = pipeline.taxonomy.background
     result = render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))

@@ -74,11 +74,6 @@ class Catalog:
         """The stores and hosts, as ``https://host``, where patches lie behind URLs, sorted."""
         return tuple(sorted({"/".join(patch.path.split("/")[:3]) for patch in self.patches if "://" in patch.path}))
 
-    def read_from(self, claims: Iterable[Claim]) -> Catalog:
-        """Return the catalog of the same patches where they lie now, as `read_layout` gave it, found by their ids."""
-        found = {claim.id: claim for claim in claims}
-        return replace(self, patches=tuple(_moved(patch, found.get(patch.id)) for patch in self.patches))
-
     def by_id(self, patch: str) -> PatchRef:
         """Return the patch whose id is `patch`.
 
@@ -242,10 +237,6 @@ def _examine(claim: Claim) -> PatchRef | tuple[Problem, ...]:
         return (Problem(claim.id, "unreadable", message),)
     sha256 = hashlib.sha256(data).hexdigest()
     return PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group, claim.secret_url)
-
-
-def _moved(patch: PatchRef, claim: Claim | None) -> PatchRef:
-    return replace(patch, path=claim.path, secret_url=claim.secret_url) if claim and not claim.problems else patch
 
 
 def _duplicate(patch: PatchRef, first: PatchRef, taxonomy: Taxonomy) -> Problem:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from fsspec.utils import get_protocol
 from upath import UPath
@@ -261,30 +262,32 @@ def _wanted(layout: Layout, taxonomy: Taxonomy) -> str:
 
 
 def _published_entries(folder: Location) -> Iterator[_Entry]:
-    for relative in _files(folder):
-        yield _Entry(relative.as_posix(), address(folder / relative), relative.stem)
+    for relative, path in _files(folder):
+        yield _Entry(relative.as_posix(), path, relative.stem)
 
 
 def _folder_entries(root: Location) -> Iterator[_Entry]:
-    for relative in _files(root):
+    for relative, path in _files(root):
         stray: tuple[ProblemKind, str] = ("mislabelled", "it lies in no folder that names its classes")
         fault = stray if len(relative.parts) == 1 else None
-        yield _Entry(relative.as_posix(), address(root / relative), relative.parts[0], fault=fault)
+        yield _Entry(relative.as_posix(), path, relative.parts[0], fault=fault)
 
 
 def _is_patch(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def _files(folder: Location) -> Iterator[PurePosixPath]:
-    """Yield the paths, below `folder`, of all patch files that are not hidden."""
+def _files(folder: Location) -> Iterator[tuple[PurePosixPath, str]]:
+    """Yield the paths, below `folder`, of all patch files that are not hidden, and what to read each by."""
     if isinstance(folder, Path):
-        yield from (PurePosixPath(path.relative_to(folder)) for path in _walk(folder, frozenset()))
+        yield from ((PurePosixPath(path.relative_to(folder)), str(path)) for path in _walk(folder, frozenset()))
         return
+    is_http = get_protocol(str(folder)).startswith("http")  # its listings are links, whose names are escaped
     for path in _asked(folder, lambda: folder.fs.find(folder.path)):
-        relative = PurePosixPath(path.removeprefix(folder.path.rstrip("/") + "/"))
+        below = path.removeprefix(folder.path.rstrip("/") + "/")
+        relative = PurePosixPath(unquote(below) if is_http else below)
         if _is_patch(relative.name) and not any(part.startswith(".") for part in relative.parts):
-            yield relative
+            yield relative, address(folder / below)
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:

@@ -10,12 +10,13 @@ import numpy as np
 import PIL.Image
 
 from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import located
+from synthpipe.files import located, read_regular
 from synthpipe.records import Image, PatchRef
 
 MAX_PIXELS = 8192 * 8192
 """A larger image is no patch, but a slide or a decompression bomb: it is not decoded."""
 
+_LARGEST_FILE = 1 << 30  # bytes
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 
 
@@ -70,7 +71,7 @@ def read_bytes(path: str | Path) -> bytes:
     except StoreError as error:
         raise CatalogError(f"cannot be read: {error}") from error
     try:
-        return location.read_bytes()
+        return read_regular(location, _LARGEST_FILE)
     except OSError as error:
         raise CatalogError(f"cannot be read: {error.strerror or error}") from error
     except Exception as error:  # clients of object stores have exceptions of their own

@@ -15,10 +15,10 @@ from typing import Any
 
 from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
-from synthpipe.display import without_secrets
-from synthpipe.errors import CatalogError, StaleRunError
+from synthpipe.errors import StaleRunError
 from synthpipe.files import Location, in_memory, write_atomically
 from synthpipe.lock import held
+from synthpipe.patches.access import with_access
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.layouts import read_layout
@@ -205,7 +205,8 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
         with reporter.stage("catalog", len(claims)) as advance:
             catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
     else:
-        catalog = _with_access(load_catalog(run.path, pipeline.taxonomy), pipeline, reporter)
+        catalog = load_catalog(run.path, pipeline.taxonomy)
+        catalog = with_access(catalog, pipeline.patches, pipeline.taxonomy, reporter.note)
     check_same_patches(run, catalog)
     made_with, here = run.read()["versions"] if run.exists() else {}, versions()
     for package in sorted(here.keys() & made_with.keys()):
@@ -214,19 +215,6 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
     if catalog.problems:
         reporter.note(f"{len(catalog.problems)} patches left out; {run.path / 'problems.csv'} says why")
     return catalog
-
-
-def _with_access(catalog: Catalog, pipeline: Pipeline, reporter: Reporter) -> Catalog:
-    """Give patches behind URLs the credentials and signatures of patches.root again, or of the CSV there."""
-    patches = pipeline.patches
-    secret = patches.layout == "csv" or patches.root != without_secrets(patches.root)
-    if not (catalog.hosts and secret):
-        return catalog
-    try:
-        return catalog.read_from(read_layout(patches, pipeline.taxonomy))
-    except CatalogError as error:  # where no credentials are needed the build goes on without
-        reporter.note(f"note: {error}; patches behind URLs are read without the credentials that it may hold")
-        return catalog
 
 
 def _make_curated_set(state: BuildState) -> None:

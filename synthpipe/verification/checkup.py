@@ -18,6 +18,7 @@ from synthpipe.config import Pipeline
 from synthpipe.curation import Kept, Verdicts, tally
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
+from synthpipe.patches.access import find_patches, unread
 from synthpipe.patches.catalog import Catalog
 from synthpipe.progress import Reporter
 from synthpipe.records import Strategy
@@ -46,7 +47,9 @@ from synthpipe.verification.small_files import (
 )
 
 
-def verify(path: Location, samples: int, reporter: Reporter, patches: bool | None = None) -> Checkup:
+def verify(
+    path: Location, samples: int, reporter: Reporter, patches: bool | None = None, root: str | None = None
+) -> Checkup:
     """Check all that a run holds; it need not be finished, and nothing is written.
 
     Parameters
@@ -60,26 +63,31 @@ def verify(path: Location, samples: int, reporter: Reporter, patches: bool | Non
         Told about the progress.
     patches : bool, optional
         Whether to read the patches; by default if there are `samples`.
+    root : str, optional
+        Where the patches lie now, as ``patches.root``. Without it patches behind URLs are left unread.
 
     Raises
     ------
     StoreError
         There is no run at `path`.
+    CatalogError
+        `root` lacks some of the patches.
     """
     run = RunDirectory(path)
     if not path.is_dir() or not (run.exists() or run.build_file.exists() or run.holds_composites()):
         raise StoreError(f"{path}: is no run directory; expected one that `synthpipe build` made")
-    return _Checking(run, samples, reporter, samples > 0 if patches is None else patches).result()
+    return _Checking(run, samples, reporter, samples > 0 if patches is None else patches, root).result()
 
 
 class _Checking:
     """One checkup under way."""
 
-    def __init__(self, run: RunDirectory, samples: int, reporter: Reporter, patches: bool) -> None:
-        self.run, self.samples, self.reporter, self.patches = run, samples, reporter, patches
+    def __init__(self, run: RunDirectory, samples: int, reporter: Reporter, patches: bool, root: str | None) -> None:
+        self.run, self.samples, self.reporter, self.patches, self.root = run, samples, reporter, patches, root
         self.faults: list[Fault] = []
         self.notes: list[str] = []
         self.objects = self.size = self.rendered = 0
+        self.unread = False
         journal = check_journal(run)
         self.finished = run.sums_file.exists() or bool(not journal and run.journal().get("finished"))
         self.faults += journal
@@ -91,7 +99,8 @@ class _Checking:
         faults = tuple(_merged(self.faults))
         seconds = time.monotonic() - start
         notes = tuple(self.notes)
-        return Checkup(self.run.path, self.finished, faults, notes, self.objects, self.size, self.rendered, seconds)
+        counts = self.objects, self.size, self.rendered
+        return Checkup(self.run.path, self.finished, faults, notes, *counts, seconds, self.unread)
 
     def _check(self) -> None:
         run = self.run
@@ -104,13 +113,15 @@ class _Checking:
         if pipeline is None or run.run_file in self._faulty():
             self.notes.append("the Zarr stores were not checked: what they should hold follows from run.json")
             return
-        catalog, faults = find_catalog(run, pipeline, trusted=not self._faulty().intersection(run.tables()))
+        trusted = not self._faulty().intersection(run.tables())
+        catalog, faults = find_catalog(run, pipeline, trusted, self.root)
         self.faults += faults
         if catalog is None:
             self.notes.append("the Zarr stores were not checked: what they should hold follows from catalog.csv")
             return
         self.faults += check_split(run, pipeline, catalog, self.finished)
         self.faults += (each for each in check_filter_files(run, pipeline, self.finished) if not self._known(each))
+        catalog = self._readable(catalog, pipeline)
         altered = self._patches(catalog)
         groups = self._groups(pipeline)
         for group in groups:
@@ -122,6 +133,16 @@ class _Checking:
                     again = stack.enter_context(rendering(run, pipeline, catalog, altered, advance))
             verdicts = self._composites(groups, pipeline, catalog, again)
         self._curated(verdicts, pipeline, catalog)
+
+    def _readable(self, catalog: Catalog, pipeline: Pipeline) -> Catalog:
+        """Find the patches where they are to be read; leave those behind URLs unread unless the user named them."""
+        if not self.patches:
+            return catalog
+        if catalog.hosts and self.root is None:
+            self.notes.append(f"no patch was read and nothing made again: {unread(catalog, pipeline.patches)}")
+            self.patches, self.samples, self.unread = False, 0, True
+            return catalog
+        return find_patches(catalog, pipeline.patches, pipeline.taxonomy, self.root, self.run.path)
 
     def _patches(self, catalog: Catalog) -> frozenset[str]:
         """Look at the patches; return the ids of those that are not as they were."""

@@ -90,6 +90,8 @@ class Checkup:
         How many composites were sampled and rendered again.
     seconds : float
         It took.
+    unread : bool
+        Whether patches were to be read, but lie behind URLs that the user did not name.
     """
 
     path: Location
@@ -100,6 +102,7 @@ class Checkup:
     size: int
     rendered: int
     seconds: float
+    unread: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it, JSON-ready."""

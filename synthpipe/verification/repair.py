@@ -23,12 +23,12 @@ from synthpipe.verification.faults import Checkup
 _ROUNDS = 4  # composites, their scores, verdicts, the curated set
 
 
-def repair(path: Location, samples: int, workers: int | None, reporter: Reporter) -> Checkup:
+def repair(path: Location, samples: int, workers: int | None, reporter: Reporter, root: str | None = None) -> Checkup:
     """Check a run, mend what can be mended, and check it again.
 
     Parameters
     ----------
-    path, samples, reporter
+    path, samples, reporter, root
         As of `verify`.
     workers : int or None
         Worker processes of the build; by default one a core.
@@ -37,7 +37,7 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
     -------
     Checkup
         The last: without faults, or with those that stay. Where there are some that no build can mend, nothing is
-        touched, so that they can be mended first.
+        touched, so that they can be mended first; nor where patches lie behind URLs and there is no `root`.
 
     Raises
     ------
@@ -45,20 +45,26 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
         As of `build`, which goes on where the run is not finished.
     """
     for _ in range(_ROUNDS):
-        found = verify(path, samples, reporter, patches=True)
+        found = verify(path, samples, reporter, patches=True, root=root)
         run = RunDirectory(path)
-        if any(fault.lasting for fault in found.faults):
+        if found.unread or any(fault.lasting for fault in found.faults):
             break
         if not found.faults and run.journal().get("finished"):
             break
         with held(path):  # nobody else builds the run while objects are removed
-            _prepare(run, run.pipeline(), found)
+            _prepare(run, _pipeline(run, root), found)
         unfinished = "" if found.faults else ", but the run is not finished"
         reporter.note(f"{path}: faults to mend: {len(found.faults)}{unfinished}; building again")
-        build(run.pipeline(), path, ClusterSettings(Local(workers)), reporter)
+        build(_pipeline(run, root), path, ClusterSettings(Local(workers)), reporter)
     else:
-        found = verify(path, samples, reporter, patches=True)
+        found = verify(path, samples, reporter, patches=True, root=root)
     return found
+
+
+def _pipeline(run: RunDirectory, root: str | None) -> Pipeline:
+    pipeline = run.pipeline()
+    patches = pipeline.patches.model_copy(update={"root": root or pipeline.patches.root})
+    return pipeline.model_copy(update={"patches": patches})
 
 
 def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:

@@ -10,6 +10,7 @@ from synthpipe.errors import CatalogError, FilterError, StoreError, SynthpipeErr
 from synthpipe.files import Location
 from synthpipe.filtering.report import load_report
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
+from synthpipe.patches.layouts import read_layout
 from synthpipe.records import Reason, Strategy
 from synthpipe.stages.feasibility import check_patches, split_json
 from synthpipe.storage.integrity import METADATA
@@ -109,8 +110,12 @@ def check_split(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finishe
         yield Fault("file", run.split_file, what, "the split that the pipeline gives", replace=expected)
 
 
-def find_catalog(run: RunDirectory, pipeline: Pipeline, trusted: bool) -> tuple[Catalog | None, list[Fault]]:
-    """Return the run's catalog: as stored where it is `trusted` and can be read, else from the patches.
+def find_catalog(
+    run: RunDirectory, pipeline: Pipeline, trusted: bool, root: str | None
+) -> tuple[Catalog | None, list[Fault]]:
+    """Return the run's catalog: as stored where it is `trusted` and can be read, else from the patches at `root`.
+
+    Without `root` they are sought where the pipeline says, but not behind URLs.
 
     None where neither is the one that the run was made from; the faults say why.
     """
@@ -127,13 +132,23 @@ def find_catalog(run: RunDirectory, pipeline: Pipeline, trusted: bool) -> tuple[
             return catalog, []
         fault = Fault("file", path, f"digest {catalog.digest}", f"{expected}, as run.json says", _CATALOG)
     try:
-        catalog = survey(pipeline.patches, pipeline.taxonomy)
-    except CatalogError:
+        catalog = _survey(pipeline, root)
+    except (CatalogError, StoreError):
         catalog = Catalog(())
     if catalog.digest == expected:
         return catalog, [fault] if trusted else []
-    cure = "restore it, or the patches, from a copy: the patches that there are give another catalog"
+    cure = "restore it, or the patches, from a copy, or name them by --patches: those that were found give another"
     return None, [Fault("file", path, fault.found, fault.expected, cure, lasting=True)]
+
+
+def _survey(pipeline: Pipeline, root: str | None) -> Catalog:
+    patches = pipeline.patches.model_copy(update={"root": root or pipeline.patches.root})
+    if root is None and "://" in patches.root:
+        return Catalog(())
+    claims = read_layout(patches, pipeline.taxonomy)
+    if root is None and any("://" in claim.path for claim in claims):
+        return Catalog(())
+    return survey(patches, pipeline.taxonomy, claims=claims)
 
 
 def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:

@@ -201,7 +201,7 @@ def test_roots_of_the_wrong_kind(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="is no folder, expected the data set's folder for layout folders"):
         claims(table, "folders")
     with pytest.raises(
-        CatalogError, match="is a folder, expected a file; set patches.root to the CSV file, or patches.layout"
+        CatalogError, match=r"is a folder, expected a file; set patches.root to the CSV file, or patches.layout"
     ):
         claims(tmp_path, "csv")
     touch(tmp_path, "training/1-[100].png")
