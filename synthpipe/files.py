@@ -49,9 +49,9 @@ def located(text: str | Location) -> Location:
     if not isinstance(text, str):
         return text
     protocol = get_protocol(text).lower() if "://" in text else "file"  # to fsspec, a::b is a URL too
-    rest = text.split("://", 1)[-1]
     if protocol in ("file", "local"):
-        return Path(rest)
+        return Path(text.split("://", 1)[-1])
+    scheme, _, rest = text.partition("://")
     host, slash, path = rest.partition("/")
     options: dict[str, Any] = {"use_listings_cache": False}  # other processes write there too
     if "@" in host and protocol in _NO_PASSWORDS:
@@ -63,7 +63,8 @@ def located(text: str | Location) -> Location:
         options["headers"] = {"Authorization": f"Basic {b64encode(unquote_to_bytes(user)).decode()}"}
     try:
         fsspec.get_filesystem_class(protocol)
-        found: UPath = UPath(f"{protocol}://{host}{slash}{path}", **options)
+        found: UPath = UPath(f"{scheme.lower()}://{host}{slash}{path}", **options)
+        str(found)  # some refuse a URL only now
         return found
     except ImportError as error:
         raise StoreError(f"{text}: {error}") from error

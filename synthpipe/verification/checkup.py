@@ -305,7 +305,7 @@ def _merged(faults: Iterable[Fault]) -> Iterator[Fault]:
     for fault in faults:
         first = found.setdefault(fault.path, fault)
         found[fault.path] = replace(
-            first,
+            fault if fault.lasting else first,
             remove=tuple(dict.fromkeys((*first.remove, *fault.remove))),
             replace=first.replace or fault.replace,
         )
