@@ -64,7 +64,7 @@ def located(text: str | Location) -> Location:
     try:
         fsspec.get_filesystem_class(protocol)
         found: UPath = UPath(f"{scheme.lower()}://{host}{slash}{path}", **options)
-        str(found)  # some refuse a URL only now
+        _ = found.path  # some refuse a URL only now
         return found
     except ImportError as error:
         raise StoreError(f"{text}: {error}") from error

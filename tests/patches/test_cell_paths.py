@@ -110,9 +110,7 @@ def test_every_cell_is_read_or_is_a_problem_of_its_row(tmp_path: Path) -> None:
     assert not found.patches and len(found.problems) == len(cells)
 
 
-@pytest.mark.parametrize(
-    "url", ["generic://x", "blockcache://x", "simplecache::http://h/x", "http://[::1]:80/a", "nope://x"]
-)
+@pytest.mark.parametrize("url", ["generic://x", "blockcache://x", "http://[::1]:80/a", "nope://x"])
 def test_what_no_file_system_takes_is_an_error_with_the_url(url: str) -> None:
     with pytest.raises(StoreError, match="expected a path, or a URL such as s3://bucket/run") as refused:
         located(url)
