@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import difflib
-import re
+import itertools
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast, get_args
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from synthpipe.display import printable
 from synthpipe.errors import ConfigError
+from synthpipe.files import read_regular
+from synthpipe.settings_yaml import DEEPEST, MOST_BYTES, check_characters, parse
 
 Model = TypeVar("Model", bound=BaseModel)
+
+_MOST_PROBLEMS = 50
+_LONGEST_VALUE = 100
+_EXPECTED = {
+    "bool_type": "expected true or false",
+    "int_type": "expected a whole number such as 12: no quotes, no leading zero, no decimal point, : or _",
+    "float_type": "expected a number such as 0.5: no quotes, no leading zero, no : or _",
+    "string_type": "expected text",
+}
+"""What pydantic's kinds of errors mean in a settings file."""
 
 
 def load_settings(
@@ -43,78 +57,83 @@ def load_settings(
     ConfigError
         The file cannot be read, or something in it is wrong; the message lists every mistake with its key.
     """
-    data = _read_yaml(Path(path)) if path else {}
+    data = _read(Path(path)) if path else {}
     for override in overrides:
-        _override(data, override, option)
+        _override(data, override, option, model)
     problems: list[str] = []
     try:
         found = model.model_validate(data)
     except ValidationError as error:
-        problems = [_explain(problem, model) for problem in error.errors()]
-    problems += between(_valid_keys(data, model))
+        problems = [_explain(problem, model) for problem in error.errors(include_url=False)[: _MOST_PROBLEMS + 1]]
+    problems += itertools.islice(between(_valid_keys(data, model)), _MOST_PROBLEMS + 1)
     if problems:
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
-        raise ConfigError("\n  ".join([f"{path or option}: {count}", *problems]))
+        if len(problems) > _MOST_PROBLEMS:
+            count = f"more than {_MOST_PROBLEMS} mistakes"
+        listed = [printable(problem) for problem in problems[:_MOST_PROBLEMS]]
+        raise ConfigError("\n  ".join([f"{printable(path or option)}: {count}", *listed]))
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without silent duplicate keys, and with ``1e-3`` a number as in YAML 1.2."""
+def choices(annotation: Any) -> tuple[Any, ...]:
+    """Return the words or types that an annotation allows, one by one."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(each for part in get_args(annotation) for each in choices(part))
+    return get_args(annotation) if get_origin(annotation) is Literal else (annotation,)
 
 
-def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    own = set[Any]()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is no text", key_node.start_mark)
-        if key in own:
-            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} occurs twice", key_node.start_mark)
-        own.add(key)
-    loader.flatten_mapping(node)  # what is merged comes first, and own keys replace it
-    return {
-        loader.construct_object(key_node, deep=True): loader.construct_object(value_node, deep=True)
-        for key_node, value_node in node.value
-    }
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _unique_mapping)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        data = parse(read_regular(path, MOST_BYTES).decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigError(f"{printable(path)}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{printable(path)}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+    except ValueError as error:
+        raise ConfigError(f"{printable(path)}: not valid YAML: {_short(error)}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path}: got {type(data).__name__}, expected a mapping of keys; see the files in pipelines/")
+        found = "nothing" if data is None else type(data).__name__
+        raise ConfigError(f"{printable(path)}: got {found}, expected a mapping of keys; see the files in pipelines/")
     return data
 
 
-def _override(data: dict[str, Any], override: str, option: str) -> None:
+def _override(data: dict[str, Any], override: str, option: str, model: type[BaseModel]) -> None:
     key, equals, text = override.partition("=")
-    if not equals:
-        raise ConfigError(f"{option} {override}: expected key=value")
-    try:
-        value = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(
-            f"{option} {override}: the value is not valid YAML: {' '.join(str(error).split())}"
-        ) from error
-    *parents, last = key.strip().split(".")
+    told = f"{option} {_short(override)}"
+    *parents, last = parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts) or len(parts) > DEEPEST:
+        raise ConfigError(f"{told}: expected key=value, with dots between a section and its key")
     target: Any = data
     for parent in parents:
-        target = target.setdefault(parent, {}) if isinstance(target, dict) else None
-    if not isinstance(target, dict):
-        raise ConfigError(f"{option} {override}: {'.'.join(parents)} holds no keys in this file; set it as a whole")
-    target[last] = value
+        inner = target.get(parent, {})
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{told}: {_short(parent)} holds no keys in this file; set it as a whole")
+        target[parent] = target = dict(inner)  # an alias may have it elsewhere too
+    try:
+        target[last] = _value(text.strip(), _annotation(parts, model))
+    except ValueError as error:
+        raise ConfigError(f"{told}: the value is not valid YAML: {_short(error)}") from error
+
+
+def _value(text: str, annotation: Any) -> Any:
+    """Read an override's value: YAML; but for a key that is text, what is neither in quotes nor null is as written."""
+    allowed = choices(annotation)
+    is_text = str in allowed or any(isinstance(each, str) for each in allowed)
+    if not is_text or text == "null" or text[:1] in ("'", '"'):
+        return parse(text)
+    check_characters(text)
+    return text
+
+
+def _annotation(parts: Sequence[str], model: type[BaseModel]) -> Any:
+    """Return the type of a key, None where there is no such key."""
+    *parents, last = parts
+    section: type[BaseModel] | None = model
+    for parent in parents:
+        field = section.model_fields.get(parent) if section else None
+        section = _section_model(field.annotation) if field else None
+    field = section.model_fields.get(last) if section else None
+    return field.annotation if field else None
 
 
 def _valid_keys(data: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
@@ -124,31 +143,51 @@ def _valid_keys(data: Mapping[str, Any], model: type[BaseModel], prefix: str = "
         section = _section_model(field.annotation)
         if section is not None and isinstance(data.get(key), dict):
             valid |= _valid_keys(data[key], section, f"{prefix}{key}.")
-        adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, Annotated[field.annotation, field]))
         try:
-            valid[f"{prefix}{key}"] = adapter.validate_python(data[key])
+            valid[f"{prefix}{key}"] = _adapter(model, key).validate_python(data[key])
         except (KeyError, ValidationError):
             continue
     return valid
 
 
+@cache
+def _adapter(model: type[BaseModel], key: str) -> TypeAdapter[Any]:
+    field = model.model_fields[key]
+    return TypeAdapter(cast(Any, Annotated[field.annotation, field]))
+
+
 def _section_model(annotation: Any) -> type[BaseModel] | None:
-    for choice in (annotation, *get_args(annotation)):
-        if isinstance(choice, type) and issubclass(choice, BaseModel):
-            return choice
-    return None
+    found = (each for each in choices(annotation) if isinstance(each, type) and issubclass(each, BaseModel))
+    return next(found, None)
 
 
 def _explain(problem: Any, model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "missing":
+    key, kind, value = ".".join(str(part) for part in problem["loc"]), problem["type"], problem["input"]
+    if kind == "missing":
         return f"{key}: missing; add it"
-    if problem["type"] == "extra_forbidden":
+    if kind == "extra_forbidden":
         allowed = _keys_beside(problem["loc"], model)
-        close = difflib.get_close_matches(str(problem["loc"][-1]), allowed, 1)
+        close = difflib.get_close_matches(str(problem["loc"][-1])[:_LONGEST_VALUE], allowed, 1)
         hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{key}: no such key; {hint}allowed: {', '.join(allowed)}"
-    return f"{key}: got {problem['input']!r}; {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        return f"{_short(key)}: no such key; {hint}allowed: {', '.join(allowed)}"
+    expected = _EXPECTED.get(kind)
+    if kind == "string_type" and isinstance(value, bool | int | float | None):
+        expected = "expected text: put it in quotes"
+    return f"{_short(key)}: got {shown(value)}; {expected or problem['msg'][0].lower() + problem['msg'][1:]}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as YAML users know it, shortened."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return _short(repr(value))
+
+
+def _short(text: object) -> str:
+    """Return text that may be anything as a part of a message: of a bounded length, on one line."""
+    shown = str(text)
+    end = "" if len(shown) <= _LONGEST_VALUE else f"... ({len(shown)} characters)"
+    return printable(shown[:_LONGEST_VALUE]) + end
 
 
 def _keys_beside(location: Sequence[str | int], model: type[BaseModel]) -> list[str]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import types
 from collections.abc import Iterator
 from pkgutil import resolve_name
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import ClassVar, Literal
 
 import click
 from click.shell_completion import (
@@ -18,6 +17,8 @@ from click.shell_completion import (
     split_arg_string,
 )
 from pydantic import BaseModel
+
+from synthpipe.settings_file import choices
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -108,18 +109,11 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new ver
 
 def _keys(model: type[BaseModel], above: str) -> Iterator[tuple[str, str | None]]:
     for name, field in model.model_fields.items():
-        choices = _choices(field.annotation)
-        sections = [each for each in choices if isinstance(each, type) and issubclass(each, BaseModel)]
+        allowed = choices(field.annotation)
+        sections = [each for each in allowed if isinstance(each, type) and issubclass(each, BaseModel)]
         for section in sections:
             yield from _keys(section, f"{above}{name}.")
-        words = [each for each in choices if isinstance(each, str)]
+        words = [each for each in allowed if isinstance(each, str)]
         yield from ((f"{above}{name}={word}", field.description) for word in words)
         if not sections and not words:
             yield f"{above}{name}=", field.description
-
-
-def _choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the words or types that an annotation allows."""
-    if get_origin(annotation) in (Union, types.UnionType):
-        return tuple(each for part in get_args(annotation) for each in _choices(part))
-    return get_args(annotation) if get_origin(annotation) is Literal else (annotation,)
