@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from synthpipe.config import ClassSection, Pipeline, even_ceil
+from synthpipe.patterns import pattern_fault
 from synthpipe.records import STRATEGIES
-from synthpipe.settings_file import load_settings
+from synthpipe.settings_file import load_settings, shown
+from synthpipe.taxonomy import BETWEEN_NAMES
 
 _BEZIER_CLASSES = 2
 
@@ -62,14 +64,27 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
         count, share = valid["filter.candidates"], valid["filter.train_share"]
         if not 0 < round(count * share) < count:
             yield f"filter.train_share: got {share}; of {count} filter.candidates it leaves none on one side"
-    if valid.get("patches.group_pattern") is not None:
-        yield from group_pattern_problems(valid["patches.group_pattern"])
+    pattern = valid.get("patches.group_pattern")
+    if pattern is not None and (fault := pattern_fault(pattern)):
+        yield f"patches.group_pattern: got {shown(pattern)}; {fault}"
 
 
 def _class_problems(classes: Sequence[ClassSection]) -> Iterator[str]:
-    names = [name for spec in classes for name in (spec.name, *spec.aliases)]
-    for name in sorted({name for name in names if names.count(name) > 1}):
-        yield f"classes: {name!r} names two classes; names and aliases must be unique"
+    seen: dict[str, tuple[int, str]] = {}
+    for number, spec in enumerate(classes):
+        aliases = [(f"aliases.{place}", alias) for place, alias in enumerate(spec.aliases)]
+        for key, name in [("name", spec.name), *aliases]:
+            told = f"classes.{number}.{key}: got {shown(name)}"
+            alike = unicodedata.normalize("NFC", name).casefold()
+            if not name or name != name.strip() or not name.isprintable():
+                yield f"{told}; expected a name without blanks at its ends, control and invisible characters"
+            elif name.startswith("[") or set(name) & set(BETWEEN_NAMES):
+                yield f"{told}; expected a name without {' '.join(BETWEEN_NAMES)}, which join names, and no [ before it"
+            elif alike not in seen:
+                seen[alike] = number, name
+            elif seen[alike] == (number, name) or seen[alike][0] != number:
+                other, former = seen[alike]
+                yield f"{told}; class {other} has {shown(former)}: names must occur once, and differ by more than case"
 
 
 def _mosaic_problems(
@@ -98,15 +113,7 @@ def _pair_problems(pairs: Sequence[tuple[str, str]], classes: Sequence[ClassSect
     for number, (background, foreground) in enumerate(pairs):
         for name in (background, foreground):
             if name not in index:
-                yield f"bezier.pairs.{number}: no class {name!r}; allowed: {', '.join(spec.name for spec in classes)}"
+                names = ", ".join(spec.name for spec in classes)
+                yield f"bezier.pairs.{number}: no class {shown(name)}; allowed: {names}"
         if index.get(background, background) == index.get(foreground, foreground):
             yield f"bezier.pairs.{number}: got [{background}, {foreground}]; the two classes must differ"
-
-
-def group_pattern_problems(pattern: str) -> Iterator[str]:
-    """Yield what is wrong with a pattern that finds slides or patients in stems."""
-    try:
-        if re.compile(pattern).groups < 1:
-            yield f"patches.group_pattern: got {pattern!r}; put ( ) around the part that names the slide or patient"
-    except re.error as error:
-        yield f"patches.group_pattern: got {pattern!r}; no regular expression: {error}"

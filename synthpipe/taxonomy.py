@@ -9,6 +9,9 @@ from typing import Any
 LOST = 255
 """Mask value of a pixel that was never written. No taxonomy may use it for a class."""
 
+BETWEEN_NAMES = "+;|"
+"""What joins the names of several classes: no name holds one of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class TissueClass:

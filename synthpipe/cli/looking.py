@@ -21,9 +21,10 @@ from synthpipe.patches.access import find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import class_names, read_layout
+from synthpipe.patterns import pattern_fault
 from synthpipe.pictures import palette_png, png
-from synthpipe.pipeline_file import group_pattern_problems
 from synthpipe.records import STRATEGIES, Strategy, recipe_from_json
+from synthpipe.settings_file import shown
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range
@@ -59,8 +60,8 @@ def index(
     names = tuple(map(str.strip, classes.split(","))) if classes else class_names(layout, directory)
     if not all(names) or len(set(names)) < len(names):
         raise ConfigError(f"--classes {classes}: got an empty or repeated name; expected names such as tumour,stroma")
-    for problem in group_pattern_problems(group_pattern) if group_pattern else ():
-        raise ConfigError(problem.replace("patches.group_pattern", "--group-pattern"))
+    if group_pattern and (fault := pattern_fault(group_pattern)):
+        raise ConfigError(f"--group-pattern {shown(group_pattern)}: {fault}")
     taxonomy = Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in names))
     claims = read_layout(patches, taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 
 from synthpipe.errors import CatalogError
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.taxonomy import BETWEEN_NAMES, Taxonomy
 
 _LABEL = re.compile(r"\[(?:[\s,]*[01]){2,}[\s,]*\]")
-_BETWEEN_NAMES = re.compile(r"[+;|]")
+_BETWEEN_NAMES = re.compile(f"[{BETWEEN_NAMES}]")
 
 
 def parse_bracket(text: str, count: int) -> tuple[int, ...]:

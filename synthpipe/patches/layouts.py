@@ -27,6 +27,7 @@ from synthpipe.errors import CatalogError
 from synthpipe.files import Location, address, located, read_regular
 from synthpipe.patches.cell_paths import name_patch
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
+from synthpipe.patterns import first_groups
 from synthpipe.taxonomy import Taxonomy
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -125,6 +126,8 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
     CatalogError
         The root is missing or of the wrong kind, the CSV is no table of patches, or no patch is there; a pattern
         matches none.
+    ConfigError
+        `patches.group_pattern` is none, or takes too long.
     """
     root = _absolute(located(patches.root))
     published = PUBLISHED.get(patches.layout)
@@ -152,7 +155,13 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
     if not kept:
         raise CatalogError(f"{root}: patches.exclude leaves none of the {len(entries)} patches; narrow its patterns")
     group_pattern = patches.group_pattern or (published.group_pattern if published else None)
-    return tuple(_claim(entry, parse, group_pattern, cure) for entry in sorted(kept, key=lambda entry: entry.id))
+    kept.sort(key=lambda entry: entry.id)
+    stems = [PurePosixPath(entry.id).stem for entry in kept]
+    if patches.group_pattern:  # of a user; ours is quick
+        groups = first_groups(patches.group_pattern, stems)
+    else:
+        groups = [_group(stem, group_pattern) for stem in stems]
+    return tuple(_claim(entry, parse, group, group_pattern, cure) for entry, group in zip(kept, groups, strict=True))
 
 
 def _check_order(layout: Layout, published: Published, taxonomy: Taxonomy) -> None:
@@ -192,7 +201,7 @@ def _absolute(root: Location) -> Location:
     return root.expanduser().absolute() if isinstance(root, Path) else root
 
 
-def _claim(entry: _Entry, parse: Callable[[str], tuple[int, ...]], pattern: str | None, cure: str) -> Claim:
+def _claim(entry: _Entry, parse: Callable[[str], tuple[int, ...]], group: str, pattern: str | None, cure: str) -> Claim:
     exclude = "or exclude it with patches.exclude"
     path = without_secrets(entry.path)
     secret_url = entry.path if path != entry.path else None
@@ -205,7 +214,7 @@ def _claim(entry: _Entry, parse: Callable[[str], tuple[int, ...]], pattern: str 
         classes = parse(entry.label)
     except CatalogError as error:
         problems.append(entry.problem("mislabelled", f"{error}; {cure} {exclude}"))
-    group = entry.group or _group(PurePosixPath(entry.id).stem, pattern)
+    group = entry.group or group
     if not group:
         message = f"no slide or patient: its stem does not match the pattern {pattern!r}"
         problems.append(entry.problem("no_group", f"{message}; set patches.group_pattern, rename it {exclude}"))

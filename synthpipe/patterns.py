@@ -1,0 +1,66 @@
+"""Regular expressions that find slides or patients in file names, given up where they take too long."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from synthpipe.display import printable
+from synthpipe.errors import ConfigError
+
+_LONGEST = 200
+_SECONDS = 4
+_NAMES_A_SECOND = 10_000
+# Python's expressions know no time limit: a process of their own may be stopped
+_SEARCH = """
+import json, re, signal, sys
+pattern, seconds, names = json.load(sys.stdin)
+search = re.compile(pattern).search
+signal.signal(signal.SIGALRM, signal.SIG_DFL)
+signal.alarm(seconds)
+for name in names:
+    found = search(name)
+    print(json.dumps(found[1] or "" if found else ""), flush=True)
+"""
+
+
+def pattern_fault(pattern: str) -> str | None:
+    """Return what is wrong with a pattern whose first group is the slide or patient, if anything."""
+    if len(pattern) > _LONGEST:
+        return f"has {len(pattern)} characters, expected at most {_LONGEST}"
+    try:
+        if re.compile(pattern).groups < 1:
+            return "put ( ) around the part that names the slide or patient"
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"no regular expression: {error}"
+    return None
+
+
+def first_groups(pattern: str, names: Sequence[str]) -> list[str]:
+    """Return what the first group of a pattern finds in each name; nothing where it does not match.
+
+    Raises
+    ------
+    ConfigError
+        It is no such pattern, or takes much longer than patterns do.
+    """
+    told = f"group_pattern {printable(pattern[:_LONGEST])!r}"
+    if fault := pattern_fault(pattern):
+        raise ConfigError(f"{told}: {fault}")
+    seconds = _SECONDS + len(names) // _NAMES_A_SECOND
+    command = [sys.executable, "-I", "-S", "-c", _SEARCH]
+    given = json.dumps([pattern, seconds, names])
+    done = subprocess.run(command, input=given, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False)
+    found: list[str] = [json.loads(line) for line in done.stdout.splitlines()]
+    if done.returncode == -signal.SIGALRM:
+        raise ConfigError(
+            f"{told} takes more than {seconds} s on {len(names)} names, such as "
+            f"{names[len(found)][:100]!r}; begin it with ^, write [^-]+ for .*, and no repeat in a repeat as in (a+)+"
+        )
+    if done.returncode:
+        raise ConfigError(f"{told}: the process that searches ended with {done.returncode}; is there enough memory?")
+    return found
