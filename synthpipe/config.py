@@ -34,11 +34,33 @@ Codec = Literal["none", "zstd", "blosc-lz4"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 Stage = Literal["candidates", "training", "filter", "curation"]
 
-Positive = Annotated[int, Field(ge=1)]
-Above0 = Annotated[float, Field(gt=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Byte = Annotated[int, Field(ge=0, le=255)]
+# strict: no text is a number, true is no 1, and 1.0 is no whole number
+Flag = Annotated[bool, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=4096)]
+
+MOST = 100_000_000
+"""Of whatever is counted; the driver holds some bytes of each candidate."""
+LARGEST = 8192
+"""Side of an image in pixels: a composite of 256 MiB, of which a worker holds several."""
+_MOST_TILES = 64
+
+Positive = Annotated[Whole, Field(ge=1, le=MOST)]
+Draws = Annotated[Whole, Field(ge=1, le=10_000)]
+Side = Annotated[Whole, Field(ge=1, le=LARGEST)]
+Above0 = Annotated[Number, Field(gt=0, le=1000)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Byte = Annotated[Whole, Field(ge=0, le=255)]
+Mean = Annotated[Number, Field(ge=-1000, le=1000)]
+Deviation = Annotated[Number, Field(ge=0.001, le=1000)]
 Color = tuple[Byte, Byte, Byte]
+
+
+def _whole(value: Any) -> Any:
+    if type(value) is not int:
+        raise PydanticCustomError("whole", "Expected a whole number such as 1")
+    return value
 
 
 def _both(value: Any) -> Any:
@@ -67,20 +89,27 @@ def _all_or_pairs(value: Any) -> Any:
     return None if value == "all" else value
 
 
-_COUNT = {"type": "integer", "minimum": 1}
+def _size_schema(most: int) -> dict[str, Any]:
+    side = {"type": "integer", "minimum": 1, "maximum": most}
+    return {"anyOf": [side, {"type": "array", "items": side, "minItems": 2, "maxItems": 2}]}
+
+
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MOST}
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
-Size = Annotated[
-    tuple[Positive, Positive],
+Size = Annotated[tuple[Side, Side], BeforeValidator(_both), WithJsonSchema(_size_schema(LARGEST))]
+GridSize = Annotated[
+    tuple[Annotated[Side, Field(le=_MOST_TILES)], Annotated[Side, Field(le=_MOST_TILES)]],
     BeforeValidator(_both),
-    WithJsonSchema({"anyOf": [_COUNT, {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}]}),
+    WithJsonSchema(_size_schema(_MOST_TILES)),
 ]
 PerStrategy = Annotated[
     dict[Strategy, Positive],
     BeforeValidator(_for_each),
     WithJsonSchema({"anyOf": [_COUNT, {"type": "object", "additionalProperties": _COUNT}]}),
 ]
+Version = Annotated[Literal[1], BeforeValidator(_whole)]  # to Literal true and 1.0 are 1
 Pairs = Annotated[
-    tuple[tuple[str, str], ...] | None,
+    tuple[tuple[Text, Text], ...] | None,
     BeforeValidator(_all_or_pairs),
     PlainSerializer(lambda pairs: "all" if pairs is None else pairs),
     WithJsonSchema({"anyOf": [{"const": "all"}, {"type": "array", "items": _NAMES}]}),
@@ -96,24 +125,24 @@ class Section(BaseModel):
 class ClassSection(Section):
     """One tissue class, at its index's place in the list."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_ .-]*$")]
+    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_ .-]*$")]
     color: Annotated[Color, Field(description="RGB of palettes and overlays")]
-    aliases: Annotated[tuple[str, ...], Field(description="other names of the class in folders and tables")] = ()
+    aliases: Annotated[tuple[Text, ...], Field(description="other names of the class in folders and tables")] = ()
 
 
 class PatchesSection(Section):
     """Where the weakly-labelled patches lie and how they are read."""
 
     root: Annotated[
-        str,
+        Text,
         Field(description="the data set's folder, or the CSV file; never part of a fingerprint"),
         PlainSerializer(without_secrets),  # credentials are for who reads the patches, and stored nowhere
     ]
     layout: Layout
     group_pattern: Annotated[
-        str | None, Field(description="regular expression on the stem; its first group is the slide or patient")
+        Text | None, Field(description="regular expression on the stem; its first group is the slide or patient")
     ] = None
-    exclude: Annotated[tuple[str, ...], Field(description="shell patterns of patch ids to leave out")] = ()
+    exclude: Annotated[tuple[Text, ...], Field(description="shell patterns of patch ids to leave out")] = ()
     on_error: Annotated[
         Literal["stop", "skip"], Field(description="what unreadable, mislabelled or duplicate patches do")
     ] = "stop"
@@ -123,9 +152,11 @@ class GlassSection(Section):
     """White background (method section 2): bright connected areas, which get the background index."""
 
     threshold: Annotated[Byte, Field(description="grey above this is bright")]
-    min_area: Annotated[int, Field(ge=0, description="smaller 4-connected areas are no glass, in pixels")]
+    min_area: Annotated[
+        Whole, Field(ge=0, le=LARGEST**2, description="smaller 4-connected areas are no glass, in pixels")
+    ]
     max_share: Annotated[Fraction, Field(description="a tile with a larger share of glass is drawn again")]
-    max_draws: Annotated[Positive, Field(description="at most this often; the last draw stands")]
+    max_draws: Annotated[Draws, Field(description="at most this often; the last draw stands")]
 
 
 PUBLISHED_GLASS = GlassSection(threshold=220, min_area=250, max_share=0.8, max_draws=20)
@@ -135,48 +166,56 @@ PUBLISHED_GLASS = GlassSection(threshold=220, min_area=250, max_share=0.8, max_d
 class DonorsSection(Section):
     """How single-class patches are drawn."""
 
-    balance_classes: Annotated[bool, Field(description="draw the class first, evenly, and then a patch of it")] = False
+    balance_classes: Annotated[Flag, Field(description="draw the class first, evenly, and then a patch of it")] = False
 
 
 class MosaicSection(Section):
     """The Mosaic transformation (method section 2)."""
 
     tile: Annotated[Size, Field(description="pixels of a tile")]
-    grid: Annotated[Size, Field(description="rows and columns of tiles in a grid image")]
+    grid: Annotated[GridSize, Field(description="rows and columns of tiles in a grid image")]
     probability: Annotated[Fraction, Field(description="of the flip, and again of shift-scale-rotate")]
     shift: Annotated[Fraction, Field(description="largest shift, of height and of width")]
-    scale: Annotated[float, Field(ge=0, le=0.75, description="largest change of size, as a share of it")]
-    rotation: Annotated[float, Field(ge=0, le=180, description="largest rotation, in degrees")]
+    scale: Annotated[Number, Field(ge=0, le=0.75, description="largest change of size, as a share of it")]
+    rotation: Annotated[Number, Field(ge=0, le=180, description="largest rotation, in degrees")]
     split: Annotated[tuple[Fraction, Fraction], Field(description="range of the split point, of height and of width")]
 
 
 class BezierSection(Section):
     """Bezier masks (method section 2)."""
 
-    points: Annotated[int, Field(ge=3, description="corners of the curve")]
-    min_distance: Annotated[float, Field(ge=0, description="between neighbours, divided by the number of points")]
-    max_draws: Annotated[Positive, Field(description="of points that lie far enough apart; the last draw stands")]
-    edgy: Annotated[float, Field(description="0 is smooth; larger values turn the tangents to the next corner")]
-    radius: Annotated[float, Field(gt=0, le=1, description="distance of control points, of the chord's length")]
-    samples: Annotated[int, Field(ge=2, description="points a segment is drawn with")]
+    points: Annotated[Whole, Field(ge=3, le=1000, description="corners of the curve")]
+    min_distance: Annotated[
+        Number, Field(ge=0, le=1000, description="between neighbours, divided by the number of points")
+    ]
+    max_draws: Annotated[Draws, Field(description="of points that lie far enough apart; the last draw stands")]
+    edgy: Annotated[
+        Number, Field(ge=-1e6, le=1e6, description="0 is smooth; larger values turn the tangents to the next corner")
+    ]
+    radius: Annotated[Number, Field(gt=0, le=1, description="distance of control points, of the chord's length")]
+    samples: Annotated[Whole, Field(ge=2, le=10_000, description="points a segment is drawn with")]
     pairs: Annotated[Pairs, Field(description="[background, foreground] classes drawn evenly, or all ordered pairs")]
 
 
 class FilterSection(Section):
     """The filter model (method section 3), one a strategy."""
 
-    enabled: bool
-    network: Annotated[str, Field(description="a timm model name")]
-    candidates: Annotated[int, Field(ge=10, description="composites a strategy that train it and are never curated")]
+    enabled: Flag
+    network: Annotated[Text, Field(description="a timm model name")]
+    candidates: Annotated[
+        Whole, Field(ge=10, le=MOST, description="composites a strategy that train it and are never curated")
+    ]
     train_share: Annotated[
-        float, Field(gt=0, lt=1, description="of patches, slide by slide, and of composites; the rest validates")
+        Number, Field(gt=0, lt=1, description="of patches, slide by slide, and of composites; the rest validates")
     ]
     epochs: PerStrategy
-    batch: Annotated[int, Field(ge=2, description="images a step; one alone cannot be normalised")]
-    learning_rate: Annotated[float, Field(gt=0)]
-    mean: Annotated[tuple[float, float, float], Field(description="of RGB in 0-1, subtracted")]
-    std: Annotated[tuple[Above0, Above0, Above0], Field(description="of RGB in 0-1, divided by")]
-    threads: Annotated[Positive, Field(description="CPU threads of training and scoring; fixed, so bytes are too")] = 1
+    batch: Annotated[Whole, Field(ge=2, le=65_536, description="images a step; one alone cannot be normalised")]
+    learning_rate: Above0
+    mean: Annotated[tuple[Mean, Mean, Mean], Field(description="of RGB in 0-1, subtracted")]
+    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(description="of RGB in 0-1, divided by")]
+    threads: Annotated[
+        Whole, Field(ge=1, le=1024, description="CPU threads of training and scoring; fixed, so bytes are too")
+    ] = 1
 
 
 class CurationSection(Section):
@@ -199,10 +238,12 @@ class CurationSection(Section):
 class StoreSection(Section):
     """How composites lie in Zarr."""
 
-    shard: Annotated[Positive, Field(description="composites a shard: the unit of work and of resuming")] = 512
+    shard: Annotated[
+        Whole, Field(ge=1, le=1_000_000, description="composites a shard: the unit of work and of resuming")
+    ] = 512
     image_codec: Annotated[Codec, Field(description="of images; blosc-lz4 shuffles bits")] = "none"
     mask_codec: Annotated[Codec, Field(description="of masks; blosc-lz4 does not shuffle")] = "blosc-lz4"
-    zstd_level: Annotated[int, Field(ge=0, le=22, description="wherever zstd is used, as in all small arrays")] = 1
+    zstd_level: Annotated[Whole, Field(ge=0, le=22, description="wherever zstd is used, as in all small arrays")] = 1
 
 
 class Pipeline(Section):
@@ -211,12 +252,12 @@ class Pipeline(Section):
     Sizes are (height, width) in pixels; in the file one number stands for both.
     """
 
-    format_version: Literal[1]
-    name: Annotated[str, Field(min_length=1)]
+    format_version: Version
+    name: Annotated[Text, Field(min_length=1)]
     license: Annotated[
-        str | None, Field(min_length=1, description="of the composites, for data cards; never part of a fingerprint")
+        Text | None, Field(min_length=1, description="of the composites, for data cards; never part of a fingerprint")
     ] = None
-    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    seed: Annotated[Whole, Field(ge=0, lt=2**64)]
     classes: Annotated[tuple[ClassSection, ...], Field(min_length=2, max_length=LOST - 1)]
     background_color: Color = (255, 255, 255)
     patches: PatchesSection

@@ -1,37 +1,61 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
+from typing import Any, get_args
 
 import pytest
 import yaml
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
 
+from synthpipe.cli.main import main
 from synthpipe.config import PUBLISHED_GLASS, Pipeline, differences, json_schema
 from synthpipe.errors import ConfigError
 from synthpipe.pipeline_file import load
+from synthpipe.runtime import JobSettings
+from synthpipe.segment.settings import TrainSettings
+from synthpipe.segment.windows import WindowSection
+from synthpipe.settings_file import choices, load_settings
 from tests.conftest import DEMO, ROOT, pipeline
+from tests.fuzz.pipelines import damaged_override, damaged_pipeline
+
+FINGERPRINTS = {
+    "bcss": "75622ade9934f575f4342be561338b18547229f00165c39335b31bfa7942aa4d",
+    "demo": "272a305d4eb42f25f4ea17cbe4282d8f0a30ea552418a9a4185efc0f026d76ea",
+    "glas": "2b3de51efa449e38cabcdbb10956db895c702ca2e3a0619657a8a6a87c58bb14",
+    "luad-histoseg": "dbd6237fa372476bc534f495cce62f0ff2f7cf83802d0d9cf429223e5f9bed73",
+    "wsss4luad": "219b6eddc911aa5243d7c320f1e614005db0c72ec8a13c5d53a92ac39a7fb772",
+}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_shipped_pipelines_are_valid_and_survive_json(path: Path) -> None:
-    settings = load(path)
-    assert Pipeline.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+    found = load(path)
+    assert Pipeline.model_validate(json.loads(json.dumps(found.model_dump(mode="json")))) == found
+    assert found.fingerprint() == FINGERPRINTS[path.stem]
 
 
 def test_the_constants_of_the_method() -> None:
     for name in ("wsss4luad", "bcss", "luad-histoseg"):
-        settings = load(ROOT / "pipelines" / f"{name}.yaml")
-        mosaic, bezier = settings.mosaic, settings.bezier
-        assert mosaic and bezier and settings.canvas == (224, 224)
+        found = load(ROOT / "pipelines" / f"{name}.yaml")
+        mosaic, bezier = found.mosaic, found.bezier
+        assert mosaic and bezier and found.canvas == (224, 224)
         assert (mosaic.tile, mosaic.grid, mosaic.probability) == ((112, 112), (2, 2), 0.8)
         assert (mosaic.shift, mosaic.scale, mosaic.rotation, mosaic.split) == (0.0625, 0.2, 45, (0.2, 0.8))
         assert (bezier.points, bezier.min_distance, bezier.max_draws) == (12, 0.7, 200)
         assert (bezier.edgy, bezier.radius, bezier.samples) == (0.05, 0.2, 100)
-        assert (settings.filter.batch, settings.filter.learning_rate, settings.curation.threshold) == (256, 1e-3, 0.5)
+        assert (found.filter.batch, found.filter.learning_rate, found.curation.threshold) == (256, 1e-3, 0.5)
         wanted = 7200 if name == "bcss" else 3600
-        assert settings.curation.wanted == {"mosaic": wanted, "bezier": wanted}
-        assert (settings.glass is not None) == (name == "wsss4luad")
-        assert settings.filter.epochs == {"mosaic": 3 if name == "bcss" else 5, "bezier": 5}
+        assert found.curation.wanted == {"mosaic": wanted, "bezier": wanted}
+        assert (found.glass is not None) == (name == "wsss4luad")
+        assert found.filter.epochs == {"mosaic": 3 if name == "bcss" else 5, "bezier": 5}
 
 
 def test_every_mistake_at_once_each_with_its_key() -> None:
@@ -70,7 +94,6 @@ def test_every_mistake_at_once_each_with_its_key() -> None:
         ("mosaic.tile=20", "the largest quadrant has height 52 but a grid image only 20 x 2 = 40"),
         ("mosaic.split=[0.8, 0.2]", "the first must not be larger"),
         ("mosaic.split=[0.0, 0.5]", "no pixel is left beside the split"),
-        ("classes=[{name: a, color: [0,0,0]}, {name: b, color: [0,0,0], aliases: [a]}]", "'a' names two classes"),
         ("curation.min_classes=4", "there are only 3 classes"),
         ("curation.min_classes=3", "a Bezier has 2 classes: lower it, or set bezier: null"),
         ("seed=-1", "seed: got -1"),
@@ -92,6 +115,175 @@ def test_one_mistake(override: str, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seed=010", "seed: got '010'; expected a whole number such as 12: no quotes, no leading zero"),
+        ("background_color=[0, 064, 128]", "background_color.1: got '064'; expected a whole number"),
+        ("canvas=1:30", "canvas: got '1:30'; expected one whole number"),
+        ("seed='5'", "seed: got '5'; expected a whole number"),
+        ("seed=1.0", "seed: got 1.0; expected a whole number"),
+        ("seed=true", "seed: got true; expected a whole number"),
+        ("format_version=true", "format_version: got true; expected a whole number"),
+        ("curation.threshold=no", "curation.threshold: got 'no'; expected a number such as 0.5"),
+        ("curation.threshold=true", "curation.threshold: got true; expected a number such as 0.5"),
+        ("donors.balance_classes=off", "donors.balance_classes: got 'off'; expected true or false"),
+        ("donors.balance_classes=1", "donors.balance_classes: got 1; expected true or false"),
+        ("patches.exclude=[5]", "patches.exclude.0: got 5; expected text: put it in quotes"),
+        ("name=null", "name: got null; expected text: put it in quotes"),
+        (f"seed=0x{'f' * 200_000}", "ffff... (200004 characters); expected a whole number"),
+        (f"seed={'9' * 10_000}", "999... (10002 characters); expected a whole number"),
+        (
+            f"canvas={10**39}",
+            "canvas.0: got 1000000000000000000000000000000000000000; input should be less than or equal",
+        ),
+        (f"{'x' * 10_000}=1", "xxx... (10000 characters): no such key; allowed: format_version"),
+        ("\x1b[31m=1", "\\x1b[31m: no such key"),
+        ("a..b=1", "expected key=value, with dots"),
+        (".=1", "expected key=value, with dots"),
+        ("=1", "expected key=value, with dots"),
+        ("mosaic.=1", "expected key=value, with dots"),
+        ("background_color" + ".a" * 5000 + "=1", "expected key=value, with dots"),
+        ("classes.0.name=a", "holds no keys in this file; set it as a whole"),
+        ("patches.root=a\x00b", "line 1: holds the character U+0000; remove it"),
+        ("patches.group_pattern=(a{99999999999999})", "no regular expression: the repetition number is too large"),
+        (f"patches.group_pattern={'(' * 3000}", "has 3000 characters, expected at most 200"),
+    ],
+)
+def test_what_may_be_meant_otherwise_is_refused(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pipeline(override)
+    assert message in str(caught.value) and len(str(caught.value)) < 2000 and "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("aliases", "message"),
+    [
+        (["tumour "], "classes.1.aliases.0: got 'tumour '; expected a name without blanks at its ends"),
+        (["Tumour"], "classes.1.aliases.0: got 'Tumour'; class 0 has 'tumour': names must occur once"),
+        (["é", "b", "e\u0301", "b"], "classes.1.aliases.3: got 'b'; class 1 has 'b': names must occur once"),
+        ([""], "classes.1.aliases.0: got ''; expected a name"),
+        (["a\u200bb"], "classes.1.aliases.0: got 'a\\u200bb'; expected a name"),
+        (["a+b"], "classes.1.aliases.0: got 'a+b'; expected a name without + ; |"),
+        (["[1 0]"], "classes.1.aliases.0: got '[1 0]'; expected a name"),
+    ],
+)
+def test_class_names_that_are_taken_for_others_are_refused(aliases: Sequence[str], message: str) -> None:
+    classes = [{"name": "tumour", "color": [0, 0, 0]}, {"name": "stroma", "color": [1, 1, 1], "aliases": aliases}]
+    with pytest.raises(ConfigError, match="1 mistake") as caught:
+        pipeline("bezier=null", f"classes={json.dumps(classes)}")
+    assert message in str(caught.value)
+    classes[0]["name"], classes[1]["aliases"] = "tumour ", ["Stroma", "STROMA"]
+    with pytest.raises(ConfigError, match=r"1 mistake\n  classes\.0\.name: got 'tumour '"):
+        pipeline("bezier=null", f"classes={json.dumps(classes)}")
+
+
+def test_text_is_taken_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    text = DEMO.read_text(encoding="utf-8").replace("root: data/phantom", "root: 2020-01-01").replace("demo\n", "010\n")
+    path.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert (load(path).name, load(path).patches.root) == ("010", "2020-01-01")
+    for root in ("/d/Lab #3", "/d/a: b", "010", "*x", "no", "[a]", "1e3"):
+        assert pipeline(f"patches.root={root}").patches.root == root
+    assert pipeline("patches.root=' a '").patches.root == " a "
+    assert pipeline("patches.group_pattern=(a)", "patches.group_pattern=null").patches.group_pattern is None
+
+
+def test_an_override_changes_one_key_though_an_alias_shares_it(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    text = DEMO.read_text(encoding="utf-8").replace("wanted: 200", "wanted: &n {mosaic: 5, bezier: 5}")
+    path.write_text(text.replace("candidates: 600", "candidates: *n"), encoding="utf-8")
+    curation = load(path, ["curation.wanted.mosaic=7"]).curation
+    assert (curation.wanted["mosaic"], curation.candidates["mosaic"]) == (7, 5)
+
+
+def test_settings_are_read_from_files_only(tmp_path: Path) -> None:
+    pipe, latin = tmp_path / "pipe.yaml", tmp_path / "latin.yaml"
+    os.mkfifo(pipe)
+    latin.write_bytes("name: é".encode("latin-1"))
+    with pytest.raises(ConfigError, match="cannot be read: is a named pipe, expected a file"):
+        load(pipe)
+    with pytest.raises(ConfigError, match="is not UTF-8 at byte 6"):
+        load(latin)
+
+
+def test_the_list_of_mistakes_is_bounded(tmp_path: Path) -> None:
+    path = tmp_path / "many.yaml"
+    path.write_text("".join(f"key{number}: 1\n" for number in range(100)))
+    with pytest.raises(ConfigError, match=r"more than 50 mistakes") as caught:
+        load(path)
+    assert len(str(caught.value).splitlines()) == 51
+
+
+def _leaves(model: type[BaseModel], kinds: set[type], above: str = "") -> Iterator[str]:
+    """Yield the dotted keys of a model whose values are, or hold, one of some types."""
+    for name, field in model.model_fields.items():
+        allowed = choices(field.annotation)
+        for each in allowed:
+            if isinstance(each, type) and issubclass(each, BaseModel):
+                yield from _leaves(each, kinds, f"{above}{name}.")
+        if kinds & set(_types(allowed)):
+            yield f"{above}{name}"
+
+
+def _types(allowed: Sequence[Any]) -> Iterator[Any]:
+    for each in allowed:
+        yield each
+        yield from _types([inner for part in get_args(each) for inner in choices(part)])
+
+
+MODELS: dict[type[BaseModel], tuple[str | Path | None, tuple[str, ...]]] = {
+    Pipeline: (DEMO, ()),
+    TrainSettings: (None, ()),
+    WindowSection: (None, ("size=8", "stride=8")),
+    JobSettings: (None, ()),
+}
+
+
+QUANTITIES = {"memory", "walltime", "lifetime", "lifetime_stagger"}  # text says some, as 96GB and 90m
+
+
+@pytest.mark.parametrize("value", [f"{10**30}", f"-{10**30}", "1e308", "-1e308", ".inf", ".nan", "true", "'5'"])
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_number_has_bounds_and_nothing_else_is_one(model: type[BaseModel], value: str) -> None:
+    path, given = MODELS[model]
+    keys = set(_leaves(model, {int, float})) - (QUANTITIES if value == "'5'" else set())
+    assert keys
+    for text in (value, f"[{value}, {value}]", f"[{value}, {value}, {value}]"):
+        with pytest.raises(ConfigError) as caught:
+            load_settings(model, path, (*given, *(f"{key}={text}" for key in keys)))
+        told = str(caught.value)
+        assert not [key for key in keys if not re.search(rf"^  {key}[.:]", told, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("model", [Pipeline, WindowSection], ids=lambda model: model.__name__)
+def test_nothing_else_is_a_boolean(model: type[BaseModel]) -> None:
+    path, given = MODELS[model]
+    for key in _leaves(model, {bool}):
+        for text in ("1", "0", "yes", "'true'", "1.0"):
+            with pytest.raises(ConfigError, match=f"{key}: got .*; expected true or false"):
+                load_settings(model, path, (*given, f"{key}={text}"))
+
+
+@settings(max_examples=30, deadline=None)
+@given(rng=st.randoms(use_true_random=True))
+def test_a_damaged_file_is_read_or_refused(rng: Random, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("damaged") / "pipeline.yaml"
+    path.write_bytes(damaged_pipeline(rng).encode("utf-8", "surrogatepass"))
+    for arguments in ((path, ()), (DEMO, (damaged_override(rng),))):
+        try:
+            load(*arguments)
+        except ConfigError as error:
+            assert all(each.isprintable() or each == "\n" for each in str(error))
+
+
+def test_no_mistake_in_a_file_is_called_a_fault_of_synthpipe(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(DEMO.read_text(encoding="utf-8").replace("canvas: 64", f"canvas: {10**59}"), encoding="utf-8")
+    result = CliRunner().invoke(main, ["validate", str(path), "--set", "patches.group_pattern=(a{99999999999999})"])
+    assert result.exit_code == 1 and "2 mistakes" in result.output and "fault of synthpipe" not in result.output
+
+
 def test_no_strategy_at_all_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="a build needs at least one strategy"):
         pipeline("mosaic=null", "bezier=null")
@@ -104,11 +296,12 @@ def test_no_strategy_at_all_is_a_mistake() -> None:
         ("seed: 1\nseed: 2\n", "'seed' occurs twice"),
         ("seed: [1\n", "not valid YAML"),
         ("- a\n", "got list, expected a mapping"),
-        ("", "got NoneType, expected a mapping"),
+        ("", "got nothing, expected a mapping"),
+        ("---\n", "got nothing, expected a mapping"),
         ("[a, b]: 1\n", "not valid YAML"),
         ("1: 2\n", "key 1 is no text"),
-        ("a: 2024-99-99\n", "not valid YAML"),
-        ("[" * 3000, "not valid YAML"),
+        ("[" * 3000, "not valid YAML: line 1, column 17: is nested too deeply"),
+        ("a" * 300_000, "cannot be read: has 300000 bytes, expected at most 262144"),
     ],
 )
 def test_broken_files(tmp_path: Path, text: str, message: str) -> None:

@@ -90,6 +90,9 @@ def build(
 def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
     """Check a pipeline file: every mistake at once, with its key and what is allowed there.
 
+    Numbers are written as 12, 0.5 or 1e-3, booleans as true or false. Anything else is text: 010, 1:30, no. A file has
+    at most 256 KiB and 10,000 values.
+
     \b
     Examples:
       synthpipe validate pipelines/demo.yaml

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import SchedulerPlugin, Status
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from tornado.ioloop import PeriodicCallback
 
+from synthpipe.config import Section, Text, Whole
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.servers import Scheduler, Worker
 
@@ -45,6 +46,7 @@ WORKER_ENVIRONMENT = WORKER_MEMORY | {
 """What workers are started with; `docs/cluster.md` says it to those who start their own."""
 
 _LEAST_LIFETIME, _LONGEST_MARGIN = 60, 600
+_LONGEST_TIME = 366 * 24 * 3600
 _SECONDS_BETWEEN_LOOKS, _SECONDS_OF_ABSENCE = 2, 20  # a worker that a nanny starts again is back in some seconds
 
 
@@ -57,7 +59,7 @@ def _seconds(value: object) -> object:
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     try:
         return int(parse_timedelta(value))
-    except (KeyError, ValueError) as error:
+    except (LookupError, OverflowError, ValueError) as error:
         raise ValueError("is no time; write it as 12:00:00, 2-00:00:00 or 90m") from error
 
 
@@ -71,40 +73,42 @@ def parse_size(value: object) -> int:
     """
     try:
         return int(parse_bytes(value))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise ValueError("is no size; write it as 64GB or 60GiB") from error
 
 
-Seconds = Annotated[int, BeforeValidator(_seconds), Field(gt=0)]
-Bytes = Annotated[int, BeforeValidator(parse_size), Field(ge=1 << 20)]
+Seconds = Annotated[Whole, BeforeValidator(_seconds), Field(gt=0, le=_LONGEST_TIME)]
+Bytes = Annotated[Whole, BeforeValidator(parse_size), Field(ge=1 << 20, le=1 << 50)]
 
 
-class JobSettings(BaseModel):
+class JobSettings(Section):
     """What a job of the queue is, and how many there are."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    cores: Annotated[int, Field(ge=1, description="of a job")] = 8
+    cores: Annotated[Whole, Field(ge=1, le=10_000, description="of a job")] = 8
     memory: Annotated[Bytes, Field(description="of a job")] = 32 << 30
-    processes: Annotated[int | None, Field(ge=1, description="workers a job; [cores], with a GPU [up to 4]")] = None
-    gpus: Annotated[int, Field(ge=0, le=1, description="of a job; for more GPUs ask for more jobs")] = 0
-    jobs: Annotated[int, Field(ge=1, description="at most")] = 1
-    minimum_jobs: Annotated[int | None, Field(ge=1, description="while there is little to do [jobs]")] = None
+    processes: Annotated[
+        Whole | None, Field(ge=1, le=10_000, description="workers a job; [cores], with a GPU [up to 4]")
+    ] = None
+    gpus: Annotated[Whole, Field(ge=0, le=1, description="of a job; for more GPUs ask for more jobs")] = 0
+    jobs: Annotated[Whole, Field(ge=1, le=100_000, description="at most")] = 1
+    minimum_jobs: Annotated[Whole | None, Field(ge=1, le=100_000, description="while there is little to do [jobs]")] = (
+        None
+    )
     walltime: Annotated[Seconds, Field(ge=120, description="after which the queue ends a job")] = 3600
     lifetime: Annotated[Seconds | None, Field(description="after which a worker leaves by itself, before that")] = None
     lifetime_stagger: Annotated[Seconds | None, Field(description="by which lifetimes differ at random")] = None
-    queue: Annotated[str | None, Field(description="or partition")] = None
-    account: Annotated[str | None, Field(description="that pays; of LSF and SGE the project")] = None
-    project: Annotated[str | None, Field(description="another word for account")] = None
-    resource_spec: Annotated[str | None, Field(description="of PBS and SGE, in their own words")] = None
-    interface: Annotated[str | None, Field(description="network interface that all nodes have, such as ib0")] = None
-    local_directory: Annotated[str | None, Field(description="the node's own disk, for the donor bank")] = None
-    log_directory: Annotated[str | None, Field(description="for the jobs' output")] = None
-    python: Annotated[str, Field(description="on the nodes")] = sys.executable
-    job_name: str = "synthpipe"
-    job_script_prologue: Annotated[tuple[str, ...], Field(description="commands before the workers")] = ()
-    job_extra_directives: Annotated[tuple[str, ...], Field(description="further options of the queue")] = ()
-    job_directives_skip: Annotated[tuple[str, ...], Field(description="directives to leave out")] = ()
+    queue: Annotated[Text | None, Field(description="or partition")] = None
+    account: Annotated[Text | None, Field(description="that pays; of LSF and SGE the project")] = None
+    project: Annotated[Text | None, Field(description="another word for account")] = None
+    resource_spec: Annotated[Text | None, Field(description="of PBS and SGE, in their own words")] = None
+    interface: Annotated[Text | None, Field(description="network interface that all nodes have, such as ib0")] = None
+    local_directory: Annotated[Text | None, Field(description="the node's own disk, for the donor bank")] = None
+    log_directory: Annotated[Text | None, Field(description="for the jobs' output")] = None
+    python: Annotated[Text, Field(description="on the nodes")] = sys.executable
+    job_name: Text = "synthpipe"
+    job_script_prologue: Annotated[tuple[Text, ...], Field(description="commands before the workers")] = ()
+    job_extra_directives: Annotated[tuple[Text, ...], Field(description="further options of the queue")] = ()
+    job_directives_skip: Annotated[tuple[Text, ...], Field(description="directives to leave out")] = ()
 
     @model_validator(mode="after")
     def _fits(self) -> JobSettings:

@@ -6,27 +6,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from synthpipe.config import Above0, Fraction, Positive, Section
+from synthpipe.config import MOST, Above0, Deviation, Fraction, Mean, Number, Positive, Section, Text, Version, Whole
 from synthpipe.segment.windows import WindowSection
 
-Weight = Annotated[float, Field(ge=0)]
+Weight = Annotated[Number, Field(ge=0, le=1e6)]
 
 
 class NetworkSection(Section):
     """The network: a decoder and an encoder of segmentation-models-pytorch, and the CAM head."""
 
-    architecture: Annotated[str, Field(description="of segmentation-models-pytorch, such as Unet or Segformer")] = (
+    architecture: Annotated[Text, Field(description="of segmentation-models-pytorch, such as Unet or Segformer")] = (
         "DeepLabV3Plus"
     )
-    encoder: Annotated[str, Field(description="of segmentation-models-pytorch; timm's begin with tu-")] = (
+    encoder: Annotated[Text, Field(description="of segmentation-models-pytorch; timm's begin with tu-")] = (
         "efficientnet-b6"
     )
     weights: Annotated[
-        str | None, Field(description="the encoder begins with these; null: at random. Where they cannot be had, too")
+        Text | None, Field(description="the encoder begins with these; null: at random. Where they cannot be had, too")
     ] = "imagenet"
-    dropout: Annotated[float, Field(ge=0, lt=1, description="before the CAM's convolution")] = 0.5
-    mean: Annotated[tuple[float, float, float], Field(description="of RGB in 0-1, subtracted")] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[Above0, Above0, Above0], Field(description="of RGB in 0-1, divided by")] = (
+    dropout: Annotated[Number, Field(ge=0, lt=1, description="before the CAM's convolution")] = 0.5
+    mean: Annotated[tuple[Mean, Mean, Mean], Field(description="of RGB in 0-1, subtracted")] = (0.485, 0.456, 0.406)
+    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(description="of RGB in 0-1, divided by")] = (
         0.229,
         0.224,
         0.225,
@@ -65,31 +65,31 @@ class AugmentationSection(Section):
     flip: Annotated[Fraction, Field(description="probability, of either direction")] = 0.5
     affine: Annotated[Fraction, Field(description="probability of shift, scale and rotation")] = 0.5
     shift: Annotated[Fraction, Field(description="largest, of height and of width")] = 0.0625
-    scale: Annotated[float, Field(ge=0, lt=1, description="largest change of size, as a share of it")] = 0.2
-    rotation: Annotated[float, Field(ge=0, le=180, description="largest, in degrees")] = 45.0
+    scale: Annotated[Number, Field(ge=0, lt=1, description="largest change of size, as a share of it")] = 0.2
+    rotation: Annotated[Number, Field(ge=0, le=180, description="largest, in degrees")] = 45.0
     distort: Annotated[Fraction, Field(description="probability of optical distortion")] = 0.5
-    distortion: Annotated[float, Field(ge=0, le=0.5, description="largest coefficient, barrel or pincushion")] = 0.05
+    distortion: Annotated[Number, Field(ge=0, le=0.5, description="largest coefficient, barrel or pincushion")] = 0.05
 
 
 class OptimizerSection(Section):
     """AdamW and its learning rate."""
 
     learning_rate: Above0 = 1e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    weight_decay: Annotated[Number, Field(ge=0, le=1000)] = 0.05
     schedule: Annotated[
         Literal["constant", "cosine", "poly"], Field(description="of the learning rate; poly falls with power 0.9")
     ] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0, description="over which the learning rate rises from zero")] = 0
+    warmup_steps: Annotated[Whole, Field(ge=0, le=MOST, description="over which the learning rate rises from zero")] = 0
 
 
 class TrainSettings(Section):
     """A whole settings file of training."""
 
-    format_version: Literal[1] = 1
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    format_version: Version = 1
+    seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     network: NetworkSection = NetworkSection()
-    composites: Annotated[Positive, Field(description="a step, over all devices")] = 32
-    real: Annotated[int, Field(ge=0, description="real patches a step, over all devices; 0: none")] = 32
+    composites: Annotated[Whole, Field(ge=1, le=65_536, description="a step, over all devices")] = 32
+    real: Annotated[Whole, Field(ge=0, le=65_536, description="real patches a step, over all devices; 0: none")] = 32
     epochs: Annotated[Positive, Field(description="passes over the composites")] = 25
     steps_per_epoch: Annotated[Positive | None, Field(description="null: as many as a pass takes")] = None
     save_steps: Annotated[

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from synthpipe.config import Positive, Section, Size
+from synthpipe.config import Flag, Number, Section, Size, Whole
 from synthpipe.records import Image, Mask
 
 Segment = Callable[[Tensor], Tensor]
@@ -41,14 +41,14 @@ class WindowSection(Section):
     size: Annotated[Size, Field(description="pixels of a window")]
     stride: Annotated[Size, Field(description="pixels from one window to the next, at most the size")]
     scales: Annotated[
-        tuple[Annotated[float, Field(ge=0.125, le=8)], ...],
-        Field(min_length=1, description="of the image; probabilities are averaged over them"),
+        tuple[Annotated[Number, Field(ge=0.125, le=8)], ...],
+        Field(min_length=1, max_length=64, description="of the image; probabilities are averaged over them"),
     ] = (1.0,)
-    flips: Annotated[bool, Field(description="average over the square's 8 flips and rotations")] = False
+    flips: Annotated[Flag, Field(description="average over the square's 8 flips and rotations")] = False
     blend: Annotated[
         Blend, Field(description="weight of a window's pixels; gaussian: sigma of size / 8 about its centre")
     ] = "gaussian"
-    batch: Annotated[Positive, Field(description="windows a call of the network; flips count")] = 16
+    batch: Annotated[Whole, Field(ge=1, le=65_536, description="windows a call of the network; flips count")] = 16
 
     @field_validator("stride")
     @classmethod
