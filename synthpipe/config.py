@@ -68,7 +68,7 @@ def _both(value: Any) -> Any:
         return value, value
     if not isinstance(value, list | tuple) or len(value) != 2:
         raise PydanticCustomError("size", "Expected one whole number, or two as [height, width]")
-    return value
+    return tuple(value)
 
 
 def _for_each(value: Any) -> Any:
@@ -128,6 +128,9 @@ class ClassSection(Section):
     name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_ .-]*$")]
     color: Annotated[Color, Field(description="RGB of palettes and overlays")]
     aliases: Annotated[tuple[Text, ...], Field(description="other names of the class in folders and tables")] = ()
+
+
+Classes = Annotated[tuple[ClassSection, ...], Field(min_length=2, max_length=LOST - 1)]
 
 
 class PatchesSection(Section):
@@ -258,7 +261,7 @@ class Pipeline(Section):
         Text | None, Field(min_length=1, description="of the composites, for data cards; never part of a fingerprint")
     ] = None
     seed: Annotated[Whole, Field(ge=0, lt=2**64)]
-    classes: Annotated[tuple[ClassSection, ...], Field(min_length=2, max_length=LOST - 1)]
+    classes: Classes
     background_color: Color = (255, 255, 255)
     patches: PatchesSection
     canvas: Annotated[Size, Field(description="pixels of a composite")]

@@ -235,8 +235,8 @@ def check_network(task: NetworkTask) -> None:
     check_name(task.name)
 
 
-def train(task: TrainTask) -> None:
-    """Train the filter of a strategy, announcing its epochs; store its weights and metrics."""
+def train(task: TrainTask) -> list[str]:
+    """Train the filter of a strategy, announcing its epochs; store its weights and metrics; return notes on it."""
     from synthpipe.filtering.training import FilterData, train_filter
 
     job, strategy = task.job, task.strategy
@@ -259,7 +259,9 @@ def train(task: TrainTask) -> None:
         real_train=lambda epoch: views(held, len(held), 1 + epoch),
         real_val=views(map(read_pixels, real["validation"]), len(real["validation"]), 0),
     )
-    train_filter(settings, strategy, data, pipeline.seed, job.run.filter, lambda epoch: announce(1))
+    notes: list[str] = []
+    train_filter(settings, strategy, data, pipeline.seed, job.run.filter, lambda epoch: announce(1), notes.append)
+    return notes
 
 
 def real_patches(

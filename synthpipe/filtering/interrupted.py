@@ -1,18 +1,19 @@
-"""The state of a filter's training between two epochs: what a training that was interrupted goes on from."""
+"""The state of a filter's training between two epochs: from which an interrupted training resumes."""
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-import torch
-from torch import Tensor
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
 
-from synthpipe.files import Location, write_atomically
+from synthpipe.config import Section
+from synthpipe.files import Location, read_regular, write_atomically
 from synthpipe.filtering.report import EpochMetrics
+from synthpipe.settings_file import explained
+from synthpipe.tensors import LARGEST, adam_state, check_like, flat_moments, pack, unpack
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,43 +56,77 @@ def save_state(path: Location, belongs_to: str, state: TrainingState) -> None:
     StoreError
         It cannot be written.
     """
-    metrics = {"epochs": [asdict(epoch) for epoch in state.epochs], "best": asdict(state.best)}
-    buffer = io.BytesIO()
-    torch.save(
-        {
-            "belongs_to": belongs_to,
-            "metrics": json.dumps(metrics),
-            "weights": dict(state.weights),
-            "module": dict(state.module),
-            "optimizer": dict(state.optimizer),
-            "random": state.random,
-            "real_train": state.real_train,
-            "seconds": state.seconds,
-        },
-        buffer,
-    )
-    write_atomically(path, buffer.getvalue(), durable=True)
+    about = {
+        "belongs_to": belongs_to,
+        "epochs": [asdict(epoch) for epoch in state.epochs],
+        "best": state.best.epoch,
+        "real_train": state.real_train,
+        "seconds": state.seconds,
+    }
+    parts = {
+        "weights": state.weights,
+        "module": state.module,
+        "optimizer": flat_moments(state.optimizer),
+        "random": {str(number): each for number, each in enumerate(state.random)},
+    }
+    tensors = {f"{part}/{name}": each for part, named in parts.items() for name, each in named.items()}
+    write_atomically(path, pack(about, tensors), durable=True)
 
 
-def load_state(path: Location, belongs_to: str) -> TrainingState | None:
-    """Read a training's state; None where there is none that `belongs_to` this training, or it is damaged.
+def load_state(path: Location, belongs_to: str, module: nn.Module, random: tuple[Tensor, ...]) -> TrainingState | None:
+    """Read a training's state; None where there is none that `belongs_to` this training.
 
-    It saves work and decides nothing: without it the training begins anew, and comes to the same end.
+    Parameters
+    ----------
+    path : Path or UPath
+        The file.
+    belongs_to : str
+        As it was given to `save_state`.
+    module : nn.Module
+        The network that the state must fit.
+    random : tuple of Tensor
+        The state of torch's generators, which that of the file must be like.
+
+    Raises
+    ------
+    ValueError
+        It is damaged, or is no such state.
     """
     try:
-        data: dict[str, Any] = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-        if data["belongs_to"] != belongs_to:
-            return None
-        metrics = json.loads(data["metrics"])
-        return TrainingState(
-            epochs=tuple(EpochMetrics(**epoch) for epoch in metrics["epochs"]),
-            best=EpochMetrics(**metrics["best"]),
-            weights=data["weights"],
-            module=data["module"],
-            optimizer=data["optimizer"],
-            random=tuple(data["random"]),
-            real_train=int(data["real_train"]),
-            seconds=float(data["seconds"]),
-        )
-    except Exception:  # whatever a damaged file makes torch stumble on
+        text, tensors = unpack(read_regular(path, LARGEST))
+        about = _About.model_validate_json(text, strict=True)
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except ValidationError as error:
+        raise ValueError(explained(error)) from error
+    if about.belongs_to != belongs_to:
+        return None
+    if [epoch.epoch for epoch in about.epochs] != list(range(len(about.epochs))) or about.best >= len(about.epochs):
+        raise ValueError("its epochs are not those of a training")
+    weights, state, moments, generators = (
+        {name.partition("/")[2]: each for name, each in tensors.items() if name.startswith(part)}
+        for part in ("weights/", "module/", "optimizer/", "random/")
+    )
+    for part in (weights, state):
+        check_like(part, module.state_dict())
+    check_like(generators, {str(number): each for number, each in enumerate(random)}, "random/")
+    return TrainingState(
+        epochs=about.epochs,
+        best=about.epochs[about.best],
+        weights=weights,
+        module=state,
+        optimizer={"state": adam_state(moments, list(module.parameters()))},
+        random=tuple(generators[str(number)] for number in range(len(random))),
+        real_train=about.real_train,
+        seconds=about.seconds,
+    )
+
+
+class _About(Section):
+    belongs_to: str
+    epochs: tuple[EpochMetrics, ...]
+    best: Annotated[int, Field(ge=0)]
+    real_train: Annotated[int, Field(ge=0)]
+    seconds: float

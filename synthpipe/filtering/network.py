@@ -5,25 +5,30 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import safetensors.torch
 import timm
 import torch
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from synthpipe.config import Above0, Section
+from synthpipe.display import printable
 from synthpipe.errors import FilterError
-from synthpipe.files import Location, write_atomically
+from synthpipe.files import Location, read_regular, write_atomically
+from synthpipe.settings_file import explained
+from synthpipe.tensors import KEY, LARGEST, check_like, read_safetensors
 
 FORMAT_VERSION = 1
 CLASSES = ("synthetic", "real")
 REAL = CLASSES.index("real")
 
-_METADATA = "synthpipe"
 _AGAIN = "remove it and build again"
 
 Images = NDArray[np.uint8]
@@ -45,6 +50,17 @@ class Architecture:
     network: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+
+class _About(Section):
+    """All of a filter's file that is no tensor."""
+
+    format_version: Literal[1]
+    classes: tuple[Literal["synthetic"], Literal["real"]]
+    weights_sha256: str
+    network: str
+    mean: tuple[float, float, float]
+    std: tuple[Above0, Above0, Above0]
 
 
 class FilterNetwork:
@@ -125,8 +141,7 @@ def save_weights(path: Location, architecture: Architecture, weights: Mapping[st
         "weights_sha256": _digest(tensors),
         **asdict(architecture),
     }
-    # one entry, since the order of several is not fixed, and with it the file's SHA-256
-    data = safetensors.torch.save(tensors, {_METADATA: json.dumps(about, sort_keys=True)})
+    data = safetensors.torch.save(tensors, {KEY: json.dumps(about, sort_keys=True)})
     write_atomically(path, data, durable=True)
     return hashlib.sha256(data).hexdigest()
 
@@ -140,52 +155,59 @@ def load_network(path: Location, device: torch.device) -> tuple[FilterNetwork, s
         The file is missing, damaged, or of another format.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, LARGEST)
     except FileNotFoundError as error:
         raise FilterError(f"{path}: not found; expected the weights of a trained filter; build again") from error
     except OSError as error:
-        raise FilterError(f"{path}: cannot be read: {error}; {_AGAIN}") from error
+        raise FilterError(f"{path}: cannot be read: {error.strerror or error}; {_AGAIN}") from error
     try:
-        tensors = safetensors.torch.load(data)
-        about: dict[str, Any] = json.loads(_header(data)[_METADATA])
-        version = about["format_version"]
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise FilterError(f"{path}: is not a filter's safetensors file, or is damaged: {error!r}; {_AGAIN}") from error
-    if version != FORMAT_VERSION:
-        raise FilterError(f"{path}: format_version is {version}, this synthpipe reads {FORMAT_VERSION}; {_AGAIN}")
-    if tuple(about["classes"]) != CLASSES:
-        raise FilterError(f"{path}: its classes are {about['classes']}, expected {list(CLASSES)}; {_AGAIN}")
-    if about["weights_sha256"] != _digest(tensors):
-        raise FilterError(f"{path}: is damaged: its weights are not those that were written; {_AGAIN}")
-    architecture = Architecture(about["network"], tuple(about["mean"]), tuple(about["std"]))
-    network = FilterNetwork(architecture, device)
-    try:
-        network.module.load_state_dict(tensors)
-    except RuntimeError as error:
+        text, tensors = read_safetensors(data)
+        about = _About.model_validate_json(text, strict=True)
+    except ValueError as error:
+        reason = explained(error) if isinstance(error, ValidationError) else str(error)
         raise FilterError(
-            f"{path}: its weights do not fit {architecture.network} of timm {timm.__version__}; {_AGAIN}\n{error}"
+            f"{path}: is not a filter's safetensors file, or is damaged: {printable(reason)}; {_AGAIN}"
         ) from error
+    if about.weights_sha256 != _digest(tensors):
+        raise FilterError(f"{path}: is damaged: its weights are not those that were written; {_AGAIN}")
+    try:
+        with torch.device("meta"):  # without memory: no more is taken than the file's own weights need
+            outline = _create(about.network)
+        check_like(tensors, outline.state_dict())
+    except (FilterError, ValueError) as error:
+        raise FilterError(
+            f"{path}: its weights do not fit {printable(about.network)[:100]} of timm {timm.__version__}: "
+            f"{printable(error)}; {_AGAIN}"
+        ) from error
+    network = FilterNetwork(Architecture(about.network, about.mean, about.std), device)
+    network.module.load_state_dict(tensors)
     network.module.eval()
     return network, hashlib.sha256(data).hexdigest()
 
 
 def check_name(name: str) -> None:
-    """Refuse a network that timm does not have.
+    """Refuse a network that timm does not have itself: it also takes names of hubs, addresses and folders.
 
     Raises
     ------
     FilterError
         The message names those that are spelled much alike.
     """
-    if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists them"
-        raise FilterError(f"filter.network: timm {timm.__version__} has no network {name!r}; {hint}")
+    if not timm.is_model(name) or not re.fullmatch(r"[\w.-]+", name):
+        close = difflib.get_close_matches(name[:100], timm.list_models(), n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists what it has"
+        raise FilterError(f"filter.network: timm {timm.__version__} has no network {printable(name)[:100]!r}; {hint}")
 
 
 def _create(name: str) -> nn.Module:
     check_name(name)
-    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
+    except Exception as error:  # each network has its own way to fail
+        raise FilterError(
+            f"filter.network: timm {timm.__version__} cannot make {name!r}: {' '.join(str(error).split())[:300]}; "
+            "choose another"
+        ) from error
     return module
 
 
@@ -195,10 +217,3 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(name.encode())
         digest.update(tensors[name].numpy().tobytes())
     return digest.hexdigest()
-
-
-def _header(data: bytes) -> dict[str, str]:
-    """Return the metadata of a safetensors file: its header is JSON, after its length in 8 bytes."""
-    length = int.from_bytes(data[:8], "little")
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
-    return metadata

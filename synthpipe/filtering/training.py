@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import binary_auroc
 
 from synthpipe.config import FilterSection, digest
+from synthpipe.display import printable
 from synthpipe.errors import FilterError, StoreError
 from synthpipe.files import Location, write_atomically
 from synthpipe.filtering.interrupted import TrainingState, load_state, save_state
@@ -63,6 +64,7 @@ def train_filter(
     seed: int,
     directory: Location,
     on_epoch: Callable[[EpochMetrics], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> FilterReport:
     """Train the filter of a strategy; write ``STRATEGY.safetensors`` and then ``STRATEGY.json`` to `directory`.
 
@@ -84,6 +86,8 @@ def train_filter(
         Made if it is not there.
     on_epoch : callable, optional
         Gets the metrics of each epoch as it ends, and at once those of epochs that were done before an interruption.
+    on_note : callable, optional
+        Gets a line about an interrupted training that cannot be resumed, and so begins anew.
 
     Raises
     ------
@@ -102,20 +106,16 @@ def train_filter(
     belongs_to = digest(
         [settings.model_dump(mode="json"), strategy, seed, _digests(data), str(device), torch.__version__]
     )
-    state = load_state(unfinished, belongs_to)
-    epochs = list(state.epochs) if state else []
-    best = state.best if state else None
-    weights: Mapping[str, Tensor] = state.weights if state else {}
-    before = state.seconds if state else 0.0
-    real_count = state.real_train if state else 0
     initial = int(np.random.SeedSequence([seed, code]).generate_state(1, np.uint64)[0])
     with reproducible(settings.threads, device, initial):
         network = FilterNetwork(architecture, device)
         optimizer = torch.optim.Adam(network.module.parameters(), lr=settings.learning_rate)
-        if state:
-            network.module.load_state_dict(state.module)
-            optimizer.load_state_dict(dict(state.optimizer))
-            _set_random(device, state.random)
+        state = _resume(unfinished, belongs_to, network, optimizer, on_note)
+        epochs = list(state.epochs) if state else []
+        best = state.best if state else None
+        weights: Mapping[str, Tensor] = state.weights if state else {}
+        before = state.seconds if state else 0.0
+        real_count = state.real_train if state else 0
         if on_epoch:
             for metrics in epochs:
                 on_epoch(metrics)
@@ -167,6 +167,30 @@ def train_filter(
     write_atomically(path, report.to_json().encode(), durable=True)
     unfinished.unlink(missing_ok=True)
     return report
+
+
+def _resume(
+    path: Location,
+    belongs_to: str,
+    network: FilterNetwork,
+    optimizer: torch.optim.Optimizer,
+    on_note: Callable[[str], None] | None,
+) -> TrainingState | None:
+    """Bring all to where an interrupted training stopped; None where there is none that can be resumed."""
+    fresh = _random(network.device)
+    try:
+        state = load_state(path, belongs_to, network.module, fresh)
+        if state:
+            _set_random(network.device, state.random)
+    except (RuntimeError, ValueError) as error:  # RuntimeError: torch's, of a generator's state
+        _set_random(network.device, fresh)
+        if on_note:
+            on_note(f"note: {path}: is damaged ({printable(error)}), so this training of a filter began anew")
+        return None
+    if state:
+        network.module.load_state_dict(state.module)
+        optimizer.load_state_dict({**optimizer.state_dict(), **state.optimizer})
+    return state
 
 
 def _digests(data: FilterData) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.config import GlassSection, PatchesSection
+from synthpipe.config import Classes, Color, GlassSection, PatchesSection, Positive, Section
 from synthpipe.handoff.notebook import sample_html
+from synthpipe.pipeline_file import group_pattern_problems
 from synthpipe.records import Image, Mask
 from synthpipe.taxonomy import Taxonomy
 
@@ -76,8 +79,31 @@ class Description:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:
-        """Read back what `to_json` returned, whatever keys there are besides."""
-        height, width = data["size"]
-        glass = None if data["glass"] is None else GlassSection(**data["glass"])
-        patches = PatchesSection(root=".", **data["patches"])
-        return cls(Taxonomy.from_json(data), (height, width), str(data["fingerprint"]), patches, glass)
+        """Read back what `to_json` returned, whatever keys there are besides.
+
+        Raises
+        ------
+        ValueError
+            A key is missing, or has a value that no pipeline has.
+        """
+        known = {key: data[key] for key in _Stored.model_fields if key in data}
+        found = _Stored.model_validate_json(json.dumps(known), strict=True)
+        taxonomy = Taxonomy.from_json(found.model_dump(include={"classes", "background_color"}))
+        names = [name for tissue in taxonomy.classes for name in (tissue.name, *tissue.aliases)]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"classes: {twice[0]!r} names two classes; names and aliases must be unique")
+        patches = PatchesSection.model_validate({**found.patches, "root": "."})
+        for problem in group_pattern_problems(patches.group_pattern) if patches.group_pattern else ():
+            raise ValueError(problem)
+        return cls(taxonomy, found.size, found.fingerprint, patches, found.glass)
+
+
+class _Stored(Section):
+    """What `Description.to_json` writes."""
+
+    classes: Classes
+    background_color: Color
+    size: tuple[Positive, Positive]
+    fingerprint: str
+    patches: dict[str, Any]
+    glass: GlassSection | None

@@ -1,30 +1,56 @@
-"""Checkpoints: a network's weights and all that is needed to use it, or to go on training it.
+"""Checkpoints: a network's weights and all that is needed to use it, or to resume its training.
 
-They are loaded with ``weights_only``: a checkpoint cannot run code.
+A checkpoint may come from a stranger or from a damaged disk. It cannot run code, reach a network, or take more memory
+than a few times its size, and it is used only if all of it is what a training writes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import pickle
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
-from synthpipe.errors import StoreError
+from synthpipe.config import Section
+from synthpipe.display import printable
+from synthpipe.errors import ConfigError, StoreError
+from synthpipe.files import parse_json, read_regular, write_atomically
 from synthpipe.handoff import Description
-from synthpipe.segment.network import SegmentationNetwork
+from synthpipe.segment import former
+from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
+from synthpipe.settings_file import explained
+from synthpipe.tensors import LARGEST, adam_state, check_like, flat_moments, pack, unpack
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_CURE = "use a copy of it that is sound, or train again"
+_WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
+
+
+class _Progress(Section):
+    step: Annotated[int, Field(ge=0)]
+    best_miou: Annotated[float, Field(allow_inf_nan=True)]  # NaN before the first epoch's end
+    best_epoch: Annotated[int, Field(ge=-1)]
+    encoder_weights: str | None = None
+
+
+class _About(Section):
+    """All of a checkpoint that is no tensor."""
+
+    format_version: Literal[1, 2]
+    settings: TrainSettings
+    description: dict[str, Any]
+    sources: dict[str, str]
+    by_cam: bool
+    progress: _Progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,29 +111,17 @@ class Checkpoint:
             It cannot be written.
         """
         about = {
+            "format_version": FORMAT_VERSION,
             "settings": self.settings.dump(),
             "description": self.description.to_json(),
             "sources": dict(self.sources),
             "by_cam": self.by_cam,
             "progress": dict(self.progress),
         }
-        data = {
-            "format_version": FORMAT_VERSION,
-            "about": json.dumps(about, sort_keys=True),
-            "weights": dict(self.weights),
-            "optimizer": self.optimizer,
-        }
-        temporary = path.with_name(f"{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                torch.save(data, file)
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the name, and not the bytes
-            temporary.replace(path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            temporary.unlink(missing_ok=True)
-            raise StoreError(f"{path}: cannot be written: {error}; make room, then give the command again") from error
+        tensors = {f"{_WEIGHTS}{name}": values for name, values in self.weights.items()}
+        if self.optimizer is not None:
+            tensors |= {f"{_OPTIMIZER}{name}": values for name, values in flat_moments(self.optimizer).items()}
+        write_atomically(path, pack(about, tensors), durable=True)
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -116,43 +130,87 @@ class Checkpoint:
         Raises
         ------
         StoreError
-            It is missing, damaged, or no checkpoint of this version of synthpipe.
+            It is missing, damaged, or no checkpoint of this version of synthpipe, or its network cannot be made here.
         """
         try:
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            data = read_regular(path, LARGEST)
         except FileNotFoundError as error:
             raise StoreError(f"{path}: not found; expected a checkpoint that `synthpipe train` wrote") from error
-        except pickle.UnpicklingError as error:
+        except OSError as error:
             raise StoreError(
-                f"{path}: is no checkpoint that can be read safely, or is damaged: expected tensors and plain values, "
-                "since other objects could run code when they are read"
+                f"{path}: {error.strerror}; expected a checkpoint that `synthpipe train` wrote, which can be read"
             ) from error
-        except Exception as error:  # whatever a damaged or foreign file makes the unpickler stumble on
-            reason = " ".join(str(error).split())[:200]
-            raise StoreError(f"{path}: is no checkpoint that can be read safely, or is damaged: {reason}") from error
-        if not isinstance(data, dict) or "format_version" not in data:
-            raise StoreError(f"{path}: is no checkpoint of synthpipe; expected one that `synthpipe train` wrote")
-        if data["format_version"] != FORMAT_VERSION:
+        try:
+            about, tensors = _former(data) if data.startswith(b"PK") else _current(data)
+        except ValueError as error:
             raise StoreError(
-                f"{path}: format_version is {data['format_version']}, this synthpipe reads {FORMAT_VERSION}; use the "
-                "version that wrote it"
+                f"{path}: is no checkpoint that can be read safely, or is damaged: {printable(error)}; {_CURE}"
+            ) from error
+        del data  # the tensors are a copy
+        version = about.get("format_version") if isinstance(about, dict) else None
+        if version is None:
+            raise StoreError(f"{path}: is no checkpoint of synthpipe; expected one that `synthpipe train` wrote")
+        if version not in (1, FORMAT_VERSION):
+            raise StoreError(
+                f"{path}: format_version is {reprlib.repr(version)}, this synthpipe reads 1 and {FORMAT_VERSION}; use "
+                "the version that wrote it"
             )
         try:
-            about = json.loads(data["about"])
-            return cls(
-                TrainSettings.model_validate(about["settings"]),
-                Description.from_json(about["description"]),
-                about["sources"],
-                about["by_cam"],
-                about["progress"],
-                data["weights"],
-                data["optimizer"],
-            )
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
-            raise StoreError(f"{path}: is damaged: {error!r}; use another checkpoint") from error
+            return _checked(about, tensors)
+        except (ConfigError, RecursionError, ValueError) as error:
+            reason = explained(error) if isinstance(error, ValidationError) else str(error)
+            raise StoreError(f"{path}: cannot be used: {printable(reason)}; {_CURE}") from error
 
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _current(data: bytes) -> tuple[Any, dict[str, Tensor]]:
+    text, tensors = unpack(data)
+    return parse_json(text), tensors
+
+
+def _former(data: bytes) -> tuple[Any, dict[str, Tensor]]:
+    """Bring a checkpoint of format version 1 into the form of today's."""
+    found = former.read(data)
+    if not isinstance(found, dict) or "about" not in found:
+        return found, {}
+    try:
+        about = {**parse_json(found["about"]), "format_version": found["format_version"]}
+        tensors = {f"{_WEIGHTS}{name}": values for name, values in found["weights"].items()}
+        if found["optimizer"] is not None:
+            moments = flat_moments(found["optimizer"])
+            tensors |= {f"{_OPTIMIZER}{name}": values for name, values in moments.items()}
+        size = sum(values.numel() * values.element_size() for values in tensors.values())
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"it lacks what a checkpoint holds: {error}") from error
+    if size > len(data):
+        raise ValueError("its tensors are larger than the file")
+    return about, tensors
+
+
+def _checked(about: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
+    """Return the checkpoint that a file's content is.
+
+    Raises
+    ------
+    ConfigError, RecursionError, ValueError
+        A part of it is not what a training writes.
+    """
+    known = _About.model_validate_json(json.dumps(about), strict=True)
+    description = Description.from_json(known.description)
+    check_canvas(description.size)
+    weights, moments = (
+        {name.removeprefix(part): values for name, values in tensors.items() if name.startswith(part)}
+        for part in (_WEIGHTS, _OPTIMIZER)
+    )
+    if len(weights) + len(moments) < len(tensors):
+        raise ValueError("it has tensors that are neither weights nor of the optimizer")
+    network = outline(known.settings.network, len(description.taxonomy))
+    check_like(weights, network.state_dict(), _WEIGHTS)
+    optimizer = {"state": adam_state(moments, list(network.parameters()))} if moments else None
+    progress = known.progress.model_dump(exclude_unset=True)
+    return Checkpoint(known.settings, description, known.sources, known.by_cam, progress, weights, optimizer)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
 import warnings
 from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
+from torch.overrides import TorchFunctionMode
 
+from synthpipe.display import printable
 from synthpipe.errors import ConfigError
 from synthpipe.segment.settings import NetworkSection
+
+LARGEST_CANVAS = 4096
+"""Pixels of the longest side of images that networks are trained on and applied to as a whole."""
 
 _MULTIPLE = 32  # encoders halve a size five times
 
@@ -84,6 +91,44 @@ class SegmentationNetwork(nn.Module):
         return interpolate(outputs.cam, padded, mode="bilinear")[..., :height, :width]
 
 
+def outline(settings: NetworkSection, classes: int) -> SegmentationNetwork:
+    """Return a network whose tensors have types and shapes, and no values: it takes no memory.
+
+    Raises
+    ------
+    ConfigError
+        There is no such network.
+    """
+    with torch.device("meta"), _Rates():
+        return SegmentationNetwork(settings, classes)
+
+
+class _Rates(TorchFunctionMode):
+    """Lets networks read what ``linspace`` gives also where tensors have no values: their layers' rates of dropout."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
+    ) -> Any:
+        keywords = dict(keywords or {})
+        if function is torch.linspace:
+            keywords.setdefault("device", "cpu")
+        return function(*arguments, **keywords)
+
+
+def check_canvas(size: tuple[int, int]) -> None:
+    """Refuse images that are too large to be looked at as a whole.
+
+    Raises
+    ------
+    ConfigError
+        A side is longer than `LARGEST_CANVAS`.
+    """
+    if max(size) > LARGEST_CANVAS:
+        raise ConfigError(
+            f"canvas is {size[0]} x {size[1]} pixels, expected at most {LARGEST_CANVAS} a side; make smaller composites"
+        )
+
+
 def pretrained_network(settings: NetworkSection, classes: int) -> tuple[SegmentationNetwork, str | None]:
     """Return a network that begins with the weights that `settings` name, and why it does not where they cannot be had.
 
@@ -135,6 +180,14 @@ def _check_names(settings: NetworkSection) -> None:
         names = [architecture.__name__ for architecture in architectures.values()]
         raise ConfigError(_unknown("architecture", settings.architecture, names))
     if settings.encoder.startswith("tu-"):
+        # timm also takes names of hubs, addresses and folders, from which it would load what it finds there
+        name = settings.encoder.removeprefix("tu-")
+        if not timm.is_model(name) or not re.fullmatch(r"[\w.-]+", name):
+            close = [f"tu-{each}" for each in difflib.get_close_matches(name[:100], timm.list_models(), 3)]
+            hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists what it has"
+            raise ConfigError(
+                f"network.encoder: timm {timm.__version__} has no {printable(settings.encoder)[:100]!r}; {hint}"
+            )
         return
     known = smp.encoders.encoders
     if settings.encoder not in known:
@@ -145,10 +198,10 @@ def _check_names(settings: NetworkSection) -> None:
 
 
 def _unknown(key: str, name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, 3)
+    close = difflib.get_close_matches(name[:100], known, 3)
     some = ", ".join(known[:12]) + (" ..." if len(known) > 12 else "")
     hint = f"did you mean {' or '.join(close)}?" if close else f"there are {some}"
-    return f"network.{key}: segmentation-models-pytorch {smp.__version__} has no {name!r}; {hint}"
+    return f"network.{key}: segmentation-models-pytorch {smp.__version__} has no {printable(name)[:100]!r}; {hint}"
 
 
 def reflect(images: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from synthpipe.config import differences
-from synthpipe.errors import ConfigError, StaleRunError
-from synthpipe.files import write_atomically
+from synthpipe.errors import ConfigError, StaleRunError, StoreError
+from synthpipe.files import sweep, write_atomically
 from synthpipe.handoff import Description
 from synthpipe.lock import held
 from synthpipe.progress import Reporter, Silent
@@ -43,7 +43,7 @@ from synthpipe.segment.devices import (
 from synthpipe.segment.journal import Journal, Rows
 from synthpipe.segment.losses import Losses, losses
 from synthpipe.segment.metrics import SegmentationMetrics, confusion_matrix, measure
-from synthpipe.segment.network import SegmentationNetwork, pretrained_network
+from synthpipe.segment.network import SegmentationNetwork, check_canvas, pretrained_network
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedImage, Source
 from synthpipe.segment.windows import WindowSection, predict_mask
@@ -206,8 +206,9 @@ class _Run:
         self.optimizer: Any
         self.network, self.optimizer = fabric.setup(network, optimizer)
         if kept and kept.optimizer:
-            self.optimizer.load_state_dict(dict(kept.optimizer))  # to where the weights are now
-            self.step = int(kept.progress["step"])
+            # to where the weights are now; the optimizer's settings are those of the training's
+            self.optimizer.load_state_dict({**self.optimizer.state_dict(), **kept.optimizer})
+            self.step = kept.progress["step"]
             self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
             self.encoder_weights = kept.progress.get("encoder_weights", self.encoder_weights)
         self.module: SegmentationNetwork = network
@@ -215,10 +216,11 @@ class _Run:
         by_the_first(fabric, self._open_journal)
 
     def _open_journal(self) -> None:
+        sweep(self.directory, deep=False)
         self.journal = Journal(self.directory, self.step, self.step // self.epoch_steps)
 
     def _check(self, kept: Checkpoint) -> None:
-        """Refuse to go on with another training."""
+        """Refuse to resume what is another training, or cannot be resumed."""
         old, new = kept.settings.dump(), self.settings.dump()
         if new["optimizer"]["schedule"] == "constant" and new["epochs"] >= old["epochs"]:
             old["epochs"] = new["epochs"]  # longer, and else the same
@@ -229,6 +231,12 @@ class _Run:
         if found:
             raise StaleRunError(
                 "\n  ".join([f"{self.directory}: is another training; train into another folder, or undo:", *found])
+            )
+        if not kept.optimizer or not 0 < kept.progress["step"] <= self.total:
+            raise StoreError(
+                f"{self.last}: cannot be resumed: its step is {kept.progress['step']}, and it has "
+                f"{'the' if kept.optimizer else 'no'} state of the optimizer; expected a step from 1 to {self.total} "
+                "and that state; use a copy of the file that is sound, or train into another folder"
             )
 
     def train(self, workers: int, should_stop: Callable[[], bool]) -> Outcome:
@@ -433,6 +441,7 @@ def check_network(network: SegmentationNetwork, data: TrainingData, settings: Tr
     ConfigError
         The images, or so few of them, are nothing for it.
     """
+    check_canvas(data.description.size)
     height, width = data.description.size
     counts = ((data.composites, settings.composites), (data.real, settings.real))
     share = sum(count // devices for source, count in counts if source is not None)

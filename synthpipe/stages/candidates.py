@@ -50,8 +50,9 @@ def make_filters(state: BuildState) -> None:
             announced(state.cluster, advance),
         ):
             tasks = [TrainTask(state.job, strategy, state.catalog.access) for strategy in missing]
-            for _ in run_tasks(state.cluster, train, tasks, gpu=True):
-                pass
+            for notes in run_tasks(state.cluster, train, tasks, gpu=True):
+                for note in notes:
+                    state.reporter.note(note)
     for strategy in pipeline.strategies:
         if (run.training / strategy).exists():  # what someone removed is not made for a filter that is there
             _render(state, strategy, "filter", pipeline.filter.candidates)

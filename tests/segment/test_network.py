@@ -5,7 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from synthpipe.errors import ConfigError
-from synthpipe.segment.network import SegmentationNetwork, pretrained_network
+from synthpipe.segment.network import SegmentationNetwork, outline, pretrained_network
 from synthpipe.segment.settings import NetworkSection
 
 SMALL = NetworkSection(architecture="Unet", encoder="resnet18", weights=None)
@@ -60,7 +60,9 @@ def test_pixels_are_normalised_in_the_network() -> None:
         ({"architecture": "DeepLab"}, r"network.architecture: .* has no 'DeepLab'; did you mean DeepLabV3"),
         ({"encoder": "efficientnet_b6"}, r"network.encoder: .* has no 'efficientnet_b6'; did you mean efficientnet-b6"),
         ({"weights": "nothing"}, r"network.weights: .* has no 'nothing'; there are imagenet"),
-        ({"encoder": "tu-no_such_model"}, r"cannot be made by segmentation-models-pytorch"),
+        ({"encoder": "tu-resnet19"}, r"network.encoder: timm .* has no 'tu-resnet19'; did you mean tu-resnet"),
+        ({"encoder": "tu-hf-hub:timm/resnet18"}, r"network.encoder: timm .* has no 'tu-hf-hub:timm/resnet18'"),
+        ({"architecture": "DPT"}, r"cannot be made by segmentation-models-pytorch"),
     ],
 )
 def test_a_network_that_there_is_not_is_refused(changes: dict[str, str], message: str) -> None:
@@ -82,3 +84,13 @@ def test_weights_that_cannot_be_had_are_told_of(monkeypatch: pytest.MonkeyPatch)
     found, why = pretrained_network(SMALL.model_copy(update={"weights": "imagenet"}), 3)
     assert isinstance(found, SegmentationNetwork)
     assert why and "imagenet weights of resnet18 cannot be had" in why and "couldn't connect" in why
+
+
+def test_an_outline_has_the_tensors_of_its_network_and_takes_no_memory() -> None:
+    for architecture, encoder in (("DeepLabV3Plus", "efficientnet-b0"), ("Segformer", "mit_b0"), ("Unet", "resnet18")):
+        settings = NetworkSection(architecture=architecture, encoder=encoder, weights=None)
+        found, real = outline(settings, 3).state_dict(), SegmentationNetwork(settings, 3).state_dict()
+        assert all(each.is_meta for each in found.values())
+        assert {name: (each.dtype, each.shape, each.stride()) for name, each in found.items()} == {
+            name: (each.dtype, each.shape, each.stride()) for name, each in real.items()
+        }
