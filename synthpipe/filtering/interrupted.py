@@ -109,8 +109,8 @@ def load_state(path: Location, belongs_to: str, module: nn.Module, random: tuple
         {name.partition("/")[2]: each for name, each in tensors.items() if name.startswith(part)}
         for part in ("weights/", "module/", "optimizer/", "random/")
     )
-    for part in (weights, state):
-        check_like(part, module.state_dict())
+    check_like(weights, module.state_dict(), "weights/")
+    check_like(state, module.state_dict(), "module/")
     check_like(generators, {str(number): each for number, each in enumerate(random)}, "random/")
     return TrainingState(
         epochs=about.epochs,

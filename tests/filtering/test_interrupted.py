@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from synthpipe.filtering.training import EpochMetrics, FilterReport, train_filter
+from synthpipe.tensors import pack, unpack
 from tests.filtering.test_filter import data, settings
 
 KILLED = """
@@ -82,16 +87,59 @@ def test_a_training_that_was_killed_in_an_epoch_goes_on(whole: tuple[FilterRepor
     assert (tmp_path / "mosaic.safetensors").read_bytes() == whole[1]
 
 
-@pytest.mark.parametrize("fault", ["truncated", "other settings", "nonsense"])
-def test_a_state_that_does_not_belong_here_is_not_used(
-    whole: tuple[FilterReport, bytes], tmp_path: Path, fault: str
-) -> None:
-    if fault == "other settings":
-        stop_after(2, tmp_path, learning_rate=0.01)
-    else:
-        stop_after(2, tmp_path)
-        state = tmp_path / "mosaic.training"
-        state.write_bytes(state.read_bytes()[:100_000] if fault == "truncated" else b"nonsense")
-    report, _ = finish(tmp_path)
+def refused(whole: tuple[FilterReport, bytes], directory: Path) -> list[str]:
+    """Train to the end, which must be that of a training that nobody interrupted; return the notes."""
+    notes: list[str] = []
+    report = train_filter(settings(), "mosaic", data(), 5, directory, on_note=notes.append)
     assert replace(report, seconds=0) == replace(whole[0], seconds=0)
-    assert (tmp_path / "mosaic.safetensors").read_bytes() == whole[1]
+    assert (directory / "mosaic.safetensors").read_bytes() == whole[1]
+    return notes
+
+
+def test_a_state_of_other_settings_is_not_used(whole: tuple[FilterReport, bytes], tmp_path: Path) -> None:
+    stop_after(2, tmp_path, learning_rate=0.01)
+    assert refused(whole, tmp_path) == []
+
+
+def lose_a_block(state: Path) -> None:
+    content = bytearray(state.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4096] = bytes(4096)
+    state.write_bytes(content)
+
+
+def become_a_pipe(state: Path) -> None:
+    state.unlink()
+    os.mkfifo(state)
+
+
+def forge(part: str, value: float) -> Callable[[Path], None]:
+    def change(state: Path) -> None:
+        text, tensors = unpack(state.read_bytes())
+        name = next(name for name in sorted(tensors) if name.startswith(part) and tensors[name].numel())
+        tensors[name].fill_(value)
+        state.write_bytes(pack(json.loads(text), tensors))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda state: state.write_bytes(state.read_bytes()[:100_000]), "its header is not one"),
+        (lambda state: state.write_bytes(b"nonsense"), "its header is not one"),
+        (lose_a_block, "its checksum is not that of its content"),
+        (become_a_pipe, "is a named pipe, expected a file"),
+        (forge("module/", math.nan), "module/.* has values that are not finite"),
+        (forge("optimizer/0/exp_avg_sq", -1), "optimizer/0/exp_avg_sq has values below 0"),
+        (forge("random/", 255), ""),
+    ],
+)
+def test_a_training_whose_state_is_damaged_begins_anew_with_a_note(
+    whole: tuple[FilterReport, bytes], tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    stop_after(1, tmp_path)
+    damage(tmp_path / "mosaic.training")
+    (note,) = refused(whole, tmp_path)
+    path = re.escape(str(tmp_path / "mosaic.training"))
+    assert re.fullmatch(rf"note: {path}: is damaged \(.*{reason}.*\), so this training of a filter began anew", note)

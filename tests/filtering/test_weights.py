@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import json
+import math
+import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 
 from synthpipe.errors import FilterError
+from synthpipe.filtering.network import _digest
 from synthpipe.filtering.scoring import Scorer, load_scorer
 from synthpipe.filtering.training import train_filter
+from synthpipe.tensors import KEY, read_safetensors
 from tests.filtering.test_filter import data, settings, views
 
 
@@ -34,6 +41,56 @@ def test_one_flipped_bit_of_the_weights_is_noticed_and_a_new_file_is_read(tmp_pa
     path.write_bytes(content)
     with pytest.raises(FilterError, match=r"bezier\.safetensors: is damaged: its weights are not those"):
         Scorer.load(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The weights of a filter."""
+    directory = tmp_path_factory.mktemp("filter")
+    train_filter(settings(epochs={"mosaic": 1, "bezier": 1}), "mosaic", data(16), 0, directory)
+    return directory / "mosaic.safetensors"
+
+
+def copy(trained: Path, target: Path, changes: dict[str, Any], spoil: str = "", value: float = 0) -> Path:
+    """Write a filter's file again with other fields or weights, checksum and all."""
+    text, tensors = read_safetensors(trained.read_bytes())
+    if spoil:
+        tensors[spoil].flatten()[0] = value
+    about = json.loads(text) | {"weights_sha256": _digest(tensors)} | changes
+    target.write_bytes(safetensors.torch.save(tensors, {KEY: json.dumps(about)}))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"network": "hf-hub:timm/resnet18.a1_in1k"}, "timm .* has no network 'hf-hub:timm/resnet18.a1_in1k'"),
+        ({"network": "test_resnet.x:y"}, "has no network 'test_resnet.x:y'"),
+        ({"network": "test_resnet.no_such_tag"}, "timm .* cannot make 'test_resnet.no_such_tag'"),
+        ({"network": "resnet10t"}, "weights do not fit resnet10t of timm .*: .*(missing|unknown|expected)"),
+        ({"network": 3}, "network: got 3"),
+        ({"mean": "0.5"}, "mean: got '0.5'"),
+        ({"std": [0, 1, 1]}, "std.0: got 0"),
+        ({"classes": ["real", "synthetic"]}, "classes.0: got 'real'"),
+        ({"format_version": 9}, "format_version: got 9"),
+    ],
+)
+def test_a_filter_that_no_training_writes_is_refused(
+    trained: Path, tmp_path: Path, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(FilterError, match=rf"forged: .*{reason}.*; remove it and build again"):
+        Scorer.load(copy(trained, tmp_path / "forged", changes))
+
+
+def test_a_filter_whose_weights_are_not_finite_is_refused(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(FilterError, match=r"forged: .*: fc\.weight has values that are not finite; remove it"):
+        Scorer.load(copy(trained, tmp_path / "forged", {}, "fc.weight", math.inf))
+
+
+def test_a_filter_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FilterError, match="pipe: cannot be read: is a named pipe, expected a file; remove it"):
+        Scorer.load(tmp_path / "pipe")
 
 
 def test_images_of_another_type_are_refused(tmp_path: Path) -> None:
