@@ -83,6 +83,19 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors with values that are not finite.
+
+    Raises
+    ------
+    ValueError
+        It names the first of them.
+    """
+    for name, values in tensors.items():
+        if not np.isfinite(_extremes(values)).all():
+            raise ValueError(f"{name} has values that are not finite")
+
+
 def check_like(tensors: Mapping[str, Any], expected: Mapping[str, Tensor], prefix: str = "") -> None:
     """Refuse tensors that cannot take the place of the `expected` ones, whose values do not count.
 
@@ -99,13 +112,12 @@ def check_like(tensors: Mapping[str, Any], expected: Mapping[str, Tensor], prefi
             raise ValueError(f"{prefix}{name} is no plain tensor")
         if (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
             raise ValueError(f"{prefix}{name} is {_kind(found)}, expected {_kind(wanted)}")
-        if not np.isfinite(_extremes(found)).all():
-            raise ValueError(f"{prefix}{name} has values that are not finite")
+        check_finite({f"{prefix}{name}": found})
 
 
 def _extremes(tensor: Tensor) -> tuple[float, float]:
     """Return the least and the greatest value, NaN where one is."""
-    values = tensor.numpy()  # which needs no memory and no threads for it
+    values = tensor.detach().cpu().numpy()  # NumPy needs no memory and no threads for it
     return (values.min(), values.max()) if values.size else (0.0, 0.0)
 
 

@@ -28,7 +28,7 @@ from synthpipe.segment import former
 from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.settings_file import explained
-from synthpipe.tensors import LARGEST, adam_state, check_like, flat_moments, pack, unpack
+from synthpipe.tensors import LARGEST, adam_state, check_finite, check_like, flat_moments, pack, unpack
 
 FORMAT_VERSION = 2
 _CURE = "use a copy of it that is sound, or train again"
@@ -108,7 +108,7 @@ class Checkpoint:
         Raises
         ------
         StoreError
-            It cannot be written.
+            It cannot be written, or has values that are not finite.
         """
         about = {
             "format_version": FORMAT_VERSION,
@@ -121,6 +121,13 @@ class Checkpoint:
         tensors = {f"{_WEIGHTS}{name}": values for name, values in self.weights.items()}
         if self.optimizer is not None:
             tensors |= {f"{_OPTIMIZER}{name}": values for name, values in flat_moments(self.optimizer).items()}
+        try:
+            check_finite(tensors)  # or it could not be loaded
+        except ValueError as error:
+            raise StoreError(
+                f"{path}: is not written: {error}; lower optimizer.learning_rate, or set precision: '32', and train "
+                "into another folder"
+            ) from error
         write_atomically(path, pack(about, tensors), durable=True)
 
     @classmethod

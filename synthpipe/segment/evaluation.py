@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.display import to_cell
+from synthpipe.display import printable, to_cell
 from synthpipe.errors import StoreError
 from synthpipe.files import write_atomically
 from synthpipe.progress import Reporter
@@ -23,6 +23,7 @@ from synthpipe.records import Mask
 from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
+from synthpipe.segment.journal import read_table, reason
 from synthpipe.segment.metrics import (
     Counts,
     Interval,
@@ -285,17 +286,26 @@ def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def draw_curves(directory: Path, target: Path) -> bool:
-    """Draw the curves of the ``epochs.csv`` in a training's folder; return whether there is one."""
+    """Draw the curves of the ``epochs.csv`` in a training's folder; return whether there is one.
+
+    Raises
+    ------
+    StoreError
+        It is damaged.
+    """
     path = directory / "epochs.csv"
-    if not path.exists():
+    try:
+        rows = read_table(path)
+        steps = [row["step"] for row in rows]
+    except FileNotFoundError:
         return False
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    except (KeyError, OSError, ValueError) as error:
+        why = "it has no column step" if isinstance(error, KeyError) else reason(error)
+        raise StoreError(f"{path}: cannot be drawn: {printable(why)}; remove it to do without curves.png") from error
     if not rows:
         return False
-    steps = [int(row["step"]) for row in rows]
     names = [name for name in rows[0] if name not in ("epoch", "step")]
-    series = {name: (steps, [float(row[name]) for row in rows]) for name in names}
+    series = {name: (steps, [row[name] for row in rows]) for name in names}
     losses, metrics = (
         {name.removeprefix("train_"): values for name, values in series.items() if name.startswith("train_") == loss}
         for loss in (True, False)

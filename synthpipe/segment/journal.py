@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import time
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from synthpipe.display import printable
 from synthpipe.errors import StoreError
-from synthpipe.files import write_atomically
+from synthpipe.files import read_regular, write_atomically
 from synthpipe.segment.devices import by_the_first
 from synthpipe.segment.losses import Losses
+
+_LARGEST = 4 << 30  # bytes of a table that is read
 
 
 class Table:
@@ -24,7 +28,7 @@ class Table:
     Parameters
     ----------
     path : Path
-        The file; begun anew, or gone on with.
+        The file; begun anew, or resumed.
     end : int
         Rows with a key of `end` and more are dropped: they are made again.
     """
@@ -32,11 +36,13 @@ class Table:
     def __init__(self, path: Path, end: int) -> None:
         self.path = path
         try:
-            self.rows = [row for row in _read(path) if next(iter(row.values())) < end] if path.exists() and end else []
+            self.rows = (
+                [row for row in read_table(path) if next(iter(row.values())) < end] if path.exists() and end else []
+            )
             self._header = list(self.rows[0]) if self.rows else []
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"{path}: cannot be gone on with: {error}; remove it, or train into another folder"
+                f"{path}: cannot be resumed: {printable(reason(error))}; remove it, or train into another folder"
             ) from error
         write_atomically(path, self._text(self.rows, header=True) if self.rows else "")
 
@@ -46,6 +52,11 @@ class Table:
             return
         first = not self._header
         self._header = self._header or list(rows[0])
+        if self._header != list(rows[0]):
+            raise StoreError(
+                f"{self.path}: its columns are {', '.join(self._header)[:200]}, expected {', '.join(rows[0])}; remove "
+                "it, or train into another folder"
+            )
         self.rows += rows
         try:
             with self.path.open("a", encoding="utf-8", newline="") as file:
@@ -135,10 +146,32 @@ class Rows:
         return rows
 
 
-def _read(path: Path) -> list[dict[str, float]]:
-    text = path.read_text(encoding="utf-8")
+def read_table(path: Path) -> list[dict[str, float]]:
+    """Return the rows of a CSV of numbers; what follows its last whole line is left out.
+
+    Raises
+    ------
+    OSError, ValueError
+        It cannot be read, or is damaged.
+    """
+    text = read_regular(path, _LARGEST).decode()
     whole = text[: text.rfind("\n") + 1]  # the process may have been killed while it wrote a line
-    return [{key: _parse(value) for key, value in row.items()} for row in csv.DictReader(io.StringIO(whole))]
+    try:
+        header, *rows = csv.reader(io.StringIO(whole)) if whole else ([],)
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    for name in header:
+        if not re.fullmatch(r"[\w ./-]+", name):
+            raise ValueError(f"it has a column {name[:100]!r}")
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header):
+            raise ValueError(f"line {number} has {len(row)} values, expected {len(header)}")
+    return [dict(zip(header, map(_parse, row), strict=True)) for row in rows]
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Return why a table cannot be read, without its path."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _parse(text: str) -> float:

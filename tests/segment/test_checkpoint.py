@@ -336,5 +336,13 @@ def test_what_is_no_file_or_too_large_is_refused(tmp_path: Path) -> None:
         Checkpoint.load(tmp_path / "hole.ckpt")
 
 
+def test_values_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    made = checkpoint()
+    made.weights["cam.1.bias"][0] = math.nan
+    with pytest.raises(StoreError, match=r"a\.ckpt: is not written: weights/cam\.1\.bias has values"):
+        made.save(tmp_path / "a.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_description_survives_json() -> None:
     assert Description.from_json(DESCRIPTION.to_json()) == DESCRIPTION

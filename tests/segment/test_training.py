@@ -121,6 +121,22 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     assert same_weights(tmp_path / "best.ckpt", trained / "best.ckpt")
 
 
+def test_a_checkpoint_that_cannot_be_resumed_is_refused(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    shutil.copy(trained / "best.ckpt", tmp_path / "last.ckpt")
+    with pytest.raises(StoreError, match=r"last\.ckpt: cannot be resumed: .* no state of the optimizer; expected"):
+        train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
+    checkpoint = Checkpoint.load(trained / "last.ckpt")
+    replace(checkpoint, progress={**checkpoint.progress, "step": 7}).save(tmp_path / "last.ckpt")
+    with pytest.raises(StoreError, match=r"its step is 7, .*; expected a step from 1 to 6"):
+        train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
+    content = bytearray((trained / "last.ckpt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "last.ckpt").write_bytes(content)
+    with pytest.raises(StoreError, match=r"last\.ckpt: is no checkpoint .* or is damaged: its checksum"):
+        train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
+    assert not (tmp_path / "best.ckpt").exists() and (tmp_path / "last.ckpt").read_bytes() == content
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="asks for a GPU")
 def test_a_stopped_training_goes_on_on_a_gpu(data_set: DataSet, tmp_path: Path) -> None:
     gpu = Hardware("gpu", 1)
