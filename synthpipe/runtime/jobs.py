@@ -54,7 +54,7 @@ def _seconds(value: object) -> object:
     """Read a time as queues write it, [days-]hours:minutes[:seconds], or as Dask does, 90m; YAML made some numbers."""
     if not isinstance(value, str):
         return value
-    if found := re.fullmatch(r"(?:(\d+)-)?(\d+):(\d\d)(?::(\d\d))?", value.strip()):
+    if found := re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,6}):(\d\d)(?::(\d\d))?", value.strip()):
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     try:
