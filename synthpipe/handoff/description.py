@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from synthpipe.config import Classes, Color, GlassSection, PatchesSection, Positive, Section
 from synthpipe.handoff.notebook import sample_html
-from synthpipe.pipeline_file import group_pattern_problems
+from synthpipe.patterns import pattern_fault
 from synthpipe.records import Image, Mask
 from synthpipe.taxonomy import Taxonomy
 
@@ -93,8 +93,8 @@ class Description:
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"classes: {twice[0]!r} names two classes; names and aliases must be unique")
         patches = PatchesSection.model_validate({**found.patches, "root": "."})
-        for problem in group_pattern_problems(patches.group_pattern) if patches.group_pattern else ():
-            raise ValueError(problem)
+        if patches.group_pattern and (fault := pattern_fault(patches.group_pattern)):
+            raise ValueError(f"patches.group_pattern: {fault}")
         return cls(taxonomy, found.size, found.fingerprint, patches, found.glass)
 
 
