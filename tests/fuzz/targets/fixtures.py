@@ -1,0 +1,44 @@
+"""A small finished run and a small checkpoint, made once by the real commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.conftest import DEMO, SMALL
+from tests.fuzz.target import command, once
+
+_TRAINING = (
+    *("network.architecture=Unet", "network.encoder=tu-test_resnet", "network.weights=null", "composites=4", "real=4"),
+    *("epochs=1", "steps_per_epoch=2"),
+)
+
+
+def phantom(cache: Path) -> Path:
+    """Return a data set of ninety small patches."""
+    options = ("--slides", "6", "--patches", "90", "--size", "48", "--images", "1")
+    return once(cache, "data", lambda folder: _done("phantom", folder / "phantom", *options)) / "phantom"
+
+
+def small_run(cache: Path) -> Path:
+    """Return a finished run of that data set, with trained filters and 24 composites in its curated set."""
+    root = ("--set", f"patches.root={phantom(cache)}")
+    build = ("build", DEMO, *_set(SMALL), *root, "--workers", "1")
+    return once(cache, "small", lambda folder: _done(*build, "-o", folder / "run")) / "run"
+
+
+def small_checkpoint(cache: Path) -> Path:
+    """Return the checkpoint of a network that was trained on that run."""
+    real, run = phantom(cache), small_run(cache)
+    train = ("train", run / "curated.zarr", "--real", real, "--val", real / "2.validation", *_set(_TRAINING))
+    options = ("--accelerator", "cpu")
+    return once(cache, "trained", lambda folder: _done(*train, *options, "-o", folder / "out")) / "out" / "best.ckpt"
+
+
+def _set(overrides: Sequence[str]) -> list[str]:
+    return [part for each in overrides for part in ("--set", each)]
+
+
+def _done(*arguments: str | Path) -> None:
+    if command(*arguments) is None:
+        raise RuntimeError(f"{' '.join(map(str, arguments))} is refused: the fuzz command cannot make what it damages")
