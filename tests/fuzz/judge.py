@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.sharedctypes import RawValue
@@ -14,11 +15,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+import psutil
+
 from tests.fuzz.worker import Finding, State, work
 
 LIMIT = 5.0
-"""Seconds that a step of a case may take."""
+"""Seconds of processor time that a step of a case may take."""
 
+_WAITING = 6  # times the limit that a step may wait for something: the machine may be busy
 _STARTING = 600.0  # a worker makes what its cases need
 
 
@@ -78,6 +82,7 @@ class _Seat:
         self.state = RawValue(State)
         self.todo = range(0)
         self.tried_twice = -1
+        self._step = 0.0, 0.0  # when the present step began, and the processor time then
         self.ready = False
         self._start()
 
@@ -104,10 +109,22 @@ class _Seat:
             self.pipe.send(numbers)
 
     def hangs(self) -> bool:
-        began = self.state.began
         if not self.ready:
             return monotonic() - self.started > _STARTING
-        return bool(began) and monotonic() - began > self.state.limit
+        if not (began := self.state.began):
+            return False
+        waited = monotonic() - began
+        return waited > self.state.limit and (self._worked(began) > self.state.limit or waited > _WAITING * self.state.limit)
+
+    def _worked(self, began: float) -> float:
+        """Return the processor time since a step began, from when it was first asked for."""
+        with suppress(psutil.NoSuchProcess):
+            times = psutil.Process(self.process.pid).cpu_times()
+            worked = times.user + times.system
+            if self._step[0] != began:
+                self._step = began, worked - min(worked, monotonic() - began)
+            return worked - self._step[1]
+        return 0.0
 
     def noise(self) -> str:
         path = self._folder / "noise.txt"

@@ -111,7 +111,7 @@ class Guard:
         if event == "open":
             self._opened(*arguments)
         elif event in _CHANGES:
-            for path in arguments[:2]:
+            for path in arguments[1 if event in ("os.symlink", "os.link") else 0 : 2]:
                 if isinstance(path, str | bytes | os.PathLike):
                     self._changed(event, path)
         elif event in _PROCESSES:
@@ -192,7 +192,7 @@ class Worker:
     def trial(self, number: int) -> list[Finding]:
         """Try one case, and return what it must not do."""
         self.state.case = number
-        self.step("make")
+        self.step("make", 100)
         case = self.make(number)
         self.folders.case.mkdir(exist_ok=True)
         before = self.folders.stamps()

@@ -48,6 +48,7 @@ PATTERNS = (
     *("((a{1,99}){1,99}){1,99}", "(?=x)*", "\\", "(?:x)", "^([^-]+)-", "(.)" * 120, "(?<=a+)(b)"),
 )
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _WHOLE_NUMBERS = {
     "pipeline": ("seed", "bezier.points", "filter.batch", "filter.threads", "curation.min_classes", "glass.min_area"),
     "training": ("seed", "composites", "real", "epochs"),
@@ -125,8 +126,11 @@ def _bomb(rng: np.random.Generator, text: str) -> str:
 
 
 def _override(rng: np.random.Generator, kind: str, values: Any) -> str:
-    keys = [*_keys(values)]
-    action = int(rng.integers(12))
+    keys = _keys(values)
+    action = int(rng.integers(24))
+    if action >= 12:
+        key = pick(rng, keys)
+        return f"{key}={json.dumps(_close(rng, _at(values, key)))}"
     if action == 0:
         return pick(rng, ("", "=", "=x", "a..b=1", ".=1", "seed", "classes.0.name=x", "seed.a=1", "\0=1", "é=1", " seed =1"))
     if action == 1 and kind == "pipeline":
@@ -137,6 +141,13 @@ def _override(rng: np.random.Generator, kind: str, values: Any) -> str:
         return f"name={pick(rng, SCALARS)}"
     value = json.dumps(damaged_value(rng, _at(values, key := pick(rng, keys))))
     return f"{key}={value if action < 9 else pick(rng, SCALARS)}"
+
+
+def _close(rng: np.random.Generator, value: Any) -> Any:
+    """Return a value that a user may well give."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return pick(rng, (value, value + 1, value * 2, value // 2 if isinstance(value, int) else value / 2, 10 * value))
 
 
 def _keys(values: Any, prefix: str = "") -> list[str]:
@@ -206,5 +217,7 @@ class Pipelines:
             return  # its section is null
         ambiguous = re.fullmatch(r"[-+]?0[0-9]+", text)
         right = int(text, 10 if text.lstrip("+-").isdigit() else 0) if _INTEGER.fullmatch(text) else None
+        if right is None and _FLOAT.fullmatch(text) and float(text).is_integer():
+            right = int(float(text))
         if value != right or isinstance(value, bool) or ambiguous:
             raise WrongError(f"{key}={text[:20]} becomes {str(value)[:20]}")
