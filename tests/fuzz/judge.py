@@ -81,7 +81,6 @@ class _Seat:
         self._trial, self._folder = trial, folder
         self.state = RawValue(State)
         self.todo = range(0)
-        self.tried_twice = -1
         self._step = 0.0, 0.0  # when the present step began, and the processor time then
         self.ready = False
         self._start()
@@ -111,18 +110,17 @@ class _Seat:
     def hangs(self) -> bool:
         if not self.ready:
             return monotonic() - self.started > _STARTING
-        if not (began := self.state.began):
-            return False
-        waited = monotonic() - began
-        return waited > self.state.limit and (self._worked(began) > self.state.limit or waited > _WAITING * self.state.limit)
+        began, limit = self.state.began, self.state.limit
+        waited = monotonic() - began if began else 0.0
+        return waited > _WAITING * limit or (waited > limit and self._worked(began) > limit)
 
     def _worked(self, began: float) -> float:
-        """Return the processor time since a step began, from when it was first asked for."""
+        """Return the processor time of the step that began then, since it was first asked for."""
         with suppress(psutil.NoSuchProcess):
             times = psutil.Process(self.process.pid).cpu_times()
             worked = times.user + times.system
             if self._step[0] != began:
-                self._step = began, worked - min(worked, monotonic() - began)
+                self._step = began, worked
             return worked - self._step[1]
         return 0.0
 
@@ -217,10 +215,6 @@ def _ended(seat: _Seat, found: Verdict) -> int:
         code = seat.process.exitcode
         seat.end()
         raise WorkerError(f"a worker of {found.target} does not start, exit code {code}:\n{seat.noise()}")
-    if seat.process.is_alive() and seat.tried_twice != case:  # perhaps the machine was busy
-        seat.tried_twice = case
-        seat.again(case)
-        return 0
     if seat.process.is_alive():
         found.add(Finding("hang", f"longer than {seat.state.limit:.0f} s in {step}", case, step, ""))
     else:

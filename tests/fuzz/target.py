@@ -94,7 +94,7 @@ def command(*arguments: str | Path) -> str | None:
     if isinstance(error, ClickException):
         if "fault of synthpipe" in error.message:
             raise Unforeseen(" ".join(map(str, arguments))) from error.__cause__
-        if _is_of_memory(error):
+        if is_of_memory(error):
             raise MemoryError(error.message) from error
     elif error is not None:
         raise Unforeseen(" ".join(map(str, arguments))) from error
@@ -103,7 +103,7 @@ def command(*arguments: str | Path) -> str | None:
     return None if error or result.return_value else result.stdout
 
 
-def _is_of_memory(error: BaseException | None) -> bool:
+def is_of_memory(error: BaseException | None) -> bool:
     """Whether an error comes from one of memory."""
     seen = set[int]()
     while error is not None and id(error) not in seen:

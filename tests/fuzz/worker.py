@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any
 
 from synthpipe.errors import SynthpipeError
-from tests.fuzz.target import Target, Unforeseen, WrongError, _is_of_memory, case_rng
+from tests.fuzz.target import Target, Unforeseen, WrongError, is_of_memory, case_rng
 
 MEMORY = 1 << 30
 """Bytes that a case may take beyond the idle process."""
@@ -175,7 +175,6 @@ class Worker:
         self.target: Target[Any] = getattr(importlib.import_module(module), attribute)(cache, self.folders, self.step)
         self.guard = Guard(self.folders)
         self.guard.allowed_hosts = frozenset(getattr(self.target, "allowed_hosts", ()))
-        self._noise_seen = os.fstat(self._noise.fileno()).st_size
         self._idle = _peak()
         space = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (space + _GUARD, resource.RLIM_INFINITY))
@@ -196,22 +195,21 @@ class Worker:
         case = self.make(number)
         self.folders.case.mkdir(exist_ok=True)
         before = self.folders.stamps()
+        noise = os.fstat(self._noise.fileno()).st_size
         self.step("run")
         found = self._run(case)
         step = self.state.step.decode()
         self.state.began = 0
         if self.folders.stamps() != before:
             found.append(("outside", "files outside of the case's folder changed", ""))
-        size = os.fstat(self._noise.fileno()).st_size
-        if size > self._noise_seen:
-            said = os.pread(self._noise.fileno(), 2000, self._noise_seen).decode("utf-8", "replace")
-            found.append(("noise", said.splitlines()[0][:60], said))
-            self._noise_seen = size
+        if said := os.pread(self._noise.fileno(), 2000, noise).decode("utf-8", "replace"):
+            found.append(("noise", said.split(maxsplit=1)[0], said))
         if (peak := _peak()) > self._idle + MEMORY:
             found.append(("memory", f"{(peak - self._idle) / (1 << 30):.1f} GiB in {step}", ""))
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
             self._idle = _peak()
-        return [Finding(kind, what, number, step, detail) for kind, what, detail in found]
+        once = {(kind, what): Finding(kind, what, number, step, detail) for kind, what, detail in found}
+        return [*once.values()]
 
     def _run(self, case: Any) -> list[tuple[str, str, str]]:
         found: list[tuple[str, str, str]] = []
@@ -246,7 +244,7 @@ def _explained(error: BaseException) -> list[tuple[str, str, str]]:
     detail = "".join(traceback.format_exception(error))
     if isinstance(error, WrongError):
         return [("wrong", str(error), detail)]
-    if _is_of_memory(error):
+    if is_of_memory(error):
         return [("memory", f"MemoryError {_place(error)}", detail)]
     if isinstance(error, SynthpipeError):
         return []

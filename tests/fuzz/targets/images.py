@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from synthpipe.errors import SynthpipeError
 from synthpipe.export.form import from_png
 from synthpipe.patches.pixels import decode, decode_bytes
 from synthpipe.segment.sources import check_masked, masked_images
 from synthpipe.taxonomy import Taxonomy, TissueClass
-from tests.fuzz.target import Place, Step, WrongError, command, damaged_bytes, pick
+from tests.fuzz.target import Place, Step, WrongError, command, damaged_bytes, is_of_memory, pick
 from tests.fuzz.targets.fixtures import small_checkpoint
 
 TAXONOMY = Taxonomy(
@@ -189,8 +190,8 @@ class Images:
             self._step(name)
             try:
                 accepted |= reader(case)
-            except ValueError as error:
-                if not type(error).__module__.startswith("synthpipe"):
+            except SynthpipeError as error:
+                if is_of_memory(error):
                     raise
         if case.data == case.sound and case.suffix == ".png" and case.data[:4] == b"\x89PNG":
             self._step("export")
