@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test check browser demo bench experiments clean
+.PHONY: install test check browser demo bench experiments fuzz clean
 
 install: $(VENV)/installed
 
@@ -19,6 +19,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/bandit --quiet --recursive synthpipe
 
 # reports are tested in a real browser
 browser:
@@ -40,6 +41,10 @@ bench: install
 # what each part of the method is worth; hours on two cores, and it goes on where it was stopped
 experiments: install
 	$(BIN)/python -m benchmarks.experiments $(EXPERIMENTS)
+
+# damaged and hostile input by the hundred thousand; hours, and FUZZ="--scale 0.01" for minutes
+fuzz: install
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 clean:
 	rm -rf $(VENV) build *.egg-info data/phantom runs/demo

@@ -27,7 +27,7 @@ from synthpipe.storage.run import versions
 from synthpipe.tasks import Job, open_donors, release_donors
 from synthpipe.threads import available_cores
 
-_TOKEN = ".driver"
+_TOKEN = ".driver"  # nosec B105 # the name of a file
 _SECONDS_TO_APPEAR = 10.0  # file systems of a cluster show new files late
 _SECONDS_BETWEEN_NEWS = 0.2
 _HELD: dict[BankPlace, HeldBank] = {}  # by this process

@@ -142,7 +142,7 @@ def train_filter(
             save_state(unfinished, belongs_to, state)
             if on_epoch:
                 on_epoch(metrics)
-    assert best is not None  # there is at least one epoch
+    assert best is not None  # nosec B101 # for mypy: there is at least one epoch
     path = directory / f"{strategy}.json"
     try:
         path.unlink(missing_ok=True)  # an old report must not vouch for new weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess
+import subprocess  # nosec B404 # starts this very Python, without a shell
 import sys
 from typing import Any
 
@@ -97,7 +97,8 @@ def visible_gpus() -> tuple[str, ...]:
         return ()
     # in a process of its own: torch would stay in the driver's memory
     count = "import torch; print(torch.cuda.device_count())"
-    found = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", count]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603 # nothing of a user's
     seen = int(found.stdout) if found.returncode == 0 and found.stdout.strip().isdigit() else 0
     names = [name.strip() for name in named.split(",")] if named else list(map(str, range(seen)))
     return tuple(names[:seen])

@@ -142,7 +142,7 @@ class CuratedDataset(Dataset[Tensors]):
         return ResumableLoader(self, Epochs(len(self), batch_size, seed, rank, world, weights), workers)
 
     def _transformed(self, image: Image, mask: Mask, index: int) -> Tensors:
-        assert self._transform
+        assert self._transform  # nosec B101 # for mypy: called only where there is one
         return self._transform({"image": image, "mask": mask, "labels": self.curated.labels[index].copy()})  # type: ignore[return-value]
 
     def _pin(self) -> bool:

@@ -317,7 +317,7 @@ class _Run:
 
     def _tell_epoch(self, epoch: int, found: SegmentationMetrics, better: bool) -> None:
         """Tell what an epoch came to, and keep its weights if they are the best so far."""
-        assert self.journal
+        assert self.journal  # nosec B101 # for mypy: the first process has one
         names = self.data.description.taxonomy.names
         by_class = {f"iou/{name}": value for name, value in zip(names, found.iou, strict=True)}
         steps = [row for row in self.journal.steps.rows if row["epoch"] == epoch]
@@ -391,7 +391,7 @@ class _Run:
 
     def _report(self, seconds: float, steps: int) -> None:
         """Write what the training came to, and what its last `steps` took, which ran in one piece."""
-        assert self.journal
+        assert self.journal  # nosec B101 # for mypy: the first process has one
         rows = self.journal.steps.rows[len(self.journal.steps.rows) - steps :]
         rows = rows[_ROWS_AT_ONCE:] or rows[1:]  # once everything is warm
         images = self.settings.composites * (self.data.composites is not None)

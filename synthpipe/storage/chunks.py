@@ -103,7 +103,7 @@ def checksum(data: Bytes) -> bytes:
 def _compressor(codec: Codec) -> Any:
     if isinstance(codec, BloscCodec):
         return blosc.Blosc(codec.cname.value, codec.clevel, _SHUFFLES[codec.shuffle.value], codec.blocksize)
-    assert isinstance(codec, ZstdCodec)
+    assert isinstance(codec, ZstdCodec)  # nosec B101 # for mypy: `of` admits no other
     return Zstd(codec.level)
 
 

@@ -7,13 +7,15 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tests.fuzz.judge import LIMIT, Trial, Verdict, judge
 from tests.fuzz.targets import TARGETS
+from tests.fuzz.worker import Finding
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,8 +64,6 @@ def main(
             numbers = range(count or max(1, round(full * scale))) if case is None else range(case, case + 1)
             trial = Trial(name, spec, numbers, seed, (cache or Path(temporary)).absolute(), workers, limit)
             verdicts.append(_judged(trial if case is None else replace(trial, show=click.echo)))
-            for line in _finding_lines(verdicts[-1], seed, case is not None):
-                click.echo(line)
     click.echo("\n".join(_table(verdicts)))
     if report:
         about = {"seed": seed, "python": sys.version.split()[0], "targets": [each.to_json() for each in verdicts]}
@@ -72,18 +72,27 @@ def main(
         sys.exit(1)
 
 
+@dataclass
+class _Reporter:
+    """Shows progress, and each finding with the command that replays it."""
+
+    trial: Trial
+    bar: Any
+
+    def done(self, cases: int) -> None:
+        self.bar.update(cases)
+
+    def found(self, finding: Finding) -> None:
+        target, seed = self.trial.name, self.trial.seed
+        click.echo(f"\n{target}: {finding.kind}: {finding.what} (in {finding.step})")
+        if self.trial.show and finding.detail:
+            click.echo(finding.detail)
+        click.echo(f"  python -m tests.fuzz {target} --seed {seed} --case {finding.case}")
+
+
 def _judged(trial: Trial) -> Verdict:
     with click.progressbar(length=len(trial.numbers), label=trial.name, file=sys.stderr) as bar:
-        return judge(trial, bar.update)
-
-
-def _finding_lines(verdict: Verdict, seed: int, whole: bool) -> list[str]:
-    lines = []
-    for key, each in sorted(verdict.findings.items()):
-        lines.append(f"{verdict.target}: {each.kind}: {each.what} ({verdict.counts[key]} cases, step {each.step})")
-        lines += [each.detail] if whole and each.detail else []
-        lines.append(f"  python -m tests.fuzz {verdict.target} --seed {seed} --case {each.case}")
-    return lines
+        return judge(trial, _Reporter(trial, bar))
 
 
 def _table(verdicts: Sequence[Verdict]) -> list[str]:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -46,12 +46,14 @@ class Verdict:
     findings: dict[tuple[str, str], Finding] = field(default_factory=dict)
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
-    def add(self, finding: Finding) -> None:
+    def add(self, finding: Finding) -> bool:
+        """Add a finding; return whether it is the first of its kind and cause."""
         key = finding.kind, finding.what
         first = self.findings.setdefault(key, finding)
         if finding.case < first.case:
             self.findings[key] = finding
         self.counts[key] += 1
+        return self.counts[key] == 1
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it, JSON-ready."""
@@ -72,6 +74,26 @@ class Trial:
     workers: int = 2
     limit: float = LIMIT
     show: Callable[[str], None] | None = None
+
+
+class Reporter(Protocol):
+    """Told while cases are tried."""
+
+    def done(self, cases: int) -> None:
+        """Hear that so many more cases are done."""
+
+    def found(self, finding: Finding) -> None:
+        """Hear of the first finding of a kind and cause."""
+
+
+class Silent:
+    """Tells nobody."""
+
+    def done(self, cases: int) -> None:
+        pass
+
+    def found(self, finding: Finding) -> None:
+        pass
 
 
 class _Seat:
@@ -112,7 +134,7 @@ class _Seat:
             return monotonic() - self.started > _STARTING
         began, limit = self.state.began, self.state.limit
         waited = monotonic() - began if began else 0.0
-        return waited > _WAITING * limit or (waited > limit and self._worked(began) > limit)
+        return bool(waited > _WAITING * limit or (waited > limit and self._worked(began) > limit))
 
     def _worked(self, began: float) -> float:
         """Return the processor time of the step that began then, since it was first asked for."""
@@ -144,7 +166,7 @@ class WorkerError(RuntimeError):
     """A worker cannot even start."""
 
 
-def judge(trial: Trial, on_progress: Callable[[int], None] = lambda done: None) -> Verdict:
+def judge(trial: Trial, reporter: Reporter = Silent()) -> Verdict:  # noqa: B008 - it has no state
     """Try the cases, and return what came of them.
 
     Raises
@@ -157,7 +179,7 @@ def judge(trial: Trial, on_progress: Callable[[int], None] = lambda done: None) 
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         seats: list[_Seat] = []
         try:
-            _watch(trial, Path(folder), seats, found, on_progress)
+            _watch(trial, Path(folder), seats, found, reporter)
         finally:
             for seat in seats:
                 seat.end()
@@ -167,9 +189,7 @@ def judge(trial: Trial, on_progress: Callable[[int], None] = lambda done: None) 
     return found
 
 
-def _watch(
-    trial: Trial, folder: Path, seats: list[_Seat], found: Verdict, on_progress: Callable[[int], None]
-) -> None:
+def _watch(trial: Trial, folder: Path, seats: list[_Seat], found: Verdict, reporter: Reporter) -> None:
     # the first worker makes what is made once; the others start when it is there
     seats.append(_Seat(trial, folder / "0"))
     size = max(1, min(1000, len(trial.numbers) // (8 * trial.workers)))
@@ -182,18 +202,19 @@ def _watch(
         for seat in seats:
             for message in _messages(seat):
                 if isinstance(message, Finding):
-                    found.add(message)
+                    if found.add(message):
+                        reporter.found(message)
                 elif message == "ready":
                     seat.ready = True
                     seat.give(seat.todo)
                 elif message == "done":
                     left -= 1
-                    on_progress(len(seat.todo))
+                    reporter.done(len(seat.todo))
                     seat.todo = range(0)
                 elif trial.show:
                     trial.show(message)
             if not seat.process.is_alive() or seat.hangs():
-                left -= _ended(seat, found)
+                left -= _ended(seat, found, reporter)
             elif seat.ready and not seat.todo and batches:
                 seat.give(batches.pop())
 
@@ -208,7 +229,7 @@ def _messages(seat: _Seat) -> list[Any]:
     return found
 
 
-def _ended(seat: _Seat, found: Verdict) -> int:
+def _ended(seat: _Seat, found: Verdict, reporter: Reporter) -> int:
     """Say why a worker ended or has to; start it anew, and return how many batches are done by that."""
     case, step = seat.state.case, seat.state.step.decode()
     if not seat.ready or case < 0:
@@ -216,11 +237,13 @@ def _ended(seat: _Seat, found: Verdict) -> int:
         seat.end()
         raise WorkerError(f"a worker of {found.target} does not start, exit code {code}:\n{seat.noise()}")
     if seat.process.is_alive():
-        found.add(Finding("hang", f"longer than {seat.state.limit:.0f} s in {step}", case, step, ""))
+        finding = Finding("hang", f"longer than {seat.state.limit:.0f} s in {step}", case, step, "")
     else:
         code = seat.process.exitcode or 0
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        found.add(Finding("crash", f"{name} in {step}", case, step, seat.noise()))
+        finding = Finding("crash", f"{name} in {step}", case, step, seat.noise())
+    if found.add(finding):
+        reporter.found(finding)
     done = case + 1 >= seat.todo.stop
     seat.again(case + 1)
     return int(done)

@@ -5,11 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.fuzz.judge import Trial, Verdict, WorkerError, judge
 from tests.fuzz.target import case_rng
+from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets.labels import PARSERS, TAXONOMY, Labels, Text, expected
 from tests.fuzz.toys import Toy
 
+SHORT = {"labels": 2000, "pipelines": 60, "images": 100, "tables": 40, "stores": 6, "checkpoints": 6}
 CASES = 7  # of a toy: with seed 0 some are accepted, some refused, and some misbehave
 
 
@@ -17,7 +22,7 @@ def toy(name: str, tmp_path: Path, limit: float = 60.0) -> Verdict:
     return judge(Trial("toy", f"tests.fuzz.toys:{name}", range(CASES), 0, tmp_path, 1, limit))
 
 
-def expected() -> dict[int, int]:
+def kinds() -> dict[int, int]:
     return {kind: [drawn(number) for number in range(CASES)].count(kind) for kind in range(3)}
 
 
@@ -44,18 +49,63 @@ def drawn(number: int) -> int:
 def test_what_a_case_must_not_do_is_found(name: str, kind: str, what: str, tmp_path: Path) -> None:
     verdict = toy(name, tmp_path, limit=1.0 if name == "Hang" else 60.0)
     found = {key: count for key, count in verdict.counts.items() if key[0] == kind and what in key[1]}
-    assert sum(found.values()) == expected()[2] > 0, verdict.counts
+    assert sum(found.values()) == kinds()[2] > 0, verdict.counts
     first = next(number for number in range(CASES) if drawn(number) == 2)
     assert {verdict.findings[key].case for key in found} == {first}
-    assert verdict.refused >= expected()[1]
+    assert verdict.refused >= kinds()[1]
 
 
 def test_nothing_is_found_where_nothing_is_wrong(tmp_path: Path) -> None:
     verdict = toy(Toy.__name__, tmp_path)
     assert not verdict.findings
-    assert (verdict.accepted, verdict.refused) == (expected()[0] + expected()[2], expected()[1])
+    assert (verdict.accepted, verdict.refused) == (kinds()[0] + kinds()[2], kinds()[1])
 
 
 def test_a_worker_that_cannot_start_is_told_of(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="does not start"):
         toy("Broken", tmp_path)
+
+
+def test_equal_seeds_give_equal_cases() -> None:
+    made = [[Labels.make(case_rng(seed, "labels", number)) for number in range(50)] for seed in (1, 1, 2)]
+    assert made[0] == made[1] != made[2]
+
+
+@pytest.mark.parametrize(
+    ("parser", "text", "classes"),
+    [
+        ("bracket", "a-[1, 0, 0, 1]", (0, 3)),
+        ("bracket", "a-[1001]", (0, 3)),
+        ("bracket", "a-[1, 0, 0]", None),
+        ("bracket", "[1001]-[1, 0, 0, 1]", None),
+        ("bracket", "a-[1, 0, 0, 1]b", None),
+        ("bracket", "a-[0, 0, 0, 0]", None),
+        ("cell", " [1 0 0 1] ", (0, 3)),
+        ("cell", "[1001] [1001]", None),
+        ("cell", "tumour+N.", (0, 3)),
+        ("names", "TUM;tumour", None),
+        ("names", "tumour+", None),
+    ],
+)
+def test_the_oracle_of_labels_is_strict(parser: str, text: str, classes: tuple[int, ...] | None) -> None:
+    assert expected(Text(parser, len(TAXONOMY), text, None)) == classes
+
+
+_PIECES = st.sampled_from(["[", "]", "0", "1", ",", " ", "+", ";", "tumour", "TUM", "N.", "a", "\n", "\u0660"])
+
+
+@given(st.sampled_from(PARSERS), st.lists(_PIECES, max_size=12).map("".join))
+def test_a_label_is_read_as_it_stands_or_refused(parser: str, text: str) -> None:
+    Labels.check(Text(parser, len(TAXONOMY), text, None))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_short_run_finds_nothing(target: str, cache: Path) -> None:
+    verdict = judge(Trial(target, TARGETS[target][1], range(SHORT[target]), 1, cache, 1, limit=30.0))
+    assert not verdict.findings, verdict.to_json()
+    assert verdict.accepted + verdict.refused == verdict.cases

@@ -69,7 +69,7 @@ class Wrong(Toy):
 
 class Stumble(Toy):
     def misbehave(self) -> None:
-        {}["nothing"]
+        dict[str, int]()["nothing"]
 
 
 class Trespass(Toy):

@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any
 
 from synthpipe.errors import SynthpipeError
-from tests.fuzz.target import Target, Unforeseen, WrongError, is_of_memory, case_rng
+from tests.fuzz.target import Target, Unforeseen, WrongError, case_rng, is_of_memory
 
 MEMORY = 1 << 30
 """Bytes that a case may take beyond the idle process."""
@@ -34,6 +34,7 @@ _CHANGES = {
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.truncate", "os.chmod"),
     *("os.chown", "os.utime", "os.mkfifo", "os.mknod", "shutil.rmtree", "shutil.move"),
 }
+_SHARED = ("/dev/null", "/dev/shm", "/proc/self")
 _PROCESSES = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn"}
 _HOME = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR", "TORCH_HOME", "HF_HOME", "TMPDIR")
 
@@ -133,9 +134,9 @@ class Guard:
 
     def _changed(self, event: str, path: Any) -> None:
         with self._asleep():
-            parent, name = os.path.split(os.path.abspath(os.fsdecode(path)))
-            real = os.path.join(os.path.realpath(parent), name)  # noqa: PTH118
-        if not real.startswith((*self._inside, "/dev/null", "/dev/shm", "/proc/self")) and "__pycache__" not in real:
+            given = Path(os.fsdecode(path))
+            real = str(given.parent.resolve() / given.name)  # of a link itself, not of what it names
+        if not real.startswith((*self._inside, *_SHARED)) and "__pycache__" not in real:
             self._refuse("outside", f"{event} of a path outside of the case's folder")
 
     def _connected(self, host: str) -> None:

@@ -98,7 +98,9 @@ class Checkpoints:
             weights[pick(rng, ("x", "", "a" * 1000, "\0"))] = weights.pop(name)
         else:
             key = pick(rng, sorted(data))
-            data[key] = pick(rng, (None, [], {}, "x", b"", *(each for each in EXTREME_NUMBERS if isinstance(each, int))))
+            data[key] = pick(
+                rng, (None, [], {}, "x", b"", *(each for each in EXTREME_NUMBERS if isinstance(each, int)))
+            )
         target = io.BytesIO()
         torch.save(data, target)
         return "forged", target.getvalue()

@@ -22,17 +22,23 @@ def phantom(cache: Path) -> Path:
 
 def small_run(cache: Path) -> Path:
     """Return a finished run of that data set, with trained filters and 24 composites in its curated set."""
-    root = ("--set", f"patches.root={phantom(cache)}")
-    build = ("build", DEMO, *_set(SMALL), *root, "--workers", "1")
-    return once(cache, "small", lambda folder: _done(*build, "-o", folder / "run")) / "run"
+    overrides = _set([*SMALL, f"patches.root={phantom(cache)}"])
+
+    def build(folder: Path) -> None:
+        _done("build", DEMO, *overrides, "--workers", "1", "-o", folder / "run")
+
+    return once(cache, "small", build) / "run"
 
 
 def small_checkpoint(cache: Path) -> Path:
     """Return the checkpoint of a network that was trained on that run."""
     real, run = phantom(cache), small_run(cache)
-    train = ("train", run / "curated.zarr", "--real", real, "--val", real / "2.validation", *_set(_TRAINING))
-    options = ("--accelerator", "cpu")
-    return once(cache, "trained", lambda folder: _done(*train, *options, "-o", folder / "out")) / "out" / "best.ckpt"
+    options = "--real", real, "--val", real / "2.validation", "--accelerator", "cpu"
+
+    def train(folder: Path) -> None:
+        _done("train", run / "curated.zarr", *options, *_set(_TRAINING), "-o", folder / "out")
+
+    return once(cache, "trained", train) / "out" / "best.ckpt"
 
 
 def _set(overrides: Sequence[str]) -> list[str]:

@@ -89,7 +89,11 @@ def _sound(form: str, number: int) -> bytes:
     if form == "PNG" and mode in ("P", "L", "RGB") and number % 7 == 0:
         options["transparency"] = (1, 2, 3) if mode == "RGB" else 1
     if form == "JPEG":
-        options = {"quality": int(rng.integers(5, 100)), "progressive": bool(number % 2), "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0"}
+        options = {
+            "quality": int(rng.integers(5, 100)),
+            "progressive": bool(number % 2),
+            "exif": b"Exif\0\0MM\0*\0\0\0\x08\0\0",
+        }
     if form == "TIFF":
         options = {"compression": pick(rng, _COMPRESSIONS)}
         if number % 6 == 0:
@@ -126,7 +130,10 @@ def _other_chunks(rng: np.random.Generator, data: bytes) -> bytes:
             head = b"a\0\1\0\0\0" if name == b"iTXt" else b"a\0\0"
             chunks.insert(1, (name, head + bomb))
         elif action == 3:
-            chunks.insert(number, (pick(rng, (b"PLTE", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"cHRM", b"XXXX")), rng.bytes(20)))
+            chunks.insert(
+                number,
+                (pick(rng, (b"PLTE", b"tRNS", b"acTL", b"fcTL", b"fdAT", b"eXIf", b"cHRM", b"XXXX")), rng.bytes(20)),
+            )
         elif action == 4 and kind == b"IDAT":
             chunks[number] = kind, zlib.compress(bytes(int(pick(rng, (0, 10, 100_000)))))
         elif action == 5:
@@ -137,7 +144,9 @@ def _other_chunks(rng: np.random.Generator, data: bytes) -> bytes:
             chunks[number] = kind, damaged_bytes(rng, body)
         if not chunks:
             break
-    parts = [struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks]
+    parts = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    ]
     return data[:8] + b"".join(parts)
 
 
@@ -149,8 +158,12 @@ def _other_tags(rng: np.random.Generator, data: bytes) -> bytes:
     count = min(struct.unpack(order + "H", data[start : start + 2])[0], (len(data) - start - 2) // 12)
     for _ in range(int(rng.integers(1, 4))):
         entry = start + 2 + 12 * int(rng.integers(max(count, 1)))
-        place, form = pick(rng, ((entry, "H"), (entry + 2, "H"), (entry + 4, "I"), (entry + 8, "I"), (start, "H"), (4, "I")))
-        numbers = (0, 1, 2, 3, 255, 256, 257, 273, 65535) if form == "H" else (0, 1, 8, 60_000, 2**24, 2**31 - 1, 2**32 - 1)
+        place, form = pick(
+            rng, ((entry, "H"), (entry + 2, "H"), (entry + 4, "I"), (entry + 8, "I"), (start, "H"), (4, "I"))
+        )
+        numbers = (
+            (0, 1, 2, 3, 255, 256, 257, 273, 65535) if form == "H" else (0, 1, 8, 60_000, 2**24, 2**31 - 1, 2**32 - 1)
+        )
         if place + 4 <= len(found):
             struct.pack_into(order + form, found, place, int(pick(rng, numbers)))
     return bytes(found)
@@ -162,7 +175,11 @@ def _other_header(rng: np.random.Generator, data: bytes) -> bytes:
     for _ in range(int(rng.integers(1, 3))):
         place = pick(rng, (2, 10, 14, 18, 22, 28, 30, 34, 46, 50))
         form = "<H" if place == 28 else "<i"
-        numbers = (0, 1, 4, 8, 16, 24, 32) if place == 28 else (0, 1, 2, 3, -1, 40, 108, 124, 50_000, 2**20, 2**31 - 1, -(2**31))
+        numbers = (
+            (0, 1, 4, 8, 16, 24, 32)
+            if place == 28
+            else (0, 1, 2, 3, -1, 40, 108, 124, 50_000, 2**20, 2**31 - 1, -(2**31))
+        )
         struct.pack_into(form, found, place, int(pick(rng, numbers)))
     return bytes(found)
 

@@ -98,7 +98,9 @@ class Stores:
 
     def _other_sums(self, rng: np.random.Generator, data: bytes) -> bytes:
         lines = data.decode().splitlines()[:-1]
-        name = pick(rng, ("CANARY/thesis.txt", "../../canary/thesis", "../..", "/etc/passwd", ".", "", "run.json", "a" * 5000))
+        name = pick(
+            rng, ("CANARY/thesis.txt", "../../canary/thesis", "../..", "/etc/passwd", ".", "", "run.json", "a" * 5000)
+        )
         digest = pick(rng, ("0" * 64, "f" * 64, "0" * 63, "x" * 64))
         lines.insert(int(rng.integers(len(lines) + 1)), f"{digest}  {name}")
         if rng.random() < 0.3:
@@ -215,7 +217,9 @@ def damaged_shard(rng: np.random.Generator, data: bytes) -> tuple[str, bytes]:
     if rng.random() < 0.25:
         for _ in range(int(rng.integers(1, 3))):
             row, column = int(rng.integers(len(index))), int(rng.integers(2))
-            index[row, column] = pick(rng, (0, 1, len(data), 2**31, 2**40, 2**63 - 1, 2**63, 2**64 - 1, int(index[0, 1]) * 2))
+            index[row, column] = pick(
+                rng, (0, 1, len(data), 2**31, 2**40, 2**63 - 1, 2**63, 2**64 - 1, int(index[0, 1]) * 2)
+            )
         return "index", data[: -16 * len(index) - 4] + checksummed(index.tobytes())
     chunks = [data[offset : offset + length] for offset, length in index.tolist()]
     number = int(rng.integers(len(chunks)))
@@ -281,7 +285,9 @@ def _other_zstd(rng: np.random.Generator, data: bytes) -> tuple[str, bytes]:
         return "counts", bytes(Zstd(1).encode(raw[:place] + count + raw[place + 4 :]))
     texts = (b'{"', b"[" * 2000, b"null", b"1e999", b"\xff\xfe", b'"seed"', b"-1")
     place = int(rng.integers(len(raw) + 1))
-    return "values", bytes(Zstd(1).encode(pick(rng, (damaged_bytes(rng, raw), raw[:place] + pick(rng, texts) + raw[place:]))))
+    return "values", bytes(
+        Zstd(1).encode(pick(rng, (damaged_bytes(rng, raw), raw[:place] + pick(rng, texts) + raw[place:])))
+    )
 
 
 def _other_cells(rng: np.random.Generator, data: bytes) -> bytes:
@@ -290,7 +296,16 @@ def _other_cells(rng: np.random.Generator, data: bytes) -> bytes:
     number = int(rng.integers(len(lines)))
     cells = lines[number].split(b",")
     others = (
-        *(b"", b"../elsewhere/thesis.txt", b"http://forbidden.invalid/a.png", b"/dev/zero", b"\0", b'"', b"\x1b[2J", b"\xff"),
+        *(
+            b"",
+            b"../elsewhere/thesis.txt",
+            b"http://forbidden.invalid/a.png",
+            b"/dev/zero",
+            b"\0",
+            b'"',
+            b"\x1b[2J",
+            b"\xff",
+        ),
         *(b"generic://x", b"-1", b"tumour+tumour", b"x" * 200_000, *(str(each).encode() for each in EXTREME_NUMBERS)),
     )
     cells[int(rng.integers(len(cells)))] = pick(rng, others)
@@ -302,7 +317,5 @@ def _seal(run: Path) -> None:
     """Write ``SHA256SUMS`` anew, as whoever forges a run would."""
     names = [line.split("  ")[1] for line in (run / "SHA256SUMS").read_text().splitlines()[:-1]]
     digest: Callable[[Any], str] = lambda data: hashlib.sha256(data).hexdigest()  # noqa: E731
-    text = "".join(
-        f"{digest((run / name).read_bytes())}  {name}\n" for name in names if (run / name).is_file()
-    )
+    text = "".join(f"{digest((run / name).read_bytes())}  {name}\n" for name in names if (run / name).is_file())
     (run / "SHA256SUMS").write_text(f"{text}# sha256 of the lines above: {digest(text.encode())}\n")

@@ -23,14 +23,55 @@ HOST = "patches.invalid"
 """Tables may name patches here; whatever else is asked for is a finding."""
 
 _URLS = (
-    *(f"http://{HOST}/a.png", f"https://u:p@{HOST}/a.png?X-Amz-Signature=s", f"http://{HOST}:99999/a.png", "http://[::1/a"),
-    *("file:///a.png", "file://forbidden.invalid/a.png", "FILE:///a.png", "local:///a.png", "memory://a.png", "generic://x"),
+    *(
+        f"http://{HOST}/a.png",
+        f"https://u:p@{HOST}/a.png?X-Amz-Signature=s",
+        f"http://{HOST}:99999/a.png",
+        "http://[::1/a",
+    ),
+    *(
+        "file:///a.png",
+        "file://forbidden.invalid/a.png",
+        "FILE:///a.png",
+        "local:///a.png",
+        "memory://a.png",
+        "generic://x",
+    ),
     *("data:image/png;base64,iVBORw0KGgo=", "zip://a.png::p0.png", "simplecache::http://forbidden.invalid/a.png"),
-    *("ssh://forbidden.invalid/a.png", "sftp://forbidden.invalid/a", "ftp://forbidden.invalid/a.png", "smb://forbidden.invalid/a/b"),
-    *("github://o:r@main/a.png", "reference://a.png", "python://os", "://x", "x://", "a::b", "s3:", "hdfs://forbidden.invalid/a"),
-    *("git://a:b@c/d", "jupyter://forbidden.invalid/a", "webhdfs://forbidden.invalid/a", "dask://x", "filecache::memory://a"),
+    *(
+        "ssh://forbidden.invalid/a.png",
+        "sftp://forbidden.invalid/a",
+        "ftp://forbidden.invalid/a.png",
+        "smb://forbidden.invalid/a/b",
+    ),
+    *(
+        "github://o:r@main/a.png",
+        "reference://a.png",
+        "python://os",
+        "://x",
+        "x://",
+        "a::b",
+        "s3:",
+        "hdfs://forbidden.invalid/a",
+    ),
+    *(
+        "git://a:b@c/d",
+        "jupyter://forbidden.invalid/a",
+        "webhdfs://forbidden.invalid/a",
+        "dask://x",
+        "filecache::memory://a",
+    ),
 )
-_LOCAL = ("ELSEWHERE/thesis.txt", "../elsewhere/thesis.txt", "/dev/zero", "/dev/stdin", "/proc/self/mem", ".", "/", "~/a.png")
+_LOCAL = (
+    "ELSEWHERE/thesis.txt",
+    "../elsewhere/thesis.txt",
+    "/dev/zero",
+    "/dev/stdin",
+    "/proc/self/mem",
+    ".",
+    "/",
+    "~/a.png",
+)
 
 
 @dataclass(frozen=True)
@@ -109,7 +150,7 @@ class Tables:
         catalog = survey(patches, TAXONOMY, claims=read_layout(patches, TAXONOMY))
         rows = [*csv.reader(io.StringIO(table.read_bytes().decode("utf-8-sig"), newline=""))]
         columns = [name.strip().lower() for name in rows[0]] if rows else []
-        meant = {}
+        meant: dict[str, str] = {}
         for row in rows[1:]:
             cells = dict(zip(columns, row, strict=False))
             meant.setdefault(cells.get("path", ""), cells.get("labels", ""))
