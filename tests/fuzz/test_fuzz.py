@@ -42,7 +42,7 @@ def drawn(number: int) -> int:
         ("Trespass", "outside", "outside of the case's folder"),
         ("Peep", "outside", "the canary was opened"),
         ("Call", "network", "a connection to 203.0.113.1"),
-        ("Chatter", "noise", "libtiff: a warning"),
+        ("Chatter", "noise", "libtiff:"),
         ("Warn", "warning", "UserWarning"),
     ],
 )
@@ -91,7 +91,9 @@ def test_the_oracle_of_labels_is_strict(parser: str, text: str, classes: tuple[i
     assert expected(Text(parser, len(TAXONOMY), text, None)) == classes
 
 
-_PIECES = st.sampled_from(["[", "]", "0", "1", ",", " ", "+", ";", "tumour", "TUM", "N.", "a", "\n", "\u0660"])
+_PIECES = st.sampled_from(
+    ["[1001]", "[1, 0, 0, 1]", "[", "]", "0", "1", ",", " ", "+", ";", "tumour", "TUM", "N.", "a", "\n", "\u0660"]
+)
 
 
 @given(st.sampled_from(PARSERS), st.lists(_PIECES, max_size=12).map("".join))

@@ -82,7 +82,7 @@ class Stores:
         name = pick(rng, shards if kind == "shard" else metadata if kind == "metadata" else small)
         sealed, export = bool(rng.random() < 0.8), int(rng.integers(EXPORTS)) == 0
         if kind == "place":
-            what = pick(rng, ("gone", "pipe", "link", "canary", "folder", "extra"))
+            what = pick(rng, ("gone", "pipe", "link", "broken link", "folder", "extra"))
             return Damage(pick(rng, self._files), what, b"", sealed, export)
         data = (self._sound / name).read_bytes()
         if kind == "shard":
@@ -156,8 +156,8 @@ class Stores:
         path.unlink(missing_ok=True)
         if case.what == "pipe":
             os.mkfifo(path)
-        elif case.what in ("link", "canary"):
-            path.symlink_to((self._place.elsewhere if case.what == "link" else self._place.canary) / "nothing.txt")
+        elif case.what in ("link", "broken link"):
+            path.symlink_to(self._place.elsewhere / ("thesis.txt" if case.what == "link" else "nothing.txt"))
         elif case.what == "folder":
             path.mkdir()
         elif case.what != "gone":
