@@ -56,8 +56,8 @@ class Target(Protocol[Case]):
     def make(self, rng: np.random.Generator) -> Case:
         """Return a case; equal random numbers give equal cases."""
 
-    def show(self, case: Case) -> str:
-        """Return all of a case as text."""
+    def show(self, case: Case, folder: Path) -> str:
+        """Return all of a case as text; what is no text is written into a folder, and named."""
 
     def run(self, case: Case) -> bool:
         """Try a case: True where it is accepted, False or a `SynthpipeError` where it is refused.

@@ -25,7 +25,7 @@ class Toy:
     def make(self, rng: np.random.Generator) -> int:
         return int(rng.integers(3))
 
-    def show(self, case: int) -> str:
+    def show(self, case: int, folder: Path) -> str:
         return f"the case is {case}"
 
     def run(self, case: int) -> bool:

@@ -171,6 +171,7 @@ class Worker:
         for descriptor in (1, 2):
             os.dup2(self._noise.fileno(), descriptor)
         faulthandler.enable(self._noise)
+        self.started_in = Path.cwd()
         os.chdir(self.folders.home)
         module, _, attribute = spec.partition(":")
         self.target: Target[Any] = getattr(importlib.import_module(module), attribute)(cache, self.folders, self.step)
@@ -283,7 +284,7 @@ def work(
     for numbers in iter(pipe.recv, None):
         for number in numbers:
             if show:
-                pipe.send(worker.target.show(worker.make(number)))
+                pipe.send(worker.target.show(worker.make(number), worker.started_in))
             for finding in worker.trial(number):
                 pipe.send(finding)
         pipe.send("done")

@@ -105,9 +105,10 @@ class Checkpoints:
         torch.save(data, target)
         return "forged", target.getvalue()
 
-    def show(self, case: File) -> str:
-        (path := Path("case.ckpt").absolute()).write_bytes(case.data)
-        return f"{path}: {case.what}, {'forged' if case.forged else 'damaged'}"
+    def show(self, case: File, folder: Path) -> str:
+        path = folder / "fuzz-checkpoints.ckpt"
+        path.write_bytes(case.data)
+        return f"{path}: {case.what}"
 
     def run(self, case: File) -> bool:
         found = self._mask(case.data)

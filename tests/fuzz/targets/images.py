@@ -195,9 +195,10 @@ class Images:
     def make(self, rng: np.random.Generator) -> File:
         return File(*damaged_image(rng), commands=int(rng.integers(COMMANDS)) == 0)
 
-    def show(self, case: File) -> str:
-        (path := Path(f"case{case.suffix}").absolute()).write_bytes(case.data)
-        return f"{path}, {len(case.data)} bytes, commands: {case.commands}\n{case.data[:2000].hex(' ', 4)}"
+    def show(self, case: File, folder: Path) -> str:
+        path = folder / f"fuzz-images{case.suffix}"
+        path.write_bytes(case.data)
+        return f"{path}: {len(case.data)} bytes" + ", through the commands" * case.commands
 
     def run(self, case: File) -> bool:
         if case.commands:

@@ -118,7 +118,7 @@ class Labels:
 
     make = staticmethod(damaged_label)
 
-    def show(self, case: Text) -> str:
+    def show(self, case: Text, folder: Path) -> str:
         return repr(case)
 
     def run(self, case: Text) -> bool:

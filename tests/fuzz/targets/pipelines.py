@@ -248,7 +248,7 @@ class Pipelines:
 
     make = staticmethod(damaged_file)
 
-    def show(self, case: File) -> str:
+    def show(self, case: File, folder: Path) -> str:
         return f"{case.kind} with {case.overrides}\n{case.data.decode('utf-8', 'backslashreplace')}"
 
     def run(self, case: File) -> bool:

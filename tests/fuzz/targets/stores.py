@@ -108,10 +108,11 @@ class Stores:
         text = "".join(f"{line}\n" for line in lines).replace("CANARY", str(self._place.canary))
         return f"{text}# sha256 of the lines above: {hashlib.sha256(text.encode()).hexdigest()}\n".encode()
 
-    def show(self, case: Damage) -> str:
-        (path := Path("case.bin").absolute()).write_bytes(case.data)
-        sealed = "sums made anew" if case.sealed else "sums as they were"
-        return f"{case.name}: {case.what}, {sealed}; its bytes are in {path}\n{case.data[:1500]!r}"
+    def show(self, case: Damage, folder: Path) -> str:
+        path = folder / f"fuzz-stores-{Path(case.name).name}"
+        path.write_bytes(case.data)
+        sealed = "with the sums made anew" if case.sealed else "with the sums as they were"
+        return f"{path}: in place of {case.name}: {case.what}, {sealed}"
 
     def run(self, case: Damage) -> bool:
         run = self._restored()

@@ -127,7 +127,7 @@ class Tables:
             return pick(rng, ("=cmd|'/c calc'!A0", "@SUM(1)", "+1", "-1", "x" * 200_000, *EXTREME_TEXTS))
         return f"slide{number}"
 
-    def show(self, case: Table) -> str:
+    def show(self, case: Table, folder: Path) -> str:
         return case.data.decode("utf-8", "backslashreplace")
 
     def _fill(self) -> Path:
