@@ -34,6 +34,9 @@ Codec = Literal["none", "zstd", "blosc-lz4"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 Stage = Literal["candidates", "training", "filter", "curation"]
 
+MAX_PIXELS = 8192 * 8192
+"""A larger image is a slide or a decompression bomb: it is not decoded unless the user raises the bound."""
+
 # strict: no text is a number, true is no 1, and 1.0 is no whole number
 Flag = Annotated[bool, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True)]
@@ -149,6 +152,9 @@ class PatchesSection(Section):
     on_error: Annotated[
         Literal["stop", "skip"], Field(description="what unreadable, mislabelled or duplicate patches do")
     ] = "stop"
+    max_pixels: Annotated[
+        Whole, Field(ge=1, le=2**36, description="a patch with more is not decoded; never part of a fingerprint")
+    ] = MAX_PIXELS
 
 
 class GlassSection(Section):

@@ -5,6 +5,7 @@ It has no secrets, does not steer a terminal, and is no formula for a spreadshee
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 _URL = re.compile(r"[A-Za-z][\w+.-]*://[^\s'\"<>`]+")
@@ -54,3 +55,18 @@ def from_cell(cell: str) -> str:
 
 
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
+
+
+def escaped(name: str) -> str:
+    """Return a file's name in Unicode: bytes that are not become escapes, and no two names give the same."""
+    if re.search(r"[\ud800-\udfff]|\\ud[89a-f]", name):
+        name = name.replace("\\", r"\\")
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def file_stem(name: str, most: int = 200) -> str:
+    """Return a name of at most `most` bytes for files that are made of a file's: `escaped`, long ones with a digest."""
+    data = escaped(name).encode()
+    if len(data) <= most:
+        return data.decode()
+    return f"{data[: most - 17].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""Arguments and options that take a path or a URL."""
+"""Arguments and options of several commands: paths and URLs, and how large an image may be."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from synthpipe.config import MAX_PIXELS
 from synthpipe.errors import SynthpipeError
 from synthpipe.files import Location, located, told
 
@@ -34,6 +35,14 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
         return [CompletionItem(incomplete, type="file")]
 
 
+MAX_PIXELS_OPTION = click.option(
+    "--max-pixels",
+    "most",
+    type=click.IntRange(min=1),
+    default=MAX_PIXELS,
+    show_default=True,
+    help="Images with more are refused before they are decoded.",
+)
 LOCATION = LocationType()
 EXISTING = LocationType(exists=True)
 

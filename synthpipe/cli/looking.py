@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from synthpipe.cli.locations import EXISTING, LOCATION, patches_option
+from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION, patches_option
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
 from synthpipe.display import printable
@@ -37,6 +37,7 @@ from synthpipe.taxonomy import Taxonomy, TissueClass
 @click.option("--classes", help="Class names in index order, with commas between [those of the layout].")
 @click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
+@MAX_PIXELS_OPTION
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def index(
     directory: Location,
@@ -44,6 +45,7 @@ def index(
     classes: str | None,
     group_pattern: str | None,
     exclude: tuple[str, ...],
+    most: int,
     as_json: bool,
 ) -> None:
     """Say what patches are in DIRECTORY (or a CSV file): label sets, sizes, slides, problems.
@@ -55,7 +57,12 @@ def index(
       synthpipe index patches.csv --layout csv --json
     """
     patches = PatchesSection(
-        root=address(directory), layout=layout, group_pattern=group_pattern, exclude=exclude, on_error="skip"
+        root=address(directory),
+        layout=layout,
+        group_pattern=group_pattern,
+        exclude=exclude,
+        on_error="skip",
+        max_pixels=most,
     )
     names = tuple(map(str.strip, classes.split(","))) if classes else class_names(layout, directory)
     if not all(names) or len(set(names)) < len(names):

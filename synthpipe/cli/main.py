@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -36,6 +38,8 @@ class ExplainingGroup(click.Group):
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be Unicode
         if "_SYNTHPIPE_COMPLETE" in os.environ:
             import_module("synthpipe.cli.completion")  # its form of bash's completion replaces click's
         return super().main(*args, **kwargs)

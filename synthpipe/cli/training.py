@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import PIL.Image
 import yaml
 
 from synthpipe.cli.completion import KeyValue
-from synthpipe.cli.locations import EXISTING, LOCATION
+from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
+from synthpipe.display import file_stem
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, address, write_atomically
 from synthpipe.handoff import CuratedSet, Description
@@ -82,6 +82,7 @@ def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_config
 @_set
 @_any_palette
+@MAX_PIXELS_OPTION
 @_hardware_options
 @click.option("--dry-run", is_flag=True, help="Say what would be trained on what; train nothing.")
 def train(
@@ -93,6 +94,7 @@ def train(
     config: Path | None,
     overrides: tuple[str, ...],
     any_palette: bool,
+    most: int,
     accelerator: str,
     devices: str,
     workers: int | None,
@@ -123,12 +125,12 @@ def train(
     description = sets[0].description
     if real is None and settings.real:
         raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
-    patches = None if real is None or not settings.real else _catalog(real, layout, description)
+    patches = None if real is None or not settings.real else _catalog(real, layout, description, most)
     if real is not None and not settings.real:
         reporter().note(f"note: real is 0, so no patches of {real} are trained on")
     if patches and settings.consistency.glass == "mask" and not description.glass:
         reporter().note("note: the build looked for no glass, so consistency.glass masks only what transforms open")
-    images = _masked(val, description, any_palette)
+    images = _masked(val, description, any_palette, most)
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
     if patches:
         sources["real patches"] = patches.digest
@@ -223,12 +225,12 @@ def _hardware(accelerator: str, devices: str, workers: int | None) -> Hardware:
     return Hardware(accelerator, count, (4 if on_gpu else 0) if workers is None else workers)
 
 
-def _catalog(real: Location, layout: Layout | None, description: Description) -> Catalog:
+def _catalog(real: Location, layout: Layout | None, description: Description, most: int) -> Catalog:
     """Read the real patches: laid out as those of the build, unless `layout` says otherwise."""
     like = description.patches
-    patches = like.model_copy(update={"root": address(real)})
+    patches = like.model_copy(update={"root": address(real), "max_pixels": most})
     if layout and layout != like.layout:
-        patches = PatchesSection(root=address(real), layout=layout)
+        patches = PatchesSection(root=address(real), layout=layout, max_pixels=most)
     claims = read_layout(patches, description.taxonomy, same_set=False)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = read_catalog(patches, description.taxonomy, lambda: advance(1), claims=claims)
@@ -240,12 +242,11 @@ def _catalog(real: Location, layout: Layout | None, description: Description) ->
     return catalog
 
 
-def _masked(directory: Path, description: Description, any_palette: bool) -> tuple[MaskedImage, ...]:
+def _masked(directory: Path, description: Description, any_palette: bool, most: int) -> tuple[MaskedImage, ...]:
     """List images with masks, and refuse at once what training could not use at its first epoch's end."""
     from synthpipe.segment.sources import check_masked, masked_images
 
-    PIL.Image.MAX_IMAGE_PIXELS = None  # the user names these images
-    images = masked_images(directory)
+    images = masked_images(directory, most)
     with reporter().stage(f"masks of {directory.name}", len(images)) as advance:
         check_masked(images, description.taxonomy, any_palette, advance)
     return images
@@ -265,6 +266,7 @@ def _masked(directory: Path, description: Description, any_palette: bool) -> tup
 )
 @_device
 @_batch
+@MAX_PIXELS_OPTION
 def pseudo_label(
     checkpoint: Path,
     real: Location,
@@ -273,6 +275,7 @@ def pseudo_label(
     glass: bool,
     device: str | None,
     batch: int,
+    most: int,
 ) -> None:
     """Predict masks of real patches within their labels, for a second training (`synthpipe train` with both sets).
 
@@ -290,7 +293,7 @@ def pseudo_label(
     from synthpipe.segment.pseudo import pseudo_label
 
     description = Checkpoint.load(checkpoint).description
-    catalog = _catalog(real, layout, description)
+    catalog = _catalog(real, layout, description, most)
     if glass and not description.glass:
         reporter().note(
             f"note: the build of its composites looked for no glass; areas above grey {PUBLISHED_GLASS.threshold} of "
@@ -317,6 +320,7 @@ def pseudo_label(
 @click.option("--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Images to draw.")
 @click.option("--replicates", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the bootstrap.")
 @_any_palette
+@MAX_PIXELS_OPTION
 @_device
 def evaluate(
     checkpoint: Path,
@@ -326,6 +330,7 @@ def evaluate(
     pictures: int,
     replicates: int,
     any_palette: bool,
+    most: int,
     device: str | None,
 ) -> None:
     """Measure a network on images with masks: IoU, Dice, accuracy, boundaries, with intervals, and pictures.
@@ -344,8 +349,7 @@ def evaluate(
     from synthpipe.segment.sources import masked_images
 
     predictor = _predictor(checkpoint, windows, device)
-    PIL.Image.MAX_IMAGE_PIXELS = None  # the user names these images
-    images = masked_images(data)
+    images = masked_images(data, most)
     result = evaluate(predictor, images, output, reporter(), pictures, replicates, any_palette)
     rows = [row[:6] for row in table(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -372,6 +376,7 @@ def evaluate(
 @_windows
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Pictures of the masks on the images.")
 @click.option("--probabilities", is_flag=True, help="NumPy files (class, y, x), float16.")
+@MAX_PIXELS_OPTION
 @_device
 def predict(
     checkpoint: Path,
@@ -380,11 +385,13 @@ def predict(
     windows: tuple[str, ...],
     overlays: bool,
     probabilities: bool,
+    most: int,
     device: str | None,
 ) -> None:
     """Predict the masks of IMAGES of any size: palette PNGs whose pixel values are class indices.
 
-    An image is decoded as a whole, and looked at window by window.
+    An image is decoded as a whole, and looked at window by window. Masks have the images' stems; bytes of a stem that
+    are not Unicode become escapes, and a stem of more than 200 bytes is shortened.
 
     \b
     Examples:
@@ -395,23 +402,23 @@ def predict(
 
     inputs, outputs = {image.resolve(): image for image in images}, dict[str, Path]()
     for path in images:
-        for name in (f"{path.stem}.png", *((f"{path.stem}-overlay.png",) if overlays else ())):
+        stem = file_stem(path.stem)
+        for name in (f"{stem}.png", *((f"{stem}-overlay.png",) if overlays else ())):
             if replaced := inputs.get((output / name).resolve()):
                 raise ConfigError(f"-o {output}: its {name} would replace {replaced}; name another folder")
             if (other := outputs.setdefault(name, path)) != path:
                 raise ConfigError(f"IMAGES: {other} and {path} both give {name}; predict them into two folders")
     predictor = _predictor(checkpoint, windows, device)
-    PIL.Image.MAX_IMAGE_PIXELS = None  # the user names these images
     with reporter().stage("prediction", len(images)) as advance:
         for path in images:
-            image = decode(path, None)
+            image, stem = decode(path, most), file_stem(path.stem)
             if probabilities:
-                mask = predictor.write_probabilities(image, output / f"{path.stem}-probabilities.npy")
+                mask = predictor.write_probabilities(image, output / f"{stem}-probabilities.npy")
             else:
                 mask = predictor.mask(image)
-            write_atomically(output / f"{path.stem}.png", palette_png(mask, predictor.taxonomy))
+            write_atomically(output / f"{stem}.png", palette_png(mask, predictor.taxonomy))
             if overlays:
-                write_atomically(output / f"{path.stem}-overlay.png", png(overlay(image, mask, predictor.taxonomy)))
+                write_atomically(output / f"{stem}-overlay.png", png(overlay(image, mask, predictor.taxonomy)))
             advance(1)
     click.echo(f"{output}: masks of {len(images)} images")
 
@@ -435,6 +442,7 @@ def predict(
 )
 @_windows
 @_any_palette
+@MAX_PIXELS_OPTION
 def baseline(
     curated: tuple[Location, ...],
     real: Location,
@@ -451,6 +459,7 @@ def baseline(
     compare: tuple[Path, ...],
     windows: tuple[str, ...],
     any_palette: bool,
+    most: int,
 ) -> None:
     """Train what composites are measured against, with the settings, steps and images a step of `synthpipe train`.
 
@@ -473,10 +482,10 @@ def baseline(
     settings = load_settings(TrainSettings, config, overrides)
     sets = [CuratedSet(path) for path in curated]
     composites, description = Composites(sets), sets[0].description
-    validation, images = (_masked(folder, description, any_palette) for folder in (val, data))
-    masked = _masked(masks, description, any_palette) if masks else ()
+    validation, images = (_masked(folder, description, any_palette, most) for folder in (val, data))
+    masked = _masked(masks, description, any_palette, most) if masks else ()
     check_disjoint({"--masks": masked, "--val": validation, "--data": images})
-    catalog = _catalog(real, layout, description)
+    catalog = _catalog(real, layout, description, most)
     patches = RealPatches(catalog.patches, description)
     trainings = {
         "labels": lower_bound(settings, description, composites, patches, validation, catalog.digest),

@@ -16,6 +16,7 @@ from synthpipe.errors import StoreError
 from synthpipe.export.entries import Copy, Part
 from synthpipe.files import Location
 from synthpipe.handoff import Description
+from synthpipe.patches.pixels import opened
 from synthpipe.records import Image, Mask
 
 Pixels = tuple[Image, Mask]
@@ -104,7 +105,13 @@ def grey_png(mask: Mask) -> bytes:
     return buffer.getvalue()
 
 
-def from_png(data: bytes) -> Image | Mask:
-    """Return the pixels of a PNG: (H, W, 3) of one in RGB, (H, W) of one with a palette, or grey."""
-    with Pillow.open(io.BytesIO(data)) as picture:
+def from_png(data: bytes, size: tuple[int, int]) -> Image | Mask:
+    """Return the pixels of a PNG of `size`: (H, W, 3) of one in RGB, (H, W) of one with a palette, or grey.
+
+    Raises
+    ------
+    CatalogError
+        It cannot be decoded, or has more pixels.
+    """
+    with opened(data, size[0] * size[1]) as picture:
         return np.asarray(picture)

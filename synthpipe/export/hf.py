@@ -64,7 +64,8 @@ class HuggingFaceParquet:
         file = parquet.ParquetFile(io.BytesIO((folder / name).read_bytes()))
         for batch in file.iter_batches(_ROWS):
             for row in batch.to_pylist():
-                yield self._copy(row, from_png(row["image"]["bytes"]), from_png(row["mask"]["bytes"]))
+                image, mask = (from_png(row[name]["bytes"], self.description.size) for name in ("image", "mask"))
+                yield self._copy(row, image, mask)
 
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
         from datasets import Dataset

@@ -52,9 +52,10 @@ class PngFolders:
             yield next(names), image_png(image)
 
     def read(self, folder: Location, part: Part) -> Iterator[Copy]:
+        size = self.description.size
         for entry in part.entries:
             name = self.file_name(entry)
-            image, mask = (from_png((folder / below / name).read_bytes()) for below in ("img", "mask"))
+            image, mask = (from_png((folder / below / name).read_bytes(), size) for below in ("img", "mask"))
             yield Copy(entry.key, image, mask, None)
 
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:

@@ -50,7 +50,7 @@ class WebDatasetShards:
                 key, _, suffix = member.name.partition(".")
                 members[suffix] = content.read() if content else b""
                 if suffix == "image.png":
-                    yield _copy(key, members)
+                    yield self._copy(key, members)
                     members = {}
 
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
@@ -58,7 +58,7 @@ class WebDatasetShards:
 
         (name,) = self.names(part)
         for sample in webdataset.WebDataset(str(folder / name), shardshuffle=False):
-            yield _copy(sample["__key__"], sample)
+            yield self._copy(sample["__key__"], sample)
 
     def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
@@ -89,15 +89,14 @@ class WebDatasetShards:
             ),
         )
 
+    def _copy(self, key: str, members: Mapping[str, bytes]) -> Copy:
+        about: dict[str, Any] = json.loads(members["json"])
+        image, mask = (from_png(members[name], self.description.size) for name in ("image.png", "mask.png"))
+        return Copy(key, image, mask, tuple(about["labels"]), about)
+
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     """Add a file; what a tar says of owners and times is the same for all."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
-
-
-def _copy(key: str, members: Mapping[str, bytes]) -> Copy:
-    about: dict[str, Any] = json.loads(members["json"])
-    image, mask = from_png(members["image.png"]), from_png(members["mask.png"])
-    return Copy(key, image, mask, tuple(about["labels"]), about)

@@ -73,7 +73,7 @@ class Description:
             **self.taxonomy.to_json(),
             "size": list(self.size),
             "fingerprint": self.fingerprint,
-            "patches": self.patches.model_dump(mode="json", exclude={"root"}),
+            "patches": self.patches.model_dump(mode="json", exclude={"root", "max_pixels"}),
             "glass": self.glass.model_dump(mode="json") if self.glass else None,
         }
 

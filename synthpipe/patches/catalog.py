@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import get_args
 
 from synthpipe import config
@@ -170,7 +171,8 @@ def survey(
     usable: dict[str, PatchRef] = {}
     problems: list[Problem] = []
     claims = claims or read_layout(patches, taxonomy)
-    for outcome in in_threads(_examine, claims, threads or min(32, available_cores() + 4)):
+    examine = partial(_examine, most=patches.max_pixels)
+    for outcome in in_threads(examine, claims, threads or min(32, available_cores() + 4)):
         if isinstance(outcome, PatchRef):
             first = usable.setdefault(outcome.sha256, outcome)
             problems += () if first is outcome else (_duplicate(outcome, first, taxonomy),)
@@ -225,13 +227,13 @@ def load_catalog(directory: Location, taxonomy: Taxonomy, access: Mapping[str, s
     return Catalog(tuple(patches), tuple(problems))
 
 
-def _examine(claim: Claim) -> PatchRef | tuple[Problem, ...]:
+def _examine(claim: Claim, most: int) -> PatchRef | tuple[Problem, ...]:
     """Read the file of a claim that has no problems yet."""
     if claim.problems:
         return claim.problems
     try:
-        data = read_bytes(claim.secret_url or claim.path)
-        height, width, _ = decode_bytes(data).shape
+        data = read_bytes(claim.secret_url or claim.path, most)
+        height, width, _ = decode_bytes(data, most).shape
     except CatalogError as error:
         message = f"patch {claim.id!r}: {error}; replace it or exclude it with patches.exclude"
         return (Problem(claim.id, "unreadable", message),)

@@ -1,27 +1,51 @@
-"""Reading the pixels of patches."""
+"""Reading pictures that may be a stranger's: patches, images and masks."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import io
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
+from PIL import _imaging
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 
+from synthpipe.config import MAX_PIXELS
 from synthpipe.errors import CatalogError, StoreError
 from synthpipe.files import located, read_regular
-from synthpipe.records import Image, PatchRef
+from synthpipe.patches.bare import bare_jpeg, bare_png, bare_tiff
+from synthpipe.records import Image, Mask, PatchRef
 
-MAX_PIXELS = 8192 * 8192
-"""A larger image is no patch, but a slide or a decompression bomb: it is not decoded."""
+_MOST_BYTES = 2**30  # of a file; where more pixels are allowed, eight bytes for each
+_MOST_SIDE = 2**20  # pixels; decoders hold a pointer a row
+_MOST_PACKED = {"raw": 8, "libtiff": 100_000}  # pixels a byte, by decoder; CCITT and Zstandard pack blank areas best
+_MOST_PACKED_ELSE = 10_000  # deflate packs 1032 bytes, of eight pixels each, into one
+_MOST_TILE = 4096 * 4096  # pixels of a TIFF's tile, which may be larger than its image
+_MOST_SCANS = 64  # of a JPEG at the bound of pixels; smaller ones may have more
+_STRIP = 2**22  # pixels that are converted at a time
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_SCAN = b"\xff\xda"
 
-_LARGEST_FILE = 1 << 30  # bytes
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_KINDS: dict[bytes, tuple[type[ImageFile], Callable[[bytes], bytes]]] = {
+    b"\x89PNG\r\n\x1a\n": (PngImageFile, bare_png),
+    b"\xff\xd8\xff": (JpegImageFile, bare_jpeg),
+    **dict.fromkeys(PREFIXES, (TiffImageFile, bare_tiff)),
+    b"BM": (BmpImageFile, bytes),
+}
 
 
-def decode(path: str | Path, most: int | None = MAX_PIXELS) -> Image:
-    """Read a patch, or an image of at most so many pixels; None is without a bound.
+def decode(path: str | Path, most: int = MAX_PIXELS) -> Image:
+    """Read a patch, or an image, of at most `most` pixels.
 
     Grey, palette, CMYK and 16-bit pixels become RGB of 8 bits; transparency is dropped; of several pages the first
     counts.
@@ -34,12 +58,44 @@ def decode(path: str | Path, most: int | None = MAX_PIXELS) -> Image:
     Raises
     ------
     CatalogError
-        The file cannot be read or decoded completely; the message names it.
+        The file cannot be read or decoded completely, or has more pixels; the message names it.
     """
-    try:
-        return decode_bytes(read_bytes(path), most)
-    except CatalogError as error:
-        raise CatalogError(f"{path}: {error}") from error
+    with _named(path):
+        return decode_bytes(read_bytes(path, most), most)
+
+
+def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
+    """Read a mask, a palette or grey picture whose pixel values are class indices, of at most `most` pixels.
+
+    Returns
+    -------
+    (H, W) uint8
+        Class indices.
+
+    Raises
+    ------
+    CatalogError
+        As for `decode`, or the picture is of another kind.
+    """
+    with _named(path), opened(read_bytes(path, most), most) as picture:
+        if picture.mode not in ("P", "L"):
+            raise CatalogError(
+                f"is a picture of mode {picture.mode}, expected a palette or grey image whose pixel values are class "
+                "indices; convert it"
+            )
+        return indices(picture)
+
+
+def read_palette(path: Path, most: int = MAX_PIXELS) -> tuple[int, ...]:
+    """Read the palette of a picture, (red, green, blue, red, ...); of one without a palette it is empty.
+
+    Raises
+    ------
+    CatalogError
+        As for `decode`, except that pixels are not decoded.
+    """
+    with _named(path), opened(read_bytes(path, most), most) as picture:
+        return tuple(picture.getpalette("RGB") or ()) if picture.mode == "P" else ()
 
 
 def read_pixels(patch: PatchRef) -> Image:
@@ -55,23 +111,40 @@ def read_pixels(patch: PatchRef) -> Image:
     CatalogError
         The file is gone, or its bytes are not those that the catalog names.
     """
-    try:
-        data = read_bytes(patch.secret_url or patch.path)
+    most = patch.height * patch.width
+    with _named(patch.path):
+        data = read_bytes(patch.secret_url or patch.path, most)
         if hashlib.sha256(data).hexdigest() != patch.sha256:
             raise CatalogError("has other bytes than when it was indexed; restore it, or build into another directory")
-        return decode_bytes(data)
-    except CatalogError as error:
-        raise CatalogError(f"{patch.path}: {error}") from error
+        return decode_bytes(data, most)
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Read a file; a `CatalogError` says why it cannot be read, but not which file it is."""
+def picture_digest(path: Path, most: int = MAX_PIXELS) -> str:
+    """Return the SHA-256 of the file of a picture of at most `most` pixels.
+
+    Raises
+    ------
+    CatalogError
+        It cannot be read; the message names it.
+    """
+    with _named(path):
+        return hashlib.sha256(read_bytes(path, most)).hexdigest()
+
+
+def read_bytes(path: str | Path, most: int = MAX_PIXELS) -> bytes:
+    """Read the file of a picture of at most `most` pixels: a regular file of at most 1 GiB, or 8 bytes a pixel.
+
+    Raises
+    ------
+    CatalogError
+        Says why it cannot be read, but not which file it is.
+    """
     try:
         location = located(path)
     except StoreError as error:
         raise CatalogError(f"cannot be read: {error}") from error
     try:
-        return read_regular(location, _LARGEST_FILE)
+        return read_regular(location, max(_MOST_BYTES, 8 * most))
     except OSError as error:
         raise CatalogError(f"cannot be read: {error.strerror or error}") from error
     except Exception as error:  # clients of object stores have exceptions of their own
@@ -80,24 +153,102 @@ def read_bytes(path: str | Path) -> bytes:
         raise CatalogError(f"cannot be read: {error}") from error
 
 
-def decode_bytes(data: bytes, most: int | None = MAX_PIXELS) -> Image:
+def decode_bytes(data: bytes, most: int = MAX_PIXELS) -> Image:
     """Decode a file's bytes as `decode` does; a `CatalogError` does not say which file it is."""
+    with opened(data, most) as picture:
+        if picture.mode in ("I", "F"):
+            raise CatalogError(f"has 32-bit pixels (Pillow mode {picture.mode}), expected 8 or 16 bits")
+        pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+        for rows, strip in _strips(picture):
+            if strip.mode.startswith("I;16"):
+                pixels[rows] = (np.asarray(strip) >> 8)[:, :, np.newaxis]
+            else:
+                pixels[rows] = np.asarray(strip.convert("RGB"))
+        return pixels
+
+
+def indices(picture: PIL.Image.Image) -> Mask:
+    """Return the pixel values of a palette or grey picture, (H, W) uint8."""
+    pixels = np.empty((picture.height, picture.width), np.uint8)
+    for rows, strip in _strips(picture):
+        pixels[rows] = np.asarray(strip)
+    return pixels
+
+
+@contextmanager
+def opened(data: bytes, most: int) -> Iterator[ImageFile]:
+    """Give the picture that a file's bytes hold, to be decoded before this ends.
+
+    Its kind follows from its bytes, never from its name. Nothing is decoded before its size is known to be at most
+    `most` pixels and plausible for so many bytes, and metadata never is.
+
+    Raises
+    ------
+    CatalogError
+        It is no such picture, or cannot be decoded completely; the message does not say which file it is.
+    """
+    kind, bare = next((found for prefix, found in _KINDS.items() if data.startswith(prefix)), (None, bytes))
+    if kind is None:
+        raise CatalogError(f"is {'no image' if data else 'empty'}, expected PNG, JPEG, TIFF or BMP")
+    _quieten()
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if most is not None and image.width * image.height > most:
-                raise CatalogError(f"has {image.width} x {image.height} pixels, expected at most {most}")
-            if image.mode in ("I", "F"):
-                raise CatalogError(f"has 32-bit pixels (Pillow mode {image.mode}), expected 8 or 16 bits")
-            if image.mode.startswith("I;16"):
-                grey = (np.asarray(image) >> 8).astype(np.uint8)
-                return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
-            # By way of RGBA, since Pillow warns about palettes with transparency on the direct way.
-            opaque = image.convert("RGBA") if image.mode == "P" else image
-            return np.array(opaque.convert("RGB"))
+        data = bare(data)
+        with kind(io.BytesIO(data)) as picture:
+            _check(picture, data, most)
+            yield picture
     except CatalogError:
         raise
-    except PIL.UnidentifiedImageError as error:
-        found = "no image" if data else "empty"
-        raise CatalogError(f"is {found}, expected {', '.join(_FORMATS[:-1])} or {_FORMATS[-1]}") from error
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble on.
         raise CatalogError(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+@cache
+def _quieten() -> None:
+    """Keep Pillow and its libtiff from writing to stderr what is told as an exception too."""
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    with suppress(OSError, AttributeError):  # another build of Pillow
+        library = ctypes.CDLL(_imaging.__file__)  # finds the functions of the libraries that it is linked with
+        library.TIFFSetErrorHandler(None)
+        library.TIFFSetWarningHandler(None)
+
+
+def _check(picture: ImageFile, data: bytes, most: int) -> None:
+    """Refuse what would take much memory or time, before anything is decoded."""
+    pixels = picture.width * picture.height
+    size = f"has {picture.width} x {picture.height} pixels"
+    if pixels > most:
+        raise CatalogError(f"{size}, expected at most {most}; patches.max_pixels or --max-pixels allows more")
+    if max(picture.size) > _MOST_SIDE:
+        raise CatalogError(f"{size}, expected sides of at most {_MOST_SIDE}")
+    if pixels > _MOST_PACKED.get(picture.tile[0][0], _MOST_PACKED_ELSE) * len(data):
+        raise CatalogError(f"{size} in {len(data)} bytes, which are too few; the file is truncated or damaged")
+    boxes = [tile[1] or (0, 0, *picture.size) for tile in picture.tile]
+    areas = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
+    if areas > 8 * pixels:  # a TIFF may keep each channel by itself
+        raise CatalogError(f"{size}, but {len(picture.tile)} strips or tiles of {areas}; the file is damaged")
+    if isinstance(picture, TiffImageFile):
+        tile = picture.tag_v2.get(_TILE_WIDTH, 0) * picture.tag_v2.get(_TILE_LENGTH, 0)
+        if tile > max(_MOST_TILE, pixels):
+            raise CatalogError(f"{size} in tiles of {tile}, expected at most {_MOST_TILE}")
+    if picture.format == "JPEG" and data.count(_SCAN) * pixels > _MOST_SCANS * most:
+        raise CatalogError(f"{size} in {data.count(_SCAN)} scans, expected at most {_MOST_SCANS * most // pixels}")
+    if PIL.Image.MAX_IMAGE_PIXELS is not None and pixels > PIL.Image.MAX_IMAGE_PIXELS:
+        PIL.Image.MAX_IMAGE_PIXELS = pixels  # its own bound, which is above ours unless a user raised that
+
+
+def _strips(picture: PIL.Image.Image) -> Iterator[tuple[slice, PIL.Image.Image]]:
+    """Yield a picture some rows at a time: what is converted on the way stays small."""
+    picture.load()
+    rows = max(1, _STRIP // picture.width)
+    for start in range(0, picture.height, rows):
+        end = min(picture.height, start + rows)
+        whole = end - start == picture.height
+        yield slice(start, end), picture if whole else picture.crop((0, start, picture.width, end))
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except CatalogError as error:
+        raise CatalogError(f"{path}: {error}") from error

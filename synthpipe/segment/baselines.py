@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from synthpipe.errors import ConfigError
 from synthpipe.handoff import Description
+from synthpipe.patches.pixels import picture_digest
 from synthpipe.segment.batches import steps_per_epoch
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedCrops, MaskedImage, Source, digest_of
@@ -25,7 +25,7 @@ def check_disjoint(folders: Mapping[str, Sequence[MaskedImage]]) -> None:
     seen: dict[str, tuple[str, Path]] = {}
     for option, images in folders.items():
         for image in images:
-            digest = hashlib.sha256(image.image.read_bytes()).hexdigest()
+            digest = picture_digest(image.image, image.most)
             before, path = seen.setdefault(digest, (option, image.image))
             if before != option:
                 same = "" if path.resolve() == image.image.resolve() else f", as {path}"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.display import printable, to_cell
+from synthpipe.display import file_stem, printable, to_cell
 from synthpipe.errors import StoreError
 from synthpipe.files import write_atomically
 from synthpipe.progress import Reporter
@@ -227,8 +227,9 @@ def evaluate(
     taxonomy = predictor.taxonomy
     with reporter.stage("masks", len(images)) as advance:
         check_masked(images, taxonomy, any_palette, advance)
+    measured_on = digest_of(images)
     shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
-    drawn, record = {f"{images[number].name}.png" for number in shown}, directory / "pictures" / "drawn.json"
+    drawn, record = {_picture(images[number]) for number in shown}, directory / "pictures" / "drawn.json"
     former = _names(record)  # of an evaluation before this one, whether it was finished or not
     write_atomically(record, json.dumps(sorted(former | drawn)))
     confusions, contours = [], []
@@ -240,8 +241,8 @@ def evaluate(
             contours.append(boundary_counts(truth, found, len(taxonomy)))
             if number in shown:
                 score = measure(confusions[-1]).miou
-                figure = pictures.panel(image, truth, found, taxonomy, f"{source.name}: mIoU {score:.3f}")
-                pictures.save(figure, directory / "pictures" / f"{source.name}.png")
+                figure = pictures.panel(image, truth, found, taxonomy, f"{printable(source.name)}: mIoU {score:.3f}")
+                pictures.save(figure, directory / "pictures" / _picture(source))
             advance(1)
     for name in former - drawn:
         (directory / "pictures" / name).unlink(missing_ok=True)
@@ -251,7 +252,7 @@ def evaluate(
         "checkpoint": predictor.sha256,
         "fingerprint": predictor.checkpoint.description.fingerprint,
         "trained_on": dict(predictor.checkpoint.sources),
-        "measured_on": digest_of(images),
+        "measured_on": measured_on,
         "synthpipe": version("synthpipe"),
         "windows": predictor.windows.model_dump(mode="json"),
         **evaluation.summary(taxonomy, replicates, seed=0),
@@ -262,6 +263,10 @@ def evaluate(
     csv.writer(text, lineterminator="\n").writerows([to_cell(name), *values] for name, *values in table(result))
     write_atomically(directory / "metrics.csv", text.getvalue())
     return result
+
+
+def _picture(source: MaskedImage) -> str:
+    return f"{file_stem(source.image.stem)}.png"
 
 
 def _names(record: Path) -> set[str]:

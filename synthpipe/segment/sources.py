@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import bisect
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-from synthpipe.config import GlassSection, digest
+from synthpipe.config import MAX_PIXELS, GlassSection, digest
+from synthpipe.display import escaped
 from synthpipe.errors import CatalogError, ConfigError
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.layouts import SUFFIXES
-from synthpipe.patches.pixels import decode, read_bytes, read_pixels
+from synthpipe.patches.pixels import decode, decode_mask, picture_digest, read_palette, read_pixels
 from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.resizing import fit
 from synthpipe.taxonomy import LOST, Taxonomy
@@ -116,11 +115,12 @@ class RealPatches:
 
 @dataclass(frozen=True, slots=True)
 class MaskedImage:
-    """An image on disk and its mask."""
+    """An image on disk and its mask, neither of more than `most` pixels; `name` is Unicode and the image's own."""
 
     name: str
     image: Path
     mask: Path
+    most: int = MAX_PIXELS
 
     def read(self, taxonomy: Taxonomy) -> tuple[Image, Mask]:
         """Return (H, W, 3) uint8 and (H, W) uint8 pixels.
@@ -130,8 +130,8 @@ class MaskedImage:
         CatalogError
             One cannot be read, sizes differ, or the mask holds values that are no class, background or `LOST`.
         """
-        image = decode(self.image, None)
-        mask = _read_mask(self.mask)
+        image = decode(self.image, self.most)
+        mask = decode_mask(self.mask, self.most)
         if image.shape[:2] != mask.shape:
             raise CatalogError(
                 f"{self.mask}: is {_by(mask.shape)}, its image {self.image.name} {_by(image.shape[:2])}; replace one"
@@ -146,7 +146,7 @@ class MaskedImage:
     @property
     def has_palette(self) -> bool:
         """Whether the mask has colours that tell which classes its values mean."""
-        return bool(_palette(self.mask))
+        return bool(_palette(self.mask, self.most))
 
     def check_palette(self, taxonomy: Taxonomy, background: bool = False) -> None:
         """Refuse a mask whose palette gives a class another colour than `taxonomy`: its indices mean something else.
@@ -158,7 +158,7 @@ class MaskedImage:
         CatalogError
             The message names the class and both colours.
         """
-        palette = _palette(self.mask)  # may end with the last index that the mask shows
+        palette = _palette(self.mask, self.most)  # may end with the last index that the mask shows
         wanted = [(tissue.name, tissue.color) for tissue in taxonomy.classes]
         wanted += [("background", taxonomy.background_color)] if background else []
         for index, (name, wanted_color) in enumerate(wanted[: len(palette) // 3]):
@@ -171,8 +171,10 @@ class MaskedImage:
                 )
 
 
-def masked_images(directory: Path) -> tuple[MaskedImage, ...]:
+def masked_images(directory: Path, most: int = MAX_PIXELS) -> tuple[MaskedImage, ...]:
     """List the images of a folder that holds ``img/`` and ``mask/``, sorted by name; a mask has its image's stem.
+
+    An image or a mask of more than `most` pixels is refused when it is read.
 
     Raises
     ------
@@ -190,7 +192,7 @@ def masked_images(directory: Path) -> tuple[MaskedImage, ...]:
             f"{directory / 'mask'}: no mask for {len(missing)} of {len(images)} images, the first {missing[0]!r}; add "
             "them, or remove the images"
         )
-    return tuple(MaskedImage(stem, path, masks[stem]) for stem, path in images.items())
+    return tuple(MaskedImage(escaped(stem), path, masks[stem], most) for stem, path in images.items())
 
 
 def check_masked(
@@ -280,7 +282,7 @@ class MaskedCrops:
 def digest_of(images: Sequence[MaskedImage]) -> str:
     """Return the SHA-256 of the bytes and names of images and their masks, wherever they lie."""
     files = [
-        [source.name, *(hashlib.sha256(read_bytes(path)).hexdigest() for path in (source.image, source.mask))]
+        [source.image.stem, *(picture_digest(path, source.most) for path in (source.image, source.mask))]
         for source in images
     ]
     return digest(files)
@@ -299,28 +301,9 @@ def _by_stem(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _read_mask(path: Path) -> Mask:
-    try:
-        with PIL.Image.open(path) as picture:
-            if picture.mode not in ("P", "L"):
-                raise CatalogError(
-                    f"{path}: is a picture of mode {picture.mode}, expected a palette or grey image whose pixel values "
-                    "are class indices; convert it"
-                )
-            return np.array(picture)
-    except CatalogError:
-        raise
-    except Exception as error:  # whatever a damaged file makes a decoder raise
-        raise CatalogError(f"{path}: cannot be read: {' '.join(str(error).split())}; replace it") from error
-
-
-def _palette(path: Path) -> tuple[int, ...]:
+def _palette(path: Path, most: int) -> tuple[int, ...]:
     """Return the values of a mask's palette; none where it has none, or one of greys."""
-    try:
-        with PIL.Image.open(path) as picture:
-            palette = tuple(picture.getpalette("RGB") or ()) if picture.mode == "P" else ()
-    except Exception as error:  # whatever a damaged file makes a decoder raise
-        raise CatalogError(f"{path}: cannot be read: {' '.join(str(error).split())}; replace it") from error
+    palette = read_palette(path, most)
     greys = all(len(set(palette[start : start + 3])) == 1 for start in range(0, len(palette), 3))
     return () if greys else palette
 

@@ -58,7 +58,7 @@ def curated_group(place: Place, pipeline: Pipeline, catalog: Catalog, count: int
         "fingerprint": pipeline.fingerprint(),
         **taxonomy_attributes(pipeline.taxonomy),
         "groups": sorted({patch.group for patch in catalog.donors}),
-        "patches": pipeline.patches.model_dump(mode="json", exclude={"root"}),
+        "patches": pipeline.patches.model_dump(mode="json", exclude={"root", "max_pixels"}),
         "glass": pipeline.glass.model_dump(mode="json") if pipeline.glass else None,
         "source": {"patches": catalog.digest},
     }

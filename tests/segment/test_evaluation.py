@@ -158,7 +158,7 @@ def test_masks_without_a_class_are_refused(trained: Path, tmp_path: Path) -> Non
         ("value", r"mask.a\.png: holds 7, expected 0 to 3 \(tumour, stroma, normal, background\) or 255"),
         ("size", r"mask.a\.png: is 8 x 8, its image a\.png 40 x 50"),
         ("rgb", r"is a picture of mode RGB, expected a palette or grey image"),
-        ("damaged", r"mask.a\.png: cannot be read"),
+        ("damaged", r"mask.a\.png: is no image, expected PNG, JPEG, TIFF or BMP"),
         ("twice", r"img.a\.tif: has the same stem as a\.png"),
         ("empty", r"img: holds no images"),
         ("folder", r"expected a folder with img/ and mask/ in it"),
