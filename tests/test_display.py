@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from synthpipe.display import from_cell, printable, to_cell, without_secrets
+from synthpipe.display import escaped, file_stem, from_cell, printable, to_cell, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,17 @@ def test_a_terminal_is_not_steered() -> None:
 def test_cells_are_no_formulas_and_give_their_text_back(text: str) -> None:
     assert to_cell(text)[:1] not in tuple("=+-@\t\r")
     assert from_cell(to_cell(text)) == text
+
+
+def test_names_in_unicode_stay_apart() -> None:
+    names = ["a", "ä", "a\\b", "a\udcff", "a\\udcff", "a\\\udcff", "a\\\\udcff", "a\\\\\\udcff", "a\\\\\udcff"]
+    found = [escaped(name) for name in names]
+    assert len(set(found)) == len(names) and found[:4] == ["a", "ä", "a\\b", "a\\udcff"]
+    assert [name.encode() for name in found]
+
+
+def test_names_of_files_that_are_made_are_short() -> None:
+    long = ["\udcff" * 120, "\udcff" * 121, "ä" * 125]
+    found = [file_stem(name) for name in long]
+    assert len(set(found)) == 3 and all(len(name.encode()) <= 200 for name in found)
+    assert file_stem("x" * 200) == "x" * 200

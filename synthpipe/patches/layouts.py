@@ -33,7 +33,7 @@ from synthpipe.taxonomy import Taxonomy
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 """File names that are patches end in one of these, in any case."""
 
-_LARGEST_TABLE = 1 << 30  # bytes
+_MOST_TABLE = 2**30  # bytes of a CSV
 
 ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path"]
 
@@ -393,7 +393,7 @@ def _csv_entries(table: Location) -> Iterator[_Entry]:
 def _csv_rows(table: Location) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a CSV that are not blank, with the numbers of the lines they begin in."""
     try:
-        data = read_regular(table, _LARGEST_TABLE)
+        data = read_regular(table, _MOST_TABLE)
     except OSError as error:
         raise CatalogError(
             f"{table}: cannot be read: {error.strerror or error}; set patches.root to the CSV file, or patches.layout"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
@@ -18,6 +17,7 @@ import dask
 from distributed import Client
 
 from synthpipe.errors import ClusterError
+from synthpipe.files import parse_json, read_regular
 from synthpipe.runtime.crew import Crew
 from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, check_queue, job_cluster, jobs_renewed
 from synthpipe.runtime.keys import made_keys, security
@@ -57,6 +57,7 @@ _GENTLE_ADAPTING = {
 _SECONDS_TO_CONNECT, _SECONDS_TO_RELEASE = 20, 10
 _WARNINGS = "PYTHONWARNINGS"
 _LOCAL_PATIENCE = 60.0
+_MOST_RECORD = 2**20  # bytes of a scheduler's file
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,11 +223,12 @@ def _address(scheduler: str) -> str:
     if "://" in scheduler:
         return scheduler
     try:
-        address = json.loads(Path(scheduler).read_text(encoding="utf-8"))["address"]
+        address = parse_json(read_regular(Path(scheduler), _MOST_RECORD))["address"]
     except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise ClusterError(
             f"--scheduler {scheduler}: neither an address such as tcp://host:8786 nor a file that "
-            f"`dask scheduler --scheduler-file` wrote: {error}"
+            f"`dask scheduler --scheduler-file` wrote: {reason}"
         ) from error
     return str(address)
 

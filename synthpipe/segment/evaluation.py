@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from synthpipe.display import file_stem, printable, to_cell
 from synthpipe.errors import StoreError
-from synthpipe.files import write_atomically
+from synthpipe.files import parse_json, read_regular, write_atomically
 from synthpipe.progress import Reporter
 from synthpipe.records import Mask
 from synthpipe.segment import pictures
@@ -36,6 +36,9 @@ from synthpipe.segment.metrics import (
 from synthpipe.segment.sources import MaskedImage, check_masked, digest_of
 from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
+
+_MOST_RECORD = 2**24  # bytes of the names of drawn pictures
+_MOST_EPOCHS = 2**26  # bytes of a training's curves
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +275,8 @@ def _picture(source: MaskedImage) -> str:
 def _names(record: Path) -> set[str]:
     """Return the pictures that evaluations drew beside their `record`: of what is there, only they may be removed."""
     try:
-        return set(json.loads(record.read_text(encoding="utf-8")))
+        names = parse_json(read_regular(record, _MOST_RECORD))
+        return {name for name in names if Path(name).name == name and name.endswith(".png")}
     except (OSError, ValueError, TypeError):
         return set()
 

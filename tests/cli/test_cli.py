@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -80,8 +81,10 @@ def test_index_lists_problems_by_file_and_fault(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for name in ("a-1-[1 0 0 1].png", "a-2-[1 0 2 1].png", "a-3-[1 0 0].png"):
         PillowImage.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(folder / name)
+    os.mkfifo(folder / "a-4-[1 0 0 1].png")
     result = synthpipe("index", tmp_path / "set", "--layout", "luad-histoseg")
-    assert result.exit_code == 0 and "1 patches" in result.stdout and "problems: 2" in result.stdout
+    assert result.exit_code == 0 and "1 patches" in result.stdout and "problems: 3" in result.stdout
+    assert "unreadable: patch 'a-4-[1 0 0 1].png': cannot be read: is a named pipe, expected a file" in result.stdout
     assert "'a-2-[1 0 2 1].png'" in result.stdout and "neither 0 nor 1" in result.stdout
     assert "'a-3-[1 0 0].png'" in result.stdout
 

@@ -58,6 +58,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
         ("--scheduler tls://head:8786 --tls-ca setup.cfg", "--tls-ca, --tls-cert and --tls-key go together"),
         ("--memory much", "Invalid value for --memory: 'much' is no size"),
         ("--cluster slurm --cluster-set corse=2", "did you mean 'cores'"),
+        ("--scheduler /dev/zero", "neither an address such as tcp://host:8786 nor a file that `dask scheduler"),
         ("--scheduler nowhere.json", "nowhere.json: neither an address such as tcp://host:8786 nor a file"),
         ("--gpu require", "--gpu require: torch sees no GPU on this machine"),
     ],

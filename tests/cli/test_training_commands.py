@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -164,6 +165,64 @@ def test_predict_writes_masks_overlays_and_probabilities(data_set: DataSet, trai
         shutil.copy(images[1], other)
         twice = synthpipe("predict", trained / "best.ckpt", images[0], other, "-o", tmp_path)
         assert twice.exit_code == 1 and f"{images[0]} and {other} both give {name}" in twice.stderr
+
+
+def test_images_that_harm_are_refused_by_every_command(
+    data_set: DataSet, config: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder, checkpoint = tmp_path / "val", trained / "best.ckpt"
+    for kind in ("img", "mask"):
+        shutil.copytree(data_set.validation / kind, folder / kind)
+    good, image = sorted((folder / "img").iterdir())[0], max((folder / "img").iterdir())
+    with PillowImage.open(image) as picture:
+        pixels = picture.width * picture.height
+    few = "--max-pixels", pixels - 1
+
+    def refused(message: str, *more: object) -> None:
+        for command in (
+            ("predict", checkpoint, good, image, "-o", tmp_path / "masks", "--device", "cpu"),
+            ("evaluate", checkpoint, "--data", folder, "-o", tmp_path / "test", "--device", "cpu"),
+            ("train", data_set.curated, "--set", "real=0", "--val", folder, "--config", config, "-o", tmp_path / "run"),
+            (
+                *("baseline", data_set.curated, "--real", data_set.root, "--val", folder, "--data", folder),
+                *("--config", config, "-o", tmp_path / "bounds"),
+            ),
+        ):
+            result = synthpipe(*command, *more)
+            assert result.exit_code == 1 and message in result.stderr, (command, result.output)
+
+    refused(f"pixels, expected at most {pixels - 1}; patches.max_pixels or --max-pixels allows more", *few)
+    image.write_bytes(image.read_bytes()[:-300])
+    refused(f"{image}: cannot be decoded: ")
+    assert (tmp_path / "masks" / good.name).exists()  # what was done before is kept
+    image.unlink()
+    os.mkfifo(image)
+    refused(f"{image}: cannot be read: is a named pipe, expected a file")
+    for command in ("pseudo-label", checkpoint, "-o", tmp_path / "pseudo.zarr"), ("index", "--layout", "wsss4luad"):
+        where = ("--real", data_set.root) if command[0] == "pseudo-label" else (data_set.root,)
+        result = synthpipe(*command, *where, "--max-pixels", 9)
+        assert "pixels, expected at most 9" in result.output, result.output
+
+
+def test_names_need_not_be_unicode(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    image, mask = (min((data_set.validation / kind).iterdir()) for kind in ("img", "mask"))
+    stems = {"a\udcff": "a\\udcff", "a\\udcff": "a\\\\udcff", "$x_{$\x1b": "$x_{$\x1b", "x" * 230: "x" * 230}
+    for kind, source in {"img": image, "mask": mask}.items():
+        (folder / kind).mkdir(parents=True)
+        for stem in stems:
+            shutil.copy(source, folder / kind / f"{stem}.png")
+    output = tmp_path / "test\udcfe"
+    result = synthpipe("evaluate", trained / "best.ckpt", "--data", folder, "-o", output, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    found = json.loads((output / "metrics.json").read_text(encoding="utf-8"))
+    assert set(found["images"]) == set(stems.values())
+    predicted = synthpipe("predict", trained / "best.ckpt", *(folder / "img").iterdir(), "-o", output / "masks")
+    assert predicted.exit_code == 0, predicted.output
+    for written in (output / "pictures", output / "masks"):
+        names = {path.name for path in written.glob("*.png") if not path.stem.endswith("-overlay")}
+        assert len(names) == 4 and {f"{name}.png" for name in stems.values() if len(name) < 200} < names
+        assert "\udcff" not in "".join(names)
 
 
 def test_pseudo_labels_serve_a_second_training(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +201,11 @@ def test_roots_of_the_wrong_kind(tmp_path: Path) -> None:
     table = write_csv(tmp_path, "path,labels\n")
     with pytest.raises(CatalogError, match="is no folder, expected the data set's folder for layout folders"):
         claims(table, "folders")
-    with pytest.raises(
-        CatalogError, match=r"is a folder, expected a file; set patches.root to the CSV file, or patches.layout"
-    ):
+    with pytest.raises(CatalogError, match=r"is a folder, expected a file; set patches\.root to the CSV file"):
         claims(tmp_path, "csv")
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(CatalogError, match=r"is a named pipe, expected a file; set patches\.root"):
+        claims(tmp_path / "pipe.csv", "csv")
     touch(tmp_path, "training/1-[100].png")
     with pytest.raises(CatalogError, match=r"neither a folder '1\.training' nor images"):
         claims(tmp_path, "wsss4luad")

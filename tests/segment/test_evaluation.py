@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 from dataclasses import replace
@@ -71,6 +72,22 @@ def test_another_evaluation_replaces_the_pictures_of_the_first_alone(
         evaluate(predictor, images, tmp_path, LogReporter(), pictured=drawn, replicates=1)
         expected = {"drawn.json", "mine.png", *(f"{image.name}.png" for image in images[:drawn])}
         assert {path.name for path in mine.parent.iterdir()} == expected
+
+
+def test_records_of_strangers_neither_harm_nor_stop_an_evaluation(
+    trained: Path, data_set: DataSet, tmp_path: Path
+) -> None:
+    predictor, images = Predictor.load(trained / "best.ckpt"), masked_images(data_set.validation)
+    pictures, others = tmp_path / "result" / "pictures", [tmp_path / "mine.png", tmp_path / "mine.txt"]
+    pictures.mkdir(parents=True)
+    for path in others:
+        path.touch()
+    (pictures / "drawn.json").write_text(json.dumps([f"../../{others[0].name}", str(others[1])]), encoding="utf-8")
+    evaluate(predictor, images, tmp_path / "result", LogReporter(), pictured=1, replicates=1)
+    (pictures / "drawn.json").unlink()
+    os.mkfifo(pictures / "drawn.json")
+    evaluate(predictor, images, tmp_path / "result", LogReporter(), pictured=1, replicates=1)
+    assert all(path.exists() for path in others)
 
 
 def test_an_absent_class_is_left_out_of_the_mean(trained: Path, tmp_path: Path) -> None:
@@ -216,6 +233,9 @@ def test_a_device_that_there_is_not_is_refused() -> None:
 
 def test_curves_are_drawn_of_what_the_journal_holds(trained: Path, tmp_path: Path) -> None:
     assert not draw_curves(tmp_path, tmp_path / "curves.png")
+    for damaged in (b"", b"epoch,step\n1,x\n", b"epoch,step,loss\n1,1\n", b"\xff\n", b'"'):
+        (tmp_path / "epochs.csv").write_bytes(damaged)
+        assert not draw_curves(tmp_path, tmp_path / "curves.png")
     assert draw_curves(trained, tmp_path / "curves.png") and width_of(tmp_path / "curves.png") > 600
 
 

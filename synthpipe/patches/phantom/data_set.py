@@ -28,6 +28,7 @@ from PIL import Image as PillowImage
 
 from synthpipe.config import differences
 from synthpipe.errors import ConfigError, StoreError
+from synthpipe.files import parse_json, read_regular
 from synthpipe.patches.phantom.tissue import SMALLEST, render_slide
 from synthpipe.patches.phantom.windows import Window, choose_windows
 from synthpipe.records import Image, Mask
@@ -56,6 +57,7 @@ _OUR_NAMES = re.compile(
     r"(1\.training/\d{7,}-\d+-\d+-\[[01], [01], [01]\]|(2\.validation|3\.testing)/(img|mask)/\d{7,}-0-0"
     r"|masked/(img|mask)/\d{7,}-\d+-\d+)\.png(\.tmp)?"
 )
+_MOST_RECORD = 2**28  # bytes of the names of all files
 _FIRST_SLIDE, _SLIDE_STEP = 1003370, 37  # slide ids look like the published ones
 
 # In units of the wanted patch size: how wide areas of one class are, and the sides of segmented images.
@@ -255,7 +257,7 @@ def _find(directory: Path, spec: PhantomSpec) -> PhantomSummary | None:
             raise StoreError(f"{directory}: holds {_listed(foreign)} but no phantom; choose a new or empty folder")
         return None
     try:
-        found: dict[str, Any] = json.loads((directory / record).read_text(encoding="utf-8"))
+        found: dict[str, Any] = parse_json(read_regular(directory / record, _MOST_RECORD))
         kept = PhantomSummary(**found["summary"]) if record == FINISHED else None
         expected, old = set(found.get("files", ())), {key: found[key] for key in ("format_version", "spec")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
