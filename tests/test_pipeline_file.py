@@ -327,7 +327,10 @@ def test_exponents_are_numbers_as_in_yaml_1_2() -> None:
 
 def test_the_fingerprint_counts_what_decides_bytes_and_nothing_else() -> None:
     plain = pipeline().fingerprint()
-    assert pipeline("patches.root=/elsewhere", "name=other", "patches.on_error=skip").fingerprint() == plain
+    assert (
+        pipeline("patches.root=/elsewhere", "name=other", "patches.on_error=skip", "patches.max_pixels=9").fingerprint()
+        == plain
+    )
     for change in ("seed=1", "mosaic.scale=0.1", "filter.epochs=1", "filter.enabled=false", "curation.threshold=0.1"):
         assert pipeline(change).fingerprint() != plain
 

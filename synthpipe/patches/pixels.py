@@ -32,7 +32,7 @@ _MOST_PACKED = {"raw": 8, "libtiff": 100_000}  # pixels a byte, by decoder; CCIT
 _MOST_PACKED_ELSE = 10_000  # deflate packs 1032 bytes, of eight pixels each, into one
 _MOST_TILE = 4096 * 4096  # pixels of a TIFF's tile, which may be larger than its image
 _MOST_SCANS = 64  # of a JPEG at the bound of pixels; smaller ones may have more
-_STRIP = 2**22  # pixels that are converted at a time
+_STRIP = 2**20  # pixels that are converted at a time
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SCAN = b"\xff\xda"
 
@@ -60,8 +60,8 @@ def decode(path: str | Path, most: int = MAX_PIXELS) -> Image:
     CatalogError
         The file cannot be read or decoded completely, or has more pixels; the message names it.
     """
-    with _named(path):
-        return decode_bytes(read_bytes(path, most), most)
+    with _named(path), opened(read_bytes(path, most), most) as picture:
+        return _rgb(picture)
 
 
 def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
@@ -83,7 +83,7 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
                 f"is a picture of mode {picture.mode}, expected a palette or grey image whose pixel values are class "
                 "indices; convert it"
             )
-        return indices(picture)
+        return _indices(picture)
 
 
 def read_palette(path: Path, most: int = MAX_PIXELS) -> tuple[int, ...]:
@@ -156,19 +156,22 @@ def read_bytes(path: str | Path, most: int = MAX_PIXELS) -> bytes:
 def decode_bytes(data: bytes, most: int = MAX_PIXELS) -> Image:
     """Decode a file's bytes as `decode` does; a `CatalogError` does not say which file it is."""
     with opened(data, most) as picture:
-        if picture.mode in ("I", "F"):
-            raise CatalogError(f"has 32-bit pixels (Pillow mode {picture.mode}), expected 8 or 16 bits")
-        pixels = np.empty((picture.height, picture.width, 3), np.uint8)
-        for rows, strip in _strips(picture):
-            if strip.mode.startswith("I;16"):
-                pixels[rows] = (np.asarray(strip) >> 8)[:, :, np.newaxis]
-            else:
-                pixels[rows] = np.asarray(strip.convert("RGB"))
-        return pixels
+        return _rgb(picture)
 
 
-def indices(picture: PIL.Image.Image) -> Mask:
-    """Return the pixel values of a palette or grey picture, (H, W) uint8."""
+def _rgb(picture: PIL.Image.Image) -> Image:
+    if picture.mode in ("I", "F"):
+        raise CatalogError(f"has 32-bit pixels (Pillow mode {picture.mode}), expected 8 or 16 bits")
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    for rows, strip in _strips(picture):
+        if strip.mode.startswith("I;16"):
+            pixels[rows] = (np.asarray(strip) >> 8)[:, :, np.newaxis]
+        else:
+            pixels[rows] = np.asarray(strip.convert("RGB"))
+    return pixels
+
+
+def _indices(picture: PIL.Image.Image) -> Mask:
     pixels = np.empty((picture.height, picture.width), np.uint8)
     for rows, strip in _strips(picture):
         pixels[rows] = np.asarray(strip)

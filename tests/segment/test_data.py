@@ -38,6 +38,9 @@ def test_the_curated_set_is_what_zarr_reads(curated: Path) -> None:
     expected = [("mosaic" if place < 12 else "bezier", index) for place, index in enumerate(indices)]
     assert [opened.origin(place) for place in range(24)] == expected
     assert opened.fingerprint == group.attrs["fingerprint"] and list(opened.groups) == group.attrs["groups"]
+    settings = {"layout", "group_pattern", "exclude", "on_error"}  # how many pixels are allowed is the reader's own
+    stored = group.attrs["patches"]
+    assert isinstance(stored, dict) and settings == set(stored) == set(opened.description.to_json()["patches"])
     images, masks = opened.read([5, 2])
     assert np.array_equal(images, np.asarray(group["image"][:])[[5, 2]])  # type: ignore[index]
     assert np.array_equal(masks, np.asarray(group["mask"][:])[[5, 2]])  # type: ignore[index]
