@@ -38,7 +38,6 @@ from synthpipe.segment.windows import Segment, WindowSection, predict, predict_m
 from synthpipe.taxonomy import Taxonomy
 
 _MOST_RECORD = 2**24  # bytes of the names of drawn pictures
-_MOST_EPOCHS = 2**26  # bytes of a training's curves
 
 
 @dataclass(frozen=True, slots=True)

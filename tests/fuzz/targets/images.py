@@ -213,7 +213,7 @@ class Images:
                     raise
         if case.data == case.sound and case.suffix == ".png" and case.data[:4] == b"\x89PNG":
             self._step("export")
-            from_png(case.data)
+            from_png(case.data, (1024, 1024))
         return accepted
 
     def _patch(self, case: File) -> bool:
