@@ -347,7 +347,12 @@ def test_credentials_are_options_of_a_location() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("inspect", "s3://AKIA:PASS%2FW%40RD@bucket/run"), ("inspect", "nope://a:SIGNATURE1@x/")]
+    "arguments",
+    [
+        ("inspect", "s3://AKIA:PASS%2FW%40RD@bucket/run"),
+        ("inspect", "nope://a:SIGNATURE1@x/"),
+        ("index", "memory://a:SIGNATURE1@none", "--layout", "csv"),
+    ],
 )
 def test_messages_hold_no_credentials(arguments: tuple[str, ...]) -> None:
     result = invoke(*arguments)
