@@ -32,7 +32,7 @@ def parse(text: str) -> Any:
     text = text.replace("\r\n", "\n")
     check_characters(text)
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
     except yaml.MarkedYAMLError as error:
         said = " ".join(part for part in (error.context, error.problem) if part)
         mark = error.problem_mark or error.context_mark
@@ -76,7 +76,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
-        assert node is not None
+        assert node is not None  # nosec B101 # for mypy: there is an event
         if not isinstance(event, yaml.AliasEvent):
             self._count += 1
             self._sizes[node] = self._count - before

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickletools
+import pickletools  # nosec B403 # it lists operations, and runs none
 import zipfile
 from typing import Any
 
