@@ -216,14 +216,17 @@ def score_shard(task: ShardTask) -> tuple[int, int]:
             f"{job.run.weights(task.strategy)}: is not the filter that its report {job.run.report(task.strategy).name} "
             "tells of; remove both and build again"
         )
-    p_real = np.empty(size, np.float32)
-    for block in _blocks(size, settings.batch * max(1, _READ // settings.batch)):
-        numbers = range(task.shard * size + block.start, task.shard * size + block.stop)
-        stored = images.read_many([number for number in numbers if number < len(images)])
+    first = task.shard * size
+
+    def fill(start: int, out: Image) -> None:
+        numbers = range(first + start, first + start + len(out))
+        stored = [number for number in numbers if number < len(images)]
+        images.read_many(stored, out[: len(stored)])
         # the shard may reach beyond what is planned; scores are final, so it is scored as a whole
-        beyond = [make_composite(job, task.strategy, "candidate", number).image for number in numbers[len(stored) :]]
-        shown = np.concatenate([stored, np.stack(beyond)]) if beyond else stored
-        p_real[block] = scorer.score(shown, settings.batch)
+        for number, image in zip(numbers[len(stored) :], out[len(stored) :], strict=True):
+            image[:] = make_composite(job, task.strategy, "candidate", number).image
+
+    p_real = scorer.score_filled(fill, size, job.pipeline.canvas, settings.batch)
     write_shard(array(group, "p_real"), task.shard, p_real)
     return size, int(np.count_nonzero(p_real > job.pipeline.curation.threshold))
 

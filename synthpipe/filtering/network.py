@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -83,35 +83,19 @@ class FilterNetwork:
             torch.tensor(values, device=device).view(3, 1, 1) for values in (architecture.mean, architecture.std)
         )
 
-    def logits(self, images: Images) -> Tensor:
-        """Return the (B, 2) float32 logits of one batch, in the order of `CLASSES`.
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Return the (B, 2) float32 logits of (B, H, W, 3) uint8 images on the network's device, in `CLASSES`' order.
 
-        Only this batch is ever held as float. `images` must be writable and C-contiguous.
+        Only this batch is ever held as float.
         """
-        pixels = torch.from_numpy(images)
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory().to(self.device, non_blocking=True)
         scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
         logits: Tensor = self.module(scaled.sub_(self._mean).div_(self._std))
         return logits
 
-    def infer(self, images: Images, batch: int) -> Iterator[Tensor]:
-        """Yield the logits of `images`, at most `batch` at a time, in evaluation mode.
-
-        A CPU takes one image after another: its matrix products round by an image's place among others, and large
-        images are faster alone. A GPU always sees `batch` images, black ones after the last: a sample's logits then do
-        not depend on how many there are.
-        """
-        self.module.eval()
-        if self.device.type == "cpu":
-            batch = 1
-        padded = np.zeros((batch, *images.shape[1:]), np.uint8)
-        for start in range(0, len(images), batch):
-            count = min(batch, len(images) - start)
-            padded[:count] = images[start : start + count]
-            padded[count:] = 0
-            with torch.inference_mode():
-                yield self.logits(padded)[:count]
+    def to_device(self, images: Images) -> Tensor:
+        """Return (B, H, W, 3) uint8 images, which must be writable and C-contiguous, on the network's device."""
+        pixels = torch.from_numpy(images)
+        return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
 
 def check_images(images: Images, name: str) -> None:

@@ -7,9 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from synthpipe.files import Location
+from synthpipe.filtering.inference import Fill, from_array, infer
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
 from synthpipe.filtering.reproducible import choose_device, reproducible
 
@@ -47,19 +49,21 @@ class Scorer:
         return cls(network, sha256, threads)
 
     def score(self, images: Images, batch: int) -> NDArray[np.float32]:
-        """Return the (N,) float32 probabilities that `images`, (N, H, W, 3) uint8 RGB, are real patches.
-
-        On a CPU, that of an image is the same bit by bit whichever others it is scored with, since each is scored
-        alone. A GPU scores `batch` at a time; another `batch` may change the last bits.
-        """
+        """Return the (N,) float32 probabilities that `images`, (N, H, W, 3) uint8 RGB, are real patches."""
         check_images(images, "images")
-        p_real = np.empty(len(images), np.float32)
-        start = 0
-        with reproducible(self.threads, self.network.device, seed=0):
-            for logits in self.network.infer(images, batch):
-                p_real[start : start + len(logits)] = logits.softmax(1)[:, REAL].cpu().numpy()
-                start += len(logits)
-        return p_real
+        return self.score_filled(from_array(images), len(images), images.shape[1:3], batch)
+
+    def score_filled(self, fill: Fill, count: int, size: tuple[int, int], batch: int) -> NDArray[np.float32]:
+        """Return the (N,) float32 probabilities that images are real patches, while further ones are read.
+
+        The parameters are those of `infer`, which also says what a score depends on.
+        """
+        if not count:
+            return np.empty(0, np.float32)
+        with reproducible(self.threads, self.network.device, seed=0), torch.inference_mode():
+            logits = infer(self.network, fill, count, size, batch)
+            found: NDArray[np.float32] = logits.softmax(1)[:, REAL].cpu().numpy()
+        return found
 
 
 def load_scorer(path: Location, threads: int = 1) -> Scorer:

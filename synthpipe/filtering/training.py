@@ -19,6 +19,7 @@ from synthpipe.config import FilterSection, digest
 from synthpipe.display import printable
 from synthpipe.errors import FilterError, StoreError
 from synthpipe.files import Location, write_atomically
+from synthpipe.filtering.inference import from_array, infer
 from synthpipe.filtering.interrupted import TrainingState, load_state, save_state
 from synthpipe.filtering.network import (
     REAL,
@@ -247,7 +248,7 @@ def _train_epoch(
         labels = torch.full((len(images),), REAL)
         labels[: len(composites)] = 1 - REAL
         _flip(rng, images)
-        loss = cross_entropy(network.logits(images), labels.to(network.device))
+        loss = cross_entropy(network.logits(network.to_device(images)), labels.to(network.device))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -267,7 +268,7 @@ def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[flo
     """Return loss and accuracy, each the mean of the two sides', and the area under the ROC curve."""
     losses, accuracies, scores = [], [], []
     for label, images in ((1 - REAL, data.synthetic_val), (REAL, data.real_val)):
-        logits = torch.cat([part.cpu() for part in network.infer(images, batch)])
+        logits = infer(network, from_array(images), len(images), images.shape[1:3], batch).cpu()
         losses.append(cross_entropy(logits, torch.full((len(logits),), label)).item())
         p_real = logits.softmax(1)[:, REAL]
         accuracies.append(((p_real > 0.5) == (label == REAL)).double().mean().item())

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 
 from synthpipe.config import FilterSection
-from synthpipe.errors import FilterError
+from synthpipe.errors import FilterError, StoreError
 from synthpipe.filtering.reproducible import choose_device, reproducible
 from synthpipe.filtering.scoring import Scorer, load_scorer
 from synthpipe.filtering.training import FilterData, FilterReport, balanced_batches, load_report, train_filter
@@ -92,6 +94,38 @@ def test_a_score_does_not_depend_on_what_else_is_scored(trained: tuple[Path, Fil
     assert np.array_equal(scorer.score(images[::-1], 8)[::-1], whole)
     assert np.array_equal(scorer.score(images, 5), whole)
     assert len(scorer.score(images[:0], 8)) == 0
+
+
+def test_images_are_read_while_others_are_computed(trained: tuple[Path, FilterReport]) -> None:
+    scorer = Scorer.load(trained[0] / "mosaic.safetensors")
+    images = views(200, True, 22)
+    begun: defaultdict[int, threading.Event] = defaultdict(threading.Event)
+
+    def fill(start: int, out: Image) -> None:
+        begun[start].set()
+        out[:] = images[start : start + len(out)]
+
+    hook = scorer.network.module.register_forward_pre_hook(lambda *_: ahead.append(begun[32].wait(60)))
+    ahead: list[bool] = []
+    try:
+        found = scorer.score_filled(fill, 200, (32, 32), 64)
+    finally:
+        hook.remove()
+    assert all(ahead), "the second batch is read before the first is computed"
+    assert sorted(begun) == list(range(0, 200, 32))
+    assert np.array_equal(found, scorer.score(images, 64))
+
+
+def test_an_error_of_reading_is_raised(trained: tuple[Path, FilterReport]) -> None:
+    scorer = Scorer.load(trained[0] / "mosaic.safetensors")
+
+    def fill(start: int, out: Image) -> None:
+        out[:] = 0
+        if start == 64:
+            raise StoreError("sample 64 is damaged")
+
+    with pytest.raises(StoreError, match="sample 64 is damaged"):
+        scorer.score_filled(fill, 128, (32, 32), 64)
 
 
 def test_a_process_loads_a_filter_once(trained: tuple[Path, FilterReport]) -> None:
