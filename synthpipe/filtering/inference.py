@@ -6,17 +6,16 @@ and a stream of its own copies a batch while the batch before it is computed.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from synthpipe.filtering.network import FilterNetwork, Images
+from synthpipe.threads import in_threads
 
-_AHEAD = 2  # batches that are read while one is computed
+_BUFFERS = 3  # one is computed while others are read
 _CPU_BATCH = 32  # a CPU computes one image after another, so this decides no result
 
 Fill = Callable[[int, Images], None]
@@ -51,7 +50,7 @@ def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int],
     device = network.device
     batch = min(batch, _CPU_BATCH) if device.type == "cpu" else batch
     starts = range(0, count, batch)
-    buffers = [_Buffer(batch, size, device) for _ in starts[: _AHEAD + 1]]
+    buffers = [_Buffer(batch, size, device) for _ in starts[:_BUFFERS]]
 
     def read(number: int) -> _Buffer:
         buffer = buffers[number % len(buffers)]
@@ -60,12 +59,8 @@ def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int],
 
     found = []
     network.module.eval()
-    with torch.inference_mode(), ThreadPoolExecutor(1) as reading:
-        waiting = deque(reading.submit(read, number) for number in range(len(starts))[:_AHEAD])
-        for number, start in enumerate(starts):
-            buffer = waiting.popleft().result()
-            if number + _AHEAD < len(starts):
-                waiting.append(reading.submit(read, number + _AHEAD))
+    with torch.inference_mode():
+        for start, buffer in zip(starts, in_threads(read, range(len(starts)), 1), strict=True):
             pixels = buffer.to_device()
             # a CPU's matrix products round by an image's place among others, and large images are faster alone
             parts = [pixels[place : place + 1] for place in range(len(pixels))] if device.type == "cpu" else [pixels]

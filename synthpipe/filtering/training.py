@@ -32,6 +32,7 @@ from synthpipe.filtering.network import (
 from synthpipe.filtering.report import EpochMetrics, FilterReport, load_report
 from synthpipe.filtering.reproducible import choose_device, reproducible
 from synthpipe.records import STRATEGIES, Strategy
+from synthpipe.threads import in_threads
 
 __all__ = ["EpochMetrics", "FilterData", "FilterReport", "balanced_batches", "load_report", "train_filter"]
 
@@ -243,12 +244,21 @@ def _train_epoch(
     _check_like(real, "real_train", synthetic)
     network.module.train()
     total, seen = torch.zeros((), dtype=torch.float64, device=network.device), 0
-    for composites, views in balanced_batches(rng, len(synthetic), len(real), batch):
+
+    def drawn() -> Iterator[tuple[Indices, Indices, NDArray[np.bool_]]]:
+        for composites, views in balanced_batches(rng, len(synthetic), len(real), batch):
+            yield composites, views, rng.random((2, len(composites) + len(views))) < 0.5
+
+    def read(each: tuple[Indices, Indices, NDArray[np.bool_]]) -> tuple[Tensor, Tensor]:
+        composites, views, flips = each
         images = np.concatenate([synthetic[composites], real[views]])
+        _flip(images, *flips)
         labels = torch.full((len(images),), REAL)
         labels[: len(composites)] = 1 - REAL
-        _flip(rng, images)
-        loss = cross_entropy(network.logits(network.to_device(images)), labels.to(network.device))
+        return network.to_device(images), labels.to(network.device)
+
+    for images, labels in in_threads(read, drawn(), 1):  # the next batches are read meanwhile
+        loss = cross_entropy(network.logits(images), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -257,9 +267,8 @@ def _train_epoch(
     return len(real), total.item() / seen
 
 
-def _flip(rng: np.random.Generator, images: Images) -> None:
-    """Flip each image horizontally and, independently, vertically with probability 0.5, in place."""
-    across, down = rng.random((2, len(images))) < 0.5
+def _flip(images: Images, across: NDArray[np.bool_], down: NDArray[np.bool_]) -> None:
+    """Flip some images horizontally and some vertically, in place."""
     images[across] = images[across, :, ::-1]
     images[down] = images[down, ::-1]
 
