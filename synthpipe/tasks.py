@@ -62,6 +62,18 @@ class ShardTask:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """Shards of a strategy's candidates to score, one after the other without a pause."""
+
+    job: Job
+    strategy: Strategy
+    shards: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"scores of shards {self.shards[0]} to {self.shards[-1]} of {self.strategy} candidates"
+
+
+@dataclass(frozen=True, slots=True)
 class NetworkTask:
     """A look at whether the workers have the filter's network."""
 
@@ -201,12 +213,12 @@ def training_composites(pipeline: Pipeline) -> int:
     return round(pipeline.filter.candidates * pipeline.filter.train_share)
 
 
-def score_shard(task: ShardTask) -> tuple[int, int]:
-    """Score a shard of candidates, block by block, and store it; return how many, and how many pass the threshold."""
+def score_shards(task: ScoreTask) -> tuple[int, int]:
+    """Score shards of candidates and store the scores; return how many, and how many pass the threshold."""
     from synthpipe.filtering.scoring import load_scorer
 
     job, size = task.job, task.job.pipeline.store.shard
-    group = open_group(_store(task), task.strategy, writable=True)
+    group = open_group(job.run.candidates, task.strategy, writable=True)
     images = SampleReader(array(group, "image"))
     settings = job.pipeline.filter
     scorer = load_scorer(job.run.weights(task.strategy), settings.threads)
@@ -216,19 +228,20 @@ def score_shard(task: ShardTask) -> tuple[int, int]:
             f"{job.run.weights(task.strategy)}: is not the filter that its report {job.run.report(task.strategy).name} "
             "tells of; remove both and build again"
         )
-    first = task.shard * size
+    numbers = [number for shard in task.shards for number in range(shard * size, (shard + 1) * size)]
 
     def fill(start: int, out: Image) -> None:
-        numbers = range(first + start, first + start + len(out))
-        stored = [number for number in numbers if number < len(images)]
+        shown = numbers[start : start + len(out)]
+        stored = [number for number in shown if number < len(images)]
         images.read_many(stored, out[: len(stored)])
-        # the shard may reach beyond what is planned; scores are final, so it is scored as a whole
-        for number, image in zip(numbers[len(stored) :], out[len(stored) :], strict=True):
+        # the last shard may reach beyond what is planned; scores are final, so it is scored as a whole
+        for number, image in zip(shown[len(stored) :], out[len(stored) :], strict=True):
             image[:] = make_composite(job, task.strategy, "candidate", number).image
 
-    p_real = scorer.score_filled(fill, size, job.pipeline.canvas, settings.batch)
-    write_shard(array(group, "p_real"), task.shard, p_real)
-    return size, int(np.count_nonzero(p_real > job.pipeline.curation.threshold))
+    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, settings.batch)
+    for shard, scores in zip(task.shards, p_real.reshape(-1, size), strict=True):
+        write_shard(array(group, "p_real"), shard, scores)
+    return len(p_real), int(np.count_nonzero(p_real > job.pipeline.curation.threshold))
 
 
 def check_network(task: NetworkTask) -> None:

@@ -43,7 +43,7 @@ from synthpipe.stages.build import demand
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import complete_shards, shard_size, write_shard
-from synthpipe.tasks import Job, ShardTask, render_shard
+from synthpipe.tasks import Job, ScoreTask, ShardTask, render_shard, score_shards
 from synthpipe.taxonomy import LOST
 from synthpipe.verification import verify
 from synthpipe.workplace import open_workplace, place_bank
@@ -190,6 +190,23 @@ def test_a_finished_build_does_nothing(finished: tuple[Path, dict[str, Any]], pa
     assert run(small(patches), path) == json.loads((path / "build.json").read_text()) == journal
     assert time.monotonic() - start < 2
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize("strategy", ["mosaic", "bezier"])
+def test_scores_are_the_same_however_many_shards_a_task_has(
+    finished: tuple[Path, dict[str, Any]], patches: Path, tmp_path: Path, strategy: Strategy
+) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(finished[0], path)
+    settings, directory = small(patches), RunDirectory(path)
+    scores = [path / "candidates.zarr" / strategy / "p_real" / f"c.{shard}" for shard in (0, 1)]
+    before = [shard.read_bytes() for shard in scores]
+    job = Job(settings, directory, place_bank(settings, load_catalog(path, settings.taxonomy), None))
+    for shards in ((0, 1), (1, 0), (1,)):
+        for shard in shards:
+            scores[shard].unlink()
+        assert score_shards(ScoreTask(job, strategy, shards))[0] == 8 * len(shards)
+        assert [shard.read_bytes() for shard in scores] == before
 
 
 def test_xarray_opens_a_run(finished: tuple[Path, dict[str, Any]]) -> None:

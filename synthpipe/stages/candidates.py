@@ -26,7 +26,18 @@ from synthpipe.storage.schema import (
     open_group,
 )
 from synthpipe.storage.shards import complete_shards, read_range, shards_of
-from synthpipe.tasks import NetworkTask, ShardTask, TrainTask, check_network, render_shard, score_shard, train
+from synthpipe.tasks import (
+    NetworkTask,
+    ScoreTask,
+    ShardTask,
+    TrainTask,
+    check_network,
+    render_shard,
+    score_shards,
+    train,
+)
+
+_SCORED_ON_GPU = 4096  # composites a task: at the beginning and the end of each, a GPU waits
 
 
 def make_filters(state: BuildState) -> None:
@@ -108,10 +119,14 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
         )
     add_scores(group, pipeline, count, sha256)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
-    tasks = (ShardTask(state.job, strategy, "candidate", shard) for shard in missing)
+    together = math.ceil(_SCORED_ON_GPU / store.shard) if state.cluster.uses_gpus() else 1
+    tasks = (
+        ScoreTask(state.job, strategy, tuple(missing[first : first + together]))
+        for first in range(0, len(missing), together)
+    )
     scored = accepted = 0
     with state.reporter.stage(f"{strategy} scores", len(missing) * store.shard) as advance:
-        for done, above in run_tasks(state.cluster, score_shard, tasks, gpu=True):
+        for done, above in run_tasks(state.cluster, score_shards, tasks, gpu=True):
             scored, accepted = scored + done, accepted + above
             advance(done, f"{accepted / scored:.1%} accepted so far")
 
