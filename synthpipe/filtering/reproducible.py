@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
+from synthpipe.errors import FilterError
+
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
@@ -52,3 +54,19 @@ def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None
             torch.backends.cudnn.benchmark = old_benchmark
             if old_workspace is None:
                 os.environ.pop(_WORKSPACE, None)
+
+
+@contextmanager
+def explained_memory(device: torch.device, doing: str, cure: str) -> Iterator[None]:
+    """Say what to do where a device's memory is full.
+
+    Raises
+    ------
+    FilterError
+        It is; the message has what it was `doing` and the `cure`.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        found = str(error).splitlines()[0]
+        raise FilterError(f"{device}: its memory is full while {doing}: {found}; {cure}") from error

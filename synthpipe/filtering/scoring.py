@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from synthpipe.files import Location
 from synthpipe.filtering.inference import Fill, from_array, infer
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
-from synthpipe.filtering.reproducible import choose_device, reproducible
+from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,10 +57,22 @@ class Scorer:
         """Return the (N,) float32 probabilities that images are real patches, while further ones are read.
 
         The parameters are those of `infer`, which also says what a score depends on.
+
+        Raises
+        ------
+        FilterError
+            The device has too little memory.
         """
         if not count:
             return np.empty(0, np.float32)
-        with reproducible(self.threads, self.network.device, seed=0), torch.inference_mode():
+        device = self.network.device
+        doing = f"filter.batch {batch} images of {size[0]} x {size[1]} are scored"
+        cure = "let fewer workers share it, or build into another directory with a smaller filter.batch"
+        with (
+            reproducible(self.threads, device, seed=0),
+            torch.inference_mode(),
+            explained_memory(device, doing, cure),
+        ):
             logits = infer(self.network, fill, count, size, batch)
             found: NDArray[np.float32] = logits.softmax(1)[:, REAL].cpu().numpy()
         return found

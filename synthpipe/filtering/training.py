@@ -30,7 +30,7 @@ from synthpipe.filtering.network import (
     save_weights,
 )
 from synthpipe.filtering.report import EpochMetrics, FilterReport, load_report
-from synthpipe.filtering.reproducible import choose_device, reproducible
+from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
 from synthpipe.records import STRATEGIES, Strategy
 from synthpipe.threads import in_threads
 
@@ -94,7 +94,8 @@ def train_filter(
     Raises
     ------
     FilterError
-        There is nothing to learn from, timm has no such network, or the loss is no longer finite.
+        There is nothing to learn from, timm has no such network, the loss is no longer finite, or the device has too
+        little memory.
     StoreError
         The files cannot be written.
     ValueError
@@ -109,7 +110,11 @@ def train_filter(
         [settings.model_dump(mode="json"), strategy, seed, _digests(data), str(device), torch.__version__]
     )
     initial = int(np.random.SeedSequence([seed, code]).generate_state(1, np.uint64)[0])
-    with reproducible(settings.threads, device, initial):
+    doing = f"{settings.network} is trained on filter.batch {settings.batch} images a step"
+    with (
+        reproducible(settings.threads, device, initial),
+        explained_memory(device, doing, "lower filter.batch, or choose a smaller filter.network"),
+    ):
         network = FilterNetwork(architecture, device)
         optimizer = torch.optim.Adam(network.module.parameters(), lr=settings.learning_rate)
         state = _resume(unfinished, belongs_to, network, optimizer, on_note)

@@ -154,6 +154,16 @@ def test_torch_is_left_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
+def test_a_device_whose_memory_is_full_is_explained(trained: tuple[Path, FilterReport]) -> None:
+    def full(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
+
+    scorer = Scorer.load(trained[0] / "mosaic.safetensors")
+    scorer.network.module.register_forward_pre_hook(full)
+    with pytest.raises(FilterError, match=r"full while filter\.batch 8 images of 32 x 32 are scored: .*fewer workers"):
+        scorer.score(views(9, True, 1), 8)
+
+
 def test_errors_say_what_to_do(trained: tuple[Path, FilterReport], tmp_path: Path) -> None:
     with pytest.raises(FilterError, match=r"no network 'resnet81'; did you mean resnet"):
         train_filter(settings(network="resnet81"), "mosaic", data(16), 0, tmp_path)
