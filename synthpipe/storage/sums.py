@@ -10,10 +10,11 @@ import re
 from collections.abc import Mapping
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, write_atomically
+from synthpipe.files import Location, read_regular, write_atomically
 from synthpipe.storage.run import RunDirectory
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+_LARGEST = 1 << 20  # bytes
 _END = "# sha256 of the lines above: "
 
 
@@ -26,7 +27,7 @@ def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
         It cannot be written.
     """
     contents = {path: path.read_bytes() for path in run.small_files() if path.exists()} | dict(known)
-    digests = {str(path).removeprefix(f"{run.path}/"): sha256(data) for path, data in contents.items()}
+    digests = {_name(run, path): sha256(data) for path, data in contents.items()}
     text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n", durable=True)
 
@@ -37,19 +38,32 @@ def read_sums(run: RunDirectory) -> dict[Location, str]:
     Raises
     ------
     StoreError
-        It is missing or damaged.
+        It is missing or damaged, or names a file that no build lists there.
     """
     try:
-        text = run.sums_file.read_bytes().decode("ascii")
+        text = read_regular(run.sums_file, _LARGEST).decode("ascii")
     except FileNotFoundError as error:
         raise StoreError(f"{run.sums_file}: not found") from error
+    except OSError as error:
+        raise StoreError(f"{run.sums_file}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise StoreError(f"{run.sums_file}: is not ASCII") from error
     body, _, end = text.rpartition(_END)
     if end != f"{sha256(body.encode())}\n":
         raise StoreError(f"{run.sums_file}: its last line is not the digest of those before")
-    matches = map(_LINE.fullmatch, body.splitlines())
-    return {run.path / match[2]: match[1] for match in matches if match}
+    known = {_name(run, path): path for path in run.small_files()}
+    sums = dict[Location, str]()
+    for line in body.splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None or match[2] not in known:
+            raise StoreError(f"{run.sums_file}: holds {line[:200]!r}, which names no small file of a run")
+        sums[known[match[2]]] = match[1]
+    return sums
+
+
+def _name(run: RunDirectory, path: Location) -> str:
+    """Return a small file's path below its run."""
+    return str(path).removeprefix(f"{run.path}/")
 
 
 def sha256(data: bytes) -> str:
