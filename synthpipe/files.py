@@ -8,9 +8,9 @@ import os
 import stat
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
 from uuid import uuid4
 
@@ -144,7 +144,7 @@ def read_regular(path: Location, most: int) -> bytes:
         stack.callback(os.close, descriptor)
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+            kind = KINDS.get(stat.S_IFMT(found.st_mode), "a device")
             raise OSError(errno.EINVAL, f"is {kind}, expected a file")
         if found.st_size > most:
             raise _too_large(found.st_size, most)
@@ -171,7 +171,8 @@ def parse_json(data: bytes | str) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe"}
+KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket"}
+"""What is no file, by the type bits of its mode; all else is a device."""
 
 
 def _too_large(size: int, most: int) -> OSError:
@@ -212,17 +213,55 @@ def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = F
                 target.finish(b"")
                 target.appear()
             return
-        part = path.with_name(f".{path.name}.{uuid4().hex}{PARTIAL}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with part.open("wb") as file:
-                file.writelines(chunks)
-                if durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(path, durable) as file:
+            file.writelines(chunks)
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` when the block ends well; otherwise nothing is left behind.
+
+    Parameters
+    ----------
+    path : Path
+        Missing, or a file.
+    durable : bool
+        Whether to wait until the bytes are on the disk.
+
+    Raises
+    ------
+    StoreError
+        `path` is a link, a folder, a pipe or a device.
+    OSError
+        It cannot be written.
+    """
+    refuse_irregular(path)
+    part = path.with_name(f".{path.name}.{uuid4().hex}{PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("xb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def refuse_irregular(path: Path) -> None:
+    """Refuse to replace what is no regular file; links are not followed.
+
+    Raises
+    ------
+    StoreError
+        The message says what `path` is.
+    """
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = KINDS.get(stat.S_IFMT(mode), "a device")
+            raise StoreError(f"{path}: is {kind}, expected a file or nothing; remove it, or choose another name")
 
 
 class Upload:
@@ -275,13 +314,3 @@ class Collected:
 def upload(path: UPath) -> Upload | Collected:
     """Begin a new object behind a URL; what is there is replaced when it appears."""
     return Upload(path) if path.fs.async_impl else Collected(path)
-
-
-def sweep(folder: Location, deep: bool = True) -> None:
-    """Remove what processes that were killed were writing in a folder, and where `deep` in those below it.
-
-    Nobody else may be writing there.
-    """
-    if isinstance(folder, Path):  # what was uploaded in part, a store removes by its own rules
-        for left in (folder.rglob if deep else folder.glob)(f"*{PARTIAL}"):
-            left.unlink(missing_ok=True)

@@ -7,91 +7,180 @@ behind a URL, the lock is an object that its holder renews: one that is no longe
 from __future__ import annotations
 
 import _thread
+import errno
 import fcntl
 import json
 import os
 import signal
 import socket
+import stat
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from synthpipe.display import printable
 from synthpipe.errors import StaleRunError, StoreError
 from synthpipe.files import Location, told, write_atomically
+from synthpipe.folders import LARGEST_LOCK, LOCK, Kind, claim, is_empty, is_marked, parse_lock, read_lock
 
-_NAME = ".lock"
 _RENEWED = 10.0  # seconds between two
 _SILENCE = 3 * _RENEWED  # after which a lock is nobody's
 
 
 @contextmanager
-def held(run: Location) -> Iterator[None]:
-    """Hold a run, or another folder, while the block writes into it.
+def held(folder: Location, kind: Kind) -> Iterator[Location]:
+    """Hold a folder while the block writes into it; yield the folder, a link to it being resolved.
+
+    Its lock is written first. It stays only where nothing else says yet whose the folder's files are. A folder that was
+    made for the block and stays empty is removed.
 
     Raises
     ------
     StaleRunError
         Another process holds it.
     StoreError
-        It cannot be written to.
+        It cannot be written to, is not synthpipe's to write into, or its lock is no lock of synthpipe.
     """
-    path = run / _NAME
-    if isinstance(path, Path):
-        with told(path, "cannot be written"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            with told(path, "cannot be written"):
-                locked = _locked(descriptor, run)
-            if locked:
-                try:
-                    yield
-                finally:
-                    os.ftruncate(descriptor, 0)
+    folder = claim(folder, kind)
+    with ExitStack() as stack:
+        if isinstance(folder, Path):
+            stack.callback(_remove_empty, [each for each in (folder, *folder.parents) if not each.exists()])
+            descriptor = _locked(folder, kind)
+            if descriptor is not None:
+                stack.callback(os.close, descriptor)
+                stack.callback(_let_go, folder, kind)
+                yield folder
                 return
-        finally:
-            os.close(descriptor)
-    with _renewed(path, run):
-        yield
+        with _renewed(folder, kind):
+            yield folder
 
 
-def holder_of(run: Location) -> str | None:
+def holder_of(folder: Location) -> str | None:
     """Return who holds a folder, such as ``process 7 on node3``; None where nobody does, as far as its lock tells."""
-    found = _read(run / _NAME)
+    path = folder / LOCK
+    if isinstance(path, Path):
+        with suppress(OSError):  # there is none, or the file system has no locks
+            descriptor = os.open(path, os.O_RDONLY | _CAREFULLY)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                pass
+            finally:
+                os.close(descriptor)
+    found = read_lock(folder)
     return _who(found) if found and not _is_gone(found) else None
 
 
-def _locked(descriptor: int, run: Location) -> bool:
+_CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # follows no link, waits for no pipe
+
+
+def _locked(folder: Path, kind: Kind) -> int | None:
+    """Lock a folder, and return its lock as an open file; None where its file system knows no locks."""
+    path = folder / LOCK
+    while True:
+        with told(path, "cannot be written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = _open(path)
+            try:
+                if not _flock(descriptor, folder):
+                    os.close(descriptor)
+                    return None
+                with suppress(FileNotFoundError):
+                    if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                        _sign(descriptor, folder, kind)
+                        return descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)  # its last holder has removed it meanwhile
+
+
+def _sign(descriptor: int, folder: Path, kind: Kind) -> None:
+    """Write into a lock who holds it."""
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(_holder(kind)).encode(), 0)
+    except OSError:  # the disk is full
+        _let_go(folder, kind)
+        raise
+
+
+def _open(path: Path) -> int:
+    """Open a lock for writing, or make it; what is no lock of synthpipe is refused, and keeps its bytes."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _foreign(path, "is a link") from error
+        raise
+    try:
+        found, folder = os.fstat(descriptor), path.parent.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise _foreign(path, "is no file")
+        if found.st_nlink > 1:
+            raise _foreign(path, "is a file that has other names too")
+        if found.st_uid not in (os.geteuid(), folder.st_uid):
+            raise _foreign(path, "belongs to another user")
+        if parse_lock(os.pread(descriptor, LARGEST_LOCK + 1, 0)) is None:
+            raise _foreign(path, "holds something else")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _foreign(path: Location, found: str) -> StoreError:
+    return StoreError(f"{path}: {found}, expected a lock of synthpipe; remove it, or choose another folder")
+
+
+def _flock(descriptor: int, folder: Path) -> bool:
     """Lock an open file; False where its file system knows no locks."""
     until = time.monotonic() + _SILENCE
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
+            return True
         except BlockingIOError as error:
-            found = os.pread(descriptor, 1000, 0)
+            found = os.pread(descriptor, LARGEST_LOCK, 0)
             if not _is_gone(found) or time.monotonic() > until:
-                raise _refusal(run, found) from error
+                raise _refusal(folder, found) from error
             time.sleep(_RENEWED / 100)  # processes that it forked still end
         except OSError:
             return False
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps(_holder()).encode(), 0)
-    return True
+
+
+def _let_go(folder: Location, kind: Kind) -> None:
+    """Remove a lock, or leave it as the mark of a folder that has no marker yet."""
+    with suppress(OSError):  # a lock of a process that has ended is a mark too
+        if is_marked(folder, kind) or is_empty(folder):
+            (folder / LOCK).unlink(missing_ok=True)
+        else:
+            write_atomically(folder / LOCK, json.dumps({"of": kind.name}))
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders that were made and hold nothing, the innermost first."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 @contextmanager
-def _renewed(path: Location, run: Location) -> Iterator[None]:
-    holder = _holder()
-    if (found := _read(path)) and not _is_gone(found):
+def _renewed(folder: Location, kind: Kind) -> Iterator[None]:
+    path, holder = folder / LOCK, _holder(kind)
+    found = read_lock(folder)
+    if parse_lock(found) is None:
+        raise _foreign(path, "holds something else")
+    if found and not _is_gone(found):
         until = time.monotonic() + _SILENCE
-        while time.monotonic() < until and (now := _read(path)):
+        while time.monotonic() < until and (now := read_lock(folder)):
             if now != found:
-                raise _refusal(run, now)
+                raise _refusal(folder, now)
             time.sleep(_RENEWED / 10)
     ended = threading.Event()
     lost: list[bytes] = []
@@ -99,7 +188,7 @@ def _renewed(path: Location, run: Location) -> Iterator[None]:
     def renew() -> None:
         while not ended.wait(_RENEWED):
             with suppress(StoreError):  # the network may be back the next time
-                if not _is(found := _read(path), holder):  # we were silent for too long
+                if not _is(found := read_lock(folder), holder):  # we were silent for too long
                     lost.append(found)
                     # SIGINT may be ignored, as it is behind `nohup`; a handler of SIGTERM is the command line's
                     handled = callable(signal.getsignal(signal.SIGTERM))
@@ -110,67 +199,60 @@ def _renewed(path: Location, run: Location) -> Iterator[None]:
 
     write_atomically(path, json.dumps(holder))
     time.sleep(_RENEWED / 10)
-    if not _is(found := _read(path), holder):  # another took it at the same moment
-        raise _refusal(run, found)
+    if not _is(found := read_lock(folder), holder):  # another took it at the same moment
+        raise _refusal(folder, found)
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
     try:
         yield
     except KeyboardInterrupt as error:
         if lost:
-            raise _refusal(run, lost[0]) from error
+            raise _refusal(folder, lost[0]) from error
         raise
     else:
         if lost:  # the block ended by itself when it was asked to
-            raise _refusal(run, lost[0])
+            raise _refusal(folder, lost[0])
     finally:
         ended.set()
         thread.join()
         with suppress(StoreError):  # nobody renews it
-            if _is(_read(path), holder):
-                path.unlink(missing_ok=True)
-
-
-def _read(path: Location) -> bytes:
-    """Return what a lock holds; nothing where there is none."""
-    with told(path, "cannot be read"), suppress(FileNotFoundError):
-        return path.read_bytes()
-    return b""
+            if _is(read_lock(folder), holder):
+                _let_go(folder, kind)
 
 
 def _is(found: bytes, holder: dict[str, Any]) -> bool:
     """Whether a lock is this holder's, however often it was renewed."""
-    try:
-        return bool(json.loads(found)["build"] == holder["build"])
-    except (ValueError, KeyError, TypeError):
-        return False
+    return bool((parse_lock(found) or {}).get("build") == holder["build"])
 
 
-def _holder() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "process": os.getpid(), "build": uuid4().hex, "renewed": 0}
+def _holder(kind: Kind) -> dict[str, Any]:
+    return {"of": kind.name, "host": socket.gethostname(), "process": os.getpid(), "build": uuid4().hex, "renewed": 0}
 
 
 def _is_gone(found: bytes) -> bool:
-    """Whether a lock's holder was a process of this machine that is no more."""
+    """Whether a lock names nobody, or a process of this machine that is no more."""
     try:
-        holder = json.loads(found)
-        if holder["host"] != socket.gethostname():
+        holder = parse_lock(found) or {}
+        if "host" in holder:
+            if holder["host"] != socket.gethostname():
+                return False
+            os.kill(holder["process"], 0)
             return False
-        os.kill(holder["process"], 0)
     except ProcessLookupError:
         return True
-    except (ValueError, KeyError, TypeError, OSError):
+    except (KeyError, TypeError, OverflowError, OSError):
         return False
-    return False
+    return True
 
 
-def _refusal(run: Location, found: bytes) -> StaleRunError:
-    return StaleRunError(f"{run}: is being written by {_who(found)}; wait for it, stop it, or choose another directory")
+def _refusal(folder: Location, found: bytes) -> StaleRunError:
+    return StaleRunError(
+        f"{folder}: is being written by {_who(found)}; wait for it, stop it, or choose another directory"
+    )
 
 
 def _who(found: bytes) -> str:
-    try:
-        holder = json.loads(found)
-        return f"process {holder['process']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):
+    holder = parse_lock(found) or {}
+    if not {"process", "host"} <= holder.keys():
         return "another process"
+    return printable(f"process {holder['process']} on {holder['host']}")

@@ -15,13 +15,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 from synthpipe import lock
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location, located
+from synthpipe.folders import Kind
 from synthpipe.lock import held
 
+KIND = Kind("test", ())
 HOLDER = """
 import os, sys, time
 from synthpipe.files import located
+from synthpipe.folders import Kind
 from synthpipe.lock import held
-with held(located(sys.argv[1])):
+with held(located(sys.argv[1]), Kind("test", ())):
     print("held", flush=True)
     if len(sys.argv) > 2 and os.fork() == 0:
         time.sleep(1)
@@ -45,13 +48,13 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_run_is_built_by_one_at_a_time(run: Location) -> None:
-    with held(run):
-        with pytest.raises(StaleRunError, match=r"run: is being written by process \d+ on "), held(run):
+    with held(run, KIND):
+        with pytest.raises(StaleRunError, match=r"run: is being written by process \d+ on "), held(run, KIND):
             pass
         time.sleep(1)  # longer than a lock lives that is not renewed
-        with pytest.raises(StaleRunError, match="wait for it, stop it, or choose another"), held(run):
+        with pytest.raises(StaleRunError, match="wait for it, stop it, or choose another"), held(run, KIND):
             pass
-    with held(run):
+    with held(run, KIND):
         pass
     assert not (run / ".lock").exists() or not (run / ".lock").read_bytes(), "says nothing of the machine"
 
@@ -59,7 +62,7 @@ def test_a_run_is_built_by_one_at_a_time(run: Location) -> None:
 def test_a_lock_that_is_not_renewed_is_nobodys(run: Location) -> None:
     run.mkdir(parents=True, exist_ok=True)
     (run / ".lock").write_text('{"host": "elsewhere", "process": 1, "build": "x", "renewed": 3}')
-    with held(run):
+    with held(run, KIND):
         pass
 
 
@@ -69,7 +72,7 @@ def test_a_training_whose_lock_was_taken_over_does_not_end_as_if_it_had_stopped_
     asked: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: asked.append(number))
     try:
-        with pytest.raises(StaleRunError, match="is being written by process 1 on elsewhere"), held(run):
+        with pytest.raises(StaleRunError, match="is being written by process 1 on elsewhere"), held(run, KIND):
             (run / ".lock").write_bytes(other)
             deadline = time.monotonic() + 5
             while not asked and time.monotonic() < deadline:
@@ -88,7 +91,7 @@ def test_a_build_whose_lock_was_taken_over_stops_and_leaves_it_alone(run: Locati
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        with pytest.raises(StaleRunError, match="is being written by process 1 on elsewhere"), held(run):
+        with pytest.raises(StaleRunError, match="is being written by process 1 on elsewhere"), held(run, KIND):
             (run / ".lock").write_bytes(other)
             time.sleep(5)
     finally:
@@ -102,11 +105,11 @@ def test_a_process_that_was_killed_lets_go(tmp_path: Path, forks: list[str]) -> 
     assert holder.stdout
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(StaleRunError, match=f"process {holder.pid} on "), held(tmp_path):
+        with pytest.raises(StaleRunError, match=f"process {holder.pid} on "), held(tmp_path, KIND):
             pass
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.wait()
         holder.stdout.close()
-    with held(tmp_path):
+    with held(tmp_path, KIND):
         pass

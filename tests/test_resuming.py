@@ -210,13 +210,15 @@ def test_a_cluster_that_is_not_there_is_named_before_patches_are_read(
 
 
 def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path) -> None:
+    number = "0123456789abcdef" * 2
     left = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0.1234abcd.partial"
-    of_a_training = run / "segmentation" / "last.ckpt.1234abcd.partial"
+    of_a_training = run / "segmentation" / f".last.ckpt.{number}.partial"
+    of_a_user = run / "filter" / "download.partial"
     of_a_training.parent.mkdir()
-    for path in (left, run / "run.json.1234abcd.partial", of_a_training):
+    for path in (left, run / f".run.json.{number}.partial", of_a_training, of_a_user):
         path.write_bytes(b"half")
     build(small(patches), unfinished(run), ONE, LogReporter())
-    assert list(run.rglob("*.partial")) == [of_a_training], "which goes on, and has a lock of its own"
+    assert {*run.rglob("*.partial")} == {of_a_training, of_a_user}, "a training has a lock of its own"
 
 
 def test_a_second_build_is_refused_while_the_first_goes_on(patches: Path, tmp_path: Path, finished: Path) -> None:

@@ -20,10 +20,11 @@ from synthpipe.cli.progress import reporter
 from synthpipe.config import Pipeline, json_schema
 from synthpipe.curation import first_plan
 from synthpipe.files import Location
+from synthpipe.folders import claim
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.layouts import read_layout
-from synthpipe.storage.run import RunDirectory, versions
+from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.summary import human_bytes
 
@@ -117,6 +118,7 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
     run = RunDirectory(path)
     if run.exists():
         run.check(pipeline, extend)
+    claim(path, RUN)
     claims = read_layout(pipeline.patches, pipeline.taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)

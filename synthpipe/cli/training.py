@@ -20,10 +20,10 @@ from synthpipe.config import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, d
 from synthpipe.display import file_stem
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, address, write_atomically
+from synthpipe.folders import Kind, belongs, claim
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
-from synthpipe.pictures import overlay, palette_png, png
 from synthpipe.settings_file import load_settings
 from synthpipe.storage.summary import human_bytes
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other c
     from synthpipe.segment.training import Outcome
     from synthpipe.segment.windows import WindowSection
 
+_BASELINE = Kind("baseline", ("baseline.json",), ("baseline.json", "labels", "masks", "test-*"))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _checkpoint = click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
 _real = click.option("--real", type=EXISTING, help="Data set of the real patches.")
@@ -117,8 +118,9 @@ def train(
     from synthpipe.segment.network import SegmentationNetwork
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches, digest_of
-    from synthpipe.segment.training import TrainingData, check_network
+    from synthpipe.segment.training import TRAINING, TrainingData, check_network
 
+    claim(output, TRAINING)
     settings = load_settings(TrainSettings, config, overrides)
     sets = [CuratedSet(path) for path in curated]
     composites = Composites(sets)
@@ -391,14 +393,15 @@ def predict(
     """Predict the masks of IMAGES of any size: palette PNGs whose pixel values are class indices.
 
     An image is decoded as a whole, and looked at window by window. Masks have the images' stems; bytes of a stem that
-    are not Unicode become escapes, and a stem of more than 200 bytes is shortened.
+    are not Unicode become escapes, and a stem of more than 200 bytes is shortened. predictions.json says which
+    checkpoint and image each mask is of.
 
     \b
     Examples:
       synthpipe predict runs/demo/segmentation/best.ckpt data/phantom/3.testing/img/*.png -o masks
       synthpipe predict best.ckpt region.tif -o out --probabilities --window stride=112
     """
-    from synthpipe.patches.pixels import decode
+    from synthpipe.segment.prediction import PREDICTION, RECORD, write_predictions
 
     inputs, outputs = {image.resolve(): image for image in images}, dict[str, Path]()
     for path in images:
@@ -408,19 +411,10 @@ def predict(
                 raise ConfigError(f"-o {output}: its {name} would replace {replaced}; name another folder")
             if (other := outputs.setdefault(name, path)) != path:
                 raise ConfigError(f"IMAGES: {other} and {path} both give {name}; predict them into two folders")
+    claim(output, PREDICTION)
     predictor = _predictor(checkpoint, windows, device)
-    with reporter().stage("prediction", len(images)) as advance:
-        for path in images:
-            image, stem = decode(path, most), file_stem(path.stem)
-            if probabilities:
-                mask = predictor.write_probabilities(image, output / f"{stem}-probabilities.npy")
-            else:
-                mask = predictor.mask(image)
-            write_atomically(output / f"{stem}.png", palette_png(mask, predictor.taxonomy))
-            if overlays:
-                write_atomically(output / f"{stem}-overlay.png", png(overlay(image, mask, predictor.taxonomy)))
-            advance(1)
-    click.echo(f"{output}: masks of {len(images)} images")
+    write_predictions(predictor, images, output, reporter(), overlays, probabilities, most)
+    click.echo(f"{output}: masks of {len(images)} images, and {RECORD}")
 
 
 @click.command()
@@ -478,7 +472,9 @@ def baseline(
     from synthpipe.segment.evaluation import evaluate
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches
+    from synthpipe.segment.training import TRAINING
 
+    claim(output, _BASELINE, known=belongs(output / "labels", TRAINING))
     settings = load_settings(TrainSettings, config, overrides)
     sets = [CuratedSet(path) for path in curated]
     composites, description = Composites(sets), sets[0].description

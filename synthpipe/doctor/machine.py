@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
 from synthpipe.doctor.finding import Finding
 from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.files import Location, told
+from synthpipe.folders import Kind
 from synthpipe.lock import held
 from synthpipe.runtime import (
     ClusterSettings,
@@ -30,6 +32,7 @@ from synthpipe.threads import available_cores
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
 _MEMORY = 2 << 30  # bytes a worker
 _LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of an object that is written, and of what is handed over at once
+_TRIAL = Kind("trial", ("large",))
 _SMALL_OBJECTS = 20
 _SLOW, _SLOW_OBJECT = 50e6, 0.1  # bytes a second; seconds a small object
 
@@ -88,12 +91,12 @@ def room(what: str, directory: Path, cure: str) -> Finding:
 
 def storage(directory: Location) -> Iterator[Finding]:
     """Write, read and lock where runs would lie, as a build does."""
-    place = directory / f".doctor-{os.getpid()}"
+    place = directory / f".doctor-{uuid4().hex}"
     made = _missing(place)
     try:
         with told(directory, "cannot be used"):
             yield _speed(place)
-            with held(place):
+            with held(place, _TRIAL):
                 yield Finding("locks", "fine", "a build can hold its run")
     except (SynthpipeError, OSError) as error:
         yield Finding("storage", "wrong", str(error), "choose a place that you may write to (-o)")

@@ -147,7 +147,7 @@ class CocoRuns:
         mask = np.full(self.description.size, self.description.taxonomy.background, np.uint8)
         for category, inside in masks.items():
             mask[inside] = category - 1
-        pixels = from_png((folder / "images" / image["file_name"]).read_bytes(), self.description.size)
+        pixels = from_png((folder / "images" / f"{image['key']}.png").read_bytes(), self.description.size)
         about = {name: image[name] for name in ("groups", "index", "labels", "p_real", "strategy")}
         return Copy(image["key"], pixels, mask, tuple(image["labels"]), about)
 

@@ -20,11 +20,12 @@ from synthpipe.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.export.coco import CocoRuns
 from synthpipe.export.form import Form
 from synthpipe.export.hf import HuggingFaceParquet
-from synthpipe.export.ledger import Ledger, PartRecord
+from synthpipe.export.ledger import EXPORT, Ledger, PartRecord
 from synthpipe.export.png import PngFolders
 from synthpipe.export.webdataset import WebDatasetShards
 from synthpipe.export.work import ExportJob, begin, do_part
-from synthpipe.files import Location, stream_atomically, sweep, write_atomically
+from synthpipe.files import Location, stream_atomically, write_atomically
+from synthpipe.folders import claim, sweep
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.lock import held
 from synthpipe.progress import Reporter
@@ -98,8 +99,9 @@ def export(
             raise ConfigError(f"form {name} needs {package}, which is not installed; install synthpipe[export]")
     _refuse_stores(folder)
     settings = {"form": name, "part": part, "curated": {"digest": curated.digest, "composites": len(curated)}}
+    folder = claim(folder, EXPORT)
     Ledger(folder, settings)
-    with held(folder):
+    with held(folder, EXPORT):
         ledger = Ledger(folder, settings)
         sweep(folder)
         try:
@@ -137,7 +139,8 @@ def form_of(name: FormName, description: Description) -> Form:
 def _parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> int:
     """See that every part is written and recorded; return how many were there already."""
     count = math.ceil(len(job.curated) / job.part_size)
-    ledger.finished, kept, before = False, 0, dict(ledger.parts)
+    before = {number: record for number, record in ledger.parts.items() if number in range(count)}
+    ledger.parts, ledger.finished, kept = dict(before), False, 0
     ledger.write()  # before any part, so that the folder is known for an export's however early this is killed
     with reporter.stage("export", len(job.curated)) as advance, _pool(job, max(1, min(workers, count))) as pool:
         with _signals_held():

@@ -11,11 +11,12 @@ from typing import Any
 from synthpipe.config import differences
 from synthpipe.errors import StaleRunError, StoreError
 from synthpipe.files import Location, write_atomically
+from synthpipe.folders import Kind
 from synthpipe.storage.run import json_text, read_json
 
 FORMAT_VERSION = 1
 NAME = "export.json"
-_IGNORED = frozenset({".lock"})  # in a folder that counts as empty
+EXPORT = Kind("export", (NAME,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Ledger:
     Raises
     ------
     StaleRunError
-        The folder holds another export, or other files.
+        The folder holds another export.
     StoreError
         The ledger is damaged.
     """
@@ -55,14 +56,12 @@ class Ledger:
         self._due = 0.0
         if self._path.exists():
             self._load(folder)
-        elif folder.exists() and any(file.name not in _IGNORED for file in folder.iterdir()):
-            raise StaleRunError(f"{folder}: holds files, but no {NAME}; export into a new or an empty folder")
 
     def _load(self, folder: Location) -> None:
         try:
             data = read_json(self._path)
             found = {key: data[key] for key in data.keys() - {"finished", "parts"}}
-            parts = {int(number): PartRecord(**record) for number, record in data["parts"].items()}
+            parts = {int(number): _record(record) for number, record in data["parts"].items()}
         except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{self._path}: is damaged; remove {folder} and export again") from error
         if changes := list(differences(found, self._purpose)):
@@ -83,6 +82,14 @@ class Ledger:
         write_atomically(self._path, json_text({**self._purpose, "finished": self.finished, "parts": parts}))
         now = time.monotonic()
         self._due = now + 20 * (now - start)
+
+
+def _record(data: Mapping[str, Any]) -> PartRecord:
+    found = PartRecord(**data)
+    texts, numbers = (found.sha256, found.read_back or ""), (found.composites, found.files, found.bytes)
+    if not (all(type(each) is str for each in texts) and all(type(each) is int for each in numbers)):
+        raise TypeError(f"a part is {data}")
+    return found
 
 
 def digest_of(files: Iterable[tuple[str, bytes]]) -> tuple[int, int, str]:

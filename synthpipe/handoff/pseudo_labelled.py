@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from synthpipe.config import StoreSection, differences
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location
+from synthpipe.folders import Kind, claim, is_marked
 from synthpipe.handoff.description import Description
 from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.storage.schema import (
@@ -25,6 +26,8 @@ from synthpipe.storage.schema import (
     taxonomy_attributes,
 )
 from synthpipe.storage.shards import shard_size, shards_of, write_shard
+
+_STORE = Kind("Zarr store", ("zarr.json",))
 
 
 def begin_pseudo_labelled(
@@ -52,6 +55,8 @@ def begin_pseudo_labelled(
     ------
     StaleRunError
         The store was begun with other arguments; the message says which.
+    StoreError
+        There is something else at `path`.
     """
     store = StoreSection()
     attributes = {
@@ -61,7 +66,8 @@ def begin_pseudo_labelled(
         "groups": sorted({patch.group for patch in patches}),
         "source": dict(source),
     }
-    if path.exists() and (changes := list(differences(dict(open_group(path).attrs), attributes))):
+    path = claim(path, _STORE)
+    if is_marked(path, _STORE) and (changes := list(differences(dict(open_group(path).attrs), attributes))):
         raise StaleRunError(
             "\n  ".join([f"{path}: was begun with something else; write to another store, or undo:", *changes])
         )

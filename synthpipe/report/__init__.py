@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from synthpipe.files import Location, write_atomically
+from contextlib import suppress
+from pathlib import Path
+
+from synthpipe.errors import StoreError
+from synthpipe.files import Location, refuse_irregular, told, write_atomically
 from synthpipe.report.facts import gather
 from synthpipe.report.html import page
 from synthpipe.storage.run import RunDirectory
 
 __all__ = ["write_report"]
+
+_TITLE = b": synthpipe report</title>"  # of every report
+_HEAD = 1 << 16  # bytes in which it stands
 
 
 def write_report(path: Location, output: Location | None = None) -> Location:
@@ -28,9 +35,20 @@ def write_report(path: Location, output: Location | None = None) -> Location:
     Raises
     ------
     StoreError
-        There is no run at `path`, what it holds is damaged, or the file cannot be written.
+        There is no run at `path`, what it holds is damaged, or the file cannot be written, or is no report.
     """
     target = output or RunDirectory(path).report_page
+    _refuse_others(target)
     # names that are no Unicode keep their bytes as surrogates, which a page cannot hold
     write_atomically(target, page(gather(path)).encode("utf-8", "backslashreplace"))
     return target
+
+
+def _refuse_others(target: Location) -> None:
+    """Refuse to write over a file that is no report."""
+    with told(target, "cannot be read"), suppress(FileNotFoundError):
+        if isinstance(target, Path):
+            refuse_irregular(target)
+        with target.open("rb") as file:
+            if _TITLE not in file.read(_HEAD):
+                raise StoreError(f"{target}: is no report of synthpipe; remove it, or write to another file (-o)")

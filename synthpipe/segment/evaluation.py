@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from synthpipe.display import file_stem, printable, to_cell
 from synthpipe.errors import StoreError
-from synthpipe.files import parse_json, read_regular, write_atomically
+from synthpipe.files import parse_json, read_regular, replacing, told, write_atomically
+from synthpipe.folders import Kind, claim, resolved, sweep
+from synthpipe.lock import held
 from synthpipe.progress import Reporter
 from synthpipe.records import Mask
 from synthpipe.segment import pictures
@@ -37,6 +39,11 @@ from synthpipe.segment.sources import MaskedImage, check_masked, digest_of
 from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
 
+EVALUATION = Kind(
+    "evaluation",
+    ("metrics.json", "pictures/drawn.json"),
+    ("metrics.json", "metrics.csv", "confusion.png", "curves.png", "pictures", ".lock"),
+)
 _MOST_RECORD = 2**24  # bytes of the names of drawn pictures
 
 
@@ -103,25 +110,17 @@ class Predictor:
         height, width = image.shape[:2]
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(self.taxonomy), height, width)}
         mask = np.empty((height, width), np.uint8)
-        temporary = path.with_name(f"{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as file:  # no memory map: where the disk is full, that ends the process
-                    np.lib.format.write_array_header_1_0(file, header)
-                    begin = file.tell()
-                    for part in predict(self.segment, image, self.windows, len(self.taxonomy), self.device):
-                        values = part.probabilities.cpu().numpy()
-                        _, rows, columns = values.shape
-                        mask[part.y : part.y + rows, part.x : part.x + columns] = values.argmax(0)
-                        for label, row in np.ndindex(len(values), rows):
-                            file.seek(begin + 2 * ((label * height + part.y + row) * width + part.x))
-                            file.write(values[label, row].astype("<f2").tobytes())
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be written: {error}; make room, or choose another folder") from error
+        with told(path, "cannot be written", "make room, or choose another folder"), replacing(path) as file:
+            # no memory map: where the disk is full, that ends the process
+            np.lib.format.write_array_header_1_0(file, header)
+            begin = file.tell()
+            for part in predict(self.segment, image, self.windows, len(self.taxonomy), self.device):
+                values = part.probabilities.cpu().numpy()
+                _, rows, columns = values.shape
+                mask[part.y : part.y + rows, part.x : part.x + columns] = values.argmax(0)
+                for label, row in np.ndindex(len(values), rows):
+                    file.seek(begin + 2 * ((label * height + part.y + row) * width + part.x))
+                    file.write(values[label, row].astype("<f2").tobytes())
         return mask
 
 
@@ -225,11 +224,29 @@ def evaluate(
     ------
     CatalogError
         An image or a mask cannot be read, or belongs to another taxonomy, or no mask shows a class.
+    SynthpipeError
+        `directory` holds something else, or another process writes into it.
     """
-    taxonomy = predictor.taxonomy
+    directory = resolved(directory)
+    claim(directory, EVALUATION)  # before the masks are read, which takes long
     with reporter.stage("masks", len(images)) as advance:
-        check_masked(images, taxonomy, any_palette, advance)
+        check_masked(images, predictor.taxonomy, any_palette, advance)
     measured_on = digest_of(images)
+    with held(directory, EVALUATION):
+        sweep(directory)
+        return _measure(predictor, images, measured_on, directory, reporter, pictured, replicates)
+
+
+def _measure(
+    predictor: Predictor,
+    images: Sequence[MaskedImage],
+    measured_on: str,
+    directory: Path,
+    reporter: Reporter,
+    pictured: int,
+    replicates: int,
+) -> dict[str, Any]:
+    taxonomy = predictor.taxonomy
     shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
     drawn, record = {_picture(images[number]) for number in shown}, directory / "pictures" / "drawn.json"
     former = _names(record)  # of an evaluation before this one, whether it was finished or not
@@ -274,10 +291,11 @@ def _picture(source: MaskedImage) -> str:
 def _names(record: Path) -> set[str]:
     """Return the pictures that evaluations drew beside their `record`: of what is there, only they may be removed."""
     try:
-        names = parse_json(read_regular(record, _MOST_RECORD))
-        return {name for name in names if Path(name).name == name and name.endswith(".png")}
-    except (OSError, ValueError, TypeError):
+        found = parse_json(read_regular(record, _MOST_RECORD))
+    except (OSError, ValueError):
         return set()
+    named = found if isinstance(found, list) else []
+    return {name for name in named if isinstance(name, str) and Path(name).name == name}
 
 
 def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -24,7 +24,8 @@ from torch import Tensor
 
 from synthpipe.config import differences
 from synthpipe.errors import ConfigError, StaleRunError, StoreError
-from synthpipe.files import sweep, write_atomically
+from synthpipe.files import write_atomically
+from synthpipe.folders import Kind, resolved, sweep
 from synthpipe.handoff import Description
 from synthpipe.lock import held
 from synthpipe.progress import Reporter, Silent
@@ -48,6 +49,14 @@ from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedImage, Source
 from synthpipe.segment.windows import WindowSection, predict_mask
 
+TRAINING = Kind(
+    "training",
+    ("last.ckpt",),
+    (
+        *("settings.yaml", "last.ckpt", "best.ckpt", "steps.csv", "epochs.csv", "tensorboard", "report.json"),
+        *("curves.png", ".lock"),
+    ),
+)
 _ROWS_AT_ONCE = 50  # steps whose losses are fetched from the device at once
 
 
@@ -135,6 +144,7 @@ def train(
     StaleRunError
         The directory belongs to another training; the message lists what differs. Or another process trains into it.
     """
+    directory = resolved(directory)
     fabric = open_fabric(hardware, settings.precision == "mixed")
     with _held(fabric, directory), deterministic(fabric.device):
         run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else Silent())
@@ -145,7 +155,12 @@ def train(
 def _held(fabric: Fabric, directory: Path) -> Iterator[None]:
     """Hold the folder while the block trains into it."""
     with ExitStack() as stack:
-        by_the_first(fabric, lambda: stack.enter_context(held(directory)))
+
+        def hold() -> None:
+            stack.enter_context(held(directory, TRAINING))
+            sweep(directory, deep=False)
+
+        by_the_first(fabric, hold)
         yield
 
 

@@ -17,6 +17,7 @@ from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location, in_memory, write_atomically
+from synthpipe.folders import claim
 from synthpipe.lock import held
 from synthpipe.patches.access import with_access
 from synthpipe.patches.bank import bank_bytes
@@ -31,7 +32,7 @@ from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks, split_json
 from synthpipe.stages.sameness import check_pixels, check_same_patches
 from synthpipe.stages.state import BuildState, timed
-from synthpipe.storage.run import RunDirectory, json_text, versions, write_json
+from synthpipe.storage.run import RUN, RunDirectory, json_text, versions, write_json
 from synthpipe.storage.schema import missing_objects, open_group
 from synthpipe.storage.sums import write_sums
 from synthpipe.tasks import Job, real_patches
@@ -77,7 +78,8 @@ def build(
             _report(run, reporter)
         return run.journal()
     check_reachable(cluster)
-    with held(path):
+    with held(path, RUN) as folder:
+        run = RunDirectory(folder)
         _check(run, pipeline, extend)  # it may have changed until we held it
         run.sweep()
         try:
@@ -93,6 +95,8 @@ def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
         raise StaleRunError(
             f"{run.path}: holds composites but no run.json; restore it, or build into another directory"
         )
+    else:
+        claim(run.path, RUN)
 
 
 def _asks_the_same(made: Pipeline, asked: Pipeline) -> bool:

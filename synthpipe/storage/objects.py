@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.files import PARTIAL, Location, upload
+from synthpipe.files import PARTIAL, Location, refuse_irregular, upload
 
 Buffer = NDArray[np.uint8]
 
@@ -109,6 +109,7 @@ class LocalFile:
     """A file under a temporary name; a file system that cannot go past its cache uses it."""
 
     def __init__(self, path: Path) -> None:
+        refuse_irregular(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._temporary = path, path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,14 +17,26 @@ from pydantic import ValidationError
 
 from synthpipe.config import Pipeline, Stage, differences
 from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import Location, sweep, write_atomically
+from synthpipe.files import Location, parse_json, read_regular, write_atomically
+from synthpipe.folders import Kind, sweep
 from synthpipe.records import STRATEGIES, Strategy
 
 FORMAT_VERSION = 1
 _PACKAGES = ("synthpipe", "numpy", "opencv-python-headless", "bezier", "pillow", "zarr", "dask", "torch", "timm")
 _RUN_KEYS = {"name", "fingerprint", "catalog_digest", "versions", "pipeline"}
+_LARGEST_JSON = 256 << 20  # bytes
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
 _ROOT = "zarr.json"  # a store is one by it
 _HOW_TO_MEND = "`synthpipe verify RUN` says how to mend it"
+RUN = Kind(
+    "run",
+    ("run.json",),
+    (
+        *("run.json", "build.json", "catalog.csv", "problems.csv", "SHA256SUMS", "README.md", "croissant.json"),
+        *("report.html", "candidates.zarr", "filter", "curated.zarr", ".driver", ".lock"),
+    ),
+)
+"""A run directory. Trainings, exports and former curated sets that lie in it are folders of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +139,9 @@ class RunDirectory:
             raise StoreError(f"{self.run_file}: format_version is {found}, this synthpipe reads {FORMAT_VERSION}")
         if missing := _RUN_KEYS - data.keys():
             raise StoreError(f"{self.run_file}: lacks {', '.join(sorted(missing))}; restore it, or build elsewhere")
+        if not _FINGERPRINT.fullmatch(str(data["fingerprint"])):  # it becomes part of a name
+            found = repr(data["fingerprint"])[:80]
+            raise StoreError(f"{self.run_file}: fingerprint is {found}, expected 64 hexadecimal digits; restore it")
         return data
 
     def journal(self) -> dict[str, Any]:
@@ -213,9 +230,9 @@ class RunDirectory:
         """
         old, stem = self.curated, f"curated-{self.read()['fingerprint'][:8]}"
         names = (f"{stem}{number}.zarr" for number in chain([""], map("-{}".format, count(2))))
-        name = next(each for each in names if not (old.with_name(each) / _ROOT).exists())
         if isinstance(old, Path):
-            return old.rename(old.with_name(name))
+            return old.rename(next(path for path in map(old.with_name, names) if not os.path.lexists(path)))
+        name = next(each for each in names if not (old.with_name(each) / _ROOT).exists())
         aside = old.with_name(name)
         objects = old.fs.find(old.path)  # `mv` would look for folders, which are no objects
         root = f"{old.path}/{_ROOT}"
@@ -257,7 +274,7 @@ def read_json(path: Location) -> dict[str, Any]:
         It is missing or damaged.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(read_regular(path, _LARGEST_JSON))
     except FileNotFoundError as error:
         raise StoreError(f"{path}: not found; expected a run that `synthpipe build` made") from error
     except (OSError, ValueError) as error:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from synthpipe.config import Pipeline
 from synthpipe.files import Location, write_atomically
+from synthpipe.folders import resolved
 from synthpipe.lock import held
 from synthpipe.patches.catalog import survey, write_catalog
 from synthpipe.progress import Reporter
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
-from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.run import RUN, RunDirectory
 from synthpipe.verification.checkup import verify
 from synthpipe.verification.faults import Checkup
 
@@ -44,6 +45,7 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
     SynthpipeError
         As of `build`, which goes on where the run is not finished.
     """
+    path = resolved(path) if isinstance(path, Path) else path
     for _ in range(_ROUNDS):
         found = verify(path, samples, reporter, patches=True, root=root)
         run = RunDirectory(path)
@@ -51,7 +53,7 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
             break
         if not found.faults and run.journal().get("finished"):
             break
-        with held(path):  # nobody else builds the run while objects are removed
+        with held(path, RUN):  # nobody else builds the run while objects are removed
             _prepare(run, _pipeline(run, root), found)
         unfinished = "" if found.faults else ", but the run is not finished"
         reporter.note(f"{path}: faults to mend: {len(found.faults)}{unfinished}; building again")

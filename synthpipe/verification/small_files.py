@@ -9,12 +9,13 @@ from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError, StoreError, SynthpipeError
 from synthpipe.files import Location
 from synthpipe.filtering.report import load_report
+from synthpipe.folders import irregular
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import read_layout
 from synthpipe.records import Reason, Strategy
 from synthpipe.stages.feasibility import check_patches, split_json
 from synthpipe.storage.integrity import METADATA
-from synthpipe.storage.run import RunDirectory, json_text, read_json
+from synthpipe.storage.run import RUN, RunDirectory, json_text, read_json
 from synthpipe.storage.sums import read_sums, sha256
 from synthpipe.verification.faults import MADE_AGAIN, Fault
 
@@ -44,6 +45,15 @@ def check_run_file(run: RunDirectory) -> tuple[Pipeline | None, list[Fault]]:
         found, expected = f"fingerprint {said['fingerprint']}", f"{pipeline.fingerprint()}, that of its pipeline"
         return None, [Fault("file", run.run_file, found, expected, _RUN_FILE, lasting=True)]
     return pipeline, []
+
+
+def check_links(run: RunDirectory) -> list[Fault]:
+    """Look for links, pipes and devices in a run: what they lead to is neither read nor removed."""
+    cure = "remove it, or put a copy of what it stands for in its place: --repair touches nothing before"
+    return [
+        Fault("damaged", path, what, "a file or a folder", cure, lasting=True)
+        for path, what in irregular(run.path, RUN.parts)
+    ]
 
 
 def check_sums(run: RunDirectory) -> list[Fault]:

@@ -22,7 +22,7 @@ from PIL import Image as PillowImage
 
 from synthpipe.cli import main
 from synthpipe.cli.main import ExplainingGroup
-from synthpipe.segment.checkpoint import Checkpoint
+from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from tests.conftest import ROOT
 from tests.segment.conftest import DataSet, data_set, settings
 
@@ -126,6 +126,58 @@ def test_predictions_do_not_replace_images(data_set: DataSet, trained: Path, tmp
     assert image.read_bytes() == before
 
 
+@pytest.mark.parametrize("command", ["train", "baseline", "evaluate", "predict", "pseudo-label"])
+def test_nothing_is_written_into_foreign_folders(
+    data_set: DataSet, config: Path, trained: Path, tmp_path: Path, command: str
+) -> None:
+    """Such as one in which another program keeps its own last.ckpt and settings.yaml."""
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("settings.yaml", "report.json", "metrics.csv", "image.png", *(["last.ckpt"] * (command == "train"))):
+        (home / name).write_text(f"{name}: years of work")
+    before = {path: path.read_bytes() for path in home.iterdir()}
+    settings = ("--real", data_set.root, "--val", data_set.validation, "--config", config, "--accelerator", "cpu")
+    image = next((data_set.validation / "img").iterdir())
+    arguments: dict[str, tuple[object, ...]] = {
+        "train": (data_set.curated, *settings),
+        "baseline": (data_set.curated, *settings, "--data", data_set.validation),
+        "evaluate": (trained / "best.ckpt", "--data", data_set.validation),
+        "predict": (trained / "best.ckpt", image),
+        "pseudo-label": (trained / "best.ckpt", "--real", data_set.root),
+    }
+    result = synthpipe(command, *arguments[command], "-o", home)
+    expected = "last.ckpt: is no checkpoint" if command == "train" else f"{home}: holds 'image.png', 'metrics.csv', "
+    assert result.exit_code == 1 and expected in result.stderr and "fault of synthpipe" not in result.stderr
+    assert {path: path.read_bytes() for path in home.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "best.ckpt", "last.ckpt.partial"])
+def test_links_in_a_training_are_not_followed(
+    data_set: DataSet, config: Path, trained: Path, tmp_path: Path, name: str
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "thesis").write_text("years of work")
+    folder = Path(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns(name)))
+    (folder / name).symlink_to(home if name == "tensorboard" else home / "thesis")
+    result = training(data_set, config, folder, "--set", "epochs=4", "--set", "optimizer.schedule=constant")
+    if name != "last.ckpt.partial":  # which is no name of ours any more
+        assert result.exit_code == 1 and f"{folder / name}: is a link" in result.stderr
+    assert [path.name for path in home.iterdir()] == ["thesis"] and (home / "thesis").read_text() == "years of work"
+
+
+def test_a_record_of_pictures_removes_no_other_file(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
+    thesis = tmp_path / "thesis.png"
+    thesis.write_text("years of work")
+    (tmp_path / "out" / "pictures").mkdir(parents=True)
+    record = tmp_path / "out" / "pictures" / "drawn.json"
+    record.write_text(json.dumps(["../../thesis.png", str(thesis), 3, ["a"]]))
+    arguments = (trained / "best.ckpt", "--data", data_set.validation, "-o", tmp_path / "out", "--device", "cpu")
+    result = synthpipe("evaluate", *arguments, "--replicates", 1)
+    assert result.exit_code == 0, result.output
+    assert thesis.read_text() == "years of work" and "thesis" not in record.read_text()
+
+
 @pytest.mark.parametrize("palette", [False, True])
 def test_masks_that_cannot_choose_weights_are_refused_before_training(
     data_set: DataSet, config: Path, tmp_path: Path, palette: bool
@@ -159,6 +211,9 @@ def test_predict_writes_masks_overlays_and_probabilities(data_set: DataSet, trai
                 np.mean(probabilities.argmax(0) == np.asarray(mask)) > 0.99  # float16 makes ties
             )
         assert (tmp_path / f"{path.stem}-overlay.png").exists()
+    said = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))["masks"]
+    assert {name: each["sha256"] for name, each in said.items()} == {path.name: file_digest(path) for path in images}
+    assert {each["checkpoint"] for each in said.values()} == {file_digest(trained / "best.ckpt")}
     for name in (images[0].name, f"{images[0].stem}-overlay.png"):
         other = tmp_path / "others" / name
         other.parent.mkdir(exist_ok=True)

@@ -147,13 +147,37 @@ def test_a_folder_of_something_else_is_left_alone(curated: CuratedSet, tmp_path:
     assert digests(folder) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(StaleRunError, match=r"holds files, but no export.json"):
+    with pytest.raises(StoreError, match=r"holds 'thesis.txt' but no export; choose a new or empty folder"):
         exported(curated, "png", tmp_path / "mine")
     with pytest.raises(StaleRunError, match="lies in the Zarr store"):
         exported(curated, "png", curated.path / "png")
     (folder / "export.json").write_text('{"parts": 3}')
     with pytest.raises(StoreError, match=r"export.json: is damaged; remove"):
         exported(curated, "png", folder)
+
+
+@pytest.mark.parametrize("name", ["images", "annotations/parts", "annotations/instances.json", "README.md"])
+def test_links_in_an_export_are_not_followed(curated: CuratedSet, tmp_path: Path, name: str) -> None:
+    folder, home = tmp_path / "out", tmp_path / "home"
+    home.mkdir()
+    (home / "thesis").write_text("years of work")
+    (home / f".a.{'0' * 32}.partial").touch()
+    exported(curated, "coco", folder)
+    path = folder / name
+    target = home / "thesis" if path.is_file() else home
+    path.rename(tmp_path / "away")
+    path.symlink_to(target)
+    with pytest.raises(StoreError, match=rf"{name}: is a link"):
+        exported(curated, "coco", folder)
+    assert len(list(home.iterdir())) == 2 and (home / "thesis").read_text() == "years of work"
+
+
+def test_a_run_is_no_export(curated: CuratedSet, tmp_path: Path) -> None:
+    (tmp_path / ".lock").write_text('{"of": "run"}')
+    (tmp_path / "README.md").write_text("of the run")
+    with pytest.raises(StoreError, match=r"holds 'README.md' but no export"):
+        exported(curated, "png", tmp_path)
+    assert (tmp_path / "README.md").read_text() == "of the run"
 
 
 def test_what_is_read_back_wrongly_is_told(curated: CuratedSet, tmp_path: Path) -> None:

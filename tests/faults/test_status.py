@@ -21,6 +21,7 @@ from click.testing import CliRunner
 from synthpipe.cli import main
 from synthpipe.lock import held
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.storage.run import RUN
 from tests.conftest import DEMO, SMALL
 
 
@@ -112,7 +113,7 @@ def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> N
 
 def test_a_build_that_reads_its_patches_says_so(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with held(run):
+    with held(run, RUN):
         found = CliRunner().invoke(main, ["status", str(run)])
         assert found.exit_code == 0 and f"patches are being read by process {os.getpid()} on" in found.stdout
     assert "run.json: not found" in CliRunner().invoke(main, ["status", str(run)]).stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,7 @@ class TestWriting:
             write_phantom(target, SMALL, interrupt)
         assert not (target / "phantom.json").exists()
         half = next((target / "1.training").iterdir())
-        half.rename(half.with_name(half.name + ".tmp"))
+        half.rename(half.with_name(f".{half.name}.{'0' * 32}.partial"))
         assert write_phantom(target, SMALL).written
         assert tree(target) == tree(small)
 
@@ -309,13 +310,18 @@ class TestWriting:
         with pytest.raises(StoreError, match=r"phantom\.json: is damaged"):
             write_phantom(small, SMALL)
 
-    def test_full_disk_is_explained(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def full(path: Path, data: bytes) -> int:
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(StoreError, match=r"the phantom cannot be written: .*No space left on device"):
-            write_phantom(tmp_path, SMALL)
+    @pytest.mark.parametrize("room", [0, 300])
+    def test_full_disk_is_explained(self, tmp_path: Path, room: int) -> None:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            with pytest.raises(StoreError, match=r"cannot be written: File too large; make room"):
+                write_phantom(tmp_path, SMALL)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert {path.name for path in tmp_path.iterdir()} == (
+            {"phantom.unfinished.json", "1.training"} if room else set()
+        )
 
 
 Slides = list[tuple[Image, Mask]]

@@ -26,7 +26,7 @@ from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.settings import OptimizerSection, TrainSettings
 from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches, masked_images
-from synthpipe.segment.training import TrainingData, learning_rate, train
+from synthpipe.segment.training import TRAINING, TrainingData, learning_rate, train
 from synthpipe.segment.windows import WindowSection
 from synthpipe.settings_file import load_settings
 from tests.conftest import ROOT
@@ -71,7 +71,7 @@ def test_each_epoch_is_told_of(data_set: DataSet, tmp_path: Path, capsys: pytest
 
 def test_a_training_leaves_checkpoints_curves_and_a_report(trained: Path, data_set: DataSet) -> None:
     assert {path.name for path in trained.iterdir()} == {
-        "best.ckpt", "last.ckpt", "settings.yaml", "steps.csv", "epochs.csv", "tensorboard", "report.json", ".lock",
+        "best.ckpt", "last.ckpt", "settings.yaml", "steps.csv", "epochs.csv", "tensorboard", "report.json",
     }  # fmt: skip
     assert TrainSettings.model_validate(yaml.safe_load((trained / "settings.yaml").read_text())) == settings()
     with (trained / "epochs.csv").open(encoding="utf-8", newline="") as file:
@@ -231,11 +231,11 @@ def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path:
 
 @pytest.mark.parametrize("devices", ["1", "2"])
 def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: Path, devices: str) -> None:
-    with held(tmp_path / "run"):
+    with held(tmp_path / "run", TRAINING):
         found = run(command(data_set, tmp_path / "run", "--devices", devices))
     assert found.returncode != 0 and "Traceback" not in found.stderr
     assert f"run: is being written by process {os.getpid()} on " in found.stderr
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock"}
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", ["best.ckpt", "tensorboard"])

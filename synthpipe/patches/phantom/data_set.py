@@ -28,7 +28,9 @@ from PIL import Image as PillowImage
 
 from synthpipe.config import differences
 from synthpipe.errors import ConfigError, StoreError
-from synthpipe.files import parse_json, read_regular
+from synthpipe.files import parse_json, read_regular, write_atomically
+from synthpipe.folders import Kind, claim, is_half_written, resolved, sweep
+from synthpipe.lock import held
 from synthpipe.patches.phantom.tissue import SMALLEST, render_slide
 from synthpipe.patches.phantom.windows import Window, choose_windows
 from synthpipe.records import Image, Mask
@@ -52,6 +54,10 @@ PHANTOM_TAXONOMY = Taxonomy(
 TRAINING, VALIDATION, TESTING = "1.training", "2.validation", "3.testing"
 MASKED = "masked"
 FINISHED, UNFINISHED = "phantom.json", "phantom.unfinished.json"
+PHANTOM = Kind(
+    "phantom", (FINISHED, UNFINISHED), (TRAINING, VALIDATION, TESTING, MASKED, FINISHED, UNFINISHED, ".lock")
+)
+_LARGEST_RECORD = 256 << 20  # bytes
 
 _OUR_NAMES = re.compile(
     r"(1\.training/\d{7,}-\d+-\d+-\[[01], [01], [01]\]|(2\.validation|3\.testing)/(img|mask)/\d{7,}-0-0"
@@ -157,40 +163,40 @@ def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], Non
     StoreError
         The directory holds something else, or cannot be written.
     """
-    directory = Path(directory)
+    directory = resolved(Path(directory))
     present = _find(directory, spec)
     if present is not None:
         return present
+    with held(directory, PHANTOM):
+        sweep(directory)
+        return _written(directory, spec, on_patch or (lambda: None))
+
+
+def _written(directory: Path, spec: PhantomSpec, on_patch: Callable[[], None]) -> PhantomSummary:
+    """Write a phantom: first what it will be, last what it is."""
     names: list[str] = []
     labels: Counter[str] = Counter()
     marker = {"format_version": FORMAT_VERSION, "spec": asdict(spec)}
-    try:
-        _write(directory / UNFINISHED, json.dumps(marker).encode())
-        for stem, image, mask, window in _training_patches(spec):
-            digits = [int(index in window.classes) for index in range(len(PHANTOM_TAXONOMY))]
-            trio = [f"{TRAINING}/{stem}-{digits}.png", *(f"{MASKED}/{kind}/{stem}.png" for kind in ("img", "mask"))]
-            pixels = _encode_image(image)
-            for name, data in zip(trio, (pixels, pixels, _encode_mask(mask)), strict=True):
-                _write(directory / name, data)
-            names += trio
-            labels[PHANTOM_TAXONOMY.label(window.classes)] += 1
-            if on_patch:
-                on_patch()
-        for folder, stem, image, mask in _segmented_images(spec):
-            pair = [f"{folder}/{kind}/{stem}.png" for kind in ("img", "mask")]
-            for name, data in zip(pair, (_encode_image(image), _encode_mask(mask)), strict=True):
-                _write(directory / name, data)
-            names += pair
-            if on_patch:
-                on_patch()
-        summary = PhantomSummary(dict(sorted(labels.items())), spec.images, spec.images, written=True)
-        finished = {**marker, "summary": asdict(summary), "files": sorted(names)}
-        _write(directory / FINISHED, json.dumps(finished, indent=1).encode())
-        (directory / UNFINISHED).unlink()
-    except OSError as error:
-        raise StoreError(
-            f"{directory}: the phantom cannot be written: {error}; free space, or choose another"
-        ) from error
+    write_atomically(directory / UNFINISHED, json.dumps(marker))
+    for stem, image, mask, window in _training_patches(spec):
+        digits = [int(index in window.classes) for index in range(len(PHANTOM_TAXONOMY))]
+        trio = [f"{TRAINING}/{stem}-{digits}.png", *(f"{MASKED}/{kind}/{stem}.png" for kind in ("img", "mask"))]
+        pixels = _encode_image(image)
+        for name, data in zip(trio, (pixels, pixels, _encode_mask(mask)), strict=True):
+            write_atomically(directory / name, data)
+        names += trio
+        labels[PHANTOM_TAXONOMY.label(window.classes)] += 1
+        on_patch()
+    for folder, stem, image, mask in _segmented_images(spec):
+        pair = [f"{folder}/{kind}/{stem}.png" for kind in ("img", "mask")]
+        for name, data in zip(pair, (_encode_image(image), _encode_mask(mask)), strict=True):
+            write_atomically(directory / name, data)
+        names += pair
+        on_patch()
+    summary = PhantomSummary(dict(sorted(labels.items())), spec.images, spec.images, written=True)
+    finished = {**marker, "summary": asdict(summary), "files": sorted(names)}
+    write_atomically(directory / FINISHED, json.dumps(finished, indent=1))
+    (directory / UNFINISHED).unlink()
     return summary
 
 
@@ -236,25 +242,12 @@ def _encode_mask(mask: Mask) -> bytes:
     return buffer.getvalue()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_bytes(data)
-    partial.replace(path)
-
-
 def _find(directory: Path, spec: PhantomSpec) -> PhantomSummary | None:
     """Return what `directory` holds if it is all of this phantom, or None if it may be written there."""
-    if not directory.exists() and not directory.is_symlink():
-        return None
-    if not directory.is_dir():
-        raise StoreError(f"{directory}: is no folder; choose another for the phantom")
+    claim(directory, PHANTOM)
     there = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
     record = next((name for name in (FINISHED, UNFINISHED) if name in there), None)
     if record is None:
-        if foreign := [name for name in there if name != f"{UNFINISHED}.tmp"]:
-            raise StoreError(f"{directory}: holds {_listed(foreign)} but no phantom; choose a new or empty folder")
         return None
     try:
         found: dict[str, Any] = parse_json(read_regular(directory / record, _MOST_RECORD))
@@ -271,7 +264,7 @@ def _find(directory: Path, spec: PhantomSpec) -> PhantomSummary | None:
         )
     ours = expected.__contains__ if expected else _OUR_NAMES.fullmatch
     folders = (f"{TRAINING}/", f"{VALIDATION}/", f"{TESTING}/", f"{MASKED}/")
-    if foreign := [name for name in there if name.startswith(folders) and not ours(name)]:
+    if foreign := [name for name in there if name.startswith(folders) and not (ours(name) or is_half_written(name))]:
         raise StoreError(f"{directory}: holds {_listed(foreign)}, no part of the phantom; remove it, or choose another")
     if kept is None or not expected.issubset(there):
         return None

@@ -1,0 +1,98 @@
+"""Masks of images for people and other programs, and the record of what predicted them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from synthpipe.config import MAX_PIXELS
+from synthpipe.display import escaped, file_stem
+from synthpipe.errors import StoreError
+from synthpipe.files import parse_json, read_regular, write_atomically
+from synthpipe.folders import Kind, resolved, sweep
+from synthpipe.lock import held
+from synthpipe.patches.pixels import decode, picture_digest
+from synthpipe.pictures import overlay, palette_png, png
+from synthpipe.progress import Reporter
+from synthpipe.segment.evaluation import Predictor
+
+FORMAT_VERSION = 1
+RECORD = "predictions.json"
+PREDICTION = Kind("prediction", (RECORD,), (RECORD, ".lock"))
+_LARGEST_RECORD = 256 << 20  # bytes
+
+
+def write_predictions(
+    predictor: Predictor,
+    images: Sequence[Path],
+    folder: Path,
+    reporter: Reporter,
+    overlays: bool,
+    probabilities: bool,
+    most: int = MAX_PIXELS,
+) -> None:
+    """Predict masks of images, and write them into a folder, with ``predictions.json``.
+
+    The record says of every mask which image, checkpoint and windows it is of; what it says of others stays.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        The network.
+    images : sequence of Path
+        Images of any size, whose stems differ.
+    folder : Path
+        New, empty, or one that holds predictions.
+    reporter : Reporter
+        Told of progress.
+    overlays : bool
+        Whether to draw the masks on the images.
+    probabilities : bool
+        Whether to write (C, H, W) float16 probabilities as NumPy files.
+    most : int
+        Pixels that an image may have.
+
+    Raises
+    ------
+    SynthpipeError
+        An image cannot be read; the folder holds something else, or cannot be written.
+    """
+    folder = resolved(folder)
+    with held(folder, PREDICTION), reporter.stage("prediction", len(images)) as advance:
+        sweep(folder, deep=False)
+        found = _read(folder / RECORD)
+        about = {"checkpoint": predictor.sha256, "windows": predictor.windows.model_dump(mode="json")}
+        try:
+            for path in images:
+                image, stem = decode(path, most), file_stem(path.stem)
+                if probabilities:
+                    mask = predictor.write_probabilities(image, folder / f"{stem}-probabilities.npy")
+                else:
+                    mask = predictor.mask(image)
+                name = f"{stem}.png"
+                write_atomically(folder / name, palette_png(mask, predictor.taxonomy))
+                if overlays:
+                    picture = png(overlay(image, mask, predictor.taxonomy))
+                    write_atomically(folder / f"{stem}-overlay.png", picture)
+                found[name] = {"image": escaped(path.name), "sha256": picture_digest(path, most), **about}
+                advance(1)
+        finally:
+            if found:
+                record = {"format_version": FORMAT_VERSION, "masks": found}
+                write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """Return what a record says of every mask; nothing where there is none."""
+    try:
+        found = parse_json(read_regular(record, _LARGEST_RECORD))
+        if found["format_version"] == FORMAT_VERSION and isinstance(found["masks"], dict):
+            return dict(found["masks"])
+        what = f"its format_version is not {FORMAT_VERSION}, or masks is no object"
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        what = str(error)
+    raise StoreError(f"{record}: is no record of predictions: {what}; choose another folder")
