@@ -213,7 +213,7 @@ def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path)
     number = "0123456789abcdef" * 2
     left = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0.1234abcd.partial"
     of_a_training = run / "segmentation" / f".last.ckpt.{number}.partial"
-    of_a_user = run / "filter" / "download.partial"
+    of_a_user = run / "candidates.zarr" / "download.partial"
     of_a_training.parent.mkdir()
     for path in (left, run / f".run.json.{number}.partial", of_a_training, of_a_user):
         path.write_bytes(b"half")
