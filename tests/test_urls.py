@@ -104,7 +104,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sets_of_the_same_fingerprint_are_put_aside_side_by_side(bucket: str) -> None:
     run = RunDirectory(located(f"{bucket}/aside"))
-    about = {"name": "any", "fingerprint": "0123456789", "catalog_digest": "", "versions": {}, "pipeline": {}}
+    about = {"name": "any", "fingerprint": "01234567" * 8, "catalog_digest": "", "versions": {}, "pipeline": {}}
     write_json(run.run_file, {"format_version": 1, **about})
     # what a process that was killed had copied so far: it is gone on with
     (run.path / "curated-01234567.zarr" / "image" / "c.0").write_bytes(b"first")
