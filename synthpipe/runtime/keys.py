@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from uuid import uuid4
 
 from distributed import Security
 
@@ -27,7 +28,8 @@ def security(tls: Tls | None) -> Security | None:
 def made_keys(folder: Path) -> Iterator[Tls]:
     """Make a key and its certificate, which is its own authority, and remove both when the block ends.
 
-    Only this user can read the files. Those that a killed build leaves in its run are swept with other partial files.
+    Only this user can read the files. Those that a killed build leaves in its run are swept
+    with other files that it was writing.
 
     Raises
     ------
@@ -39,10 +41,10 @@ def made_keys(folder: Path) -> Iterator[Tls]:
     try:
         with told(folder, "the keys of the jobs cannot be written"):
             for content in (made.tls_ca_file, made.tls_worker_key):
-                with NamedTemporaryFile(
-                    "w", prefix=".key-", suffix=PARTIAL, dir=folder.absolute(), delete=False
-                ) as file:
-                    paths.append(Path(file.name))
+                path = folder.absolute() / f".key.{uuid4().hex}{PARTIAL}"
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    paths.append(path)
                     file.write(content)
         certificate, key = paths
         yield Tls(certificate, certificate, key)
