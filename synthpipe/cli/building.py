@@ -16,6 +16,7 @@ from synthpipe.cli.cluster import ClusterOptions, cluster_options, cluster_setti
 from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.config import Pipeline, json_schema
 from synthpipe.curation import first_plan
@@ -82,7 +83,7 @@ def build(
         from synthpipe import stages  # loads Dask, which other commands need not wait for
 
         journal = stages.build(settings, path, cluster_settings(**cluster), reporter(), extend)
-    click.echo(_outcome(settings, path, journal))
+    say(_outcome(settings, path, journal))
 
 
 @click.command()
@@ -100,7 +101,7 @@ def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
       synthpipe validate pipelines/demo.yaml --set canvas=96
     """
     settings = pipeline_file.load(pipeline, overrides)
-    click.echo(f"{pipeline}: valid; fingerprint {settings.fingerprint()}")
+    say(f"{pipeline}: valid; fingerprint {settings.fingerprint()}")
 
 
 @click.command()
@@ -111,7 +112,7 @@ def schema() -> None:
     Examples:
       synthpipe schema > pipeline.schema.json
     """
-    click.echo(json.dumps(json_schema(), indent=2))
+    say(json.dumps(json_schema(), indent=2))
 
 
 def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
@@ -122,21 +123,21 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
     claims = read_layout(pipeline.patches, pipeline.taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
-    click.echo("pipeline:\n" + yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False, width=100))
+    say("pipeline:\n" + yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False, width=100))
     mixed, donors = len(catalog.mixed), len(catalog.donors)
-    click.echo(f"patches: {len(catalog.patches)} ({donors} donors, {mixed} mixed), {len(catalog.problems)} left out")
+    say(f"patches: {len(catalog.patches)} ({donors} donors, {mixed} mixed), {len(catalog.problems)} left out")
     for index, name in enumerate(pipeline.taxonomy.names):
         single = sum(patch.classes == (index,) for patch in catalog.donors)
         occurs = sum(index in patch.classes for patch in catalog.patches)
-        click.echo(f"  {name}: in {occurs} patches, {single} donors")
+        say(f"  {name}: in {occurs} patches, {single} donors")
     from synthpipe.stages import check_patches, remarks
 
     check_patches(pipeline, catalog)
     for remark in remarks(pipeline, catalog):
-        click.echo(f"note: {remark}")
-    click.echo(f"\nwould {'go on with' if run.exists() else 'make'} {path}:")
+        say(f"note: {remark}")
+    say(f"\nwould {'go on with' if run.exists() else 'make'} {path}:")
     bank = bank_bytes(catalog.donors, pipeline.canvas if pipeline.bezier else None)
-    click.echo(f"  donor bank: {human_bytes(bank)} on each machine while it builds, in --scratch or TMPDIR")
+    say(f"  donor bank: {human_bytes(bank)} on each machine while it builds, in --scratch or TMPDIR")
     height, width = pipeline.canvas
     for strategy in pipeline.strategies:
         plan = {"candidates, to keep " + str(pipeline.curation.wanted[strategy]): first_plan(pipeline, strategy)}
@@ -145,13 +146,13 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
         for what, count in plan.items():
             shards = len(shards_of(count, pipeline.store.shard))
             size = human_bytes(shards * pipeline.store.shard * height * width * 4)
-            click.echo(f"  {strategy}: {count} {what}; {shards} shards, {size} before compression")
+            say(f"  {strategy}: {count} {what}; {shards} shards, {size} before compression")
         wanted = pipeline.curation.wanted[strategy]
-        click.echo(f"  {strategy}: {wanted} in the curated set, {human_bytes(wanted * height * width * 4)}")
+        say(f"  {strategy}: {wanted} in the curated set, {human_bytes(wanted * height * width * 4)}")
         if first_plan(pipeline, strategy) < pipeline.curation.max_candidates[strategy]:
-            click.echo(f"  {strategy}: at most {pipeline.curation.max_candidates[strategy]} candidates")
-    click.echo(f"\nfingerprint: {pipeline.fingerprint()}")
-    click.echo("versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()))
+            say(f"  {strategy}: at most {pipeline.curation.max_candidates[strategy]} candidates")
+    say(f"\nfingerprint: {pipeline.fingerprint()}")
+    say("versions: " + ", ".join(f"{name} {number}" for name, number in versions().items()))
 
 
 def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ import click
 
 from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION, patches_option
+from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.files import Location
 
@@ -69,7 +70,7 @@ def verify(run: Location, samples: int, root: str | None, mend: bool, workers: i
             found = verification.repair(run, samples, workers, reporter(), root)
         else:
             found = verification.verify(run, samples, reporter(), root=root)
-    click.echo(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(_checkup_lines(found)))
+    say(json.dumps(found.to_json(), indent=1) if as_json else "\n".join(_checkup_lines(found)))
     if found.faults:
         raise click.exceptions.Exit(1)
 
@@ -92,7 +93,7 @@ def status(run: Location, as_json: bool) -> None:
     from synthpipe.stages.status import status_of
 
     found = status_of(run)
-    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(_status_lines(found)))
+    say(json.dumps(found, indent=1) if as_json else "\n".join(_status_lines(found)))
 
 
 def _checkup_lines(found: Checkup) -> Iterator[str]:
@@ -162,13 +163,13 @@ def doctor(directory: Location, as_json: bool) -> None:
     for finding in examine(directory):
         findings.append(finding)
         if not as_json:
-            click.echo(f"{finding.state:5}  {finding.what:14} {finding.found}")
+            say(f"{finding.state:5}  {finding.what:14} {finding.found}")
             if finding.cure:
-                click.echo(f"{'':22}{finding.cure}")
+                say(f"{'':22}{finding.cure}")
     wrong = sum(finding.state == "wrong" for finding in findings)
     if as_json:
-        click.echo(json.dumps([asdict(finding) for finding in findings], indent=1))
+        say(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
-        click.echo(f"{wrong} wrong: see above" if wrong else "synthpipe can work here")
+        say(f"{wrong} wrong: see above" if wrong else "synthpipe can work here")
     if wrong:
         raise click.exceptions.Exit(1)

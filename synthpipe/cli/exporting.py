@@ -6,6 +6,7 @@ import click
 
 from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.export import FORMS, PART, Exported, FormName
 from synthpipe.export import export as write_export
@@ -43,7 +44,7 @@ def export(curated: Location, form: FormName, output: Location, part: int, worke
     """
     with interruptible():  # whole parts stay
         found = write_export(CuratedSet(curated), form, output, reporter(), part, workers, check)
-    click.echo(_outcome(found, output, form))
+    say(_outcome(found, output, form))
 
 
 def _outcome(found: Exported, output: Location, form: FormName) -> str:

@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from synthpipe.cli.locations import LOCATION
-from synthpipe.display import printable
+from synthpipe.cli.output import plain, say
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.records import STRATEGIES
@@ -51,19 +51,19 @@ def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Loca
     chosen = _indices(samples)
     if not samples and not sheet:
         summary = summarise(path)
-        _print(json.dumps(summary, indent=1) if as_json else "\n".join(_lines(summary)))
+        say(json.dumps(summary, indent=1) if as_json else "\n".join(_lines(summary)))
         return
     from synthpipe.report import stored  # compiles, which the rest need not wait for
 
     found = stored.open_composites(path)
     shown = [found[index] for index in chosen or found.evenly(_ON_SHEET)]
     if as_json:
-        click.echo(json.dumps({"path": str(path), "samples": [stored.as_json(each, found.taxonomy) for each in shown]}))
+        say(json.dumps({"path": str(path), "samples": [stored.as_json(each, found.taxonomy) for each in shown]}))
     elif samples:
         _print("\n".join(line for each in shown for line in _sample_lines(each, found.taxonomy)))
     if sheet:
         _write_sheet(sheet, shown, found)
-        click.echo(f"{sheet}: {len(shown)} of {len(found)} composites", err=as_json)
+        say(f"{sheet}: {len(shown)} of {len(found)} composites", err=as_json)
 
 
 def _write_sheet(sheet: Location, shown: Sequence[Stored], found: StoredComposites) -> None:
@@ -92,8 +92,8 @@ def _indices(samples: Sequence[str]) -> list[int]:
 
 def _print(text: str) -> None:
     """Print, in colours only where a terminal shows them and its user has not turned them off."""
-    plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
-    click.echo(text, color=False if plain else None)
+    bare = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    click.echo(text, color=False if bare else None)
 
 
 def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
@@ -101,12 +101,12 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
         yield f"{summary['path']}: {human_bytes(stored_bytes(summary))}"
         for key in ("pipeline", "fingerprint", "strategy", "purpose"):
             if key in summary["attributes"]:
-                yield f"  {key} {printable(summary['attributes'][key])}"
+                yield f"  {key} {summary['attributes'][key]}"
         yield from _group_lines(summary, "  ")
         return
     state = "finished" if summary["finished"] else "not finished; `synthpipe status` tells how far it is"
     size = human_bytes(sum(map(stored_bytes, summary["stores"].values())))
-    yield f"{summary['path']}: run of {printable(summary['name'])}, {state}"
+    yield f"{summary['path']}: run of {summary['name']}, {state}"
     yield f"  stores       {size}"
     yield f"  fingerprint  {summary['fingerprint']}"
     yield f"  patches      {summary['catalog_digest']}"
@@ -177,10 +177,10 @@ def _sample_lines(shown: Stored, taxonomy: Taxonomy) -> Iterator[str]:
     from synthpipe.report.stored import class_name
 
     height, width = shown.mask.shape
-    yield f"{shown.index}: {printable(shown.told())}, {height} x {width} pixels"
-    yield "  " + ", ".join(f"{share:.1%} {name}" for name, share in class_shares(shown.mask, taxonomy))
+    yield plain(f"{shown.index}: {shown.told()}, {height} x {width} pixels")
+    yield plain("  " + ", ".join(f"{share:.1%} {name}" for name, share in class_shares(shown.mask, taxonomy)))
     if shown.recipe is None:
-        yield f"  patch {printable(shown.source.get('patch'))}, sha256 {shown.source.get('sha256')}"
+        yield plain(f"  patch {shown.source.get('patch')}, sha256 {shown.source.get('sha256')}")
         return
     regions, numbers = seen(shown.recipe, shown.mask)
     marks = {each.region.number: _MARKS[place % len(_MARKS)] for place, each in enumerate(regions)}
@@ -189,9 +189,9 @@ def _sample_lines(shown: Stored, taxonomy: Taxonomy) -> Iterator[str]:
     names = max(len(class_name(each, taxonomy)) for each in regions)
     for each in regions:
         name = class_name(each, taxonomy)
-        yield (
+        yield plain(
             f"  {marks[each.region.number]} {each.share:6.1%}  {name:{names}}  {each.region.place:{places}}  "
-            f"{printable(each.region.patch)}, {each.region.window}"
+            f"{each.region.patch}, {each.region.window}"
         )
     yield ""
 

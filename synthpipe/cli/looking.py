@@ -12,9 +12,9 @@ import click
 import numpy as np
 
 from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION, patches_option
+from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
-from synthpipe.display import printable
 from synthpipe.errors import ConfigError, StoreError
 from synthpipe.files import Location, address, write_atomically
 from synthpipe.patches.access import find_patches
@@ -74,7 +74,7 @@ def index(
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims)
     found = _catalog_summary(catalog, taxonomy)
-    click.echo(json.dumps(found, indent=1) if as_json else "\n".join(_catalog_lines(found)))
+    say(json.dumps(found, indent=1) if as_json else "\n".join(_catalog_lines(found)))
 
 
 @click.command()
@@ -124,15 +124,15 @@ def replay(
         write_atomically(mask, palette_png(result.mask, pipeline.taxonomy))
     same = np.array_equal(result.image, read_range(array(group, "image"), composite, composite + 1)[0])
     same &= np.array_equal(result.mask, read_range(array(group, "mask"), composite, composite + 1)[0])
-    click.echo(f"{output}: {strategy} {composite}, made of")
+    say(f"{output}: {strategy} {composite}, made of")
     for patch in used:
-        click.echo(f"  {printable(patch.path)} ({pipeline.taxonomy.label(patch.classes)})")
+        say(f"  {patch.path} ({pipeline.taxonomy.label(patch.classes)})")
     if not same:
         raise StoreError(
             f"{run}: the stored pixels of {strategy} {composite} differ from these; the store is damaged, or package "
             f"versions differ from those in {directory.run_file}"
         )
-    click.echo("equal to the stored pixels")
+    say("equal to the stored pixels")
 
 
 def _catalog_summary(catalog: Catalog, taxonomy: Taxonomy) -> dict[str, Any]:
@@ -162,4 +162,4 @@ def _catalog_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {count:7} {size}"
     yield f"problems: {len(found['problems']) or 'none'}"
     for problem in found["problems"]:
-        yield f"  {problem['kind']}: {printable(problem['message'])}"
+        yield f"  {problem['kind']}: {problem['message']}"

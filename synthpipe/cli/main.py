@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from synthpipe.display import without_secrets
+from synthpipe.cli.output import plain
 from synthpipe.errors import SynthpipeError
 
 DEBUG = "SYNTHPIPE_DEBUG"
@@ -63,19 +63,19 @@ class ExplainingGroup(click.Group):
         except SynthpipeError as error:
             if os.environ.get(DEBUG):
                 raise
-            raise click.ClickException(_told(error)) from error
+            raise _failure(_told(error)) from error
         except click.ClickException as error:
-            error.message = without_secrets(error.message)  # type: ignore[misc]  # click means subclasses
+            error.message = plain(error.message)  # type: ignore[misc]  # click means subclasses
             raise
         except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
-            raise click.ClickException("interrupted; finished work is kept: give the command again") from error
+            raise _failure("interrupted; finished work is kept: give the command again") from error
         except OSError as error:
             if os.environ.get(DEBUG) or error.errno == errno.EPIPE:
                 raise
-            where = f"{without_secrets(error.filename)}: " if error.filename else ""
-            raise click.ClickException(
+            where = f"{error.filename}: " if error.filename else ""
+            raise _failure(
                 f"{where}{_told(error, error.strerror)}; check that it is there, that you may write to it, and that "
                 "there is room, then give the command again"
             ) from error
@@ -83,32 +83,36 @@ class ExplainingGroup(click.Group):
             if os.environ.get(DEBUG):
                 raise
             if type(error).__module__.split(".")[0] in _STORE_CLIENTS:
-                raise click.ClickException(
+                raise _failure(
                     f"the store gave no answer: {_told(error)}; check its address, your rights and the network, then "
                     "give the command again: finished work is kept"
                 ) from error
             if isinstance(error, ModuleNotFoundError):
-                raise click.ClickException(_missing(error)) from error
+                raise _failure(_missing(error)) from error
             if type(error).__name__ == "OutOfMemoryError":  # torch's, without loading it
-                raise click.ClickException(
+                raise _failure(
                     f"the device's memory is full: {str(error).splitlines()[0]}\nLower what is computed at once "
                     "(composites and real of a training, --batch, --window batch=...), or choose a smaller network"
                 ) from error
             if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-                raise click.ClickException(
+                raise _failure(
                     f"a process that reads ahead has died: {str(error).splitlines()[0]}\nPerhaps memory was short, or "
                     "shared memory, of which containers have 64 MB (docker run --shm-size=2g gives more). Give fewer "
                     "--workers, or --workers 0, then give the command again: it goes on from its last checkpoint"
                 ) from error
-            raise click.ClickException(
+            raise _failure(
                 f"unexpected {type(error).__name__}: {_told(error)}\nThis is a fault of synthpipe, or something "
                 f"that it does not foresee. {DEBUG}=1 shows the traceback; please report it."
             ) from error
 
 
+def _failure(message: str) -> click.ClickException:
+    return click.ClickException(plain(message))
+
+
 def _told(error: Exception, message: str | None = None) -> str:
     """Return what an error says, and where in the work it happened."""
-    return without_secrets("\n  ".join([message or str(error), *getattr(error, "__notes__", [])]))
+    return "\n  ".join([message or str(error), *getattr(error, "__notes__", [])])
 
 
 def _missing(error: ImportError) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 
@@ -34,7 +35,7 @@ def phantom(directory: Path, patches: int, slides: int, size: int, images: int, 
     with reporter().stage("phantom", spec.pictures) as advance:
         summary = write_phantom(directory, spec, lambda: advance(1))
     state = "" if summary.written else " (there already)"
-    click.echo(f"{directory}: procedural tissue{state}")
+    say(f"{directory}: procedural tissue{state}")
     for label, count in summary.training.items():
-        click.echo(f"  {count:5} training patches of {label}")
-    click.echo(f"  {summary.validation} validation and {summary.test} test images with masks")
+        say(f"  {count:5} training patches of {label}")
+    say(f"  {summary.validation} validation and {summary.test} test images with masks")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import click
 
-from synthpipe.display import without_secrets
+from synthpipe.cli.output import plain, say
 from synthpipe.progress import Advance, Silent
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -26,19 +26,19 @@ class TerminalReporter:
             return
         start, done = time.monotonic(), 0
         with click.progressbar(
-            length=total, label=f"{title:28}", show_pos=True, item_show_func=lambda shown: shown, file=sys.stderr
+            length=total, label=f"{plain(title):28}", show_pos=True, item_show_func=lambda shown: shown, file=sys.stderr
         ) as bar:
 
             def advance(steps: int, remark: str = "") -> None:
                 nonlocal done
                 done += steps
                 rate = _rate(done, time.monotonic() - start)
-                bar.update(steps, f"{rate}, {remark}" if remark else rate)
+                bar.update(steps, f"{rate}, {plain(remark)}" if remark else rate)
 
             yield advance
 
     def note(self, message: str) -> None:
-        click.echo(f"\r\033[K{without_secrets(message)}", err=True)  # in the place of a bar, which is drawn anew below
+        click.echo(f"\r\033[K{plain(message)}", err=True)  # in the place of a bar, which is drawn anew below
 
 
 class LogReporter:
@@ -68,7 +68,7 @@ class LogReporter:
             self.note(f"{title}: {done} in {time.monotonic() - start:.1f} s{latest_remark}")
 
     def note(self, message: str) -> None:
-        click.echo(f"{time.strftime('%H:%M:%S')} {without_secrets(message)}", err=True)
+        say(f"{time.strftime('%H:%M:%S')} {message}", err=True)
 
 
 def _duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.output import say
 from synthpipe.files import Location
 from synthpipe.storage.summary import human_bytes
 
@@ -27,4 +28,4 @@ def report(run: Location, output: Location | None) -> None:
     from synthpipe.report import write_report  # compiles, which other commands need not wait for
 
     written = write_report(run, output)
-    click.echo(f"{written}: {human_bytes(written.stat().st_size)}")
+    say(f"{written}: {human_bytes(written.stat().st_size)}")

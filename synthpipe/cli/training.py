@@ -15,6 +15,7 @@ import yaml
 
 from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION
+from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
 from synthpipe.display import file_stem
@@ -146,8 +147,8 @@ def train(
     )
     if dry_run:
         check_network(SegmentationNetwork(settings.network, len(description.taxonomy)), data, settings, devices=1)
-        click.echo("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
-        click.echo(
+        say("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
+        say(
             f"would train {output} on {len(composites)} composites of {description.size[0]} x {description.size[1]} "
             f"pixels and {len(patches.patches) if patches else 0} real patches, classes "
             f"{', '.join(description.taxonomy.names)}; {len(images)} validation images choose the best weights"
@@ -189,7 +190,7 @@ def _report(outcome: Outcome, output: Path) -> None:
         )
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     best, test = (shlex.quote(str(output / name)) for name in ("best.ckpt", "test"))
-    click.echo(
+    say(
         f"{output}: trained {outcome.steps} steps; best validation mIoU {outcome.best_miou:.4f}, in epoch "
         f"{outcome.best_epoch}\n"
         f"{_speed(report)}"
@@ -311,7 +312,7 @@ def pseudo_label(
         reporter(),
         PUBLISHED_GLASS if glass else None,
     )
-    click.echo(f"{output}: {len(catalog.patches)} real patches with predicted masks, {count} of them now")
+    say(f"{output}: {len(catalog.patches)} real patches with predicted masks, {count} of them now")
 
 
 @click.command()
@@ -356,19 +357,19 @@ def evaluate(
     rows = [row[:6] for row in table(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        click.echo("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
+        say("  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]))
     count = len(result["images"])
-    click.echo(
+    say(
         f"{_miou(result)}, fwIoU {result['fwiou']:.4f}, pixel accuracy {result['pixel_accuracy']:.4f}, {count} "
         f"{'images' if count > 1 else 'image, which has no interval'}"
     )
     if not any_palette and not images[0].has_palette:
         indices = ", ".join(f"{index} {name}" for index, name in enumerate(predictor.taxonomy.names))
-        click.echo(f"note: masks without colours are taken as {indices}")
+        say(f"note: masks without colours are taken as {indices}")
     for name in result["absent_classes"]:
-        click.echo(f"note: no mask shows {name}; it is left out of the means")
+        say(f"note: no mask shows {name}; it is left out of the means")
     curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
-    click.echo(f"{output}: metrics.json, metrics.csv, confusion.png{curves}, pictures/")
+    say(f"{output}: metrics.json, metrics.csv, confusion.png{curves}, pictures/")
 
 
 @click.command()
@@ -414,7 +415,7 @@ def predict(
     claim(output, PREDICTION)
     predictor = _predictor(checkpoint, windows, device)
     write_predictions(predictor, images, output, reporter(), overlays, probabilities, most)
-    click.echo(f"{output}: masks of {len(images)} images, and {RECORD}")
+    say(f"{output}: masks of {len(images)} images, and {RECORD}")
 
 
 @click.command()
@@ -520,8 +521,8 @@ def baseline(
     best = results.get(upper, {"miou": None})["miou"]
     for name, result in results.items():
         share = f"  {result['miou'] / best:5.1%} of the upper bound" if best else ""
-        click.echo(f"{_miou(result)}  fwIoU {result['fwiou']:.4f}{share}  {name}")
-    click.echo(f"{output}: baseline.json, and test-*/ with metrics and pictures of each")
+        say(f"{_miou(result)}  fwIoU {result['fwiou']:.4f}{share}  {name}")
+    say(f"{output}: baseline.json, and test-*/ with metrics and pictures of each")
 
 
 def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None) -> Predictor:
