@@ -30,7 +30,6 @@ import torch
 from benchmarks.training import PUBLISHED, utilisation
 from synthpipe import pipeline_file
 from synthpipe.config import Pipeline
-from synthpipe.filtering.report import FilterReport
 from synthpipe.filtering.scoring import Scorer
 from synthpipe.filtering.training import FilterData, train_filter
 from synthpipe.patches.catalog import load_catalog
@@ -40,6 +39,7 @@ from synthpipe.records import Image
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.stages.layout import add_scores
+from synthpipe.storage.filter_report import FilterReport
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group

@@ -4,6 +4,10 @@ Each is also a builtin, so that library users can catch what they expect. Only t
 one line and an exit code; every message says what was found, what was expected and what to do.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
 from synthpipe.display import without_secrets
 
 
@@ -40,3 +44,17 @@ class ClusterError(SynthpipeError, RuntimeError):
 
 class MissingPackageError(SynthpipeError, ImportError):
     """A package of an extra is not installed."""
+
+
+def explain(error: ValueError) -> str:
+    """Say in a line what is wrong with data; of a pydantic model's, what the first value is and what would fit."""
+    errors: Any = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    first = errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"])) or "it"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    found = repr(first["input"])
+    found = found if len(found) <= 80 else f"{found[:77]}..."
+    return f"{key} is {found}; {first['msg'][0].lower()}{first['msg'][1:]}"

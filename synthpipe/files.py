@@ -8,7 +8,7 @@ import os
 import stat
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
@@ -138,23 +138,33 @@ def read_regular(path: Location, most: int) -> bytes:
         if len(data) > most:
             raise _too_large(len(data), most)
         return data
-    # a pipe that nobody writes to would be waited for
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    with ExitStack() as stack:
-        stack.callback(os.close, descriptor)
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            kind = KINDS.get(stat.S_IFMT(found.st_mode), "a device")
-            raise OSError(errno.EINVAL, f"is {kind}, expected a file")
-        if found.st_size > most:
-            raise _too_large(found.st_size, most)
-        with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(found.st_size + 1)
-            if len(data) > found.st_size:  # it grows, or has no size, as files of /proc
-                data += file.read(most + 1 - len(data))
+    with open(open_regular(path), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise _too_large(size, most)
+        data = file.read(size + 1)
+        if len(data) > size:  # it grows, or has no size, as files of /proc
+            data += file.read(most + 1 - len(data))
     if len(data) > most:
         raise _too_large(len(data), most)
     return data
+
+
+def open_regular(path: Path) -> int:
+    """Open a file to read from, and return its descriptor; a link is followed.
+
+    Raises
+    ------
+    OSError
+        It is not there, cannot be read, or is no regular file; `strerror` says which.
+    """
+    # a pipe that nobody writes to would be waited for
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"is {KINDS.get(stat.S_IFMT(mode), 'a device')}, expected a file")
+    return descriptor
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -7,12 +7,17 @@ donors at hand it renders the same pixels without a random generator and without
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
+
+from synthpipe.errors import explain
+from synthpipe.files import parse_json
 
 Image = NDArray[np.uint8]
 """(H, W, 3) uint8, RGB."""
@@ -27,6 +32,15 @@ Strategy = Literal["mosaic", "bezier"]
 STRATEGIES: tuple[Strategy, ...] = ("mosaic", "bezier")
 
 Flip = Literal["none", "horizontal", "vertical", "both"]
+
+# what recipes may hold, which may be a stranger's: wide enough for every pipeline
+_MOST_PIXELS = 1 << 26  # of a grid image
+_Index = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Place = Annotated[int, Field(ge=0, le=1 << 20)]
+_Length = Annotated[int, Field(ge=1, le=1 << 16)]
+_Size = tuple[_Length, _Length]
+_Share = Annotated[float, Field(ge=-1, le=1)]
+_Unit = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +110,8 @@ class Crop:
     """The window of a donor patch that fills one tile; its size is the recipe's tile."""
 
     patch: str
-    y: int
-    x: int
+    y: _Place
+    x: _Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +121,10 @@ class ShiftScaleRotate:
     `angle` is in degrees, counter-clockwise; `scale` a factor; the shifts are fractions of height and width.
     """
 
-    angle: float
-    scale: float
-    shift_y: float
-    shift_x: float
+    angle: Annotated[float, Field(ge=-180, le=180)]
+    scale: Annotated[float, Field(ge=0.2, le=2)]
+    shift_y: _Share
+    shift_x: _Share
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +137,8 @@ class Quadrant:
     tiles: tuple[Crop, ...]
     flip: Flip
     warp: ShiftScaleRotate | None
-    y: int
-    x: int
+    y: _Place
+    x: _Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +149,11 @@ class MosaicRecipe:
     lower left, lower right.
     """
 
-    index: int
-    canvas: tuple[int, int]
-    tile: tuple[int, int]
-    grid: tuple[int, int]
-    split: tuple[int, int]
+    index: _Index
+    canvas: _Size
+    tile: _Size
+    grid: _Size
+    split: tuple[_Place, _Place]
     quadrants: tuple[Quadrant, Quadrant, Quadrant, Quadrant]
 
     strategy: Literal["mosaic"] = "mosaic"
@@ -159,14 +173,14 @@ class BezierRecipe:
     and control points; `samples` is the number of points a segment is drawn with.
     """
 
-    index: int
-    canvas: tuple[int, int]
+    index: _Index
+    canvas: _Size
     background: str
     foreground: str
-    points: tuple[tuple[float, float], ...]
-    edgy: float
-    radius: float
-    samples: int
+    points: Annotated[tuple[tuple[_Unit, _Unit], ...], Field(min_length=3, max_length=1 << 10)]
+    edgy: Annotated[float, Field(allow_inf_nan=False)]
+    radius: Annotated[float, Field(gt=0, le=1)]
+    samples: Annotated[int, Field(ge=2, le=1 << 13)]
 
     strategy: Literal["bezier"] = "bezier"
 
@@ -210,15 +224,27 @@ def recipe_to_json(recipe: Recipe) -> str:
 
 
 def recipe_from_json(text: str) -> Recipe:
-    """Read back what `recipe_to_json` wrote."""
-    fields: dict[str, Any] = json.loads(text)
-    fields["canvas"] = tuple(fields["canvas"])
-    if fields["strategy"] == "bezier":
-        fields["points"] = tuple((x, y) for x, y in fields["points"])
-        return BezierRecipe(**fields)
-    fields["tile"], fields["grid"], fields["split"] = (tuple(fields[key]) for key in ("tile", "grid", "split"))
-    fields["quadrants"] = tuple(_quadrant(quadrant) for quadrant in fields["quadrants"])
-    return MosaicRecipe(**fields)
+    """Read back what `recipe_to_json` wrote.
+
+    Rendering trusts a recipe, so one that could not have been sampled is refused.
+
+    Raises
+    ------
+    ValueError
+        It is no recipe, or holds numbers that none has.
+    """
+    fields = parse_json(text)
+    is_bezier = isinstance(fields, dict) and fields.get("strategy") == "bezier"
+    reader: TypeAdapter[Any] = _BEZIER if is_bezier else _MOSAIC
+    try:
+        recipe: Recipe = reader.validate_python(fields)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+    if isinstance(recipe, MosaicRecipe):
+        _check_mosaic(recipe)
+    if recipe_to_json(recipe) != text:
+        raise ValueError("it is not in the form that this version writes")
+    return recipe
 
 
 def _fields(record: MosaicRecipe | BezierRecipe | Quadrant | Crop | ShiftScaleRotate) -> dict[str, Any]:
@@ -231,6 +257,18 @@ def _quadrant_fields(quadrant: Quadrant) -> dict[str, Any]:
     return _fields(quadrant) | {"tiles": [_fields(tile) for tile in quadrant.tiles], "warp": warp}
 
 
-def _quadrant(fields: dict[str, Any]) -> Quadrant:
-    warp = fields["warp"] and ShiftScaleRotate(**fields["warp"])
-    return Quadrant(**{**fields, "tiles": tuple(Crop(**tile) for tile in fields["tiles"]), "warp": warp})
+def _check_mosaic(recipe: MosaicRecipe) -> None:
+    grid_size = recipe.grid[0] * recipe.tile[0], recipe.grid[1] * recipe.tile[1]
+    if math.prod(grid_size) > _MOST_PIXELS:
+        raise ValueError(f"a grid image of {grid_size[0]} x {grid_size[1]} pixels")
+    if recipe.split[0] > recipe.canvas[0] or recipe.split[1] > recipe.canvas[1]:
+        raise ValueError(f"split {recipe.split} on a canvas of {recipe.canvas}")
+    for quadrant in recipe.quadrants:
+        if len(quadrant.tiles) != math.prod(recipe.grid):
+            raise ValueError(f"{len(quadrant.tiles)} tiles, expected {recipe.grid[0]} x {recipe.grid[1]}")
+        if quadrant.y > grid_size[0] or quadrant.x > grid_size[1]:
+            raise ValueError(f"a window at {quadrant.y}, {quadrant.x} of a grid image of {grid_size}")
+
+
+_MOSAIC: TypeAdapter[MosaicRecipe] = TypeAdapter(MosaicRecipe)
+_BEZIER: TypeAdapter[BezierRecipe] = TypeAdapter(BezierRecipe)

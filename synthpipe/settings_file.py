@@ -161,13 +161,6 @@ def _section_model(annotation: Any) -> type[BaseModel] | None:
     return next(found, None)
 
 
-def explained(error: ValidationError) -> str:
-    """Return the first mistake in data that is not a settings file, in a line: its key, what was got and expected."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    return f"{_short(key)}: got {shown(first['input'])}; {first['msg'][0].lower()}{first['msg'][1:]}"
-
-
 def _explain(problem: Any, model: type[BaseModel]) -> str:
     key, kind, value = ".".join(str(part) for part in problem["loc"]), problem["type"], problem["input"]
     if kind == "missing":

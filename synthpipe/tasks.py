@@ -257,7 +257,7 @@ def train(task: TrainTask) -> list[str]:
 
     job, strategy = task.job, task.strategy
     pipeline, settings = job.pipeline, job.pipeline.filter
-    synthetic = array(open_group(job.run.training, strategy), "image")
+    synthetic = SampleReader(array(open_group(job.run.training, strategy), "image"))
     count = training_composites(pipeline)
     real = real_patches(pipeline, load_catalog(job.run.path, pipeline.taxonomy, task.access), read_split(job.run))
     held = [read_pixels(patch) for patch in real["train"]]  # every epoch has new views of them
@@ -270,8 +270,8 @@ def train(task: TrainTask) -> list[str]:
         return shown
 
     data = FilterData(
-        synthetic_train=read_range(synthetic, 0, count),
-        synthetic_val=read_range(synthetic, count, settings.candidates),
+        synthetic_train=synthetic.read_many(range(count)),
+        synthetic_val=synthetic.read_many(range(count, settings.candidates)),
         real_train=lambda epoch: views(held, len(held), 1 + epoch),
         real_val=views(map(read_pixels, real["validation"]), len(real["validation"]), 0),
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
 
 LOST = 255
 """Mask value of a pixel that was never written. No taxonomy may use it for a class."""
 
 BETWEEN_NAMES = "+;|"
 """What joins the names of several classes: no name holds one of them."""
+_Byte = Annotated[int, Field(ge=0, le=255)]
+_Color = tuple[_Byte, _Byte, _Byte]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class TissueClass:
     """
 
     name: str
-    color: tuple[int, int, int]
+    color: _Color
     aliases: tuple[str, ...] = ()
 
 
@@ -40,8 +44,8 @@ class Taxonomy:
     else must not count in a loss or a metric.
     """
 
-    classes: tuple[TissueClass, ...]
-    background_color: tuple[int, int, int] = (255, 255, 255)
+    classes: Annotated[tuple[TissueClass, ...], Field(min_length=1, max_length=LOST - 1)]
+    background_color: _Color = (255, 255, 255)
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -82,11 +86,14 @@ class Taxonomy:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Taxonomy:
-        """Read back what `to_json` returned, whatever keys there are besides."""
-        classes = (
-            TissueClass(str(each["name"]), _rgb(each["color"]), tuple(each["aliases"])) for each in data["classes"]
-        )
-        return cls(tuple(classes), _rgb(data["background_color"]))
+        """Read back what `to_json` returned, whatever keys there are besides.
+
+        Raises
+        ------
+        ValidationError
+            A ValueError: it is something else; its errors name the keys.
+        """
+        return _READ.validate_python({key: data[key] for key in ("classes", "background_color") if key in data})
 
     def palette(self) -> bytes:
         """Return the 768 bytes of a PNG palette: the classes' colours, then the background's, then black."""
@@ -94,6 +101,4 @@ class Taxonomy:
         return b"".join(bytes(color) for color in colors).ljust(768, b"\0")
 
 
-def _rgb(values: Sequence[int]) -> tuple[int, int, int]:
-    red, green, blue = values
-    return red, green, blue
+_READ: TypeAdapter[Taxonomy] = TypeAdapter(Taxonomy)

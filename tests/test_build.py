@@ -29,7 +29,6 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
 from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError, StaleRunError, StoreError
-from synthpipe.filtering.report import load_report
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog
@@ -40,6 +39,7 @@ from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.stages.build import demand
+from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import complete_shards, shard_size, write_shard

@@ -9,7 +9,8 @@ from typing import Any
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.records import STRATEGIES
-from synthpipe.storage.run import RunDirectory, read_json
+from synthpipe.storage.filter_report import load_report
+from synthpipe.storage.run import RunDirectory
 from synthpipe.taxonomy import LOST, Taxonomy
 
 
@@ -160,7 +161,7 @@ def _run_facts(run: RunDirectory, journal: Mapping[str, Any] | None) -> RunFacts
         slides=len(catalog.groups),
         left_out=len(catalog.problems),
         strategies=(journal or run.journal())["strategies"],
-        filters={strategy: read_json(path) for strategy, path in reports.items()},
+        filters={strategy: load_report(path).fields() for strategy, path in reports.items()},
         rule=pipeline.curation.model_dump(mode="json"),
         versions=data["versions"],
     )

@@ -150,6 +150,8 @@ def _group_lines(group: Mapping[str, Any], indent: str) -> Iterator[str]:
         stored = f"{complete}, {human_bytes(entry['bytes_stored'])}"
         codecs = "+".join(entry["codecs"])
         yield f"{indent}{name:16} {entry['dtype']:8} {shape:22} {stored:28} {layout}, {codecs}"
+    if group["others"]:
+        yield f"{indent}not of synthpipe: {', '.join(group['others'])}"
     for name, child in group["groups"].items():
         yield f"{indent}{name}: {human_bytes(stored_bytes(child))}"
         yield from _group_lines(child, indent + "  ")

@@ -23,9 +23,11 @@ from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import class_names, read_layout
 from synthpipe.patterns import pattern_fault
 from synthpipe.pictures import palette_png, png
-from synthpipe.records import STRATEGIES, Strategy, recipe_from_json
+from synthpipe.records import STRATEGIES, Strategy
 from synthpipe.settings_file import shown
+from synthpipe.storage.recipes import read_recipe, unreadable
 from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range
 from synthpipe.taxonomy import Taxonomy, TissueClass
@@ -113,17 +115,20 @@ def replay(
     text = str(read_range(recipes, composite, composite + 1)[0]) if composite < count else ""
     if not text:
         raise StoreError(f"{run}: no {strategy} composite {composite}; there are {count}, counted from 0")
-    recipe = recipe_from_json(text)
+    recipe = read_recipe(recipes, composite, pipeline.canvas)
     catalog = load_catalog(run, pipeline.taxonomy)
     catalog = find_patches(catalog, pipeline.patches, pipeline.taxonomy, root, run)
     used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
     background = pipeline.taxonomy.background
-    result = render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
+    try:
+        result = render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
+    except ValueError as error:
+        raise unreadable(recipes, composite, str(error)) from error
     write_atomically(output, png(result.image))
     if mask:
         write_atomically(mask, palette_png(result.mask, pipeline.taxonomy))
-    same = np.array_equal(result.image, read_range(array(group, "image"), composite, composite + 1)[0])
-    same &= np.array_equal(result.mask, read_range(array(group, "mask"), composite, composite + 1)[0])
+    same = np.array_equal(result.image, SampleReader(array(group, "image"))[composite])
+    same &= np.array_equal(result.mask, SampleReader(array(group, "mask"))[composite])
     say(f"{output}: {strategy} {composite}, made of")
     for patch in used:
         say(f"  {patch.path} ({pipeline.taxonomy.label(patch.classes)})")

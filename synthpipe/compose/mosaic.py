@@ -57,21 +57,29 @@ def render_mosaic(recipe: MosaicRecipe, donors: Donors, image: Image, mask: Mask
     """Render a Mosaic into `image` and `mask`: pure, the same bytes for the same recipe and donors.
 
     Of each grid image only the window that its quadrant shows is put together, and warped through one affine map.
+
+    Raises
+    ------
+    ValueError
+        A crop does not lie in its donor, where the kernel would read other memory.
     """
     grid_size = recipe.tile[0] * recipe.grid[0], recipe.tile[1] * recipe.grid[1]
-    tiles = [
+    numbers = [
         number
         for quadrant in recipe.quadrants
         for crop in quadrant.tiles
         for number in (*donors.place(crop.patch), crop.y, crop.x)
     ]
+    tiles = np.array(numbers).reshape(len(recipe.quadrants), -1, 5)
+    if (tiles[..., 3:] > np.maximum(tiles[..., 1:3] - recipe.tile, 0)).any():
+        raise ValueError(f"the recipe of mosaic {recipe.index} crops beyond a donor")
     transforms = np.array([map_numbers(each.flip, each.warp, each.y, each.x) for each in recipe.quadrants])
     places = np.array(quadrant_places(recipe.split, recipe.canvas))
     canvas = _packed_canvas(recipe.canvas)
     warp_quadrants(
         canvas,
         donors.bank,
-        np.array(tiles).reshape(len(recipe.quadrants), -1, 5),
+        tiles,
         recipe.tile,
         recipe.grid,
         inverse_maps(transforms, grid_size),

@@ -10,9 +10,9 @@ from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from synthpipe.config import Section
+from synthpipe.errors import explain
 from synthpipe.files import Location, read_regular, write_atomically
-from synthpipe.filtering.report import EpochMetrics
-from synthpipe.settings_file import explained
+from synthpipe.storage.filter_report import EpochMetrics
 from synthpipe.tensors import LARGEST, adam_state, check_like, flat_moments, pack, unpack
 
 
@@ -100,7 +100,7 @@ def load_state(path: Location, belongs_to: str, module: nn.Module, random: tuple
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
     except ValidationError as error:
-        raise ValueError(explained(error)) from error
+        raise ValueError(explain(error)) from error
     if about.belongs_to != belongs_to:
         return None
     if [epoch.epoch for epoch in about.epochs] != list(range(len(about.epochs))) or about.best >= len(about.epochs):

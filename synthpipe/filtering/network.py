@@ -15,14 +15,12 @@ import safetensors.torch
 import timm
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from synthpipe.config import Above0, Section
 from synthpipe.display import printable
-from synthpipe.errors import FilterError
+from synthpipe.errors import FilterError, explain
 from synthpipe.files import Location, read_regular, write_atomically
-from synthpipe.settings_file import explained
 from synthpipe.tensors import KEY, LARGEST, check_like, read_safetensors
 
 FORMAT_VERSION = 1
@@ -148,7 +146,7 @@ def load_network(path: Location, device: torch.device) -> tuple[FilterNetwork, s
         text, tensors = read_safetensors(data)
         about = _About.model_validate_json(text, strict=True)
     except ValueError as error:
-        reason = explained(error) if isinstance(error, ValidationError) else str(error)
+        reason = explain(error)
         raise FilterError(
             f"{path}: is not a filter's safetensors file, or is damaged: {printable(reason)}; {_AGAIN}"
         ) from error

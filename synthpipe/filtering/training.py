@@ -29,9 +29,9 @@ from synthpipe.filtering.network import (
     check_images,
     save_weights,
 )
-from synthpipe.filtering.report import EpochMetrics, FilterReport, load_report
 from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
 from synthpipe.records import STRATEGIES, Strategy
+from synthpipe.storage.filter_report import EpochMetrics, FilterReport, load_report
 from synthpipe.threads import in_threads
 
 __all__ = ["EpochMetrics", "FilterData", "FilterReport", "balanced_batches", "load_report", "train_filter"]

@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from synthpipe.errors import MissingPackageError, StoreError
+from synthpipe.errors import MissingPackageError, StoreError, explain
 from synthpipe.files import Location, located
 from synthpipe.handoff.balance import WeightKind, class_weights, sample_weights
 from synthpipe.handoff.description import Description, Sample
@@ -21,9 +22,10 @@ from synthpipe.handoff.napari import LayerData, layer_data
 from synthpipe.handoff.notebook import curated_html
 from synthpipe.handoff.splits import By, Split, split_places
 from synthpipe.records import STRATEGIES, Image, Mask, Strategy
+from synthpipe.storage.nodes import METADATA, damaged, where
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array, arrays_of, has_array, missing_objects, open_group
+from synthpipe.storage.schema import CURATED_ARRAYS, arrays_of, missing_objects, open_group
 from synthpipe.storage.shards import read_range
 from synthpipe.taxonomy import LOST, Taxonomy
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from synthpipe.segment.data import CuratedDataset
 
 _BLOCK = 256
+_COUNTED = 100_000  # missing objects
 _ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass", "groups", "source"}
 
 
@@ -90,26 +93,44 @@ class CuratedSet:
             raise StoreError(f"{self.path}: is a run; expected its curated set, {RunDirectory(self.path).curated}")
         group = open_group(self.path)
         attributes: dict[str, Any] = dict(group.attrs)
-        if not has_array(group, "donor_groups") or not attributes.keys() >= _ATTRIBUTES:
+        arrays = arrays_of(group)
+        if not arrays.keys() >= CURATED_ARRAYS.keys() or not attributes.keys() >= _ATTRIBUTES:
             raise StoreError(f"{self.path}: is no curated set; expected curated.zarr of a run")
-        if missing := missing_objects(group):
+        if missing := list(islice(missing_objects(group), _COUNTED + 1)):
+            count = f"more than {_COUNTED}" if len(missing) > _COUNTED else len(missing)
             raise StoreError(
-                f"{self.path}: is not complete: {len(missing)} objects are missing, {missing[0]} the first; give "
+                f"{self.path}: is not complete: {count} objects are missing, {missing[0]} the first; give "
                 "the command that began it again, or copy the whole of it"
             )
-        shape = array(group, "image").shape
-        self.description = Description.from_json({**attributes, "size": shape[1:3]})
+        shape = arrays["image"].shape
+        count = shape[0]
+        for name, each in arrays.items():
+            if each.shape[0] != count:
+                found = f"{name} has {each.shape[0]} samples, image has {count}"
+                raise damaged(self.path / METADATA, f"{found}; expected one length in all arrays")
+        try:
+            self.description = Description.from_json({**attributes, "size": shape[1:3]})
+        except ValueError as error:
+            raise damaged(self.path / METADATA, f"attributes: {explain(error)}") from error
         self.groups: tuple[str, ...] = tuple(attributes["groups"])
         self.source: Mapping[str, str] = attributes["source"]
-        count = shape[0]
-        self.labels: NDArray[np.uint8] = read_range(array(group, "labels"), 0, count)
-        self.p_real: NDArray[np.float32] = read_range(array(group, "p_real"), 0, count)
-        self.donor_groups: NDArray[np.int32] = read_range(array(group, "donor_groups"), 0, count)
-        self.strategies: NDArray[np.uint8] = read_range(array(group, "origin_strategy"), 0, count)
-        self._origins: NDArray[np.int64] = read_range(array(group, "origin_index"), 0, count)
+        self.labels: NDArray[np.uint8] = self._values(arrays["labels"], 0, 1)
+        self.p_real: NDArray[np.float32] = read_range(arrays["p_real"], 0, count)
+        self.donor_groups: NDArray[np.int32] = self._values(arrays["donor_groups"], -1, len(self.groups) - 1)
+        self.strategies: NDArray[np.uint8] = self._values(arrays["origin_strategy"], 0, len(STRATEGIES) - 1, LOST)
+        self._origins: NDArray[np.int64] = read_range(arrays["origin_index"], 0, count)
         self.indices: NDArray[np.int64] = np.arange(count)
-        self._images = SampleReader(array(group, "image"))
-        self._masks = SampleReader(array(group, "mask"))
+        self._images = SampleReader(arrays["image"])
+        self._masks = SampleReader(arrays["mask"])
+
+    def _values(self, array: zarr.Array[Any], least: int, most: int, other: int | None = None) -> NDArray[Any]:
+        """Read a small array, whose values say where in other lists something is."""
+        values = read_range(array, 0, array.shape[0])
+        wrong = ((values < least) | (values > most)) & (values != other)
+        for place in np.argwhere(wrong)[:1]:
+            found = f"sample {place[0]} has the value {values[tuple(place)]}"
+            raise damaged(where(array.store_path), f"{found}; expected {least} to {most}")
+        return values
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -138,7 +159,10 @@ class CuratedSet:
 
     @property
     def arrays(self) -> dict[str, zarr.Array[Any]]:
-        """All arrays of the store, by name; a part of a set lies there at `indices`."""
+        """All arrays of the set, by name; a part of it lies there at `indices`.
+
+        zarr-python reads their values, and trusts a store more than the other methods do.
+        """
         return arrays_of(open_group(self.path))
 
     @cached_property

@@ -16,9 +16,10 @@ from synthpipe.handoff.description import Sample
 from synthpipe.handoff.notebook import run_html
 from synthpipe.records import Strategy
 from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_range
-from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.storage.shards import complete_shards, shard_size
+from synthpipe.taxonomy import Taxonomy
 
 
 def open_run(path: str | Location) -> Run:
@@ -98,12 +99,13 @@ class Run:
             There is none of that index, or it is not made yet.
         """
         group = self.candidates(strategy)
-        count = array(group, "mask").shape[0]
+        images, masks = array(group, "image"), array(group, "mask")
+        count = masks.shape[0]
         if not 0 <= index < count:
             raise StoreError(f"{self.path}: no {strategy} candidate {index}; there are {count}, counted from 0")
-        image, mask = (read_range(array(group, name), index, index + 1)[0] for name in ("image", "mask"))
-        if (mask == LOST).all():
+        if index // shard_size(images) not in complete_shards(images) & complete_shards(masks):
             raise StoreError(f"{self.path}: {strategy} candidate {index} is not made yet; finish the build first")
+        image, mask = SampleReader(images)[index], SampleReader(masks)[index]
         labels = np.isin(np.arange(len(self.taxonomy)), mask).astype(np.uint8)
         return Sample(image, mask, labels, self.taxonomy)
 

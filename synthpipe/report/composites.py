@@ -16,10 +16,10 @@ from PIL import Image as Pillow
 
 from synthpipe.compose.regions import Region, region_map, regions
 from synthpipe.pictures import data_uri, edges
-from synthpipe.records import REASONS, Image, Mask, Reason, Recipe, Strategy, recipe_from_json
+from synthpipe.records import REASONS, Image, Mask, Reason, Recipe, Strategy
+from synthpipe.storage.recipes import read_recipe
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array
-from synthpipe.storage.shards import read_range
 from synthpipe.taxonomy import LOST, Taxonomy
 
 Number = TypeVar("Number", bound=np.generic)
@@ -94,6 +94,7 @@ def read_shown(
         What is stored of one is damaged.
     """
     images, masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))
+    recipes = array(group, "recipe")
     for index in indices:
         code, score = int(verdicts[index]), float(p_real[index])
         yield Shown(
@@ -101,7 +102,7 @@ def read_shown(
             index,
             None if code == LOST else REASONS[code],
             None if math.isnan(score) else score,
-            recipe_from_json(str(read_range(array(group, "recipe"), index, index + 1)[0])),
+            read_recipe(recipes, index, masks.shape[1:]),
             images[index],
             masks[index],
         )

@@ -13,7 +13,8 @@ from synthpipe.records import Strategy
 from synthpipe.report.choice import chosen_kept, chosen_rejected
 from synthpipe.report.composites import Shown, read_shown
 from synthpipe.report.tallies import Tally, tally
-from synthpipe.storage.run import RunDirectory, read_json
+from synthpipe.storage.filter_report import load_report
+from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, has_array, open_group
 from synthpipe.storage.summary import summarise
 
@@ -114,7 +115,7 @@ def _strategy(
         tallied,
         galleries[0],
         galleries[1],
-        read_json(report) if report.exists() else None,
+        load_report(report).fields() if report.exists() else None,
         journal,
         array(group, "image").shape[0] - len(tallied.stored),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ from typing import Any
 import zarr
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location
-from synthpipe.records import REASONS, STRATEGIES, Image, Mask, Recipe, recipe_from_json
+from synthpipe.files import Location, parse_json
+from synthpipe.records import REASONS, STRATEGIES, Image, Mask, Recipe
 from synthpipe.report.composites import Seen, class_shares, seen
+from synthpipe.storage.nodes import damaged, taxonomy_of
+from synthpipe.storage.recipes import read_recipe, unreadable
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, arrays_of, groups_of, open_group
@@ -86,7 +87,7 @@ class StoredComposites:
             raise StoreError(
                 f"{self._where}: holds no composites itself; its groups: {inside}. Name one of them, or a curated.zarr"
             )
-        self.taxonomy = Taxonomy.from_json(dict(group.attrs))
+        self.taxonomy = taxonomy_of(group)
         self._images, self._masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))
 
     def __len__(self) -> int:
@@ -98,12 +99,22 @@ class StoredComposites:
         text = str(self._value("recipe", index) or "")
         if not text:
             raise StoreError(f"{self._where}: sample {index} is not made yet; see `synthpipe status`")
-        source: dict[str, Any] = json.loads(text)
-        recipe = recipe_from_json(text) if "strategy" in source else None
+        recipes = self._arrays["recipe"]
+        try:
+            source = parse_json(text)
+        except ValueError as error:
+            raise unreadable(recipes, index, str(error)) from error
+        if not isinstance(source, dict):
+            raise unreadable(recipes, index, f"it is {type(source).__name__}, expected an object")
+        recipe = read_recipe(recipes, index, self._masks.shape[1:]) if "strategy" in source else None
         p_real, verdict = self._value("p_real", index), self._value("verdict", index)
+        if verdict is not None and len(REASONS) <= verdict < LOST:
+            raise damaged(
+                f"{self._where}/verdict", f"sample {index} has code {verdict}; expected one of {len(REASONS)}"
+            )
         return Stored(
             index,
-            f"{source['strategy']} {source['index']}" if recipe else str(source.get("patch")),
+            f"{recipe.strategy} {recipe.index}" if recipe else str(source.get("patch")),
             self._images[index],
             self._masks[index],
             recipe,

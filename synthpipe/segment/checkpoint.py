@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor
 
 from synthpipe.config import Section
 from synthpipe.display import printable
-from synthpipe.errors import ConfigError, StoreError
+from synthpipe.errors import ConfigError, StoreError, explain
 from synthpipe.files import parse_json, read_regular, write_atomically
 from synthpipe.handoff import Description
 from synthpipe.segment import former
 from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.settings_file import explained
 from synthpipe.tensors import LARGEST, adam_state, check_finite, check_like, flat_moments, pack, unpack
 
 FORMAT_VERSION = 2
@@ -165,7 +164,7 @@ class Checkpoint:
         try:
             return _checked(about, tensors)
         except (ConfigError, RecursionError, ValueError) as error:
-            reason = explained(error) if isinstance(error, ValidationError) else str(error)
+            reason = explain(error) if isinstance(error, ValueError) else str(error)
             raise StoreError(f"{path}: cannot be used: {printable(reason)}; {_CURE}") from error
 
 

@@ -194,7 +194,7 @@ def is_finished(run: RunDirectory) -> bool:
     journal = run.journal()
     if not journal.get("finished") or set(run.pipeline().strategies) - journal["strategies"].keys():
         return False
-    return (run.curated / "zarr.json").exists() and not missing_objects(open_group(run.curated))
+    return (run.curated / "zarr.json").exists() and not any(missing_objects(open_group(run.curated)))
 
 
 def _asks_for_more(run: RunDirectory, pipeline: Pipeline) -> bool:

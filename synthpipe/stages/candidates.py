@@ -11,13 +11,13 @@ from synthpipe.compose import Purpose
 from synthpipe.config import CurationSection
 from synthpipe.curation import Verdicts, code, first_plan, next_plan, tally
 from synthpipe.errors import FilterError, StaleRunError
-from synthpipe.filtering.report import load_report
 from synthpipe.records import Reason, Strategy
 from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.judging import Judgement, blocks, judge
 from synthpipe.stages.layout import add_scores, composites_group
 from synthpipe.stages.state import BuildState, journal_entry, run_shards, timed
 from synthpipe.storage.contents import composites_of_each
+from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
     array,

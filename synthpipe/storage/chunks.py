@@ -2,13 +2,18 @@
 
 The codecs are Zarr's own: little-endian bytes or vlen-utf8, then maybe zstd or Blosc, then CRC-32C. Whatever reads Zarr
 v3 reads them; what is here does it without copies, and one chunk at a time.
+
+A chunk may be a stranger's, with a right checksum. Decoders written in C trust what a chunk says of itself: `decode`
+holds it against the size of the payload and of the samples first.
 """
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import google_crc32c
 import numpy as np
@@ -18,13 +23,22 @@ from numcodecs.vlen import VLenUTF8
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.abc.codec import Codec
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, VLenUTF8Codec, ZstdCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, Endian, ShardingCodec, VLenUTF8Codec, ZstdCodec
 
 from synthpipe.errors import StoreError
 
 Samples = NDArray[Any] | Sequence[str]
 Bytes = bytes | NDArray[np.uint8]
+Stored = TypeVar("Stored", bytes, NDArray[np.uint8])
 CHECKSUM_BYTES = 4
+MOST_TEXT = 1 << 28
+"""The largest size in bytes of a chunk of strings."""
+
+_BLOSC_HEADER = struct.Struct("<4B3I")  # version, version of LZ4, flags, type size; samples, block, chunk in bytes
+_BLOSC_VERSION = 2
+_COPIED = 2  # a flag: the samples are not compressed
+_LZ4 = 1  # the flags' upper three bits
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 blosc.use_threads = False  # a worker has one core
 
@@ -54,11 +68,14 @@ class ChunkCodec:
             The array has codecs that synthpipe never writes.
         """
         codecs: Sequence[Codec] = array.metadata.codecs  # type: ignore[union-attr]
+        known = True
         if isinstance(codecs[0], ShardingCodec):
+            ends, index = codecs[0].index_location.value == "end", codecs[0].index_codecs
+            known = ends and list(map(type, index)) == [BytesCodec, Crc32cCodec] and _little(index[0])
             codecs = codecs[0].codecs
         first, *others = codecs
-        middle = [codec for codec in others if isinstance(codec, ZstdCodec | BloscCodec)]
-        known = isinstance(first, BytesCodec | VLenUTF8Codec) and len(middle) == len(others) - 1 <= 1
+        middle = [codec for codec in others if isinstance(codec, ZstdCodec) or _is_lz4(codec)]
+        known &= (isinstance(first, VLenUTF8Codec) or _little(first)) and len(middle) == len(others) - 1 <= 1
         if not (known and isinstance(others[-1], Crc32cCodec)):
             names = ", ".join(type(codec).__name__ for codec in codecs)
             raise StoreError(f"{array.store_path}: has codecs {names}; expected what `synthpipe build` writes")
@@ -70,9 +87,19 @@ class ChunkCodec:
         return self.compressor is None and not self.text
 
     def encode(self, samples: Samples) -> list[Bytes]:
-        """Return a chunk as pieces of bytes, to be stored one after the other; arrays are not copied."""
+        """Return a chunk as pieces of bytes, to be stored one after the other; arrays are not copied.
+
+        Raises
+        ------
+        StoreError
+            The strings are larger than can be read back.
+        """
         if self.text:
             payload: Bytes = bytes(VLenUTF8().encode(np.asarray(samples, dtype=object)))
+            if len(payload) > MOST_TEXT:
+                raise StoreError(
+                    f"strings of a shard have {len(payload)} bytes, at most {MOST_TEXT}; lower store.shard"
+                )
         else:
             numbers = np.asarray(samples)
             payload = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
@@ -88,16 +115,135 @@ class ChunkCodec:
         ValueError, RuntimeError
             The bytes are no such chunk.
         """
-        if self.compressor:
-            self.compressor.decode(payload, out)
-        else:
+        if self.compressor is None:
+            _expect("bytes", len(payload), out.nbytes)
             out.reshape(-1).view(np.uint8)[:] = np.frombuffer(payload, np.uint8)
+            return
+        if isinstance(self.compressor, blosc.Blosc):
+            _check_blosc(memoryview(payload), out.nbytes)  # type: ignore[arg-type]  # arrays are buffers
+        else:
+            _expect("bytes after unpacking", _unpacked_size(payload), out.nbytes)
+        self.compressor.decode(payload, out)
+
+    def read(self, payload: Bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return the samples of a chunk, without its checksum: of `shape`; strings as objects, others of `dtype`.
+
+        Raises
+        ------
+        ValueError, RuntimeError
+            The bytes are no such chunk.
+        """
+        if self.text:
+            return np.array(_strings(self._unpacked_text(payload), math.prod(shape)), dtype=object).reshape(shape)
+        samples = np.empty(shape, dtype.newbyteorder("<"))
+        self.decode(payload, samples)
+        return samples
+
+    def most_bytes(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+        """Return how many bytes a chunk of samples has at most, with its checksum; none can be compressed badly."""
+        size = MOST_TEXT if self.text else math.prod(shape) * dtype.itemsize
+        return size + size // 128 + 1024
+
+    def _unpacked_text(self, payload: Bytes) -> bytes:
+        if self.compressor is None:
+            return bytes(payload)
+        size = _unpacked_size(payload)
+        if size > MOST_TEXT:
+            raise ValueError(f"it has {size} bytes after unpacking, expected at most {MOST_TEXT}")
+        out = np.empty(size, np.uint8)
+        self.compressor.decode(payload, out)
+        return out.tobytes()
+
+
+def split_checksum(data: Stored) -> Stored:
+    """Return a stored chunk without its checksum.
+
+    Raises
+    ------
+    ValueError
+        The checksum is wrong, or missing.
+    """
+    payload = data[:-CHECKSUM_BYTES]
+    if len(data) < CHECKSUM_BYTES or checksum(payload) != bytes(data[-CHECKSUM_BYTES:]):
+        raise ValueError("its checksum is wrong")
+    return payload
 
 
 def checksum(data: Bytes) -> bytes:
     """Return the CRC-32C of `data` as it is stored: four bytes, little-endian."""
     value: int = google_crc32c.value(data)
     return value.to_bytes(CHECKSUM_BYTES, "little")
+
+
+def _expect(what: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(f"{what}: {found}, expected {expected}")
+
+
+def _check_blosc(payload: memoryview, size: int) -> None:
+    """Refuse a Blosc chunk whose decoder would read beyond the payload, or write more or less than `size` bytes.
+
+    With samples of one byte every block is one stream of LZ4: where it starts, its length in four bytes, its bytes.
+    """
+    if len(payload) < _BLOSC_HEADER.size:
+        raise ValueError(f"{len(payload)} bytes are no Blosc chunk")
+    version, _, flags, type_size, unpacked, block, stored = _BLOSC_HEADER.unpack_from(payload)
+    _expect("version of Blosc", version, _BLOSC_VERSION)
+    _expect("compressor of Blosc", flags >> 5, _LZ4)
+    _expect("type size of Blosc", type_size, 1)
+    _expect("bytes after unpacking", unpacked, size)
+    _expect("bytes of the Blosc chunk", stored, len(payload))
+    if not 0 < block <= size:
+        raise ValueError(f"blocks of {block} bytes, expected at most {size}")
+    if flags & _COPIED:
+        _expect("bytes of the samples", stored - _BLOSC_HEADER.size, size)
+        return
+    blocks = -(-size // block)
+    first = _BLOSC_HEADER.size + 4 * blocks
+    if first > stored:
+        raise ValueError(f"{blocks} blocks in {stored} bytes")
+    for start in struct.unpack_from(f"<{blocks}I", payload, _BLOSC_HEADER.size):
+        if not first <= start <= stored - 4:
+            raise ValueError(f"a block at byte {start} of {stored}")
+        (length,) = struct.unpack_from("<I", payload, start)
+        if length > stored - 4 - start:
+            raise ValueError(f"a block of {length} bytes at byte {start} of {stored}")
+
+
+def _unpacked_size(payload: Bytes) -> int:
+    """Return the size that a frame of zstd says its content has; `synthpipe` writes no frame without it."""
+    start = bytes(payload[:18])
+    if len(start) < 5 or start[:4] != _ZSTD_MAGIC:
+        raise ValueError("it is no frame of zstd")
+    flags = start[4]
+    single = bool(flags & 32)
+    bytes_of_size = {0: int(single), 1: 2, 2: 4, 3: 8}[flags >> 6]
+    place = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    if not bytes_of_size or len(start) < place + bytes_of_size:
+        raise ValueError("its frame of zstd does not say how large its content is")
+    return int.from_bytes(start[place : place + bytes_of_size], "little") + (256 if bytes_of_size == 2 else 0)
+
+
+def _strings(data: bytes, count: int) -> list[str]:
+    """Return the strings of vlen-utf8: their count, then the length and the bytes of each."""
+    found, place = [], 4
+    _expect("strings", int.from_bytes(data[:4], "little"), count)
+    for _ in range(count):
+        start = place + 4
+        place = start + int.from_bytes(data[start - 4 : start], "little")
+        if place > len(data):
+            raise ValueError(f"a string ends at byte {place} of {len(data)}")
+        found.append(data[start:place].decode())
+    _expect("bytes of strings", len(data), place)
+    return found
+
+
+def _little(codec: Codec) -> bool:
+    return isinstance(codec, BytesCodec) and codec.endian in (None, Endian.little)
+
+
+def _is_lz4(codec: Codec) -> bool:
+    return isinstance(codec, BloscCodec) and codec.cname.value in ("lz4", "lz4hc") and codec.typesize == 1
 
 
 def _compressor(codec: Codec) -> Any:

@@ -10,11 +10,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from synthpipe.errors import StoreError
 from synthpipe.records import REASONS, STRATEGIES
+from synthpipe.storage.nodes import HOW_TO_MEND, taxonomy_of
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import arrays_of
 from synthpipe.storage.shards import complete_shards, read_range, shard_size
-from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.taxonomy import LOST
 
 _SHARDS_AT_ONCE = 16  # that are read together
 _MASKS = 1024  # whose pixels are counted
@@ -38,7 +40,7 @@ def contents(group: zarr.Group) -> dict[str, Any]:
     arrays = arrays_of(group)
     if "image" not in arrays:
         return {}
-    names = Taxonomy.from_json(dict(group.attrs)).names
+    names = taxonomy_of(group).names
     found: dict[str, Any] = {}
     if "class_pixels" in arrays:
         pixels = sum((block.sum(axis=0, dtype=np.int64) for block in _blocks(arrays["class_pixels"])), np.int64(0))
@@ -58,7 +60,7 @@ def contents(group: zarr.Group) -> dict[str, Any]:
     if "origin_strategy" in arrays:
         found["strategies"] = _counted(arrays["origin_strategy"], {**dict(enumerate(STRATEGIES)), LOST: "real patches"})
     if "donor_groups" in arrays:
-        known = len(group.attrs["groups"])  # type: ignore[arg-type]
+        known = len(group.attrs.get("groups", ()))  # type: ignore[arg-type]
         uses = sum((composites_of_each(block, known) for block in _blocks(arrays["donor_groups"])), np.int64(0))
         found["slides"] = {"used": int(np.count_nonzero(uses)), "known": known}
     return found
@@ -71,7 +73,14 @@ def composites_of_each(numbers: NDArray[np.integer], length: int) -> NDArray[np.
     ----------
     numbers : (N, U) integer
         Of what each composite uses; negative ones are none.
+
+    Raises
+    ------
+    StoreError
+        A number is not less than `length`.
     """
+    if (most := int(numbers.max(initial=-1))) >= length:
+        raise StoreError(f"a composite uses number {most} of {length} donors or slides; {HOW_TO_MEND}")
     ordered = np.sort(numbers, axis=1)
     first = np.diff(ordered, axis=1, prepend=-1) != 0
     return np.bincount(ordered[first & (ordered >= 0)], minlength=length)

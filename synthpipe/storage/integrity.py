@@ -6,24 +6,25 @@ itself. So shards can be checked, and their samples read, whatever became of the
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
-from numcodecs.vlen import VLenUTF8
 from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location
-from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
+from synthpipe.files import Location, parse_json, read_regular
+from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, split_checksum
+from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.shards import shard_key, shard_numbers, shard_size
 
-METADATA = "zarr.json"
 Buffer = NDArray[np.uint8]
 
 
@@ -62,7 +63,27 @@ class StoredArray:
 
     def shards(self) -> frozenset[int]:
         """Return the numbers of the shards that are stored."""
-        return shard_numbers(self.array, [file.name for file in self.path.iterdir()] if self.path.exists() else [])
+        return shard_numbers(self.array, self.names())
+
+    def names(self) -> list[str]:
+        """Return the names of all that lies in its folder."""
+        return [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+
+    def read(self, shard: int) -> bytes:
+        """Return the bytes of a shard's object.
+
+        Raises
+        ------
+        OSError
+            It is not there, is no file of its own, is larger than any shard of the array, or cannot be read.
+        """
+        path, codec, size = self.object(shard), ChunkCodec.of(self.array), shard_size(self.array)
+        if isinstance(path, Path) and path.is_symlink() and path.exists():
+            raise OSError(errno.EINVAL, "is a link, expected a file")
+        sample, dtype = self.array.shape[1:], self.array.dtype
+        sharded = isinstance(self.array.metadata.codecs[0], ShardingCodec)  # type: ignore[union-attr]
+        most = size * (codec.most_bytes(sample, dtype) + 16) if sharded else codec.most_bytes((size, *sample), dtype)
+        return read_regular(path, most + CHECKSUM_BYTES)
 
 
 def decode_shard(array: zarr.Array[Any], data: bytes) -> NDArray[Any]:
@@ -83,8 +104,9 @@ def decode_shard(array: zarr.Array[Any], data: bytes) -> NDArray[Any]:
     codec, size, stored = ChunkCodec.of(array), shard_size(array), np.frombuffer(data, np.uint8)
     if not isinstance(array.metadata.codecs[0], ShardingCodec):  # type: ignore[union-attr]
         return _decode(codec, _checked(stored, "its checksum"), (size, *array.shape[1:]), array.dtype)
+    chunks = list(_chunks(stored, size))
     samples = np.empty((size, *array.shape[1:]), array.dtype)
-    for number, chunk in enumerate(_chunks(stored, size)):
+    for number, chunk in enumerate(chunks):
         payload = _checked(chunk, f"the checksum of its sample {number}")
         samples[number] = _decode(codec, payload, array.shape[1:], array.dtype)
     return samples
@@ -105,7 +127,7 @@ def check_metadata(data: bytes, expected: bytes) -> None:
         It does, or it is no JSON.
     """
     try:
-        found, wanted = json.loads(data), json.loads(expected)
+        found, wanted = parse_json(data), json.loads(expected)
     except ValueError as error:
         raise DamageError(f"no JSON: {error}", "what this version writes") from error
     for place, left, right in _differences(found, wanted):
@@ -130,18 +152,15 @@ def _chunks(data: Buffer, count: int) -> Iterator[Buffer]:
 
 def _checked(data: Buffer, what: str) -> Buffer:
     """Return a chunk without its checksum."""
-    payload, stored = data[:-CHECKSUM_BYTES], data[-CHECKSUM_BYTES:]
-    if len(data) < CHECKSUM_BYTES or checksum(payload) != stored.tobytes():
-        raise DamageError(f"{len(data)} bytes, and {what} is wrong", "bytes that it is right for")
-    return payload
+    try:
+        return split_checksum(data)
+    except ValueError as error:
+        raise DamageError(f"{len(data)} bytes, and {what} is wrong", "bytes that it is right for") from error
 
 
 def _decode(codec: ChunkCodec, payload: Buffer, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
-        raw = codec.compressor.decode(payload) if codec.compressor else payload
-        if codec.text:
-            return np.asarray(VLenUTF8().decode(raw), dtype=object).reshape(shape)
-        return np.frombuffer(raw, dtype.newbyteorder("<")).reshape(shape)
+        return codec.read(payload, shape, dtype)
     except (ValueError, RuntimeError) as error:
         raise DamageError(f"{len(payload)} bytes that do not decode: {error}", f"samples of shape {shape}") from error
 
@@ -159,5 +178,8 @@ def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[tuple[str
 
 
 def _short(value: Any) -> str:
-    text = "nothing" if value is ... else json.dumps(value)
+    try:
+        text = "nothing" if value is ... else json.dumps(value)
+    except RecursionError:
+        return "nested deeply"
     return text if len(text) <= 80 else f"{text[:77]}..."

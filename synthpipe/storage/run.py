@@ -11,21 +11,24 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from synthpipe.config import Pipeline, Stage, differences
-from synthpipe.errors import StaleRunError, StoreError
+from synthpipe.config import MOST, Fraction, Pipeline, Stage, differences
+from synthpipe.errors import StaleRunError, StoreError, explain
 from synthpipe.files import Location, parse_json, read_regular, write_atomically
 from synthpipe.folders import Kind, sweep
-from synthpipe.records import STRATEGIES, Strategy
+from synthpipe.records import STRATEGIES, Reason, Strategy
 
 FORMAT_VERSION = 1
 _PACKAGES = ("synthpipe", "numpy", "opencv-python-headless", "bezier", "pillow", "zarr", "dask", "torch", "timm")
-_RUN_KEYS = {"name", "fingerprint", "catalog_digest", "versions", "pipeline"}
-_LARGEST_JSON = 256 << 20  # bytes
+_MOST_JSON = 64 << 20  # bytes
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_JUDGED = {"candidates", "acceptance", "verdicts", "class_share", "donors"}  # they come together
+_Count = Annotated[int, Field(ge=0, le=MOST)]
+_Seconds = Annotated[float, Field(ge=0)]
 _ROOT = "zarr.json"  # a store is one by it
 _HOW_TO_MEND = "`synthpipe verify RUN` says how to mend it"
 RUN = Kind(
@@ -37,6 +40,49 @@ RUN = Kind(
     ),
 )
 """A run directory. Trainings, exports and former curated sets that lie in it are folders of their own."""
+
+
+class _RunFile(BaseModel):
+    """What ``run.json`` holds besides its version."""
+
+    model_config = _STRICT
+
+    name: str
+    fingerprint: str
+    catalog_digest: str
+    versions: dict[str, str]
+    pipeline: dict[str, Any]
+
+
+class _Donors(BaseModel):
+    model_config = _STRICT
+
+    available: _Count
+    used: _Count
+    most_composites_of_one: _Count
+
+
+class _Entry(BaseModel):
+    """What ``build.json`` tells of a strategy: what comes later is not there at first."""
+
+    model_config = _STRICT
+
+    filter: dict[str, float] = {}
+    candidates: _Count = 0
+    acceptance: Fraction | None = None
+    verdicts: dict[Reason, _Count] = {}
+    class_share: dict[str, Fraction] = {}
+    donors: _Donors = _Donors(available=0, used=0, most_composites_of_one=0)
+
+
+class _Journal(BaseModel):
+    """What ``build.json`` holds."""
+
+    model_config = _STRICT
+
+    stages: dict[str, _Seconds] = {}
+    strategies: dict[Strategy, _Entry] = {}
+    finished: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +183,13 @@ class RunDirectory:
         if data.get("format_version") != FORMAT_VERSION:
             found = data.get("format_version")
             raise StoreError(f"{self.run_file}: format_version is {found}, this synthpipe reads {FORMAT_VERSION}")
-        if missing := _RUN_KEYS - data.keys():
+        if missing := _RunFile.model_fields.keys() - data.keys():
             raise StoreError(f"{self.run_file}: lacks {', '.join(sorted(missing))}; restore it, or build elsewhere")
-        if not _FINGERPRINT.fullmatch(str(data["fingerprint"])):  # it becomes part of a name
+        try:
+            _RunFile.model_validate(data)
+        except ValidationError as error:
+            raise StoreError(f"{self.run_file}: {explain(error)}; restore it, or build elsewhere") from error
+        if not _FINGERPRINT.fullmatch(data["fingerprint"]):  # it becomes part of a name
             found = repr(data["fingerprint"])[:80]
             raise StoreError(f"{self.run_file}: fingerprint is {found}, expected 64 hexadecimal digits; restore it")
         return data
@@ -147,12 +197,15 @@ class RunDirectory:
     def journal(self) -> dict[str, Any]:
         """Return what ``build.json`` holds: seconds a stage, what became of every strategy, whether it is finished."""
         data = read_json(self.build_file) if self.build_file.exists() else {}
-        journal = {"stages": {}, "strategies": {}} | data
-        for key in ("stages", "strategies"):
-            if not isinstance(journal[key], dict):
-                found = type(journal[key]).__name__
-                raise StoreError(f"{self.build_file}: {key} is of type {found}, expected an object; {_HOW_TO_MEND}")
-        return journal
+        try:
+            _Journal.model_validate(data)
+        except ValidationError as error:
+            raise StoreError(f"{self.build_file}: {explain(error)}; {_HOW_TO_MEND}") from error
+        for strategy, entry in data.get("strategies", {}).items():
+            if (told := _JUDGED & entry.keys()) and told != _JUDGED:
+                lacking = ", ".join(sorted(_JUDGED - told))
+                raise StoreError(f"{self.build_file}: strategies.{strategy} lacks {lacking}; {_HOW_TO_MEND}")
+        return {"stages": {}, "strategies": {}} | data
 
     def reopen(self) -> None:
         """Count the run as not finished from here on: it is about to change."""
@@ -274,11 +327,12 @@ def read_json(path: Location) -> dict[str, Any]:
         It is missing or damaged.
     """
     try:
-        data = parse_json(read_regular(path, _LARGEST_JSON))
+        data = parse_json(read_regular(path, _MOST_JSON))
     except FileNotFoundError as error:
         raise StoreError(f"{path}: not found; expected a run that `synthpipe build` made") from error
     except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: cannot be read as JSON: {error}; {_HOW_TO_MEND}") from error
+        found = getattr(error, "strerror", None) or error
+        raise StoreError(f"{path}: cannot be read as JSON: {found}; {_HOW_TO_MEND}") from error
     if not isinstance(data, dict):
         raise StoreError(f"{path}: holds {type(data).__name__}, expected an object; {_HOW_TO_MEND}")
     return data

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, address, located, told
+from synthpipe.files import Location, address, located, open_regular, told
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
-from synthpipe.storage.shards import HOW_TO_MEND, object_path, shard_size
+from synthpipe.storage.nodes import HOW_TO_MEND, damaged
+from synthpipe.storage.shards import object_path, shard_size
 
 _OPEN_FILES = 32
 _CURE = "check its address and your rights"
@@ -47,14 +48,14 @@ class _File:
     """An open file, closed when the last who uses it lets go of it."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._descriptor = open_regular(path)
 
     def read(self, offset: int, *buffers: Buffer) -> int:
         return os.preadv(self._descriptor, buffers, offset)  # type: ignore[arg-type]  # arrays are buffers
 
     def end(self, size: int) -> bytes:
         length = os.fstat(self._descriptor).st_size
-        return os.pread(self._descriptor, size, max(0, length - size))
+        return os.pread(self._descriptor, min(size, length), max(0, length - size))
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound: `os` may be gone when Python ends
         if hasattr(self, "_descriptor"):
@@ -220,5 +221,11 @@ class SampleReader:
         size = 16 * self._shard_size
         data = file.end(size + CHECKSUM_BYTES)
         if len(data) < size + CHECKSUM_BYTES or checksum(data[:size]) != data[size:]:
-            raise StoreError(f"{path}: damaged: its index is; {HOW_TO_MEND}")
-        return np.frombuffer(data[:size], "<u8").reshape(-1, 2)
+            raise damaged(path, "its index is")
+        index = np.frombuffer(data[:size], "<u8").reshape(-1, 2)
+        most = self._codec.most_bytes(self.shape[1:], self.dtype)
+        forged = ((index[:, 0] > most * self._shard_size) | (index[:, 1] > most)) & (index != _MISSING).any(axis=1)
+        for number in np.flatnonzero(forged)[:1]:
+            offset, length = index[number].tolist()
+            raise damaged(path, f"its index has {length} bytes at byte {offset} for a sample of at most {most} bytes")
+        return index

@@ -7,23 +7,26 @@ one chunk. Chunks are checksummed. Masks fill with `taxonomy.LOST`, so a lost ch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
-from zarr.storage import FsspecStore
+from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from synthpipe.config import Codec, StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.records import REASONS, STRATEGIES
-from synthpipe.storage.shards import HOW_TO_MEND, complete_shards, listing, shard_key, shard_size, shards_of
+from synthpipe.storage.chunks import ChunkCodec
+from synthpipe.storage.nodes import METADATA, damaged, open_node, taxonomy_of, where
+from synthpipe.storage.shards import complete_shards, listing, missing_shards, shard_key, shard_size
 from synthpipe.taxonomy import LOST, Taxonomy
 
 FORMAT_VERSION = 1
@@ -85,27 +88,24 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
 }
 """Written in this order; a shard is complete when all have it."""
 
+ARRAYS: Mapping[str, ArraySpec] = {**CANDIDATE_ARRAYS, **SCORE_ARRAYS, **VERDICT_ARRAYS, **CURATED_ARRAYS}
+_MOST_CHUNK = 1 << 30  # bytes
+_MOST_SHARD = 1 << 24  # samples
 
-_BROKEN = (JSONDecodeError, LookupError, TypeError)
-"""What zarr raises of broken metadata; other ValueErrors mean that there is something else."""
 
-
-def zarr_store(path: Location) -> Path | FsspecStore:
+def zarr_store(path: Location, writable: bool = False) -> Store:
     """Return what zarr opens a store at `path` by."""
     if isinstance(path, Path):
-        return path
-    return FsspecStore.from_url(str(path), storage_options=dict(path.storage_options))
+        return LocalStore(path, read_only=not writable)
+    return FsspecStore.from_url(str(path), storage_options=dict(path.storage_options), read_only=not writable)
 
 
 def create_group(place: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
     """Create group `name` in a store with its attributes, or open it and set them."""
-    store = place if isinstance(place, Store) else zarr_store(place)
-    try:
-        group = zarr.open_group(store, path=name or None, mode="r+", zarr_format=3)
-    except FileNotFoundError:
+    store = place if isinstance(place, Store) else zarr_store(place, writable=True)
+    group = open_node(StorePath(store, name))
+    if not isinstance(group, zarr.Group):
         return zarr.create_group(store, path=name or None, attributes=dict(attributes), zarr_format=3)
-    except _BROKEN as error:
-        raise _damaged(str(place), name, error) from error
     if dict(group.attrs) != dict(attributes):
         group.attrs.put(dict(attributes))
     return group
@@ -134,6 +134,11 @@ def ensure_arrays(
         Composites a shard, and the codecs of chunks.
     **attributes : mapping
         More attributes of an array, under its name.
+
+    Raises
+    ------
+    StoreError
+        A shard or a chunk would be larger than can be read.
     """
     present = arrays_of(group)
     length = max([sizes["sample"], *(array.shape[0] for array in present.values())])
@@ -144,7 +149,7 @@ def ensure_arrays(
         if name in present:
             continue
         shape = (length, *(sizes[dimension] for dimension in spec.dimensions))
-        group.create_array(
+        created = group.create_array(
             name,
             shape=shape,
             dtype=spec.dtype,
@@ -156,6 +161,7 @@ def ensure_arrays(
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes={**(spec.attributes or {}), **attributes.get(name, {})},
         )
+        _check_array(created, spec, None)  # what could not be read is not written
 
 
 def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
@@ -177,13 +183,10 @@ def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozen
     return frozenset.intersection(*(complete_shards(array(group, name)) for name in specs))
 
 
-def missing_objects(group: zarr.Group) -> list[str]:
-    """Return where in a group the shards of its arrays belong that are not stored."""
-    return [
-        f"{name}/{shard_key(each, shard)}"
-        for name, each in arrays_of(group).items()
-        for shard in sorted(set(shards_of(each.shape[0], shard_size(each))) - complete_shards(each))
-    ]
+def missing_objects(group: zarr.Group) -> Iterator[str]:
+    """Yield where in a group the shards of its arrays belong that are not stored."""
+    for name, each in arrays_of(group).items():
+        yield from (f"{name}/{shard_key(each, shard)}" for shard in missing_shards(each))
 
 
 def taxonomy_attributes(taxonomy: Taxonomy) -> dict[str, Any]:
@@ -204,12 +207,9 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
     StoreError
         It is not there, or was written by another version of synthpipe.
     """
-    try:
-        group = zarr.open_group(zarr_store(path), path=name or None, mode="r+" if writable else "r", zarr_format=3)
-    except _BROKEN as error:
-        raise _damaged(str(path), name, error) from error
-    except (FileNotFoundError, ValueError) as error:
-        raise StoreError(f"{path / name}: no Zarr v3 group; expected one that `synthpipe build` wrote") from error
+    group = open_node(StorePath(zarr_store(path, writable), name))
+    if not isinstance(group, zarr.Group):
+        raise StoreError(f"{path / name}: no Zarr v3 group; expected one that `synthpipe build` wrote")
     version = group.attrs.get("format_version")
     if version != FORMAT_VERSION:
         raise StoreError(f"{path / name}: format_version is {version}, this synthpipe reads {FORMAT_VERSION}")
@@ -217,32 +217,83 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
 
 
 def arrays_of(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
-    """Return the arrays of a group; what lies beside them, or is just being made, is passed over."""
-    return {name: member for name, member in _members(group) if isinstance(member, zarr.Array)}
+    """Return the arrays of a group that synthpipe makes; what else lies there, or is just being made, is passed over.
+
+    Raises
+    ------
+    StoreError
+        The metadata of one is damaged, or they do not fit together.
+    """
+    names = sorted(ARRAYS.keys() & set(listing(group.store_path)))
+    found = {name: member for name in names if isinstance(member := _member(group, name), zarr.Array)}
+    sizes = dict[str, tuple[int, str]]()
+    for name, each in found.items():
+        measured = zip(
+            ("composites a shard", *ARRAYS[name].dimensions), (shard_size(each), *each.shape[1:]), strict=True
+        )
+        for dimension, size in measured:
+            expected, first = sizes.setdefault(dimension, (size, name))
+            if size != expected:
+                raise _refused(each, f"{size} of {dimension}", f"{expected}, as {first} has")
+    return found
 
 
 def groups_of(group: zarr.Group) -> list[str]:
-    """Return the names of the groups in a group, sorted."""
-    return [name for name, member in _members(group) if isinstance(member, zarr.Group)]
+    """Return the names of the strategies that a group holds groups of, sorted."""
+    names = sorted(set(STRATEGIES) & set(listing(group.store_path)))
+    return [name for name in names if isinstance(_member(group, name), zarr.Group)]
 
 
-def _members(group: zarr.Group) -> Iterator[tuple[str, Any]]:
-    """Yield what is in a group by name, None for other files; zarr's own listing warns of what is half made."""
-    for name in sorted(listing(group.store_path)):
-        yield name, None if name == "zarr.json" else _member(group, name)
+def others_of(group: zarr.Group) -> list[str]:
+    """Return the names of what lies in a group and is nothing that synthpipe makes, sorted."""
+    return sorted(set(listing(group.store_path)) - {METADATA, *STRATEGIES, *ARRAYS})
 
 
-def _member(group: zarr.Group, name: str) -> Any:
+def _member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
     """Return an array or a group in a group, or None."""
-    try:
-        return group.get(name)
-    except (ValueError, LookupError, TypeError) as error:  # zarr has no exception of its own for broken metadata
-        raise _damaged(str(group.store_path), name, error) from error
+    found = open_node(group.store_path / name)
+    if isinstance(found, zarr.Array) and name in ARRAYS:
+        _check_array(found, ARRAYS[name], len(taxonomy_of(group)) if "classes" in group.attrs else None)
+    return found
 
 
-def _damaged(where: str, name: str, error: Exception) -> StoreError:
-    path = "/".join([where, *([name] if name else []), "zarr.json"])
-    return StoreError(f"{path}: damaged: {error}; {HOW_TO_MEND}")
+def _check_array(array: zarr.Array[Any], spec: ArraySpec, classes: int | None) -> None:
+    """Refuse an array that `ensure_arrays` does not make, whatever its length."""
+    sample, size = array.shape[1:], shard_size(array)
+    cut = (None, (size, *sample)) if spec.kind == "small" else ((size, *sample), (1, *sample))
+    fill = np.asarray(spec.fill_value)
+    expected_sizes = {"channel": 3} | (
+        {} if classes is None else {"class": classes, "class_or_background": classes + 1}
+    )
+    wanted = tuple(expected_sizes.get(name, found) for name, found in zip(spec.dimensions, sample, strict=False))
+    names = array.metadata.dimension_names  # type: ignore[union-attr]
+    facts: tuple[tuple[str, Any, Any], ...] = (
+        ("dimensions", names, ("sample", *spec.dimensions)),
+        ("data type", _dtype_name(array), spec.dtype),
+        ("sample shape", sample, wanted),
+        ("shards and chunks", (array.shards, array.chunks), cut),
+        ("fill value", str(array.fill_value), str(fill.astype(spec.dtype)) if spec.dtype != "str" else spec.fill_value),
+    )
+    for what, found, expected in facts:
+        if found != expected:
+            raise _refused(array, f"{what} {found}", str(expected))
+    codec = ChunkCodec.of(array)
+    shape = (size, *sample) if spec.kind == "small" else sample
+    largest = 0 if codec.text else math.prod(shape) * array.dtype.itemsize
+    if size > _MOST_SHARD or largest > _MOST_CHUNK or 0 in sample:
+        raise _refused(
+            array,
+            f"{size} composites a shard, and a chunk of {largest} bytes",
+            f"at most {_MOST_SHARD} and {_MOST_CHUNK}",
+        )
+
+
+def _dtype_name(array: zarr.Array[Any]) -> str:
+    return "str" if array.dtype.kind in "TOU" else str(array.dtype)
+
+
+def _refused(array: zarr.Array[Any], found: str, expected: str) -> StoreError:
+    return damaged(f"{where(array.store_path)}/{METADATA}", f"has {found}; expected {expected}")
 
 
 def has_array(group: zarr.Group, name: str) -> bool:
@@ -266,5 +317,5 @@ def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     """
     found = _member(group, name)
     if not isinstance(found, zarr.Array):
-        raise StoreError(f"{group.store_path}: no array {name!r}; found {', '.join(sorted(arrays_of(group)))}")
+        raise StoreError(f"{where(group.store_path)}: no array {name!r}; found {', '.join(sorted(arrays_of(group)))}")
     return found

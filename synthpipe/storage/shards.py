@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,21 +22,18 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from upath import UPath
 from zarr.codecs import ShardingCodec
 from zarr.core.sync import sync
-from zarr.storage import FsspecStore, LocalStore, StorePath
+from zarr.storage import StorePath
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, told, write_atomically
-from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum
+from synthpipe.files import Location, read_regular, told, write_atomically
+from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum, split_checksum
+from synthpipe.storage.nodes import damaged, location_of
 from synthpipe.storage.objects import ObjectWriter
+from synthpipe.threads import in_threads
 
-HOW_TO_MEND = (
-    "`synthpipe verify RUN --repair` makes it again where its run is finished; elsewhere remove this object and give "
-    "the command that made it again, or restore it from a copy"
-)
-"""What to do about a damaged object, of a run or of a curated set that stands alone."""
+_OBJECTS_AT_ONCE = 16  # each waits for the network where they are not on a disk
 
 
 class ShardWriter:
@@ -204,24 +202,36 @@ def _chunk(array: zarr.Array[Any], samples: Samples) -> bytes:
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
-    """Return the samples from `start` to `stop`.
+    """Return the samples from `start` to `stop` of an array that holds a shard's worth in a chunk.
+
+    As zarr-python does: the fill value stands for what is not stored, and nothing lies beyond the array's length. Of
+    objects of a stranger zarr-python trusts too much.
 
     Raises
     ------
     StoreError
         A shard is damaged; the message names its object.
     """
+    size, stop = shard_size(array), min(stop, array.shape[0])
+    found = np.full((max(0, stop - start), *array.shape[1:]), array.fill_value, array.dtype)
+    shards = range(start // size, -(-stop // size))
+    for shard, samples in zip(shards, in_threads(partial(_read_shard, array), shards, _OBJECTS_AT_ONCE), strict=True):
+        if samples is not None:
+            first = max(start, shard * size)
+            part = samples[first - shard * size : stop - shard * size]
+            found[first - start : first - start + len(part)] = part
+    return found
+
+
+def _read_shard(array: zarr.Array[Any], shard: int) -> NDArray[Any] | None:
+    """Return the samples of a shard that is one chunk, or None where it is not stored."""
+    path, codec, shape = object_path(array, shard), ChunkCodec.of(array), (shard_size(array), *array.shape[1:])
     try:
-        return np.asarray(array[start:stop])
+        return codec.read(split_checksum(read_regular(path, codec.most_bytes(shape, array.dtype))), shape, array.dtype)
+    except FileNotFoundError:
+        return None
     except (ValueError, RuntimeError, OSError) as error:
-        size = shard_size(array)
-        shards = range(start // size, -(-stop // size))
-        if len(shards) > 1:  # find the one
-            for shard in shards:
-                read_range(array, shard * size, (shard + 1) * size)
-        raise StoreError(
-            f"{array.store_path / shard_key(array, shards[0])}: damaged: {error}; {HOW_TO_MEND}"
-        ) from error
+        raise damaged(path, getattr(error, "strerror", None) or str(error)) from error
 
 
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
@@ -243,6 +253,12 @@ def shard_size(array: zarr.Array[Any]) -> int:
 def complete_shards(array: zarr.Array[Any]) -> frozenset[int]:
     """Return the numbers of the shards of `array` that are stored."""
     return shard_numbers(array, listing(array.store_path))
+
+
+def missing_shards(array: zarr.Array[Any]) -> Iterator[int]:
+    """Yield the numbers of the shards of `array` that are not stored, in order; a stranger's may be very many."""
+    stored = complete_shards(array)
+    return (shard for shard in shards_of(array.shape[0], shard_size(array)) if shard not in stored)
 
 
 def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
@@ -274,7 +290,7 @@ def _appeared(entry: Mapping[str, Any]) -> float:
 
 def shard_numbers(array: zarr.Array[Any], names: Iterable[str]) -> frozenset[int]:
     """Return the numbers of the shards of `array` among the `names` of objects."""
-    pattern = re.compile(r"c\.(\d+)" + r"\.0" * (array.ndim - 1))
+    pattern = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
     return frozenset(int(match[1]) for match in map(pattern.fullmatch, names) if match)
 
 
@@ -300,16 +316,7 @@ def object_path(array: zarr.Array[Any], shard: int) -> Location:
     StoreError
         The array's store is of a kind that synthpipe does not write.
     """
-    store, path = array.store_path.store, array.store_path.path
-    if isinstance(store, LocalStore):
-        return store.root / path / shard_key(array, shard)
-    if isinstance(store, FsspecStore):
-        system = getattr(store.fs, "sync_fs", store.fs)  # file systems that are not asynchronous come wrapped
-        url = system.unstrip_protocol(f"{store.path}/{path}/{shard_key(array, shard)}")
-        options = {key: value for key, value in system.storage_options.items() if key != "asynchronous"}
-        found: UPath = UPath(url, **options)
-        return found
-    raise StoreError(f"{array.store_path}: is no store on a disk or at a URL")
+    return location_of(array.store_path) / shard_key(array, shard)
 
 
 def shard_key(array: zarr.Array[Any], shard: int) -> str:

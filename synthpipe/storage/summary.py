@@ -15,8 +15,9 @@ from synthpipe.errors import StoreError
 from synthpipe.files import PARTIAL, Location
 from synthpipe.records import STRATEGIES
 from synthpipe.storage.contents import contents
-from synthpipe.storage.run import RunDirectory, read_json
-from synthpipe.storage.schema import arrays_of, groups_of, open_group
+from synthpipe.storage.filter_report import load_report
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import arrays_of, groups_of, open_group, others_of
 from synthpipe.storage.shards import complete_shards, object_path, shard_size, shards_of
 
 
@@ -48,7 +49,8 @@ def human_bytes(count: float) -> str:
 def _run(run: RunDirectory) -> dict[str, Any]:
     data = run.read()
     build = run.journal()
-    filters = {strategy: read_json(run.report(strategy)) for strategy in STRATEGIES if run.report(strategy).exists()}
+    reports = {strategy: run.report(strategy) for strategy in STRATEGIES}
+    filters = {strategy: load_report(path).fields() for strategy, path in reports.items() if path.exists()}
     finished = bool(build.get("finished"))
     stores = [each for each in (run.candidates, run.curated, run.training) if (each / "zarr.json").exists()]
     return {
@@ -74,6 +76,7 @@ def _group(path: Location, name: str = "", whole: bool = False) -> dict[str, Any
         "attributes": {key: value for key, value in group.attrs.items() if key != "groups"},
         "arrays": {key: _array(array) for key, array in sorted(arrays_of(group).items())},
         "groups": {key: _group(path, f"{name}/{key}".strip("/"), whole) for key in groups_of(group)},
+        "others": others_of(group),
         **added,
     }
 
@@ -90,7 +93,7 @@ def _array(array: zarr.Array[Any]) -> dict[str, Any]:
         "chunks": list(array.chunks),
         "shards": list(array.shards) if array.shards else None,
         "codecs": [_codec_name(codec) for codec in inner],
-        "shards_complete": len(complete_shards(array) & set(range(wanted))),
+        "shards_complete": sum(shard < wanted for shard in complete_shards(array)),
         "shards_planned": wanted,
         "bytes_stored": _bytes_stored(array),
     }

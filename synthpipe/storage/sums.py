@@ -15,6 +15,7 @@ from synthpipe.storage.run import RunDirectory
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 _LARGEST = 1 << 20  # bytes
+_MOST = 1 << 31  # bytes: weights of the largest networks
 _END = "# sha256 of the lines above: "
 
 
@@ -26,7 +27,7 @@ def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
     StoreError
         It cannot be written.
     """
-    contents = {path: path.read_bytes() for path in run.small_files() if path.exists()} | dict(known)
+    contents = {path: read_file(path) for path in run.small_files() if path.exists()} | dict(known)
     digests = {_name(run, path): sha256(data) for path, data in contents.items()}
     text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n", durable=True)
@@ -59,6 +60,17 @@ def read_sums(run: RunDirectory) -> dict[Location, str]:
             raise StoreError(f"{run.sums_file}: holds {line[:200]!r}, which names no small file of a run")
         sums[known[match[2]]] = match[1]
     return sums
+
+
+def read_file(path: Location) -> bytes:
+    """Return the bytes of one of the small files.
+
+    Raises
+    ------
+    OSError
+        It is not there, is no file, is larger than any is, or cannot be read.
+    """
+    return read_regular(path, _MOST)
 
 
 def _name(run: RunDirectory, path: Location) -> str:

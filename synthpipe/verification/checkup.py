@@ -24,13 +24,14 @@ from synthpipe.progress import Reporter
 from synthpipe.records import Strategy
 from synthpipe.stages.curated_set import part_of, verdicts_of_shard
 from synthpipe.stages.judging import judge_finished
-from synthpipe.storage.integrity import DamageError, decode_shard
+from synthpipe.storage.integrity import decode_shard
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import open_group
 from synthpipe.storage.shards import shards_of
 from synthpipe.tasks import curated_shard, group_numbers
 from synthpipe.threads import available_cores, in_threads
 from synthpipe.verification.expected import ExpectedGroup, check_group, expected_composites, expected_curated
+from synthpipe.verification.extras import check_extras, note_extras
 from synthpipe.verification.faults import Checkup, Fault, Looked
 from synthpipe.verification.objects import CompositeCheck, check_composites, check_curated, read_shard
 from synthpipe.verification.rendering import Again, check_patch_files, rendering
@@ -131,6 +132,8 @@ class _Checking:
         groups = self._groups(pipeline)
         for group in groups:
             self._add(check_group(group))
+            self.faults += check_extras(group)
+        self.notes += note_extras(groups)
         with ExitStack() as stack:
             again: Again | None = None
             if self.samples:
@@ -207,8 +210,8 @@ class _Checking:
         for shard in shards_of(group.length, group.shard):
             path = stored.object(shard)
             try:
-                found = decode_shard(stored.array, path.read_bytes())
-            except (DamageError, FileNotFoundError):
+                found = decode_shard(stored.array, stored.read(shard))
+            except OSError:  # DamageError is one
                 continue  # named already
             wrong = np.flatnonzero(found != verdicts_of_shard(judged.verdicts, shard, group.shard))
             for place in wrong[:1]:
@@ -233,6 +236,8 @@ class _Checking:
             self.notes.append(f"{self.run.curated}: nothing is made yet")
             return
         self._add(check_group(group))
+        self.faults += check_extras(group)
+        self.notes += note_extras([group])
         if self.finished and not comparable:
             self.notes.append(f"{group.path}: was not compared with its origins, which have faults")
         elif not self.finished:

@@ -5,23 +5,28 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import zarr
 from zarr.storage import MemoryStore
 
 from synthpipe.compose import Purpose
-from synthpipe.config import Pipeline
-from synthpipe.files import Location
+from synthpipe.config import MOST, Pipeline
+from synthpipe.files import Location, parse_json, read_regular
 from synthpipe.patches.catalog import Catalog
 from synthpipe.records import Strategy
 from synthpipe.stages.layout import add_scores, add_verdicts, composites_group, curated_group
-from synthpipe.storage.integrity import METADATA, DamageError, StoredArray, check_metadata, metadata_of
+from synthpipe.storage.integrity import DamageError, StoredArray, check_metadata, metadata_of
+from synthpipe.storage.nodes import METADATA, MOST_METADATA
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS
+from synthpipe.storage.schema import ARRAYS, CANDIDATE_ARRAYS, CURATED_ARRAYS
 from synthpipe.storage.shards import shard_size, shards_of
 from synthpipe.verification.faults import Fault, Looked
+
+_MOST_MISSING = 10_000  # shards that are named; a build makes all
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,13 +70,19 @@ class ExpectedGroup:
 
     def shards(self) -> list[int]:
         """Return the numbers of the shards to look at: those that must be there, and those that are."""
-        wanted = set(shards_of(self.length, self.shard)) if self.required else set[int]()
-        return sorted(wanted.union(*(stored.shards() for stored in self.arrays.values())))
+        stored = frozenset[int]().union(*(each.shards() for each in self.arrays.values()))
+        missing = (shard for shard in shards_of(self.length, self.shard) if shard not in stored)
+        named = islice(missing, _MOST_MISSING if self.required else 0)
+        return sorted({*named, *(shard for shard in stored if shard < self.planned())})
+
+    def planned(self) -> int:
+        """Return how many shards its arrays have."""
+        return len(shards_of(self.length, self.shard))
 
     def unmade(self) -> int:
         """Return how many of the planned shards are not complete yet."""
         complete = frozenset.intersection(*(stored.shards() for stored in self.arrays.values()))
-        return len(set(shards_of(self.length, self.shard)) - complete)
+        return self.planned() - sum(shard < self.planned() for shard in complete)
 
 
 def expected_composites(
@@ -121,10 +132,13 @@ def check_group(expected: ExpectedGroup) -> Looked:
     faults, size = [], 0
     for path, wanted in expected.metadata.items():
         try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+            data = read_regular(path, MOST_METADATA)
+        except (FileNotFoundError, NotADirectoryError):
             if expected.required or _holds_objects(path.parent):
                 faults.append(_fault(path, "nothing", "the metadata of what lies there", wanted))
+            continue
+        except OSError as error:
+            faults.append(_fault(path, error.strerror or str(error), "metadata that can be read", wanted))
             continue
         size += len(data)
         try:
@@ -168,7 +182,7 @@ def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
 
 
 def _holds_objects(folder: Location) -> bool:
-    return folder.exists() and any(file.name.startswith("c.") for file in folder.iterdir())
+    return folder.is_dir() and any(file.name.startswith("c.") for file in folder.iterdir())
 
 
 def _length(folder: Location, finished: bool) -> int:
@@ -180,17 +194,17 @@ def _length(folder: Location, finished: bool) -> int:
 
 
 def _lengths(folder: Location) -> Iterator[int]:
-    for child in folder.iterdir() if folder.exists() else ():
-        metadata = child / METADATA
-        length = _length_of(metadata.read_bytes()) if metadata.exists() else None
-        if length is not None:
-            yield length
+    for name in ARRAYS:
+        with suppress(OSError):
+            length = _length_of(read_regular(folder / name / METADATA, MOST_METADATA))
+            if length is not None:
+                yield length
 
 
 def _length_of(data: bytes) -> int | None:
     """Return the length that a ``zarr.json`` gives its array, if it says so at all."""
     try:
-        length = json.loads(data)["shape"][0]
+        length = parse_json(data)["shape"][0]
     except (ValueError, KeyError, IndexError, TypeError):
         return None
-    return length if isinstance(length, int) else None
+    return length if type(length) is int and 0 <= length <= MOST else None

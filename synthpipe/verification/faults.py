@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 from synthpipe.files import Location
 
-FaultKind = Literal["missing", "damaged", "metadata", "contradiction", "file", "patch"]
-"""``missing``: an object is not there. ``damaged``: its bytes are not those that were stored. ``metadata``: a
-``zarr.json`` is not what this version writes. ``contradiction``: its bytes are sound, and say something else than what
-they follow from. ``file``: one of the run's small files. ``patch``: a patch is gone, or another than was indexed."""
+FaultKind = Literal["missing", "damaged", "extra", "metadata", "contradiction", "file", "patch"]
+"""``missing``: an object is not there. ``damaged``: its bytes are not those that were stored. ``extra``: an object lies
+in the folder of an array that does not have it. ``metadata``: a ``zarr.json`` is not what this version writes.
+``contradiction``: its bytes are sound, and say something else than what they follow from. ``file``: one of the run's
+small files. ``patch``: a patch is gone, or another than was indexed."""
 
 MADE_AGAIN = "give --repair: it is made again, with the bytes it had"
 

@@ -59,7 +59,7 @@ def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]
     for name, stored in group.arrays.items():
         path = stored.object(shard)
         try:
-            data = path.read_bytes()
+            data = stored.read(shard)
         except FileNotFoundError:
             if wanted and name not in group.optional:
                 # a link to nothing is removed with it
@@ -116,9 +116,6 @@ def _recipes(group: ExpectedGroup, shard: int, samples: Samples, check: Composit
         if (recipe.strategy, recipe.index, recipe.canvas) != (group.strategy, index, check.pipeline.canvas):
             yield "recipe", f"the recipe of {recipe.strategy} {recipe.index}", f"that of {group.strategy} {index}"
             return
-        if recipe_to_json(recipe) != text:
-            yield "recipe", f"a recipe of {index} in another form", "the form that this version writes"
-            return
         if "donors" in samples and samples["donors"][place].tolist() != numbers:
             yield "donors", f"donors {samples['donors'][place].tolist()} of {index}", f"{numbers}, as its recipe has"
             return
@@ -127,12 +124,17 @@ def _recipes(group: ExpectedGroup, shard: int, samples: Samples, check: Composit
 
 
 def _rendered(index: int, recipe: Recipe, place: int, samples: Samples, again: RenderAgain) -> Iterator[Finding]:
-    result = again(recipe)
+    try:
+        result = again(recipe)
+    except ValueError as error:
+        yield "recipe", str(error), "crops of its donors"
+        return
     if result is None:
         return
     sampled, composite = result
     if sampled != recipe:
         yield "recipe", f"another recipe of {index} than the pipeline samples", recipe_to_json(sampled)
+        return
     for name, pixels in (("image", composite.image), ("mask", composite.mask)):
         if name in samples and not np.array_equal(samples[name][place], pixels):
             count = np.count_nonzero(samples[name][place] != pixels)

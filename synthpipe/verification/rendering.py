@@ -69,7 +69,8 @@ def rendering(
     job = Job(pipeline, run, place)
 
     def anew(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite]:
-        return sample_recipe(job, strategy, purpose, recipe.index), render_recipe(job, recipe)
+        sampled = sample_recipe(job, strategy, purpose, recipe.index)
+        return sampled, render_recipe(job, sampled)
 
     held = hold_bank(place, build)
     try:

@@ -8,15 +8,15 @@ from collections.abc import Iterator, Mapping
 from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError, StoreError, SynthpipeError
 from synthpipe.files import Location
-from synthpipe.filtering.report import load_report
 from synthpipe.folders import irregular
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import read_layout
 from synthpipe.records import Reason, Strategy
 from synthpipe.stages.feasibility import check_patches, split_json
-from synthpipe.storage.integrity import METADATA
+from synthpipe.storage.filter_report import load_report
+from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.run import RUN, RunDirectory, json_text, read_json
-from synthpipe.storage.sums import read_sums, sha256
+from synthpipe.storage.sums import read_file, read_sums, sha256
 from synthpipe.verification.faults import MADE_AGAIN, Fault
 
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -66,7 +66,7 @@ def check_sums(run: RunDirectory) -> list[Fault]:
         return [Fault("file", run.sums_file, found, "digests of the small files", cure, remove=(run.sums_file,))]
     faults = []
     for path, expected in sums.items():
-        found = sha256(path.read_bytes()) if path.exists() else "nothing"
+        found = _digest(path)
         if found != expected:
             faults.append(_small_file(run, path, found, expected))
     return faults
@@ -104,7 +104,7 @@ def check_filter_files(run: RunDirectory, pipeline: Pipeline, finished: bool) ->
         except FilterError as error:
             yield _small_file(run, report, found_by(error, report), "a filter's report")
             continue
-        found = sha256(weights.read_bytes()) if weights.exists() else "nothing"
+        found = _digest(weights)
         if found != expected:
             yield _small_file(run, weights, found, f"{expected}, as {report.name} says")
 
@@ -114,9 +114,9 @@ def check_split(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finishe
     if not pipeline.filter.enabled or not (finished or run.split_file.exists()):
         return
     expected = json_text(split_json(check_patches(pipeline, catalog))).encode()
-    found = run.split_file.read_bytes() if run.split_file.exists() else b""
-    if found != expected:
-        what = "another split" if found else "nothing"
+    found = _digest(run.split_file)
+    if found != sha256(expected):
+        what = "another split" if _SHA256.fullmatch(found) else found
         yield Fault("file", run.split_file, what, "the split that the pipeline gives", replace=expected)
 
 
@@ -169,7 +169,7 @@ def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]
     report, weights = run.report(strategy), run.weights(strategy)
     if report not in faulty and report.exists():
         return load_report(report).model_sha256
-    digest = sha256(weights.read_bytes()) if weights not in faulty and weights.exists() else ""
+    digest = _digest(weights) if weights not in faulty and weights.exists() else ""
     if digest and run.sums_file not in faulty:
         return digest
     try:
@@ -177,6 +177,16 @@ def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]
     except (SynthpipeError, KeyError, TypeError):
         return digest
     return said if _SHA256.fullmatch(said) else digest
+
+
+def _digest(path: Location) -> str:
+    """Return the digest of a file; where it has none, what is there instead."""
+    try:
+        return sha256(read_file(path))
+    except FileNotFoundError:
+        return "nothing"
+    except OSError as error:
+        return error.strerror or str(error)
 
 
 def _small_file(run: RunDirectory, path: Location, found: str, expected: str) -> Fault:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 from PIL import Image as PillowImage
 
@@ -289,6 +290,49 @@ def test_objects_that_cannot_be_read_are_named_and_made_again(run: Path) -> None
     assert not mend(run).faults and contents(run) == before
 
 
+def test_what_the_pipeline_does_not_make_is_named_and_left_alone(run: Path) -> None:
+    own = run / "curated.zarr" / "is_train"
+    zarr.create_array(own, shape=(24,), dtype=bool)[:] = True
+    (run / "candidates.zarr" / "notes.txt").write_text("mine")
+    (run / "candidates.zarr" / "mosaic" / "image" / "thumbnail.png").write_bytes(b"")
+    before = {file: file.read_bytes() for file in files(run)}
+    found = check(run)
+    assert not found.faults
+    assert set(found.notes) == {
+        f"{run / folder}: {name}: not part of what the pipeline makes; not checked"
+        for folder, name in (
+            *(("curated.zarr", "is_train"), ("candidates.zarr", "notes.txt")),
+            ("candidates.zarr/mosaic/image", "thumbnail.png"),
+        )
+    }
+    assert len(open_run(run).curated.labels) == 24
+    assert not mend(run).faults and {file: file.read_bytes() for file in files(run)} == before
+    told = CliRunner().invoke(main, ["inspect", str(run)]).output
+    assert "not of synthpipe: is_train\n" in told and "not of synthpipe: notes.txt\n" in told
+
+
+def test_objects_that_no_array_has_are_faults_and_are_removed(run: Path, tmp_path: Path) -> None:
+    before, mosaic = contents(run), run / "candidates.zarr" / "mosaic"
+    shutil.copy(mosaic / "mask" / "c.0.0.0", mosaic / "mask" / "c.9.0.0")
+    (mosaic / "donors" / "c.1").write_bytes(b"")
+    (run / "curated.zarr" / "labels" / "c.00.0").mkdir()
+    extra = {str(fault.path).removeprefix(f"{run}/"): fault.kind for fault in check(run).faults}
+    stores = ("candidates.zarr/mosaic/mask/c.9.0.0", "candidates.zarr/mosaic/donors/c.1", "curated.zarr/labels/c.00.0")
+    assert extra == dict.fromkeys(stores, "extra")
+    assert not mend(run).faults and contents(run) == before
+
+
+def test_digests_name_no_file_but_the_runs_own(run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text("mine")
+    lines = f"{'0' * 64}  ../other.json\n"
+    end = f"# sha256 of the lines above: {hashlib.sha256(lines.encode()).hexdigest()}\n"
+    (run / "SHA256SUMS").write_text(lines + end)
+    (fault,) = check(run).faults
+    assert fault.path == run / "SHA256SUMS" and fault.remove == (run / "SHA256SUMS",)
+    assert "../other.json', which names no small file of a run" in fault.found
+
+
 def test_scores_in_each_others_place_are_made_again(run: Path) -> None:
     """Each is sound by itself; verdicts tell that something is wrong, but not that it is they."""
     before = contents(run)
@@ -315,7 +359,9 @@ def test_of_what_is_damaged_in_a_finished_run_messages_name_what_mends_it(run: P
     assert not mend(run).faults and contents(run) == before
     (run / "filter" / "mosaic.json").write_text("{")
     told = CliRunner().invoke(main, ["inspect", str(run)]).output
-    assert "filter/mosaic.json: cannot be read as JSON" in told and "`synthpipe verify RUN` says how" in told
+    assert (
+        "filter/mosaic.json: is no filter's report, or damaged: " in told and "`synthpipe verify RUN` says how" in told
+    )
     faults = {str(fault) for fault in check(run).faults}
     assert any("give --repair: the filter is trained again" in fault for fault in faults)
     assert not any("build again" in fault or "verify" in fault for fault in faults)

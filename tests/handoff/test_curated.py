@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from synthpipe.handoff import CuratedSet
 from synthpipe.handoff.balance import class_weights, sample_weights
 from synthpipe.handoff.splits import split_places
 from synthpipe.segment.data import Epochs
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.shards import read_range, shard_size, write_shard
 from tests.segment.conftest import DataSet, data_set
 
 __all__ = ["data_set"]
@@ -149,6 +153,44 @@ def test_class_pixels_are_those_of_the_masks(curated: CuratedSet) -> None:
 def test_a_run_is_no_curated_set_and_says_where_it_is(data_set: DataSet) -> None:
     with pytest.raises(StoreError, match=r"is a run; expected its curated set, .*curated\.zarr"):
         synthpipe.open_curated(data_set.curated.parent)
+
+
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("donor_groups", 10**6, r"sample 3 has the value 1000000; expected -1 to \d+"),
+        ("donor_groups", -2, "sample 3 has the value -2"),
+        ("origin_strategy", 7, "sample 3 has the value 7; expected 0 to 1"),
+        ("labels", 9, "sample 3 has the value 9; expected 0 to 1"),
+    ],
+)
+def test_values_that_lead_nowhere_are_refused(
+    data_set: DataSet, tmp_path: Path, name: str, value: int, message: str
+) -> None:
+    store = Path(shutil.copytree(data_set.curated, tmp_path / "curated.zarr"))
+    each = array(open_group(store), name)
+    values = np.resize(read_range(each, 0, each.shape[0]), (shard_size(each), *each.shape[1:]))
+    values[3] = value
+    write_shard(each, 0, values)
+    with pytest.raises(StoreError, match=rf"{name}: damaged: {message}"):
+        synthpipe.open_curated(store)
+
+
+def test_arrays_of_another_length_and_attributes_of_another_kind_are_refused(data_set: DataSet, tmp_path: Path) -> None:
+    store = Path(shutil.copytree(data_set.curated, tmp_path / "curated.zarr"))
+    for key, value in (("patches", {"layout": "none"}), ("glass", 5), ("patches", [1])):
+        metadata = store / "zarr.json"
+        before = metadata.read_text()
+        data = json.loads(before)
+        data["attributes"][key] = value
+        metadata.write_text(json.dumps(data))
+        with pytest.raises(StoreError, match=rf"curated\.zarr/zarr\.json: damaged: attributes\.{key}"):
+            synthpipe.open_curated(store)
+        metadata.write_text(before)
+    labels = store / "labels" / "zarr.json"
+    labels.write_text(json.dumps(json.loads(labels.read_text()) | {"shape": [23, 3]}))
+    with pytest.raises(StoreError, match=r"damaged: labels has 23 samples, image has 24; expected one length"):
+        synthpipe.open_curated(store)
 
 
 def test_weights_give_rare_classes_a_say() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import zarr
 from synthpipe.config import StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.storage import samples as samples_module
+from synthpipe.storage.chunks import CHECKSUM_BYTES, checksum
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
 from tests.storage.test_shards import SHARD, group_of, samples, write
@@ -126,3 +128,43 @@ def test_arrays_of_another_cut_are_refused(group: zarr.Group) -> None:
     )
     with pytest.raises(StoreError, match="is no store on a disk or at a URL"):
         SampleReader(elsewhere)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [(1 << 62, 94), ((1 << 64) - 2, 94), (0, 1 << 45), (1 << 40, 94), (0, 0), (0, 3), ((1 << 64) - 1, 5)],
+    ids=str,
+)
+def test_an_index_cannot_ask_for_more_than_a_sample(group: zarr.Group, tmp_path: Path, entry: tuple[int, int]) -> None:
+    for name, other in (("image", "c.1.0.0.0"), ("mask", "c.1.0.0")):
+        path = tmp_path / "s.zarr/mosaic" / name / other
+        data = path.read_bytes()
+        index = np.frombuffer(data[-16 * SHARD - CHECKSUM_BYTES : -CHECKSUM_BYTES], "<u8").reshape(-1, 2).copy()
+        index[2] = entry
+        forged = index.tobytes()
+        path.write_bytes(data[: -len(forged) - CHECKSUM_BYTES] + forged + checksum(forged))
+        with pytest.raises(StoreError, match=rf"{name}/{other}: .*damaged"):
+            SampleReader(array(group, name))[SHARD + 2]
+
+
+def test_an_index_of_more_samples_than_memory_holds_is_refused(group: zarr.Group, tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr/mosaic/image/zarr.json"
+    most = 1 << 24
+    path.write_text(path.read_text().replace(f"      {SHARD},\n        6", f"      {most},\n        6"))
+    with pytest.raises(StoreError, match="its index is"):
+        SampleReader(array(open_group(tmp_path / "s.zarr", "mosaic"), "image"))[0]
+
+
+def test_a_pipe_or_a_device_is_not_waited_for(group: zarr.Group, tmp_path: Path) -> None:
+    path = tmp_path / "s.zarr/mosaic/image/c.1.0.0.0"
+    moved = path.rename(tmp_path / "elsewhere")
+    os.mkfifo(path)
+    with pytest.raises(StoreError, match=r"c\.1\.0\.0\.0: cannot be read: is a named pipe, expected a file"):
+        SampleReader(array(group, "image"))[SHARD]
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    with pytest.raises(StoreError, match="is a device, expected a file"):
+        SampleReader(array(group, "image"))[SHARD]
+    path.unlink()
+    path.symlink_to(moved)  # a link to a file is as good
+    assert np.array_equal(SampleReader(array(group, "image"))[SHARD], array(group, "image")[SHARD])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -32,6 +33,8 @@ from synthpipe.storage.shards import (
     complete_shards,
     holds,
     object_path,
+    read_range,
+    shard_numbers,
     shard_size,
     shards_of,
     stored_at,
@@ -279,3 +282,36 @@ def test_what_is_no_store_is_named(tmp_path: Path) -> None:
     group_of(tmp_path / "s.zarr", 4)
     with pytest.raises(StoreError, match="no array 'imag'; found class_pixels, donors, image"):
         array(open_group(tmp_path / "s.zarr", "mosaic"), "imag")
+
+
+def test_small_arrays_are_read_as_zarr_reads_them(tmp_path: Path) -> None:
+    data = samples(12)
+    group = group_of(tmp_path, 10)
+    for shard in (0, 2):
+        write(group, shard, data)
+    for name in ("recipe", "class_pixels", "donors"):
+        each = array(group, name)
+        for start, stop in ((0, 10), (3, 9), (8, 99), (4, 8), (5, 5), (9, 10)):
+            expected = np.asarray(each[start:stop])
+            found = read_range(each, start, stop)
+            assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def test_small_objects_are_read_with_a_bound_and_never_waited_for(tmp_path: Path) -> None:
+    group = group_of(tmp_path, SHARD)
+    write(group, 0, samples(SHARD))
+    path = tmp_path / "mosaic/donors/c.0.0"
+    with path.open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(StoreError, match=r"donors/c\.0\.0: damaged: has 1099511627776 bytes, expected at most 1056; "):
+        read_range(array(group, "donors"), 0, SHARD)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(StoreError, match=r"donors/c\.0\.0: damaged: is a named pipe, expected a file; "):
+        read_range(array(group, "donors"), 0, SHARD)
+
+
+def test_only_names_that_are_written_count_as_shards(tmp_path: Path) -> None:
+    group = group_of(tmp_path, 100)
+    names = ["c.0", "c.12", "c.007", "c.٣", "c.1.0", "c.-1", "c.", "c.3.partial"]
+    assert shard_numbers(array(group, "recipe"), names) == {0, 12}

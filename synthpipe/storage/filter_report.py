@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from synthpipe.errors import FilterError
-from synthpipe.files import Location
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from synthpipe.errors import FilterError, explain
+from synthpipe.files import Location, parse_json, read_regular
 from synthpipe.records import Strategy
 
 FORMAT_VERSION = 1
+_CURE = "`synthpipe verify RUN` says how to mend it"
+_MOST = 64 << 20  # bytes
+_CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
+_Count = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,8 @@ class EpochMetrics:
     val_loss, val_accuracy, val_auroc : float
         Of the weights after it.
     """
+
+    __pydantic_config__ = _CLOSED
 
     epoch: int
     train_loss: float
@@ -63,26 +71,32 @@ class FilterReport:
         Where it was trained.
     """
 
+    __pydantic_config__ = _CLOSED
+
     strategy: Strategy
     network: str
     epochs: tuple[EpochMetrics, ...]
     best_epoch: int
     accuracy: float
     auroc: float
-    synthetic_train: int
-    synthetic_val: int
-    real_train: int
-    real_val: int
+    synthetic_train: _Count
+    synthetic_val: _Count
+    real_train: _Count
+    real_val: _Count
     model_sha256: str
     seconds: float
     device: str
 
+    def fields(self) -> dict[str, Any]:
+        """Return all of it, JSON-ready."""
+        return {"format_version": FORMAT_VERSION, **asdict(self)}
+
     def to_json(self) -> str:
         """Write it as JSON; floats keep every bit."""
-        return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+        return json.dumps(self.fields(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> FilterReport:
+    def from_json(cls, text: str | bytes) -> FilterReport:
         """Read back what `to_json` wrote.
 
         Raises
@@ -90,15 +104,20 @@ class FilterReport:
         ValueError
             It is something else, or of another format.
         """
-        fields: Any = json.loads(text)
+        fields: Any = parse_json(text)
         version = fields.pop("format_version", None) if isinstance(fields, dict) else None
         if version != FORMAT_VERSION:
             raise ValueError(f"format_version is {version}, this synthpipe reads {FORMAT_VERSION}")
         try:
-            fields["epochs"] = tuple(EpochMetrics(**epoch) for epoch in fields["epochs"])
-            return cls(**fields)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"a field is missing or unknown: {error}") from error
+            found = _READ.validate_python(fields)
+        except ValidationError as error:
+            raise ValueError(f"a field is missing, unknown or wrong: {explain(error)}") from error
+        if not 0 <= found.best_epoch < len(found.epochs):
+            raise ValueError(f"best_epoch is {found.best_epoch}, and there are {len(found.epochs)} epochs")
+        return found
+
+
+_READ: TypeAdapter[FilterReport] = TypeAdapter(FilterReport)
 
 
 def load_report(path: Location) -> FilterReport:
@@ -110,8 +129,9 @@ def load_report(path: Location) -> FilterReport:
         There is none, or it is damaged.
     """
     try:
-        return FilterReport.from_json(path.read_text(encoding="utf-8"))
+        return FilterReport.from_json(read_regular(path, _MOST))
     except FileNotFoundError as error:
         raise FilterError(f"{path}: not found; expected the report of a trained filter; build again") from error
     except (OSError, ValueError) as error:
-        raise FilterError(f"{path}: is no filter's report, or damaged: {error}; remove it and build again") from error
+        found = getattr(error, "strerror", None) or error
+        raise FilterError(f"{path}: is no filter's report, or damaged: {found}; {_CURE}") from error

@@ -1,0 +1,44 @@
+"""The recipes of stored composites."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zarr
+
+from synthpipe.errors import StoreError
+from synthpipe.records import Recipe, recipe_from_json
+from synthpipe.storage.nodes import damaged, where
+from synthpipe.storage.shards import read_range
+
+
+def read_recipe(recipes: zarr.Array[Any], index: int, canvas: tuple[int, ...]) -> Recipe:
+    """Return the recipe of a stored composite.
+
+    Parameters
+    ----------
+    recipes : zarr.Array
+        ``recipe`` of a group.
+    index : int
+        Which.
+    canvas : tuple of int
+        Height and width that the composite has.
+
+    Raises
+    ------
+    StoreError
+        It is not stored, or is no recipe of such a composite.
+    """
+    text = str(read_range(recipes, index, index + 1)[0])
+    try:
+        recipe = recipe_from_json(text)
+    except ValueError as error:
+        raise unreadable(recipes, index, str(error)) from error
+    if recipe.canvas != canvas:
+        raise unreadable(recipes, index, f"its canvas is {recipe.canvas}, expected {canvas}")
+    return recipe
+
+
+def unreadable(recipes: zarr.Array[Any], index: int, why: str) -> StoreError:
+    """Return the error that says that a recipe cannot be read."""
+    return damaged(where(recipes.store_path), f"the recipe of sample {index} cannot be read: {why}")
