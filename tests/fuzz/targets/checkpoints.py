@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from synthpipe.patches.pixels import decode
+from synthpipe.tensors import KEY, _digest, unpack
 from tests.fuzz.target import (
-    EXTREME_NUMBERS,
     Place,
     Step,
     WrongError,
@@ -62,48 +63,31 @@ class Checkpoints:
             return File(f"cut to {len(data)}", data, False)
         if action <= 3:
             return File("damaged", damaged_bytes(rng, self._sound), False)
-        if action <= 5 and zipfile.is_zipfile(io.BytesIO(self._sound)):
-            return File(*self._resealed(rng), False)
-        if action == 6:
+        if action <= 4:
             return File(*_foreign(rng), False)
         return File(*self._forged(rng), True)
 
-    def _resealed(self, rng: np.random.Generator) -> tuple[str, bytes]:
-        """Return a checkpoint with a damaged member, whose own checksum is right."""
-        with zipfile.ZipFile(io.BytesIO(self._sound)) as sound:
-            members = {info.filename: sound.read(info) for info in sound.infolist()}
-        name = pick(rng, sorted(members))
-        members[name] = damaged_bytes(rng, members[name])
-        target = io.BytesIO()
-        with zipfile.ZipFile(target, "w") as archive:
-            for each, data in members.items():
-                archive.writestr(each, data)
-            if rng.random() < 0.1:
-                archive.writestr("../../escape", b"x")
-        return f"member {name} damaged", target.getvalue()
-
     def _forged(self, rng: np.random.Generator) -> tuple[str, bytes]:
-        """Return a checkpoint that says something else, written as torch writes."""
-        data: Any = torch.load(io.BytesIO(self._sound), map_location="cpu", weights_only=True)
-        action = int(rng.integers(6))
-        weights = data.get("weights", {})
-        if action <= 2 and isinstance(data.get("about"), str):
-            about = damaged_value(rng, json.loads(data["about"]))
-            data["about"] = json_bytes(rng, about).decode("utf-8", "replace")
-        elif action == 3 and weights:
-            name = pick(rng, sorted(weights))
-            weights[name] = pick(rng, _other_tensors(weights[name]))
-        elif action == 4 and weights:
-            name = pick(rng, sorted(weights))
-            weights[pick(rng, ("x", "", "a" * 1000, "\0"))] = weights.pop(name)
+        """Return a checkpoint that says something else, with a right checksum, in today's or in the former format."""
+        text, tensors = unpack(self._sound)
+        about: Any = json.loads(text)
+        action, name = int(rng.integers(6)), pick(rng, sorted(tensors))
+        if action <= 2:
+            about = damaged_value(rng, about)
+        elif action == 3:
+            tensors[name] = pick(rng, _other_tensors(tensors[name]))
+        elif action == 4:
+            tensors[pick(rng, ("x", "weights/", "optimizer/x", "a" * 1000))] = tensors.pop(name)
         else:
-            key = pick(rng, sorted(data))
-            data[key] = pick(
-                rng, (None, [], {}, "x", b"", *(each for each in EXTREME_NUMBERS if isinstance(each, int)))
-            )
-        target = io.BytesIO()
-        torch.save(data, target)
-        return "forged", target.getvalue()
+            del tensors[name]
+        said = json_bytes(rng, about).decode("utf-8", "replace")
+        if rng.random() < 0.3:
+            weights = {key.removeprefix("weights/"): value for key, value in tensors.items() if "optimizer" not in key}
+            target = io.BytesIO()
+            data = {"format_version": 1, "about": said, "weights": weights, "optimizer": None}
+            torch.save(data, target)
+            return "forged in the former format", target.getvalue()
+        return "forged", safetensors.torch.save(tensors, {KEY: f"{_digest(said, tensors)} {said}"})
 
     def show(self, case: File, folder: Path) -> str:
         path = folder / "fuzz-checkpoints.ckpt"
@@ -134,14 +118,10 @@ def _other_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
     return [
         torch.full_like(tensor, float("nan")) if tensor.is_floating_point() else tensor - 1,
         tensor.to(torch.float64) * 1e300,
-        tensor.to(torch.complex64),
         tensor.to(torch.bool),
-        torch.zeros(()).expand(1 << 40),
-        torch.zeros((1,)).expand(*shape),
+        torch.zeros(shape, dtype=torch.float16),
         torch.zeros((0, *shape)),
-        tensor.to_sparse(),
-        torch.empty((1 << 40, 1), device="meta"),
-        tensor[..., None],
+        tensor[..., None].contiguous(),
     ]
 
 

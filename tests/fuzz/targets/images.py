@@ -18,6 +18,7 @@ from synthpipe.export.form import from_png
 from synthpipe.patches.pixels import decode, decode_bytes
 from synthpipe.segment.sources import check_masked, masked_images
 from synthpipe.taxonomy import Taxonomy, TissueClass
+from tests.fuzz import images
 from tests.fuzz.target import Place, Step, WrongError, command, damaged_bytes, is_of_memory, pick
 from tests.fuzz.targets.fixtures import small_checkpoint
 
@@ -193,7 +194,10 @@ class Images:
         self._commands(_sound("PNG", 1), ".png")  # loads what they need
 
     def make(self, rng: np.random.Generator) -> File:
-        return File(*damaged_image(rng), commands=int(rng.integers(COMMANDS)) == 0)
+        commands = int(rng.integers(COMMANDS)) == 0
+        if rng.random() < 0.5:
+            return File(".png", images.damaged_image(rng)[1], b"", False, commands)
+        return File(*damaged_image(rng), commands)
 
     def show(self, case: File, folder: Path) -> str:
         path = folder / f"fuzz-images{case.suffix}"

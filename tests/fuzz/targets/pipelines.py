@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.windows import WindowSection
 from synthpipe.settings_file import load_settings
 from tests.conftest import ROOT
+from tests.fuzz.pipelines import damaged_pipeline
 from tests.fuzz.target import Place, Step, WrongError, damaged_bytes, damaged_value, pick
 
 STAGES: tuple[Stage, ...] = ("candidates", "training", "filter", "curation")
@@ -138,6 +140,8 @@ class File:
 
 def damaged_file(rng: np.random.Generator) -> File:
     """Return a settings file that is shipped, damaged as text, by token, by value, or by its overrides alone."""
+    if rng.random() < 0.3:
+        return File("pipeline", damaged_pipeline(Random(int(rng.integers(2**63)))).encode("utf-8", "replace"), ())
     kind = pick(rng, ("pipeline", "pipeline", "pipeline", "training", "window", "cluster"))
     number = int(rng.integers(len(TEXTS[kind])))
     text, action = TEXTS[kind][number], int(rng.integers(8))
