@@ -23,7 +23,7 @@ TAXONOMY = Taxonomy(
 )
 PARSERS = ("bracket", "cell", "names")
 _CLASS_OF = {name: number for number, each in enumerate(TAXONOMY.classes) for name in (each.name, *each.aliases)}
-_LABEL = re.compile(r"\[\s*([01](?:[\s,]*[01])*)[\s,]*\]")
+_LABEL = re.compile(r"\[[\s,]*([01](?:[\s,]*[01])*)[\s,]*\]")
 _NOISE = (
     *("", " ", ",", "[", "]", "+", ";", "|", "0", "1", "2", "-", "-1", "1.0", "True", ".png", "[1, 0]", "[0, 1, 0, 0]"),
     *(
@@ -61,7 +61,8 @@ def expected(case: Text) -> tuple[int, ...] | None:
     if case.parser == "names" or (case.parser == "cell" and not case.text.strip().startswith("[")):
         return _named(case.text)
     text = case.text.strip() if case.parser == "cell" else case.text
-    found = [*_LABEL.finditer(text)]
+    # a single digit, as of slide[1], is no label: there are at least two classes
+    found = [each for each in _LABEL.finditer(text) if sum(digit in "01" for digit in each[1]) > 1]
     if len(found) != 1 or found[0].end() != len(text) or (case.parser == "cell" and found[0].start()):
         return None
     digits = [each for each in found[0][1] if each in "01"]
