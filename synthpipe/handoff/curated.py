@@ -111,7 +111,7 @@ class CuratedSet:
         try:
             self.description = Description.from_json({**attributes, "size": shape[1:3]})
         except ValueError as error:
-            raise damaged(self.path / METADATA, f"attributes: {explain(error)}") from error
+            raise damaged(self.path / METADATA, f"attributes.{explain(error)}") from error
         self.groups: tuple[str, ...] = tuple(attributes["groups"])
         self.source: Mapping[str, str] = attributes["source"]
         self.labels: NDArray[np.uint8] = self._values(arrays["labels"], 0, 1)

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from synthpipe.config import Classes, Color, GlassSection, PatchesSection, Positive, Section
+from synthpipe.errors import explain
 from synthpipe.handoff.notebook import sample_html
 from synthpipe.patterns import pattern_fault
 from synthpipe.records import Image, Mask
@@ -92,7 +94,10 @@ class Description:
         names = [name for tissue in taxonomy.classes for name in (tissue.name, *tissue.aliases)]
         if twice := [name for name, count in Counter(names).items() if count > 1]:
             raise ValueError(f"classes: {twice[0]!r} names two classes; names and aliases must be unique")
-        patches = PatchesSection.model_validate({**found.patches, "root": "."})
+        try:
+            patches = PatchesSection.model_validate({**found.patches, "root": "."})
+        except ValidationError as error:
+            raise ValueError(f"patches.{explain(error)}") from error
         if patches.group_pattern and (fault := pattern_fault(patches.group_pattern)):
             raise ValueError(f"patches.group_pattern: {fault}")
         return cls(taxonomy, found.size, found.fingerprint, patches, found.glass)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from synthpipe.errors import StoreError
 from synthpipe.filtering.training import EpochMetrics, FilterReport, train_filter
 from synthpipe.tensors import pack, unpack
 from tests.filtering.test_filter import data, settings
@@ -108,11 +109,6 @@ def lose_a_block(state: Path) -> None:
     state.write_bytes(content)
 
 
-def become_a_pipe(state: Path) -> None:
-    state.unlink()
-    os.mkfifo(state)
-
-
 def forge(part: str, value: float) -> Callable[[Path], None]:
     def change(state: Path) -> None:
         text, tensors = unpack(state.read_bytes())
@@ -123,13 +119,18 @@ def forge(part: str, value: float) -> Callable[[Path], None]:
     return change
 
 
+def test_a_pipe_in_place_of_a_state_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mosaic.training")
+    with pytest.raises(StoreError, match=r"mosaic\.training: is a named pipe, expected a file or nothing; remove it"):
+        stop_after(1, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
         (lambda state: state.write_bytes(state.read_bytes()[:100_000]), "its header is not one"),
         (lambda state: state.write_bytes(b"nonsense"), "its header is not one"),
         (lose_a_block, "its checksum is not that of its content"),
-        (become_a_pipe, "is a named pipe, expected a file"),
         (forge("module/", math.nan), "module/.* has values that are not finite"),
         (forge("optimizer/0/exp_avg_sq", -1), "optimizer/0/exp_avg_sq has values below 0"),
         (forge("random/", 255), ""),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -181,12 +182,10 @@ def test_a_build_that_stopped_shows_why(hostile: Path, tmp_path: Path) -> None:
     assert f"{total - 2} more were made for settings that were changed since." in text
 
 
-def test_what_a_filter_tells_besides_is_shown(run: Path, tmp_path: Path) -> None:
-    path = copied(run, tmp_path)
-    file = path / "filter" / "mosaic.json"
-    found = {"expected_error": 0.0625, "bins": list(range(20)), "by_slide": {"<b>": 1}}
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"calibration": found}))
-    text = page(gather(path))
+def test_what_a_filter_tells_besides_is_shown(run: Path) -> None:
+    facts, found = gather(run), {"expected_error": 0.0625, "bins": list(range(20)), "by_slide": {"<b>": 1}}
+    told = [replace(each, filter={**(each.filter or {}), "calibration": found}) for each in facts.strategies]
+    text = page(replace(facts, strategies=tuple(told)))
     for part in ("<dt>calibration, expected error</dt><dd>0.0625</dd>", "10, 11, ... (20 in all)", "&lt;b&gt;</dt>"):
         assert part in text
 

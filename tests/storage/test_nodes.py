@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from synthpipe.config import StoreSection
+from synthpipe.config import MOST, StoreSection
 from synthpipe.errors import StoreError
 from synthpipe.storage import nodes
 from synthpipe.storage.nodes import METADATA, taxonomy_of
@@ -184,7 +184,7 @@ def test_what_else_lies_there_is_passed_over(store: Path) -> None:
 
 
 def test_a_length_that_nothing_could_hold_costs_nothing(store: Path) -> None:
-    forge(store / "mosaic" / "recipe" / METADATA, {"shape": [1 << 27]})
+    forge(store / "mosaic" / "recipe" / METADATA, {"shape": [MOST]})
     names = missing_objects(open_group(store, "mosaic"))
     assert [next(names), next(names)] == ["recipe/c.1", "recipe/c.2"]
 
