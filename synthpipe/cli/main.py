@@ -89,10 +89,11 @@ class ExplainingGroup(click.Group):
                 ) from error
             if isinstance(error, ModuleNotFoundError):
                 raise _failure(_missing(error)) from error
-            if type(error).__name__ == "OutOfMemoryError":  # torch's, without loading it
+            if _is_of_memory(error):
                 raise _failure(
-                    f"the device's memory is full: {str(error).splitlines()[0]}\nLower what is computed at once "
-                    "(composites and real of a training, --batch, --window batch=...), or choose a smaller network"
+                    f"memory is full: {(str(error).splitlines() or ['no room was left'])[0]}\nLower what is computed "
+                    "at once (composites and real of a training, --batch, --window batch=..., --workers), or choose a "
+                    "smaller network"
                 ) from error
             if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
                 raise _failure(
@@ -104,6 +105,15 @@ class ExplainingGroup(click.Group):
                 f"unexpected {type(error).__name__}: {_told(error)}\nThis is a fault of synthpipe, or something "
                 f"that it does not foresee. {DEBUG}=1 shows the traceback; please report it."
             ) from error
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory was full: torch has an error of its own on GPUs, and none on CPUs."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
+    )
 
 
 def _failure(message: str) -> click.ClickException:

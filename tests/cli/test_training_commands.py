@@ -416,6 +416,16 @@ def test_a_full_device_is_explained() -> None:
     assert "composites and real" in result.stderr and "unexpected" not in result.stderr
 
 
+def test_a_cpu_whose_memory_is_full_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object, **__: object) -> None:
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+    monkeypatch.setattr("synthpipe.segment.checkpoint.Checkpoint.load", full)
+    result = CliRunner().invoke(main, ["evaluate", "a.ckpt", "--data", str(tmp_path), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 1 and "memory is full: " in result.stderr and "--workers" in result.stderr
+    assert "fault of synthpipe" not in result.stderr
+
+
 def test_a_dead_reader_is_explained() -> None:
     """What torch raises where shared memory is full, which no test can fill without a container."""
 
