@@ -19,7 +19,7 @@ from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
 from synthpipe.display import file_stem
-from synthpipe.errors import ConfigError
+from synthpipe.errors import ConfigError, StoreError
 from synthpipe.files import Location, address, write_atomically
 from synthpipe.folders import Kind, belongs, claim
 from synthpipe.handoff import CuratedSet, Description
@@ -368,7 +368,11 @@ def evaluate(
         say(f"note: masks without colours are taken as {indices}")
     for name in result["absent_classes"]:
         say(f"note: no mask shows {name}; it is left out of the means")
-    curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
+    curves = ""
+    try:
+        curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
+    except StoreError as error:  # what stands beside the checkpoint is no part of the evaluation
+        reporter().note(f"note: {error}")
     say(f"{output}: metrics.json, metrics.csv, confusion.png{curves}, pictures/")
 
 

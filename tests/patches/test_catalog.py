@@ -375,6 +375,6 @@ def test_a_catalog_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot be written"):
         write_catalog(catalog, LUNG, tmp_path / "file")
     (tmp_path / "run" / "catalog.csv").mkdir(parents=True)
-    with pytest.raises(StoreError, match=r"catalog\.csv: cannot be written"):
+    with pytest.raises(StoreError, match=r"catalog\.csv: is a folder, expected a file"):
         write_catalog(catalog, LUNG, tmp_path / "run")
     assert names_in(tmp_path / "run") == ["catalog.csv", "problems.csv"], "no temporary file stays"

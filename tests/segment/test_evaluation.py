@@ -86,7 +86,8 @@ def test_records_of_strangers_neither_harm_nor_stop_an_evaluation(
     evaluate(predictor, images, tmp_path / "result", LogReporter(), pictured=1, replicates=1)
     (pictures / "drawn.json").unlink()
     os.mkfifo(pictures / "drawn.json")
-    evaluate(predictor, images, tmp_path / "result", LogReporter(), pictured=1, replicates=1)
+    with pytest.raises(StoreError, match=r"drawn\.json: is a named pipe, expected a file"):
+        evaluate(predictor, images, tmp_path / "result", LogReporter(), pictured=1, replicates=1)
     assert all(path.exists() for path in others)
 
 
@@ -233,9 +234,12 @@ def test_a_device_that_there_is_not_is_refused() -> None:
 
 def test_curves_are_drawn_of_what_the_journal_holds(trained: Path, tmp_path: Path) -> None:
     assert not draw_curves(tmp_path, tmp_path / "curves.png")
-    for damaged in (b"", b"epoch,step\n1,x\n", b"epoch,step,loss\n1,1\n", b"\xff\n", b'"'):
+    (tmp_path / "epochs.csv").touch()
+    assert not draw_curves(tmp_path, tmp_path / "curves.png")
+    for damaged in (b"epoch,step\n1,x\n", b"epoch,step,loss\n1,1\n", b"\xff\n"):
         (tmp_path / "epochs.csv").write_bytes(damaged)
-        assert not draw_curves(tmp_path, tmp_path / "curves.png")
+        with pytest.raises(StoreError, match=r"epochs\.csv: cannot be drawn: "):
+            draw_curves(tmp_path, tmp_path / "curves.png")
     assert draw_curves(trained, tmp_path / "curves.png") and width_of(tmp_path / "curves.png") > 600
 
 
