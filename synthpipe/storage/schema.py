@@ -224,8 +224,8 @@ def arrays_of(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
     StoreError
         The metadata of one is damaged, or they do not fit together.
     """
-    names = sorted(ARRAYS.keys() & set(listing(group.store_path)))
-    found = {name: member for name in names if isinstance(member := _member(group, name), zarr.Array)}
+    # asked for by name, since not every store has listings
+    found = {name: member for name in sorted(ARRAYS) if isinstance(member := _member(group, name), zarr.Array)}
     sizes = dict[str, tuple[int, str]]()
     for name, each in found.items():
         measured = zip(
@@ -240,8 +240,7 @@ def arrays_of(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
 
 def groups_of(group: zarr.Group) -> list[str]:
     """Return the names of the strategies that a group holds groups of, sorted."""
-    names = sorted(set(STRATEGIES) & set(listing(group.store_path)))
-    return [name for name in names if isinstance(_member(group, name), zarr.Group)]
+    return [name for name in sorted(STRATEGIES) if isinstance(_member(group, name), zarr.Group)]
 
 
 def others_of(group: zarr.Group) -> list[str]:

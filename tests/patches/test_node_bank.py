@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -88,11 +89,13 @@ def test_what_a_killed_process_leaves_is_swept(tmp_path: Path, builder: Callable
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
-def test_a_bank_that_another_user_planted_is_not_used(tmp_path: Path) -> None:
-    tmp_path.chmod(0o1777)
-    for folder in tmp_path.parents[:2]:
-        folder.chmod(0o755)
-    place = BankPlace("bank", tmp_path)
+def test_a_bank_that_another_user_planted_is_not_used() -> None:
+    with tempfile.TemporaryDirectory() as shared:  # that of pytest is closed to others
+        Path(shared).chmod(0o1777)
+        check_planted_bank(BankPlace("bank", Path(shared)))
+
+
+def check_planted_bank(place: BankPlace) -> None:
     process = SPAWN.Process(target=plant_bank, args=(place, 12345))
     process.start()
     process.join()

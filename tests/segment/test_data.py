@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import zarr
 from torch.utils.data import DataLoader
 
 from synthpipe.errors import StoreError
@@ -51,11 +51,10 @@ def test_what_is_no_finished_curated_set_is_refused(curated: Path, tmp_path: Pat
         CuratedSet(curated.parent / "candidates.zarr")
     with pytest.raises(StoreError, match="no Zarr v3 group"):
         CuratedSet(tmp_path)
-    group = zarr.open_group(tmp_path / "part.zarr", mode="w", zarr_format=3)
-    group.attrs.update(dict(open_group(curated).attrs))
-    key = {"name": "default", "separator": "."}
-    group.create_array("donor_groups", shape=(4,), chunks=(2,), dtype="i4", chunk_key_encoding=key)  # type: ignore[arg-type]
-    with pytest.raises(StoreError, match=r"is not complete: 2 objects .*, donor_groups/c\.0 the first; give"):
+    shutil.copytree(curated, tmp_path / "part.zarr")
+    for number in (0, 1):
+        (tmp_path / "part.zarr" / "labels" / f"c.{number}.0").unlink()
+    with pytest.raises(StoreError, match=r"is not complete: 2 objects .*, labels/c\.0\.0 the first; give"):
         CuratedSet(tmp_path / "part.zarr")
 
 

@@ -354,7 +354,7 @@ def test_a_store_that_cannot_be_opened_is_named_without_a_traceback(data_set: Da
     data = replace(data_set.training_data(), composites=Composites([CuratedSet(tmp_path / "curated.zarr")]))
     with pytest.raises(StoreError) as caught:
         train(settings(), data, tmp_path / "run", Hardware("cpu", 1, workers=1), LogReporter())
-    assert str(caught.value).startswith(f"{shard}: cannot be read: Is a directory")
+    assert str(caught.value).startswith(f"{shard}: cannot be read: is a folder, expected a file")
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 
 
