@@ -49,7 +49,6 @@ from synthpipe.tasks import Job, ScoreTask, score_shards
 from synthpipe.workplace import place_bank
 
 RESULTS = Path(__file__).parent / "results" / "gpu"
-PAGE = Path(__file__).parent.parent / "docs" / "gpu.md"
 DEMO = Path("pipelines/demo.yaml")
 _PACKAGES = ("synthpipe", "torch", "timm", "numpy", "zarr", "dask", "lightning", "segmentation-models-pytorch")
 
@@ -72,7 +71,7 @@ class Scale:
 
 
 SMALL = Scale(
-    canvas=32,
+    canvas=48,
     candidates=96,
     shard=16,
     training=48,
@@ -135,9 +134,9 @@ class Bench:
 
     def train_filter(self, directory: Path | Any) -> FilterReport:
         """Train the filter on stored Mosaics against others of them, turned upside down."""
-        images = array(open_group(self.run.candidates, "mosaic"), "image")
+        images = SampleReader(array(open_group(self.run.candidates, "mosaic"), "image"))
         count, held = self.scale.training, self.scale.training // 4
-        composites: Image = np.asarray(read_range(images, 0, min(len_of(images), 2 * (count + held))))
+        composites: Image = images.read_many(range(min(len(images), 2 * (count + held))))
         half = len(composites) // 2
         synthetic, real = composites[:half], np.ascontiguousarray(composites[half : 2 * half, ::-1])
         data = FilterData(
@@ -163,11 +162,6 @@ class Bench:
                 f"synthpipe {arguments[0]}: exit {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
             )
         return done.stdout + done.stderr
-
-
-def len_of(images: Any) -> int:
-    """Return the length of an array."""
-    return int(images.shape[0])
 
 
 Part = Callable[[Bench], dict[str, Any]]
