@@ -122,7 +122,7 @@ def _other_chunks(rng: np.random.Generator, data: bytes) -> bytes:
             sizes = pick(rng, ((60_000, 60_000), (2**31 - 1, 1), (0, 10), (1, 2**31 - 1), (9000, 9000), (2**31, 2**31)))
             chunks[0] = chunks[0][0], struct.pack(">II", *sizes) + chunks[0][1][8:]
         elif action == 1:
-            header = bytearray(chunks[0][1])
+            header = bytearray(chunks[0][1].ljust(13, b"\0"))  # the first may be another one by now
             header[int(rng.integers(8, 13))] = int(pick(rng, (0, 1, 2, 3, 4, 6, 7, 8, 16, 255)))
             chunks[0] = chunks[0][0], bytes(header)
         elif action == 2:
