@@ -8,6 +8,7 @@ So a decoder gets the parts of a file that make pixels, and no others.
 from __future__ import annotations
 
 import struct
+import zlib
 from collections.abc import Iterator
 
 from PIL import TiffTags
@@ -57,7 +58,13 @@ _BIG_TIFF = 43
 
 
 def bare_png(data: bytes) -> bytes:
-    """Return a PNG with the chunks that make pixels; of an animation the still picture stays."""
+    """Return a PNG with the chunks that make pixels; of an animation the still picture stays.
+
+    Raises
+    ------
+    CatalogError
+        The checksum of such a chunk is wrong, or there are too many chunks.
+    """
     return b"".join(_png_parts(data))
 
 
@@ -67,6 +74,9 @@ def _png_parts(data: bytes) -> Iterator[memoryview]:
     for _ in range(_MOST_PARTS):
         name, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
         if name in _CHUNKS:
+            # the decoder does not look at checksums of pixels
+            if end <= len(data) and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+                raise CatalogError(f"is damaged: the checksum of a chunk {name.decode()} is wrong; replace it")
             yield view[at:end]
         if name == b"IEND" or end >= len(data):
             return

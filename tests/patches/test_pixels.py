@@ -192,3 +192,16 @@ def test_damaged_pictures_do_no_harm() -> None:
     assert done.returncode == 0 and done.stderr == ""
     (peak,) = done.stdout.splitlines()  # and no picture that did
     assert int(peak.split()[1]) < 1024
+
+
+def test_a_png_with_a_wrong_checksum_is_refused() -> None:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(buffer, "PNG")
+    sound = buffer.getvalue()
+    start = sound.index(b"IDAT") + 4
+    for place in range(start, start + int.from_bytes(sound[start - 8 : start - 4]) + 4):  # pixels, and their checksum
+        damaged = bytearray(sound)
+        damaged[place] ^= 1
+        with pytest.raises(CatalogError, match="the checksum of a chunk IDAT is wrong"):
+            decode_bytes(bytes(damaged))
+    assert decode_bytes(sound).shape == (8, 9, 3)
