@@ -63,7 +63,7 @@ def bare_png(data: bytes) -> bytes:
     Raises
     ------
     CatalogError
-        The checksum of such a chunk is wrong, or there are too many chunks.
+        Such a chunk is truncated or its checksum is wrong, or there are too many chunks.
     """
     return b"".join(_png_parts(data))
 
@@ -75,8 +75,10 @@ def _png_parts(data: bytes) -> Iterator[memoryview]:
         name, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
         if name in _CHUNKS:
             # the decoder does not look at checksums of pixels
-            if end <= len(data) and zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
-                raise CatalogError(f"is damaged: the checksum of a chunk {name.decode()} is wrong; replace it")
+            if end > len(data):
+                raise CatalogError(f"is truncated: its chunk {name.decode()} ends beyond the file")
+            if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
+                raise CatalogError(f"is damaged: the checksum of a chunk {name.decode()} is wrong")
             yield view[at:end]
         if name == b"IEND" or end >= len(data):
             return

@@ -140,7 +140,7 @@ def test_problems_stop_or_are_skipped(root: Path) -> None:
     (folder / "s3-6-[1, 0, 0].png").symlink_to(folder / "gone.png")
     (folder / "s3_7_[1, 0, 0].png").write_bytes(data)
     expected = [
-        ("unreadable", "patch 's3-1-[1, 0, 0].png': cannot be decoded: "),
+        ("unreadable", "patch 's3-1-[1, 0, 0].png': is truncated: its chunk IDAT ends beyond the file"),
         ("unreadable", "patch 's3-2-[1, 0, 0].png': is empty, expected PNG, JPEG, TIFF or BMP; replace it"),
         ("unreadable", "patch 's3-3-[1, 0, 0].png': is no image, expected PNG"),
         (

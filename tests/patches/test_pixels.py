@@ -204,4 +204,6 @@ def test_a_png_with_a_wrong_checksum_is_refused() -> None:
         damaged[place] ^= 1
         with pytest.raises(CatalogError, match="the checksum of a chunk IDAT is wrong"):
             decode_bytes(bytes(damaged))
+    with pytest.raises(CatalogError, match="its chunk IDAT ends beyond the file"):
+        decode_bytes(sound[: start - 8] + (10**6).to_bytes(4) + sound[start - 4 :])
     assert decode_bytes(sound).shape == (8, 9, 3)
