@@ -280,7 +280,9 @@ class Pipelines:
         """Check that overrides of whole numbers and of the name are what they say."""
         last = {key.strip(): text for key, _, text in (each.partition("=") for each in case.overrides)}
         for key in _WHOLE_NUMBERS[case.kind]:
-            if key in last and not any(other.startswith(f"{key}.") for other in last):
+            # another override may replace the section that the key is in, or be of a key below it
+            related = (other for other in last if key.startswith(f"{other}.") or other.startswith(f"{key}."))
+            if key in last and not any(related):
                 self._number_as_meant(case.kind, key, last[key].partition(" #")[0].strip(), found)
         name = last.get("name")
         plain = name in SCALARS and re.fullmatch(r"[\w.+:-]+", name, re.ASCII)
