@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from click.testing import CliRunner
 from packaging.requirements import Requirement
@@ -94,5 +95,6 @@ def test_a_store_that_cannot_be_reached_is_a_finding(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()  # other tests' clients have no credentials
     (found,) = machine.storage(located("s3://bucket/runs"))
     assert found.state == "wrong" and "s3://bucket/runs: cannot be used: Could not connect" in found.found
