@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test check browser demo bench experiments fuzz clean
+.PHONY: install test test-matrix check browser demo bench experiments fuzz clean
 
 install: $(VENV)/installed
 
@@ -28,6 +28,10 @@ browser:
 
 test: check browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# the oldest and the newest versions that setup.cfg promises: 12 GB, with interpreters of Python 3.11, 3.12 and 3.13
+test-matrix: install
+	$(BIN)/python -m tests.matrix $(MATRIX)
 
 demo: install
 	$(BIN)/synthpipe phantom data/phantom

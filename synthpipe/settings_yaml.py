@@ -37,7 +37,9 @@ def parse(text: str) -> Any:
         said = " ".join(part for part in (error.context, error.problem) if part)
         mark = error.problem_mark or error.context_mark
         raise ValueError(f"line {mark.line + 1}, column {mark.column + 1}: {said}" if mark else said) from error
-    except OverflowError as error:
+    except (OverflowError, ValueError) as error:
+        if isinstance(error, ValueError) and "chr()" not in str(error):
+            raise
         raise ValueError("an escape such as \\UFFFFFFFF stands for no character") from error
 
 

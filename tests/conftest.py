@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from synthpipe.compose import Donors
 from synthpipe.config import Pipeline
@@ -17,6 +18,9 @@ from synthpipe.records import Donor
 
 # tests run side by side, a core each; with more threads each waits for the rest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("synthpipe", deadline=None)  # no test may fail by the clock
+settings.load_profile("synthpipe")
 
 Item = TypeVar("Item")
 ROOT = Path(__file__).parent.parent

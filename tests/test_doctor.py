@@ -5,6 +5,8 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from packaging.requirements import Requirement
 
 from synthpipe.cli import main
 from synthpipe.doctor import Finding, installation, machine
+from synthpipe.doctor.finding import checked
 from synthpipe.files import located
 
 
@@ -88,6 +91,35 @@ def test_a_missing_package_is_told_by_doctor_and_by_every_command(tmp_path: Path
             r"Error: a package that this needs cannot be imported: no \w+; `synthpipe doctor` tells what to install\n",
             result.stderr,
         )
+
+
+def test_old_packages_do_not_end_the_examination(tmp_path: Path) -> None:
+    for name in ("cv2", "distributed"):  # as a package does that misses a name of another
+        (tmp_path / f"{name}.py").write_text("raise AttributeError('module has no attribute x')\n")
+    code, found = examined(tmp_path, PYTHONPATH=str(tmp_path))
+    assert code == 1
+    assert found["package"]["found"] == "cv2 cannot be imported: module has no attribute x"
+    assert found["machine"]["found"] == "not looked at: module has no attribute x"
+
+
+def test_files_without_an_installation_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    found = installation.python()
+    assert found.state == "wrong" and "synthpipe is not installed" in found.found and "pip install" in found.cure
+    assert not list(installation.packages()) and not list(installation.extras())
+
+
+def test_a_check_that_fails_is_a_finding() -> None:
+    def check() -> Iterator[Finding]:
+        yield Finding("disk", "fine", "one")
+        raise KeyError("gone")
+
+    first, second = checked("disk", check)
+    assert first.state == "fine"
+    assert second.state == "wrong" and second.found == "cannot be checked: KeyError: 'gone'"
 
 
 def test_a_store_that_cannot_be_reached_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

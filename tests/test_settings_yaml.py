@@ -41,6 +41,7 @@ def test_scalars_are_what_yaml_1_2_makes_of_them_or_text(text: str, value: Any) 
         ("a: 1 # b\u2028c: 2", r"holds the character U\+2028"),
         ('a: "\\ud800"', r"holds the character U\+D800"),
         ('a: "\\UFFFFFFFF"', "stands for no character"),
+        ('a: "\\U00110000"', "stands for no character"),
         ("a: &b [*b]", r"\*b holds itself"),
         ("a: &b {<<: *b}", r"\*b holds itself"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from synthpipe.doctor.finding import Finding
+from synthpipe.doctor.finding import Finding, checked
 from synthpipe.doctor.installation import extras, packages, python
 from synthpipe.files import Location
 
@@ -12,13 +12,16 @@ __all__ = ["Finding", "examine"]
 
 
 def examine(directory: Location) -> Iterator[Finding]:
-    """Yield what is found, one thing after the other; runs would be built in `directory`, which is left as it was."""
-    yield python()
-    yield from packages()
-    yield from extras()
+    """Yield each finding as soon as it is known; runs would be built in `directory`, which is left as it was.
+
+    A check that fails is a finding too, and the others follow.
+    """
+    yield from checked("Python", python)
+    yield from checked("packages", packages)
+    yield from checked("extras", extras)
     try:
         from synthpipe.doctor.machine import machine
-    except ImportError as error:
+    except Exception as error:  # old packages raise more than ImportError
         yield Finding("machine", "wrong", f"not looked at: {error}", "mend the packages above, then look again")
         return
     yield from machine(directory)

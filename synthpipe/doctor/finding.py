@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,3 +29,13 @@ class Finding:
     state: State
     found: str
     cure: str = ""
+
+
+def checked(what: str, check: Callable[[], Finding | Iterable[Finding]]) -> Iterator[Finding]:
+    """Yield what a check finds; where it fails, a finding that says so: anything may be missing or old."""
+    try:
+        found = check()
+        yield from (found,) if isinstance(found, Finding) else found
+    except Exception as error:
+        said = f"cannot be checked: {type(error).__name__}: {error}"
+        yield Finding(what, "wrong", said, "mend what is wrong above; if nothing is, please report this")

@@ -19,6 +19,9 @@ _SAME_BYTES = {"opencv-python-headless": SpecifierSet("<5")}  # newer ones warp 
 def python() -> Finding:
     """Look at the interpreter."""
     found = f"{platform.python_version()} at {sys.executable}"
+    if _version("synthpipe") is None:
+        cure = "pip install '.' in its folder, or pip install synthpipe"
+        return Finding("Python", "wrong", f"{found}; synthpipe is not installed, only its files are found", cure)
     wanted = metadata.metadata("synthpipe")["Requires-Python"]
     if platform.python_version() in SpecifierSet(wanted):
         return Finding("Python", "fine", found)
@@ -27,29 +30,31 @@ def python() -> Finding:
 
 def packages() -> Iterator[Finding]:
     """Look at the packages that synthpipe needs: their versions, and whether they can be imported."""
-    needed = [each for each in _requirements() if each.marker is None]
+    needed = [each for each in _requirements() if _applies(each, "")]
     problems = [(each, problem) for each in needed if (problem := _problem(each))]
     for requirement, problem in problems:
         yield Finding("package", "wrong", problem, f"pip install '{requirement}'")
-    if not problems:
+    if needed and not problems:
         yield Finding("packages", "fine", f"all {len(needed)}, synthpipe {metadata.version('synthpipe')}")
     for name, wanted in _SAME_BYTES.items():
         if (found := _version(name)) and found not in wanted:
             yield Finding(
                 "package", "note", f"{name} {found} makes other bytes than {wanted}", f"pip install '{name}{wanted}'"
             )
-    for module in ("cv2", "numba", "zarr", "bezier"):
+    for module in ("cv2", "numba", "zarr"):
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except Exception as error:  # old packages raise more than ImportError
             yield Finding("package", "wrong", f"{module} cannot be imported: {error}", "install it, or what it names")
 
 
 def extras() -> Iterator[Finding]:
     """Look at the packages that only a part of the commands needs."""
+    if _version("synthpipe") is None:
+        return
     names = [name for name in metadata.metadata("synthpipe").get_all("Provides-Extra") or () if name != "test"]
     for name in names:
-        needed = [each for each in _requirements() if each.marker and each.marker.evaluate({"extra": name})]
+        needed = [each for each in _requirements() if _applies(each, name) and not _applies(each, "")]
         missing = [problem for each in needed if (problem := _problem(each))]
         if missing:
             yield Finding(
@@ -60,7 +65,11 @@ def extras() -> Iterator[Finding]:
 
 
 def _requirements() -> list[Requirement]:
-    return [Requirement(text) for text in metadata.requires("synthpipe") or ()]
+    return [Requirement(text) for text in metadata.requires("synthpipe") or ()] if _version("synthpipe") else []
+
+
+def _applies(requirement: Requirement, extra: str) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": extra})
 
 
 def _version(name: str) -> str | None:

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from synthpipe.doctor.finding import Finding
+from synthpipe.doctor.finding import Finding, checked
 from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.files import Location, told
 from synthpipe.folders import Kind
@@ -39,14 +39,18 @@ _SLOW, _SLOW_OBJECT = 50e6, 0.1  # bytes a second; seconds a small object
 
 def machine(directory: Location) -> Iterator[Finding]:
     """Yield what is found, one thing after the other; runs would be built in `directory`, which is left as it was."""
-    yield processor()
-    yield gpu()
-    yield kernels()
-    yield room("scratch disk", Path(tempfile.gettempdir()), "set TMPDIR, or give --scratch, to a disk with more room")
+    scratch = Path(tempfile.gettempdir())
+    yield from checked("processor", processor)
+    yield from checked("GPU", gpu)
+    yield from checked("kernels", kernels)
+    yield from checked(
+        "scratch disk", lambda: room("scratch disk", scratch, "set TMPDIR, or give --scratch, to a disk with more room")
+    )
     if isinstance(directory, Path):
-        yield room("disk of runs", directory, "build into a directory on another disk (-o)")
-    yield from storage(directory)
-    yield dask()
+        cure = "build into a directory on another disk (-o)"
+        yield from checked("disk of runs", lambda: room("disk of runs", directory, cure))
+    yield from checked("storage", lambda: storage(directory))
+    yield from checked("Dask", dask)
 
 
 def processor() -> Finding:

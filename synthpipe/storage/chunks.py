@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from numcodecs.vlen import VLenUTF8
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 from zarr.abc.codec import Codec
-from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, Endian, ShardingCodec, VLenUTF8Codec, ZstdCodec
+from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, VLenUTF8Codec, ZstdCodec
 
 from synthpipe.errors import StoreError
 
@@ -70,7 +70,7 @@ class ChunkCodec:
         codecs: Sequence[Codec] = array.metadata.codecs  # type: ignore[union-attr]
         known = True
         if isinstance(codecs[0], ShardingCodec):
-            ends, index = codecs[0].index_location.value == "end", codecs[0].index_codecs
+            ends, index = settings(codecs[0])["index_location"] == "end", codecs[0].index_codecs
             known = ends and list(map(type, index)) == [BytesCodec, Crc32cCodec] and _little(index[0])
             codecs = codecs[0].codecs
         first, *others = codecs
@@ -238,17 +238,24 @@ def _strings(data: bytes, count: int) -> list[str]:
     return found
 
 
+def settings(codec: Codec) -> Mapping[str, Any]:
+    """Return the settings of a codec as ``zarr.json`` has them; attributes are enums in older versions of Zarr."""
+    found: Mapping[str, Any] = codec.to_dict().get("configuration", {})  # type: ignore[assignment]
+    return found
+
+
 def _little(codec: Codec) -> bool:
-    return isinstance(codec, BytesCodec) and codec.endian in (None, Endian.little)
+    return isinstance(codec, BytesCodec) and settings(codec).get("endian") in (None, "little")
 
 
 def _is_lz4(codec: Codec) -> bool:
-    return isinstance(codec, BloscCodec) and codec.cname.value in ("lz4", "lz4hc") and codec.typesize == 1
+    return isinstance(codec, BloscCodec) and settings(codec)["cname"] in ("lz4", "lz4hc") and codec.typesize == 1
 
 
 def _compressor(codec: Codec) -> Any:
     if isinstance(codec, BloscCodec):
-        return blosc.Blosc(codec.cname.value, codec.clevel, _SHUFFLES[codec.shuffle.value], codec.blocksize)
+        found = settings(codec)
+        return blosc.Blosc(found["cname"], codec.clevel, _SHUFFLES[found["shuffle"]], codec.blocksize)
     assert isinstance(codec, ZstdCodec)  # nosec B101 # for mypy: `of` admits no other
     return Zstd(codec.level)
 

@@ -17,7 +17,7 @@ import numpy as np
 import zarr
 from zarr.abc.codec import BytesBytesCodec
 from zarr.abc.store import Store
-from zarr.codecs import BloscCodec, BloscShuffle, Crc32cCodec, ZstdCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
 from synthpipe.config import Codec, StoreSection
@@ -175,7 +175,7 @@ def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
     return [ZstdCodec(level=store.zstd_level)]
 
 
-_SHUFFLES: Mapping[Kind, BloscShuffle] = {"image": BloscShuffle.bitshuffle, "mask": BloscShuffle.noshuffle}
+_SHUFFLES: Mapping[Kind, Literal["bitshuffle", "noshuffle"]] = {"image": "bitshuffle", "mask": "noshuffle"}
 
 
 def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozenset[int]:

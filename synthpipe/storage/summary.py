@@ -14,6 +14,7 @@ from zarr.codecs import BloscCodec, ShardingCodec
 from synthpipe.errors import StoreError
 from synthpipe.files import PARTIAL, Location
 from synthpipe.records import STRATEGIES
+from synthpipe.storage.chunks import settings
 from synthpipe.storage.contents import contents
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
@@ -121,4 +122,4 @@ def _bytes_stored(array: zarr.Array[Any]) -> int:
 def _codec_name(codec: Codec) -> str:
     """Return what a codec is called in Zarr's metadata, with the compressor that Blosc uses."""
     name = str(codec.to_dict()["name"])
-    return f"{name}-{codec.cname.value}" if isinstance(codec, BloscCodec) else name
+    return f"{name}-{settings(codec)['cname']}" if isinstance(codec, BloscCodec) else name

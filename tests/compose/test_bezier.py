@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
-import bezier
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,7 +10,7 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from synthpipe.compose import Donors, generator, render, sample
-from synthpipe.compose.curve import sample_points
+from synthpipe.compose.curve import bernstein, evaluate, sample_points
 from synthpipe.compose.reference import control_polygons, fill, outline
 from synthpipe.records import BezierRecipe, Donor, recipe_from_json, recipe_to_json
 from tests.conftest import FLAT_COLORS, flat_donors, pipeline, textured_donors
@@ -59,6 +58,7 @@ def test_drawing_ends_after_the_stated_number_of_draws(most: int) -> None:
 
 
 def test_the_outline_is_what_the_bezier_package_evaluates() -> None:
+    bezier = pytest.importorskip("bezier", reason="no wheels for this Python")
     points = np.random.default_rng(3).random((12, 2))
     curve = outline(points, 0.05, 0.2, 100)
     expected = [
@@ -66,6 +66,15 @@ def test_the_outline_is_what_the_bezier_package_evaluates() -> None:
         for polygon in control_polygons(points, 0.05, 0.2)
     ]
     assert np.allclose(curve, np.concatenate(expected), atol=1e-12)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 50, 100, 101, 1000])
+def test_weights_without_the_bezier_package_are_equal_to_the_bit(samples: int) -> None:
+    bezier = pytest.importorskip("bezier", reason="no wheels for this Python")
+    parameters = np.linspace(0.0, 1.0, samples)
+    expected = bezier.Curve(np.eye(4), degree=3).evaluate_multi(parameters)
+    assert evaluate(parameters).tobytes() == np.ascontiguousarray(expected).tobytes()
+    assert bernstein(samples).tobytes() == np.ascontiguousarray(expected).tobytes()
 
 
 def test_tangents_are_continuous_and_blend_the_chords_angles() -> None:
