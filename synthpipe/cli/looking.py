@@ -21,6 +21,7 @@ from synthpipe.patches.access import find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import class_names, read_layout
+from synthpipe.patches.pixels import dark_remark
 from synthpipe.patterns import pattern_fault
 from synthpipe.pictures import palette_png, png
 from synthpipe.records import STRATEGIES, Strategy
@@ -150,6 +151,7 @@ def _catalog_summary(catalog: Catalog, taxonomy: Taxonomy) -> dict[str, Any]:
         "sizes": dict(sizes.most_common()),
         "groups": len(catalog.groups),
         "problems": [{"id": p.id, "kind": p.kind, "message": p.message} for p in catalog.problems],
+        "remarks": [dark_remark(catalog.dark)] if catalog.dark else [],
     }
 
 
@@ -168,3 +170,5 @@ def _catalog_lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield f"problems: {len(found['problems']) or 'none'}"
     for problem in found["problems"]:
         yield f"  {problem['kind']}: {problem['message']}"
+    for remark in found["remarks"]:
+        yield f"note: {remark}"

@@ -25,6 +25,7 @@ from synthpipe.folders import Kind, belongs, claim
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.pixels import dark_remark
 from synthpipe.settings_file import load_settings
 from synthpipe.storage.summary import human_bytes
 
@@ -242,6 +243,8 @@ def _catalog(real: Location, layout: Layout | None, description: Description, mo
             f"note: {len(catalog.problems)} real patches left out, as patches.on_error of the build says; the first: "
             f"{catalog.problems[0].message}"
         )
+    if catalog.dark:
+        reporter().note(f"note: {dark_remark(catalog.dark)}")
     return catalog
 
 
@@ -251,7 +254,7 @@ def _masked(directory: Path, description: Description, any_palette: bool, most: 
 
     images = masked_images(directory, most)
     with reporter().stage(f"masks of {directory.name}", len(images)) as advance:
-        check_masked(images, description.taxonomy, any_palette, advance)
+        check_masked(images, description.taxonomy, any_palette, advance, reporter().note)
     return images
 
 

@@ -2,7 +2,8 @@
 
 A small file can ask for much memory or time by its text, profiles, EXIF and further pages, and decoders warn about
 them.
-So a decoder gets the parts of a file that make pixels, and no others.
+So a decoder gets the parts of a file that make pixels, and no others. What else changes the picture, its orientation
+and its depth, is read here.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Literal
 
 from PIL import TiffTags
 
@@ -18,126 +22,213 @@ from synthpipe.errors import CatalogError
 _MOST_PARTS = 2**18  # a PNG at the bound of pixels has fewer chunks, even of 4 kB each
 _MOST_TAGS = 2**16 - 1  # of a TIFF that is no BigTIFF
 _MOST_TAG_BYTES = 2**21  # of those that are kept: a quarter of a million strips
+_MOST_PAGES = 1000  # of a TIFF, whose kinds are read
 
-_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_FACTS = (b"eXIf", b"sBIT", b"acTL")
+_EXIF = b"Exif\0\0"
 # comments, and application data but JFIF's (0xE0) and Adobe's (0xEE), which tell the colour space
 _JPEG_METADATA = {0xFE, *range(0xE1, 0xEE), 0xEF}
+_JPEG_EXIF = 0xE1
 _JPEG_WITHOUT_DATA = {0x01, *range(0xD0, 0xDA)}
 _JPEG_SCAN = 0xDA
-_TIFF_TAGS = {
-    *(
-        256,
-        257,
-        258,
-        259,
-        262,
-        266,
-        273,
-        274,
-        277,
-        278,
-        279,
-        284,
-        292,
-        293,
-        317,
-        320,
-        322,
-        323,
-        324,
-        325,
-        332,
-        338,
-        339,
-    ),
-    *(347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),  # JPEG within TIFF, and YCbCr
-}
+_TIFF_TAGS = frozenset(
+    {
+        *(
+            256,
+            257,
+            258,
+            259,
+            262,
+            266,
+            273,
+            277,
+            278,
+            279,
+            284,
+            292,
+            293,
+            317,
+            320,
+            322,
+            323,
+            324,
+            325,
+            332,
+            338,
+            339,
+        ),
+        *(347, 512, 513, 514, 515, 517, 518, 519, 520, 521, 529, 530, 531, 532),  # JPEG within TIFF, and YCbCr
+    }
+)
+_SUBFILE_TYPE, _ORIENTATION, _MAX_SAMPLE_VALUE = 254, 274, 281
+_TIFF_FACTS = frozenset({_SUBFILE_TYPE, _ORIENTATION, _MAX_SAMPLE_VALUE})
 _TIFF_UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _TIFF_BYTES = (1, 2, 7)  # types of tags with one value of many bytes
 _BIG_TIFF = 43
+_REDUCED, _MASK = 1, 4  # kinds of pages that show nothing new
 
 
-def bare_png(data: bytes) -> bytes:
-    """Return a PNG with the chunks that make pixels; of an animation the still picture stays.
+@dataclass(frozen=True, slots=True)
+class Bare:
+    """The parts of a picture file that make pixels, and what the others say about them.
+
+    Attributes
+    ----------
+    data : bytes
+        A file of these parts alone.
+    orientation : int
+        How the stored pixels lie, as EXIF numbers it: 1 to 8, where 1 is upright.
+    bits : int, optional
+        The bits, 8 to 15, of values in samples of 16 bits, where the file declares them.
+    """
+
+    data: bytes
+    orientation: int = 1
+    bits: int | None = None
+
+
+def bare_png(data: bytes) -> Bare:
+    """Return a PNG with the chunks that make pixels.
 
     Raises
     ------
     CatalogError
-        Such a chunk is truncated or its checksum is wrong, or there are too many chunks.
+        Such a chunk is truncated or its checksum is wrong, there are too many chunks, or several frames.
     """
-    return b"".join(_png_parts(data))
+    parts, facts = [memoryview(data)[:8]], dict[bytes, bytes]()
+    for name, chunk in _png_parts(data):
+        if name in _CHUNKS:
+            parts.append(chunk)
+        else:
+            facts.setdefault(name, bytes(chunk[8:-4]))
+    frames = int.from_bytes(facts.get(b"acTL", b"")[:4])
+    if frames > 1:
+        raise CatalogError(f"is an animation of {frames} frames, expected one picture; save the frame that you mean")
+    bits = facts.get(b"sBIT", b"")
+    return Bare(
+        b"".join(parts),
+        _exif_orientation(facts.get(b"eXIf", b"")),
+        _declared(max(bits[: 3 if len(bits) > 2 else 1], default=0)),  # two or four bytes end with those of alpha
+    )
 
 
-def _png_parts(data: bytes) -> Iterator[memoryview]:
+def _png_parts(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
     view, at = memoryview(data), 8
-    yield view[:at]
     for _ in range(_MOST_PARTS):
         name, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
-        if name in _CHUNKS:
+        if name in _CHUNKS or name in _FACTS:
             # the decoder does not look at checksums of pixels
             if end > len(data):
                 raise CatalogError(f"is truncated: its chunk {name.decode()} ends beyond the file")
             if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
                 raise CatalogError(f"is damaged: the checksum of a chunk {name.decode()} is wrong")
-            yield view[at:end]
+            yield name, view[at:end]
         if name == b"IEND" or end >= len(data):
             return
         at = end
     raise CatalogError(f"has more than {_MOST_PARTS} chunks; save it anew")
 
 
-def bare_jpeg(data: bytes) -> bytes:
+def bare_jpeg(data: bytes) -> Bare:
     """Return a JPEG without its metadata; what follows the first scan stays as it is."""
-    return b"".join(_jpeg_parts(data))
+    parts, exif = [memoryview(data)[:2]], b""
+    for marker, part in _jpeg_parts(data):
+        if marker not in _JPEG_METADATA:
+            parts.append(part)
+        elif marker == _JPEG_EXIF and part[4:10] == _EXIF:
+            exif = exif or bytes(part[4:])
+    return Bare(b"".join(parts), _exif_orientation(exif))
 
 
-def _jpeg_parts(data: bytes) -> Iterator[memoryview]:
+def _jpeg_parts(data: bytes) -> Iterator[tuple[int, memoryview]]:
     view, at = memoryview(data), 2
-    yield view[:at]
     for _ in range(_MOST_PARTS):
         at = data.find(b"\xff", at)
         if at < 0 or at + 1 >= len(data):
             return
         marker = data[at + 1]
         if marker == _JPEG_SCAN:
-            yield view[at:]
+            yield marker, view[at:]
             return
         if marker in (0x00, 0xFF):  # no marker, or one that is padded
             at += 1
             continue
         length = 0 if marker in _JPEG_WITHOUT_DATA else max(2, int.from_bytes(data[at + 2 : at + 4]))
-        if marker not in _JPEG_METADATA:
-            yield view[at : at + 2 + length]
+        yield marker, view[at : at + 2 + length]
         at += 2 + length
     raise CatalogError(f"has more than {_MOST_PARTS} segments; save it anew")
 
 
-def bare_tiff(data: bytes) -> bytes:
-    """Return a TIFF whose only directory, at its end, holds those tags of the first that make pixels."""
-    order = "<" if data[:2] == b"II" else ">"
-    number, counter, head = ("Q", "Q", 16) if data[2] == _BIG_TIFF else ("L", "H", 8)
+def bare_bmp(data: bytes) -> Bare:
+    """Return a BMP, which has no other parts."""
+    return Bare(data)
+
+
+def bare_tiff(data: bytes) -> Bare:
+    """Return a TIFF whose only directory, at its end, holds those tags of the first that make pixels.
+
+    Raises
+    ------
+    CatalogError
+        A tag is truncated, there are too many, or further pages show something else.
+    """
+    layout = _layout(data)
     try:
-        tags = dict(sorted(_tiff_tags(data, order, number, counter, head)))
+        (first,) = layout.offset.unpack_from(data, layout.head - layout.offset.size)
+        tags = {tag: (entry, value) for tag, entry, value in _tiff_tags(data, layout, first, _TIFF_TAGS | _TIFF_FACTS)}
+        facts = {tag: tags.pop(tag)[1] for tag in _TIFF_FACTS & tags.keys()}
         end = len(data) + len(data) % 2
-        directory = struct.pack(order + counter, len(tags)) + b"".join(tags.values()) + bytes(head)
-        begin = data[: head - struct.calcsize("=" + number)] + struct.pack(order + number, end)
+        entries = [tags[tag][0] for tag in sorted(tags)]
+        directory = layout.counter.pack(len(tags)) + b"".join(entries) + bytes(layout.head)
+        begin = data[: layout.head - layout.offset.size] + layout.offset.pack(end)
     except (struct.error, OverflowError) as error:
         raise CatalogError("is truncated: its tags lie beyond its end") from error
-    return b"".join([begin, memoryview(data)[head:], bytes(end - len(data)), directory])
+    if facts.get(_SUBFILE_TYPE, 0) & (_REDUCED | _MASK) or not all(_are_extra(data, layout, first)):
+        raise CatalogError(
+            "has several pages, expected one picture; save the page that you mean by itself, for example with "
+            "`magick 'FILE[0]' NEW`"
+        )
+    largest = facts.get(_MAX_SAMPLE_VALUE, 0)
+    return Bare(
+        b"".join([begin, memoryview(data)[layout.head :], bytes(end - len(data)), directory]),
+        _known(facts.get(_ORIENTATION, 1)),
+        _declared(largest.bit_length()) if largest & (largest + 1) == 0 else None,
+    )
 
 
-def _tiff_tags(data: bytes, order: str, number: str, counter: str, head: int) -> Iterator[tuple[int, bytes]]:
-    """Yield the tags that make pixels, each with its entry in the new directory."""
-    entry, offset = struct.Struct(f"{order}HH{number}"), struct.Struct(order + number)
-    (at,) = offset.unpack_from(data, head - offset.size)
-    (count,) = struct.unpack_from(order + counter, data, at)
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How numbers lie in a TIFF: `head` bytes, of which the last are the offset of its first directory."""
+
+    order: Literal["little", "big"]
+    head: int
+    offset: struct.Struct
+    counter: struct.Struct
+    entry: struct.Struct
+
+    def number(self, data: bytes) -> int:
+        return int.from_bytes(data, self.order)
+
+
+def _layout(data: bytes) -> _Layout:
+    little = data.startswith(b"II")
+    number, counter, head = ("Q", "Q", 16) if data[2] == _BIG_TIFF else ("L", "H", 8)
+    structs = (struct.Struct("<>"[not little] + each) for each in (number, counter, f"HH{number}"))
+    return _Layout("little" if little else "big", head, *structs)
+
+
+def _tiff_tags(data: bytes, layout: _Layout, at: int, wanted: frozenset[int]) -> Iterator[tuple[int, bytes, int]]:
+    """Yield the wanted tags of a directory, each with its entry in a new directory and its first number."""
+    entry, offset = layout.entry, layout.offset
+    (count,) = layout.counter.unpack_from(data, at)
     if count > _MOST_TAGS:
         raise CatalogError(f"has {count} tags, expected at most {_MOST_TAGS}; save it anew")
-    at += struct.calcsize(order + counter)
+    at += layout.counter.size
     seen, total, step = set[int](), 0, entry.size + offset.size
     for place in range(at, at + count * step, step):
         tag, kind, length = entry.unpack_from(data, place)
-        if tag not in _TIFF_TAGS or kind not in _TIFF_UNITS or not length or tag in seen:
+        if tag not in wanted or kind not in _TIFF_UNITS or not length or tag in seen:
             continue
         seen.add(tag)
         inside = _TIFF_UNITS[kind] * length <= offset.size
@@ -151,4 +242,44 @@ def _tiff_tags(data: bytes, order: str, number: str, counter: str, head: int) ->
         if start + size > len(data):
             raise CatalogError(f"is truncated: its tag {tag} lies beyond its end")
         field = data[start : start + size].ljust(offset.size, b"\0") if size <= offset.size else offset.pack(start)
-        yield tag, entry.pack(tag, kind, length) + field
+        yield tag, entry.pack(tag, kind, length) + field, layout.number(data[start : start + _TIFF_UNITS[kind]])
+
+
+def _are_extra(data: bytes, layout: _Layout, at: int) -> Iterator[bool]:
+    """Yield whether each page after the one at `at` is a smaller copy or a mask of another page.
+
+    The first tag of a page says so. A link that leads beyond the file ends the pages.
+    """
+    step = layout.entry.size + layout.offset.size
+    for _ in range(_MOST_PAGES):
+        try:
+            (count,) = layout.counter.unpack_from(data, at)
+            (at,) = layout.offset.unpack_from(data, at + layout.counter.size + count * step)
+            if not at:
+                return
+            tag, unit, _ = layout.entry.unpack_from(data, at + layout.counter.size)
+        except (struct.error, OverflowError):
+            return
+        start = at + layout.counter.size + layout.entry.size
+        kind = layout.number(data[start : start + _TIFF_UNITS.get(unit, 0)])
+        yield tag == _SUBFILE_TYPE and bool(kind & (_REDUCED | _MASK))
+
+
+def _exif_orientation(exif: bytes) -> int:
+    """Return the orientation that EXIF data declare; damaged ones declare none."""
+    exif = exif.removeprefix(_EXIF)
+    if exif[:4] in (b"II*\0", b"MM\0*"):
+        layout = _layout(exif)
+        with suppress(CatalogError, struct.error, OverflowError):
+            (at,) = layout.offset.unpack_from(exif, layout.head - layout.offset.size)
+            for _, _, value in _tiff_tags(exif, layout, at, frozenset({_ORIENTATION})):
+                return _known(value)
+    return 1
+
+
+def _known(orientation: int) -> int:
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+def _declared(bits: int) -> int | None:
+    return bits if 8 <= bits < 16 else None

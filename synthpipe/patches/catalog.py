@@ -9,7 +9,7 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import get_args
 
@@ -40,10 +40,14 @@ _KINDS = get_args(ProblemKind)
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The usable patches of a data set, sorted by id, and the problems of those that are left out."""
+    """The usable patches of a data set, sorted by id, and the problems of those that are left out.
+
+    `dark` has the ids of patches that are read as nearly black (`dark_remark`); it is not stored.
+    """
 
     patches: tuple[PatchRef, ...]
     problems: tuple[Problem, ...] = ()
+    dark: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def donors(self) -> tuple[PatchRef, ...]:
@@ -172,15 +176,17 @@ def survey(
     problems: list[Problem] = []
     claims = claims or read_layout(patches, taxonomy)
     examine = partial(_examine, most=patches.max_pixels)
-    for outcome in in_threads(examine, claims, threads or min(32, available_cores() + 4)):
+    dark: list[str] = []
+    for outcome, is_dark in in_threads(examine, claims, threads or min(32, available_cores() + 4)):
         if isinstance(outcome, PatchRef):
             first = usable.setdefault(outcome.sha256, outcome)
             problems += () if first is outcome else (_duplicate(outcome, first, taxonomy),)
+            dark += [outcome.id] if is_dark and first is outcome else []
         else:
             problems += outcome
         if on_patch:
             on_patch()
-    return Catalog(tuple(usable.values()), tuple(problems))
+    return Catalog(tuple(usable.values()), tuple(problems), tuple(dark))
 
 
 def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: Location) -> None:
@@ -227,18 +233,20 @@ def load_catalog(directory: Location, taxonomy: Taxonomy, access: Mapping[str, s
     return Catalog(tuple(patches), tuple(problems))
 
 
-def _examine(claim: Claim, most: int) -> PatchRef | tuple[Problem, ...]:
-    """Read the file of a claim that has no problems yet."""
+def _examine(claim: Claim, most: int) -> tuple[PatchRef | tuple[Problem, ...], bool]:
+    """Read the file of a claim that has no problems yet, and tell whether it is dark."""
     if claim.problems:
-        return claim.problems
+        return claim.problems, False
+    dark: list[bool] = []
     try:
         data = read_bytes(claim.secret_url or claim.path, most)
-        height, width, _ = decode_bytes(data, most).shape
+        height, width, _ = decode_bytes(data, most, lambda: dark.append(True)).shape
     except CatalogError as error:
         message = f"patch {claim.id!r}: {error}; replace it or exclude it with patches.exclude"
-        return (Problem(claim.id, "unreadable", message),)
+        return (Problem(claim.id, "unreadable", message),), False
     sha256 = hashlib.sha256(data).hexdigest()
-    return PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group, claim.secret_url)
+    patch = PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group, claim.secret_url)
+    return patch, bool(dark)
 
 
 def _duplicate(patch: PatchRef, first: PatchRef, taxonomy: Taxonomy) -> Problem:

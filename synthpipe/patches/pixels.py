@@ -6,15 +6,15 @@ import ctypes
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
 from PIL import _imaging
 from PIL.BmpImagePlugin import BmpImageFile
+from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -23,7 +23,8 @@ from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 from synthpipe.config import MAX_PIXELS
 from synthpipe.errors import CatalogError, StoreError
 from synthpipe.files import located, read_regular
-from synthpipe.patches.bare import bare_jpeg, bare_png, bare_tiff
+from synthpipe.patches.bare import Bare, bare_bmp, bare_jpeg, bare_png, bare_tiff
+from synthpipe.patches.samples import SAMPLES, indices, rgb, understood
 from synthpipe.records import Image, Mask, PatchRef
 
 _MOST_BYTES = 2**30  # of a file; where more pixels are allowed, eight bytes for each
@@ -32,23 +33,34 @@ _MOST_PACKED = {"raw": 8, "libtiff": 100_000}  # pixels a byte, by decoder; CCIT
 _MOST_PACKED_ELSE = 10_000  # deflate packs 1032 bytes, of eight pixels each, into one
 _MOST_TILE = 4096 * 4096  # pixels of a TIFF's tile, which may be larger than its image
 _MOST_SCANS = 64  # of a JPEG at the bound of pixels; smaller ones may have more
-_STRIP = 2**20  # pixels that are converted at a time
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _SCAN = b"\xff\xda"
+_TURNS = (  # what makes a picture upright, by orientations 2 to 8
+    *(Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE),
+    *(Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
+)
 
-_KINDS: dict[bytes, tuple[type[ImageFile], Callable[[bytes], bytes]]] = {
+_KINDS: dict[bytes, tuple[type[ImageFile], Callable[[bytes], Bare]]] = {
     b"\x89PNG\r\n\x1a\n": (PngImageFile, bare_png),
     b"\xff\xd8\xff": (JpegImageFile, bare_jpeg),
     **dict.fromkeys(PREFIXES, (TiffImageFile, bare_tiff)),
-    b"BM": (BmpImageFile, bytes),
+    b"BM": (BmpImageFile, bare_bmp),
 }
 
 
-def decode(path: str | Path, most: int = MAX_PIXELS) -> Image:
-    """Read a patch, or an image, of at most `most` pixels.
+def decode(path: str | Path, most: int = MAX_PIXELS, on_dark: Callable[[], object] | None = None) -> Image:
+    """Read a patch, or an image, of at most `most` pixels, upright.
 
-    Grey, palette, CMYK and 16-bit pixels become RGB of 8 bits; transparency is dropped; of several pages the first
-    counts.
+    Grey, palette, CMYK and 16-bit pixels become RGB of 8 bits.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    most : int
+        Pixels that it may have.
+    on_dark : callable, optional
+        Called if the values of a 16-bit image lie below a tenth of its range, and it does not declare fewer bits.
 
     Returns
     -------
@@ -60,12 +72,12 @@ def decode(path: str | Path, most: int = MAX_PIXELS) -> Image:
     CatalogError
         The file cannot be read or decoded completely, or has more pixels; the message names it.
     """
-    with _named(path), opened(read_bytes(path, most), most) as picture:
-        return _rgb(picture)
+    with _named(path):
+        return decode_bytes(read_bytes(path, most), most, on_dark)
 
 
 def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
-    """Read a mask, a palette or grey picture whose pixel values are class indices, of at most `most` pixels.
+    """Read a mask, a palette or grey picture whose pixel values are class indices, of at most `most` pixels, upright.
 
     Returns
     -------
@@ -75,15 +87,19 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
     Raises
     ------
     CatalogError
-        As for `decode`, or the picture is of another kind.
+        As for `decode`, or the picture is of another kind or holds values above 255.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
-        if picture.mode not in ("P", "L"):
-            raise CatalogError(
-                f"is a picture of mode {picture.mode}, expected a palette or grey image whose pixel values are class "
-                "indices; convert it"
-            )
-        return _indices(picture)
+        return indices(picture)
+
+
+def dark_remark(names: Sequence[str]) -> str:
+    """Return what to tell of the images that `decode` calls dark, of which there is one at least."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        f"{names[0]}{more}: 16-bit values below a tenth of the range are read as nearly black; if they have fewer "
+        "bits, stretch them, for example those of 12 bits with `magick FILE -evaluate multiply 16 NEW`"
+    )
 
 
 def read_palette(path: Path, most: int = MAX_PIXELS) -> tuple[int, ...]:
@@ -92,7 +108,7 @@ def read_palette(path: Path, most: int = MAX_PIXELS) -> tuple[int, ...]:
     Raises
     ------
     CatalogError
-        As for `decode`, except that pixels are not decoded.
+        As for `decode`, except that pixels may not be decoded.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
         return tuple(picture.getpalette("RGB") or ()) if picture.mode == "P" else ()
@@ -153,36 +169,20 @@ def read_bytes(path: str | Path, most: int = MAX_PIXELS) -> bytes:
         raise CatalogError(f"cannot be read: {error}") from error
 
 
-def decode_bytes(data: bytes, most: int = MAX_PIXELS) -> Image:
+def decode_bytes(data: bytes, most: int = MAX_PIXELS, on_dark: Callable[[], object] | None = None) -> Image:
     """Decode a file's bytes as `decode` does; a `CatalogError` does not say which file it is."""
     with opened(data, most) as picture:
-        return _rgb(picture)
-
-
-def _rgb(picture: PIL.Image.Image) -> Image:
-    if picture.mode in ("I", "F"):
-        raise CatalogError(f"has 32-bit pixels (Pillow mode {picture.mode}), expected 8 or 16 bits")
-    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
-    for rows, strip in _strips(picture):
-        if strip.mode.startswith("I;16"):
-            pixels[rows] = (np.asarray(strip) >> 8)[:, :, np.newaxis]
-        else:
-            pixels[rows] = np.asarray(strip.convert("RGB"))
-    return pixels
-
-
-def _indices(picture: PIL.Image.Image) -> Mask:
-    pixels = np.empty((picture.height, picture.width), np.uint8)
-    for rows, strip in _strips(picture):
-        pixels[rows] = np.asarray(strip)
+        pixels, dark = rgb(picture)
+    if dark and on_dark:
+        on_dark()
     return pixels
 
 
 @contextmanager
-def opened(data: bytes, most: int) -> Iterator[ImageFile]:
-    """Give the picture that a file's bytes hold, to be decoded before this ends.
+def opened(data: bytes, most: int) -> Iterator[PIL.Image.Image]:
+    """Give the picture that a file's bytes hold, upright, to be decoded before this ends.
 
-    Its kind follows from its bytes, never from its name. Nothing is decoded before its size is known to be at most
+    Its format follows from its bytes, never from its name. Nothing is decoded before its size is known to be at most
     `most` pixels and plausible for so many bytes, and metadata never is.
 
     Raises
@@ -190,19 +190,28 @@ def opened(data: bytes, most: int) -> Iterator[ImageFile]:
     CatalogError
         It is no such picture, or cannot be decoded completely; the message does not say which file it is.
     """
-    kind, bare = next((found for prefix, found in _KINDS.items() if data.startswith(prefix)), (None, bytes))
+    kind, bare = next((found for prefix, found in _KINDS.items() if data.startswith(prefix)), (None, bare_bmp))
     if kind is None:
         raise CatalogError(f"is {'no image' if data else 'empty'}, expected PNG, JPEG, TIFF or BMP")
     _quieten()
     try:
-        data = bare(data)
-        with kind(io.BytesIO(data)) as picture:
-            _check(picture, data, most)
-            yield picture
+        found = bare(data)
+        with kind(io.BytesIO(found.data)) as picture:
+            _check(picture, found.data, most)
+            picture.info[SAMPLES] = understood(picture, found.data, found.bits)
+            yield _upright(picture, found.orientation)
     except CatalogError:
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble on.
         raise CatalogError(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+def _upright(picture: ImageFile, orientation: int) -> PIL.Image.Image:
+    if orientation == 1:
+        return picture
+    turned = picture.transpose(_TURNS[orientation - 2])
+    turned.format = picture.format
+    return turned
 
 
 @cache
@@ -237,16 +246,6 @@ def _check(picture: ImageFile, data: bytes, most: int) -> None:
         raise CatalogError(f"{size} in {data.count(_SCAN)} scans, expected at most {_MOST_SCANS * most // pixels}")
     if PIL.Image.MAX_IMAGE_PIXELS is not None and pixels > PIL.Image.MAX_IMAGE_PIXELS:
         PIL.Image.MAX_IMAGE_PIXELS = pixels  # its own bound, which is above ours unless a user raised that
-
-
-def _strips(picture: PIL.Image.Image) -> Iterator[tuple[slice, PIL.Image.Image]]:
-    """Yield a picture some rows at a time: what is converted on the way stays small."""
-    picture.load()
-    rows = max(1, _STRIP // picture.width)
-    for start in range(0, picture.height, rows):
-        end = min(picture.height, start + rows)
-        whole = end - start == picture.height
-        yield slice(start, end), picture if whole else picture.crop((0, start, picture.width, end))
 
 
 @contextmanager

@@ -230,7 +230,7 @@ def evaluate(
     directory = resolved(directory)
     claim(directory, EVALUATION)  # before the masks are read, which takes long
     with reporter.stage("masks", len(images)) as advance:
-        check_masked(images, predictor.taxonomy, any_palette, advance)
+        check_masked(images, predictor.taxonomy, any_palette, advance, reporter.note)
     measured_on = digest_of(images)
     with held(directory, EVALUATION):
         sweep(directory)

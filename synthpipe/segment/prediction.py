@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from synthpipe.errors import StoreError
 from synthpipe.files import parse_json, read_regular, write_atomically
 from synthpipe.folders import Kind, resolved, sweep
 from synthpipe.lock import held
-from synthpipe.patches.pixels import decode, picture_digest
+from synthpipe.patches.pixels import dark_remark, decode, picture_digest
 from synthpipe.pictures import overlay, palette_png, png
 from synthpipe.progress import Reporter
 from synthpipe.segment.evaluation import Predictor
@@ -63,10 +64,11 @@ def write_predictions(
     with held(folder, PREDICTION), reporter.stage("prediction", len(images)) as advance:
         sweep(folder, deep=False)
         found = _read(folder / RECORD)
+        dark: list[str] = []
         about = {"checkpoint": predictor.sha256, "windows": predictor.windows.model_dump(mode="json")}
         try:
             for path in images:
-                image, stem = decode(path, most), file_stem(path.stem)
+                image, stem = decode(path, most, partial(dark.append, str(path))), file_stem(path.stem)
                 if probabilities:
                     mask = predictor.write_probabilities(image, folder / f"{stem}-probabilities.npy")
                 else:
@@ -79,6 +81,8 @@ def write_predictions(
                 found[name] = {"image": escaped(path.name), "sha256": picture_digest(path, most), **about}
                 advance(1)
         finally:
+            if dark:
+                reporter.note(f"note: {dark_remark(dark)}")
             if found:
                 record = {"format_version": FORMAT_VERSION, "masks": found}
                 write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +19,7 @@ from synthpipe.errors import CatalogError, ConfigError
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.layouts import SUFFIXES
-from synthpipe.patches.pixels import decode, decode_mask, picture_digest, read_palette, read_pixels
+from synthpipe.patches.pixels import dark_remark, decode, decode_mask, picture_digest, read_palette, read_pixels
 from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.resizing import fit
 from synthpipe.taxonomy import LOST, Taxonomy
@@ -122,15 +123,15 @@ class MaskedImage:
     mask: Path
     most: int = MAX_PIXELS
 
-    def read(self, taxonomy: Taxonomy) -> tuple[Image, Mask]:
-        """Return (H, W, 3) uint8 and (H, W) uint8 pixels.
+    def read(self, taxonomy: Taxonomy, on_dark: Callable[[], object] | None = None) -> tuple[Image, Mask]:
+        """Return (H, W, 3) uint8 and (H, W) uint8 pixels; `on_dark` is that of `decode`.
 
         Raises
         ------
         CatalogError
             One cannot be read, sizes differ, or the mask holds values that are no class, background or `LOST`.
         """
-        image = decode(self.image, self.most)
+        image = decode(self.image, self.most, on_dark)
         mask = decode_mask(self.mask, self.most)
         if image.shape[:2] != mask.shape:
             raise CatalogError(
@@ -196,7 +197,11 @@ def masked_images(directory: Path, most: int = MAX_PIXELS) -> tuple[MaskedImage,
 
 
 def check_masked(
-    images: Sequence[MaskedImage], taxonomy: Taxonomy, any_palette: bool, advance: Callable[[int], None]
+    images: Sequence[MaskedImage],
+    taxonomy: Taxonomy,
+    any_palette: bool,
+    advance: Callable[[int], None],
+    note: Callable[[str], None] | None = None,
 ) -> None:
     """Read images and masks once, to refuse what cannot be used before hours are spent on the others.
 
@@ -210,21 +215,25 @@ def check_masked(
         Whether masks may have a palette of other colours than the taxonomy's.
     advance : callable
         Told of each image.
+    note : callable, optional
+        Told of what may surprise.
 
     Raises
     ------
     CatalogError
         One cannot be read, or belongs to another taxonomy; or none of them shows a class.
     """
-    shown = False
+    shown, dark = False, list[str]()
     for source in images:
         if not any_palette:
             source.check_palette(taxonomy)
-        mask = source.read(taxonomy)[1]
+        mask = source.read(taxonomy, partial(dark.append, str(source.image)))[1]
         if not any_palette and (mask == taxonomy.background).any():
             source.check_palette(taxonomy, background=True)
         shown |= bool((mask < taxonomy.background).any())
         advance(1)
+    if dark and note:
+        note(f"note: {dark_remark(dark)}")
     if not shown:
         raise CatalogError(
             f"{images[0].mask.parent}: no mask shows any of {', '.join(taxonomy.names)}; name images with classes"

@@ -8,6 +8,7 @@ from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError
 from synthpipe.filtering.split import split_groups
 from synthpipe.patches.catalog import Catalog
+from synthpipe.patches.pixels import dark_remark
 
 
 def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[str]]:
@@ -47,7 +48,7 @@ def split_json(split: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
 
 
 def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
-    """Yield what is allowed but may surprise: classes and pairs without donors, patches without a common slide."""
+    """Yield what is allowed but may surprise: lacking donors, patches of no common slide or nearly black."""
     labels = {patch.classes[0] for patch in catalog.donors}
     taxonomy = pipeline.taxonomy
     lacking = [name for index, name in enumerate(taxonomy.names) if index not in labels]
@@ -63,6 +64,8 @@ def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
             "every patch counts as a slide of its own; set patches.group_pattern, or a column group, so that the "
             "filter's split keeps slides together"
         )
+    if catalog.dark:
+        yield dark_remark(catalog.dark)
 
 
 def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import pytest
 
 from synthpipe.config import MAX_PIXELS
 from synthpipe.errors import CatalogError
 from synthpipe.export.form import from_png
-from synthpipe.patches import pixels
+from synthpipe.patches import samples
 from synthpipe.patches.pixels import decode, decode_bytes, decode_mask, read_palette, read_pixels
 from synthpipe.records import Image, PatchRef
 from tests.fuzz.images import sound_images
@@ -108,22 +109,24 @@ def test_a_bound_may_be_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         )
 
 
-@pytest.mark.parametrize("name", sound_images())
+@pytest.mark.parametrize("name", sorted(sound_images().keys() - {"png-transparent", "png-animated", "tiff-pages"}))
 def test_sound_pictures_are_what_pillow_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = sound_images()[name]
-    with PIL.Image.open(io.BytesIO(data)) as picture:
+    with PIL.Image.open(io.BytesIO(data)) as stored:
+        picture = PIL.ImageOps.exif_transpose(stored)
         deep = picture.mode.startswith("I;16")
         eight = PIL.Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)) if deep else picture.convert("RGBA")
         expected: Image = np.array((picture if picture.mode == "CMYK" else eight).convert("RGB"))
     assert np.array_equal(decode_bytes(data), expected)
-    monkeypatch.setattr(pixels, "_STRIP", 7 * 50)
+    monkeypatch.setattr(samples, "_STRIP", 7 * 50)
     assert np.array_equal(decode_bytes(data), expected)
 
 
 def test_masks_keep_their_indices(tmp_path: Path) -> None:
     for name in ("png-palette", "png-transparent", "tiff-palette-tiff_lzw", "bmp-rle"):
         (tmp_path / "mask.png").write_bytes(sound_images()[name])
-        with PIL.Image.open(tmp_path / "mask.png") as picture:
+        with PIL.Image.open(tmp_path / "mask.png") as stored:
+            picture = PIL.ImageOps.exif_transpose(stored)
             assert np.array_equal(decode_mask(tmp_path / "mask.png"), np.asarray(picture)), name
             assert read_palette(tmp_path / "mask.png") == tuple(picture.getpalette("RGB") or ()), name
 
