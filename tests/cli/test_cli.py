@@ -75,6 +75,13 @@ def test_index_says_what_is_there(patches: Path) -> None:
     assert found["donors"] + found["mixed"] == 60 and found["groups"] == 4
 
 
+def test_index_tells_of_dark_patches(tmp_path: Path) -> None:
+    PillowImage.fromarray(np.full((8, 8), 4095, np.uint16)).save(tmp_path / "a-1-[1, 0, 0].png")
+    result = synthpipe("index", tmp_path, "--layout", "wsss4luad")
+    assert "\nnote: a-1-[1, 0, 0].png: 16-bit values below a tenth of the range" in result.stdout
+    assert len(json.loads(synthpipe("index", tmp_path, "--layout", "wsss4luad", "--json").stdout)["remarks"]) == 1
+
+
 def test_index_lists_problems_by_file_and_fault(tmp_path: Path) -> None:
     folder = tmp_path / "set" / "train"
     folder.mkdir(parents=True)

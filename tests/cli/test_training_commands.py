@@ -222,6 +222,24 @@ def test_predict_writes_masks_overlays_and_probabilities(data_set: DataSet, trai
         assert twice.exit_code == 1 and f"{images[0]} and {other} both give {name}" in twice.stderr
 
 
+def test_dark_images_are_told_once_by_every_command(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
+    folder, checkpoint = tmp_path / "val", trained / "best.ckpt"
+    for kind in ("img", "mask"):
+        shutil.copytree(data_set.validation / kind, folder / kind)
+    first, second, *_ = sorted((folder / "img").iterdir())
+    for path in (first, second):
+        with PillowImage.open(path) as picture:
+            dark = PillowImage.fromarray(np.full(picture.size[::-1], 4095, np.uint16))
+        dark.save(path)
+    note = f"note: {first} and 1 more: 16-bit values below a tenth of the range are read as nearly black"
+    for arguments in (
+        ("predict", checkpoint, first, second, "-o", tmp_path / "predicted"),
+        ("evaluate", checkpoint, "--data", folder, "-o", tmp_path / "evaluated", "--replicates", "1"),
+    ):
+        result = synthpipe(*arguments, "--device", "cpu")
+        assert result.exit_code == 0 and result.stderr.count(note) == 1, result.output
+
+
 def test_images_that_harm_are_refused_by_every_command(
     data_set: DataSet, config: Path, trained: Path, tmp_path: Path
 ) -> None:

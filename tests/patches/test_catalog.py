@@ -31,8 +31,9 @@ from synthpipe.patches.catalog import (
 from synthpipe.patches.layouts import Problem, read_layout
 from synthpipe.patches.pixels import decode
 from synthpipe.records import PatchRef
+from synthpipe.stages import remarks
 from synthpipe.taxonomy import Taxonomy, TissueClass
-from tests.conftest import Watched
+from tests.conftest import Watched, pipeline
 
 LUNG = Taxonomy(
     (
@@ -118,6 +119,18 @@ def test_few_patches_are_under_way_at_a_time(root: Path) -> None:
 
     survey(section(root), LUNG, on_patch, threads=4, claims=claims)
     assert claims.taken == done == 200
+
+
+def test_dark_patches_are_named_once(root: Path) -> None:
+    twelve = np.random.default_rng(0).integers(0, 4096, (8, 9), dtype=np.uint16)
+    for name, values in {"s3-1": twelve, "s3-2": twelve + 1, "s3-3": twelve * 16}.items():
+        PIL.Image.fromarray(values).save(root / "1.training" / f"{name}-[1, 0, 0].png")
+    catalog = survey(section(root), LUNG)
+    assert catalog.dark == ("s3-1-[1, 0, 0].png", "s3-2-[1, 0, 0].png") and len(catalog.patches) == 7
+    (remark,) = (each for each in remarks(pipeline(), catalog) if "16-bit" in each)
+    assert remark.startswith(
+        "s3-1-[1, 0, 0].png and 1 more: 16-bit values below a tenth of the range are read as nearly"
+    )
 
 
 def test_digest_is_of_ids_bytes_classes_and_groups() -> None:
