@@ -183,7 +183,7 @@ def opened(data: bytes, most: int) -> Iterator[PIL.Image.Image]:
     """Give the picture that a file's bytes hold, upright, to be decoded before this ends.
 
     Its format follows from its bytes, never from its name. Nothing is decoded before its size is known to be at most
-    `most` pixels and plausible for so many bytes, and metadata never is.
+    `most` pixels and plausible for so many bytes. Of metadata only orientation and depth are read.
 
     Raises
     ------

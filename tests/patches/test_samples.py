@@ -281,6 +281,21 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
         "has uncompressed YCbCr pixels",
         "has uncompressed YCbCr",
     ),
+    "tiff ycbcr narrow": (
+        tiff(
+            COLOR,
+            photometric="ycbcr",
+            subsampling=(1, 1),
+            extratags=[(532, 5, 6, (16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1), True)],
+        ),
+        "has YCbCr pixels of a narrow range",
+        "has YCbCr pixels of a narrow range",
+    ),
+    "jpeg of several": (
+        saved(PIL.Image.fromarray(SMALL * 0), "MPO", save_all=True, append_images=[PIL.Image.fromarray(SMALL)]),
+        three(SMALL * 0),
+        SMALL * 0,
+    ),
     "png gamma": (png(COLOR, (b"gAMA", struct.pack(">I", 100000)), (b"cHRM", bytes(32)), kind=2), COLOR, MODE),
     "png profile": (png(COLOR, (b"iCCP", b"name\0\0" + zlib.compress(bytes(200))), kind=2), COLOR, MODE),
     "gif": (saved(PIL.Image.fromarray(SMALL), "GIF"), "is no image, expected PNG", "is no image, expected PNG"),
