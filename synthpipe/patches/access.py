@@ -10,7 +10,8 @@ from synthpipe.display import without_secrets
 from synthpipe.errors import CatalogError
 from synthpipe.files import Location
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.layouts import Claim, read_layout
+from synthpipe.patches.claims import Claim
+from synthpipe.patches.layouts import read_layout
 from synthpipe.taxonomy import Taxonomy
 
 

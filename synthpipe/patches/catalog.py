@@ -18,8 +18,9 @@ from synthpipe.config import PatchesSection
 from synthpipe.display import from_cell, to_cell, without_secrets
 from synthpipe.errors import CatalogError, StoreError
 from synthpipe.files import Location, told, write_atomically
+from synthpipe.patches.claims import Claim, Problem, ProblemKind
 from synthpipe.patches.labels import parse_names
-from synthpipe.patches.layouts import Claim, Problem, ProblemKind, read_layout
+from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.pixels import decode_bytes, read_bytes
 from synthpipe.records import PatchRef
 from synthpipe.taxonomy import Taxonomy

@@ -5,62 +5,24 @@ Nothing is opened here but a CSV: a layout yields claims, and `catalog` reads th
 
 from __future__ import annotations
 
-import csv
-import io
-import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
-from urllib.parse import unquote
-
-from fsspec.utils import get_protocol
-from upath import UPath
 
 from synthpipe.config import Layout, PatchesSection
 from synthpipe.display import without_secrets
 from synthpipe.errors import CatalogError
-from synthpipe.files import Location, address, located, read_regular
-from synthpipe.patches.cell_paths import name_patch
+from synthpipe.files import Location, located
+from synthpipe.patches.claims import Claim, Entry, ProblemKind
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
+from synthpipe.patches.listing import SUFFIXES, files, is_patch, listing
+from synthpipe.patches.tables import csv_entries
 from synthpipe.patterns import first_groups
 from synthpipe.taxonomy import Taxonomy
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-"""File names that are patches end in one of these, in any case."""
-
-_MOST_TABLE = 2**30  # bytes of a CSV
-
-ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path"]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a patch cannot be used: `kind` is a stable snake_case word, `message` a sentence that names the patch."""
-
-    id: str
-    kind: ProblemKind
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A patch as its layout presents it, before anyone has opened the file.
-
-    `id`, `path`, `classes`, `group` and `secret_url` are those of `PatchRef`; where there are problems, `classes` may
-    be empty and `group` blank.
-    """
-
-    id: str
-    path: str
-    classes: tuple[int, ...]
-    group: str
-    problems: tuple[Problem, ...] = ()
-    secret_url: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,25 +43,6 @@ PUBLISHED: Mapping[Layout, Published] = {
         "train", r"^([^-]+)-", ("tumour epithelium", "necrosis", "lymphocyte", "tumour-associated stroma")
     ),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """A file or table row: `label` is the text that holds its label set, `where` the row it comes from.
-
-    `path` holds what reading needs, credentials and signatures too.
-    """
-
-    id: str
-    path: str
-    label: str
-    group: str = ""
-    where: str = ""
-    fault: tuple[ProblemKind, str] | None = None
-
-    def problem(self, kind: ProblemKind, message: str) -> Problem:
-        where = f" ({self.where})" if self.where else ""
-        return Problem(self.id, kind, f"patch {self.id!r}{where}: {message}")
 
 
 def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = True) -> tuple[Claim, ...]:
@@ -140,7 +83,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
         entries = list(_folder_entries(_existing_folder(root, patches.layout)))
         parse, cure = lambda text: parse_names(text, taxonomy), "move it, rename the folder"
     else:
-        entries = list(_csv_entries(root))
+        entries = list(csv_entries(root))
         parse, cure = lambda text: parse_cell(text, taxonomy), "correct the row"
     if not entries:
         raise CatalogError(f"{root}: no patches found; {_wanted(patches.layout, taxonomy)}")
@@ -188,9 +131,9 @@ def class_names(layout: Layout, root: Location) -> tuple[str, ...]:
         return PUBLISHED[layout].classes
     root = _absolute(root)
     if layout == "folders":
-        labels = {name for name, is_folder in _listing(_existing_folder(root, layout)) if is_folder}
+        labels = {name for name, is_folder in listing(_existing_folder(root, layout)) if is_folder}
     else:
-        labels = {entry.label for entry in _csv_entries(root)}
+        labels = {entry.label for entry in csv_entries(root)}
     names = {name for label in labels if not label.strip().startswith("[") for name in split_names(label)}
     if not names:
         raise CatalogError(f"{root}: names no class by itself; name them in index order, as --classes tumour,stroma")
@@ -201,7 +144,7 @@ def _absolute(root: Location) -> Location:
     return root.expanduser().absolute() if isinstance(root, Path) else root
 
 
-def _claim(entry: _Entry, parse: Callable[[str], tuple[int, ...]], group: str, pattern: str | None, cure: str) -> Claim:
+def _claim(entry: Entry, parse: Callable[[str], tuple[int, ...]], group: str, pattern: str | None, cure: str) -> Claim:
     exclude = "or exclude it with patches.exclude"
     path = without_secrets(entry.path)
     secret_url = entry.path if path != entry.path else None
@@ -238,7 +181,7 @@ def _training_folder(root: Location, layout: Layout, published: Published) -> Lo
     _existing_folder(root, layout)
     if (root / published.training).is_dir():
         return root / published.training
-    if root.name == published.training or any(_is_patch(name) for name, is_folder in _listing(root) if not is_folder):
+    if root.name == published.training or any(is_patch(name) for name, is_folder in listing(root) if not is_folder):
         return root
     raise CatalogError(
         f"{root}: got neither a folder {published.training!r} nor images in it, expected one of them for layout "
@@ -249,7 +192,7 @@ def _training_folder(root: Location, layout: Layout, published: Published) -> Lo
 def _existing_folder(root: Location, layout: Layout) -> Location:
     wanted = f"expected the data set's folder for layout {layout}; set patches.root or patches.layout"
     if not isinstance(root, Path):
-        if not _listing(root):
+        if not listing(root):
             raise CatalogError(f"{root}: nothing there, {wanted}")
         return root
     try:
@@ -270,146 +213,13 @@ def _wanted(layout: Layout, taxonomy: Taxonomy) -> str:
     return f"{kinds}; check patches.root and patches.layout"
 
 
-def _published_entries(folder: Location) -> Iterator[_Entry]:
-    for relative, path in _files(folder):
-        yield _Entry(relative.as_posix(), path, relative.stem)
+def _published_entries(folder: Location) -> Iterator[Entry]:
+    for relative, path in files(folder):
+        yield Entry(relative.as_posix(), path, relative.stem)
 
 
-def _folder_entries(root: Location) -> Iterator[_Entry]:
-    for relative, path in _files(root):
+def _folder_entries(root: Location) -> Iterator[Entry]:
+    for relative, path in files(root):
         stray: tuple[ProblemKind, str] = ("mislabelled", "it lies in no folder that names its classes")
         fault = stray if len(relative.parts) == 1 else None
-        yield _Entry(relative.as_posix(), path, relative.parts[0], fault=fault)
-
-
-def _is_patch(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _files(folder: Location) -> Iterator[tuple[PurePosixPath, str]]:
-    """Yield the paths, below `folder`, of all patch files that are not hidden, and what to read each by."""
-    if isinstance(folder, Path):
-        yield from ((PurePosixPath(path.relative_to(folder)), str(path)) for path in _walk(folder, frozenset()))
-        return
-    is_http = get_protocol(str(folder)).startswith("http")  # its listings are links, whose names are escaped
-    for path in _asked(folder, lambda: folder.fs.find(folder.path)):
-        below = path.removeprefix(folder.path.rstrip("/") + "/")
-        relative = PurePosixPath(unquote(below) if is_http else below)
-        if _is_patch(relative.name) and not any(part.startswith(".") for part in relative.parts):
-            yield relative, address(folder / below)
-
-
-def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """Yield the patch files below `folder`; links are followed, except to one of the folders `above`."""
-    above |= {os.path.realpath(folder)}
-    for name, is_folder in _listing(folder):
-        if not is_folder and _is_patch(name):
-            yield folder / name
-        elif is_folder and os.path.realpath(folder / name) not in above:
-            yield from _walk(folder / name, above)
-
-
-def _listing(folder: Location) -> list[tuple[str, bool]]:
-    """Return the names in a folder that are not hidden, and whether each is a folder."""
-    if not isinstance(folder, Path):
-        listed = [(PurePosixPath(entry["name"]).name, entry["type"] == "directory") for entry in _entries(folder)]
-        return [(name, is_folder) for name, is_folder in listed if not name.startswith(".")]
-    try:
-        with os.scandir(folder) as entries:
-            return [(entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
-    except OSError as error:
-        raise CatalogError(f"{folder}: cannot be listed: {error.strerror}; check the folder and its links") from error
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError as error:
-        if _is_patch(entry.name):
-            return False  # reading it says what is wrong
-        raise CatalogError(
-            f"{entry.path}: cannot be followed: {error.strerror}; correct or remove this link"
-        ) from error
-
-
-def _entries(folder: UPath) -> list[dict[str, Any]]:
-    """Return what fsspec lists in a folder at a URL; nothing where there is none."""
-    try:
-        return list(_asked(folder, lambda: folder.fs.ls(folder.path, detail=True)))
-    except FileNotFoundError:
-        return []
-
-
-def _asked(folder: UPath, ask: Callable[[], Iterable[Any]]) -> Iterable[Any]:
-    """Return what a store behind a URL answers."""
-    try:
-        return ask()
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # clients of object stores have exceptions of their own
-        raise CatalogError(f"{folder}: cannot be listed: {error}; check the address, rights and network") from error
-
-
-def _csv_entries(table: Location) -> Iterator[_Entry]:
-    """Yield the rows of a CSV with the columns path, labels and, optionally, group."""
-    rows = _csv_rows(table)
-    first, header = next(rows, (1, []))
-    columns = [name.strip().lower() for name in header]
-    for column in ("path", "labels"):
-        if columns.count(column) != 1:
-            count = "no column" if column not in columns else "more than one column"
-            raise CatalogError(
-                f"{table} line {first}: {count} {column!r}, got {', '.join(map(repr, header)) or 'nothing'}; the "
-                "header must name the columns path, labels and, optionally, group, with commas between them"
-            )
-    lines: dict[str, tuple[int, str]] = {}
-    for line, cells in rows:
-        where = f"{PurePosixPath(without_secrets(table)).name} line {line}"
-        row = dict(zip(columns, cells, strict=False))
-        path, group = row.get("path", ""), row.get("group", "").strip()
-        if not path.strip():
-            yield _Entry(where, "", "", fault=("no_path", "the cell 'path' is empty"))
-            continue
-        named = name_patch(path, table)
-        name, file = named.id, named.address
-        fault: tuple[ProblemKind, str] | None = None
-        if named.refusal:
-            fault = ("unreadable", named.refusal)
-        elif name in lines:
-            before, its_file = lines[name]
-            same = "" if file == its_file else ", with other credentials or another signature"
-            fault = ("duplicate", f"the path stands in line {before} already{same}")
-        elif len(cells) > len(columns):
-            message = f"the row has {len(cells)} cells, expected {len(columns)}: quote a cell that holds commas"
-            fault = ("mislabelled", message)
-        elif not row.get("labels", "").strip():
-            fault = ("mislabelled", "the cell 'labels' is empty")
-        elif get_protocol(file) == "file" and not os.path.isfile(file):  # noqa: PTH113 - it takes whatever a cell holds
-            fault = ("unreadable", f"there is no file {file!r} (paths count from the folder of the CSV)")
-        lines.setdefault(name, (line, file))
-        yield _Entry(name, file, row.get("labels", ""), group, where, fault)
-
-
-def _csv_rows(table: Location) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV that are not blank, with the numbers of the lines they begin in."""
-    try:
-        data = read_regular(table, _MOST_TABLE)
-    except OSError as error:
-        raise CatalogError(
-            f"{table}: cannot be read: {error.strerror or error}; set patches.root to the CSV file, or patches.layout"
-        ) from error
-    except Exception as error:  # clients of object stores have exceptions of their own
-        raise CatalogError(f"{table}: cannot be read: {error}; check its credentials and the network") from error
-    try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise CatalogError(f"{table} line {line}: not UTF-8; save the table as CSV in UTF-8") from error
-    line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise CatalogError(f"{table} line {line}: not valid CSV: {error}; check the row's quotes") from error
+        yield Entry(relative.as_posix(), path, relative.parts[0], fault=fault)

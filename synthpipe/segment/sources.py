@@ -18,7 +18,7 @@ from synthpipe.display import escaped
 from synthpipe.errors import CatalogError, ConfigError
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.glass import glass_mask
-from synthpipe.patches.layouts import SUFFIXES
+from synthpipe.patches.listing import SUFFIXES
 from synthpipe.patches.pixels import dark_remark, decode, decode_mask, picture_digest, read_palette, read_pixels
 from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.resizing import fit

@@ -28,7 +28,8 @@ from synthpipe.patches.catalog import (
     survey,
     write_catalog,
 )
-from synthpipe.patches.layouts import Problem, read_layout
+from synthpipe.patches.claims import Problem
+from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.pixels import decode
 from synthpipe.records import PatchRef
 from synthpipe.stages import remarks

@@ -10,7 +10,8 @@ import pytest
 
 from synthpipe.config import PatchesSection
 from synthpipe.errors import CatalogError
-from synthpipe.patches.layouts import PUBLISHED, Claim, read_layout
+from synthpipe.patches.claims import Claim
+from synthpipe.patches.layouts import PUBLISHED, read_layout
 from synthpipe.taxonomy import Taxonomy, TissueClass
 
 LUNG = Taxonomy(

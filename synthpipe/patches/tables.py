@@ -1,0 +1,84 @@
+"""CSV tables of patches: a row is an entry, and what is wrong with it is said with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from fsspec.utils import get_protocol
+
+from synthpipe.display import without_secrets
+from synthpipe.errors import CatalogError
+from synthpipe.files import Location, read_regular
+from synthpipe.patches.cell_paths import name_patch
+from synthpipe.patches.claims import Entry, ProblemKind
+
+_MOST_TABLE = 2**30  # bytes of a CSV
+
+
+def csv_entries(table: Location) -> Iterator[Entry]:
+    """Yield the rows of a CSV with the columns path, labels and, optionally, group."""
+    rows = _csv_rows(table)
+    first, header = next(rows, (1, []))
+    columns = [name.strip().lower() for name in header]
+    for column in ("path", "labels"):
+        if columns.count(column) != 1:
+            count = "no column" if column not in columns else "more than one column"
+            raise CatalogError(
+                f"{table} line {first}: {count} {column!r}, got {', '.join(map(repr, header)) or 'nothing'}; the "
+                "header must name the columns path, labels and, optionally, group, with commas between them"
+            )
+    lines: dict[str, tuple[int, str]] = {}
+    for line, cells in rows:
+        where = f"{PurePosixPath(without_secrets(table)).name} line {line}"
+        row = dict(zip(columns, cells, strict=False))
+        path, group = row.get("path", ""), row.get("group", "").strip()
+        if not path.strip():
+            yield Entry(where, "", "", fault=("no_path", "the cell 'path' is empty"))
+            continue
+        named = name_patch(path, table)
+        name, file = named.id, named.address
+        fault: tuple[ProblemKind, str] | None = None
+        if named.refusal:
+            fault = ("unreadable", named.refusal)
+        elif name in lines:
+            before, its_file = lines[name]
+            same = "" if file == its_file else ", with other credentials or another signature"
+            fault = ("duplicate", f"the path stands in line {before} already{same}")
+        elif len(cells) > len(columns):
+            message = f"the row has {len(cells)} cells, expected {len(columns)}: quote a cell that holds commas"
+            fault = ("mislabelled", message)
+        elif not row.get("labels", "").strip():
+            fault = ("mislabelled", "the cell 'labels' is empty")
+        elif get_protocol(file) == "file" and not os.path.isfile(file):  # noqa: PTH113 - it takes whatever a cell holds
+            fault = ("unreadable", f"there is no file {file!r} (paths count from the folder of the CSV)")
+        lines.setdefault(name, (line, file))
+        yield Entry(name, file, row.get("labels", ""), group, where, fault)
+
+
+def _csv_rows(table: Location) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows of a CSV that are not blank, with the numbers of the lines they begin in."""
+    try:
+        data = read_regular(table, _MOST_TABLE)
+    except OSError as error:
+        raise CatalogError(
+            f"{table}: cannot be read: {error.strerror or error}; set patches.root to the CSV file, or patches.layout"
+        ) from error
+    except Exception as error:  # clients of object stores have exceptions of their own
+        raise CatalogError(f"{table}: cannot be read: {error}; check its credentials and the network") from error
+    try:
+        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CatalogError(f"{table} line {line}: not UTF-8; save the table as CSV in UTF-8") from error
+    line = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise CatalogError(f"{table} line {line}: not valid CSV: {error}; check the row's quotes") from error
