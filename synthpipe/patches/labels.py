@@ -5,12 +5,15 @@ Every function raises `CatalogError` with the bare fault; `layouts` puts the pat
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from synthpipe.errors import CatalogError
 from synthpipe.taxonomy import BETWEEN_NAMES, Taxonomy
 
 _LABEL = re.compile(r"\[(?:[\s,]*[01]){2,}[\s,]*\]")
+_LONGEST_NAME = 100  # that is compared
+_NEAR = 0.75  # of difflib's ratio
 _BETWEEN_NAMES = re.compile(f"[{BETWEEN_NAMES}]")
 
 
@@ -95,7 +98,8 @@ def parse_names(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
         try:
             index = taxonomy.index(name)
         except KeyError:
-            raise CatalogError(f"label names {name!r}, which is no class, expected {_choices(taxonomy)}") from None
+            told = f"label names {name!r}, which is no class{_meant(name, taxonomy)}, expected {_choices(taxonomy)}"
+            raise CatalogError(told) from None
         if index in classes:
             raise CatalogError(f"label {text!r} names the class {taxonomy.names[index]!r} twice")
         classes.append(index)
@@ -130,6 +134,17 @@ def _digits(word: str) -> str:
 
 def _example(count: int) -> str:
     return str([1] + [0] * (count - 1))
+
+
+def _meant(name: str, taxonomy: Taxonomy) -> str:
+    """Return a clause with the class name that is nearest, apart from case, blanks and other signs."""
+    known = {_plain(each): each for tissue in taxonomy.classes for each in (tissue.name, *tissue.aliases)}
+    close = difflib.get_close_matches(_plain(name)[:_LONGEST_NAME], known, 1, _NEAR)
+    return f" (did you mean {known[close[0]]!r}?)" if close else ""
+
+
+def _plain(name: str) -> str:
+    return "".join(each for each in name.casefold() if each.isalnum())
 
 
 def _choices(taxonomy: Taxonomy) -> str:

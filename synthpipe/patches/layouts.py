@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
@@ -18,31 +17,13 @@ from synthpipe.display import without_secrets
 from synthpipe.errors import CatalogError
 from synthpipe.files import Location, located
 from synthpipe.patches.claims import Claim, Entry, ProblemKind
+from synthpipe.patches.hints import what_fits, what_lies_at
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
 from synthpipe.patches.listing import SUFFIXES, files, is_patch, listing
+from synthpipe.patches.published import PUBLISHED, Published
 from synthpipe.patches.tables import csv_entries
 from synthpipe.patterns import first_groups
 from synthpipe.taxonomy import Taxonomy
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """What one published data set has of its own (method section 1)."""
-
-    training: str
-    group_pattern: str
-    classes: tuple[str, ...]
-
-
-PUBLISHED: Mapping[Layout, Published] = {
-    "wsss4luad": Published("1.training", r"^([^-]+)-", ("tumour", "stroma", "normal")),
-    "bcss-wsss": Published(
-        "training", r"^(TCGA-[^-]+-[^-]+)", ("tumour", "stroma", "lymphocytic infiltrate", "necrosis")
-    ),
-    "luad-histoseg": Published(
-        "train", r"^([^-]+)-", ("tumour epithelium", "necrosis", "lymphocyte", "tumour-associated stroma")
-    ),
-}
 
 
 def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = True) -> tuple[Claim, ...]:
@@ -73,30 +54,17 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
         `patches.group_pattern` is none, or takes too long.
     """
     root = _absolute(located(patches.root))
-    published = PUBLISHED.get(patches.layout)
-    parse: Callable[[str], tuple[int, ...]]
-    if published:
-        _check_order(patches.layout, published, taxonomy)
-        entries = list(_published_entries(_training_folder(root, patches.layout, published)))
-        parse, cure = lambda text: parse_bracket(text, len(taxonomy)), "rename it"
-    elif patches.layout == "folders":
-        entries = list(_folder_entries(_existing_folder(root, patches.layout)))
-        parse, cure = lambda text: parse_names(text, taxonomy), "move it, rename the folder"
-    else:
-        entries = list(csv_entries(root))
-        parse, cure = lambda text: parse_cell(text, taxonomy), "correct the row"
+    entries, parse, cure = _entries(root, patches.layout, taxonomy)
     if not entries:
-        raise CatalogError(f"{root}: no patches found; {_wanted(patches.layout, taxonomy)}")
+        raise _misfit(root, patches.layout, taxonomy, f"no patches found; {_wanted(patches.layout, taxonomy)}")
+    ids = [entry.id for entry in entries]
     for pattern in patches.exclude if same_set else ():
-        if not any(_matches(entry.id, pattern) for entry in entries):
-            example = f"whose ids are like {entries[0].id!r}"
-            raise CatalogError(
-                f"{root}: patches.exclude: {pattern!r} matches none of the {len(entries)} patches, {example}; correct "
-                "or remove it"
-            )
+        if not any(_matches(patch, pattern) for patch in ids):
+            raise CatalogError(f"{root}: patches.exclude: {_unmatched(pattern, ids)}")
     kept = [entry for entry in entries if not any(_matches(entry.id, pattern) for pattern in patches.exclude)]
     if not kept:
         raise CatalogError(f"{root}: patches.exclude leaves none of the {len(entries)} patches; narrow its patterns")
+    published = PUBLISHED.get(patches.layout)
     group_pattern = patches.group_pattern or (published.group_pattern if published else None)
     kept.sort(key=lambda entry: entry.id)
     stems = [PurePosixPath(entry.id).stem for entry in kept]
@@ -104,7 +72,52 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
         groups = first_groups(patches.group_pattern, stems)
     else:
         groups = [_group(stem, group_pattern) for stem in stems]
-    return tuple(_claim(entry, parse, group, group_pattern, cure) for entry, group in zip(kept, groups, strict=True))
+    claims = tuple(_claim(entry, parse, group, group_pattern, cure) for entry, group in zip(kept, groups, strict=True))
+    first = claims[0].problems
+    lost = patches.layout != "csv" and all(claim.problems for claim in claims)
+    if lost and (fits := what_fits(root, patches.layout, taxonomy)):
+        fault = f"no patch fits layout {patches.layout}: {first[0].message.partition(';')[0]}"
+        raise CatalogError(f"{root}: {fault}; {what_lies_at(root)}; {fits}")
+    return claims
+
+
+def _entries(
+    root: Location, layout: Layout, taxonomy: Taxonomy
+) -> tuple[list[Entry], Callable[[str], tuple[int, ...]], str]:
+    """List what a layout takes for patches; return with it how their labels are read, and the cure of wrong ones."""
+    if published := PUBLISHED.get(layout):
+        _check_order(layout, published, taxonomy)
+        entries = list(_published_entries(_training_folder(root, layout, published, taxonomy)))
+        return entries, lambda text: parse_bracket(text, len(taxonomy)), "rename it"
+    if layout == "folders":
+        entries = list(_folder_entries(_existing_folder(root, layout, taxonomy)))
+        return entries, lambda text: parse_names(text, taxonomy), "move it, rename the folder"
+    if isinstance(root, Path) and root.is_dir():
+        fault = "is a folder, expected a file; set patches.root to the CSV file, or patches.layout"
+        raise _misfit(root, layout, taxonomy, fault)
+    entries = list(csv_entries(root))
+    return entries, lambda text: parse_cell(text, taxonomy), "correct the row"
+
+
+def _misfit(root: Location, layout: Layout, taxonomy: Taxonomy, fault: str) -> CatalogError:
+    """Return the error of a root that does not fit a layout: with what lies there, and what would fit."""
+    fits = what_fits(root, layout, taxonomy)
+    return CatalogError("; ".join([f"{root}: {fault}", what_lies_at(root), *([fits] if fits else [])]))
+
+
+def _unmatched(pattern: str, ids: Sequence[str]) -> str:
+    """Say that a pattern matches none of the patches, what their ids look like, and which pattern would match."""
+    told = f"{pattern!r} matches none of the {len(ids)} patches, whose ids are like {min(ids)!r}"
+    others = {
+        "brackets stand for one of the characters in them": pattern.replace("[", "[[]"),
+        "a folder is told by /": pattern.replace("\\", "/"),
+        "an id begins below the folder of the patches": pattern.partition("/")[2],
+        "an id has folders before the name": f"*/{pattern}",
+    }
+    for why, other in others.items():
+        if other and other != pattern and any(_matches(patch, other) for patch in ids):
+            return f"{told}; {why}: write {other!r}"
+    return f"{told}; correct or remove it"
 
 
 def _check_order(layout: Layout, published: Published, taxonomy: Taxonomy) -> None:
@@ -131,7 +144,7 @@ def class_names(layout: Layout, root: Location) -> tuple[str, ...]:
         return PUBLISHED[layout].classes
     root = _absolute(root)
     if layout == "folders":
-        labels = {name for name, is_folder in listing(_existing_folder(root, layout)) if is_folder}
+        labels = {name for name, is_folder in listing(_existing_folder(root, layout, Taxonomy(()))) if is_folder}
     else:
         labels = {entry.label for entry in csv_entries(root)}
     names = {name for label in labels if not label.strip().startswith("[") for name in split_names(label)}
@@ -177,19 +190,20 @@ def _matches(patch: str, pattern: str) -> bool:
     return patch == pattern or fnmatchcase(patch, pattern)
 
 
-def _training_folder(root: Location, layout: Layout, published: Published) -> Location:
-    _existing_folder(root, layout)
+def _training_folder(root: Location, layout: Layout, published: Published, taxonomy: Taxonomy) -> Location:
+    _existing_folder(root, layout, taxonomy)
     if (root / published.training).is_dir():
         return root / published.training
     if root.name == published.training or any(is_patch(name) for name, is_folder in listing(root) if not is_folder):
         return root
-    raise CatalogError(
-        f"{root}: got neither a folder {published.training!r} nor images in it, expected one of them for layout "
-        f"{layout}; set patches.root to the folder that holds {published.training!r}, or check patches.layout"
+    fault = (
+        f"got neither a folder {published.training!r} nor images in it, expected one of them for layout {layout}; set "
+        f"patches.root to the folder that holds {published.training!r}, or check patches.layout"
     )
+    raise _misfit(root, layout, taxonomy, fault)
 
 
-def _existing_folder(root: Location, layout: Layout) -> Location:
+def _existing_folder(root: Location, layout: Layout, taxonomy: Taxonomy) -> Location:
     wanted = f"expected the data set's folder for layout {layout}; set patches.root or patches.layout"
     if not isinstance(root, Path):
         if not listing(root):
@@ -198,9 +212,9 @@ def _existing_folder(root: Location, layout: Layout) -> Location:
     try:
         mode = root.stat().st_mode
     except OSError as error:
-        raise CatalogError(f"{root}: {error.strerror}, {wanted}") from error
+        raise _misfit(root, layout, taxonomy, f"{error.strerror}, {wanted}") from error
     if not stat.S_ISDIR(mode):
-        raise CatalogError(f"{root}: is no folder, {wanted}")
+        raise _misfit(root, layout, taxonomy, f"is no folder, {wanted}")
     return root
 
 

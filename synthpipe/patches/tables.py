@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import ntpath
 import os
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -54,9 +55,19 @@ def csv_entries(table: Location) -> Iterator[Entry]:
         elif not row.get("labels", "").strip():
             fault = ("mislabelled", "the cell 'labels' is empty")
         elif get_protocol(file) == "file" and not os.path.isfile(file):  # noqa: PTH113 - it takes whatever a cell holds
-            fault = ("unreadable", f"there is no file {file!r} (paths count from the folder of the CSV)")
+            message = f"there is no file {file!r} (paths count from the folder of the CSV){_with_slashes(path)}"
+            fault = ("unreadable", message)
         lines.setdefault(name, (line, file))
         yield Entry(name, file, row.get("labels", ""), group, where, fault)
+
+
+def _with_slashes(path: str) -> str:
+    """Return a clause with the form of a path of Windows that is understood; nothing for other paths."""
+    drive, rest = ntpath.splitdrive(path.strip())
+    if "\\" not in path:
+        return ""
+    beginning = f", without {drive!r}" if drive else ""
+    return f": write folders with / and not \\{beginning}, as {rest.replace(chr(92), '/')!r}"
 
 
 def _csv_rows(table: Location) -> Iterator[tuple[int, list[str]]]:

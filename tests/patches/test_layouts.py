@@ -11,7 +11,8 @@ import pytest
 from synthpipe.config import PatchesSection
 from synthpipe.errors import CatalogError
 from synthpipe.patches.claims import Claim
-from synthpipe.patches.layouts import PUBLISHED, read_layout
+from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.published import PUBLISHED
 from synthpipe.taxonomy import Taxonomy, TissueClass
 
 LUNG = Taxonomy(
@@ -308,3 +309,74 @@ def test_csv_that_is_no_table_of_patches(tmp_path: Path, content: bytes, fault: 
     with pytest.raises(CatalogError) as caught:
         claims(table, "csv")
     assert f"{table} {fault}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "advice"),
+    [
+        ("*[0, 0, 1].png", "brackets stand for one of the characters in them: write '*[[]0, 0, 1].png'"),
+        ("1.training/sub/*", "an id begins below the folder of the patches: write 'sub/*'"),
+        ("sub\\3-*", "a folder is told by /: write 'sub/3-*'"),
+        ("3-[[]*", "an id has folders before the name: write '*/3-[[]*'"),
+        ("nothing", "correct or remove it"),
+    ],
+)
+def test_a_pattern_that_matches_nothing_is_shown_in_the_form_that_does(
+    tmp_path: Path, pattern: str, advice: str
+) -> None:
+    touch(tmp_path / "1.training", "1-[1, 0, 0].png", "2-[0, 0, 1].png", "sub/3-[1, 0, 0].png")
+    with pytest.raises(CatalogError) as caught:
+        claims(tmp_path, "wsss4luad", exclude=[pattern])
+    assert str(caught.value).endswith(f"matches none of the 3 patches, whose ids are like '1-[1, 0, 0].png'; {advice}")
+    if "write" in advice:
+        assert len(claims(tmp_path, "wsss4luad", exclude=[advice.split("'")[1]])) == 2
+
+
+@pytest.mark.parametrize(
+    ("root", "layout", "fits"),
+    [
+        ("set", "folders", "set patches.layout: wsss4luad"),
+        ("set/1.training", "folders", "set patches.layout: wsss4luad"),
+        ("set/2.validation", "wsss4luad", "set patches.root: {}/set"),
+        ("", "wsss4luad", "set patches.root: {}/set"),
+        ("classes", "folders", "set patches.root: {}/classes/train"),
+        ("classes/train/tumour", "folders", "set patches.root: {}/classes/train"),
+        ("classes/train", "wsss4luad", "set patches.layout: folders"),
+        ("classes/train", "csv", "set patches.layout: folders"),
+        ("tables", "csv", "set patches.root: {}/tables/labels.csv"),
+        ("tables/labels.csv", "folders", "set patches.layout: csv"),
+        ("classes/absent", "folders", "{}/classes holds the folders 'test', 'train'"),
+    ],
+)
+def test_a_root_or_layout_that_does_not_fit_is_told_with_what_does(
+    tmp_path: Path, root: str, layout: str, fits: str
+) -> None:
+    touch(tmp_path / "set", "1.training/1-[1, 0, 0].png", "2.validation/img/00.png", "2.validation/mask/00.png")
+    touch(tmp_path / "classes", *(f"{part}/{name}/a.png" for part in ("train", "test") for name in ("TUM", "tumour")))
+    write_csv(tmp_path, "path,labels\n").rename(touch(tmp_path / "tables", "note.txt") / "labels.csv")
+    with pytest.raises(CatalogError) as caught:
+        claims(tmp_path / root, layout)
+    assert str(caught.value).startswith(f"{tmp_path / root}: ")
+    assert str(caught.value).endswith(fits.format(tmp_path)), caught.value
+    assert " holds " in str(caught.value)
+
+
+def test_a_folder_of_nearly_the_class_s_name_is_told_its_name(tmp_path: Path) -> None:
+    touch(tmp_path, "Tumour /a.png", "stroma/b.png", "Normal/c.png", "fat/d.png")
+    found = claims(tmp_path, "folders")
+    assert "names 'Tumour', which is no class (did you mean 'tumour'?), expected tumour (or TUM), stroma" in (
+        only_problem(found["Tumour /a.png"])
+    )
+    assert "(did you mean 'normal'?)" in only_problem(found["Normal/c.png"])
+    assert "names 'fat', which is no class, expected tumour" in only_problem(found["fat/d.png"])
+
+
+def test_paths_of_windows_are_told_with_slashes(tmp_path: Path) -> None:
+    touch(tmp_path, "set/a.png", "back\\slash.png")
+    table = write_csv(tmp_path, "path,labels\nset\\a.png,TUM\nC:\\set\\b.png,TUM\nback\\slash.png,TUM\n")
+    found = claims(table, "csv")
+    assert "(paths count from the folder of the CSV): write folders with / and not \\, as 'set/a.png'" in (
+        only_problem(found["set\\a.png"])
+    )
+    assert "not \\, without 'C:', as '/set/b.png'" in only_problem(found["C:\\set\\b.png"])
+    assert not found["back\\slash.png"].problems

@@ -1,0 +1,108 @@
+"""What lies at a root that does not fit its layout, and which root or layout would fit: for messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+from synthpipe.config import Layout
+from synthpipe.errors import CatalogError
+from synthpipe.files import Location
+from synthpipe.patches.labels import parse_bracket, parse_names
+from synthpipe.patches.listing import is_patch, listing
+from synthpipe.patches.published import PUBLISHED
+from synthpipe.taxonomy import Taxonomy
+
+_NAMED = 5
+_LOOKED_AT = 50  # names of a folder
+
+
+def what_lies_at(root: Location) -> str:
+    """Return a clause that says what a folder holds, or the nearest folder above what is missing or a file."""
+    folder = root
+    while isinstance(folder, Path) and not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        found = sorted(listing(folder))
+    except CatalogError as error:
+        return str(error)
+    folders = [name for name, is_folder in found if is_folder]
+    images = [name for name, is_folder in found if not is_folder and is_patch(name)]
+    tables = [name for name, is_folder in found if not is_folder and _is_table(name)]
+    parts = [f"the folders {_listed(folders)}"] if folders else []
+    parts += [f"{len(images)} images such as {images[0]!r}"] if images else []
+    parts += [f"the tables {_listed(tables)}"] if tables else []
+    return f"{folder} holds {' and '.join(parts) or 'no folder, image or table'}"
+
+
+def what_fits(root: Location, layout: Layout, taxonomy: Taxonomy) -> str:
+    """Return which settings of root and layout fit the patches at a root, or near it; empty where none do."""
+    for place in _near(root):
+        found = _layout_of(place, taxonomy)
+        if (place, found) == (root, layout):
+            break
+        if found:
+            moved = [] if place == root else [f"patches.root: {place}"]
+            changed = [] if found == layout else [f"patches.layout: {found}"]
+            return f"set {' and '.join(moved + changed)}"
+    return ""
+
+
+def _near(root: Location) -> Iterator[Location]:
+    """Yield a root, what lies in it, and the two folders above it."""
+    yield root
+    with suppress(CatalogError):
+        inside = sorted(listing(root), key=_training_first)[:_LOOKED_AT] if root.is_dir() else []
+        yield from (root / name for name, is_folder in inside if is_folder or _is_table(name))
+    if isinstance(root, Path):
+        yield from root.parents[:2]
+
+
+def _training_first(entry: tuple[str, bool]) -> tuple[bool, str]:
+    return "train" not in entry[0].lower(), entry[0]
+
+
+def _layout_of(place: Location, taxonomy: Taxonomy) -> Layout | None:
+    """Return the layout that fits what lies at a place, judged by names alone; None for none of them."""
+    if not place.is_dir():
+        return "csv" if place.is_file() and _is_table(place.name) else None
+    try:
+        found = listing(place)
+        folders = [name for name, is_folder in found if is_folder]
+        trainings = {each.training for each in PUBLISHED.values()}.intersection(folders)
+        lists = {name: listing(place / name) for name in trainings}
+    except CatalogError:
+        return None
+    for layout, published in PUBLISHED.items():
+        inside = lists.get(published.training, found)[:_LOOKED_AT]
+        stems = [PurePosixPath(name).stem for name, is_folder in inside if not is_folder and is_patch(name)]
+        if len(taxonomy) == len(published.classes) and any(
+            re.search(published.group_pattern, stem) and _has_label(stem, taxonomy) for stem in stems
+        ):
+            return layout
+    return "folders" if any(_names_classes(name, taxonomy) for name in folders) else None
+
+
+def _names_classes(name: str, taxonomy: Taxonomy) -> bool:
+    try:
+        return bool(parse_names(name, taxonomy))
+    except CatalogError:
+        return False
+
+
+def _has_label(stem: str, taxonomy: Taxonomy) -> bool:
+    try:
+        return bool(parse_bracket(stem, len(taxonomy)))
+    except CatalogError:
+        return False
+
+
+def _is_table(name: str) -> bool:
+    return name.lower().endswith(".csv")
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
