@@ -60,7 +60,7 @@ def main(
             overrides = (f"patches.root={scratch / 'phantom'}", *_PHANTOM, *overrides)
         settings = pipeline_file.load(pipeline or _DEMO, overrides)
         claims = read_layout(settings.patches, settings.taxonomy)
-        catalog = read_catalog(settings.patches, settings.taxonomy, lambda: None, claims=claims)
+        catalog = read_catalog(settings.patches, settings.taxonomy, claims=claims, canvas=settings.canvas)
         bench = subjects.open_bench(settings, catalog, scratch, rounds)
         results: dict[str, Any] = {
             "machine": _machine(),

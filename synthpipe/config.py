@@ -150,8 +150,14 @@ class PatchesSection(Section):
     ] = None
     exclude: Annotated[tuple[Text, ...], Field(description="shell patterns of patch ids to leave out")] = ()
     on_error: Annotated[
-        Literal["stop", "skip"], Field(description="what unreadable, mislabelled or duplicate patches do")
+        Literal["stop", "skip"], Field(description="what patches do that are unreadable, mislabelled, duplicate, blank")
     ] = "stop"
+    min_side: Annotated[
+        Side | None,
+        Field(
+            description="a patch with a shorter side is not used; null: a quarter of the canvas's; not fingerprinted"
+        ),
+    ] = None
     max_pixels: Annotated[
         Whole, Field(ge=1, le=2**36, description="a patch with more is not decoded; never part of a fingerprint")
     ] = MAX_PIXELS

@@ -23,7 +23,8 @@ from synthpipe.curation import first_plan
 from synthpipe.files import Location
 from synthpipe.folders import claim
 from synthpipe.patches.bank import bank_bytes
-from synthpipe.patches.catalog import read_catalog
+from synthpipe.patches.catalog import LISTED, load_catalog, read_catalog
+from synthpipe.patches.claims import told
 from synthpipe.patches.layouts import read_layout
 from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
@@ -122,10 +123,19 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
     claim(path, RUN)
     claims = read_layout(pipeline.patches, pipeline.taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
-        catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
+        catalog = read_catalog(
+            pipeline.patches,
+            pipeline.taxonomy,
+            lambda: advance(1),
+            claims=claims,
+            former=load_catalog(path, pipeline.taxonomy) if run.exists() and run.holds_composites() else None,
+            canvas=pipeline.canvas,
+        )
     say("pipeline:\n" + yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False, width=100))
     mixed, donors = len(catalog.mixed), len(catalog.donors)
     say(f"patches: {len(catalog.patches)} ({donors} donors, {mixed} mixed), {len(catalog.problems)} left out")
+    for line in told(catalog.problems, LISTED):
+        say(f"  {line}")
     for index, name in enumerate(pipeline.taxonomy.names):
         single = sum(patch.classes == (index,) for patch in catalog.donors)
         occurs = sum(index in patch.classes for patch in catalog.patches)

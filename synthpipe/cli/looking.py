@@ -20,8 +20,9 @@ from synthpipe.files import Location, address, write_atomically
 from synthpipe.patches.access import find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
+from synthpipe.patches.claims import told
 from synthpipe.patches.layouts import class_names, read_layout
-from synthpipe.patches.pixels import dark_remark
+from synthpipe.patches.remarks import catalog_remarks
 from synthpipe.patterns import pattern_fault
 from synthpipe.pictures import palette_png, png
 from synthpipe.records import STRATEGIES, Strategy
@@ -76,8 +77,8 @@ def index(
     claims = read_layout(patches, taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims)
-    found = _catalog_summary(catalog, taxonomy)
-    say(json.dumps(found, indent=1) if as_json else "\n".join(_catalog_lines(found)))
+    found = _catalog_summary(catalog, taxonomy, layout)
+    say(json.dumps(found, indent=1) if as_json else "\n".join(_catalog_lines(found, catalog)))
 
 
 @click.command()
@@ -141,7 +142,7 @@ def replay(
     say("equal to the stored pixels")
 
 
-def _catalog_summary(catalog: Catalog, taxonomy: Taxonomy) -> dict[str, Any]:
+def _catalog_summary(catalog: Catalog, taxonomy: Taxonomy, layout: Layout) -> dict[str, Any]:
     sizes = Counter(f"{patch.height} x {patch.width}" for patch in catalog.patches)
     return {
         "patches": len(catalog.patches),
@@ -150,12 +151,12 @@ def _catalog_summary(catalog: Catalog, taxonomy: Taxonomy) -> dict[str, Any]:
         "label_sets": {taxonomy.label(classes): count for classes, count in sorted(catalog.counts().items())},
         "sizes": dict(sizes.most_common()),
         "groups": len(catalog.groups),
+        "remarks": list(catalog_remarks(catalog, taxonomy, layout)),
         "problems": [{"id": p.id, "kind": p.kind, "message": p.message} for p in catalog.problems],
-        "remarks": [dark_remark(catalog.dark)] if catalog.dark else [],
     }
 
 
-def _catalog_lines(found: Mapping[str, Any]) -> Iterator[str]:
+def _catalog_lines(found: Mapping[str, Any], catalog: Catalog) -> Iterator[str]:
     yield f"{found['patches']} patches of {found['groups']} slides or patients"
     yield f"  {found['donors']} with one class (donors), {found['mixed']} with several"
     yield "label sets"
@@ -168,7 +169,5 @@ def _catalog_lines(found: Mapping[str, Any]) -> Iterator[str]:
             break
         yield f"  {count:7} {size}"
     yield f"problems: {len(found['problems']) or 'none'}"
-    for problem in found["problems"]:
-        yield f"  {problem['kind']}: {problem['message']}"
-    for remark in found["remarks"]:
-        yield f"note: {remark}"
+    yield from (f"  {line}" for line in told(catalog.problems))
+    yield from (f"note: {remark}" for remark in found["remarks"])

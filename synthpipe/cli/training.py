@@ -25,7 +25,6 @@ from synthpipe.folders import Kind, belongs, claim
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
-from synthpipe.patches.pixels import dark_remark
 from synthpipe.settings_file import load_settings
 from synthpipe.storage.summary import human_bytes
 
@@ -237,14 +236,16 @@ def _catalog(real: Location, layout: Layout | None, description: Description, mo
         patches = PatchesSection(root=address(real), layout=layout, max_pixels=most)
     claims = read_layout(patches, description.taxonomy, same_set=False)
     with reporter().stage("catalog", len(claims)) as advance:
-        catalog = read_catalog(patches, description.taxonomy, lambda: advance(1), claims=claims)
+        catalog = read_catalog(
+            patches, description.taxonomy, lambda: advance(1), claims=claims, canvas=description.size
+        )
     if catalog.problems:
         reporter().note(
             f"note: {len(catalog.problems)} real patches left out, as patches.on_error of the build says; the first: "
             f"{catalog.problems[0].message}"
         )
-    if catalog.dark:
-        reporter().note(f"note: {dark_remark(catalog.dark)}")
+    for remark in catalog.remarks:
+        reporter().note(f"note: {remark}")
     return catalog
 
 

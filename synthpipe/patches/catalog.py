@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from bisect import bisect_left
@@ -17,16 +16,18 @@ from synthpipe import config
 from synthpipe.config import PatchesSection
 from synthpipe.display import from_cell, to_cell, without_secrets
 from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import Location, told, write_atomically
-from synthpipe.patches.claims import Claim, Problem, ProblemKind
+from synthpipe.files import Location, write_atomically
+from synthpipe.files import told as telling
+from synthpipe.patches.claims import Claim, Problem, ProblemKind, told
+from synthpipe.patches.examining import examine, sift
 from synthpipe.patches.labels import parse_names
 from synthpipe.patches.layouts import read_layout
-from synthpipe.patches.pixels import decode_bytes, read_bytes
 from synthpipe.records import PatchRef
 from synthpipe.taxonomy import Taxonomy
 from synthpipe.threads import available_cores, in_threads
 
-_LISTED = 20
+LISTED = 20
+"""Lines of problems that a message has."""
 _CATALOG, _PROBLEMS = "catalog.csv", "problems.csv"
 _CELLS = {
     "id": ".+",
@@ -43,12 +44,12 @@ _KINDS = get_args(ProblemKind)
 class Catalog:
     """The usable patches of a data set, sorted by id, and the problems of those that are left out.
 
-    `dark` has the ids of patches that are read as nearly black (`dark_remark`); it is not stored.
+    `remarks` are what pixels say that is no problem but may surprise; they are not stored.
     """
 
     patches: tuple[PatchRef, ...]
     problems: tuple[Problem, ...] = ()
-    dark: tuple[str, ...] = field(default=(), compare=False)
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def donors(self) -> tuple[PatchRef, ...]:
@@ -122,12 +123,14 @@ def read_catalog(
     on_patch: Callable[[], None] | None = None,
     threads: int | None = None,
     claims: Sequence[Claim] | None = None,
+    former: Catalog | None = None,
+    canvas: tuple[int, int] | None = None,
 ) -> Catalog:
     """Read the catalog of a data set for a build, which stops at problems unless ``patches.on_error`` is skip.
 
     Parameters
     ----------
-    patches, taxonomy, on_patch, threads, claims
+    patches, taxonomy, on_patch, threads, claims, former, canvas
         As for `survey`.
 
     Raises
@@ -135,7 +138,7 @@ def read_catalog(
     CatalogError
         There are problems and they are not to be skipped, or no usable patch is left; the message lists the first.
     """
-    catalog = survey(patches, taxonomy, on_patch, threads, claims)
+    catalog = survey(patches, taxonomy, on_patch, threads, claims, former, canvas)
     if catalog.problems and patches.on_error == "stop":
         advice = "correct them, or set patches.on_error: skip to leave these patches out"
         raise CatalogError(_summary(patches.root, catalog, advice))
@@ -150,6 +153,8 @@ def survey(
     on_patch: Callable[[], None] | None = None,
     threads: int | None = None,
     claims: Sequence[Claim] | None = None,
+    former: Catalog | None = None,
+    canvas: tuple[int, int] | None = None,
 ) -> Catalog:
     """Read the catalog of a data set together with its problems, whatever they are.
 
@@ -167,27 +172,27 @@ def survey(
         How many files are read at once; some more than there are cores by default.
     claims : sequence of Claim, optional
         What `read_layout` gave, where the caller has it already.
+    former : Catalog, optional
+        Of a run that is built from these patches: those that it holds stay usable where they can be read.
+    canvas : tuple of int, optional
+        Height and width of the composites, by which a patch may be too small; by default the patches' median side.
 
     Raises
     ------
     CatalogError
         There is no data set to read: see `read_layout`.
     """
-    usable: dict[str, PatchRef] = {}
-    problems: list[Problem] = []
+    found = []
     claims = claims or read_layout(patches, taxonomy)
-    examine = partial(_examine, most=patches.max_pixels)
-    dark: list[str] = []
-    for outcome, is_dark in in_threads(examine, claims, threads or min(32, available_cores() + 4)):
-        if isinstance(outcome, PatchRef):
-            first = usable.setdefault(outcome.sha256, outcome)
-            problems += () if first is outcome else (_duplicate(outcome, first, taxonomy),)
-            dark += [outcome.id] if is_dark and first is outcome else []
-        else:
-            problems += outcome
+    look = partial(examine, most=patches.max_pixels)
+    for outcome in in_threads(look, claims, threads or min(32, available_cores() + 4)):
+        found.append(outcome)
         if on_patch:
             on_patch()
-    return Catalog(tuple(usable.values()), tuple(problems), tuple(dark))
+    known = {(patch.id, patch.sha256) for patch in former.patches} if former else set()
+    least = patches.min_side or (min(canvas) // 4 if canvas else None)
+    usable, problems, remarks = sift(found, taxonomy, least, known)
+    return Catalog(tuple(usable), tuple(problems), tuple(remarks))
 
 
 def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: Location) -> None:
@@ -234,37 +239,11 @@ def load_catalog(directory: Location, taxonomy: Taxonomy, access: Mapping[str, s
     return Catalog(tuple(patches), tuple(problems))
 
 
-def _examine(claim: Claim, most: int) -> tuple[PatchRef | tuple[Problem, ...], bool]:
-    """Read the file of a claim that has no problems yet, and tell whether it is dark."""
-    if claim.problems:
-        return claim.problems, False
-    dark: list[bool] = []
-    try:
-        data = read_bytes(claim.secret_url or claim.path, most)
-        height, width, _ = decode_bytes(data, most, lambda: dark.append(True)).shape
-    except CatalogError as error:
-        message = f"patch {claim.id!r}: {error}; replace it or exclude it with patches.exclude"
-        return (Problem(claim.id, "unreadable", message),), False
-    sha256 = hashlib.sha256(data).hexdigest()
-    patch = PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group, claim.secret_url)
-    return patch, bool(dark)
-
-
-def _duplicate(patch: PatchRef, first: PatchRef, taxonomy: Taxonomy) -> Problem:
-    message = f"patch {patch.id!r}: holds the same bytes as {first.id!r}"
-    if patch.classes != first.classes:
-        message += f", but is labelled {taxonomy.label(patch.classes)}, not {taxonomy.label(first.classes)}"
-    return Problem(patch.id, "duplicate", f"{message}; delete one of them or exclude it with patches.exclude")
-
-
 def _summary(root: str, catalog: Catalog, advice: str) -> str:
     count = len(catalog.problems)
     patches = len(catalog.patches) + len({problem.id for problem in catalog.problems})
     lines = [f"{root}: {count} problem{'s' * (count != 1)} in {patches} patch{'es' * (patches != 1)}"]
-    lines += [problem.message for problem in catalog.problems[:_LISTED]]
-    if count > _LISTED:
-        lines.append(f"and {count - _LISTED} more; see `synthpipe index`")
-    return "\n  ".join([*lines, advice])
+    return "\n  ".join([*lines, *told(catalog.problems, LISTED), advice])
 
 
 def _columns(record: type[PatchRef] | type[Problem]) -> list[str]:
@@ -283,7 +262,7 @@ def _write_table(path: Location, columns: list[str], rows: Iterable[dict[str, st
 def _read_table(path: Location, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield the rows of a CSV that `_write_table` wrote, with the numbers of the lines they begin in."""
     line = 1
-    with told(path, "cannot be read", "is this the folder of a run?"):
+    with telling(path, "cannot be read", "is this the folder of a run?"):
         text = path.read_bytes().decode("utf-8", "surrogateescape")
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -1,11 +1,19 @@
-"""What a layout says of patches before anyone opens them: entries, claims, and problems."""
+"""What is said of patches: entries and claims of a layout, and problems."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path"]
+from synthpipe.config import MOST
+from synthpipe.patches.listing import is_patch
+
+ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path", "too_small", "blank", "mask"]
+
+_SHOWN = 3  # patches of those that share a problem
+_VARIES = re.compile(r"""'[^']*'|"[^"]*"|\d+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,3 +58,28 @@ class Entry:
     def problem(self, kind: ProblemKind, message: str) -> Problem:
         where = f" ({self.where})" if self.where else ""
         return Problem(self.id, kind, f"patch {self.id!r}{where}: {message}")
+
+
+def told(problems: Iterable[Problem], most: int = MOST) -> Iterator[str]:
+    """Yield the messages of problems in at most so many lines; patches with the same problem share one."""
+    alike: dict[tuple[str, str], list[Problem]] = {}
+    for problem in problems:
+        fault = _VARIES.sub(_without_names, problem.message.removeprefix(f"patch {problem.id!r}"))
+        alike.setdefault((problem.kind, fault), []).append(problem)
+    for number, (first, *others) in enumerate(alike.values()):
+        if number == most:
+            yield f"and {sum(map(len, list(alike.values())[most:]))} other problems"
+            return
+        if others:
+            names = [repr(problem.id) for problem in others]
+            more = len(names) - _SHOWN + 1
+            listed = ", ".join(names[: _SHOWN - 1]) + (f" and {more} more" if more > 0 else "")
+            yield f"{len(names) + 1} x {first.kind}: {first.message}; the same holds for {listed}"
+        else:
+            yield f"{first.kind}: {first.message}"
+
+
+def _without_names(found: re.Match[str]) -> str:
+    """Return a part of a message without what differs from patch to patch: numbers, and names of patches."""
+    quoted = found[0][0] in "'\""
+    return found[0] if quoted and not is_patch(found[0][1:-1]) else "#"

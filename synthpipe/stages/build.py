@@ -21,7 +21,8 @@ from synthpipe.folders import claim
 from synthpipe.lock import held
 from synthpipe.patches.access import with_access
 from synthpipe.patches.bank import bank_bytes
-from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, write_catalog
+from synthpipe.patches.catalog import LISTED, Catalog, load_catalog, read_catalog, write_catalog
+from synthpipe.patches.claims import told
 from synthpipe.patches.layouts import read_layout
 from synthpipe.progress import Reporter
 from synthpipe.report import write_report
@@ -207,7 +208,15 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
     if anew:
         claims = read_layout(pipeline.patches, pipeline.taxonomy)
         with reporter.stage("catalog", len(claims)) as advance:
-            catalog = read_catalog(pipeline.patches, pipeline.taxonomy, lambda: advance(1), claims=claims)
+            former = load_catalog(run.path, pipeline.taxonomy) if run.exists() and run.holds_composites() else None
+            catalog = read_catalog(
+                pipeline.patches,
+                pipeline.taxonomy,
+                lambda: advance(1),
+                claims=claims,
+                former=former,
+                canvas=pipeline.canvas,
+            )
     else:
         catalog = load_catalog(run.path, pipeline.taxonomy)
         catalog = with_access(catalog, pipeline.patches, pipeline.taxonomy, reporter.note)
@@ -217,7 +226,10 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
         if here[package] != made_with[package]:
             reporter.note(f"note: {run.path} was begun with {package} {made_with[package]}, here is {here[package]}")
     if catalog.problems:
-        reporter.note(f"{len(catalog.problems)} patches left out; {run.path / 'problems.csv'} says why")
+        left = len({problem.id for problem in catalog.problems})
+        reporter.note(
+            "\n  ".join([f"{left} patches left out; {run.tables()[1]} has all:", *told(catalog.problems, LISTED)])
+        )
     return catalog
 
 

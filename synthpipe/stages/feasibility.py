@@ -8,7 +8,10 @@ from synthpipe.config import Pipeline
 from synthpipe.errors import CatalogError, FilterError
 from synthpipe.filtering.split import split_groups
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.pixels import dark_remark
+from synthpipe.patches.remarks import catalog_remarks
+from synthpipe.records import PatchRef
+
+_NARROW = 4
 
 
 def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[str]]:
@@ -48,24 +51,36 @@ def split_json(split: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
 
 
 def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
-    """Yield what is allowed but may surprise: lacking donors, patches of no common slide or nearly black."""
+    """Yield what is allowed but may surprise: in the patches, and in what the pipeline asks of them."""
+    yield from catalog_remarks(catalog, pipeline.taxonomy, pipeline.patches.layout)
     labels = {patch.classes[0] for patch in catalog.donors}
-    taxonomy = pipeline.taxonomy
-    lacking = [name for index, name in enumerate(taxonomy.names) if index not in labels]
-    if lacking:
-        yield f"no single-class patches of {', '.join(lacking)}: no composite will show them"
+    names = pipeline.taxonomy.names
     if pipeline.bezier:
         pairs = [pair for pair in pipeline.class_pairs if not set(pair) <= labels]
-        names = ", ".join(f"{taxonomy.names[back]}/{taxonomy.names[front]}" for back, front in pairs)
         if pairs:
-            yield f"bezier.pairs without donors, left out: {names}"
-    if len(catalog.groups) == len(catalog.patches):
+            told = ", ".join(f"{names[back]}/{names[front]}" for back, front in pairs)
+            yield f"bezier.pairs without donors, left out: {told}"
+    if narrow := [patch for patch in catalog.donors if max(_sides(patch)) > _NARROW * min(_sides(patch))]:
+        yield (
+            f"{len(narrow)} donors are over {_NARROW} times as long as wide, {narrow[0].id!r} the first: they are "
+            "stretched to the canvas; cut them, or leave them out with patches.exclude"
+        )
+    if pipeline.filter.enabled and len(catalog.groups) == len(catalog.patches):
         yield (
             "every patch counts as a slide of its own; set patches.group_pattern, or a column group, so that the "
             "filter's split keeps slides together"
         )
-    if catalog.dark:
-        yield dark_remark(catalog.dark)
+    for strategy in () if pipeline.filter.enabled else pipeline.strategies:
+        wanted, candidates = (each[strategy] for each in (pipeline.curation.wanted, pipeline.curation.candidates))
+        if wanted != candidates:
+            yield (
+                f"without a filter the first plan of {strategy} has as many candidates as are wanted, {wanted}; "
+                f"curation.candidates, {candidates}, is not used"
+            )
+
+
+def _sides(patch: PatchRef) -> tuple[int, int]:
+    return patch.height, patch.width
 
 
 def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:

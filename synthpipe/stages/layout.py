@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import zarr
 from zarr.abc.store import Store
 
 from synthpipe.compose import Purpose, donor_uses
-from synthpipe.config import Pipeline
+from synthpipe.config import PatchesSection, Pipeline
 from synthpipe.files import Location
 from synthpipe.patches.catalog import Catalog
 from synthpipe.records import Strategy
@@ -58,13 +60,21 @@ def curated_group(place: Place, pipeline: Pipeline, catalog: Catalog, count: int
         "fingerprint": pipeline.fingerprint(),
         **taxonomy_attributes(pipeline.taxonomy),
         "groups": sorted({patch.group for patch in catalog.donors}),
-        "patches": pipeline.patches.model_dump(mode="json", exclude={"root", "max_pixels"}),
+        "patches": _patches(pipeline.patches),
         "glass": pipeline.glass.model_dump(mode="json") if pipeline.glass else None,
         "source": {"patches": catalog.digest},
     }
     group = create_group(place, "", attributes)
     ensure_arrays(group, CURATED_ARRAYS, _sizes(pipeline, count, *pipeline.strategies), pipeline.store)
     return group
+
+
+def _patches(patches: PatchesSection) -> dict[str, Any]:
+    """Return how patches are read; keys that former versions lack only where they matter."""
+    found = patches.model_dump(mode="json", exclude={"root", "max_pixels"})
+    if patches.min_side is None:
+        del found["min_side"]
+    return found
 
 
 def _sizes(pipeline: Pipeline, count: int, *strategies: Strategy) -> dict[str, int]:

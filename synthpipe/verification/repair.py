@@ -76,7 +76,8 @@ def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:
         run.build_file.unlink(missing_ok=True)
     run.reopen()
     if named.keys() & set(run.tables()):
-        write_catalog(survey(pipeline.patches, pipeline.taxonomy), pipeline.taxonomy, run.path)
+        catalog = survey(pipeline.patches, pipeline.taxonomy, canvas=pipeline.canvas)
+        write_catalog(catalog, pipeline.taxonomy, run.path)
     for fault in found.faults:
         if fault.replace is not None:
             write_atomically(fault.path, fault.replace)

@@ -131,6 +131,7 @@ def find_catalog(
     """
     expected = str(run.read()["catalog_digest"])
     path, problems = run.tables()
+    former: Catalog | None = None
     try:
         catalog = load_catalog(run.path, pipeline.taxonomy)
     except StoreError as error:
@@ -138,11 +139,13 @@ def find_catalog(
         found = str(error).removeprefix(f"{path}").lstrip(": ")
         fault = Fault("file", path, found, "the catalog of the run's patches", _CATALOG)
     else:
-        if trusted and catalog.digest == expected:
-            return catalog, []
+        if catalog.digest == expected:
+            former = catalog
+        if trusted and former:
+            return former, []
         fault = Fault("file", path, f"digest {catalog.digest}", f"{expected}, as run.json says", _CATALOG)
     try:
-        catalog = _survey(pipeline, root)
+        catalog = _survey(pipeline, root, former)
     except (CatalogError, StoreError):
         catalog = Catalog(())
     if catalog.digest == expected:
@@ -151,14 +154,14 @@ def find_catalog(
     return None, [Fault("file", path, fault.found, fault.expected, cure, lasting=True)]
 
 
-def _survey(pipeline: Pipeline, root: str | None) -> Catalog:
+def _survey(pipeline: Pipeline, root: str | None, former: Catalog | None) -> Catalog:
     patches = pipeline.patches.model_copy(update={"root": root or pipeline.patches.root})
     if root is None and "://" in patches.root:
         return Catalog(())
     claims = read_layout(patches, pipeline.taxonomy)
     if root is None and any("://" in claim.path for claim in claims):
         return Catalog(())
-    return survey(patches, pipeline.taxonomy, claims=claims)
+    return survey(patches, pipeline.taxonomy, claims=claims, former=former, canvas=pipeline.canvas)
 
 
 def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:

@@ -96,6 +96,30 @@ def test_index_lists_problems_by_file_and_fault(tmp_path: Path) -> None:
     assert "'a-3-[1 0 0].png'" in result.stdout
 
 
+def test_index_and_dry_run_say_what_may_surprise(tmp_path: Path) -> None:
+    """Both look at pixels, and neither reads a problem a hundred times."""
+    rng = np.random.default_rng(0)
+    for name in ("tumour/a", "tumour/b", "tumour/c", "stroma/d", "normal/e", "normal/f"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        PillowImage.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / "set" / f"{name}.png")
+    for number in range(1, 41):
+        PillowImage.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / "set/stroma" / f"{number:02}.png")
+    changes = options(
+        *(f"patches.root={tmp_path / 'set'}", "patches.layout=folders", "patches.on_error=skip"),
+        *("filter.enabled=false", "canvas=32", "mosaic.tile=16", "curation.wanted=100"),
+    )
+    index = synthpipe("index", tmp_path / "set", "--layout", "folders")
+    dry = synthpipe("build", DEMO, "-o", tmp_path / "run", "--dry-run", *changes)
+    problem = "40 x blank: patch 'stroma/01.png': has one colour, RGB (1, 0, 0), in all its pixels; replace it or "
+    for result in (index, dry):
+        assert result.exit_code == 0, result.output
+        assert problem in result.stdout and result.stdout.count("has one colour") == 1
+        assert "the same holds for 'stroma/02.png', 'stroma/03.png' and 37 more\n" in result.stdout
+        assert "note: stroma has a single donor, 'stroma/d.png'" in result.stdout
+    assert "without a filter the first plan of mosaic has as many candidates as are wanted, 100;" in dry.stdout
+    assert "counts as a slide of its own" not in dry.stdout, "slides do not matter without a filter"
+
+
 def test_index_takes_class_names_from_folders_and_tables(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = ["path,labels"]

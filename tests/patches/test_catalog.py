@@ -28,7 +28,7 @@ from synthpipe.patches.catalog import (
     survey,
     write_catalog,
 )
-from synthpipe.patches.claims import Problem
+from synthpipe.patches.claims import Problem, told
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.pixels import decode
 from synthpipe.records import PatchRef
@@ -127,7 +127,7 @@ def test_dark_patches_are_named_once(root: Path) -> None:
     for name, values in {"s3-1": twelve, "s3-2": twelve + 1, "s3-3": twelve * 16}.items():
         PIL.Image.fromarray(values).save(root / "1.training" / f"{name}-[1, 0, 0].png")
     catalog = survey(section(root), LUNG)
-    assert catalog.dark == ("s3-1-[1, 0, 0].png", "s3-2-[1, 0, 0].png") and len(catalog.patches) == 7
+    assert len(catalog.patches) == 7
     (remark,) = (each for each in remarks(pipeline(), catalog) if "16-bit" in each)
     assert remark.startswith(
         "s3-1-[1, 0, 0].png and 1 more: 16-bit values below a tenth of the range are read as nearly"
@@ -154,13 +154,18 @@ def test_problems_stop_or_are_skipped(root: Path) -> None:
     (folder / "s3-6-[1, 0, 0].png").symlink_to(folder / "gone.png")
     (folder / "s3_7_[1, 0, 0].png").write_bytes(data)
     expected = [
+        (
+            "duplicate",
+            "patch 's1-1-[1, 0, 0].png': holds the same bytes as 's3-4-[0, 1, 0].png', but is labelled tumour, not "
+            "stroma; neither is used: delete",
+        ),
         ("unreadable", "patch 's3-1-[1, 0, 0].png': is truncated: its chunk IDAT ends beyond the file"),
         ("unreadable", "patch 's3-2-[1, 0, 0].png': is empty, expected PNG, JPEG, TIFF or BMP; replace it"),
         ("unreadable", "patch 's3-3-[1, 0, 0].png': is no image, expected PNG"),
         (
             "duplicate",
             "patch 's3-4-[0, 1, 0].png': holds the same bytes as 's1-1-[1, 0, 0].png', but is labelled stroma, "
-            "not tumour; delete one of them or exclude it with patches.exclude",
+            "not tumour; neither is used: delete one of them or exclude it with patches.exclude",
         ),
         ("mislabelled", "patch 's3-5-[1, 2].png': label holds '2', which is neither 0 nor 1; rename it"),
         ("unreadable", "patch 's3-6-[1, 0, 0].png': cannot be read: No such file or directory; replace it"),
@@ -168,19 +173,19 @@ def test_problems_stop_or_are_skipped(root: Path) -> None:
     ]
     skipped = read_catalog(section(root, on_error="skip"), LUNG)
     assert skipped == survey(section(root), LUNG)
-    assert len(skipped.patches) == 4
+    assert [patch.id[:4] for patch in skipped.patches] == ["s1-2", "s2-1", "s2-2"]
     for problem, (kind, beginning) in zip(skipped.problems, expected, strict=True):
         assert problem.kind == kind
         assert problem.message.startswith(beginning)
 
     with pytest.raises(CatalogError) as caught:
         read_catalog(section(root), LUNG)
-    assert str(caught.value).startswith(f"{root}: 7 problems in 11 patches\n")
+    assert str(caught.value).startswith(f"{root}: 8 problems in 11 patches\n")
     assert all(problem.message in str(caught.value) for problem in skipped.problems)
     assert "set patches.on_error: skip" in str(caught.value)
 
     clean = read_catalog(section(root, exclude=["s3*"]), LUNG)
-    assert clean.patches == skipped.patches
+    assert len(clean.patches) == 4, "without the other, a picture of two labels has one"
     assert clean.problems == ()
 
 
@@ -192,12 +197,29 @@ def test_a_patch_with_problems_makes_no_duplicate_of_another(root: Path) -> None
 
 def test_long_lists_are_cut(root: Path) -> None:
     for number in range(23):
-        (root / "1.training" / f"t-{number:02}-[1, 0, 0].png").touch()
+        (root / "1.training" / f"t-{number:02}-[x{number}].png").touch()
     with pytest.raises(CatalogError) as caught:
         read_catalog(section(root), LUNG)
     assert "t-19-" in str(caught.value)
     assert "t-20-" not in str(caught.value)
-    assert "and 3 more; see `synthpipe index`" in str(caught.value)
+    assert "and 3 other problems" in str(caught.value)
+
+
+def test_equal_problems_are_one_line_with_their_count(root: Path) -> None:
+    for number in range(100):
+        (root / "1.training" / f"t-{number:03}-[1, 0, 0].png").touch()
+        shutil.copy(root / "1.training" / "s2-2-[1, 1, 0].png", root / "1.training" / f"u-{number:03}-[1, 1, 0].png")
+    problems = survey(section(root), LUNG).problems
+    assert len(problems) == 200
+    empty, double = told(problems)
+    assert empty.startswith(
+        "100 x unreadable: patch 't-000-[1, 0, 0].png': is empty, expected PNG, JPEG, TIFF or BMP; "
+    )
+    assert empty.endswith("; the same holds for 't-001-[1, 0, 0].png', 't-002-[1, 0, 0].png' and 97 more")
+    assert double.startswith(
+        "100 x duplicate: patch 'u-000-[1, 1, 0].png': holds the same bytes as 's2-2-[1, 1, 0].png'"
+    )
+    assert double.endswith("; the same holds for 'u-001-[1, 1, 0].png', 'u-002-[1, 1, 0].png' and 97 more")
 
 
 def test_no_usable_patch_is_an_error_though_problems_are_skipped(tmp_path: Path) -> None:

@@ -1,0 +1,191 @@
+"""Patches looked at one by one and beside each other: which are usable, and why the others are not."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.errors import CatalogError
+from synthpipe.patches.claims import Claim, Problem
+from synthpipe.patches.names import masks_among
+from synthpipe.patches.pixels import dark_remark, decode_bytes, read_bytes
+from synthpipe.records import Image, PatchRef
+from synthpipe.taxonomy import Taxonomy
+
+_BLANK = 0.5  # standard deviation of a picture of one colour
+_NEARLY_BLANK = 4.0  # that of tissue is above 10
+_FEW_COLORS = 8  # a mask of more classes is rare, and tissue of fewer than 100 colours too
+_SAMPLED = 16  # rows and columns
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A patch that could be read, and what its pixels say that the catalog does not hold.
+
+    Attributes
+    ----------
+    patch : PatchRef
+        What the catalog holds.
+    pixels : tuple
+        Equal for equal pixels.
+    color : tuple of int
+        The mean of RGB.
+    deviation : float
+        The standard deviation of the channel that varies most, in grey levels.
+    few_colors : bool
+        Whether there are as few colours as in masks.
+    dark : bool
+        Whether it has 16-bit values that are read as nearly black (`dark_remark`).
+    """
+
+    patch: PatchRef
+    pixels: tuple[object, ...]
+    color: tuple[int, ...]
+    deviation: float
+    few_colors: bool
+    dark: bool
+
+
+def examine(claim: Claim, most: int) -> Examined | tuple[Problem, ...]:
+    """Read the file of a claim that has no problems yet, of at most `most` pixels."""
+    if claim.problems:
+        return claim.problems
+    dark: list[bool] = []
+    try:
+        data = read_bytes(claim.secret_url or claim.path, most)
+        image = decode_bytes(data, most, lambda: dark.append(True))
+    except CatalogError as error:
+        message = f"patch {claim.id!r}: {error}; replace it or exclude it with patches.exclude"
+        return (Problem(claim.id, "unreadable", message),)
+    height, width, _ = image.shape
+    sha256 = hashlib.sha256(data).hexdigest()
+    patch = PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group, claim.secret_url)
+    mean, deviation = cv2.meanStdDev(image)
+    # mirrored pixels have the same moments, and unlike pixels hardly ever both moments and checksum
+    pixels = (height, width, mean.tobytes(), deviation.tobytes(), zlib.crc32(image.tobytes()))
+    color = tuple(np.rint(mean).astype(int).ravel().tolist())
+    return Examined(patch, pixels, color, float(deviation.max()), _has_few_colors(image), bool(dark))
+
+
+def sift(
+    found: Sequence[Examined | tuple[Problem, ...]],
+    taxonomy: Taxonomy,
+    least: int | None,
+    former: Container[tuple[str, str]],
+) -> tuple[list[PatchRef], list[Problem], list[str]]:
+    """Tell usable patches from those with problems; return with them what is usable but may surprise.
+
+    Parameters
+    ----------
+    found : sequence
+        Of `examine`, by id.
+    taxonomy : Taxonomy
+        The classes.
+    least : int or None
+        A patch with a shorter side, in pixels, is not used; None for a quarter of their median shorter side.
+    former : container of (str, str)
+        Ids and SHA-256 of patches that a run was made from: they stay usable, whatever is found now.
+    """
+    read = [each for each in found if isinstance(each, Examined)]
+    if least is None and read:
+        least = int(np.median([_side(each.patch) for each in read])) // 4
+    masks = masks_among([each.patch.id for each in read])
+    faults: dict[str, Problem] = {}
+    twins: dict[tuple[object, ...], list[PatchRef]] = {}
+    for each in read:
+        is_former = (each.patch.id, each.patch.sha256) in former
+        fault = None if is_former else _fault(each, least or 1, masks.get(each.patch.id))
+        if fault:
+            faults[each.patch.id] = fault
+        else:
+            twins.setdefault(each.pixels, []).append(each.patch)
+    for alike in twins.values():
+        faults |= _duplicates(alike, taxonomy, former)
+    sound = [each for each in read if each.patch.id not in faults]
+    problems: list[Problem] = []
+    for outcome in found:
+        if not isinstance(outcome, Examined):
+            problems += outcome
+        elif fault := faults.get(outcome.patch.id):
+            problems.append(fault)
+    return [each.patch for each in sound], problems, list(_remarks(sound))
+
+
+def _side(patch: PatchRef) -> int:
+    return min(patch.height, patch.width)
+
+
+def _fault(found: Examined, least: int, mask: tuple[str, str] | None) -> Problem | None:
+    """Return why a patch that could be read is no tissue, if so."""
+    patch = found.patch
+    if mask:
+        image, pattern = mask
+        message = f"by its name it is the mask of {image!r}; leave masks out with patches.exclude: [{pattern!r}]"
+        return Problem(patch.id, "mask", f"patch {patch.id!r}: {message}")
+    if _side(patch) < least:
+        message = (
+            f"has {patch.height} x {patch.width} pixels, expected sides of at least {least}, since smaller patches are "
+            "stretched; exclude it with patches.exclude, or set patches.min_side lower"
+        )
+        return Problem(patch.id, "too_small", f"patch {patch.id!r}: {message}")
+    if found.deviation < _BLANK:
+        message = f"has one colour, RGB {found.color}, in all its pixels; replace it or exclude it with patches.exclude"
+        return Problem(patch.id, "blank", f"patch {patch.id!r}: {message}")
+    return None
+
+
+def _duplicates(
+    alike: Sequence[PatchRef], taxonomy: Taxonomy, former: Container[tuple[str, str]]
+) -> dict[str, Problem]:
+    """Return the problems of patches with the same pixels: of all but the first, or of all where labels differ."""
+    kept = [patch for patch in alike if (patch.id, patch.sha256) in former]
+    if not kept and len({patch.classes for patch in alike}) == 1:
+        kept = [alike[0]]
+    problems = {}
+    for patch in alike:
+        if patch in kept:
+            continue
+        first = next((each for each in kept or alike if each.classes != patch.classes), (kept or alike)[0])
+        what = "bytes" if first.sha256 == patch.sha256 else "pixels"
+        message = f"patch {patch.id!r}: holds the same {what} as {first.id!r}"
+        cure = "delete one of them or exclude it with patches.exclude"
+        if first.classes != patch.classes:
+            message += f", but is labelled {taxonomy.label(patch.classes)}, not {taxonomy.label(first.classes)}"
+            cure = f"{'it is not' if kept else 'neither is'} used: {cure}"
+        problems[patch.id] = Problem(patch.id, "duplicate", f"{message}; {cure}")
+    return problems
+
+
+def _remarks(found: Sequence[Examined]) -> Iterator[str]:
+    """Yield what pixels of usable patches say that may surprise."""
+    if dark := [each.patch.id for each in found if each.dark]:
+        yield dark_remark(dark)
+    if few := [each.patch.id for each in found if each.few_colors]:
+        yield (
+            f"{len(few)} patches have at most {_FEW_COLORS} colours, as masks have, {few[0]!r} the first; leave masks "
+            "out with patches.exclude"
+        )
+    if blank := [each.patch.id for each in found if each.deviation < _NEARLY_BLANK and not each.few_colors]:
+        yield (
+            f"{len(blank)} patches show next to nothing, {blank[0]!r} the first: their standard deviation is under "
+            f"{_NEARLY_BLANK:g} grey levels; leave glass out with patches.exclude"
+        )
+
+
+def _has_few_colors(image: Image) -> bool:
+    """Whether an image has at most some colours; most images are told by a few of their pixels."""
+    height, width, _ = image.shape
+    some = image[:: max(1, height // _SAMPLED), :: max(1, width // _SAMPLED)]
+    return all(len(np.unique(_packed(each))) <= _FEW_COLORS for each in (some, image))
+
+
+def _packed(image: Image) -> NDArray[np.uint32]:
+    red, green, blue = (image[..., channel].astype(np.uint32) for channel in range(3))
+    packed: NDArray[np.uint32] = red | green << np.uint32(8) | blue << np.uint32(16)
+    return packed

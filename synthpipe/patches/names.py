@@ -1,0 +1,71 @@
+"""What the names of patches say: which are the masks of others, and which folders hold the same names."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import PurePosixPath
+
+_MASKS = "masks?|labels?|annotations?|annots?|gt|ground[ _-]?truths?|seg|segmentations?"
+_MASK_FOLDER = re.compile(rf"(.*[^a-z])?({_MASKS})([^a-z].*)?", re.IGNORECASE)
+_MASK_STEM = re.compile(rf"(?P<image>.+?)(?P<mask>[ _.-]+({_MASKS}))", re.IGNORECASE)
+
+Place = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def masks_among(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Return the patches whose names say that they are masks of others: of which, and the pattern that excludes them.
+
+    A mask lies in a folder such as ``masks`` while its image lies beside that folder or in another one beside it, or
+    has the name of an image in its folder with ``_mask`` behind it.
+    """
+    named = {patch: places for patch in ids if (places := list(_mask_places(patch)))}
+    if not named:
+        return {}
+    images = {place: patch for patch in reversed(ids) if patch not in named for place in _places(patch)}
+    found = {}
+    for patch, places in named.items():
+        for place, pattern in places:
+            if place in images:
+                found[patch] = images[place], pattern
+                break
+    return found
+
+
+def _mask_places(patch: str) -> Iterator[tuple[Place, str]]:
+    """Yield where the image of a patch would lie if the patch were a mask, and the pattern of such masks."""
+    path = PurePosixPath(patch)
+    parts = (*path.parts[:-1], path.stem)
+    stem = _MASK_STEM.fullmatch(path.stem)
+    if stem:
+        pattern = f"*{glob.escape(stem['mask'] + path.suffix)}"
+        yield (parts[:-1], (stem["image"],)), pattern
+    for number, part in enumerate(parts[:-1]):
+        if _MASK_FOLDER.fullmatch(part):
+            pattern = f"{'*/' if number else ''}{glob.escape(part)}/*"
+            yield (parts[:number], parts[number + 1 :]), pattern
+            if stem:
+                yield (parts[:number], (*parts[number + 1 : -1], stem["image"])), pattern
+
+
+def _places(patch: str) -> Iterator[Place]:
+    """Yield all that `_mask_places` may say of the masks of an image: with any one folder left out, or none."""
+    path = PurePosixPath(patch)
+    parts = (*path.parts[:-1], path.stem)
+    for number in range(len(parts)):
+        yield parts[:number], parts[number:]
+        if number < len(parts) - 1:
+            yield parts[:number], parts[number + 1 :]
+
+
+def alike_folders(ids: Iterable[str]) -> Iterator[tuple[str, str, str]]:
+    """Yield pairs of folders, in one folder, that hold images of the same names, and the first of these names."""
+    stems: dict[PurePosixPath, list[str]] = {}
+    for patch in ids:
+        path = PurePosixPath(patch)
+        stems.setdefault(path.parent, []).append(path.stem)
+    first: dict[tuple[PurePosixPath, tuple[str, ...]], PurePosixPath] = {}
+    for folder, names in sorted(stems.items()):
+        if folder.parts and (other := first.setdefault((folder.parent, tuple(sorted(names))), folder)) != folder:
+            yield str(other), str(folder), min(names)

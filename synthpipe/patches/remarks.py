@@ -1,0 +1,38 @@
+"""What patches allow but may surprise, whatever is built from them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from synthpipe.config import Layout
+from synthpipe.patches.catalog import Catalog
+from synthpipe.patches.names import alike_folders
+from synthpipe.records import PatchRef
+from synthpipe.taxonomy import Taxonomy
+
+
+def catalog_remarks(catalog: Catalog, taxonomy: Taxonomy, layout: Layout) -> Iterator[str]:
+    """Yield what may surprise in the patches of a catalog: their pixels, their folders, the donors of each class."""
+    yield from catalog.remarks
+    for first, second, name in alike_folders(patch.id for patch in catalog.patches):
+        if layout != "folders" or "/" in first:  # folders of classes may hold equal names
+            yield (
+                f"{first}/ and {second}/ hold patches of the same names, such as {name!r}; if one of them holds masks "
+                f"or copies, leave it out with patches.exclude: [{second + '/*'!r}]"
+            )
+    donors: dict[int, list[PatchRef]] = defaultdict(list)
+    for patch in catalog.donors:
+        donors[patch.classes[0]].append(patch)
+    lacking = [name for index, name in enumerate(taxonomy.names) if index not in donors]
+    if lacking:
+        yield f"no single-class patches of {', '.join(lacking)}: no composite will show them"
+    for index, patches in sorted(donors.items()):
+        name, groups = taxonomy.names[index], {patch.group for patch in patches}
+        if len(patches) == 1:
+            yield f"{name} has a single donor, {patches[0].id!r}: all {name} in composites is cut from it; add patches"
+        elif len(groups) == 1:
+            yield (
+                f"the {len(patches)} donors of {name} come from one slide or patient, {groups.pop()!r}; add patches of "
+                "others"
+            )

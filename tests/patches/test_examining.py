@@ -1,0 +1,199 @@
+"""What pixels, sizes and names of patches say before anything is built from them."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.PngImagePlugin
+import pytest
+
+from synthpipe.patches.catalog import Catalog, survey
+from synthpipe.patches.claims import told
+from synthpipe.patches.names import alike_folders, masks_among
+from synthpipe.patches.remarks import catalog_remarks
+from tests.patches.test_catalog import LUNG, save, section
+
+
+def found(root: Path, **settings: Any) -> Catalog:
+    return survey(section(root, layout="folders", **settings), LUNG)
+
+
+def problems(catalog: Catalog) -> dict[str, str]:
+    return {problem.id: f"{problem.kind}: {problem.message.partition(': ')[2]}" for problem in catalog.problems}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for seed, name in enumerate(("tumour/a", "tumour/b", "stroma/c", "stroma/d")):
+        save(tmp_path / f"{name}.png", seed, 40, 30)
+    return tmp_path
+
+
+def flat(path: Path, color: tuple[int, int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    PIL.Image.new("RGB", (30, 40), color).save(path)
+
+
+def test_slivers_are_problems_by_the_patches_the_canvas_or_the_key(root: Path) -> None:
+    save(root / "tumour/line.png", 7, 101, 3)
+    save(root / "tumour/dot.png", 8, 1, 1)
+    save(root / "tumour/small.png", 9, 12, 20)
+    assert found(root).patches != ()
+    assert problems(found(root)) == {
+        "tumour/dot.png": "too_small: has 1 x 1 pixels, expected sides of at least 7, since smaller patches are "
+        "stretched; exclude it with patches.exclude, or set patches.min_side lower",
+        "tumour/line.png": "too_small: has 101 x 3 pixels, expected sides of at least 7, since smaller patches are "
+        "stretched; exclude it with patches.exclude, or set patches.min_side lower",
+    }
+    patches = section(root, layout="folders")
+    by_canvas = survey(patches, LUNG, canvas=(64, 80))
+    assert problems(by_canvas).keys() == {"tumour/dot.png", "tumour/line.png", "tumour/small.png"}
+    assert "expected sides of at least 16," in by_canvas.problems[0].message
+    assert problems(found(root, min_side=1)).keys() == {"tumour/dot.png"}, "a pixel has one colour"
+    assert problems(found(root, min_side=4)).keys() == {"tumour/dot.png", "tumour/line.png"}
+
+
+def test_pictures_of_one_colour_are_problems(root: Path) -> None:
+    flat(root / "stroma/black.png", (0, 0, 0))
+    flat(root / "stroma/glass.jpg", (255, 250, 245))
+    assert problems(found(root))["stroma/black.png"] == (
+        "blank: has one colour, RGB (0, 0, 0), in all its pixels; replace it or exclude it with patches.exclude"
+    )
+    assert problems(found(root)).keys() == {"stroma/black.png", "stroma/glass.jpg"}
+
+
+def test_pictures_that_show_next_to_nothing_or_few_colours_are_remarked_on(root: Path) -> None:
+    rng = np.random.default_rng(1)
+    PIL.Image.fromarray(rng.integers(240, 250, (40, 30, 3), dtype=np.uint8)).save(root / "stroma/glass.png")
+    PIL.Image.fromarray(rng.integers(0, 2, (40, 30), dtype=np.uint8) * 255).convert("RGB").save(root / "stroma/map.png")
+    catalog = found(root)
+    assert not catalog.problems
+    assert [remark.partition(":")[0].partition(";")[0] for remark in catalog.remarks] == [
+        "1 patches have at most 8 colours, as masks have, 'stroma/map.png' the first",
+        "1 patches show next to nothing, 'stroma/glass.png' the first",
+    ]
+
+
+def again(path: Path, target: Path) -> None:
+    """Save the same pixels with other metadata and another compression."""
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text("Comment", "again")
+    with PIL.Image.open(path) as picture:
+        picture.save(target, pnginfo=text, compress_level=1)
+
+
+def test_equal_pixels_in_other_bytes_are_duplicates(root: Path) -> None:
+    again(root / "tumour/a.png", root / "tumour/z.png")
+    with PIL.Image.open(root / "tumour/b.png") as picture:
+        picture.save(root / "tumour/y.tif")
+        picture.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT).save(root / "tumour/x.png")
+    assert problems(found(root)) == {
+        "tumour/y.tif": "duplicate: holds the same pixels as 'tumour/b.png'; delete one of them or exclude it with "
+        "patches.exclude",
+        "tumour/z.png": "duplicate: holds the same pixels as 'tumour/a.png'; delete one of them or exclude it with "
+        "patches.exclude",
+    }
+
+
+def test_a_picture_under_two_labels_is_used_under_neither(root: Path) -> None:
+    again(root / "tumour/a.png", root / "stroma/z.png")
+    again(root / "tumour/a.png", root / "tumour/z.png")
+    catalog = found(root)
+    assert [patch.id for patch in catalog.patches] == ["stroma/c.png", "stroma/d.png", "tumour/b.png"]
+    told = problems(catalog)
+    assert told.keys() == {"stroma/z.png", "tumour/a.png", "tumour/z.png"}
+    assert told["tumour/a.png"] == (
+        "duplicate: holds the same pixels as 'stroma/z.png', but is labelled tumour, not stroma; neither is used: "
+        "delete one of them or exclude it with patches.exclude"
+    )
+    assert "same bytes" not in told["stroma/z.png"] and "labelled stroma, not tumour" in told["stroma/z.png"]
+
+
+def test_the_result_does_not_depend_on_threads(root: Path) -> None:
+    again(root / "tumour/a.png", root / "stroma/z.png")
+    again(root / "tumour/b.png", root / "tumour/z.png")
+    flat(root / "stroma/black.png", (0, 0, 0))
+    patches = section(root, layout="folders")
+    assert len({repr(survey(patches, LUNG, threads=threads)) for threads in (1, 2, 7)}) == 1
+
+
+def test_patches_of_a_former_run_stay_usable(root: Path) -> None:
+    """A run that was made before these checks is extended from the patches that it was made of."""
+    again(root / "tumour/a.png", root / "stroma/z.png")
+    former = survey(section(root, layout="folders", exclude=["tumour/a.png"]), LUNG)
+    flat(root / "stroma/black.png", (0, 0, 0))
+    catalog = survey(section(root, layout="folders"), LUNG, former=former)
+    assert catalog.digest == former.digest
+    assert problems(catalog)["tumour/a.png"].endswith(
+        "labelled tumour, not stroma; it is not used: delete one of them or exclude it with patches.exclude"
+    )
+    assert problems(catalog).keys() == {"tumour/a.png", "stroma/black.png"}
+
+
+def test_masks_beside_images_are_problems_with_the_pattern_that_leaves_them_out(root: Path) -> None:
+    for name in ("e", "f"):
+        save(root / "normal/images" / f"{name}.png", ord(name), 40, 30)
+        save(root / "normal/masks" / f"{name}.png", ord(name) + 10, 40, 30)
+    catalog = found(root)
+    assert list(told(catalog.problems)) == [
+        "2 x mask: patch 'normal/masks/e.png': by its name it is the mask of 'normal/images/e.png'; leave masks out "
+        "with patches.exclude: ['*/masks/*']; the same holds for 'normal/masks/f.png'"
+    ]
+    assert found(root, exclude=["*/masks/*"]).problems == ()
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "pattern"),
+    [
+        ("tumour/images/a.jpg", "tumour/masks/a.png", "*/masks/*"),
+        ("tumour/a.png", "tumour/Ground Truth/a.png", "*/Ground Truth/*"),
+        ("img/s1/a-[1, 0, 0].png", "mask/s1/a-[1, 0, 0].png", "mask/*"),
+        ("tumour/img/a.png", "tumour/labels[1]/a_label.png", "*/labels[[]1]/*"),
+        ("benign/benign (1).png", "benign/benign (1)_mask.png", "*_mask.png"),
+    ],
+)
+def test_names_of_masks(image: str, mask: str, pattern: str) -> None:
+    for order in permutations([image, mask, "other/b.png"]):
+        assert masks_among(order) == {mask: (image, pattern)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("tumour/s1/a.png", "tumour/s2/a.png"),
+        ("tumour/images/a.png", "tumour/masks/b.png"),
+        ("tumour/damask/a.png", "tumour/b/a.png"),
+        ("tumour/a.png", "stroma/a_mask.png"),
+    ],
+)
+def test_other_names_are_no_masks(one: str, other: str) -> None:
+    assert masks_among([one, other]) == {}
+
+
+def test_folders_with_the_same_names_are_remarked_on(root: Path) -> None:
+    for folder in ("left", "right"):
+        save(root / "normal" / folder / "e.png", len(folder), 40, 30)
+    save(root / "stroma/a.png", 31, 40, 30)
+    save(root / "stroma/b.png", 32, 40, 30)
+    (remark,) = (each for each in catalog_remarks(found(root), LUNG, "folders") if "same names" in each)
+    assert remark == (
+        "normal/left/ and normal/right/ hold patches of the same names, such as 'e'; if one of them holds masks or "
+        "copies, leave it out with patches.exclude: ['normal/right/*']"
+    )
+    assert list(alike_folders(["a/x.png", "a/y.png", "b/x.png", "b/z.png", "c.png"])) == []
+
+
+def test_classes_with_one_donor_or_donors_of_one_slide_are_remarked_on(root: Path) -> None:
+    save(root / "normal/s1-1.png", 11, 40, 30)
+    assert list(catalog_remarks(found(root), LUNG, "folders")) == [
+        "normal has a single donor, 'normal/s1-1.png': all normal in composites is cut from it; add patches"
+    ]
+    save(root / "normal/s1-2.png", 12, 40, 30)
+    catalog = found(root, group_pattern="^(s1|.)")
+    assert list(catalog_remarks(catalog, LUNG, "folders")) == [
+        "the 2 donors of normal come from one slide or patient, 's1'; add patches of others"
+    ]
