@@ -108,7 +108,7 @@ class CuratedTask:
 
 
 def render_shard(task: ShardTask) -> int:
-    """Make a shard of composites and store it; return how many.
+    """Make a shard of composites and store it; return how many of them are planned, though all of it is made.
 
     A block of composites is stored before the next is rendered, so a worker's memory does not depend on the shard.
     """
@@ -139,7 +139,7 @@ def render_shard(task: ShardTask) -> int:
             writers[name].write(samples)
             writers[name].finish()
         commit(*writers.values())
-    return size
+    return min(size, arrays["image"].shape[0] - task.shard * size)
 
 
 @lru_cache(maxsize=4)
@@ -214,7 +214,7 @@ def training_composites(pipeline: Pipeline) -> int:
 
 
 def score_shards(task: ScoreTask) -> tuple[int, int]:
-    """Score shards of candidates and store the scores; return how many, and how many pass the threshold."""
+    """Score shards of candidates and store the scores; return how many are planned, and how many of these pass."""
     from synthpipe.filtering.scoring import load_scorer
 
     job, size = task.job, task.job.pipeline.store.shard
@@ -241,7 +241,8 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
     p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, settings.batch)
     for shard, scores in zip(task.shards, p_real.reshape(-1, size), strict=True):
         write_shard(array(group, "p_real"), shard, scores)
-    return len(p_real), int(np.count_nonzero(p_real > job.pipeline.curation.threshold))
+    planned = p_real[np.array(numbers) < len(images)]
+    return len(planned), int(np.count_nonzero(planned > job.pipeline.curation.threshold))
 
 
 def check_network(task: NetworkTask) -> None:

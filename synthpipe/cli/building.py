@@ -156,7 +156,7 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
         for what, count in plan.items():
             shards = len(shards_of(count, pipeline.store.shard))
             size = human_bytes(shards * pipeline.store.shard * height * width * 4)
-            say(f"  {strategy}: {count} {what}; {shards} shards, {size} before compression")
+            say(f"  {strategy}: {count} {what}; {shards} shards of {pipeline.store.shard}, {size} before compression")
         wanted = pipeline.curation.wanted[strategy]
         say(f"  {strategy}: {wanted} in the curated set, {human_bytes(wanted * height * width * 4)}")
         if first_plan(pipeline, strategy) < pipeline.curation.max_candidates[strategy]:
@@ -182,5 +182,6 @@ def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> 
             f"  all candidates   {path / 'candidates.zarr'}",
             *([f"  report           {page}"] if (page := RunDirectory(path).report_page).exists() else []),
             f"  more about it    synthpipe inspect {shlex.quote(str(path))}",
+            *(f"note: {remark}" for remark in journal.get("remarks", ())),
         ]
     )

@@ -118,7 +118,9 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
     if found["idle_seconds"] is not None and not found["finished"]:
         yield f"  latest object: {_duration(found['idle_seconds'])} ago"
     for entry in found["progress"]:
-        line = f"  {entry['what']:28} {entry['done']} of {entry['planned']} shards"
+        line = (
+            f"  {entry['what']:28} {entry['done']} of {entry['planned']} shards, for {entry['composites']} composites"
+        )
         if entry["rate"] is not None:
             line += f", {entry['rate']:.3g} composites a second"
         if entry["damaged"]:
@@ -134,6 +136,7 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
             yield f"  {strategy}: damaged, `synthpipe verify` tells more: {entry['damaged']}"
             continue
         yield f"  {strategy}: {entry['judged']} judged so far{sample}{accepted}; rejected: {rejected}"
+    yield from (f"note: {remark}" for remark in found["remarks"])
 
 
 def _duration(seconds: float) -> str:

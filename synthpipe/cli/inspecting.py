@@ -115,6 +115,7 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
         yield "  seconds      " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["stages"].items())
     for strategy in STRATEGIES:
         yield from _strategy_lines(strategy, summary["strategies"].get(strategy, {}), summary["filters"].get(strategy))
+    yield from (f"  note: {remark}" for remark in summary["remarks"])
     for name, store in summary["stores"].items():
         yield f"  {name}: {human_bytes(stored_bytes(store))}"
         yield from _group_lines(store, "    ")

@@ -74,6 +74,7 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
         "label_sets": list(_label_sets(facts)),
         "sizes": list(_sizes(facts)),
         "groups": list(_groups(facts)),
+        "remarks": facts.summary["remarks"],
         "problems_told": _problems_told(facts),
         "problems": [(problem.kind, problem.message) for problem in catalog.problems[:_ROWS]],
         "stages": list(_stages(facts)),

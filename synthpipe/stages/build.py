@@ -31,6 +31,7 @@ from synthpipe.scratch import sweep
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks, split_json
+from synthpipe.stages.outcome import rare_classes
 from synthpipe.stages.sameness import check_pixels, check_same_patches
 from synthpipe.stages.state import BuildState, timed
 from synthpipe.storage.run import RUN, RunDirectory, json_text, versions, write_json
@@ -115,12 +116,16 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
     journal.pop("finished", None)
     with timed(journal, "catalog"):
         catalog = _catalog(pipeline, run, reporter, anew=moved or not begun)
+    if moved or not begun:
+        journal["pixel_remarks"] = list(catalog.remarks)
+    catalog = replace(catalog, remarks=tuple(journal.get("pixel_remarks", ())))
     if not begun:
         write_catalog(catalog, pipeline.taxonomy, run.path)
         run.reopen()
         run.write(pipeline, catalog.digest)
     split = check_patches(pipeline, catalog)
-    for remark in remarks(pipeline, catalog):
+    journal["remarks"] = list(remarks(pipeline, catalog))
+    for remark in journal["remarks"]:
         reporter.note(f"note: {remark}")
     if split:
         write_json(run.split_file, split_json(split))
@@ -153,6 +158,7 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
             run.write(pipeline, catalog.digest)
         try:
             _make_curated_set(state)
+            journal["remarks"] += rare_classes(pipeline, catalog, journal["strategies"])
             journal["finished"] = True
             write_cards(run, journal)
             write_sums(run, {run.build_file: json_text(journal).encode()})

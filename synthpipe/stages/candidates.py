@@ -11,7 +11,7 @@ from synthpipe.compose import Purpose
 from synthpipe.config import CurationSection
 from synthpipe.curation import Verdicts, code, first_plan, next_plan, tally
 from synthpipe.errors import FilterError, StaleRunError
-from synthpipe.records import Reason, Strategy
+from synthpipe.records import REASONS, Reason, Strategy
 from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.judging import Judgement, blocks, judge
 from synthpipe.stages.layout import add_scores, composites_group
@@ -25,7 +25,7 @@ from synthpipe.storage.schema import (
     has_array,
     open_group,
 )
-from synthpipe.storage.shards import complete_shards, read_range, shards_of
+from synthpipe.storage.shards import complete_shards, planned_in, read_range, shards_of
 from synthpipe.tasks import (
     NetworkTask,
     ScoreTask,
@@ -104,7 +104,7 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
     group = composites_group(path, pipeline, strategy, purpose, count)
     missing = sorted(set(shards_of(count, store.shard)) - complete_in_all(group, CANDIDATE_ARRAYS))
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
-    run_shards(state, f"{strategy} {purpose} composites", render_shard, tasks, len(missing) * store.shard)
+    run_shards(state, f"{strategy} {purpose} composites", render_shard, tasks, planned_in(missing, count, store.shard))
 
 
 def _score(state: BuildState, strategy: Strategy, count: int) -> None:
@@ -125,7 +125,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
         for first in range(0, len(missing), together)
     )
     scored = accepted = 0
-    with state.reporter.stage(f"{strategy} scores", len(missing) * store.shard) as advance:
+    with state.reporter.stage(f"{strategy} scores", planned_in(missing, count, store.shard)) as advance:
         for done, above in run_tasks(state.cluster, score_shards, tasks, gpu=True):
             scored, accepted = scored + done, accepted + above
             advance(done, f"{accepted / scored:.1%} accepted so far")
@@ -183,10 +183,14 @@ def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> None
     verdicts, rate = judgement.verdicts, judgement.acceptance
     pixels = np.zeros(len(state.pipeline.classes) + 1, np.int64)
     uses = np.zeros(donors, np.int64)
+    shown = np.zeros((len(state.pipeline.classes), len(REASONS)), np.int64)
     for block in blocks(len(verdicts), state.pipeline.store.shard):
         kept = verdicts[block] == code("kept")
+        class_pixels = read_range(array(group, "class_pixels"), block.start, block.stop)
+        for counts, of_class in zip(shown, class_pixels.T, strict=False):  # the last is the background
+            counts += np.bincount(verdicts[block][of_class > 0], minlength=len(REASONS))
         if kept.any():
-            pixels += read_range(array(group, "class_pixels"), block.start, block.stop)[kept].sum(axis=0)
+            pixels += class_pixels[kept].sum(axis=0)
             uses += composites_of_each(read_range(array(group, "donors"), block.start, block.stop)[kept], donors)
     shares = (pixels / max(1, pixels.sum())).tolist()
     journal_entry(state, strategy).update(
@@ -194,6 +198,10 @@ def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> None
         acceptance=None if math.isnan(rate) else rate,
         verdicts=tally(verdicts),
         class_share=dict(zip(state.pipeline.taxonomy.names, shares[:-1], strict=True)),
+        class_verdicts={
+            name: dict(zip(REASONS, counts, strict=True))
+            for name, counts in zip(state.pipeline.taxonomy.names, shown.tolist(), strict=True)
+        },
         donors={
             "available": donors,
             "used": int(np.count_nonzero(uses)),

@@ -18,7 +18,16 @@ from synthpipe.storage.schema import (
     complete_in_all,
     open_group,
 )
-from synthpipe.storage.shards import complete_shards, holds, object_path, read_range, read_small, shards_of, write_shard
+from synthpipe.storage.shards import (
+    complete_shards,
+    holds,
+    object_path,
+    planned_in,
+    read_range,
+    read_small,
+    shards_of,
+    write_shard,
+)
 from synthpipe.tasks import CuratedTask, write_curated_shard
 from synthpipe.threads import in_threads
 
@@ -41,9 +50,10 @@ def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) ->
         if not (shard in stored and holds(target, shard, codes)):
             write_shard(target, shard, codes)
 
-    with state.reporter.stage(f"{strategy} verdicts", len(shards) * size) as advance:
-        for _ in in_threads(write, shards, _OBJECTS_AT_ONCE):
-            advance(size)
+    length = target.shape[0]
+    with state.reporter.stage(f"{strategy} verdicts", length) as advance:
+        for shard, _ in zip(shards, in_threads(write, shards, _OBJECTS_AT_ONCE), strict=True):
+            advance(planned_in([shard], length, size))
 
 
 def verdicts_of_shard(verdicts: Verdicts, shard: int, size: int) -> Verdicts:
@@ -65,7 +75,7 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
         _remove_stale(state, target, kept)
     missing = sorted(set(shards_of(count, size)) - complete_in_all(target, CURATED_ARRAYS))
     tasks = (CuratedTask(state.job, shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
-    run_shards(state, "curated set", write_curated_shard, tasks, sum(min(size, count - n * size) for n in missing))
+    run_shards(state, "curated set", write_curated_shard, tasks, planned_in(missing, count, size))
 
 
 def _remove_stale(state: BuildState, target: zarr.Group, kept: Mapping[Strategy, Kept]) -> None:

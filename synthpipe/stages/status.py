@@ -37,9 +37,10 @@ def status_of(path: Location) -> dict[str, Any]:
     -------
     dict
         ``stage`` under way, or ``finished``; ``progress``, a list of what is made in shards, done and planned, with the
-        rate in composites a second, the seconds left and what is ``damaged``, or None; ``strategies``: acceptance and
-        rejected by reason so far, of ``judged`` composites among those that are there, an even sample where these are
-        very many; ``idle_seconds`` since the latest object, or epoch of a filter.
+        composites planned, the rate in composites a second, the seconds left and what is ``damaged``, or None;
+        ``strategies``: acceptance and rejected by reason so far, of ``judged`` composites among those that are there,
+        an even sample where these are very many; ``remarks`` of the build; ``idle_seconds`` since the latest object, or
+        epoch of a filter.
 
     Raises
     ------
@@ -57,7 +58,7 @@ def status_of(path: Location) -> dict[str, Any]:
             entry, latest = _progress(what, folder, names, planned, pipeline.store.shard, now)
         except _DAMAGE as error:
             shards = len(shards_of(planned, pipeline.store.shard))
-            entry, latest = _entry(what, 0, shards, damaged=f"{folder}: {error}"), []
+            entry, latest = _entry(what, 0, shards, planned, damaged=f"{folder}: {error}"), []
         progress.append(entry)
         times += latest
     return {
@@ -68,6 +69,7 @@ def status_of(path: Location) -> dict[str, Any]:
         "idle_seconds": round(max(0.0, now - max(times)), 1),
         "progress": progress,
         "strategies": {each: _judged(run, pipeline, each) for each in pipeline.strategies},
+        "remarks": run.journal().get("remarks", []),
     }
 
 
@@ -118,13 +120,14 @@ def _progress(
     if done < shards and len(recent) >= _FEWEST and recent[-1] > recent[0]:
         rate = (len(recent) - 1) * shard / (recent[-1] - recent[0])
     left = None if rate is None else (shards - done) * shard / rate
-    return _entry(what, done, shards, rate, left), [max(times)] if times else []
+    return _entry(what, done, shards, length, rate, left), [max(times)] if times else []
 
 
 def _entry(
     what: str,
     done: int,
     planned: int,
+    composites: int,
     rate: float | None = None,
     left: float | None = None,
     damaged: str | None = None,
@@ -133,6 +136,7 @@ def _entry(
         "what": what,
         "done": done,
         "planned": planned,
+        "composites": composites,
         "rate": rate,
         "seconds_left": left,
         "damaged": damaged,
@@ -142,7 +146,7 @@ def _entry(
 def _begun(path: Location, stage: str) -> dict[str, Any]:
     """Describe a run of which nothing is stored yet."""
     about = {"path": str(path), "name": "a run that begins", "finished": False, "stage": stage}
-    return {**about, "idle_seconds": None, "progress": [], "strategies": {}}
+    return {**about, "idle_seconds": None, "progress": [], "strategies": {}, "remarks": []}
 
 
 def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]) -> str:

@@ -72,6 +72,7 @@ class _Entry(BaseModel):
     acceptance: Fraction | None = None
     verdicts: dict[Reason, _Count] = {}
     class_share: dict[str, Fraction] = {}
+    class_verdicts: dict[str, dict[Reason, _Count]] = {}
     donors: _Donors = _Donors(available=0, used=0, most_composites_of_one=0)
 
 
@@ -83,6 +84,8 @@ class _Journal(BaseModel):
     stages: dict[str, _Seconds] = {}
     strategies: dict[Strategy, _Entry] = {}
     finished: bool | None = None
+    pixel_remarks: list[str] = []
+    remarks: list[str] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +198,7 @@ class RunDirectory:
         return data
 
     def journal(self) -> dict[str, Any]:
-        """Return what ``build.json`` holds: seconds a stage, what became of every strategy, whether it is finished."""
+        """Return what ``build.json`` holds: seconds a stage, what became of every strategy, remarks, `finished`."""
         data = read_json(self.build_file) if self.build_file.exists() else {}
         try:
             _Journal.model_validate(data)

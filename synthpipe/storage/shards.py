@@ -308,6 +308,11 @@ def shards_of(length: int, size: int) -> range:
     return range(-(-length // size))
 
 
+def planned_in(shards: Iterable[int], length: int, size: int) -> int:
+    """Return how many of the first `length` samples lie in some shards; the rest of the last one is not planned."""
+    return sum(min(size, length - shard * size) for shard in shards)
+
+
 def object_path(array: zarr.Array[Any], shard: int) -> Location:
     """Return where the object of a shard lies.
 

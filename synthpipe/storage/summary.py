@@ -64,6 +64,7 @@ def _run(run: RunDirectory) -> dict[str, Any]:
         "versions": data["versions"],
         "stages": build["stages"],
         "strategies": build["strategies"],
+        "remarks": build.get("remarks", []),
         "filters": filters,
         "stores": {store.name: _group(store, whole=not finished) for store in stores},
     }
