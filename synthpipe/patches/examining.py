@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
+import google_crc32c
 import numpy as np
-from numpy.typing import NDArray
 
 from synthpipe.errors import CatalogError
 from synthpipe.patches.claims import Claim, Problem
@@ -21,7 +20,7 @@ from synthpipe.taxonomy import Taxonomy
 _BLANK = 0.5  # standard deviation of a picture of one colour
 _NEARLY_BLANK = 4.0  # that of tissue is above 10
 _FEW_COLORS = 8  # a mask of more classes is rare, and tissue of fewer than 100 colours too
-_SAMPLED = 16  # rows and columns
+_SAMPLED = 8  # rows and columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ def examine(claim: Claim, most: int) -> Examined | tuple[Problem, ...]:
     patch = PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group, claim.secret_url)
     mean, deviation = cv2.meanStdDev(image)
     # mirrored pixels have the same moments, and unlike pixels hardly ever both moments and checksum
-    pixels = (height, width, mean.tobytes(), deviation.tobytes(), zlib.crc32(image.tobytes()))
-    color = tuple(np.rint(mean).astype(int).ravel().tolist())
+    pixels = (height, width, mean.tobytes(), deviation.tobytes(), google_crc32c.value(image.tobytes()))
+    color = tuple(map(round, mean.ravel().tolist()))
     return Examined(patch, pixels, color, float(deviation.max()), _has_few_colors(image), bool(dark))
 
 
@@ -181,11 +180,8 @@ def _remarks(found: Sequence[Examined]) -> Iterator[str]:
 def _has_few_colors(image: Image) -> bool:
     """Whether an image has at most some colours; most images are told by a few of their pixels."""
     height, width, _ = image.shape
-    some = image[:: max(1, height // _SAMPLED), :: max(1, width // _SAMPLED)]
-    return all(len(np.unique(_packed(each))) <= _FEW_COLORS for each in (some, image))
-
-
-def _packed(image: Image) -> NDArray[np.uint32]:
+    some = image[:: max(1, height // _SAMPLED), :: max(1, width // _SAMPLED)].reshape(-1, 3)
+    if len(set(map(tuple, some.tolist()))) > _FEW_COLORS:
+        return False
     red, green, blue = (image[..., channel].astype(np.uint32) for channel in range(3))
-    packed: NDArray[np.uint32] = red | green << np.uint32(8) | blue << np.uint32(16)
-    return packed
+    return len(np.unique(red << 16 | green << 8 | blue)) <= _FEW_COLORS
