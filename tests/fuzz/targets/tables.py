@@ -91,7 +91,8 @@ class Tables:
         self._patches = []
         for number in range(PATCHES):
             target = io.BytesIO()
-            PIL.Image.new("RGB", (8, 8), (number, 0, 0)).save(target, format="PNG")
+            pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            PIL.Image.fromarray(pixels).save(target, format="PNG")
             self._patches.append(target.getvalue())
         self._fill()
         self.run(Table(b"path,labels\np0.png,tumour\n"))  # loads what it needs
