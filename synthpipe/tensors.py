@@ -62,17 +62,37 @@ def read_safetensors(data: bytes) -> tuple[str, dict[str, Tensor]]:
     ValueError
         It is something else, or is damaged.
     """
-    length = int.from_bytes(data[:8], "little")
     try:
-        if length > _LARGEST_HEADER:
-            raise ValueError(f"its header has {length} bytes")
-        tensors = safetensors.torch.load(data)
+        tensors = load_safetensors(data)
+        length = int.from_bytes(data[:8], "little")
         text = parse_json(data[8 : 8 + length])["__metadata__"][KEY]
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"its header is not one that synthpipe writes ({' '.join(str(error).split())[:160]})"
         ) from error
     return str(text), tensors
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Whether a file begins as safetensors do: 8 bytes of length may be any, and then a JSON object begins."""
+    return data[8:9] == b"{"
+
+
+def load_safetensors(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors of any safetensors file.
+
+    Raises
+    ------
+    ValueError
+        It is something else, or is damaged.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if length > _LARGEST_HEADER:
+        raise ValueError(f"its header has {length} bytes, expected at most {_LARGEST_HEADER}")
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:  # the latter two: types that torch lacks
+        raise ValueError(str(error)) from error
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -19,15 +19,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from synthpipe import torch_archive
 from synthpipe.config import Section
 from synthpipe.display import printable
 from synthpipe.errors import ConfigError, StoreError, explain
 from synthpipe.files import parse_json, read_regular, write_atomically
 from synthpipe.handoff import Description
-from synthpipe.segment import former
 from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.tensors import LARGEST, adam_state, check_finite, check_like, flat_moments, pack, unpack
+from synthpipe.tensors import LARGEST, adam_state, check_finite, check_like, flat_moments, is_safetensors, pack, unpack
 
 FORMAT_VERSION = 2
 _CURE = "use a copy of it that is sound, or train again"
@@ -147,7 +147,7 @@ class Checkpoint:
                 f"{path}: {error.strerror}; expected a checkpoint that `synthpipe train` wrote, which can be read"
             ) from error
         try:
-            about, tensors = _former(data) if data.startswith(b"PK") else _current(data)
+            about, tensors = _former(data) if data.startswith(b"PK") and not is_safetensors(data) else _current(data)
         except ValueError as error:
             raise StoreError(
                 f"{path}: is no checkpoint that can be read safely, or is damaged: {printable(error)}; {_CURE}"
@@ -181,7 +181,7 @@ def _current(data: bytes) -> tuple[Any, dict[str, Tensor]]:
 
 def _former(data: bytes) -> tuple[Any, dict[str, Tensor]]:
     """Bring a checkpoint of format version 1 into the form of today's."""
-    found = former.read(data)
+    found = torch_archive.read(data)
     if not isinstance(found, dict) or "about" not in found:
         return found, {}
     try:

@@ -124,6 +124,16 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+def test_a_header_whose_length_reads_like_the_mark_of_an_archive_is_none(tmp_path: Path) -> None:
+    path, made = tmp_path / "a.ckpt", checkpoint()
+    replace(made, sources={"filler": ""}).save(path)
+    length = int.from_bytes(path.read_bytes()[:8], "little")
+    mark = int.from_bytes(b"PK", "little")
+    replace(made, sources={"filler": "x" * ((mark - length) % (1 << 16))}).save(path)
+    assert path.read_bytes().startswith(b"PK")
+    assert "filler" in Checkpoint.load(path).sources
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not found; expected a checkpoint"):
         Checkpoint.load(tmp_path / "none.ckpt")
