@@ -20,7 +20,9 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializerFunctionWrapHandler,
     WithJsonSchema,
+    model_serializer,
 )
 from pydantic_core import PydanticCustomError
 
@@ -42,6 +44,12 @@ Flag = Annotated[bool, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=4096)]
+Secretive = Annotated[Text, PlainSerializer(without_secrets)]
+"""A path or a URL; its credentials are for who reads it, and stored nowhere."""
+Precision = Annotated[
+    Literal["mixed", "32"],
+    BeforeValidator(lambda value: "32" if value == 32 else value),  # as YAML reads what a shell unquoted
+]
 
 MOST = 100_000_000
 """Of whatever is counted; the driver holds some bytes of each candidate."""
@@ -139,11 +147,7 @@ Classes = Annotated[tuple[ClassSection, ...], Field(min_length=2, max_length=LOS
 class PatchesSection(Section):
     """Where the weakly-labelled patches lie and how they are read."""
 
-    root: Annotated[
-        Text,
-        Field(description="the data set's folder, or the CSV file; never part of a fingerprint"),
-        PlainSerializer(without_secrets),  # credentials are for who reads the patches, and stored nowhere
-    ]
+    root: Annotated[Secretive, Field(description="the data set's folder, or the CSV file; never part of a fingerprint")]
     layout: Layout
     group_pattern: Annotated[
         Text | None, Field(description="regular expression on the stem; its first group is the slide or patient")
@@ -212,11 +216,25 @@ class BezierSection(Section):
     pairs: Annotated[Pairs, Field(description="[background, foreground] classes drawn evenly, or all ordered pairs")]
 
 
+_NEW_KEYS = ("weights", "weights_sha256", "pretrained", "precision")
+
+
 class FilterSection(Section):
     """The filter model (method section 3), one a strategy."""
 
     enabled: Flag
     network: Annotated[Text, Field(description="a timm model name")]
+    weights: Annotated[
+        Secretive | None,
+        Field(description="a file of weights that the network begins with; its digest counts, not where it lies"),
+    ] = None
+    weights_sha256: Annotated[
+        Text | None, Field(pattern="^[0-9a-f]{64}$", description="of the file; null: that of the file that is there")
+    ] = None
+    pretrained: Annotated[Flag, Field(description="begin with the weights of timm's hub")] = False
+    precision: Annotated[
+        Precision, Field(description="mixed: bfloat16; on GPUs that have it (Ampere and later) and on CPUs")
+    ] = "32"
     candidates: Annotated[
         Whole, Field(ge=10, le=MOST, description="composites a strategy that train it and are never curated")
     ]
@@ -226,11 +244,24 @@ class FilterSection(Section):
     epochs: PerStrategy
     batch: Annotated[Whole, Field(ge=2, le=65_536, description="images a step; one alone cannot be normalised")]
     learning_rate: Above0
-    mean: Annotated[tuple[Mean, Mean, Mean], Field(description="of RGB in 0-1, subtracted")]
-    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(description="of RGB in 0-1, divided by")]
+    mean: Annotated[
+        tuple[Mean, Mean, Mean],
+        Field(description="of RGB in 0-1, subtracted; with weights or pretrained, the network's own is"),
+    ]
+    std: Annotated[
+        tuple[Deviation, Deviation, Deviation],
+        Field(description="of RGB in 0-1, divided by; with weights or pretrained, the network's own is"),
+    ]
     threads: Annotated[
         Whole, Field(ge=1, le=1024, description="CPU threads of training and scoring; fixed, so bytes are too")
     ] = 1
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_new_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out new keys that have their defaults, so that fingerprints and runs from before them stay the same."""
+        data: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {key: value for key, value in data.items() if key not in _NEW_KEYS or value != fields[key].default}
 
 
 class CurationSection(Section):
@@ -308,6 +339,7 @@ class Pipeline(Section):
         """Return the settings that decide the bytes of `stage`, those of earlier stages aside, JSON-ready."""
         data = self.model_dump(mode="json")
         enabled = data["filter"].pop("enabled")
+        data["filter"].pop("weights", None)  # their digest counts
         training = {key: data["filter"].pop(key) for key in ("candidates", "train_share")}
         if stage == "training":  # the composites that train the filter
             return {"filter": training}

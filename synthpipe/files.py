@@ -27,6 +27,9 @@ Location = Path | UPath
 
 Buffer = bytes | NDArray[np.uint8]
 
+LARGEST_WEIGHTS = 8 << 30
+"""The largest file of a network's weights that is read, in bytes."""
+
 PARTIAL = ".partial"
 """What the names of files end in that are being written; a process that was killed leaves them behind."""
 

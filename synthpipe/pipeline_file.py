@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthpipe.config import ClassSection, Pipeline, even_ceil
+from synthpipe.config import ClassSection, FilterSection, Pipeline, even_ceil
+from synthpipe.errors import ConfigError
+from synthpipe.files import LARGEST_WEIGHTS, address, located, read_regular
 from synthpipe.patterns import pattern_fault
 from synthpipe.records import STRATEGIES
 from synthpipe.settings_file import load_settings, shown
@@ -29,9 +32,28 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     Raises
     ------
     ConfigError
-        The file cannot be read, or something in it is wrong; the message lists every mistake with its key.
+        The file cannot be read, or something in it is wrong; the message lists every mistake with its key. Or the
+        weights that it names cannot be read.
     """
-    return load_settings(Pipeline, path, overrides, _cross_problems)
+    found = load_settings(Pipeline, path, overrides, _cross_problems)
+    if found.filter.weights is None:
+        return found
+    return found.model_copy(update={"filter": _with_digest(found.filter)})
+
+
+def _with_digest(section: FilterSection) -> FilterSection:
+    """Return the filter's settings with the absolute path of its weights, and with their digest."""
+    location = located(section.weights or "")
+    location = location.expanduser().absolute() if isinstance(location, Path) else location
+    digest = section.weights_sha256
+    try:
+        digest = digest or hashlib.sha256(read_regular(location, LARGEST_WEIGHTS)).hexdigest()
+    except Exception as error:  # clients of object stores raise exceptions of their own
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"filter.weights: {location}: cannot be read: {reason}; give a safetensors file or a checkpoint of torch"
+        ) from error
+    return section.model_copy(update={"weights": address(location), "weights_sha256": digest})
 
 
 def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
@@ -64,6 +86,10 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
         count, share = valid["filter.candidates"], valid["filter.train_share"]
         if not 0 < round(count * share) < count:
             yield f"filter.train_share: got {share}; of {count} filter.candidates it leaves none on one side"
+    if valid.get("filter.weights") is None and valid.get("filter.weights_sha256") is not None:
+        yield "filter.weights_sha256: there is no filter.weights; name the file, or leave its digest out"
+    if valid.get("filter.weights") is not None and valid.get("filter.pretrained"):
+        yield "filter.pretrained: got true beside filter.weights; choose one of them"
     pattern = valid.get("patches.group_pattern")
     if pattern is not None and (fault := pattern_fault(pattern)):
         yield f"patches.group_pattern: got {shown(pattern)}; {fault}"

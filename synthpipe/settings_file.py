@@ -77,6 +77,8 @@ def load_settings(
 
 def choices(annotation: Any) -> tuple[Any, ...]:
     """Return the words or types that an annotation allows, one by one."""
+    if get_origin(annotation) is Annotated:
+        return choices(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return tuple(each for part in get_args(annotation) for each in choices(part))
     return get_args(annotation) if get_origin(annotation) is Literal else (annotation,)

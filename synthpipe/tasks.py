@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from synthpipe.compose import Donors, Purpose, donor_uses, generator, render, sample
 from synthpipe.compose.kernels import count_classes
 from synthpipe.compose.view import real_view
-from synthpipe.config import Pipeline, StoreSection
+from synthpipe.config import FilterSection, Pipeline, StoreSection
 from synthpipe.errors import FilterError
 from synthpipe.files import Location
 from synthpipe.patches.bank import open_bank
@@ -75,12 +75,12 @@ class ScoreTask:
 
 @dataclass(frozen=True, slots=True)
 class NetworkTask:
-    """A look at whether the workers have the filter's network."""
+    """A look at whether the workers have the filter's network, and the weights that it begins with."""
 
-    name: str
+    settings: FilterSection
 
     def __repr__(self) -> str:
-        return f"the look for filter.network {self.name}"
+        return f"the look for filter.network {self.settings.network}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +221,7 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
     group = open_group(job.run.candidates, task.strategy, writable=True)
     images = SampleReader(array(group, "image"))
     settings = job.pipeline.filter
-    scorer = load_scorer(job.run.weights(task.strategy), settings.threads)
+    scorer = load_scorer(job.run.weights(task.strategy), settings.threads, settings.precision == "mixed")
     expected = read_json(job.run.report(task.strategy))["model_sha256"]
     if scorer.sha256 != expected:
         raise FilterError(
@@ -246,10 +246,10 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
 
 
 def check_network(task: NetworkTask) -> None:
-    """Refuse a filter network that there is not, before anything is rendered for it."""
-    from synthpipe.filtering.network import check_name
+    """Refuse a filter network that there is not, and weights that do not fit, before anything is rendered for it."""
+    from synthpipe.filtering.network import check_start
 
-    check_name(task.name)
+    check_start(task.settings)
 
 
 def train(task: TrainTask) -> list[str]:

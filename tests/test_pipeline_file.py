@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -105,6 +106,8 @@ def test_every_mistake_at_once_each_with_its_key() -> None:
         ("curation.candidates=true", "expected one whole number, or one for each"),
         ("patches.group_pattern='('", "no regular expression"),
         ("classes.name=3", "holds no keys in this file; set it as a whole"),
+        ("filter.weights_sha256=" + "a" * 64, "filter.weights_sha256: there is no filter.weights"),
+        ("filter.precision=16", "filter.precision: got '16'; input should be 'mixed' or '32'"),
         ("nonsense", "expected key=value"),
         ("seed=[1", "not valid YAML"),
     ],
@@ -354,3 +357,34 @@ def test_the_schema_knows_every_key_of_the_demo() -> None:
     definitions = schema["$defs"]
     keys(schema, yaml.safe_load(DEMO.read_text()))
     assert set(schema["required"]) >= {"seed", "classes", "patches", "canvas", "mosaic", "filter", "curation"}
+
+
+def test_weights_count_by_their_digest_and_new_keys_at_their_defaults_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in (("a #1.pth", b"one"), ("b.pth", b"one"), ("c.pth", b"two")):
+        (tmp_path / name).write_bytes(content)
+    first, moved, other = (pipeline(f"filter.weights={name}") for name in ("a #1.pth", "b.pth", "c.pth"))
+    assert first.filter.weights == str(tmp_path / "a #1.pth")
+    assert first.filter.weights_sha256 == hashlib.sha256(b"one").hexdigest()
+    assert first.fingerprint() == moved.fingerprint() != other.fingerprint()
+    assert other.fingerprint() != pipeline().fingerprint() == pipeline("filter.precision=32").fingerprint()
+    assert [line.split(":")[0] for line in differences(first.settings("filter"), other.settings("filter"))] == [
+        "filter.weights_sha256"
+    ]
+    changed = {pipeline(f"filter.{key}").fingerprint() for key in ("pretrained=true", "precision=mixed", "batch=31")}
+    assert len(changed) == 3 and pipeline().fingerprint() not in changed
+    assert not {"weights", "weights_sha256", "pretrained", "precision"} & pipeline().model_dump()["filter"].keys()
+    assert Pipeline.model_validate(first.model_dump(mode="json")) == first
+
+
+def test_weights_that_cannot_be_read_or_are_named_beside_those_of_a_hub_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"filter\.weights: .*gone\.pth: cannot be read: No such file"):
+        pipeline(f"filter.weights={tmp_path / 'gone.pth'}")
+    with pytest.raises(ConfigError, match=r"filter\.pretrained: got true beside filter\.weights; choose one of them"):
+        pipeline("filter.weights=x.pth", "filter.pretrained=true")
+    known = pipeline(
+        "filter.weights=x.pth", f"filter.weights_sha256={'a' * 64}"
+    )  # for a filter that is trained already
+    assert known.filter.weights_sha256 == "a" * 64

@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from synthpipe.config import Above0, Section
+from synthpipe.config import Above0, FilterSection, Section
 from synthpipe.display import printable
 from synthpipe.errors import FilterError, explain
 from synthpipe.files import Location, read_regular, write_atomically
+from synthpipe.pretrained import check_timm_hub, heads, hub_of, own_normalisation, quiet_hub, read_weights
 from synthpipe.tensors import KEY, LARGEST, check_like, read_safetensors
 
 FORMAT_VERSION = 1
@@ -67,16 +68,36 @@ class FilterNetwork:
     Its weights and activations are `channels_last`: faster than the default on CPUs as on GPUs, and how images lie
     in memory anyway.
 
+    Parameters
+    ----------
+    architecture : Architecture
+        Which network.
+    device : torch.device
+        Where it computes.
+    mixed : bool
+        Whether it computes in bfloat16 where that is precise enough; weights and logits are float32 all the same.
+    pretrained : bool
+        Whether it begins with the weights of timm's hub.
+
     Raises
     ------
     FilterError
-        timm has no network of that name.
+        timm has no network of that name, or no weights of it can be had, or the device has no bfloat16.
     """
 
-    def __init__(self, architecture: Architecture, device: torch.device) -> None:
+    def __init__(
+        self, architecture: Architecture, device: torch.device, mixed: bool = False, pretrained: bool = False
+    ) -> None:
+        if mixed and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+            raise FilterError(
+                f"filter.precision: got mixed, but {torch.cuda.get_device_name(device)} has no bfloat16; use a GPU of "
+                "the Ampere generation or later, or build into another directory with filter.precision: '32'"
+            )
         self.architecture = architecture
         self.device = device
-        self.module = _create(architecture.network).to(device).to(memory_format=torch.channels_last)
+        self.mixed = mixed
+        module = _create(architecture.network, pretrained)
+        self.module = module.to(device).to(memory_format=torch.channels_last)
         self._mean, self._std = (
             torch.tensor(values, device=device).view(3, 1, 1) for values in (architecture.mean, architecture.std)
         )
@@ -87,13 +108,47 @@ class FilterNetwork:
         Only this batch is ever held as float.
         """
         scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
-        logits: Tensor = self.module(scaled.sub_(self._mean).div_(self._std))
-        return logits
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
+            logits: Tensor = self.module(scaled.sub_(self._mean).div_(self._std))
+        return logits.float()
 
     def to_device(self, images: Images) -> Tensor:
         """Return (B, H, W, 3) uint8 images, which must be writable and C-contiguous, on the network's device."""
         pixels = torch.from_numpy(images)
         return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
+
+
+def architecture_of(settings: FilterSection) -> Architecture:
+    """Return which network is trained; images are normalised as its weights expect, where it begins with any."""
+    if settings.weights is None and not settings.pretrained:
+        return Architecture(settings.network, settings.mean, settings.std)
+    check_name(settings.network)
+    return Architecture(settings.network, *own_normalisation(settings.network))
+
+
+def initial_network(settings: FilterSection, device: torch.device) -> FilterNetwork:
+    """Return the network that training begins with: at random, of a file, or of timm's hub; its head is at random.
+
+    Raises
+    ------
+    ConfigError
+        The file of weights cannot be used, or does not fit the network.
+    FilterError
+        timm has no such network, or its hub's weights cannot be had; or it is another file than it was.
+    """
+    weights = read_weights("filter.weights", settings.weights) if settings.weights is not None else None
+    if weights and weights.sha256 != settings.weights_sha256:
+        raise FilterError(
+            f"{weights.name}: its SHA-256 is {weights.sha256}, expected filter.weights_sha256 "
+            f"{settings.weights_sha256}; restore the file, or build into another directory"
+        )
+    architecture, mixed = architecture_of(settings), settings.precision == "mixed"
+    network = FilterNetwork(architecture, device, mixed, settings.pretrained)
+    if weights:
+        module = network.module
+        fitting = weights.fit(module.state_dict(), heads(module), f"{settings.network} of timm {timm.__version__}")
+        module.load_state_dict(fitting, strict=False)
+    return network
 
 
 def check_images(images: Images, name: str) -> None:
@@ -128,7 +183,7 @@ def save_weights(path: Location, architecture: Architecture, weights: Mapping[st
     return hashlib.sha256(data).hexdigest()
 
 
-def load_network(path: Location, device: torch.device) -> tuple[FilterNetwork, str]:
+def load_network(path: Location, device: torch.device, mixed: bool = False) -> tuple[FilterNetwork, str]:
     """Read the network that `save_weights` wrote, in evaluation mode, and the SHA-256 of its file.
 
     Raises
@@ -161,10 +216,23 @@ def load_network(path: Location, device: torch.device) -> tuple[FilterNetwork, s
             f"{path}: its weights do not fit {printable(about.network)[:100]} of timm {timm.__version__}: "
             f"{printable(error)}; {_AGAIN}"
         ) from error
-    network = FilterNetwork(Architecture(about.network, about.mean, about.std), device)
+    network = FilterNetwork(Architecture(about.network, about.mean, about.std), device, mixed)
     network.module.load_state_dict(tensors)
     network.module.eval()
     return network, hashlib.sha256(data).hexdigest()
+
+
+def check_start(settings: FilterSection) -> None:
+    """Refuse a network that timm does not have, and weights that it cannot begin with.
+
+    Raises
+    ------
+    ConfigError, FilterError
+        As of `initial_network`.
+    """
+    check_name(settings.network)
+    if settings.weights is not None or settings.pretrained:
+        initial_network(settings, torch.device("cpu"))
 
 
 def check_name(name: str) -> None:
@@ -181,11 +249,20 @@ def check_name(name: str) -> None:
         raise FilterError(f"filter.network: timm {timm.__version__} has no network {printable(name)[:100]!r}; {hint}")
 
 
-def _create(name: str) -> nn.Module:
+def _create(name: str, pretrained: bool = False) -> nn.Module:
     check_name(name)
     try:
-        module: nn.Module = timm.create_model(name, pretrained=False, num_classes=len(CLASSES))
-    except Exception as error:  # each network has its own way to fail
+        with quiet_hub():
+            if pretrained:
+                check_timm_hub(name)
+            module: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=len(CLASSES))
+    except Exception as error:  # each network has its own way to fail, and so have hubs
+        if pretrained:
+            raise FilterError(
+                f"filter.pretrained: the weights of {name} cannot be had: {' '.join(str(error).split())[:300]}; load "
+                "them once where there is a network, or set filter.weights to a file of them: model.safetensors of "
+                f"https://huggingface.co/{hub_of(name)}"
+            ) from error
         raise FilterError(
             f"filter.network: timm {timm.__version__} cannot make {name!r}: {' '.join(str(error).split())[:300]}; "
             "choose another"

@@ -35,8 +35,10 @@ class Scorer:
     threads: int = 1
 
     @classmethod
-    def load(cls, path: Location, device: str | None = None, threads: int = 1) -> Scorer:
+    def load(cls, path: Location, device: str | None = None, threads: int = 1, mixed: bool = False) -> Scorer:
         """Read a filter's weights, to a GPU where there is one and `device` names no other.
+
+        `mixed` is that of `FilterNetwork`.
 
         Raises
         ------
@@ -45,7 +47,7 @@ class Scorer:
         """
         target = choose_device(device)
         with reproducible(threads, target, seed=0):  # leaves the process's random state alone
-            network, sha256 = load_network(path, target)
+            network, sha256 = load_network(path, target, mixed)
         return cls(network, sha256, threads)
 
     def score(self, images: Images, batch: int) -> NDArray[np.float32]:
@@ -78,14 +80,14 @@ class Scorer:
         return found
 
 
-def load_scorer(path: Location, threads: int = 1) -> Scorer:
+def load_scorer(path: Location, threads: int = 1, mixed: bool = False) -> Scorer:
     """Return `Scorer.load` of `path`, read once a process for as long as the file stays the same."""
-    return _cached(path, threads, _identity(path))
+    return _cached(path, threads, mixed, _identity(path))
 
 
 @lru_cache(maxsize=2)
-def _cached(path: Location, threads: int, identity: tuple[int | str, ...]) -> Scorer:
-    return Scorer.load(path, threads=threads)
+def _cached(path: Location, threads: int, mixed: bool, identity: tuple[int | str, ...]) -> Scorer:
+    return Scorer.load(path, threads=threads, mixed=mixed)
 
 
 def _identity(path: Location) -> tuple[int | str, ...]:

@@ -23,10 +23,10 @@ from synthpipe.filtering.inference import from_array, infer
 from synthpipe.filtering.interrupted import TrainingState, load_state, save_state
 from synthpipe.filtering.network import (
     REAL,
-    Architecture,
     FilterNetwork,
     Images,
     check_images,
+    initial_network,
     save_weights,
 )
 from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
@@ -89,10 +89,13 @@ def train_filter(
     on_epoch : callable, optional
         Gets the metrics of each epoch as it ends, and at once those of epochs that were done before an interruption.
     on_note : callable, optional
-        Gets a line about an interrupted training that cannot be resumed, and so begins anew.
+        Gets a line about an interrupted training that cannot be resumed, and so begins anew, and one where images are
+        normalised in another way than the settings say.
 
     Raises
     ------
+    ConfigError
+        The file of weights that the settings name cannot be used.
     FilterError
         There is nothing to learn from, timm has no such network, the loss is no longer finite, or the device has too
         little memory.
@@ -104,18 +107,22 @@ def train_filter(
     started = time.perf_counter()
     _check(settings, data)
     device, code = choose_device(), STRATEGIES.index(strategy)
-    architecture = Architecture(settings.network, settings.mean, settings.std)
     unfinished = directory / f"{strategy}.training"
-    belongs_to = digest(
-        [settings.model_dump(mode="json"), strategy, seed, _digests(data), str(device), torch.__version__]
-    )
+    decisive = settings.model_dump(mode="json", exclude={"weights"})  # their digest counts
+    belongs_to = digest([decisive, strategy, seed, _digests(data), str(device), torch.__version__])
     initial = int(np.random.SeedSequence([seed, code]).generate_state(1, np.uint64)[0])
     doing = f"{settings.network} is trained on filter.batch {settings.batch} images a step"
     with (
         reproducible(settings.threads, device, initial),
         explained_memory(device, doing, "lower filter.batch, or choose a smaller filter.network"),
     ):
-        network = FilterNetwork(architecture, device)
+        network = initial_network(settings, device)
+        architecture = network.architecture
+        if on_note and (architecture.mean, architecture.std) != (settings.mean, settings.std):
+            on_note(
+                f"note: the {strategy} filter's images are normalised as the weights of {settings.network} expect, by "
+                f"mean {list(architecture.mean)} and std {list(architecture.std)}"
+            )
         optimizer = torch.optim.Adam(network.module.parameters(), lr=settings.learning_rate)
         state = _resume(unfinished, belongs_to, network, optimizer, on_note)
         epochs = list(state.epochs) if state else []

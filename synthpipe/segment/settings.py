@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
-from synthpipe.config import MOST, Above0, Deviation, Fraction, Mean, Number, Positive, Section, Text, Version, Whole
+from synthpipe.config import (
+    MOST,
+    Above0,
+    Deviation,
+    Fraction,
+    Mean,
+    Number,
+    Positive,
+    Precision,
+    Secretive,
+    Section,
+    Text,
+    Version,
+    Whole,
+)
 from synthpipe.segment.windows import WindowSection
 
 Weight = Annotated[Number, Field(ge=0, le=1e6)]
@@ -22,15 +36,26 @@ class NetworkSection(Section):
         "efficientnet-b6"
     )
     weights: Annotated[
-        Text | None, Field(description="the encoder begins with these; null: at random. Where they cannot be had, too")
+        Secretive | None,
+        Field(
+            description="the encoder begins with these: a name of segmentation-models-pytorch, or a file, named by a "
+            "path with a . or a /; null: at random, and so where named ones cannot be had"
+        ),
     ] = "imagenet"
     dropout: Annotated[Number, Field(ge=0, lt=1, description="before the CAM's convolution")] = 0.5
-    mean: Annotated[tuple[Mean, Mean, Mean], Field(description="of RGB in 0-1, subtracted")] = (0.485, 0.456, 0.406)
-    std: Annotated[tuple[Deviation, Deviation, Deviation], Field(description="of RGB in 0-1, divided by")] = (
-        0.229,
-        0.224,
-        0.225,
-    )
+    mean: Annotated[
+        tuple[Mean, Mean, Mean],
+        Field(description="of RGB in 0-1, subtracted; a timm encoder with weights of a file has its own"),
+    ] = (0.485, 0.456, 0.406)
+    std: Annotated[
+        tuple[Deviation, Deviation, Deviation],
+        Field(description="of RGB in 0-1, divided by; a timm encoder with weights of a file has its own"),
+    ] = (0.229, 0.224, 0.225)
+
+    @property
+    def weights_file(self) -> str | None:
+        """The file that `weights` names, where it names one."""
+        return self.weights if self.weights and set(self.weights) & {".", "/"} else None
 
 
 class ConsistencySection(Section):
@@ -100,9 +125,7 @@ class TrainSettings(Section):
     augmentation: AugmentationSection = AugmentationSection()
     optimizer: OptimizerSection = OptimizerSection()
     precision: Annotated[
-        Literal["mixed", "32"],
-        BeforeValidator(lambda value: "32" if value == 32 else value),  # as YAML reads what a shell unquoted
-        Field(description="mixed: bfloat16 on GPUs that have it (Ampere and later); weights stay float32"),
+        Precision, Field(description="mixed: bfloat16 on GPUs that have it (Ampere and later); weights stay float32")
     ] = "mixed"
     validation: Annotated[
         WindowSection | None, Field(description="how validation images are predicted; null: windows of the canvas")

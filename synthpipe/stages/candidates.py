@@ -50,7 +50,7 @@ def make_filters(state: BuildState) -> None:
     ]
     if missing:
         with timed(state.journal, "filter composites"):
-            for _ in run_tasks(state.cluster, check_network, [NetworkTask(pipeline.filter.network)]):
+            for _ in run_tasks(state.cluster, check_network, [NetworkTask(pipeline.filter)]):
                 pass
             for strategy in missing:
                 _render(state, strategy, "filter", pipeline.filter.candidates)
