@@ -116,7 +116,7 @@ def train(
       synthpipe train runs/bcss/curated.zarr runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
         --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --devices 4
     """
-    from synthpipe.segment.network import SegmentationNetwork
+    from synthpipe.segment.network import SegmentationNetwork, read_file
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches, digest_of
     from synthpipe.segment.training import TRAINING, TrainingData, check_network
@@ -146,7 +146,8 @@ def train(
         sources,
     )
     if dry_run:
-        check_network(SegmentationNetwork(settings.network, len(description.taxonomy)), data, settings, devices=1)
+        network = SegmentationNetwork(settings.network, len(description.taxonomy), read_file(settings.network))
+        check_network(network, data, settings, devices=1)
         say("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
         say(
             f"would train {output} on {len(composites)} composites of {description.size[0]} x {description.size[1]} "

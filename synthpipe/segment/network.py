@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import logging
 import re
 import warnings
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import segmentation_models_pytorch as smp
@@ -17,12 +17,24 @@ from torch.overrides import TorchFunctionMode
 
 from synthpipe.display import printable
 from synthpipe.errors import ConfigError
+from synthpipe.pretrained import (
+    Weights,
+    check_hub,
+    check_timm_hub,
+    heads,
+    own_normalisation,
+    quiet_hub,
+    read_weights,
+    timm_outline,
+)
 from synthpipe.segment.settings import NetworkSection
 
 LARGEST_CANVAS = 4096
 """Pixels of the longest side of images that networks are trained on and applied to as a whole."""
 
 _MULTIPLE = 32  # encoders halve a size five times
+_TIMM = "tu-"  # what the names of timm's encoders begin with
+_HEADS = ("_fc", "classifier", "fc", "head", "last_linear", "linear")  # of the networks whose encoders are not timm's
 
 
 class Outputs(NamedTuple):
@@ -49,8 +61,8 @@ class SegmentationNetwork(nn.Module):
         Which network.
     classes : int
         Tissue classes; background is none.
-    pretrained : bool
-        Whether to begin with `settings.weights`; an untrained network is enough to load a checkpoint into.
+    weights : str or Weights, optional
+        What the encoder begins with: a name, or a file's; without any, at random.
 
     Raises
     ------
@@ -62,9 +74,9 @@ class SegmentationNetwork(nn.Module):
     std: Tensor
     segmentation: Any
 
-    def __init__(self, settings: NetworkSection, classes: int, pretrained: bool = False) -> None:
+    def __init__(self, settings: NetworkSection, classes: int, weights: str | Weights | None = None) -> None:
         super().__init__()
-        self.segmentation = _create(settings, classes, settings.weights if pretrained else None)
+        self.segmentation = _create(settings, classes, weights)
         channels: int = self.segmentation.encoder.out_channels[-1]
         self.cam = nn.Sequential(nn.Dropout(settings.dropout), nn.Conv2d(channels, classes, 1))
         for name, values in (("mean", settings.mean), ("std", settings.std)):
@@ -129,48 +141,108 @@ def check_canvas(size: tuple[int, int]) -> None:
         )
 
 
-def pretrained_network(settings: NetworkSection, classes: int) -> tuple[SegmentationNetwork, str | None]:
-    """Return a network that begins with the weights that `settings` name, and why it does not where they cannot be had.
+def with_own_normalisation(settings: NetworkSection) -> NetworkSection:
+    """Return the settings with the mean and std that a timm encoder expects, where it begins with a file's weights.
+
+    Other encoders, and those that begin with named weights, keep the settings' own, by default those of ImageNet.
 
     Raises
     ------
     ConfigError
-        There is no such network, or no such weights for it.
+        There is no such network.
     """
-    if settings.weights is None:
-        return SegmentationNetwork(settings, classes), None
+    if not settings.weights_file or not settings.encoder.startswith(_TIMM):
+        return settings
     _check_names(settings)
-    hub = logging.getLogger("huggingface_hub")
-    level = hub.level
+    mean, std = own_normalisation(settings.encoder.removeprefix(_TIMM))
+    return settings.model_copy(update={"mean": mean, "std": std})
+
+
+def read_file(settings: NetworkSection) -> Weights | None:
+    """Read the file of weights that the settings name, if they name one.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be used.
+    """
+    return read_weights("network.weights", settings.weights_file) if settings.weights_file else None
+
+
+def pretrained_network(
+    settings: NetworkSection, classes: int, weights: Weights | None = None
+) -> tuple[SegmentationNetwork, str | None]:
+    """Return a network that begins with the weights that `settings` name, and why it does not where they cannot be had.
+
+    Parameters
+    ----------
+    settings : NetworkSection
+        Which network.
+    classes : int
+        Tissue classes.
+    weights : Weights, optional
+        What the file holds that `settings` name, where they name one; read here where it is not given.
+
+    Raises
+    ------
+    ConfigError
+        There is no such network, no such weights for it, or the file's weights do not fit.
+    """
+    weights = weights or read_file(settings)
+    if settings.weights is None or weights:
+        return SegmentationNetwork(settings, classes, weights), None
+    _check_names(settings)
     try:
-        hub.setLevel(logging.ERROR)  # else it tells of every one of its attempts
-        return SegmentationNetwork(settings, classes, pretrained=True), None
+        _check_hub(settings.encoder, settings.weights)
+        return SegmentationNetwork(settings, classes, settings.weights), None
     except Exception as error:  # hubs and their clients fail in ways of their own; a wrong network fails again below
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         why = (
             f"the {settings.weights} weights of {settings.encoder} cannot be had, so the encoder begins at random and "
-            f"needs more epochs; load them once where there is a network, or set network.weights: null ({reason})"
+            "needs more epochs; load them once where there is a network, set network.weights to a file of them, or to "
+            f"null ({reason})"
         )
         return SegmentationNetwork(settings, classes), why
-    finally:
-        hub.setLevel(level)
 
 
-def _create(settings: NetworkSection, classes: int, weights: str | None) -> nn.Module:
+def _check_hub(encoder: str, weights: str) -> None:
+    if encoder.startswith(_TIMM):
+        check_timm_hub(encoder.removeprefix(_TIMM))
+    else:
+        source = smp.encoders.encoders[encoder]["pretrained_settings"][weights]
+        check_hub(source["repo_id"], ("model.safetensors",), source["revision"])
+
+
+def _create(settings: NetworkSection, classes: int, weights: str | Weights | None) -> nn.Module:
     _check_names(settings)
+    named: str | bool | None = weights if isinstance(weights, str) else None
+    options: dict[str, Any] = {}
+    if isinstance(weights, Weights) and settings.encoder.startswith(_TIMM):
+        # timm makes the whole network, and the encoder out of it
+        whole = timm_outline(settings.encoder.removeprefix(_TIMM))
+        fitting = weights.fit(whole.state_dict(), heads(whole), f"{settings.encoder} of timm {timm.__version__}")
+        named, options = True, {"pretrained_cfg_overlay": {"state_dict": fitting}}
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), quiet_hub():
             warnings.simplefilter("ignore")
             module: nn.Module = smp.create_model(
-                settings.architecture, settings.encoder, encoder_weights=weights, classes=classes
+                settings.architecture, settings.encoder, encoder_weights=named, classes=classes, **options
             )
     except Exception as error:  # each network has its own way to fail
-        if weights:
+        if isinstance(weights, str):
             raise
         raise ConfigError(
             f"network: {settings.architecture} with {settings.encoder} cannot be made by segmentation-models-pytorch "
             f"{smp.__version__}: {' '.join(str(error).split())}; choose another"
         ) from error
+    encoder: Any = module.encoder
+    if options:
+        encoder.model.pretrained_cfg.pop("state_dict")  # it would be held for as long as the network
+    elif isinstance(weights, Weights):
+        body = {name: each for name, each in weights.tensors.items() if name.partition(".")[0] not in _HEADS}
+        package = f"{settings.encoder} of segmentation-models-pytorch {smp.__version__}"
+        fitting = replace(weights, tensors=body).fit(encoder.state_dict(), (), package)
+        encoder.load_state_dict(encoder.state_dict() | fitting)
     return module
 
 
@@ -179,11 +251,11 @@ def _check_names(settings: NetworkSection) -> None:
     if settings.architecture.lower() not in architectures:
         names = [architecture.__name__ for architecture in architectures.values()]
         raise ConfigError(_unknown("architecture", settings.architecture, names))
-    if settings.encoder.startswith("tu-"):
+    if settings.encoder.startswith(_TIMM):
         # timm also takes names of hubs, addresses and folders, from which it would load what it finds there
-        name = settings.encoder.removeprefix("tu-")
+        name = settings.encoder.removeprefix(_TIMM)
         if not timm.is_model(name) or not re.fullmatch(r"[\w.-]+", name):
-            close = [f"tu-{each}" for each in difflib.get_close_matches(name[:100], timm.list_models(), 3)]
+            close = [f"{_TIMM}{each}" for each in difflib.get_close_matches(name[:100], timm.list_models(), 3)]
             hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists what it has"
             raise ConfigError(
                 f"network.encoder: timm {timm.__version__} has no {printable(settings.encoder)[:100]!r}; {hint}"
@@ -193,7 +265,7 @@ def _check_names(settings: NetworkSection) -> None:
     if settings.encoder not in known:
         raise ConfigError(_unknown("encoder", settings.encoder, list(known)))
     weights = known[settings.encoder]["pretrained_settings"]
-    if settings.weights is not None and settings.weights not in weights:
+    if settings.weights is not None and not settings.weights_file and settings.weights not in weights:
         raise ConfigError(_unknown("weights", settings.weights, list(weights)))
 
 

@@ -28,6 +28,7 @@ from synthpipe.files import write_atomically
 from synthpipe.folders import Kind, resolved, sweep
 from synthpipe.handoff import Description
 from synthpipe.lock import held
+from synthpipe.pretrained import Weights
 from synthpipe.progress import Reporter, Silent
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, batches, steps_per_epoch
@@ -44,7 +45,13 @@ from synthpipe.segment.devices import (
 from synthpipe.segment.journal import Journal, Rows
 from synthpipe.segment.losses import Losses, losses
 from synthpipe.segment.metrics import SegmentationMetrics, confusion_matrix, measure
-from synthpipe.segment.network import SegmentationNetwork, check_canvas, pretrained_network
+from synthpipe.segment.network import (
+    SegmentationNetwork,
+    check_canvas,
+    pretrained_network,
+    read_file,
+    with_own_normalisation,
+)
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedImage, Source
 from synthpipe.segment.windows import WindowSection, predict_mask
@@ -57,6 +64,7 @@ TRAINING = Kind(
         *("curves.png", ".lock"),
     ),
 )
+_WEIGHTS = "encoder weights"  # among the sources: a file's digest
 _ROWS_AT_ONCE = 50  # steps whose losses are fetched from the device at once
 
 
@@ -170,6 +178,7 @@ class _Run:
     def __init__(
         self, fabric: Fabric, settings: TrainSettings, data: TrainingData, directory: Path, reporter: Reporter
     ) -> None:
+        settings = settings.model_copy(update={"network": with_own_normalisation(settings.network)})
         self.fabric, self.settings, self.data = fabric, settings, data
         self.directory, self.reporter = directory, reporter
         sources = [source for source in (data.composites, data.real) if source is not None]
@@ -196,10 +205,12 @@ class _Run:
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
         self.encoder_weights = settings.network.weights or "random"
-        self._begin()
+        initial = read_file(settings.network)
+        self.sources = dict(data.sources) | ({_WEIGHTS: initial.sha256} if initial else {})
+        self._begin(initial)
 
-    def _begin(self) -> None:
-        """Make the network and its optimizer, as they were where training stopped."""
+    def _begin(self, initial: Weights | None) -> None:
+        """Make the network and its optimizer, as they were where training stopped; else with a file's weights."""
         fabric, settings = self.fabric, self.settings
         kept = Checkpoint.load(self.last) if self.last.exists() else None
         torch.manual_seed(_seed(settings.seed, 0, 0))
@@ -207,7 +218,7 @@ class _Run:
             self._check(kept)
             network = kept.network(torch.device("cpu"))
         else:
-            network, why = pretrained_network(settings.network, len(self.data.description.taxonomy))
+            network, why = pretrained_network(settings.network, len(self.data.description.taxonomy), initial)
             if why:
                 self.encoder_weights = "random"
                 self.reporter.note(f"note: {why}")
@@ -240,8 +251,10 @@ class _Run:
         if new["optimizer"]["schedule"] == "constant" and new["epochs"] >= old["epochs"]:
             old["epochs"] = new["epochs"]  # longer, and else the same
         old["save_steps"] = new["save_steps"]  # changes no number
+        if _WEIGHTS in kept.sources and _WEIGHTS in self.sources:
+            old["network"]["weights"] = new["network"]["weights"]  # wherever the file lies: its digest counts
         found = list(differences(old, new))
-        found += differences({"data": dict(kept.sources)}, {"data": dict(self.data.sources)})
+        found += differences({"data": dict(kept.sources)}, {"data": self.sources})
         found += differences(kept.description.to_json(), self.data.description.to_json())
         if found:
             raise StaleRunError(
@@ -380,7 +393,7 @@ class _Run:
         return Checkpoint(
             self.settings,
             self.data.description,
-            self.data.sources,
+            self.sources,
             self.data.composites is None,
             {"step": self.step, **self.progress, "encoder_weights": self.encoder_weights},
             self.module.state_dict(),

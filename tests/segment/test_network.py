@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import segmentation_models_pytorch as smp
+import timm
 import torch
 
 from synthpipe.errors import ConfigError
-from synthpipe.segment.network import SegmentationNetwork, outline, pretrained_network
+from synthpipe.segment.network import SegmentationNetwork, outline, pretrained_network, with_own_normalisation
 from synthpipe.segment.settings import NetworkSection
+from tests.conftest import LITE0
 
 SMALL = NetworkSection(architecture="Unet", encoder="resnet18", weights=None)
 
@@ -70,20 +74,57 @@ def test_a_network_that_there_is_not_is_refused(changes: dict[str, str], message
         pretrained_network(SMALL.model_copy(update=changes), 3)
 
 
-def test_weights_that_cannot_be_had_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The hub itself is out of reach of a test that must pass offline, so its failure is made here."""
-    create = smp.create_model
+def test_timms_encoders_begin_with_a_file_of_the_whole_network() -> None:
+    stored = torch.load(LITE0, weights_only=True)
+    for architecture, encoder, first in (
+        ("Unet", "tu-tf_efficientnet_lite0", "model.conv_stem.weight"),
+        ("DeepLabV3Plus", "timm-tf_efficientnet_lite0", "conv_stem.weight"),
+    ):
+        settings = NetworkSection(architecture=architecture, encoder=encoder, weights=LITE0)
+        found, why = pretrained_network(settings, 3)
+        encoder_state = found.segmentation.encoder.state_dict()
+        assert why is None and torch.equal(encoder_state[first], stored["_conv_stem.weight"])
+        last = next(name for name in reversed(encoder_state) if name.endswith("blocks.6.0.bn3.running_var"))
+        assert torch.equal(encoder_state[last], stored["_blocks.15._bn2.running_var"])
 
-    def offline(*arguments: object, encoder_weights: str | None, **keywords: object) -> torch.nn.Module:
-        if encoder_weights:
-            raise OSError("We couldn't connect to the hub")
-        made: torch.nn.Module = create(*arguments, encoder_weights=None, **keywords)
-        return made
 
-    monkeypatch.setattr(smp, "create_model", offline)
-    found, why = pretrained_network(SMALL.model_copy(update={"weights": "imagenet"}), 3)
-    assert isinstance(found, SegmentationNetwork)
-    assert why and "imagenet weights of resnet18 cannot be had" in why and "couldn't connect" in why
+@pytest.mark.parametrize(("architecture", "name"), [("Unet", "convnext_atto"), ("DPT", "vit_tiny_patch16_224")])
+def test_encoders_that_name_their_tensors_otherwise_get_all_of_them(
+    architecture: str, name: str, tmp_path: Path
+) -> None:
+    whole = timm.create_model(name)
+    torch.save(whole.state_dict(), tmp_path / "w.pth")
+    settings = NetworkSection(architecture=architecture, encoder=f"tu-{name}", weights=str(tmp_path / "w.pth"))
+    encoder = pretrained_network(settings, 3)[0].segmentation.encoder
+    stored = list(whole.state_dict().values())
+    for each in encoder.state_dict().values():
+        assert any(each.shape == other.shape and torch.equal(each, other) for other in stored)
+
+
+def test_other_encoders_begin_with_a_file_too_and_its_head_is_left_out(tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    source = SegmentationNetwork(SMALL, 3).segmentation.encoder.state_dict()
+    torch.save(source | {"fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}, tmp_path / "w.pth")
+    settings = SMALL.model_copy(update={"weights": str(tmp_path / "w.pth")})
+    found = pretrained_network(settings, 3)[0].segmentation.encoder.state_dict()
+    assert all(torch.equal(each, source[name]) for name, each in found.items())
+    with pytest.raises(
+        ConfigError, match=r"network\.weights: .*: does not fit resnet18 of segmentation-models-pytorch"
+    ):
+        pretrained_network(settings.model_copy(update={"weights": LITE0}), 3)
+
+
+def test_a_timm_encoder_with_a_file_has_its_own_normalisation() -> None:
+    settings = NetworkSection(architecture="Unet", encoder="tu-tf_efficientnet_lite0", weights=LITE0)
+    assert with_own_normalisation(settings).mean == with_own_normalisation(settings).std == (0.5, 0.5, 0.5)
+    for other in (SMALL, NetworkSection(), settings.model_copy(update={"weights": "imagenet"})):
+        assert with_own_normalisation(other) == other
+
+
+def test_no_name_of_weights_looks_like_a_path() -> None:
+    for encoder in smp.encoders.encoders.values():
+        assert not any(NetworkSection(weights=name).weights_file for name in encoder["pretrained_settings"])
+    assert NetworkSection(weights="a.pth").weights_file == "a.pth"
 
 
 def test_an_outline_has_the_tensors_of_its_network_and_takes_no_memory() -> None:

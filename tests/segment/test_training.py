@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
@@ -265,6 +267,34 @@ def test_a_folder_belongs_to_one_training(trained: Path, data_set: DataSet) -> N
     other = replace(data, description=replace(data.description, size=(64, 64), fingerprint="f"))
     with pytest.raises(StaleRunError, match=r"\n  fingerprint: .* -> \"f\"\n  size: \[32, 32\] -> \[64, 64\]"):
         train(settings(), other, trained, CPU, LogReporter())
+
+
+def test_a_training_from_a_file_of_weights_resumes_with_the_same_and_its_checkpoint_needs_no_file(
+    data_set: DataSet, tmp_path: Path
+) -> None:
+    def start(name: str, seed: int) -> TrainSettings:
+        torch.manual_seed(seed)
+        content = io.BytesIO()  # a file's name would be part of its bytes
+        torch.save(timm.create_model("tf_efficientnet_lite0").state_dict(), content)
+        (tmp_path / name).write_bytes(content.getvalue())
+        network = {"architecture": "Unet", "encoder": "tu-tf_efficientnet_lite0", "weights": str(tmp_path / name)}
+        return settings(network=network, composites=2, real=2, epochs=1, steps_per_epoch=2)
+
+    data = data_set.training_data()
+    asked = iter([True])
+    assert not train(start("a.pth", 1), data, tmp_path / "run", CPU, LogReporter(), lambda: next(asked)).finished
+    with pytest.raises(
+        StaleRunError, match=r'is another training; .*\n  data\.encoder weights: "[0-9a-f]{64}" -> "\w*"$'
+    ):
+        train(start("b.pth", 2), data, tmp_path / "run", CPU, LogReporter())
+    assert train(start("moved.pth", 1), data, tmp_path / "run", CPU, LogReporter()).finished
+    for path in tmp_path.glob("*.pth"):
+        path.unlink()
+    found = Checkpoint.load(tmp_path / "run" / "last.ckpt")
+    assert found.settings.network.mean == found.settings.network.std == (0.5, 0.5, 0.5)
+    assert len(found.sources["encoder weights"]) == 64
+    with torch.inference_mode():
+        found.network(torch.device("cpu"))(torch.zeros(1, 3, 32, 32))
 
 
 def test_a_training_of_nothing_is_refused(data_set: DataSet, tmp_path: Path) -> None:
