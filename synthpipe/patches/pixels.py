@@ -34,6 +34,7 @@ _MOST_PACKED_ELSE = 10_000  # deflate packs 1032 bytes, of eight pixels each, in
 _MOST_TILE = 4096 * 4096  # pixels of a TIFF's tile, which may be larger than its image
 _MOST_SCANS = 64  # of a JPEG at the bound of pixels; smaller ones may have more
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
+_LOSSY = ("jpeg", "tiff_jpeg")  # compressions of a TIFF
 _SCAN = b"\xff\xda"
 _TURNS = (  # what makes a picture upright, by orientations 2 to 8
     *(Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE),
@@ -87,9 +88,13 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
     Raises
     ------
     CatalogError
-        As for `decode`, or the picture is of another kind or holds values above 255.
+        As for `decode`, or the picture is of another kind, is stored with losses, or holds values above 255.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
+        if picture.format == "JPEG" or picture.info.get("compression") in _LOSSY:
+            raise CatalogError(
+                "is compressed as JPEG, which changes class indices; write masks as PNG, from what the JPEG was made of"
+            )
         return indices(picture)
 
 

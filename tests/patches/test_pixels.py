@@ -9,9 +9,11 @@ import struct
 import subprocess
 import sys
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import PIL.EpsImagePlugin
 import PIL.Image
 import PIL.ImageOps
 import pytest
@@ -150,6 +152,37 @@ def test_metadata_is_not_decoded() -> None:
     }
     for harmful, sound in cases.items():
         assert np.array_equal(decode_bytes(harmful), decode_bytes(sound)), harmful[:200]
+
+
+def test_masks_are_lossless_whatever_their_names(tmp_path: Path) -> None:
+    images = sound_images()
+    lossy = [name for name in images if name.startswith("jpeg-grey") or name == "tiff-grey-jpeg"]
+    assert len(lossy) == 3
+    for name in lossy:
+        (tmp_path / "mask.png").write_bytes(images[name])
+        with pytest.raises(CatalogError, match=r"mask\.png: is compressed as JPEG, which changes class indices; write"):
+            decode_mask(tmp_path / "mask.png")
+    (tmp_path / "mask.jpg").write_bytes(images["png-grey"])
+    assert decode_mask(tmp_path / "mask.jpg").shape == (40, 50)
+
+
+def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, script = tmp_path / "started", tmp_path / "bin" / "gs"
+    script.parent.mkdir()
+    script.write_text(f"#!/bin/sh\ntouch '{started}'\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", str(script.parent), prepend=os.pathsep)
+    monkeypatch.setattr(PIL.EpsImagePlugin, "gs_binary", None)  # so that Pillow looks for it again
+    path = tmp_path / "mask.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    with PIL.Image.open(path) as picture, suppress(OSError):  # of the program's, which draws nothing
+        picture.load()
+    assert started.exists()  # by Pillow alone
+    started.unlink()
+    for read in (decode, decode_mask, read_palette):
+        with pytest.raises(CatalogError, match=r"mask\.png: is no image, expected PNG"):
+            read(path)
+    assert not started.exists()
 
 
 def test_decoders_write_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
