@@ -27,12 +27,14 @@ from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings
-from synthpipe.segment.baselines import lower_bound, upper_bound
+from synthpipe.segment.baselines import check_disjoint, lower_bound, upper_bound
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
+from synthpipe.segment.mask_check import check_masks
+from synthpipe.segment.masks import MaskedImage, digest_of, masked_images
 from synthpipe.segment.pseudo import pseudo_label
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.segment.sources import Composites, MaskedImage, RealPatches, digest_of, masked_images
+from synthpipe.segment.sources import Composites, RealPatches
 from synthpipe.segment.training import TrainingData, train
 from synthpipe.settings_file import load_settings
 from synthpipe.stages import build
@@ -209,6 +211,9 @@ class Experiment:
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"about": self.about(), "rows": {}}
         if found["about"] != json.loads(json.dumps(self.about())):
             raise click.ClickException(f"{path}: holds results of another setting; move it away, or undo the change")
+        taxonomy = self.curated("both").taxonomy
+        folders = {"validation": self.validation, "test": self.test, "masked": self.masked}
+        check_disjoint({name: check_masks(masked_images(path), taxonomy, reporter()) for name, path in folders.items()})
         for seed in range(seeds):
             for row in ROWS:
                 results = found["rows"].setdefault(row, {})

@@ -24,8 +24,9 @@ from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings
 from synthpipe.segment.devices import Hardware
+from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.segment.sources import Composites, RealPatches, masked_images
+from synthpipe.segment.sources import Composites, RealPatches
 from synthpipe.segment.training import TrainingData, train
 from synthpipe.settings_file import load_settings
 from synthpipe.stages import build

@@ -6,6 +6,9 @@ one line and an exit code; every message says what was found, what was expected 
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from synthpipe.display import without_secrets
@@ -58,3 +61,30 @@ def explain(error: ValueError) -> str:
     found = repr(first["input"])
     found = found if len(found) <= 80 else f"{found[:77]}..."
     return f"{key} is {found}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+_LISTED = 3
+_KINDS = 10
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return the first three of some names, and how many more there are."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
+    """Return a line for each kind of problem: the first file that has it, and the names of the next ones.
+
+    Problems are of one kind where they differ by numbers alone.
+    """
+    kinds: dict[str, list[tuple[Path, str]]] = {}
+    for path, reason in problems:
+        kinds.setdefault(re.sub(r"\d+", "0", reason), []).append((path, reason))
+    lines = []
+    for (path, reason), *others in kinds.values():
+        more = first_of([other.name for other, _ in others])
+        lines.append(f"{path}: {reason}" + (f"; so with {len(others)} more: {more}" if others else ""))
+    if len(lines) > _KINDS:
+        lines[_KINDS:] = [f"and {len(lines) - _KINDS} more kinds of problems"]
+    return "\n  ".join(lines)

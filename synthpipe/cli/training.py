@@ -31,7 +31,7 @@ from synthpipe.storage.summary import human_bytes
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other commands need not wait for
     from synthpipe.segment.devices import Hardware
     from synthpipe.segment.evaluation import Predictor
-    from synthpipe.segment.sources import MaskedImage
+    from synthpipe.segment.mask_check import CheckedImages
     from synthpipe.segment.training import Outcome
     from synthpipe.segment.windows import WindowSection
 
@@ -60,9 +60,23 @@ _windows = click.option(
     metavar="KEY=VALUE",
     help="How images are cut: size, stride, scales, flips, blend or batch; may be given often.",
 )
-_any_palette = click.option("--any-palette", is_flag=True, help="Masks may have other colours than the classes.")
 _device = click.option("--device", help="Such as cuda:1 or cpu [a GPU where there is one].")
 _batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
+
+
+def _mask_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--any-palette", is_flag=True, help="Masks are class indices, whatever colours their palettes have."
+        ),
+        click.option(
+            "--mask-map",
+            metavar="VALUE=CLASS,...",
+            help='What the values of masks mean, such as "0=ignore,1=gland,2=stroma" [class indices].',
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -83,7 +97,7 @@ def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
 @_config
 @_set
-@_any_palette
+@_mask_options
 @MAX_PIXELS_OPTION
 @_hardware_options
 @click.option("--dry-run", is_flag=True, help="Say what would be trained on what; train nothing.")
@@ -96,6 +110,7 @@ def train(
     config: Path | None,
     overrides: tuple[str, ...],
     any_palette: bool,
+    mask_map: str | None,
     most: int,
     accelerator: str,
     devices: str,
@@ -116,9 +131,11 @@ def train(
       synthpipe train runs/bcss/curated.zarr runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
         --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --devices 4
     """
+    from synthpipe.segment.mask_check import among_patches
+    from synthpipe.segment.masks import digest_of
     from synthpipe.segment.network import SegmentationNetwork, read_file
     from synthpipe.segment.settings import TrainSettings
-    from synthpipe.segment.sources import Composites, RealPatches, digest_of
+    from synthpipe.segment.sources import Composites, RealPatches
     from synthpipe.segment.training import TRAINING, TrainingData, check_network
 
     claim(output, TRAINING)
@@ -133,9 +150,10 @@ def train(
         reporter().note(f"note: real is 0, so no patches of {real} are trained on")
     if patches and settings.consistency.glass == "mask" and not description.glass:
         reporter().note("note: the build looked for no glass, so consistency.glass masks only what transforms open")
-    images = _masked(val, description, any_palette, most)
+    images = _masked(val, description, mask_map, any_palette, most).images
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
     if patches:
+        among_patches(images, patches.patches, reporter())
         sources["real patches"] = patches.digest
     sources["validation images"] = digest_of(images)
     data = TrainingData(
@@ -250,14 +268,16 @@ def _catalog(real: Location, layout: Layout | None, description: Description, mo
     return catalog
 
 
-def _masked(directory: Path, description: Description, any_palette: bool, most: int) -> tuple[MaskedImage, ...]:
-    """List images with masks, and refuse at once what training could not use at its first epoch's end."""
-    from synthpipe.segment.sources import check_masked, masked_images
+def _masked(
+    directory: Path, description: Description, mask_map: str | None, any_palette: bool, most: int
+) -> CheckedImages:
+    """List and check images with masks: what cannot be used is refused before hours are spent."""
+    from synthpipe.segment.mask_check import check_masks
+    from synthpipe.segment.mask_values import parse_mask_map
+    from synthpipe.segment.masks import masked_images
 
-    images = masked_images(directory, most)
-    with reporter().stage(f"masks of {directory.name}", len(images)) as advance:
-        check_masked(images, description.taxonomy, any_palette, advance, reporter().note)
-    return images
+    meaning = None if mask_map is None else parse_mask_map(mask_map, description.taxonomy)
+    return check_masks(masked_images(directory, most, meaning), description.taxonomy, reporter(), any_palette)
 
 
 @click.command("pseudo-label")
@@ -327,7 +347,7 @@ def pseudo_label(
 @_windows
 @click.option("--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Images to draw.")
 @click.option("--replicates", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the bootstrap.")
-@_any_palette
+@_mask_options
 @MAX_PIXELS_OPTION
 @_device
 def evaluate(
@@ -338,6 +358,7 @@ def evaluate(
     pictures: int,
     replicates: int,
     any_palette: bool,
+    mask_map: str | None,
     most: int,
     device: str | None,
 ) -> None:
@@ -353,12 +374,12 @@ def evaluate(
       synthpipe evaluate stage-1/best.ckpt --data /data/WSSS4LUAD/3.testing -o result \\
         --window size=224 --window stride=112 --window "scales=[1, 1.25, 1.5, 1.75, 2]"
     """
-    from synthpipe.segment.evaluation import draw_curves, evaluate, table
-    from synthpipe.segment.sources import masked_images
+    from synthpipe.segment.evaluation import EVALUATION, draw_curves, evaluate, table
 
     predictor = _predictor(checkpoint, windows, device)
-    images = masked_images(data, most)
-    result = evaluate(predictor, images, output, reporter(), pictures, replicates, any_palette)
+    claim(output, EVALUATION)  # before the masks are read, which takes long
+    images = _masked(data, predictor.checkpoint.description, mask_map, any_palette, most).images
+    result = evaluate(predictor, images, output, reporter(), pictures, replicates)
     rows = [row[:6] for row in table(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -368,11 +389,6 @@ def evaluate(
         f"{_miou(result)}, fwIoU {result['fwiou']:.4f}, pixel accuracy {result['pixel_accuracy']:.4f}, {count} "
         f"{'images' if count > 1 else 'image, which has no interval'}"
     )
-    if not any_palette and not images[0].has_palette:
-        indices = ", ".join(f"{index} {name}" for index, name in enumerate(predictor.taxonomy.names))
-        say(f"note: masks without colours are taken as {indices}")
-    for name in result["absent_classes"]:
-        say(f"note: no mask shows {name}; it is left out of the means")
     curves = ""
     try:
         curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
@@ -445,7 +461,7 @@ def predict(
     help="A checkpoint beside.",
 )
 @_windows
-@_any_palette
+@_mask_options
 @MAX_PIXELS_OPTION
 def baseline(
     curated: tuple[Location, ...],
@@ -463,6 +479,7 @@ def baseline(
     compare: tuple[Path, ...],
     windows: tuple[str, ...],
     any_palette: bool,
+    mask_map: str | None,
     most: int,
 ) -> None:
     """Train what composites are measured against, with the settings, steps and images a step of `synthpipe train`.
@@ -480,6 +497,7 @@ def baseline(
     from synthpipe.segment.baselines import check_disjoint, lower_bound, upper_bound
     from synthpipe.segment.checkpoint import Checkpoint
     from synthpipe.segment.evaluation import evaluate
+    from synthpipe.segment.mask_check import among_patches
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches
     from synthpipe.segment.training import TRAINING
@@ -488,15 +506,19 @@ def baseline(
     settings = load_settings(TrainSettings, config, overrides)
     sets = [CuratedSet(path) for path in curated]
     composites, description = Composites(sets), sets[0].description
-    validation, images = (_masked(folder, description, any_palette, most) for folder in (val, data))
-    masked = _masked(masks, description, any_palette, most) if masks else ()
-    check_disjoint({"--masks": masked, "--val": validation, "--data": images})
+    folders = {"--val": val, "--data": data} | ({"--masks": masks} if masks else {})
+    checked = {option: _masked(folder, description, mask_map, any_palette, most) for option, folder in folders.items()}
+    check_disjoint(checked)
+    validation, images = checked["--val"].images, checked["--data"].images
     catalog = _catalog(real, layout, description, most)
+    for each in (validation, images):
+        among_patches(each, catalog.patches, reporter())
     patches = RealPatches(catalog.patches, description)
     trainings = {
         "labels": lower_bound(settings, description, composites, patches, validation, catalog.digest),
     }
-    if masked:
+    if masks:
+        masked = checked["--masks"].images
         trainings["masks"] = upper_bound(settings, description, composites, masked, validation)
     _windows_of(description, windows)  # refused before anything is trained
     for path in compare:
@@ -518,7 +540,7 @@ def baseline(
         measured[upper] = output / "masks" / "best.ckpt", "test-masks"
     device = "cpu" if accelerator == "cpu" else None
     results = {
-        name: evaluate(_predictor(path, windows, device), images, output / folder, reporter(), any_palette=any_palette)
+        name: evaluate(_predictor(path, windows, device), images, output / folder, reporter())
         for name, (path, folder) in measured.items()
     }
     rows = {

@@ -7,15 +7,16 @@ from pathlib import Path
 
 from synthpipe.errors import ConfigError
 from synthpipe.handoff import Description
-from synthpipe.patches.pixels import picture_digest
 from synthpipe.segment.batches import steps_per_epoch
+from synthpipe.segment.mask_check import CheckedImages
+from synthpipe.segment.masks import MaskedImage, digest_of
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.segment.sources import MaskedCrops, MaskedImage, Source, digest_of
+from synthpipe.segment.sources import MaskedCrops, Source
 from synthpipe.segment.training import TrainingData
 
 
-def check_disjoint(folders: Mapping[str, Sequence[MaskedImage]]) -> None:
-    """Refuse an image that trains, chooses or tests together with itself; copies count too.
+def check_disjoint(folders: Mapping[str, CheckedImages]) -> None:
+    """Refuse an image that trains, chooses or tests together with itself; copies of its pixels count too.
 
     Raises
     ------
@@ -23,10 +24,9 @@ def check_disjoint(folders: Mapping[str, Sequence[MaskedImage]]) -> None:
         The message names the image and both of the `folders` that have it.
     """
     seen: dict[str, tuple[str, Path]] = {}
-    for option, images in folders.items():
-        for image in images:
-            digest = picture_digest(image.image, image.most)
-            before, path = seen.setdefault(digest, (option, image.image))
+    for option, checked in folders.items():
+        for image, pixels in zip(checked.images, checked.pixels, strict=True):
+            before, path = seen.setdefault(pixels, (option, image.image))
             if before != option:
                 same = "" if path.resolve() == image.image.resolve() else f", as {path}"
                 raise ConfigError(f"{option}: {image.image} is in {before} too{same}; name folders of other images")

@@ -26,6 +26,7 @@ from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
 from synthpipe.segment.journal import read_table, reason
+from synthpipe.segment.masks import MaskedImage, digest_of
 from synthpipe.segment.metrics import (
     Counts,
     Interval,
@@ -35,7 +36,6 @@ from synthpipe.segment.metrics import (
     measure,
     measure_boundaries,
 )
-from synthpipe.segment.sources import MaskedImage, check_masked, digest_of
 from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
 
@@ -44,6 +44,7 @@ EVALUATION = Kind(
     ("metrics.json", "pictures/drawn.json"),
     ("metrics.json", "metrics.csv", "confusion.png", "curves.png", "pictures", ".lock"),
 )
+_KNOWN = {"validation images": "chose the weights", "masked images": "trained the weights"}
 _MOST_RECORD = 2**24  # bytes of the names of drawn pictures
 
 
@@ -194,7 +195,6 @@ def evaluate(
     reporter: Reporter,
     pictured: int = 16,
     replicates: int = 1000,
-    any_palette: bool = False,
 ) -> dict[str, Any]:
     """Measure a network on images with masks; write ``metrics.json``, ``metrics.csv`` and pictures into `directory`.
 
@@ -203,7 +203,7 @@ def evaluate(
     predictor : Predictor
         The network.
     images : sequence of MaskedImage
-        The images.
+        The images, which `check_masks` took.
     directory : Path
         Where to write.
     reporter : Reporter
@@ -212,8 +212,6 @@ def evaluate(
         Of how many images pictures are drawn: of the first, spread evenly.
     replicates : int
         Of the bootstrap.
-    any_palette : bool
-        Whether masks may have a palette of other colours than the taxonomy's.
 
     Returns
     -------
@@ -223,15 +221,16 @@ def evaluate(
     Raises
     ------
     CatalogError
-        An image or a mask cannot be read, or belongs to another taxonomy, or no mask shows a class.
+        An image or a mask cannot be read any more.
     SynthpipeError
         `directory` holds something else, or another process writes into it.
     """
     directory = resolved(directory)
-    claim(directory, EVALUATION)  # before the masks are read, which takes long
-    with reporter.stage("masks", len(images)) as advance:
-        check_masked(images, predictor.taxonomy, any_palette, advance, reporter.note)
+    claim(directory, EVALUATION)
     measured_on = digest_of(images)
+    for name, what in _KNOWN.items():
+        if predictor.checkpoint.sources.get(name) == measured_on:
+            reporter.note(f"note: these images {what} of this network; its scores of them are too high")
     with held(directory, EVALUATION):
         sweep(directory)
         return _measure(predictor, images, measured_on, directory, reporter, pictured, replicates)

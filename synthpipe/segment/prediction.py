@@ -10,7 +10,7 @@ from typing import Any
 
 from synthpipe.config import MAX_PIXELS
 from synthpipe.display import escaped, file_stem
-from synthpipe.errors import StoreError
+from synthpipe.errors import CatalogError, StoreError, each_kind_once
 from synthpipe.files import parse_json, read_regular, write_atomically
 from synthpipe.folders import Kind, resolved, sweep
 from synthpipe.lock import held
@@ -58,7 +58,8 @@ def write_predictions(
     Raises
     ------
     SynthpipeError
-        An image cannot be read; the folder holds something else, or cannot be written.
+        Images cannot be read, which is told once the others are predicted; the folder holds something else, or cannot
+        be written.
     """
     folder = resolved(folder)
     with held(folder, PREDICTION), reporter.stage("prediction", len(images)) as advance:
@@ -66,9 +67,14 @@ def write_predictions(
         found = _read(folder / RECORD)
         dark: list[str] = []
         about = {"checkpoint": predictor.sha256, "windows": predictor.windows.model_dump(mode="json")}
+        problems: list[tuple[Path, str]] = []
         try:
             for path in images:
-                image, stem = decode(path, most, partial(dark.append, str(path))), file_stem(path.stem)
+                try:
+                    image, stem = decode(path, most, partial(dark.append, str(path))), file_stem(path.stem)
+                except CatalogError as error:
+                    problems.append((path, str(error).removeprefix(f"{path}: ")))
+                    continue
                 if probabilities:
                     mask = predictor.write_probabilities(image, folder / f"{stem}-probabilities.npy")
                 else:
@@ -86,6 +92,8 @@ def write_predictions(
             if found:
                 record = {"format_version": FORMAT_VERSION, "masks": found}
                 write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
+        if problems:
+            raise CatalogError(each_kind_once(problems))
 
 
 def _read(record: Path) -> dict[str, Any]:

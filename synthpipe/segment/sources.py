@@ -1,28 +1,23 @@
-"""What training and evaluation read: composites, real patches with labels, images with masks."""
+"""What training reads: composites, real patches with labels, crops of images with masks."""
 
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import get_worker_info
 
-from synthpipe.config import MAX_PIXELS, GlassSection, digest
-from synthpipe.display import escaped
-from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.config import GlassSection
+from synthpipe.errors import ConfigError
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.glass import glass_mask
-from synthpipe.patches.listing import SUFFIXES
-from synthpipe.patches.pixels import dark_remark, decode, decode_mask, picture_digest, read_palette, read_pixels
+from synthpipe.patches.pixels import read_pixels
 from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.resizing import fit
-from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.segment.masks import MaskedImage
 
 _HELD = 2**30  # bytes of decoded images with masks that the processes of a device hold
 
@@ -114,132 +109,6 @@ class RealPatches:
         return image, glass_mask(image, glass) if glass else np.zeros(image.shape[:2], np.uint8)
 
 
-@dataclass(frozen=True, slots=True)
-class MaskedImage:
-    """An image on disk and its mask, neither of more than `most` pixels; `name` is Unicode and the image's own."""
-
-    name: str
-    image: Path
-    mask: Path
-    most: int = MAX_PIXELS
-
-    def read(self, taxonomy: Taxonomy, on_dark: Callable[[], object] | None = None) -> tuple[Image, Mask]:
-        """Return (H, W, 3) uint8 and (H, W) uint8 pixels; `on_dark` is that of `decode`.
-
-        Raises
-        ------
-        CatalogError
-            One cannot be read, sizes differ, or the mask holds values that are no class, background or `LOST`.
-        """
-        image = decode(self.image, self.most, on_dark)
-        mask = decode_mask(self.mask, self.most)
-        if image.shape[:2] != mask.shape:
-            raise CatalogError(
-                f"{self.mask}: is {_by(mask.shape)}, its image {self.image.name} {_by(image.shape[:2])}; replace one"
-            )
-        if wrong := sorted(set(np.unique(mask).tolist()) - {*range(taxonomy.background + 1), LOST}):
-            raise CatalogError(
-                f"{self.mask}: holds {', '.join(map(str, wrong))}, expected 0 to {taxonomy.background} "
-                f"({', '.join(taxonomy.names)}, background) or {LOST}; write class indices"
-            )
-        return image, mask
-
-    @property
-    def has_palette(self) -> bool:
-        """Whether the mask has colours that tell which classes its values mean."""
-        return bool(_palette(self.mask, self.most))
-
-    def check_palette(self, taxonomy: Taxonomy, background: bool = False) -> None:
-        """Refuse a mask whose palette gives a class another colour than `taxonomy`: its indices mean something else.
-
-        With `background`, also one where the index after the classes is no background, but a further class.
-
-        Raises
-        ------
-        CatalogError
-            The message names the class and both colours.
-        """
-        palette = _palette(self.mask, self.most)  # may end with the last index that the mask shows
-        wanted = [(tissue.name, tissue.color) for tissue in taxonomy.classes]
-        wanted += [("background", taxonomy.background_color)] if background else []
-        for index, (name, wanted_color) in enumerate(wanted[: len(palette) // 3]):
-            color = palette[3 * index : 3 * index + 3]
-            if color != wanted_color:
-                raise CatalogError(
-                    f"{self.mask}: its palette has {color} at {index}, but the network's {name} is {wanted_color}: "
-                    f"another taxonomy; use masks with indices {', '.join(taxonomy.names)}, background, or give "
-                    "--any-palette if they have them"
-                )
-
-
-def masked_images(directory: Path, most: int = MAX_PIXELS) -> tuple[MaskedImage, ...]:
-    """List the images of a folder that holds ``img/`` and ``mask/``, sorted by name; a mask has its image's stem.
-
-    An image or a mask of more than `most` pixels is refused when it is read.
-
-    Raises
-    ------
-    CatalogError
-        There is no such folder, no image, an image has no mask, or two have one stem.
-    """
-    folders = directory / "img", directory / "mask"
-    if not all(folder.is_dir() for folder in folders):
-        raise CatalogError(f"{directory}: expected a folder with img/ and mask/ in it; name the folder that holds both")
-    images, masks = (_by_stem(folder) for folder in folders)
-    if not images:
-        raise CatalogError(f"{directory / 'img'}: holds no images; expected names that end in {', '.join(SUFFIXES)}")
-    if missing := sorted(images.keys() - masks.keys()):
-        raise CatalogError(
-            f"{directory / 'mask'}: no mask for {len(missing)} of {len(images)} images, the first {missing[0]!r}; add "
-            "them, or remove the images"
-        )
-    return tuple(MaskedImage(escaped(stem), path, masks[stem], most) for stem, path in images.items())
-
-
-def check_masked(
-    images: Sequence[MaskedImage],
-    taxonomy: Taxonomy,
-    any_palette: bool,
-    advance: Callable[[int], None],
-    note: Callable[[str], None] | None = None,
-) -> None:
-    """Read images and masks once, to refuse what cannot be used before hours are spent on the others.
-
-    Parameters
-    ----------
-    images : sequence of MaskedImage
-        One at least.
-    taxonomy : Taxonomy
-        Whose classes the masks show.
-    any_palette : bool
-        Whether masks may have a palette of other colours than the taxonomy's.
-    advance : callable
-        Told of each image.
-    note : callable, optional
-        Told of what may surprise.
-
-    Raises
-    ------
-    CatalogError
-        One cannot be read, or belongs to another taxonomy; or none of them shows a class.
-    """
-    shown, dark = False, list[str]()
-    for source in images:
-        if not any_palette:
-            source.check_palette(taxonomy)
-        mask = source.read(taxonomy, partial(dark.append, str(source.image)))[1]
-        if not any_palette and (mask == taxonomy.background).any():
-            source.check_palette(taxonomy, background=True)
-        shown |= bool((mask < taxonomy.background).any())
-        advance(1)
-    if dark and note:
-        note(f"note: {dark_remark(dark)}")
-    if not shown:
-        raise CatalogError(
-            f"{images[0].mask.parent}: no mask shows any of {', '.join(taxonomy.names)}; name images with classes"
-        )
-
-
 class MaskedCrops:
     """Images with true masks as a source: random windows of the composites' size, for an upper bound.
 
@@ -286,35 +155,6 @@ class MaskedCrops:
         pads = [max(0, wanted - side) for wanted, side in zip(self._description.size, mask.shape, strict=True)]
         image = np.pad(image, [*((0, pad) for pad in pads), (0, 0)], "symmetric")
         return image, np.pad(mask, [(0, pad) for pad in pads], "symmetric")
-
-
-def digest_of(images: Sequence[MaskedImage]) -> str:
-    """Return the SHA-256 of the bytes and names of images and their masks, wherever they lie."""
-    files = [
-        [source.image.stem, *(picture_digest(path, source.most) for path in (source.image, source.mask))]
-        for source in images
-    ]
-    return digest(files)
-
-
-def _by_stem(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):  # as copies from a Mac have
-            continue
-        if path.suffix.lower() in SUFFIXES and found.setdefault(path.stem, path) != path:
-            raise CatalogError(
-                f"{path}: has the same stem as {found[path.stem].name}; images and masks are matched by it, so rename "
-                "or remove one"
-            )
-    return found
-
-
-def _palette(path: Path, most: int) -> tuple[int, ...]:
-    """Return the values of a mask's palette; none where it has none, or one of greys."""
-    palette = read_palette(path, most)
-    greys = all(len(set(palette[start : start + 3])) == 1 for start in range(0, len(palette), 3))
-    return () if greys else palette
 
 
 def _by(size: Sequence[int]) -> str:

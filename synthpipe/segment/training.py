@@ -44,6 +44,7 @@ from synthpipe.segment.devices import (
 )
 from synthpipe.segment.journal import Journal, Rows
 from synthpipe.segment.losses import Losses, losses
+from synthpipe.segment.masks import MaskedImage
 from synthpipe.segment.metrics import SegmentationMetrics, confusion_matrix, measure
 from synthpipe.segment.network import (
     SegmentationNetwork,
@@ -53,7 +54,7 @@ from synthpipe.segment.network import (
     with_own_normalisation,
 )
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.segment.sources import MaskedImage, Source
+from synthpipe.segment.sources import Source
 from synthpipe.segment.windows import WindowSection, predict_mask
 
 TRAINING = Kind(

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,18 +103,55 @@ def test_evaluate_prints_a_table_and_draws(data_set: DataSet, trained: Path, tmp
     assert wrong.exit_code == 1 and "--window: 1 mistake" in wrong.stderr
 
 
-def test_evaluate_says_how_it_takes_masks_without_colours(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
-    (tmp_path / "grey" / "mask").mkdir(parents=True)
-    shutil.copytree(data_set.validation / "img", tmp_path / "grey" / "img")
-    for path in (data_set.validation / "mask").iterdir():
-        PillowImage.fromarray(np.asarray(PillowImage.open(path))).save(tmp_path / "grey" / "mask" / path.name)
-    told = {}
-    for folder in (data_set.validation, tmp_path / "grey"):
-        result = synthpipe(
-            "evaluate", trained / "best.ckpt", "--data", folder, "-o", tmp_path / "out", "--device", "cpu"
-        )
-        told[folder.name] = "note: masks without colours are taken as 0 tumour, 1 stroma, 2 normal" in result.stdout
-    assert told == {data_set.validation.name: False, "grey": True}
+def with_masks_of(source: Path, target: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+    """Copy images with masks; the masks' class indices are changed, and have no colours."""
+    shutil.copytree(source / "img", target / "img")
+    (target / "mask").mkdir()
+    for path in (source / "mask").iterdir():
+        with PillowImage.open(path) as mask:
+            PillowImage.fromarray(change(np.asarray(mask))).save(target / "mask" / path.name)
+    return target
+
+
+def test_every_command_says_how_it_takes_masks(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:
+    """Masks that count from 1, with 0 for what nobody labelled."""
+    counted = with_masks_of(data_set.validation, tmp_path / "val", lambda mask: (mask + 1) % 4)
+    evaluation = ("evaluate", trained / "best.ckpt", "--device", "cpu", "-o", tmp_path / "out")
+    commands = (
+        (*evaluation, "--data", counted),
+        ("train", data_set.curated, "--set", "real=0", "--val", counted, "--config", config, "-o", tmp_path / "run"),
+        (
+            *("baseline", data_set.curated, "--real", data_set.root, "--val", counted, "--config", config),
+            *("--data", data_set.root / "3.testing", "-o", tmp_path / "bounds"),
+        ),
+    )
+    for command in commands:
+        result = synthpipe(*command, "--mask-map", "0=ignore,1=tumour,2=stroma,4=normal")
+        assert result.exit_code == 1 and "pixels), which --mask-map does not name; add" in result.stderr
+        assert "Traceback" not in result.stderr
+        wrong = synthpipe(*command, "--mask-map", "1=tumor")
+        assert wrong.exit_code == 1 and "--mask-map: '1=tumor' names no class; expected one of tumour" in wrong.stderr
+    mapped = synthpipe(*evaluation, "--data", counted, "--mask-map", "0=ignore,1=tumour,2=stroma,3=normal")
+    assert mapped.exit_code == 0, mapped.output
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    plain = synthpipe(*evaluation, "--data", data_set.validation)
+    assert "no colours confirm this" not in plain.stderr and "= ignored (" in plain.stderr
+    assert "these images chose the weights of this network" in plain.stderr
+    expected = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert found["confusion"] == expected["confusion"] and found["measured_on"] != expected["measured_on"]
+    dry = synthpipe(*commands[1], "--dry-run")
+    assert dry.exit_code == 0 and "0 = tumour (" in dry.stderr and "say what values mean by --mask-map" in dry.stderr
+
+
+def test_masks_of_0_and_255_choose_no_weights(data_set: DataSet, config: Path, tmp_path: Path) -> None:
+    binary = with_masks_of(data_set.validation, tmp_path / "val", lambda mask: np.where(mask == 0, 255, 0).astype("u1"))
+    result = training(data_set, config, tmp_path / "run", "--val", binary)
+    assert result.exit_code == 1 and "masks hold 0 and 255 alone" in result.stderr
+    assert not (tmp_path / "run").exists()
+    mapped = training(
+        data_set, config, tmp_path / "run", "--val", binary, "--mask-map", "255=tumour,0=stroma", "--dry-run"
+    )
+    assert mapped.exit_code == 0 and "shows normal; means of scores, and the choice of weights" in mapped.stderr
 
 
 def test_predictions_do_not_replace_images(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
@@ -265,6 +302,8 @@ def test_images_that_harm_are_refused_by_every_command(
             assert result.exit_code == 1 and message in result.stderr, (command, result.output)
 
     refused(f"pixels, expected at most {pixels - 1}; patches.max_pixels or --max-pixels allows more", *few)
+    predicted = synthpipe("predict", checkpoint, good, image, "-o", tmp_path / "few", "--max-pixels", 9)
+    assert predicted.stderr.count("expected at most") == 1 and f"so with 1 more: {image.name}" in predicted.stderr
     image.write_bytes(image.read_bytes()[:-300])
     refused(f"{image}: is truncated: its chunk IDAT ends beyond the file")
     assert (tmp_path / "masks" / good.name).exists()  # what was done before is kept

@@ -29,7 +29,9 @@ from synthpipe.export.entries import Part, entry, part_of
 from synthpipe.files import Location
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.layouts import read_layout
-from synthpipe.segment.sources import check_masked, masked_images
+from synthpipe.progress import Silent
+from synthpipe.segment.mask_check import check_masks
+from synthpipe.segment.masks import masked_images
 from synthpipe.taxonomy import Taxonomy
 from tests.export.conftest import noise
 
@@ -128,7 +130,7 @@ def test_png_masks_are_palettes_of_class_indices(tmp_path: Path) -> None:
     curated = noise(tmp_path / "set.zarr", "bcss-wsss")
     exported(curated, "png", tmp_path / "out")
     images = masked_images(tmp_path / "out")
-    check_masked(images, curated.taxonomy, False, lambda done: None)
+    check_masks(images, curated.taxonomy, Silent())
     masks = sorted((tmp_path / "out" / "mask").iterdir())
     assert [path.name for path in masks] == sorted(path.name for path in (tmp_path / "out" / "img").iterdir())
     with Pillow.open(masks[0]) as picture:

@@ -21,8 +21,8 @@ from synthpipe.records import Image
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from tests.conftest import SMALL, pipeline
-from tests.imagenet import LITE0
 from tests.filtering.test_filter import data, settings
+from tests.imagenet import LITE0
 
 CPU = torch.device("cpu")
 ONE_EPOCH = {"mosaic": 1, "bezier": 1}

@@ -23,7 +23,7 @@ from synthpipe.errors import CatalogError
 from synthpipe.export.form import from_png
 from synthpipe.patches.pixels import decode, decode_mask, read_pixels
 from synthpipe.records import PatchRef
-from synthpipe.segment.sources import MaskedImage
+from synthpipe.segment.masks import MaskedImage
 from synthpipe.taxonomy import Taxonomy, TissueClass
 
 TAXONOMY = Taxonomy((TissueClass("tumour", (0, 64, 128)), TissueClass("stroma", (64, 128, 0))))

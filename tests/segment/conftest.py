@@ -13,8 +13,9 @@ from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.segment.devices import Hardware
+from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.segment.sources import Composites, RealPatches, masked_images
+from synthpipe.segment.sources import Composites, RealPatches
 from synthpipe.segment.training import TrainingData
 from synthpipe.stages import build
 from tests.conftest import pipeline

@@ -6,7 +6,8 @@ import torch
 
 from synthpipe.handoff import CuratedSet
 from synthpipe.segment.batches import Steps, batches, steps_per_epoch
-from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches, masked_images
+from synthpipe.segment.masks import masked_images
+from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches
 from tests.segment.conftest import DataSet, settings
 
 

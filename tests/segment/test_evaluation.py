@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +13,14 @@ from PIL import Image as PillowImage
 from sklearn.metrics import confusion_matrix as independent
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import CatalogError, ConfigError, StaleRunError, StoreError
+from synthpipe.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.handoff import CuratedSet
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
 from synthpipe.segment.evaluation import Predictor, default_windows, draw_curves, evaluate, table
+from synthpipe.segment.masks import masked_images
 from synthpipe.segment.pseudo import gated, pseudo_label
-from synthpipe.segment.sources import Composites, MaskedImage, digest_of, masked_images
+from synthpipe.segment.sources import Composites
 from synthpipe.segment.training import train
 from tests.segment.conftest import CPU, DataSet, settings
 
@@ -102,102 +102,6 @@ def test_an_absent_class_is_left_out_of_the_mean(trained: Path, tmp_path: Path) 
     assert result["absent_classes"] == ["normal"] and result["classes"]["normal"]["iou"] is None
     present = [result["classes"][name]["iou"] for name in ("tumour", "stroma")]
     assert result["miou"] == pytest.approx(np.mean(present))
-
-
-def test_masks_of_another_taxonomy_are_refused(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
-    source = masked_images(data_set.validation)[0]
-    for kind in ("img", "mask"):
-        (tmp_path / kind).mkdir()
-    (tmp_path / "img" / "a.png").write_bytes(source.image.read_bytes())
-    with PillowImage.open(source.mask) as mask:
-        palette = mask.getpalette()
-        assert palette
-        mask.putpalette([255, 0, 0, *palette[3:]])
-        mask.save(tmp_path / "mask" / "a.png")
-    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
-    images = masked_images(tmp_path)
-    with pytest.raises(
-        CatalogError, match=r"palette has \(255, 0, 0\) at 0, but the network's tumour is \(0, 64, 128\)"
-    ):
-        evaluate(predictor, images, tmp_path / "result", LogReporter())
-    assert evaluate(predictor, images, tmp_path / "result", LogReporter(), any_palette=True)["miou"] > 0
-
-
-def test_a_palette_may_end_with_the_last_class_that_a_mask_shows(data_set: DataSet, tmp_path: Path) -> None:
-    taxonomy = data_set.description.taxonomy
-    mask = PillowImage.fromarray(np.zeros((40, 50), np.uint8))
-    for color in (taxonomy.classes[0].color, (1, 2, 3)):
-        mask.putpalette(color)
-        mask.save(tmp_path / "a.png")
-        source = MaskedImage("a", tmp_path / "a.png", tmp_path / "a.png")
-        if color == (1, 2, 3):
-            with pytest.raises(CatalogError, match=r"palette has \(1, 2, 3\) at 0"):
-                source.check_palette(taxonomy)
-        else:
-            source.check_palette(taxonomy)
-
-
-def test_a_class_more_is_no_background(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
-    """A mask of four classes, the first three of which are the network's."""
-    for kind in ("img", "mask"):
-        shutil.copytree(data_set.validation / kind, tmp_path / kind)
-    path = min((tmp_path / "mask").iterdir())
-    with PillowImage.open(path) as mask:
-        palette = mask.getpalette()
-        assert palette
-        pixels = np.array(mask)
-    pixels[:5] = 3
-    for color, refused in (((255, 0, 0), True), (data_set.description.taxonomy.background_color, False)):
-        other = PillowImage.fromarray(pixels)
-        other.putpalette([*palette[:9], *color])
-        other.save(path)
-        if refused:
-            with pytest.raises(CatalogError, match=r"palette has \(255, 0, 0\) at 3, but the network's background is"):
-                evaluate(
-                    Predictor.load(trained / "best.ckpt"), masked_images(tmp_path), tmp_path / "result", LogReporter()
-                )
-        else:
-            evaluate(Predictor.load(trained / "best.ckpt"), masked_images(tmp_path), tmp_path / "result", LogReporter())
-
-
-def test_masks_without_a_class_are_refused(trained: Path, tmp_path: Path) -> None:
-    for kind, pixels in (("img", np.zeros((40, 50, 3), np.uint8)), ("mask", np.full((40, 50), 3, np.uint8))):
-        (tmp_path / kind).mkdir()
-        PillowImage.fromarray(pixels).save(tmp_path / kind / "a.png")
-    predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"))
-    with pytest.raises(CatalogError, match=r"mask: no mask shows any of tumour, stroma, normal"):
-        evaluate(predictor, masked_images(tmp_path), tmp_path / "result", LogReporter())
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("no mask", r"no mask for 1 of 1 images, the first 'a'"),
-        ("value", r"mask.a\.png: holds 7, expected 0 to 3 \(tumour, stroma, normal, background\) or 255"),
-        ("size", r"mask.a\.png: is 8 x 8, its image a\.png 40 x 50"),
-        ("rgb", r"is a picture of mode RGB, expected a palette or grey image"),
-        ("damaged", r"mask.a\.png: is no image, expected PNG, JPEG, TIFF or BMP"),
-        ("twice", r"img.a\.tif: has the same stem as a\.png"),
-        ("empty", r"img: holds no images"),
-        ("folder", r"expected a folder with img/ and mask/ in it"),
-    ],
-)
-def test_images_that_cannot_be_measured_are_named(data_set: DataSet, tmp_path: Path, change: str, message: str) -> None:
-    for kind in ("img", "mask") if change != "folder" else ("img",):
-        (tmp_path / kind).mkdir()
-    taxonomy = data_set.description.taxonomy
-    mask = np.full((40, 50), 7 if change == "value" else 1, np.uint8)
-    mask = mask[:8, :8] if change == "size" else np.stack([mask] * 3, -1) if change == "rgb" else mask
-    if change not in ("empty", "folder"):
-        PillowImage.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "img" / "a.png")
-        if change == "twice":
-            PillowImage.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / "img" / "a.tif")
-        if change == "damaged":
-            (tmp_path / "mask" / "a.png").write_bytes(b"\x89PNG")
-        elif change != "no mask":
-            PillowImage.fromarray(mask).save(tmp_path / "mask" / "a.png")
-    with pytest.raises(CatalogError, match=message):
-        masked_images(tmp_path)[0].read(taxonomy)
 
 
 def test_windows_are_those_of_the_canvas() -> None:
@@ -325,8 +229,3 @@ def test_a_second_training_takes_both_sets(trained: Path, data_set: DataSet, tmp
     assert len(both) == 64
     images, masks, _ = both.read([23, 24, 63], [])
     assert np.array_equal(masks[1], CuratedSet(path)[0].mask) and images.shape == (3, 32, 32, 3)
-
-
-def test_a_digest_knows_names_and_bytes(data_set: DataSet, tmp_path: Path) -> None:
-    images = masked_images(data_set.validation)
-    assert digest_of(images) == digest_of(masked_images(data_set.validation)) != digest_of(images[:1])

@@ -10,7 +10,7 @@ import torch
 from synthpipe.errors import ConfigError
 from synthpipe.segment.network import SegmentationNetwork, outline, pretrained_network, with_own_normalisation
 from synthpipe.segment.settings import NetworkSection
-from tests.conftest import LITE0
+from tests.imagenet import LITE0
 
 SMALL = NetworkSection(architecture="Unet", encoder="resnet18", weights=None)
 

@@ -27,8 +27,9 @@ from synthpipe.lock import held
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
+from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import OptimizerSection, TrainSettings
-from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches, masked_images
+from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches
 from synthpipe.segment.training import TRAINING, TrainingData, learning_rate, train
 from synthpipe.segment.windows import WindowSection
 from synthpipe.settings_file import load_settings
