@@ -84,7 +84,7 @@ def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
     lines = []
     for (path, reason), *others in kinds.values():
         more = first_of([other.name for other, _ in others])
-        lines.append(f"{path}: {reason}" + (f"; so with {len(others)} more: {more}" if others else ""))
+        lines.append(f"{path}: {reason}" + (f"; the same for {len(others)} more: {more}" if others else ""))
     if len(lines) > _KINDS:
         lines[_KINDS:] = [f"and {len(lines) - _KINDS} more kinds of problems"]
     return "\n  ".join(lines)

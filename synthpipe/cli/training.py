@@ -121,7 +121,7 @@ def train(
 
     CURATED is curated.zarr of a run, or the store of `synthpipe pseudo-label`, or both: all samples count alike. A
     training that was stopped goes on when the same command is given again, with the very batches that it would have
-    seen.
+    seen. Masks of --val hold class indices, or what --mask-map says; what they are taken for is reported first.
 
     \b
     Examples:
@@ -130,6 +130,8 @@ def train(
       synthpipe train runs/bcss/curated.zarr --real /data/BCSS-WSSS --val /data/BCSS-WSSS/val -o runs/bcss/stage-1
       synthpipe train runs/bcss/curated.zarr runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
         --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --devices 4
+      synthpipe train runs/glas/curated.zarr --real glas-tiles --val /data/glas/val -o runs/glas/stage-1 \\
+        --mask-map "255=gland,0=stroma"
     """
     from synthpipe.segment.mask_check import among_patches
     from synthpipe.segment.masks import digest_of
@@ -366,13 +368,15 @@ def evaluate(
 
     Images are cut into windows that leave no gap; by default windows of the canvas at half its stride, with the mean
     over flips and rotations where the canvas is a square. Classes that the masks do not show are left out of means.
-    Intervals are 95 %, by bootstrap over images.
+    Intervals are 95 %, by bootstrap over images. Masks hold class indices, or what --mask-map says; what they are taken
+    for is reported first.
 
     \b
     Examples:
       synthpipe evaluate runs/demo/segmentation/best.ckpt --data data/phantom/3.testing -o runs/demo/test
       synthpipe evaluate stage-1/best.ckpt --data /data/WSSS4LUAD/3.testing -o result \\
         --window size=224 --window stride=112 --window "scales=[1, 1.25, 1.5, 1.75, 2]"
+      synthpipe evaluate glas/best.ckpt --data /data/glas/test -o result --mask-map "0=ignore,1=gland,2=stroma"
     """
     from synthpipe.segment.evaluation import EVALUATION, draw_curves, evaluate, table
 
@@ -486,7 +490,7 @@ def baseline(
 
     CURATED are the sets that `synthpipe train` had: an epoch takes as many steps. The lower bound knows image labels
     alone: its masks are those of the class activation map. The upper bound knows true masks, where the data has them.
-    Both are measured on --data beside the checkpoints of --compare.
+    Both are measured on --data beside the checkpoints of --compare. --mask-map and --any-palette hold for all masks.
 
     \b
     Examples:

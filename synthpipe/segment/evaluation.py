@@ -26,6 +26,7 @@ from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
 from synthpipe.segment.journal import read_table, reason
+from synthpipe.segment.mask_values import IGNORE, MaskMap
 from synthpipe.segment.masks import MaskedImage, digest_of
 from synthpipe.segment.metrics import (
     Counts,
@@ -44,7 +45,7 @@ EVALUATION = Kind(
     ("metrics.json", "pictures/drawn.json"),
     ("metrics.json", "metrics.csv", "confusion.png", "curves.png", "pictures", ".lock"),
 )
-_KNOWN = {"validation images": "chose the weights", "masked images": "trained the weights"}
+_KNOWN = {"validation images": "chose the best weights of", "masked images": "trained"}
 _MOST_RECORD = 2**24  # bytes of the names of drawn pictures
 
 
@@ -230,7 +231,7 @@ def evaluate(
     measured_on = digest_of(images)
     for name, what in _KNOWN.items():
         if predictor.checkpoint.sources.get(name) == measured_on:
-            reporter.note(f"note: these images {what} of this network; its scores of them are too high")
+            reporter.note(f"note: these very images {what} this network, so its scores on them are too high")
     with held(directory, EVALUATION):
         sweep(directory)
         return _measure(predictor, images, measured_on, directory, reporter, pictured, replicates)
@@ -271,6 +272,7 @@ def _measure(
         "fingerprint": predictor.checkpoint.description.fingerprint,
         "trained_on": dict(predictor.checkpoint.sources),
         "measured_on": measured_on,
+        **_mask_map(images[0].meaning, taxonomy),
         "synthpipe": version("synthpipe"),
         "windows": predictor.windows.model_dump(mode="json"),
         **evaluation.summary(taxonomy, replicates, seed=0),
@@ -281,6 +283,12 @@ def _measure(
     csv.writer(text, lineterminator="\n").writerows([to_cell(name), *values] for name, *values in table(result))
     write_atomically(directory / "metrics.csv", text.getvalue())
     return result
+
+
+def _mask_map(meaning: MaskMap | None, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return what values of the masks were taken for, if not for class indices."""
+    names = [*taxonomy.names, IGNORE]
+    return {} if meaning is None else {"mask_map": {str(value): names[label] for value, label in meaning.items()}}
 
 
 def _picture(source: MaskedImage) -> str:

@@ -178,7 +178,7 @@ class _Found:
         absent = [name for name, share in zip(taxonomy.names, shares, strict=False) if not share]
         if not absent:
             return [text]
-        more = f"no mask of {folder} shows {', '.join(absent)}; means of scores, and the choice of weights, do without"
+        more = f"no mask of {folder} shows {', '.join(absent)}; mean scores and the choice of weights leave it out"
         if guessed and not self.plain[0] and self.plain[taxonomy.background]:
             counted = mask_map_text(range(1, len(taxonomy) + 1), taxonomy, [0])
             more += f"; if the masks count classes from 1, give --mask-map {counted}"
@@ -215,5 +215,5 @@ def among_patches(images: Sequence[MaskedImage], patches: Sequence[PatchRef], re
     if found:
         reporter.note(
             f"note: {images[0].image.parent}: {len(found)} of {len(images)} images are among the real patches that "
-            f"train the network: {first_of(found)}; scores of them are too high"
+            f"train the network: {first_of(found)}; its scores on them are too high"
         )

@@ -134,11 +134,13 @@ def test_every_command_says_how_it_takes_masks(data_set: DataSet, config: Path, 
     mapped = synthpipe(*evaluation, "--data", counted, "--mask-map", "0=ignore,1=tumour,2=stroma,3=normal")
     assert mapped.exit_code == 0, mapped.output
     found = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert found["mask_map"] == {"0": "ignore", "1": "tumour", "2": "stroma", "3": "normal"}
     plain = synthpipe(*evaluation, "--data", data_set.validation)
     assert "no colours confirm this" not in plain.stderr and "= ignored (" in plain.stderr
-    assert "these images chose the weights of this network" in plain.stderr
+    assert "these very images chose the best weights of this network" in plain.stderr
     expected = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
     assert found["confusion"] == expected["confusion"] and found["measured_on"] != expected["measured_on"]
+    assert "mask_map" not in expected
     dry = synthpipe(*commands[1], "--dry-run")
     assert dry.exit_code == 0 and "0 = tumour (" in dry.stderr and "say what values mean by --mask-map" in dry.stderr
 
@@ -151,7 +153,7 @@ def test_masks_of_0_and_255_choose_no_weights(data_set: DataSet, config: Path, t
     mapped = training(
         data_set, config, tmp_path / "run", "--val", binary, "--mask-map", "255=tumour,0=stroma", "--dry-run"
     )
-    assert mapped.exit_code == 0 and "shows normal; means of scores, and the choice of weights" in mapped.stderr
+    assert mapped.exit_code == 0 and "shows normal; mean scores and the choice of weights" in mapped.stderr
 
 
 def test_predictions_do_not_replace_images(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
@@ -303,7 +305,7 @@ def test_images_that_harm_are_refused_by_every_command(
 
     refused(f"pixels, expected at most {pixels - 1}; patches.max_pixels or --max-pixels allows more", *few)
     predicted = synthpipe("predict", checkpoint, good, image, "-o", tmp_path / "few", "--max-pixels", 9)
-    assert predicted.stderr.count("expected at most") == 1 and f"so with 1 more: {image.name}" in predicted.stderr
+    assert predicted.stderr.count("expected at most") == 1 and f"the same for 1 more: {image.name}" in predicted.stderr
     image.write_bytes(image.read_bytes()[:-300])
     refused(f"{image}: is truncated: its chunk IDAT ends beyond the file")
     assert (tmp_path / "masks" / good.name).exists()  # what was done before is kept

@@ -94,7 +94,7 @@ def test_0_and_255_are_taken_where_colours_or_other_values_confirm_indices(tmp_p
 
 def test_absent_classes_are_told(tmp_path: Path) -> None:
     _, notes = checked(write(tmp_path / "two", {"a": [0, 1]}))
-    assert "shows normal; means of scores, and the choice of weights, do without" in notes[1]
+    assert "shows normal; mean scores and the choice of weights leave it out" in notes[1]
     assert "count classes from 1" not in notes[1]
     _, notes = checked(write(tmp_path / "from-1", {"a": [1, 2, 3]}))
     assert "shows tumour;" in notes[1] and '--mask-map "1=tumour,2=stroma,3=normal,0=ignore"' in notes[1]
@@ -109,7 +109,7 @@ def test_equal_problems_are_one_line(tmp_path: Path) -> None:
         checked(tmp_path)
     first, second = str(error.value).splitlines()
     assert first.startswith(f"{tmp_path / 'mask' / '000.png'}: holds 7 (10 pixels), expected 0 to 3")
-    assert first.endswith("; so with 99 more: 001.png, 002.png, 003.png and 96 more")
+    assert first.endswith("; the same for 99 more: 001.png, 002.png, 003.png and 96 more")
     assert second == f"  {tmp_path / 'img' / '105.png'}: is empty, expected PNG, JPEG, TIFF or BMP"
 
 
