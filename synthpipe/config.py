@@ -326,6 +326,11 @@ class Pipeline(Section):
         """The strategies that the file has a section for, in their fixed order."""
         return tuple(strategy for strategy in STRATEGIES if getattr(self, strategy) is not None)
 
+    @property
+    def ranked(self) -> bool:
+        """Whether the candidates that are kept are those with the highest scores."""
+        return self.filter.enabled and self.curation.rule == "top_k"
+
     @cached_property
     def class_pairs(self) -> tuple[tuple[int, int], ...]:
         """The (background, foreground) class indices that Bezier draws from, evenly."""

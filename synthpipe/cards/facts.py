@@ -36,8 +36,10 @@ class RunFacts:
         What ``build.json`` says of every strategy.
     filters : mapping
         The reports of the filters, by strategy.
-    rule : mapping
-        Of curation, as in the pipeline file.
+    ranked : bool
+        Whether the candidates with the highest scores are kept.
+    threshold : float
+        The filter accepts scores above it.
     versions : mapping of str to str
         Of the packages that the first composites were made with.
     """
@@ -50,7 +52,8 @@ class RunFacts:
     left_out: int
     strategies: Mapping[str, Any]
     filters: Mapping[str, Any]
-    rule: Mapping[str, Any]
+    ranked: bool
+    threshold: float
     versions: Mapping[str, str]
 
 
@@ -162,6 +165,7 @@ def _run_facts(run: RunDirectory, journal: Mapping[str, Any] | None) -> RunFacts
         left_out=len(catalog.problems),
         strategies=(journal or run.journal())["strategies"],
         filters={strategy: load_report(path).fields() for strategy, path in reports.items()},
-        rule=pipeline.curation.model_dump(mode="json"),
+        ranked=pipeline.ranked,
+        threshold=pipeline.curation.threshold,
         versions=data["versions"],
     )

@@ -10,6 +10,9 @@ import yaml
 
 from synthpipe.cards.facts import Facts, RunFacts
 from synthpipe.display import printable
+from synthpipe.records import REASONS
+from synthpipe.storage.filter_report import accuracy_told, calibration_told
+from synthpipe.verdicts import possible, told, warning
 
 NO_LICENSE = "not given: that of the source patches applies"
 _KNOWN_LICENSES = (
@@ -167,15 +170,20 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
     yield "\nShare of the pixels:\n"
     yield from _table(("strategy", *names), shares)
     yield "\n## Curation\n"
-    yield from _table(("strategy", "candidates", "filter accepts", *_REASONS), map(_curation, run.strategies.items()))
-    rule = (
-        "the first that score above" if run.rule["rule"] == "threshold" else "the best, by score; acceptance is above"
-    )
-    yield f"\nKept: {rule} {run.rule['threshold']}." if run.filters else "\nNo filter was asked: all score alike."
+    yield from _verdicts(run)
+    if not run.filters:
+        yield "\nNo filter was asked, so there are no scores."
+    elif run.ranked:
+        yield f"\nKept: the highest scores, whatever they are. The filter accepts scores above {run.threshold}."
+    else:
+        yield f"\nKept: the first that score above {run.threshold}."
+    for strategy, entry in run.strategies.items():
+        if below := entry.get("below_threshold"):
+            text = warning(_STRATEGIES[strategy], below, run.threshold)
+            yield f"\n**Warning:** {text}.\n"
     for strategy, report in run.filters.items():
-        accuracy, auroc = report["accuracy"], report["auroc"]
-        name = _STRATEGIES[strategy]
-        yield f"The {name} filter tells real from synthetic with accuracy {accuracy:.3f}, AUROC {auroc:.3f}."
+        told_of = f"The {_STRATEGIES[strategy]} filter tells real from synthetic with {accuracy_told(report)}."
+        yield " ".join(filter(None, (told_of, calibration_told(report))))
     for strategy, entry in run.strategies.items():
         donors = entry["donors"]
         yield (
@@ -188,14 +196,19 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
     yield from _table(("shows", "patches"), [(escaped(name), count) for name, count in run.label_sets.items()])
 
 
-_REASONS = ("kept", "looks synthetic", "too few classes", "donor overused", "surplus")
-
-
-def _curation(item: tuple[str, Mapping[str, Any]]) -> tuple[object, ...]:
-    strategy, entry = item
-    accepted = "no filter" if entry["acceptance"] is None else f"{entry['acceptance']:.1%}"
-    verdicts = (entry["verdicts"].get(reason.replace(" ", "_"), 0) for reason in _REASONS)
-    return (_STRATEGIES[strategy], entry["candidates"], accepted, *verdicts)
+def _verdicts(run: RunFacts) -> Iterator[str]:
+    entries = run.strategies
+    counts = {reason: sum(entry["verdicts"].get(reason, 0) for entry in entries.values()) for reason in REASONS}
+    reasons = possible(run.ranked, counts)
+    rows = (
+        (
+            *(_STRATEGIES[strategy], entry["candidates"]),
+            "no filter" if entry["acceptance"] is None else f"{entry['acceptance']:.1%}",
+            *(entry["verdicts"].get(reason, 0) for reason in reasons),
+        )
+        for strategy, entry in entries.items()
+    )
+    yield from _table(("strategy", "candidates", "filter accepts", *(told(each, run.ranked) for each in reasons)), rows)
 
 
 def _origin(facts: Facts) -> Iterator[str]:

@@ -172,7 +172,9 @@ def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> 
         kept = entry["verdicts"]["kept"]
         total += kept
         rate = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
-        lines.append(f"  {strategy}: kept {kept} of {entry['candidates']} candidates{rate}")
+        below = entry.get("below_threshold")
+        rejected = f"; it rejects {below['count']} of the kept ones, see the warning in the report" if below else ""
+        lines.append(f"  {strategy}: kept {kept} of {entry['candidates']} candidates{rate}{rejected}")
     seconds = sum(journal["stages"].values())
     return "\n".join(
         [

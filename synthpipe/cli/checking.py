@@ -137,6 +137,7 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
             continue
         yield f"  {strategy}: {entry['judged']} judged so far{sample}{accepted}; rejected: {rejected}"
     yield from (f"note: {remark}" for remark in found["remarks"])
+    yield from (f"  warning: {text}" for text in found["warnings"])
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,9 @@ from synthpipe.cli.output import plain, say
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.records import STRATEGIES
+from synthpipe.storage.filter_report import accuracy_told
 from synthpipe.storage.summary import human_bytes, stored_bytes, summarise
+from synthpipe.verdicts import told, warning
 
 if TYPE_CHECKING:
     from synthpipe.report.stored import Stored, StoredComposites
@@ -114,27 +116,30 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["stages"]:
         yield "  seconds      " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["stages"].items())
     for strategy in STRATEGIES:
-        yield from _strategy_lines(strategy, summary["strategies"].get(strategy, {}), summary["filters"].get(strategy))
+        entry, report = summary["strategies"].get(strategy, {}), summary["filters"].get(strategy)
+        yield from _strategy_lines(strategy, entry, report, summary["ranked"], summary["threshold"])
     yield from (f"  note: {remark}" for remark in summary["remarks"])
     for name, store in summary["stores"].items():
         yield f"  {name}: {human_bytes(stored_bytes(store))}"
         yield from _group_lines(store, "    ")
 
 
-def _strategy_lines(strategy: str, entry: Mapping[str, Any], report: Mapping[str, Any] | None) -> Iterator[str]:
+def _strategy_lines(
+    strategy: str, entry: Mapping[str, Any], report: Mapping[str, Any] | None, ranked: bool, threshold: float
+) -> Iterator[str]:
     if report:
         kept = report["best_epoch"] + 1
-        yield (
-            f"  {strategy} filter: accuracy {report['accuracy']:.3f}, AUROC {report['auroc']:.3f}, "
-            f"{report['network']}, epoch {kept} of {len(report['epochs'])}"
-        )
+        epoch = f"epoch {kept} of {len(report['epochs'])}"
+        yield f"  {strategy} filter: {accuracy_told(report)}, {report['network']}, {epoch}"
     if "verdicts" not in entry:
         return
     rate = "" if entry["acceptance"] is None else f", acceptance {entry['acceptance']:.1%}"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in entry["class_share"].items())
     donors = entry["donors"]
     yield f"  {strategy}: {entry['candidates']} candidates{rate}"
-    yield f"    verdicts: {_counted(entry['verdicts'])}"
+    yield f"    verdicts: {_counted({told(reason, ranked): n for reason, n in entry['verdicts'].items()})}"
+    if below := entry.get("below_threshold"):
+        yield f"    warning: {warning(strategy, below, threshold)}"
     yield f"    kept pixels: {shares}"
     yield (
         f"    donors: {donors['used']} of {donors['available']} used, one of them in up to "

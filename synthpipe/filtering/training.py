@@ -285,8 +285,8 @@ def _flip(images: Images, across: NDArray[np.bool_], down: NDArray[np.bool_]) ->
     images[down] = images[down, ::-1]
 
 
-def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[float, float, float]:
-    """Return loss and accuracy, each the mean of the two sides', and the area under the ROC curve."""
+def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[float, float, float, float, float]:
+    """Return the fields of `EpochMetrics` from `val_loss` on."""
     losses, accuracies, scores = [], [], []
     for label, images in ((1 - REAL, data.synthetic_val), (REAL, data.real_val)):
         logits = infer(network, from_array(images), len(images), images.shape[1:3], batch).cpu()
@@ -296,7 +296,23 @@ def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[flo
         scores.append(p_real)
     truth = torch.cat([torch.zeros(len(scores[0]), dtype=torch.int), torch.ones(len(scores[1]), dtype=torch.int)])
     auroc = binary_auroc(torch.cat(scores), truth).item()
-    return sum(losses) / 2, sum(accuracies) / 2, auroc
+    return sum(losses) / 2, sum(accuracies) / 2, auroc, *_best_threshold(*(each.numpy() for each in scores))
+
+
+def _best_threshold(synthetic: NDArray[np.float32], real: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the highest accuracy, both sides counted evenly, and the threshold nearest to 0.5 that has it.
+
+    Thresholds half way between neighbouring scores, and 0, 0.5 and 1, stand for all.
+    """
+    ordered = np.unique(np.concatenate([synthetic, real]).astype(np.float64))
+    thresholds = np.append((ordered[1:] + ordered[:-1]) / 2, [0, 0.5, 1])
+    below, missed = (
+        np.searchsorted(np.sort(scores), thresholds, side="right") / len(scores) for scores in (synthetic, real)
+    )
+    accuracies = (below + 1 - missed) / 2
+    best = np.flatnonzero(accuracies == accuracies.max())
+    chosen = best[np.abs(thresholds[best] - 0.5).argmin()]
+    return float(accuracies[chosen]), float(thresholds[chosen])
 
 
 def _check(settings: FilterSection, data: FilterData) -> None:

@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 
 from synthpipe.pictures import data_uri, jpeg, overlay, palette_png
-from synthpipe.records import Image, Mask
+from synthpipe.records import Image, Mask, Reason
 from synthpipe.taxonomy import Taxonomy
+from synthpipe.verdicts import told, warning
 
 if TYPE_CHECKING:
     from synthpipe.handoff.curated import CuratedSet
@@ -68,18 +69,22 @@ def run_html(run: Run) -> str:
     journal = run.journal
     state = "finished" if run.finished else "not finished"
     title = f"<b>{escape(str(run.path))}</b>: run of {escape(run.name)}, {state}; fingerprint {run.fingerprint[:12]}…"
-    rows = []
+    rows, warnings = [], list[str]()
     for strategy, entry in journal["strategies"].items():
-        verdicts: dict[str, int] = entry.get("verdicts") or {}
-        others = ", ".join(f"{count:,} {reason}" for reason, count in verdicts.items() if count and reason != "kept")
-        numbers = (
-            f"{entry.get('candidates', 0):,}",
-            f"{verdicts.get('kept', 0):,}",
-            others.replace("_", " ") or "none",
+        verdicts: dict[Reason, int] = entry.get("verdicts") or {}
+        others = ", ".join(
+            f"{count:,} {told(reason, run.pipeline.ranked)}"
+            for reason, count in verdicts.items()
+            if count and reason != "kept"
         )
+        kept = verdicts.get("kept", 0)
+        numbers = (f"{entry.get('candidates', 0):,}", f"{kept:,}", others or "none")
+        if below := entry.get("below_threshold"):
+            warnings.append(f"<p>Warning: {escape(warning(strategy, below, run.pipeline.curation.threshold))}.</p>")
         rows.append(tuple(map(escape, (strategy, *numbers))))
     seconds = ", ".join(f"{escape(name)} {spent:.1f} s" for name, spent in journal["stages"].items())
     parts = [_table(("strategy", "candidates", "kept", "not kept"), rows)] if rows else []
+    parts += warnings
     parts += [f"<p>{seconds}</p>"] if seconds else []
     return _block(title, *parts, *([curated_html(run.curated)] if run.finished else []))
 

@@ -10,9 +10,10 @@ from typing import Any
 from markupsafe import Markup
 
 from synthpipe.compose.mosaic import quadrant_places
+from synthpipe.config import Pipeline
 from synthpipe.files import Location
 from synthpipe.patches.catalog import Catalog
-from synthpipe.records import BezierRecipe, MosaicRecipe, Reason, Recipe
+from synthpipe.records import BezierRecipe, MosaicRecipe, Recipe
 from synthpipe.report.charts import tissue
 from synthpipe.report.composites import (
     Seen,
@@ -26,14 +27,8 @@ from synthpipe.report.composites import (
     seen,
 )
 from synthpipe.taxonomy import Taxonomy
+from synthpipe.verdicts import told
 
-REASONS_TOLD: dict[Reason, str] = {
-    "kept": "kept",
-    "looks_synthetic": "looks synthetic",
-    "too_few_classes": "too few classes",
-    "donor_overused": "donor overused",
-    "surplus": "surplus",
-}
 _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 
 
@@ -67,11 +62,12 @@ class Card:
     replay: str
 
 
-def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> Card:
-    """Describe a composite of the run at `run`, made from the patches of `catalog`."""
+def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> Card:
+    """Describe a composite of the run at `run`, made by `pipeline` from the patches of `catalog`."""
+    taxonomy = pipeline.taxonomy
     name = f"{shown.strategy} {shown.index}"
     score = "" if shown.p_real is None else f"p(real) {shown.p_real:.3f}"
-    reason = REASONS_TOLD[shown.verdict] if shown.verdict else "not chosen yet"
+    reason = _reason(shown, pipeline)
     found, numbers = seen(shown.recipe, shown.mask)
     shares = ", ".join(f"{share:.0%} {found_class}" for found_class, share in class_shares(shown.mask, taxonomy))
     title = ", ".join(part for part in (name, reason, score) if part)
@@ -100,6 +96,15 @@ def card(shown: Shown, taxonomy: Taxonomy, catalog: Catalog, run: Location) -> C
         _quadrants(shown.recipe) if isinstance(shown.recipe, MosaicRecipe) else [],
         replay,
     )
+
+
+def _reason(shown: Shown, pipeline: Pipeline) -> str:
+    """Return what became of a composite; of a kept one also whether the filter rejects it."""
+    if shown.verdict is None:
+        return "not chosen yet"
+    if shown.verdict == "kept" and shown.p_real is not None and shown.p_real <= pipeline.curation.threshold:
+        return "kept, below the threshold"
+    return told(shown.verdict, pipeline.ranked)
 
 
 def _region(each: Seen, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:

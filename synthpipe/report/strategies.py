@@ -11,11 +11,13 @@ import numpy as np
 from markupsafe import Markup
 
 from synthpipe.records import REASONS, Reason
-from synthpipe.report.cards import REASONS_TOLD, Card, card
+from synthpipe.report.cards import Card, card
 from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
 from synthpipe.report.facts import RunFacts, StrategyFacts
 from synthpipe.report.tallies import Tally, score_counts
+from synthpipe.storage.filter_report import accuracy_told, calibration_told
 from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.verdicts import below_threshold, meaning, possible, told, warning
 
 _BINS = 40
 _MOST = 15  # rows of what is used most
@@ -25,12 +27,6 @@ _KNOWN = {  # of a filter's report, shown by name
     *("format_version", "strategy", "network", "epochs", "best_epoch", "accuracy", "auroc", "synthetic_train"),
     *("synthetic_val", "real_train", "real_val", "model_sha256", "seconds", "device"),
 }
-_MEANT: dict[Reason, str] = {
-    "looks_synthetic": "scores no more than the threshold",
-    "too_few_classes": "fewer classes than curation.min_classes have their least share of the pixels",
-    "donor_overused": "one of its donors is used as often as curation.max_donor_uses allows",
-    "surplus": "good enough, and more than wanted",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,7 @@ class Section:
 
     name: str
     summary: str
+    warning: str
     verdicts: Sequence[Sequence[Any]]
     verdicts_told: str
     share_heads: Sequence[str]
@@ -63,20 +60,21 @@ def section(facts: RunFacts, found: StrategyFacts) -> Section:
     """Describe a strategy."""
     taxonomy, tallied = facts.pipeline.taxonomy, found.tally
     kept, rejected = (
-        [card(shown, taxonomy, facts.catalog, facts.path) for shown in gallery]
+        [card(shown, facts.pipeline, facts.catalog, facts.path) for shown in gallery]
         for gallery in (found.kept, found.rejected)
     )
     spread = np.linspace(0, len(kept) - 1, min(_EXAMPLES, len(kept))).round().astype(int).tolist()
     judged = "Kept" if tallied.judged else "Candidates, none chosen yet"
     chart, score_rows = _scores(facts, found)
     names, pairs = _pairs(tallied, taxonomy)
-    verdicts = _verdicts(found)
+    verdicts, ranked = _verdicts(found), facts.pipeline.ranked
     what = "kept composites" if tallied.judged else "candidates"
     return Section(
         found.strategy,
         _summary(facts, found),
-        _verdict_rows(verdicts),
-        _verdicts_told(verdicts),
+        _warning(facts, found),
+        _verdict_rows(verdicts, ranked),
+        _verdicts_told(verdicts, ranked),
         ["class", "kept" if tallied.judged else "by now", "", "all candidates"],
         list(_share_rows(tallied, taxonomy)),
         [kept[place] for place in spread],
@@ -111,8 +109,19 @@ def _summary(facts: RunFacts, found: StrategyFacts) -> str:
     if not len(scored):
         return f"{text} No filter was asked."
     rate = np.count_nonzero(scored > rules.threshold) / len(scored)
-    rule = "the best were kept" if rules.rule == "top_k" else "the first that score above it were kept"
+    rule = (
+        "the highest scores were kept, whatever they are"
+        if rules.rule == "top_k"
+        else "the first that score above it were kept"
+    )
     return f"{text} The filter accepts {rate:.1%} of them at the threshold {rules.threshold:g}; {rule}."
+
+
+def _warning(facts: RunFacts, found: StrategyFacts) -> str:
+    """Say that the filter rejects kept composites, where it does; of a run of any version."""
+    scores, threshold = found.tally.p_real[found.tally.kept], facts.pipeline.curation.threshold
+    below = below_threshold(scores, threshold)
+    return f"Warning: {warning(found.strategy, below, threshold)}." if below else ""
 
 
 def _judged_so_far(facts: RunFacts, found: StrategyFacts) -> str:
@@ -141,19 +150,19 @@ def _gallery_told(shown: int, count: int, tallied: Tally) -> str:
     return f"{shown:,} of {count:,}, {order}. Choose one for its recipe and donors."
 
 
-def _verdict_rows(verdicts: Mapping[Reason, int]) -> list[tuple[Any, ...]]:
+def _verdict_rows(verdicts: Mapping[Reason, int], ranked: bool) -> list[tuple[Any, ...]]:
     total = max(1, sum(verdicts.values()))
-    counts = [(reason, verdicts.get(reason, 0)) for reason in REASONS] if verdicts else []
+    counts = [(reason, verdicts.get(reason, 0)) for reason in possible(ranked, verdicts)] if verdicts else []
     return [
-        (REASONS_TOLD[reason], f"{count:,}", f"{count / total:.1%}", bar(count / total, "other" if code else "kept"))
+        (told(reason, ranked), f"{count:,}", f"{count / total:.1%}", bar(count / total, "other" if code else "kept"))
         for code, (reason, count) in enumerate(counts)
     ]
 
 
-def _verdicts_told(verdicts: Mapping[Reason, int]) -> str:
+def _verdicts_told(verdicts: Mapping[Reason, int], ranked: bool) -> str:
     """Say what those reasons of rejection mean that occur."""
-    found = [reason for reason in REASONS if reason in _MEANT and verdicts.get(reason)]
-    return "; ".join(f"{REASONS_TOLD[reason]}: {_MEANT[reason]}" for reason in found)
+    found = [reason for reason in REASONS if reason != "kept" and verdicts.get(reason)]
+    return "; ".join(f"{told(reason, ranked)}: {meaning(reason, ranked)}" for reason in found)
 
 
 def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]:
@@ -173,7 +182,7 @@ def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[
     if rules.rule == "top_k" and tallied.kept.any():
         line = float(tallied.p_real[tallied.kept].min())
         label = f"lowest kept {line:.3f}"
-    names = ("kept", "rejected") if tallied.judged else ("kept", "not chosen yet")
+    names = ("kept", "not kept") if tallied.judged else ("kept", "not chosen yet")
     chart = histogram(f"Scores of the {found.strategy} candidates", kept, others, line, label, names)
     rows = [
         (f"{number / _BINS:.3f} to {(number + 1) / _BINS:.3f}", below, above)
@@ -234,17 +243,17 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a filter's report; what it holds besides training and validation is listed as it is."""
     epochs: Sequence[Mapping[str, Any]] = report["epochs"]
     best = int(report["best_epoch"])
-    told = [
+    rows_told = [
         ("network", report["network"]),
-        ("validation accuracy", f"{report['accuracy']:.3f}, of real patches and composites evenly; 0.5 is guessing"),
-        ("validation AUROC", f"{report['auroc']:.3f}, on slides that it never saw"),
+        ("validation", f"{accuracy_told(report)}, on slides that it never saw"),
+        ("accuracy", "of real patches and composites evenly; guessing has 0.5"),
         ("trained on", f"{report['synthetic_train']:,} composites, {report['real_train']:,} real patches"),
         ("validated on", f"{report['synthetic_val']:,} composites, {report['real_val']:,} real patches"),
         ("weights kept", f"of epoch {best + 1} of {len(epochs)}"),
         ("training", f"{report['seconds']:.0f} s on {report['device']}"),
         ("weights", f"sha256 {report['model_sha256']}"),
     ]
-    heads = list(dict.fromkeys(key for epoch in epochs for key in epoch))
+    heads = list(dict.fromkeys(key for epoch in epochs for key, value in epoch.items() if value is not None))
     rows = [[_number(epoch.get(key), key) for key in heads] for epoch in epochs]
     losses = _series(epochs, {"train_loss": "training loss", "val_loss": "validation loss"})
     shares = _series(epochs, {"val_accuracy": "validation accuracy", "val_auroc": "validation AUROC"})
@@ -255,7 +264,8 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
         )
     further = list(_flat({key: value for key, value in report.items() if key not in _KNOWN}))
     return {
-        "told": told,
+        "told": rows_told,
+        "calibration": calibration_told(report),
         "charts": charts,
         "heads": [head.replace("_", " ") for head in heads],
         "epochs": rows,

@@ -17,7 +17,7 @@ from synthpipe.stages.judging import Judgement, blocks, judge
 from synthpipe.stages.layout import add_scores, composites_group
 from synthpipe.stages.state import BuildState, journal_entry, run_shards, timed
 from synthpipe.storage.contents import composites_of_each
-from synthpipe.storage.filter_report import load_report
+from synthpipe.storage.filter_report import accuracy_told, load_report
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
     array,
@@ -36,6 +36,7 @@ from synthpipe.tasks import (
     score_shards,
     train,
 )
+from synthpipe.verdicts import warning
 
 _SCORED_ON_GPU = 4096  # composites a task: at the beginning and the end of each, a GPU waits
 
@@ -69,9 +70,7 @@ def make_filters(state: BuildState) -> None:
             _render(state, strategy, "filter", pipeline.filter.candidates)
         report = load_report(run.report(strategy))
         journal_entry(state, strategy)["filter"] = {"accuracy": report.accuracy, "auroc": report.auroc}
-        state.reporter.note(
-            f"{strategy} filter: accuracy {report.accuracy:.3f}, AUROC {report.auroc:.3f} on slides that it never saw"
-        )
+        state.reporter.note(f"{strategy} filter: {accuracy_told(report.fields())} on slides that it never saw")
 
 
 def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
@@ -94,6 +93,8 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
         planned = following
     if found.kept < wanted:
         raise _too_few(state, _shortfall(strategy, found.verdicts, wanted))
+    if found.below_threshold:
+        state.reporter.note(f"warning: {warning(strategy, found.below_threshold, settings.threshold)}")
     return found.verdicts
 
 
@@ -207,4 +208,5 @@ def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> None
             "used": int(np.count_nonzero(uses)),
             "most_composites_of_one": int(uses.max(initial=0)),
         },
+        below_threshold=judgement.below_threshold,
     )

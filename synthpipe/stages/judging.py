@@ -6,17 +6,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from synthpipe.config import Pipeline
-from synthpipe.curation import Verdicts, acceptance, assess, choose, first_plan, next_plan
+from synthpipe.curation import Verdicts, acceptance, assess, choose, code, first_plan, next_plan
 from synthpipe.errors import StoreError
 from synthpipe.records import Strategy
 from synthpipe.storage.schema import array
 from synthpipe.storage.shards import read_range, read_small
+from synthpipe.verdicts import below_threshold
 
 _SHARDS_AT_ONCE = 16  # that are read together
 
@@ -33,11 +35,14 @@ class Judgement:
         How many of them are kept.
     acceptance : float
         Share that the filter accepts; NaN where no filter was asked.
+    below_threshold : dict or None
+        Kept candidates that the filter rejects, as of `verdicts.below_threshold`.
     """
 
     verdicts: Verdicts
     kept: int
     acceptance: float
+    below_threshold: dict[str, Any] | None
 
 
 def judge(pipeline: Pipeline, strategy: Strategy, group: zarr.Group, count: int) -> Judgement:
@@ -62,7 +67,8 @@ def judge(pipeline: Pipeline, strategy: Strategy, group: zarr.Group, count: int)
     if settings.rule == "top_k" and settings.max_donor_uses is not None:
         donors_of = read_range(donors, 0, count).__getitem__  # in the order of scores chunks would be read many times
     kept = choose(verdicts, p_real, settings, settings.wanted[strategy], donors_of)
-    return Judgement(verdicts, kept, acceptance(p_real, settings))
+    below = below_threshold(p_real[verdicts == code("kept")], settings.threshold)
+    return Judgement(verdicts, kept, acceptance(p_real, settings), below)
 
 
 def judge_finished(pipeline: Pipeline, strategy: Strategy, group: zarr.Group) -> Judgement:

@@ -22,6 +22,7 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, has_array, open_group
 from synthpipe.storage.shards import complete_shards, read_range, shards_of, stored_at
 from synthpipe.threads import in_threads
+from synthpipe.verdicts import warning
 
 _DAMAGE = (StoreError, ValueError, KeyError, OSError)  # zarr has no exceptions of its own for broken metadata
 _WINDOW = 300.0  # seconds of which a rate is taken
@@ -40,7 +41,7 @@ def status_of(path: Location) -> dict[str, Any]:
         composites planned, the rate in composites a second, the seconds left and what is ``damaged``, or None;
         ``strategies``: acceptance and rejected by reason so far, of ``judged`` composites among those that are there,
         an even sample where these are very many; ``remarks`` of the build; ``idle_seconds`` since the latest object, or
-        epoch of a filter.
+        epoch of a filter; ``warnings`` of a finished build.
 
     Raises
     ------
@@ -70,7 +71,16 @@ def status_of(path: Location) -> dict[str, Any]:
         "progress": progress,
         "strategies": {each: _judged(run, pipeline, each) for each in pipeline.strategies},
         "remarks": run.journal().get("remarks", []),
+        "warnings": list(_warnings(run, pipeline)),
     }
+
+
+def _warnings(run: RunDirectory, pipeline: Pipeline) -> Iterator[str]:
+    """Yield what a finished build warns of."""
+    journal = run.journal()
+    for strategy in pipeline.strategies if journal.get("finished") else ():
+        if below := journal["strategies"].get(strategy, {}).get("below_threshold"):
+            yield warning(strategy, below, pipeline.curation.threshold)
 
 
 def _epochs_stored_at(run: RunDirectory, pipeline: Pipeline) -> Iterator[float]:
@@ -146,7 +156,7 @@ def _entry(
 def _begun(path: Location, stage: str) -> dict[str, Any]:
     """Describe a run of which nothing is stored yet."""
     about = {"path": str(path), "name": "a run that begins", "finished": False, "stage": stage}
-    return {**about, "idle_seconds": None, "progress": [], "strategies": {}, "remarks": []}
+    return {**about, "idle_seconds": None, "progress": [], "strategies": {}, "remarks": [], "warnings": []}
 
 
 def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]) -> str:

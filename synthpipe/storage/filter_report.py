@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from synthpipe.records import Strategy
 FORMAT_VERSION = 1
 _CURE = "`synthpipe verify RUN` says how to mend it"
 _MOST = 64 << 20  # bytes
+_WELL_BELOW = 0.05  # of accuracy
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Count = Annotated[int, Field(ge=0)]
 
@@ -24,7 +26,7 @@ class EpochMetrics:
     """One epoch of training.
 
     Validation counts real patches and composites evenly, however many there are of each: `val_accuracy` is the mean of
-    the two sides' accuracies (0.5 is guessing) and `val_loss` the mean of their cross-entropies.
+    the two sides' accuracies at the threshold 0.5 (0.5 is guessing) and `val_loss` the mean of their cross-entropies.
 
     Attributes
     ----------
@@ -34,6 +36,9 @@ class EpochMetrics:
         Mean cross-entropy while the epoch ran.
     val_loss, val_accuracy, val_auroc : float
         Of the weights after it.
+    val_best_accuracy, val_best_threshold : float or None
+        The highest accuracy that any threshold has on the validation images, and that threshold; None in reports of
+        earlier versions.
     """
 
     __pydantic_config__ = _CLOSED
@@ -43,6 +48,8 @@ class EpochMetrics:
     val_loss: float
     val_accuracy: float
     val_auroc: float
+    val_best_accuracy: float | None = None
+    val_best_threshold: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,34 @@ class FilterReport:
         if not 0 <= found.best_epoch < len(found.epochs):
             raise ValueError(f"best_epoch is {found.best_epoch}, and there are {len(found.epochs)} epochs")
         return found
+
+
+def accuracy_told(report: Mapping[str, Any]) -> str:
+    """Say how accurate a filter is, from `FilterReport.fields`: at the threshold 0.5, and at the best one if known.
+
+    The two differ where the scores are in the right order (the AUROC is high) but not around 0.5.
+    """
+    best = report["epochs"][report["best_epoch"]]
+    accuracy, threshold = best.get("val_best_accuracy"), best.get("val_best_threshold")
+    text = f"accuracy {report['accuracy']:.3f} at the threshold 0.5"
+    if accuracy is None:
+        return f"{text}, AUROC {report['auroc']:.3f}"
+    return f"{text}, at best {accuracy:.3f} (threshold {threshold:.3g}), AUROC {report['auroc']:.3f}"
+
+
+def calibration_told(report: Mapping[str, Any]) -> str:
+    """Explain an accuracy at 0.5 that is well below the best one, from `FilterReport.fields`; empty if it is not."""
+    best = report["epochs"][report["best_epoch"]]
+    accuracy, threshold = best.get("val_best_accuracy"), best.get("val_best_threshold")
+    if accuracy is None or accuracy - report["accuracy"] < _WELL_BELOW:
+        return ""
+    return (
+        "The filter orders images better than its accuracy at 0.5 suggests: its scores are not calibrated, and 0.5 is "
+        f"not where it separates real from synthetic. Rule threshold does best with curation.threshold near "
+        f"{threshold:.3g}. Rule top_k compares scores only with each other, so it needs no threshold; the acceptance "
+        "rate, which depends on the threshold, says little. The best threshold is chosen on the images that it is "
+        "measured on, so its accuracy is slightly optimistic."
+    )
 
 
 _READ: TypeAdapter[FilterReport] = TypeAdapter(FilterReport)

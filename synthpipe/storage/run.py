@@ -62,6 +62,14 @@ class _Donors(BaseModel):
     most_composites_of_one: _Count
 
 
+class _BelowThreshold(BaseModel):
+    model_config = _STRICT
+
+    count: _Count
+    kept: _Count
+    lowest: Fraction
+
+
 class _Entry(BaseModel):
     """What ``build.json`` tells of a strategy: what comes later is not there at first."""
 
@@ -74,6 +82,7 @@ class _Entry(BaseModel):
     class_share: dict[str, Fraction] = {}
     class_verdicts: dict[str, dict[Reason, _Count]] = {}
     donors: _Donors = _Donors(available=0, used=0, most_composites_of_one=0)
+    below_threshold: _BelowThreshold | None = None  # not in runs of earlier versions
 
 
 class _Journal(BaseModel):

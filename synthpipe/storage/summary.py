@@ -48,7 +48,7 @@ def human_bytes(count: float) -> str:
 
 
 def _run(run: RunDirectory) -> dict[str, Any]:
-    data = run.read()
+    data, pipeline = run.read(), run.pipeline()
     build = run.journal()
     reports = {strategy: run.report(strategy) for strategy in STRATEGIES}
     filters = {strategy: load_report(path).fields() for strategy, path in reports.items() if path.exists()}
@@ -63,6 +63,8 @@ def _run(run: RunDirectory) -> dict[str, Any]:
         "catalog_digest": data["catalog_digest"],
         "versions": data["versions"],
         "stages": build["stages"],
+        "ranked": pipeline.ranked,
+        "threshold": pipeline.curation.threshold,
         "strategies": build["strategies"],
         "remarks": build.get("remarks", []),
         "filters": filters,

@@ -188,8 +188,29 @@ def test_a_filter_is_told_with_its_figures(run: Path) -> None:
         name: {**entry, "acceptance": 0.084, "verdicts": {"kept": 11, "looks_synthetic": 120}}
         for name, entry in facts.run.strategies.items()
     }
-    filters = {name: {"accuracy": 0.913, "auroc": 0.9764} for name in strategies}
-    rule = {"rule": "top_k", "threshold": 0.5}
-    card = readme(replace(facts, run=replace(facts.run, strategies=strategies, filters=filters, rule=rule)), [])
-    assert "8.4% | 11 | 120 | 0 | 0 | 0 |" in card and "accuracy 0.913, AUROC 0.976" in card
-    assert "Kept: the best, by score; acceptance is above 0.5." in card and "No filter" not in card
+    best = {"val_best_accuracy": 0.913, "val_best_threshold": 0.0812}
+    filters = {
+        "mosaic": {"accuracy": 0.662, "auroc": 0.9764, "best_epoch": 0, "epochs": [best]},
+        "bezier": {"accuracy": 0.913, "auroc": 0.9764, "best_epoch": 0, "epochs": [{}]},
+    }
+    run_facts = replace(facts.run, strategies=strategies, filters=filters, ranked=False)
+    card = readme(replace(facts, run=run_facts), [])
+    assert "8.4% | 11 | 120 | 0 | 0 | 0 |" in card and "No filter" not in card
+    assert "accuracy 0.662 at the threshold 0.5, at best 0.913 (threshold 0.0812), AUROC 0.976" in card
+    assert card.count("are not calibrated") == 1 and "curation.threshold near 0.0812" in card
+    assert "The Bezier filter tells real from synthetic with accuracy 0.913 at the threshold 0.5, AUROC 0.976." in card
+    assert "Kept: the first that score above 0.5." in card and "Warning" not in card
+
+
+def test_a_card_warns_of_composites_that_the_filter_rejects(run: Path) -> None:
+    facts = facts_of(CuratedSet(run / "curated.zarr"), RunDirectory(run))
+    assert facts.run
+    entry = {**facts.run.strategies["bezier"], "candidates": 20, "acceptance": 0.08}
+    entry |= {"verdicts": {"kept": 11, "surplus": 9}, "below_threshold": {"count": 10, "kept": 11, "lowest": 0.00125}}
+    report = {"accuracy": 0.9, "auroc": 0.97, "best_epoch": 0, "epochs": [{}]}
+    told = replace(facts.run, ranked=True, strategies={"bezier": entry}, filters={"bezier": report})
+    card = readme(replace(facts, run=told), [])
+    assert "| filter accepts | kept | too few classes | donor overused | ranked below the cut |" in card
+    assert "| Bezier | 20 | 8.0% | 11 | 0 | 0 | 9 |" in card
+    assert "Kept: the highest scores, whatever they are. The filter accepts scores above 0.5." in card
+    assert "10 of the 11 kept Bezier composites score no more than curation.threshold (0.5), the lowest 0.001" in card

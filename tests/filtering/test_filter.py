@@ -9,12 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from synthpipe.config import FilterSection
 from synthpipe.errors import FilterError, StoreError
 from synthpipe.filtering.reproducible import choose_device, reproducible
 from synthpipe.filtering.scoring import Scorer, load_scorer
-from synthpipe.filtering.training import FilterData, FilterReport, balanced_batches, load_report, train_filter
+from synthpipe.filtering.training import (
+    FilterData,
+    FilterReport,
+    _best_threshold,
+    balanced_batches,
+    load_report,
+    train_filter,
+)
 from synthpipe.records import Image
 from tests.conftest import pipeline
 
@@ -66,6 +75,25 @@ def test_the_epoch_with_the_best_accuracy_is_kept(trained: tuple[Path, FilterRep
     found = [(scorer.score(images, 16) > 0.5) for images in (data().synthetic_val, data().real_val)]
     assert (1 - found[0].mean() + found[1].mean()) / 2 == pytest.approx(report.accuracy, abs=1e-6)
     assert scorer.sha256 == report.model_sha256
+
+
+@given(
+    st.lists(st.integers(0, 16), min_size=1, max_size=12),
+    st.lists(st.integers(0, 16), min_size=1, max_size=12),
+)
+def test_the_best_threshold_is_the_one_that_separates_best(composites: list[int], patches: list[int]) -> None:
+    synthetic, real = ((np.array(scores) / 16).astype(np.float32) for scores in (composites, patches))
+    accuracy, threshold = _best_threshold(synthetic, real)
+    assert accuracy == pytest.approx(((synthetic <= threshold).mean() + (real > threshold).mean()) / 2)
+    tried = [((synthetic <= each).mean() + (real > each).mean()) / 2 for each in np.arange(33) / 32]
+    assert accuracy == pytest.approx(max(tried))
+
+
+def test_scores_in_the_right_order_around_another_threshold() -> None:
+    synthetic, real = np.array([0.01, 0.02, 0.1], np.float32), np.array([0.2, 0.3, 0.4], np.float32)
+    accuracy, threshold = _best_threshold(synthetic, real)
+    assert accuracy == 1 and threshold == pytest.approx(0.15)
+    assert _best_threshold(real, 1 - real)[1] == 0.5
 
 
 def test_the_same_seed_gives_the_same_weights_in_another_process(

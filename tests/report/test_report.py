@@ -19,6 +19,7 @@ from upath import UPath
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.errors import FilterError, StoreError
+from synthpipe.handoff import open_run
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.records import REASONS, STRATEGIES, Strategy
 from synthpipe.report import write_report
@@ -152,7 +153,7 @@ def test_a_run_that_is_still_being_built_has_a_report_too(run: Path, tmp_path: P
         "not finished" in text
         and "48 of 64 planned candidates are stored; of the first 64 the build may keep 30" in text
     )
-    assert "Candidates, none chosen yet" in text and "Rejected" not in text
+    assert "Candidates, none chosen yet" in text and "Not kept" not in text
     (path / "build.json").write_text('{"finished": null, "stages": {}, "strategies": {}}')
     assert "48 of 64 planned candidates are stored; none is judged yet" in write_report(path).read_text(
         encoding="utf-8"
@@ -180,6 +181,67 @@ def test_a_build_that_stopped_shows_why(hostile: Path, tmp_path: Path) -> None:
     text = (path / "report.html").read_text(encoding="utf-8")
     assert "2 of 2 candidates were kept, 2 were wanted." in text
     assert f"{total - 2} more were made for settings that were changed since." in text
+
+
+def test_what_is_kept_against_the_filter_is_said_wherever_a_run_is_shown(
+    run: Path, hostile: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rule top_k keeps what the filter rejects: the threshold lies above all scores."""
+    path = copied(run, tmp_path)
+    shutil.rmtree(path / "curated.zarr")
+    settings = RunDirectory(path).pipeline()
+    strict = settings.model_copy(update={"curation": settings.curation.model_copy(update={"threshold": 1.0})})
+    RunDirectory(path).reopen()
+    build(strict, path, ClusterSettings(Local(1)), LogReporter())
+    lowest = {}
+    for strategy in STRATEGIES:
+        found = tally(open_group(path / "candidates.zarr", strategy), 3, load_catalog(path, settings.taxonomy).donors)
+        kept = found.p_real[found.kept]
+        lowest[strategy] = f"{kept.min():.3f}"
+        entry = json.loads((path / "build.json").read_text())["strategies"][strategy]
+        assert entry["below_threshold"] == {"count": 30, "kept": 30, "lowest": float(kept.min())}
+    status, inspected = (CliRunner().invoke(main, [name, str(path)]).stdout for name in ("status", "inspect"))
+    notebook = re.sub("<[^>]*>", "", open_run(path)._repr_html_())
+    card, log = (path / "README.md").read_text(), capsys.readouterr().err
+    text = (path / "report.html").read_text()
+    for strategy, score in lowest.items():
+        said = f"30 of the 30 kept {strategy} composites score no more than curation.threshold (1), the lowest {score}"
+        for shown in (
+            text,
+            status,
+            inspected,
+            notebook,
+            log,
+            card.replace("Mosaic", "mosaic").replace("Bezier", "bezier"),
+        ):
+            assert said in shown
+    assert "ranked below the cut" in text and "surplus" not in text.split("pipeline file")[0]
+    assert "looks synthetic" not in text and text.count("kept, below the threshold") >= 60
+    assert "ranked below the cut" in inspected and "ranked below the cut" in notebook
+    journal = json.loads((path / "build.json").read_text())
+    for entry in journal["strategies"].values():
+        del entry["below_threshold"]  # as in runs of earlier versions
+    (path / "build.json").write_text(json.dumps(journal))
+    assert "30 of the 30 kept mosaic composites" in write_report(path).read_text()
+    assert CliRunner().invoke(main, ["status", str(path)]).exit_code == 0
+
+
+def test_a_filter_that_is_not_calibrated_is_explained(run: Path) -> None:
+    facts = gather(run)
+    epoch = facts.strategies[0].filter["epochs"][0]  # type: ignore[index]
+    assert epoch["val_best_accuracy"] >= epoch["val_accuracy"] and 0 <= epoch["val_best_threshold"] <= 1
+
+    def shown(**changes: float | None) -> str:
+        report = {"accuracy": 0.66, "auroc": 0.97, "best_epoch": 0, "epochs": [{**epoch, **changes}]}
+        told = [replace(each, filter={**(each.filter or {}), **report}) for each in facts.strategies]
+        return page(replace(facts, strategies=tuple(told)))
+
+    text = shown(val_best_accuracy=0.93, val_best_threshold=0.083)
+    assert "accuracy 0.660 at the threshold 0.5, at best 0.930 (threshold 0.083), AUROC 0.970" in text
+    assert "its scores are not calibrated" in text and "curation.threshold near 0.083" in text
+    assert "not calibrated" not in shown(val_best_accuracy=0.67, val_best_threshold=0.4)
+    earlier = shown(val_best_accuracy=None, val_best_threshold=None)
+    assert "accuracy 0.660 at the threshold 0.5, AUROC 0.970" in earlier and "None" not in earlier
 
 
 def test_what_a_filter_tells_besides_is_shown(run: Path) -> None:
