@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -229,7 +230,7 @@ class CuratedSet:
             raise IndexError(f"indices are {chosen.dtype}, expected integers, or a mask of bool")
         return chosen.astype(np.int64)
 
-    def split(self, fractions: Mapping[str, float], by: By = "group", seed: int = 0) -> Split[CuratedSet]:
+    def split(self, fractions: Mapping[str, float], by: By = "group", seed: int = 0) -> Split:
         """Cut the set into parts.
 
         By ``group``, slides or patients are shared out, and a composite goes where all its donors' are: no slide is on
@@ -250,6 +251,11 @@ class CuratedSet:
         Split
             The parts by name, the groups of each, and how many composites are dropped.
 
+        Warns
+        -----
+        UserWarning
+            More than a tenth of the set is dropped, or a part has no sample of a strategy because of that.
+
         Raises
         ------
         ConfigError
@@ -259,7 +265,10 @@ class CuratedSet:
         used, numbers = used[used >= 0], numbers.reshape(self.donor_groups.shape) - np.count_nonzero(used < 0)
         found = split_places(numbers.astype(np.int32), len(used), fractions, by, seed)
         groups = {name: tuple(self.groups[used[place]] for place in places) for name, places in found.groups.items()}
-        return Split({name: self.subset(places) for name, places in found.parts.items()}, groups, found.dropped)
+        split = Split({name: self.subset(places) for name, places in found.parts.items()}, groups, found.dropped)
+        if loss := split.loss(self.counts()):
+            warnings.warn(loss, stacklevel=2)
+        return split
 
     def class_weights(self, kind: WeightKind = "median") -> NDArray[np.float32]:
         """Return (C,) float32, mean 1: weights for a loss that give rare classes a say.

@@ -1,24 +1,26 @@
-"""Cutting a set into parts that share no slide; pure."""
+"""Cutting a set into parts that share no slide."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.errors import ConfigError
 
+if TYPE_CHECKING:
+    from synthpipe.handoff.curated import CuratedSet
+
 By = Literal["group", "sample"]
-Part = TypeVar("Part")
-Group = TypeVar("Group")
+_MOST_DROPPED = 0.1  # of a set, without a warning
 
 
-@dataclass(frozen=True, slots=True)
-class Split(Generic[Part]):
+@dataclass(frozen=True, slots=True, repr=False)
+class Split:
     """A set that was cut into parts; ``split["train"]`` is one of them.
 
     Attributes
@@ -31,15 +33,40 @@ class Split(Generic[Part]):
         Composites with donors on several sides, which are in no part.
     """
 
-    parts: Mapping[str, Part]
+    parts: Mapping[str, CuratedSet]
     groups: Mapping[str, tuple[str, ...]]
     dropped: int
 
-    def __getitem__(self, name: str) -> Part:
+    def __getitem__(self, name: str) -> CuratedSet:
         return self.parts[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parts)
+
+    def __repr__(self) -> str:
+        """Say how many samples of each strategy every part has, and how many are dropped."""
+        return f"<Split {self._told()}; dropped {self.dropped} of {self.dropped + sum(map(len, self.parts.values()))}>"
+
+    def _told(self) -> str:
+        counts = {name: part.counts() for name, part in self.parts.items()}
+        return "; ".join(
+            f"{name}: {' and '.join(f'{count} {strategy}' for strategy, count in found.items())}"
+            for name, found in counts.items()
+        )
+
+    def loss(self, before: Mapping[str, int]) -> str:
+        """Return a warning if over a tenth of a set is dropped, or a part lacks a strategy for it; else nothing.
+
+        `before` has the set's samples by strategy.
+        """
+        total = sum(before.values())
+        lacks = any(before.keys() - part.counts().keys() for part in self.parts.values())
+        if not self.dropped or not (lacks or self.dropped > _MOST_DROPPED * total):
+            return ""
+        return (
+            f"this split drops {self.dropped} of {total} samples, whose donors lie on several sides, and leaves "
+            f"{self._told()}. To lose none, train on the whole set and validate on real images with masks"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,7 @@ import synthpipe
 from synthpipe.errors import ConfigError, StoreError
 from synthpipe.handoff import CuratedSet
 from synthpipe.handoff.balance import class_weights, sample_weights
-from synthpipe.handoff.splits import split_places
+from synthpipe.handoff.splits import Split, split_places
 from synthpipe.segment.data import Epochs
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range, shard_size, write_shard
@@ -73,7 +74,7 @@ def test_a_part_is_split_by_its_own_slides(curated: CuratedSet) -> None:
     part = curated.subset((curated.donor_groups != left_out).all(1))
     found = []
     for seed in range(8):
-        with suppress(ConfigError):  # of so few slides some sides have none whole
+        with suppress(ConfigError), warnings.catch_warnings(action="ignore"):  # some sides have none whole
             found.append(part.split({"train": 0.5, "val": 0.5}, seed=seed).groups)
     assert found
     used = {curated.groups[number] for number in np.unique(part.donor_groups) if number >= 0}
@@ -81,6 +82,7 @@ def test_a_part_is_split_by_its_own_slides(curated: CuratedSet) -> None:
     assert curated.groups[left_out] not in used
 
 
+@pytest.mark.filterwarnings("ignore:this split drops")
 def test_a_split_by_group_has_no_slide_on_two_sides(curated: CuratedSet) -> None:
     split = curated.split({"train": 0.5, "val": 0.5}, seed=1)
     assert split.groups["train"] and set(split.groups["train"]).isdisjoint(split.groups["val"])
@@ -91,6 +93,27 @@ def test_a_split_by_group_has_no_slide_on_two_sides(curated: CuratedSet) -> None
         numbers = set(split[name].donor_groups.ravel().tolist()) - {-1}
         assert {curated.groups[number] for number in numbers} <= set(split.groups[name])
     assert split["val"].indices.tolist() == curated.split({"train": 0.5, "val": 0.5}, seed=1)["val"].indices.tolist()
+
+
+def test_a_split_that_loses_composites_says_what_is_left(curated: CuratedSet) -> None:
+    with pytest.warns(UserWarning, match="this split drops ") as caught:
+        split = curated.split({"train": 0.5, "val": 0.5}, seed=1)
+    assert caught[0].filename == __file__
+    text = str(caught[0].message)
+    for name, part in split.parts.items():
+        told = " and ".join(f"{count} {strategy}" for strategy, count in part.counts().items())
+        assert f"{name}: {told}" in text and f"{name}: {told}" in repr(split)
+    assert f"drops {split.dropped} of 24 samples" in text and "train on the whole set" in text
+    assert repr(split).endswith(f"; dropped {split.dropped} of 24>")
+
+
+def test_a_split_warns_of_a_tenth_and_of_a_strategy_that_a_part_lacks(curated: CuratedSet) -> None:
+    assert curated.counts() == {"mosaic": 12, "bezier": 12}
+    whole, beziers = curated.subset(range(24)), curated.subset(range(12, 24))
+    assert not Split({"train": whole, "val": whole}, {}, 4).loss({"mosaic": 22, "bezier": 22})
+    assert Split({"train": whole, "val": whole}, {}, 5).loss({"mosaic": 22, "bezier": 22})
+    assert "val: 12 bezier" in Split({"train": whole, "val": beziers}, {}, 1).loss({"mosaic": 22, "bezier": 22})
+    assert not Split({"train": whole, "val": beziers}, {}, 0).loss({"mosaic": 22, "bezier": 22})
 
 
 @given(

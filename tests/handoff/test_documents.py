@@ -66,7 +66,8 @@ def printed(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     @cache
     def lines(heading: str) -> list[str]:
         folder = tmp_path_factory.mktemp("whole")
-        (folder / "runs").symlink_to(place / "runs")
+        for name in ("runs", "data"):
+            (folder / name).symlink_to(place / name)
         return epochs(run(code_below(heading), folder))
 
     return lines

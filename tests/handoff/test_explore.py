@@ -30,5 +30,5 @@ def test_the_notebook_runs_and_shows_what_it_says(beside: Path) -> None:
     assert "'canvas': [64, 64]" in recipe["text/plain"] and "'kept': 60" in verdicts["text/plain"]
     assert re.search("'too_few_classes': [1-9]", verdicts["text/plain"])
     assert re.search(r"<td[^>]*>60</td><td[^>]*>\d+ too few classes", run["text/html"])
-    assert "'tumour': " in weights["text/plain"] and "'dropped': " in parts["text/plain"]
+    assert "'tumour': " in weights["text/plain"] and "'real images to validate on': 2" in parts["text/plain"]
     assert "((4, 3, 64, 64), 'torch.uint8')" in batch["text/plain"]
