@@ -28,6 +28,7 @@ from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings
 from synthpipe.segment.baselines import check_disjoint, lower_bound, upper_bound
+from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.mask_check import check_masks
@@ -160,7 +161,8 @@ class Experiment:
         checkpoint = self.folder("consistency", seed) / "best.ckpt"
         if not checkpoint.exists():
             self.measure("consistency", seed)
-        pseudo_label(checkpoint, self.catalog.patches, self.catalog.digest, path, torch.device("cpu"), 32, reporter())
+        patches, glass = self.catalog.patches, Checkpoint.load(checkpoint).description.glass
+        pseudo_label(checkpoint, patches, self.catalog.digest, path, torch.device("cpu"), 32, reporter(), glass)
         return CuratedSet(path)
 
     def folder(self, row: str, seed: int) -> Path:

@@ -269,13 +269,15 @@ class CurationSection(Section):
 
     rule: Annotated[
         Literal["threshold", "top_k"],
-        Field(description="threshold: the first that score above it; top_k: the best of the candidates"),
+        Field(description="threshold: the first that score above it; top_k: the highest scores, whatever they are"),
     ]
-    threshold: Annotated[Fraction, Field(description="p(real) must lie above")]
+    threshold: Annotated[
+        Fraction, Field(description="the filter accepts a higher p(real); rule top_k only counts by it")
+    ]
     wanted: PerStrategy
     candidates: Annotated[PerStrategy, Field(description="first plan")]
     max_candidates: Annotated[PerStrategy, Field(description="bound of the plan when acceptance is low")]
-    min_acceptance: Annotated[Fraction, Field(description="a lower share above the threshold stops the build")]
+    min_acceptance: Annotated[Fraction, Field(description="rule threshold: a lower share above it stops the build")]
     min_classes: Annotated[Positive, Field(description="a composite with fewer tissue classes is left out")]
     min_class_share: Annotated[Fraction, Field(description="of the pixels, for a class to count")]
     max_donor_uses: Annotated[Positive | None, Field(description="of one patch, in what a strategy keeps")] = None

@@ -135,7 +135,7 @@ def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
     yield f"\n# {escaped(title(facts))}\n"
     yield about(facts)
     if facts.synthetic:
-        yield "Every pixel of a composite has the class of the single-class patch that it was taken from."
+        yield "Every pixel of a composite has the class of the single-class patch that it was taken from, or is glass."
     yield f"\nLicense: {escaped(facts.license or NO_LICENSE)}\n"
     yield "## Files\n"
     yield from files

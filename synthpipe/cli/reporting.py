@@ -16,7 +16,7 @@ from synthpipe.storage.summary import human_bytes
 def report(run: Location, output: Location | None) -> None:
     """Write the report of RUN, one HTML file for a browser; also of a run that is still being built.
 
-    It tells what was built from what, and shows composites that were kept and rejected with their recipes, scores,
+    It tells what was built from what, and shows composites that were kept, and others, with their recipes, scores,
     shares of classes, reuse of donors and slides, the filter's training, and times. It needs no network, and can be
     printed, mailed and put on a web server. A build ends with writing it.
 

@@ -60,6 +60,13 @@ _windows = click.option(
     metavar="KEY=VALUE",
     help="How images are cut: size, stride, scales, flips, blend or batch; may be given often.",
 )
+_glass = click.option(
+    "--glass/--no-glass",
+    default=True,
+    show_default=True,
+    help="Ignore empty glass, as the build of the composites looked for it; where it looked for none, "
+    f"{PUBLISHED_GLASS.min_area} pixels and more above grey {PUBLISHED_GLASS.threshold}.",
+)
 _device = click.option("--device", help="Such as cuda:1 or cpu [a GPU where there is one].")
 _batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
 
@@ -213,7 +220,7 @@ def _report(outcome: Outcome, output: Path) -> None:
     best, test = (shlex.quote(str(output / name)) for name in ("best.ckpt", "test"))
     say(
         f"{output}: trained {outcome.steps} steps; best validation mIoU {outcome.best_miou:.4f}, in epoch "
-        f"{outcome.best_epoch}\n"
+        f"{outcome.best_epoch}{_constant(report)}\n"
         f"{_speed(report)}"
         f"  curves    {output / 'curves.png'}, or tensorboard --logdir {output}\n"
         f"  next      synthpipe evaluate {best} --data DIR -o {test}"
@@ -231,6 +238,12 @@ def _speed(report: Mapping[str, Any]) -> str:
         f"  speed     {rate:.1f} images a second, {waiting:.1%} of the time waiting for data{memory}; "
         f"{report['precision']} on {report['devices']} x {report['device']}\n"
     )
+
+
+def _constant(report: Mapping[str, Any]) -> str:
+    """Return what one class everywhere would reach, for comparison; nothing from reports of earlier versions."""
+    found = report.get("constant")
+    return f" ({found['miou']:.4f} if every pixel were {found['class']})" if found else ""
 
 
 def _miou(result: Mapping[str, Any]) -> str:
@@ -287,13 +300,7 @@ def _masked(
 @click.option("--real", type=EXISTING, required=True, help="Data set of the real patches.")
 @_layout
 @click.option("-o", "--output", type=LOCATION, required=True, help="Zarr store to write.")
-@click.option(
-    "--glass/--no-glass",
-    default=True,
-    show_default=True,
-    help="Where the build looked for none, ignore "
-    f"{PUBLISHED_GLASS.min_area} pixels and more above grey {PUBLISHED_GLASS.threshold}.",
-)
+@_glass
 @_device
 @_batch
 @MAX_PIXELS_OPTION
@@ -324,11 +331,7 @@ def pseudo_label(
 
     description = Checkpoint.load(checkpoint).description
     catalog = _catalog(real, layout, description, most)
-    if glass and not description.glass:
-        reporter().note(
-            f"note: the build of its composites looked for no glass; areas above grey {PUBLISHED_GLASS.threshold} of "
-            f"{PUBLISHED_GLASS.min_area} pixels and more are ignored (--no-glass keeps them)"
-        )
+    _note_glass(description, glass)
     count = pseudo_label(
         checkpoint,
         catalog.patches,
@@ -337,7 +340,7 @@ def pseudo_label(
         choose_device(device),
         batch,
         reporter(),
-        PUBLISHED_GLASS if glass else None,
+        description.ignored_glass(glass),
     )
     say(f"{output}: {len(catalog.patches)} real patches with predicted masks, {count} of them now")
 
@@ -347,6 +350,7 @@ def pseudo_label(
 @click.option("--data", type=_FOLDER, required=True, help="Folder with img/ and mask/: images of any size.")
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
 @_windows
+@_glass
 @click.option("--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Images to draw.")
 @click.option("--replicates", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the bootstrap.")
 @_mask_options
@@ -357,6 +361,7 @@ def evaluate(
     data: Path,
     output: Path,
     windows: tuple[str, ...],
+    glass: bool,
     pictures: int,
     replicates: int,
     any_palette: bool,
@@ -371,6 +376,12 @@ def evaluate(
     Intervals are 95 %, by bootstrap over images. Masks hold class indices, or what --mask-map says; what they are taken
     for is reported first.
 
+    The mIoU is compared with that of one class everywhere, and with those of `synthpipe baseline` if it measured the
+    same images in the same windows and its folder lies beside that of the checkpoint, or beside the output.
+
+    Pixels that the masks leave out (background) are not counted. Glass to which the masks give a class is counted like
+    all else, and its share is said; in pictures the other glass is left out.
+
     \b
     Examples:
       synthpipe evaluate runs/demo/segmentation/best.ckpt --data data/phantom/3.testing -o runs/demo/test
@@ -379,8 +390,10 @@ def evaluate(
       synthpipe evaluate glas/best.ckpt --data /data/glas/test -o result --mask-map "0=ignore,1=gland,2=stroma"
     """
     from synthpipe.segment.evaluation import EVALUATION, draw_curves, evaluate, table
+    from synthpipe.segment.references import measured_baselines
 
-    predictor = _predictor(checkpoint, windows, device)
+    predictor = _predictor(checkpoint, windows, device, glass)
+    _note_glass(predictor.checkpoint.description, glass)
     claim(output, EVALUATION)  # before the masks are read, which takes long
     images = _masked(data, predictor.checkpoint.description, mask_map, any_palette, most).images
     result = evaluate(predictor, images, output, reporter(), pictures, replicates)
@@ -393,6 +406,17 @@ def evaluate(
         f"{_miou(result)}, fwIoU {result['fwiou']:.4f}, pixel accuracy {result['pixel_accuracy']:.4f}, {count} "
         f"{'images' if count > 1 else 'image, which has no interval'}"
     )
+    say(f"for comparison: mIoU {result['constant']['miou']:.4f} if every pixel were {result['constant']['class']}")
+    baselines = list(measured_baselines(result, (checkpoint.parent.parent, output.parent)))
+    for name, miou in baselines:
+        say(f"for comparison: mIoU {miou:.4f} by {name}")
+    if not baselines:
+        say("note: `synthpipe baseline` measures what image labels alone and true masks reach on these images")
+    if share := result["glass"]["share_of_labelled"]:
+        say(
+            f"note: {share:.1%} of the counted pixels are glass to which the masks give a class; they count as "
+            "predicted, while `synthpipe predict` leaves glass out"
+        )
     curves = ""
     try:
         curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
@@ -406,6 +430,7 @@ def evaluate(
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
 @_windows
+@_glass
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Pictures of the masks on the images.")
 @click.option("--probabilities", is_flag=True, help="NumPy files (class, y, x), float16.")
 @MAX_PIXELS_OPTION
@@ -415,6 +440,7 @@ def predict(
     images: tuple[Path, ...],
     output: Path,
     windows: tuple[str, ...],
+    glass: bool,
     overlays: bool,
     probabilities: bool,
     most: int,
@@ -424,12 +450,14 @@ def predict(
 
     An image is decoded as a whole, and looked at window by window. Masks have the images' stems; bytes of a stem that
     are not Unicode become escapes, and a stem of more than 200 bytes is shortened. predictions.json says which
-    checkpoint and image each mask is of.
+    checkpoint and image each mask is of. Glass gets the index after the last class, the background; probabilities are
+    the network's everywhere.
 
     \b
     Examples:
       synthpipe predict runs/demo/segmentation/best.ckpt data/phantom/3.testing/img/*.png -o masks
       synthpipe predict best.ckpt region.tif -o out --probabilities --window stride=112
+      synthpipe predict runs/glas/stage-1/best.ckpt gland.png -o masks --no-glass
     """
     from synthpipe.segment.prediction import PREDICTION, RECORD, write_predictions
 
@@ -442,8 +470,14 @@ def predict(
             if (other := outputs.setdefault(name, path)) != path:
                 raise ConfigError(f"IMAGES: {other} and {path} both give {name}; predict them into two folders")
     claim(output, PREDICTION)
-    predictor = _predictor(checkpoint, windows, device)
-    write_predictions(predictor, images, output, reporter(), overlays, probabilities, most)
+    predictor = _predictor(checkpoint, windows, device, glass)
+    _note_glass(predictor.checkpoint.description, glass)
+    share = write_predictions(predictor, images, output, reporter(), overlays, probabilities, most)
+    if share:
+        background = predictor.taxonomy.background
+        say(
+            f"note: {share:.1%} of the pixels are glass, {background} in the masks: background (--no-glass predicts it)"
+        )
     say(f"{output}: masks of {len(images)} images, and {RECORD}")
 
 
@@ -465,6 +499,7 @@ def predict(
     help="A checkpoint beside.",
 )
 @_windows
+@_glass
 @_mask_options
 @MAX_PIXELS_OPTION
 def baseline(
@@ -482,6 +517,7 @@ def baseline(
     workers: int | None,
     compare: tuple[Path, ...],
     windows: tuple[str, ...],
+    glass: bool,
     any_palette: bool,
     mask_map: str | None,
     most: int,
@@ -502,6 +538,7 @@ def baseline(
     from synthpipe.segment.checkpoint import Checkpoint
     from synthpipe.segment.evaluation import evaluate
     from synthpipe.segment.mask_check import among_patches
+    from synthpipe.segment.references import BASELINES
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches
     from synthpipe.segment.training import TRAINING
@@ -510,6 +547,7 @@ def baseline(
     settings = load_settings(TrainSettings, config, overrides)
     sets = [CuratedSet(path) for path in curated]
     composites, description = Composites(sets), sets[0].description
+    _note_glass(description, glass)
     folders = {"--val": val, "--data": data} | ({"--masks": masks} if masks else {})
     checked = {option: _masked(folder, description, mask_map, any_palette, most) for option, folder in folders.items()}
     check_disjoint(checked)
@@ -537,14 +575,14 @@ def baseline(
             return
     if not outcome.first_process:  # the other devices' processes were there to train
         return
-    lower, upper = "image labels alone (lower bound)", "true masks (upper bound)"
+    lower, upper = BASELINES["test-labels"], BASELINES["test-masks"]
     measured = {lower: (output / "labels" / "best.ckpt", "test-labels")}
     measured |= {str(path): (path, f"test-{number}") for number, path in enumerate(compare, 1)}
     if masks:
         measured[upper] = output / "masks" / "best.ckpt", "test-masks"
     device = "cpu" if accelerator == "cpu" else None
     results = {
-        name: evaluate(_predictor(path, windows, device), images, output / folder, reporter())
+        name: evaluate(_predictor(path, windows, device, glass), images, output / folder, reporter())
         for name, (path, folder) in measured.items()
     }
     rows = {
@@ -554,17 +592,27 @@ def baseline(
     }
     write_atomically(output / "baseline.json", json.dumps(rows, indent=1) + "\n")
     best = results.get(upper, {"miou": None})["miou"]
+    most_frequent = results[lower]["constant"]
+    say(f"mIoU {most_frequent['miou']:.4f} if every pixel were {most_frequent['class']}")
     for name, result in results.items():
         share = f"  {result['miou'] / best:5.1%} of the upper bound" if best else ""
         say(f"{_miou(result)}  fwIoU {result['fwiou']:.4f}{share}  {name}")
     say(f"{output}: baseline.json, and test-*/ with metrics and pictures of each")
 
 
-def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None) -> Predictor:
+def _note_glass(description: Description, glass: bool) -> None:
+    if glass and not description.glass:
+        reporter().note(
+            f"note: the build of the composites looked for no glass; areas above grey {PUBLISHED_GLASS.threshold} of "
+            f"{PUBLISHED_GLASS.min_area} pixels and more are ignored as glass (--no-glass keeps them)"
+        )
+
+
+def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None, glass: bool) -> Predictor:
     from synthpipe.segment.devices import choose_device
     from synthpipe.segment.evaluation import Predictor
 
-    predictor = Predictor.load(checkpoint, device=choose_device(device))
+    predictor = Predictor.load(checkpoint, device=choose_device(device), glass=glass)
     return replace(predictor, windows=_windows_of(predictor.checkpoint.description, windows))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from synthpipe.config import Classes, Color, GlassSection, PatchesSection, Positive, Section
+from synthpipe.config import PUBLISHED_GLASS, Classes, Color, GlassSection, PatchesSection, Positive, Section
 from synthpipe.errors import explain
 from synthpipe.handoff.notebook import sample_html
 from synthpipe.patterns import pattern_fault
@@ -68,6 +68,14 @@ class Description:
     fingerprint: str
     patches: PatchesSection
     glass: GlassSection | None
+
+    def ignored_glass(self, ignore: bool = True) -> GlassSection | None:
+        """Return what is glass in real images, for whoever predicts masks of them: there is nothing to predict.
+
+        It is what the build looked for, or what the published data sets have where the build looked for none; None,
+        nothing, unless it is to be ignored. Composites and patches that train keep to `glass` alone.
+        """
+        return (self.glass or PUBLISHED_GLASS) if ignore else None
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it, JSON-ready."""

@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from synthpipe.config import GlassSection
 from synthpipe.display import file_stem, printable, to_cell
 from synthpipe.errors import StoreError
 from synthpipe.files import parse_json, read_regular, replacing, told, write_atomically
 from synthpipe.folders import Kind, claim, resolved, sweep
 from synthpipe.lock import held
+from synthpipe.patches.glass import glass_mask
 from synthpipe.progress import Reporter
 from synthpipe.records import Mask
 from synthpipe.segment import pictures
@@ -37,6 +39,7 @@ from synthpipe.segment.metrics import (
     measure,
     measure_boundaries,
 )
+from synthpipe.segment.references import constant
 from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
 
@@ -65,6 +68,8 @@ class Predictor:
         Where it runs.
     segment : Segment
         The network itself.
+    glass : GlassSection or None
+        What is glass, as of `Description.ignored_glass`; None: nothing.
     """
 
     checkpoint: Checkpoint
@@ -72,10 +77,19 @@ class Predictor:
     windows: WindowSection
     device: torch.device
     segment: Segment
+    glass: GlassSection | None
 
     @classmethod
-    def load(cls, path: Path, windows: WindowSection | None = None, device: torch.device | None = None) -> Predictor:
+    def load(
+        cls,
+        path: Path,
+        windows: WindowSection | None = None,
+        device: torch.device | None = None,
+        glass: bool = True,
+    ) -> Predictor:
         """Read a checkpoint; `windows` are those of the canvas, at half its stride and with flips, unless given.
+
+        `glass` says whether glass is ignored.
 
         Raises
         ------
@@ -91,6 +105,7 @@ class Predictor:
             windows or default_windows(checkpoint.description.size),
             target,
             lambda images: network.segment(images, checkpoint.by_cam),
+            checkpoint.description.ignored_glass(glass),
         )
 
     @property
@@ -100,6 +115,12 @@ class Predictor:
     def mask(self, image: NDArray[np.uint8]) -> Mask:
         """Return the (H, W) uint8 class of each pixel of an (H, W, 3) uint8 image."""
         return predict_mask(self.segment, image, self.windows, len(self.taxonomy), self.device)
+
+    def is_glass(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Return (H, W) bool: where an (H, W, 3) image shows glass that is ignored."""
+        if self.glass is None:
+            return np.zeros(image.shape[:2], np.bool_)
+        return glass_mask(image, self.glass).view(np.bool_)
 
     def write_probabilities(self, image: NDArray[np.uint8], path: Path) -> Mask:
         """Write an image's (C, H, W) float16 probabilities as a NumPy file, block by block; return its mask.
@@ -251,11 +272,15 @@ def _measure(
     drawn, record = {_picture(images[number]) for number in shown}, directory / "pictures" / "drawn.json"
     former = _names(record)  # of an evaluation before this one, whether it was finished or not
     write_atomically(record, json.dumps(sorted(former | drawn)))
-    confusions, contours = [], []
+    confusions, contours, labelled, glassy = [], [], 0, 0
     with reporter.stage("evaluation", len(images)) as advance:
         for number, source in enumerate(images):
             image, truth = source.read(taxonomy)
-            found = predictor.mask(image)
+            found, glass, is_labelled = predictor.mask(image), predictor.is_glass(image), truth < taxonomy.background
+            # where the true mask leaves glass out, so does the prediction; where it names a class, the network is asked
+            found[glass & ~is_labelled] = taxonomy.background
+            labelled += int(np.count_nonzero(is_labelled))
+            glassy += int(np.count_nonzero(glass & is_labelled))
             confusions.append(confusion_matrix(truth, found, len(taxonomy)))
             contours.append(boundary_counts(truth, found, len(taxonomy)))
             if number in shown:
@@ -275,6 +300,13 @@ def _measure(
         **_mask_map(images[0].meaning, taxonomy),
         "synthpipe": version("synthpipe"),
         "windows": predictor.windows.model_dump(mode="json"),
+        "glass": {
+            "rule": predictor.glass.model_dump(mode="json", include={"threshold", "min_area"})
+            if predictor.glass
+            else None,
+            "share_of_labelled": glassy / labelled,
+        },
+        "constant": constant(evaluation.confusions.sum(0), taxonomy),
         **evaluation.summary(taxonomy, replicates, seed=0),
     }
     pictures.save(pictures.confusion_figure(evaluation.confusions.sum(0), taxonomy), directory / "confusion.png")

@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from synthpipe.config import MAX_PIXELS
 from synthpipe.display import escaped, file_stem
 from synthpipe.errors import CatalogError, StoreError, each_kind_once
@@ -33,10 +35,11 @@ def write_predictions(
     overlays: bool,
     probabilities: bool,
     most: int = MAX_PIXELS,
-) -> None:
-    """Predict masks of images, and write them into a folder, with ``predictions.json``.
+) -> float:
+    """Predict masks of images, and write them into a folder, with ``predictions.json``; return the share of glass.
 
-    The record says of every mask which image, checkpoint and windows it is of; what it says of others stays.
+    Glass gets the background index; probabilities are the network's everywhere. The record says of every mask which
+    image, checkpoint, windows and rule of glass it is of; what it says of others stays.
 
     Parameters
     ----------
@@ -66,7 +69,9 @@ def write_predictions(
         sweep(folder, deep=False)
         found = _read(folder / RECORD)
         dark: list[str] = []
-        about = {"checkpoint": predictor.sha256, "windows": predictor.windows.model_dump(mode="json")}
+        rule = predictor.glass.model_dump(mode="json", include={"threshold", "min_area"}) if predictor.glass else None
+        about = {"checkpoint": predictor.sha256, "windows": predictor.windows.model_dump(mode="json"), "glass": rule}
+        glassy = pixels = 0
         problems: list[tuple[Path, str]] = []
         try:
             for path in images:
@@ -79,6 +84,9 @@ def write_predictions(
                     mask = predictor.write_probabilities(image, folder / f"{stem}-probabilities.npy")
                 else:
                     mask = predictor.mask(image)
+                glass = predictor.is_glass(image)
+                mask[glass] = predictor.taxonomy.background
+                glassy, pixels = glassy + int(np.count_nonzero(glass)), pixels + mask.size
                 name = f"{stem}.png"
                 write_atomically(folder / name, palette_png(mask, predictor.taxonomy))
                 if overlays:
@@ -94,6 +102,7 @@ def write_predictions(
                 write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
         if problems:
             raise CatalogError(each_kind_once(problems))
+    return glassy / pixels
 
 
 def _read(record: Path) -> dict[str, Any]:

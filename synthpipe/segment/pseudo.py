@@ -50,7 +50,7 @@ def pseudo_label(
     reporter : Reporter
         Told of progress.
     glass : GlassSection, optional
-        What is glass where the build of the composites looked for none.
+        What is glass, as of `Description.ignored_glass`; nothing by default.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def pseudo_label(
         The store was begun with another checkpoint, or other patches.
     """
     loaded = Checkpoint.load(checkpoint)
-    description = replace(loaded.description, glass=loaded.description.glass or glass)
+    description = replace(loaded.description, glass=glass)
     taxonomy = description.taxonomy
     network = loaded.network(device)
     height, width = description.size

@@ -53,6 +53,7 @@ from synthpipe.segment.network import (
     read_file,
     with_own_normalisation,
 )
+from synthpipe.segment.references import constant
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Source
 from synthpipe.segment.windows import WindowSection, predict_mask
@@ -205,6 +206,7 @@ class _Run:
         self.processes = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
+        self.constant: dict[str, Any] | None = None  # of the validation images
         self.encoder_weights = settings.network.weights or "random"
         initial = read_file(settings.network)
         self.sources = dict(data.sources) | ({_WEIGHTS: initial.sha256} if initial else {})
@@ -338,6 +340,7 @@ class _Run:
     def _end_epoch(self) -> None:
         confusion = self._validate()
         found = measure(confusion)
+        self.constant = constant(confusion, self.data.description.taxonomy)
         epoch = self.step // self.epoch_steps - 1
         better = not found.miou <= self.progress["best_miou"]  # also where there was none yet
         if better:
@@ -435,6 +438,7 @@ class _Run:
             "precision": str(self.fabric._precision.precision),
             "encoder_weights": self.encoder_weights,
             **self.progress,
+            "constant": self.constant,
             "seconds": seconds,
             "images_a_second": images * len(rows) / busy if busy else None,
             "waiting_share": sum(row["waiting"] for row in rows) / busy if busy else None,

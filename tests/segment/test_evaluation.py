@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from sklearn.metrics import confusion_matrix as independent
 
 from synthpipe.cli.progress import LogReporter
+from synthpipe.config import PUBLISHED_GLASS
 from synthpipe.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.handoff import CuratedSet
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
 from synthpipe.segment.evaluation import Predictor, default_windows, draw_curves, evaluate, table
 from synthpipe.segment.masks import masked_images
+from synthpipe.segment.prediction import write_predictions
 from synthpipe.segment.pseudo import gated, pseudo_label
 from synthpipe.segment.sources import Composites
 from synthpipe.segment.training import train
@@ -157,10 +160,69 @@ def test_only_classes_of_the_label_are_predicted() -> None:
     assert np.array_equal(found[2], probabilities[2].argmax(0))
 
 
+@pytest.fixture
+def glassy(data_set: DataSet, tmp_path: Path) -> tuple[Path, NDArray[np.bool_]]:
+    """An image of tissue with glass in two corners: the mask leaves the one out, and calls the other tumour."""
+    source = masked_images(data_set.validation)[0]
+    image, _ = source.read(data_set.description.taxonomy)
+    image = np.minimum(image[:64, :64], 200)
+    image[:24, :24] = image[-24:, -24:] = 255
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 1
+    mask[:24, :24] = 3
+    for folder, values in (("img", image), ("mask", mask)):
+        (tmp_path / "glassy" / folder).mkdir(parents=True)
+        PillowImage.fromarray(values).save(tmp_path / "glassy" / folder / "a.png")
+    glass = np.zeros((64, 64), np.bool_)
+    glass[:24, :24] = glass[-24:, -24:] = True
+    return tmp_path / "glassy", glass
+
+
+def test_every_command_takes_the_same_for_glass(data_set: DataSet) -> None:
+    built = data_set.description
+    assert built.ignored_glass() == built.glass != PUBLISHED_GLASS
+    assert replace(built, glass=None).ignored_glass() == PUBLISHED_GLASS
+    assert built.ignored_glass(False) is None
+
+
+def test_predicted_masks_leave_glass_out_unless_it_is_wanted(
+    trained: Path, glassy: tuple[Path, NDArray[np.bool_]], tmp_path: Path
+) -> None:
+    folder, glass = glassy
+    masks = {}
+    for wanted in (True, False):
+        predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"), glass=wanted)
+        output = tmp_path / str(wanted)
+        share = write_predictions(predictor, [folder / "img" / "a.png"], output, LogReporter(), False, wanted)
+        assert share == (glass.mean() if wanted else 0)
+        masks[wanted] = np.asarray(PillowImage.open(output / "a.png"))
+        record = json.loads((output / "predictions.json").read_text())["masks"]["a.png"]
+        assert record["glass"] == ({"threshold": 220, "min_area": 80} if wanted else None)
+    assert np.array_equal(masks[True] == 3, glass) and not (masks[False] == 3).any()
+    assert np.array_equal(masks[True][~glass], masks[False][~glass])
+    assert np.load(tmp_path / "True" / "a-probabilities.npy").shape == (3, 64, 64)  # of all pixels
+
+
+def test_glass_that_the_masks_name_counts_and_is_said(
+    trained: Path, glassy: tuple[Path, NDArray[np.bool_]], tmp_path: Path
+) -> None:
+    folder, _ = glassy
+    results, pictures = {}, {}
+    for wanted in (True, False):
+        predictor = Predictor.load(trained / "best.ckpt", device=torch.device("cpu"), glass=wanted)
+        results[wanted] = evaluate(predictor, masked_images(folder), tmp_path / str(wanted), LogReporter(), 1, 10)
+        pictures[wanted] = (tmp_path / str(wanted) / "pictures" / "a.png").read_bytes()
+    assert results[True]["confusion"] == results[False]["confusion"]
+    assert np.sum(results[True]["confusion"]) == 64 * 64 - 24 * 24  # what the mask leaves out is not counted
+    assert results[True]["glass"]["share_of_labelled"] == pytest.approx(24 * 24 / (64 * 64 - 24 * 24))
+    assert results[False]["glass"] == {"rule": None, "share_of_labelled": 0}
+    assert pictures[True] != pictures[False]  # the prediction has no tissue on the glass that the mask leaves out
+
+
 def test_pseudo_masks_keep_to_the_labels_and_leave_glass_out(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
-    catalog = data_set.catalog()
+    catalog, rule = data_set.catalog(), data_set.description.ignored_glass()
     arguments = (trained / "best.ckpt", catalog.patches, catalog.digest, tmp_path / "pseudo.zarr")
-    assert pseudo_label(*arguments, torch.device("cpu"), 16, LogReporter()) == 40
+    assert pseudo_label(*arguments, torch.device("cpu"), 16, LogReporter(), rule) == 40
     found = CuratedSet(tmp_path / "pseudo.zarr")
     assert len(found) == 40 and found.description == data_set.description
     real = data_set.training_data().real
@@ -173,7 +235,7 @@ def test_pseudo_masks_keep_to_the_labels_and_leave_glass_out(trained: Path, data
         assert (sample.mask[glass[place] != 0] == 3).all() and found.origin(place) is None
         assert found.groups[found.donor_groups[place, 0]] == catalog.patches[place].group
     assert len({catalog.patches[place].single_class for place in range(40)}) == 2
-    assert pseudo_label(*arguments, torch.device("cpu"), 16, LogReporter()) == 0
+    assert pseudo_label(*arguments, torch.device("cpu"), 16, LogReporter(), rule) == 0
 
 
 def test_pseudo_masks_leave_glass_out_where_the_build_looked_for_none(
