@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from synthpipe.cli.progress import reporter
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.runtime import ClusterSettings
+from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
@@ -32,8 +32,10 @@ from synthpipe.settings_file import load_settings
 from synthpipe.stages import build
 from synthpipe.storage.summary import human_bytes
 
-PUBLISHED = Path("pipelines/training/published.yaml")
+_PIPELINES = Path(__file__).parent.parent / "pipelines"
+PUBLISHED = _PIPELINES / "training" / "published.yaml"
 _EVERY = 0.5  # seconds between two looks at the GPU
+_PATIENCE = 10  # seconds that a look may take
 
 
 def prepare(folder: Path, size: int) -> TrainingData:
@@ -44,8 +46,8 @@ def prepare(folder: Path, size: int) -> TrainingData:
         *(f"patches.root={data}", f"canvas={size}", f"mosaic.tile={size // 2}", "filter.enabled=false"),
         *("curation.rule=threshold", "curation.wanted=200", "curation.candidates=200"),
     )
-    pipeline = pipeline_file.load(Path("pipelines/demo.yaml"), changes)
-    build(pipeline, folder / "run", ClusterSettings(), reporter())
+    pipeline = pipeline_file.load(_PIPELINES / "demo.yaml", changes)
+    build(pipeline, folder / "run", ClusterSettings(Local(processes=False)), reporter())
     curated = CuratedSet(folder / "run" / "curated.zarr")
     catalog = read_catalog(pipeline.patches, pipeline.taxonomy)
     real = RealPatches(catalog.patches, curated.description)
@@ -75,9 +77,10 @@ def utilisation() -> Iterator[list[float]]:
 
     def look() -> None:
         while not over.wait(_EVERY):
-            found = subprocess.run(ask, capture_output=True, text=True, check=False).stdout.strip()
-            if found.isdigit():  # a part of a GPU has no figure
-                seen.append(float(found))
+            with suppress(OSError, subprocess.SubprocessError):  # a driver that does not answer has no figure
+                found = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=_PATIENCE)
+                if found.stdout.strip().isdigit():  # nor has a part of a GPU
+                    seen.append(float(found.stdout))
 
     thread = threading.Thread(target=look)
     thread.start()

@@ -13,6 +13,13 @@ from typing import Any
 
 from synthpipe.display import without_secrets
 
+_SIGNS_OF_FULL_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",  # the driver: contexts, page-locked memory
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
 
 class SynthpipeError(Exception):
     """Anything that synthpipe can explain to its user; messages never hold the credentials of a URL."""
@@ -88,3 +95,12 @@ def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
     if len(lines) > _KINDS:
         lines[_KINDS:] = [f"and {len(lines) - _KINDS} more kinds of problems"]
     return "\n  ".join(lines)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether memory was full, a GPU's or a CPU's; libraries of GPUs have no error of one kind for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's allocator, named since loading torch takes seconds
+        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY))
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from synthpipe.cli.output import plain
-from synthpipe.errors import SynthpipeError
+from synthpipe.errors import SynthpipeError, is_of_memory
 
 DEBUG = "SYNTHPIPE_DEBUG"
 _STORE_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")
@@ -89,7 +89,7 @@ class ExplainingGroup(click.Group):
                 ) from error
             if isinstance(error, ModuleNotFoundError):
                 raise _failure(_missing(error)) from error
-            if _is_of_memory(error):
+            if is_of_memory(error):
                 raise _failure(
                     f"memory is full: {(str(error).splitlines() or ['no room was left'])[0]}\nLower what is computed "
                     "at once (composites and real of a training, --batch, --window batch=..., --workers), or choose a "
@@ -105,15 +105,6 @@ class ExplainingGroup(click.Group):
                 f"unexpected {type(error).__name__}: {_told(error)}\nThis is a fault of synthpipe, or something "
                 f"that it does not foresee. {DEBUG}=1 shows the traceback; please report it."
             ) from error
-
-
-def _is_of_memory(error: Exception) -> bool:
-    """Whether memory was full: torch has an error of its own on GPUs, and none on CPUs."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
-    )
 
 
 def _failure(message: str) -> click.ClickException:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from synthpipe.errors import FilterError
+from synthpipe.errors import FilterError, is_of_memory
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
@@ -67,6 +67,8 @@ def explained_memory(device: torch.device, doing: str, cure: str) -> Iterator[No
     """
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        found = str(error).splitlines()[0]
+    except (MemoryError, RuntimeError) as error:
+        if not is_of_memory(error):
+            raise
+        found = (str(error).splitlines() or ["no room was left"])[0]
         raise FilterError(f"{device}: its memory is full while {doing}: {found}; {cure}") from error

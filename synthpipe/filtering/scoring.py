@@ -15,6 +15,8 @@ from synthpipe.filtering.inference import Fill, from_array, infer
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
 from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
 
+_FEWER = "let fewer workers share it"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
@@ -43,10 +45,13 @@ class Scorer:
         Raises
         ------
         FilterError
-            The file is missing, damaged, or of another format.
+            The file is missing, damaged, or of another format, or the device has too little memory.
         """
         target = choose_device(device)
-        with reproducible(threads, target, seed=0):  # leaves the process's random state alone
+        with (
+            reproducible(threads, target, seed=0),  # leaves the process's random state alone
+            explained_memory(target, f"{path} is loaded", _FEWER),
+        ):
             network, sha256 = load_network(path, target, mixed)
         return cls(network, sha256, threads)
 
@@ -69,11 +74,10 @@ class Scorer:
             return np.empty(0, np.float32)
         device = self.network.device
         doing = f"filter.batch {batch} images of {size[0]} x {size[1]} are scored"
-        cure = "let fewer workers share it, or build into another directory with a smaller filter.batch"
         with (
             reproducible(self.threads, device, seed=0),
             torch.inference_mode(),
-            explained_memory(device, doing, cure),
+            explained_memory(device, doing, f"{_FEWER}, or build into another directory with a smaller filter.batch"),
         ):
             logits = infer(self.network, fill, count, size, batch)
             found: NDArray[np.float32] = logits.softmax(1)[:, REAL].cpu().numpy()

@@ -486,9 +486,14 @@ def test_a_full_device_is_explained() -> None:
     def fill() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    result = CliRunner().invoke(group, ["fill"])
-    assert result.exit_code == 1 and "memory is full: CUDA out of memory. Tried" in result.stderr
-    assert "composites and real" in result.stderr and "unexpected" not in result.stderr
+    @group.command()
+    def fill_libraries() -> None:
+        raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED\nmore")
+
+    for command, found in (("fill", "CUDA out of memory. Tried"), ("fill-libraries", "cuDNN error: CUDNN_STATUS")):
+        result = CliRunner().invoke(group, [command])
+        assert result.exit_code == 1 and f"memory is full: {found}" in result.stderr
+        assert "composites and real" in result.stderr and "unexpected" not in result.stderr
 
 
 def test_a_cpu_whose_memory_is_full_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

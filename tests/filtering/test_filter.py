@@ -182,13 +182,42 @@ def test_torch_is_left_as_it_was(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before[2])
 
 
-def test_a_device_whose_memory_is_full_is_explained(trained: tuple[Path, FilterReport]) -> None:
+FULL = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation"),
+    RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be reported later"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+]
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_a_device_whose_memory_is_full_is_explained(trained: tuple[Path, FilterReport], error: Exception) -> None:
     def full(*_: object) -> None:
-        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation")
+        raise error
 
     scorer = Scorer.load(trained[0] / "mosaic.safetensors")
     scorer.network.module.register_forward_pre_hook(full)
     with pytest.raises(FilterError, match=r"full while filter\.batch 8 images of 32 x 32 are scored: .*fewer workers"):
+        scorer.score(views(9, True, 1), 8)
+
+
+def test_a_device_that_has_no_room_for_a_filter_is_explained(
+    trained: tuple[Path, FilterReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise FULL[0]
+
+    monkeypatch.setattr("synthpipe.filtering.scoring.load_network", full)
+    with pytest.raises(FilterError, match=r"full while .*mosaic\.safetensors is loaded: .*fewer workers"):
+        Scorer.load(trained[0] / "mosaic.safetensors")
+
+
+def test_another_error_of_torch_stays_what_it_is(trained: tuple[Path, FilterReport]) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    scorer = Scorer.load(trained[0] / "mosaic.safetensors")
+    scorer.network.module.register_forward_pre_hook(broken)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
         scorer.score(views(9, True, 1), 8)
 
 

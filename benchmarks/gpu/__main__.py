@@ -1,0 +1,97 @@
+"""Measure and check everything on a GPU, or small on the CPU; write a JSON file, and print a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import tempfile
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from benchmarks.gpu.found import is_wrong, table
+from benchmarks.gpu.page import PAGE, RESULTS, write_page
+from benchmarks.gpu.running import SHARES, run_parts
+from benchmarks.gpu.scale import FULL, SMALL
+
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "segmentation-models-pytorch", "numpy", "zarr", "dask")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@click.command()
+@click.option("--cpu", is_flag=True, help="Run everything small on the CPU, as a test.")
+@click.option("--part", "names", multiple=True, type=click.Choice(tuple(SHARES)), help="Only these [all].")
+@click.option("--seconds", default=400, show_default=True, help="For all parts; one that takes too long is cut.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="JSON to write [benchmarks/results/gpu/CARD.json]."
+)
+@click.option("--page", is_flag=True, help="Measure nothing: make docs/gpu.md of the results that are kept.")
+def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, page: bool) -> None:
+    """Measure and check what synthpipe does on the first GPU, and print a table.
+
+    Each part runs in a process of its own and has a share of the time; the next parts get what it leaves. A part that
+    fails or is cut keeps what it measured until then, with its error beside it, and the others follow. The exit code
+    tells whether all was right.
+
+    \b
+    Examples:
+      python -m benchmarks.gpu
+      python -m benchmarks.gpu --part scoring -o scoring.json
+      python -m benchmarks.gpu --cpu
+      python -m benchmarks.gpu --page
+    """
+    if page:
+        PAGE.write_text(write_page(), encoding="utf-8")
+        click.echo(PAGE)
+        return
+    # one card, and on the CPU none, for the processes of all parts
+    os.environ[_VISIBLE] = "" if cpu else os.environ.get(_VISIBLE, "0").split(",")[0]
+    if cpu:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of images so small, threads wait for each other
+    if not cpu and not torch.cuda.is_available():
+        raise click.ClickException("torch sees no GPU here; --cpu runs everything small on the CPU, as a test")
+    card = "CPU" if cpu else torch.cuda.get_device_name(0)
+    target = output or (None if cpu else RESULTS / f"{re.sub(r'[^A-Za-z0-9]+', '-', card)}.json")
+    result: dict[str, Any] = {"card": card, **_settings(cpu), "parts": {}}
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="synthpipe-gpu-", ignore_cleanup_errors=True) as folder:
+        for name, part in run_parts(names or tuple(SHARES), Path(folder), cpu, seconds):
+            result["parts"][name] = part
+            result["seconds"] = time.monotonic() - start
+            click.echo(f"{name}: {'WRONG' if is_wrong(part) else 'right'}, {part['seconds']:.0f} s", err=True)
+            if target:  # after each part: who ends this command keeps those that are done
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    click.echo("\n".join(table(result["parts"])))
+    if wrong := [name for name, part in result["parts"].items() if is_wrong(part)]:
+        raise click.ClickException(f"not right: {', '.join(wrong)}")
+
+
+def _settings(cpu: bool) -> dict[str, Any]:
+    """Return the versions and settings that figures depend on."""
+    scale = SMALL if cpu else FULL
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)  # type: ignore[no-untyped-call, unused-ignore]
+        except PackageNotFoundError:
+            versions[name] = "unknown"
+    return {
+        "versions": versions,
+        "cuda": torch.version.cuda,
+        "cudnn": None if cpu else torch.backends.cudnn.version(),
+        "memory": None if cpu else torch.cuda.get_device_properties(0).total_memory,
+        "cores": len(os.sched_getaffinity(0)),
+        "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
+        "scale": {name: getattr(scale, name) for name in type(scale).__slots__},
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What the parts of the measurement share: a folder, runs of composites, a filter, commands."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.scale import Scale
+from synthpipe import pipeline_file
+from synthpipe.config import Pipeline
+from synthpipe.filtering.training import EpochMetrics, FilterData, train_filter
+from synthpipe.patches.catalog import load_catalog
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.progress import Silent
+from synthpipe.records import Image
+from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.stages import build
+from synthpipe.storage.filter_report import FilterReport, load_report
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.samples import SampleReader
+from synthpipe.storage.schema import array, open_group
+from synthpipe.tasks import Job
+from synthpipe.workplace import place_bank
+
+PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
+DEMO = PIPELINES / "demo.yaml"
+_SEED = 5
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the parts share. Each runs in a process of its own; what one left in the folder, the next ones use."""
+
+    folder: Path
+    scale: Scale
+    device: torch.device
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device.type == "cuda"
+
+    def pipeline(self, candidates: int, shard: int) -> Pipeline:
+        """Return the demo's pipeline with unfiltered Mosaics of the scale's size, of donors of procedural tissue."""
+        scale, patches = self.scale, self.folder / "patches"
+        if not patches.exists():
+            write_phantom(patches, PhantomSpec(seed=1, slides=6, patches=60, size=scale.canvas, images=0))
+        changes = (
+            *(f"patches.root={patches}", f"canvas={scale.canvas}", f"mosaic.tile={scale.canvas // 2}", "bezier=null"),
+            *("filter.enabled=false", "curation.rule=threshold", f"filter.network={scale.network}"),
+            *(f"curation.{key}={candidates}" for key in ("wanted", "candidates", "max_candidates")),
+            *(f"filter.batch={scale.batch}", f"filter.epochs={scale.epochs}", "curation.min_classes=1"),
+            f"store.shard={shard}",
+        )
+        return pipeline_file.load(DEMO, changes)
+
+    def scored_run(self, name: str, candidates: int, shard: int) -> Job:
+        """Return the job of a run that has composites, built where it is not there yet, and now has a filter too."""
+        pipeline, path = self.pipeline(candidates, shard), self.folder / name
+        in_this_process = ClusterSettings(Local(processes=False), gpu="never")  # of so few, starting others is slower
+        build(pipeline, path, in_this_process, Silent())
+        run = RunDirectory(path)
+        enabled = pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": True})})
+        return Job(enabled, run, place_bank(enabled, load_catalog(run.path, enabled.taxonomy), None))
+
+    @cached_property
+    def job(self) -> Job:
+        """The run of as many composites as the scale says."""
+        return self.scored_run("run", self.scale.candidates, self.scale.shard)
+
+    @cached_property
+    def images(self) -> Image:
+        """The composites that a filter is trained on and held against."""
+        stored = SampleReader(array(open_group(self.job.run.candidates, "mosaic"), "image"))
+        return stored.read_many(range(min(len(stored), 2 * (self.scale.training + self.scale.training // 4))))
+
+    @cached_property
+    def filter(self) -> FilterReport:
+        """The filter of the run, trained where it is not there yet."""
+        path = self.job.run.report("mosaic")
+        return load_report(path) if path.exists() else self.train_filter(self.folder / "run" / "filter")
+
+    def train_filter(
+        self,
+        directory: Path,
+        on_epoch: Callable[[EpochMetrics], None] | None = None,
+        changes: Mapping[str, object] | None = None,
+    ) -> FilterReport:
+        """Train a filter on stored Mosaics against others, turned upside down; `changes` replace settings of it."""
+        half, held = len(self.images) // 2, self.scale.training // 4
+        synthetic, real = self.images[:half], np.ascontiguousarray(self.images[half : 2 * half, ::-1])
+        data = FilterData(
+            synthetic_train=synthetic[held:],
+            synthetic_val=synthetic[:held],
+            real_train=lambda epoch: real[held:],
+            real_val=real[:held],
+        )
+        settings = self.job.pipeline.filter.model_copy(update=changes)
+        return train_filter(settings, "mosaic", data, _SEED, directory, on_epoch)
+
+    def copy_filter(self, job: Job) -> None:
+        """Give another run the filter."""
+        target = Path(str(job.run.filter))
+        target.mkdir(exist_ok=True)
+        for path in (self.job.run.weights("mosaic"), self.job.run.report("mosaic")):
+            shutil.copy(str(path), target)
+
+
+def command(*arguments: object, ok: bool = True, **environment: str) -> str:
+    """Run a command of synthpipe, and return what it says; it must succeed, or fail where it is not `ok`."""
+    return python("-m", "synthpipe", *arguments, ok=ok, **environment)
+
+
+def python(*arguments: object, ok: bool = True, **environment: str) -> str:
+    """Run this Python, and return what it says; it must succeed, or fail where it is not `ok`."""
+    told = list(map(str, arguments))
+    done = subprocess.run(
+        [sys.executable, *told], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    said = done.stdout + done.stderr
+    if (done.returncode == 0) is not ok:
+        raise RuntimeError(f"python {' '.join(told)[:200]}: exit {done.returncode}: {said[-2000:]}")
+    return said
+
+
+def options(*changes: str) -> list[str]:
+    """Return the options of a command that replace settings."""
+    return [part for change in changes for part in ("--set", change)]

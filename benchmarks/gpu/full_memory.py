@@ -1,0 +1,78 @@
+"""A GPU whose memory is full: each stage must end with a message that says what to set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.gpu.bench import PIPELINES, Bench, options, python
+from benchmarks.gpu.chain import demo_patches, demo_pipeline
+from benchmarks.gpu.found import Found
+from synthpipe.errors import FilterError
+from synthpipe.filtering.network import FilterNetwork
+from synthpipe.filtering.scoring import Scorer
+from synthpipe.progress import Silent
+from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.stages import build
+
+_LEFT = 16 << 20  # bytes that torch may still take
+_FULL = {
+    "cuda": "torch.cuda.set_per_process_memory_fraction(0.001)",
+    "cpu": "from unittest.mock import Mock; torch.optim.AdamW.step = Mock(side_effect=torch.OutOfMemoryError('full'))",
+}
+"""What leaves a process hardly any memory; a CPU has none of its own, so there it is pretended."""
+_COMMAND = "import sys, torch; {}; from synthpipe.cli import main; main(sys.argv[1:])"
+
+
+def full_memory(bench: Bench, found: Found) -> None:
+    """Let scoring, a filter's training, a build and a segmentation training run out of memory."""
+    weights, folder = bench.job.run.weights("mosaic"), bench.folder
+    sha256 = bench.filter.model_sha256
+    scorer = Scorer.load(weights)
+    here = ClusterSettings(Local(processes=False, gpus=("0",) if bench.on_gpu else None), gpu="auto")
+    with _full(bench):
+        _expect(found, "scoring", "filter.batch", lambda: scorer.score(bench.images, bench.scale.batch))
+        _expect(found, "filter training", "filter.batch", lambda: bench.train_filter(folder / "full-filter"))
+        _expect(found, "build", "filter.batch", lambda: build(demo_pipeline(bench), folder / "full", here, Silent()))
+    again = Scorer.load(weights)
+    again.score(bench.images, bench.scale.batch)
+    found.check("where memory is free again, scoring goes on", again.sha256 == sha256)
+    patches = demo_patches(bench)
+    message = python(
+        *("-c", _COMMAND.format(_FULL[bench.device.type]), "train", bench.job.run.curated, "--real", patches),
+        *("--val", patches / "2.validation", "--config", PIPELINES / "training" / "demo.yaml"),
+        *("-o", folder / "full-training", *options("network.weights=null", *bench.scale.demo_set)),
+        ok=False,
+    )
+    found.note(f"segmentation: {' '.join(message.partition('Error: ')[2].split())}")
+    found.check("segmentation names what to set", "memory is full" in message and "composites" in message)
+
+
+def _expect(found: Found, name: str, setting: str, work: Callable[[], object]) -> None:
+    message = ""
+    try:
+        work()
+    except FilterError as error:
+        message = str(error)
+    found.note(f"{name}: {' '.join(message.split()) or 'no error'}")
+    found.check(f"{name} names what to set", setting in message)
+
+
+@contextmanager
+def _full(bench: Bench) -> Iterator[None]:
+    """Leave this process hardly any memory; on a CPU it is pretended."""
+    if not bench.on_gpu:
+        full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        with patch.object(FilterNetwork, "logits", side_effect=full):
+            yield
+        return
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(bench.device).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + _LEFT) / total)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)

@@ -1,0 +1,68 @@
+"""``docs/gpu.md``, made from the result files of the cards that were measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.found import is_wrong, table
+from benchmarks.page import RESULTS as ALL_RESULTS
+from synthpipe.storage.summary import human_bytes
+
+RESULTS = ALL_RESULTS / "gpu"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "gpu.md"
+_TEXT = Path(__file__).parent / "gpu.md"
+_CPU = "CPU"
+
+
+def write_page(results: Path = RESULTS) -> str:
+    """Return the page: how to use GPUs, and a section of every result."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
+    cards = [each for each in found if each["card"] != _CPU]
+    lines = [_TEXT.read_text(encoding="utf-8").rstrip(), "", "## What was measured", ""]
+    if not cards:
+        lines += [
+            "**No card was at hand so far.** This page has no speed of a GPU, and nothing here was run on one.",
+            "",
+        ]
+    for each in cards:
+        lines += _section(each)
+    for each in found:
+        if each["card"] == _CPU:
+            lines += _checks(each)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(result: Mapping[str, Any]) -> Iterator[str]:
+    yield from (f"### {result['card']}", "", f"{_about(result)} Memory: {human_bytes(result['memory'])}.", "")
+    yield from (*table(result["parts"]), "")
+
+
+def _checks(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the checks of a run on the CPU, and none of its speeds: they say nothing of a GPU."""
+    yield from (
+        "### All parts, small, on a CPU",
+        "",
+        f"`--cpu` runs the same code on images of {result['scale']['canvas']} pixels, to see that all of it runs and "
+        f"that results are right. Speeds are left out: they say nothing of a GPU. {_about(result)}",
+        "",
+    )
+    parts = {
+        name: {**part, "rows": {what: row for what, row in part["rows"].items() if "largest_difference" in row}}
+        for name, part in result["parts"].items()
+    }
+    for part in parts.values():
+        part["rows"] = {
+            what: {key: value for key, value in row.items() if "difference" in key}
+            for what, row in part["rows"].items()
+        }
+    wrong = [name for name, part in parts.items() if is_wrong(part)]
+    yield from (*table(parts), "", f"Not right: {', '.join(wrong)}." if wrong else "All checks are right.", "")
+
+
+def _about(result: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    cuda = f", CUDA {result['cuda']}" if result["card"] != _CPU else ""
+    return f"{versions}{cuda}; {result['cores']} cores; {result['seconds']:.0f} s in all."

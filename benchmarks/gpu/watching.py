@@ -1,0 +1,34 @@
+"""What a GPU did while a block ran: memory, time that it was busy, and the end of what it was asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.training import utilisation
+
+
+@contextmanager
+def watched(device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yield a row that has, after the block, a GPU's median utilisation in percent and its largest memory in bytes."""
+    row: dict[str, Any] = {}
+    if device.type != "cuda":
+        yield row
+        return
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    with utilisation() as seen:
+        yield row
+    if seen:
+        row["gpu_utilisation"] = median(seen)
+    row["peak_memory"] = torch.cuda.max_memory_allocated(device)
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
