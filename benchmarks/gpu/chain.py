@@ -12,8 +12,11 @@ from benchmarks.gpu.found import Found
 from synthpipe import pipeline_file
 from synthpipe.config import Pipeline
 from synthpipe.progress import Silent
+from synthpipe.records import STRATEGIES
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
+from synthpipe.storage.filter_report import load_report
+from synthpipe.storage.run import RunDirectory
 
 
 def whole_chain(bench: Bench, found: Found) -> None:
@@ -22,8 +25,8 @@ def whole_chain(bench: Bench, found: Found) -> None:
     start = time.perf_counter()
     _build_demo(bench, run)
     found.row("build", {"seconds": time.perf_counter() - start})
-    reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((run / "filter").glob("*.json"))]
-    found.check("filters are trained on the device", {report["device"] for report in reports} == {str(bench.device)})
+    reports = [load_report(RunDirectory(run).report(strategy)) for strategy in STRATEGIES]
+    found.check("filters are trained on the device", {report.device for report in reports} == {str(bench.device)})
     command("verify", run)
     found.check("verify finds no fault", True)
     training = bench.folder / "demo-training"

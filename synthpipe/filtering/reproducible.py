@@ -32,6 +32,11 @@ def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None
         Where the block computes.
     seed : int
         Of torch's generators, 0 to ``2**64 - 1``.
+
+    Raises
+    ------
+    FilterError
+        An operation has no deterministic form on the device.
     """
     on_gpu = device.type == "cuda"
     old_threads, old_benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
@@ -48,6 +53,18 @@ def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None
                 with torch.cuda.device(device):
                     torch.cuda.manual_seed(seed)
             yield
+        except RuntimeError as error:
+            if _WORKSPACE in str(error):
+                raise FilterError(
+                    f"{device}: this process used cuBLAS before, in a form that is not deterministic; set "
+                    f"{_WORKSPACE}=:4096:8 before it starts"
+                ) from error
+            if "deterministic implementation" in str(error):
+                raise FilterError(
+                    f"filter.network: on {device} {str(error).split(', but ')[0]}; choose another filter.network, or "
+                    "build with --gpu never"
+                ) from error
+            raise
         finally:
             torch.set_num_threads(old_threads)
             torch.use_deterministic_algorithms(old_mode[0], warn_only=old_mode[1])

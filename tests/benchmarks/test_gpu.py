@@ -1,23 +1,86 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks.gpu.found import Found, is_wrong, table
+from benchmarks.gpu.page import write_page
+from benchmarks.gpu.parts import PARTS
+from benchmarks.gpu.running import SHARES, run_parts
 from tests.conftest import ROOT
 
+ON_A_CPU = {
+    "filter training": {"float32: one seed gives the same weights", "mixed precision has the loss of float32"},
+    "scoring": {
+        *("any order of shards, equal bits", "another shard size, equal bits", "alone or among others, equal bits"),
+        "as a CPU scores, nearly",
+    },
+    "segmentation": {
+        *("float32: the loss is finite", "mixed precision: the loss is finite"),
+        "mixed precision has the first loss of float32",
+    },
+    "whole chain": {
+        *("filters are trained on the device", "verify finds no fault", "a training takes all its steps"),
+        "an evaluation has a mean IoU",
+    },
+    "shared card": {"two workers on one device make equal bytes"},
+    "resuming": {"a killed training ends with as many steps", "it resumes to the same losses, bit by bit"},
+    "full memory": {
+        *("scoring names what to set", "filter training names what to set", "build names what to set"),
+        *("where memory is free again, scoring goes on", "segmentation names what to set"),
+    },
+    "compiled": {"compiled, it has the loss of before"},
+}
 
-def test_filter_and_scores_are_measured_and_checked(tmp_path: Path) -> None:
+
+@pytest.mark.parametrize("part", SHARES)
+def test_each_part_runs_to_its_end_and_is_right(part: str, tmp_path: Path) -> None:
     result = tmp_path / "gpu.json"
-    parts = ("--part", "filter training", "--part", "scoring", "--part", "full memory")
-    command = [sys.executable, "-m", "benchmarks.gpu", "--cpu", *parts, "-o", str(result)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    command = [sys.executable, "-m", "benchmarks.gpu", "--cpu", "--part", part, "--seconds", "500", "-o", str(result)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(result.read_text())
-    assert found["card"] == "CPU" and found["versions"]["torch"]
-    scoring = found["parts"]["scoring"]
-    assert scoring["images_a_second"] > 0 and scoring["bare_images_a_second"] > 0
-    assert scoring["check"] == {"any order, equal bits": True, "alone or among others, equal bits": True}
-    assert found["parts"]["filter training"]["check"] == {"same seed, same weights": True}
-    assert "| scoring | any order, equal bits | yes |" in done.stdout
+    assert found["card"] == "CPU" and found["versions"]["torch"] and found["scale"]["canvas"] == 48
+    assert found["parts"][part]["checks"] == dict.fromkeys(ON_A_CPU[part], True)
+    assert all(row.get("images_a_second", 1) > 0 for row in found["parts"][part]["rows"].values())
+    assert f"| {part} | {min(ON_A_CPU[part])} | yes |" in done.stdout
+
+
+def test_every_part_has_a_share_of_the_time() -> None:
+    assert list(PARTS) == list(SHARES) == list(ON_A_CPU) and sum(SHARES.values()) <= 60 * 8
+
+
+def test_a_part_that_takes_too_long_is_cut_and_its_error_says_so(tmp_path: Path) -> None:
+    ((name, part),) = run_parts(["scoring"], tmp_path, cpu=True, seconds=0)
+    assert name == "scoring" and "was cut: it took more than its" in part["error"] and is_wrong(part)
+    assert f"| scoring | **failed** | {part['error']} |" in table({name: part})
+
+
+def test_what_a_part_found_before_it_failed_is_kept(tmp_path: Path) -> None:
+    found = Found(tmp_path / "part.json")
+    found.row("a row", {"images_a_second": 1200.0, "of_bare": 0.93, "peak_memory": 1 << 30})
+    found.check("a check", True)
+    found.error("RuntimeError: CUDA error:\nmisaligned address")
+    part = json.loads((tmp_path / "part.json").read_text())
+    assert table({"part": part})[2:] == [
+        "| part | a row | 1,200 images/s; 93% of the bare network; 1.0 GiB at most |",
+        "| part | a check | yes |",
+        "| part | **failed** | RuntimeError: CUDA error: misaligned address |",
+    ]
+    assert is_wrong(part)
+
+
+def test_without_a_gpu_the_command_says_so() -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu"]
+    hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 1 and "torch sees no GPU here; --cpu runs everything small" in done.stderr
+
+
+def test_the_page_is_made_from_the_results_that_are_kept() -> None:
+    assert (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8") == write_page()

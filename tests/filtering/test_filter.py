@@ -211,6 +211,16 @@ def test_a_device_that_has_no_room_for_a_filter_is_explained(
         Scorer.load(trained[0] / "mosaic.safetensors")
 
 
+def test_an_operation_without_a_deterministic_form_is_explained(trained: tuple[Path, FilterReport]) -> None:
+    scorer = Scorer.load(trained[0] / "mosaic.safetensors")
+    twice, values = torch.tensor([0, 0]), torch.tensor([1.0, 2.0])
+    scorer.network.module.register_forward_pre_hook(lambda *_: torch.zeros(4).put_(twice, values) and None)
+    with pytest.raises(
+        FilterError, match=r"filter\.network: on cpu put_ does not have a deterministic.*choose another"
+    ):
+        scorer.score(views(9, True, 1), 8)
+
+
 def test_another_error_of_torch_stays_what_it_is(trained: tuple[Path, FilterReport]) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
