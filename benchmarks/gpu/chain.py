@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def shared_card(bench: Bench, found: Found) -> None:
     """Build the demo by two workers that share the card: it must have the bytes that one worker makes."""
     one, two = bench.folder / "demo", bench.folder / "demo-shared"
     _build_demo(bench, one)  # there already, unless this part runs alone
-    gpus = ("0", "0") if bench.on_gpu else None
+    gpus = (os.environ["CUDA_VISIBLE_DEVICES"],) * 2 if bench.on_gpu else None
     start = time.perf_counter()
     build(demo_pipeline(bench), two, ClusterSettings(Local(2, gpus=gpus), gpu="require" if gpus else "never"), Silent())
     found.row("build by two workers", {"seconds": time.perf_counter() - start})

@@ -40,7 +40,7 @@ def run_parts(names: Iterable[str], folder: Path, cpu: bool, seconds: float) -> 
         given += share
         end = begun + seconds * given / sum(chosen.values())
         start = time.monotonic()
-        part = _run_part(name, folder, cpu, end - start)
+        part = _run_part(name, folder, cpu, max(1.0, end - start))
         yield name, {**part, "seconds": time.monotonic() - start}
 
 
@@ -52,7 +52,7 @@ def _run_part(name: str, folder: Path, cpu: bool, seconds: float) -> dict[str, A
     command = [sys.executable, "-m", "benchmarks.gpu.parts", name, str(folder), *(["--cpu"] if cpu else [])]
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        code: int | None = process.wait(timeout=max(1.0, seconds))
+        code: int | None = process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         code = None
     finally:

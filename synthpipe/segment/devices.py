@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from synthpipe.errors import ConfigError, SynthpipeError
+from synthpipe.errors import ConfigError, SynthpipeError, is_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
         )
         fabric.launch()
     except (RuntimeError, TypeError, ValueError, MisconfigurationException) as error:
+        if is_of_memory(error):
+            raise
         raise ConfigError(
             f"--accelerator {hardware.accelerator} --devices {hardware.devices}: {' '.join(str(error).split())}; name "
             "devices that there are"
@@ -91,6 +93,8 @@ def choose_device(name: str | None = None) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if is_of_memory(error):  # there is one, but others fill it
+            raise
         raise ConfigError(
             f"--device {name}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"
         ) from error

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+
+from synthpipe.errors import ConfigError
+from synthpipe.segment.devices import Hardware, choose_device, open_fabric
+
+
+def test_a_gpu_that_others_fill_is_not_one_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch raises where no room is left to begin, which no test can fill without a GPU."""
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr("synthpipe.segment.devices.torch.empty", full)
+    monkeypatch.setattr("synthpipe.segment.devices.Fabric", full)
+    for begin in (lambda: choose_device("cpu"), lambda: open_fabric(Hardware("cpu", 1, 0), mixed=False)):
+        with pytest.raises(RuntimeError, match="out of memory") as found:
+            begin()
+        assert not isinstance(found.value, ConfigError)
