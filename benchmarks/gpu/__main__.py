@@ -79,13 +79,13 @@ def _settings(cpu: bool) -> dict[str, Any]:
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
-            versions[name] = version(name)  # type: ignore[no-untyped-call, unused-ignore]
+            versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "unknown"
     return {
         "versions": versions,
         "cuda": torch.version.cuda,
-        "cudnn": None if cpu else torch.backends.cudnn.version(),
+        "cudnn": None if cpu else torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "memory": None if cpu else torch.cuda.get_device_properties(0).total_memory,
         "cores": len(os.sched_getaffinity(0)),
         "tf32": {"convolutions": torch.backends.cudnn.allow_tf32, "products": torch.backends.cuda.matmul.allow_tf32},
