@@ -49,20 +49,13 @@ def _checks(result: Mapping[str, Any]) -> Iterator[str]:
         f"that results are right. Speeds are left out: they say nothing of a GPU. {_about(result)}",
         "",
     )
-    parts = {
-        name: {**part, "rows": {what: row for what, row in part["rows"].items() if "largest_difference" in row}}
-        for name, part in result["parts"].items()
-    }
-    for part in parts.values():
-        part["rows"] = {
-            what: {key: value for key, value in row.items() if "difference" in key}
-            for what, row in part["rows"].items()
-        }
+    parts = {name: {**part, "rows": {}, "notes": []} for name, part in result["parts"].items()}
     wrong = [name for name, part in parts.items() if is_wrong(part)]
     yield from (*table(parts), "", f"Not right: {', '.join(wrong)}." if wrong else "All checks are right.", "")
 
 
 def _about(result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
-    cuda = f", CUDA {result['cuda']}" if result["card"] != _CPU else ""
-    return f"{versions}{cuda}; {result['cores']} cores; {result['seconds']:.0f} s in all."
+    if result["card"] == _CPU:
+        return f"{versions}."
+    return f"{versions}, CUDA {result['cuda']}; {result['cores']} cores; {result['seconds']:.0f} s in all."
