@@ -17,7 +17,7 @@ from benchmarks.gpu.watching import synchronise, watched
 from synthpipe.filtering.network import Architecture, FilterNetwork
 from synthpipe.filtering.reproducible import reproducible
 
-STAGES: Mapping[str, Mapping[str, object]] = {"float32": {}}
+STAGES: Mapping[str, Mapping[str, object]] = {"float32": {}, "mixed precision": {"precision": "mixed"}}
 """Settings of the filter, by the names of the rows; each is trained twice, as a build trains it."""
 _CLOSE = 0.05  # of two losses, where one was computed in bfloat16
 
