@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from synthpipe.config import differences
 from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import Location, write_atomically
+from synthpipe.files import Location, open_regular, write_atomically
 from synthpipe.folders import Kind
 from synthpipe.storage.run import json_text, read_json
 
@@ -105,7 +107,7 @@ def digest_of(files: Iterable[tuple[str, bytes]]) -> tuple[int, int, str]:
 def sha256_of(path: Location) -> str:
     """Return the digest of a file of any size."""
     known = hashlib.sha256()
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") if isinstance(path, Path) else path.open("rb") as file:
         while data := file.read(1 << 20):
             known.update(data)
     return known.hexdigest()

@@ -16,7 +16,7 @@ from synthpipe import config
 from synthpipe.config import PatchesSection
 from synthpipe.display import from_cell, to_cell, without_secrets
 from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import Location, write_atomically
+from synthpipe.files import Location, read_regular, write_atomically
 from synthpipe.files import told as telling
 from synthpipe.patches.claims import Claim, Problem, ProblemKind, told
 from synthpipe.patches.examining import examine, sift
@@ -29,6 +29,7 @@ from synthpipe.threads import available_cores, in_threads
 LISTED = 20
 """Lines of problems that a message has."""
 _CATALOG, _PROBLEMS = "catalog.csv", "problems.csv"
+_MOST_BYTES = 1 << 32  # of a table: some twenty million patches
 _CELLS = {
     "id": ".+",
     "path": ".+",
@@ -263,7 +264,7 @@ def _read_table(path: Location, columns: list[str]) -> Iterator[tuple[int, dict[
     """Yield the rows of a CSV that `_write_table` wrote, with the numbers of the lines they begin in."""
     line = 1
     with telling(path, "cannot be read", "is this the folder of a run?"):
-        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        text = read_regular(path, _MOST_BYTES).decode("utf-8", "surrogateescape")
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         for cells in reader:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from synthpipe import torch_archive
 from synthpipe.config import Section
 from synthpipe.display import printable
 from synthpipe.errors import ConfigError, StoreError, explain
-from synthpipe.files import parse_json, read_regular, write_atomically
+from synthpipe.files import open_regular, parse_json, read_regular, write_atomically
 from synthpipe.handoff import Description
 from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
@@ -170,7 +171,7 @@ class Checkpoint:
 
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
+    with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -410,3 +410,12 @@ def test_a_catalog_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"catalog\.csv: is a folder, expected a file"):
         write_catalog(catalog, LUNG, tmp_path / "run")
     assert names_in(tmp_path / "run") == ["catalog.csv", "problems.csv"], "no temporary file stays"
+
+
+@pytest.mark.parametrize("name", ["catalog.csv", "problems.csv"])
+def test_a_pipe_in_place_of_a_table_is_refused_not_waited_for(tmp_path: Path, root: Path, name: str) -> None:
+    write_catalog(survey(section(root), LUNG), LUNG, tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(StoreError, match=f"{name}: cannot be read: is a named pipe, expected a file"):
+        load_catalog(tmp_path, LUNG)
