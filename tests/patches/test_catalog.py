@@ -124,7 +124,7 @@ def test_few_patches_are_under_way_at_a_time(root: Path) -> None:
 
 def test_dark_patches_are_named_once(root: Path) -> None:
     twelve = np.random.default_rng(0).integers(0, 4096, (8, 9), dtype=np.uint16)
-    for name, values in {"s3-1": twelve, "s3-2": twelve + 1, "s3-3": twelve * 16}.items():
+    for name, values in {"s3-1": twelve, "s3-2": twelve[::-1].T, "s3-3": twelve * 16}.items():
         PIL.Image.fromarray(values).save(root / "1.training" / f"{name}-[1, 0, 0].png")
     catalog = survey(section(root), LUNG)
     assert len(catalog.patches) == 7
