@@ -76,7 +76,7 @@ def load_settings(
 
 
 def choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the words or types that an annotation allows, one by one."""
+    """Return the words or types that an annotation allows, one by one, without their bounds."""
     if get_origin(annotation) is Annotated:
         return choices(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):

@@ -188,6 +188,9 @@ def test_text_is_taken_as_it_is_written(tmp_path: Path) -> None:
     assert (load(path).name, load(path).patches.root) == ("010", "2020-01-01")
     for root in ("/d/Lab #3", "/d/a: b", "010", "*x", "no", "[a]", "1e3"):
         assert pipeline(f"patches.root={root}").patches.root == root
+        assert pipeline(f"license={root}").license == root
+        assert load_settings(JobSettings, None, [f"local_directory={root}"]).local_directory == root
+        assert load_settings(TrainSettings, None, [f"network.weights={root}"]).network.weights == root
     assert pipeline("patches.root=' a '").patches.root == " a "
     assert pipeline("patches.group_pattern=(a)", "patches.group_pattern=null").patches.group_pattern is None
 

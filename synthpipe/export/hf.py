@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,13 +68,14 @@ class HuggingFaceParquet:
 
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
         from datasets import Dataset
-        from datasets.utils.logging import disable_progress_bar
+        from datasets.table import InMemoryTable
+        from pyarrow import parquet
 
-        disable_progress_bar()
         (name,) = self.names(part)
-        with tempfile.TemporaryDirectory() as cache:  # the library copies what it reads
-            for row in Dataset.from_parquet(str(folder / name), cache_dir=cache):
-                yield self._copy(row, np.asarray(row["image"]), np.asarray(row["mask"]))
+        with (folder / name).open("rb") as file:  # to the library a path is a pattern, and it copies what it reads
+            table = parquet.read_table(file)
+        for row in Dataset(InMemoryTable(table)):
+            yield self._copy(row, np.asarray(row["image"]), np.asarray(row["mask"]))
 
     def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]

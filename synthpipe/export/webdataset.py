@@ -54,11 +54,12 @@ class WebDatasetShards:
                     members = {}
 
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
-        import webdataset
+        from webdataset.tariterators import group_by_keys, tar_file_expander
 
         (name,) = self.names(part)
-        for sample in webdataset.WebDataset(str(folder / name), shardshuffle=False):
-            yield self._copy(sample["__key__"], sample)
+        with (folder / name).open("rb") as stream:  # to the library a path is a pattern and a URL, some are commands
+            for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
+                yield self._copy(sample["__key__"], sample)
 
     def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import SchedulerPlugin, Status
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from tornado.ioloop import PeriodicCallback
 
 from synthpipe.config import Section, Text, Whole
@@ -51,16 +53,32 @@ _SECONDS_BETWEEN_LOOKS, _SECONDS_OF_ABSENCE = 2, 20  # a worker that a nanny sta
 
 
 def _seconds(value: object) -> object:
-    """Read a time as queues write it, [days-]hours:minutes[:seconds], or as Dask does, 90m; YAML made some numbers."""
-    if not isinstance(value, str):
-        return value
-    if found := re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,6}):(\d\d)(?::(\d\d))?", value.strip()):
+    """Read a time as queues write it, 12:00:00 or 2-00:00[:00], or as Dask does, 90m.
+
+    Numbers are minutes to some queues and seconds to others; so are the parts of 01:30 hours or minutes.
+    """
+    text = value.strip() if isinstance(value, str) else ""
+    if isinstance(value, int | float) or re.fullmatch(r"[\d.]+|\d+:\d+", text):
+        raise ValueError("has no unit, and queues differ in what it means; write it as 04:00:00, 2-00:00:00 or 90m")
+    if found := re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,6}):(\d\d)(?::(\d\d))?", text):
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
         return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     try:
-        return int(parse_timedelta(value))
+        return int(parse_timedelta(text))
     except (LookupError, OverflowError, ValueError) as error:
-        raise ValueError("is no time; write it as 12:00:00, 2-00:00:00 or 90m") from error
+        raise ValueError("is no time; write it as 04:00:00, 2-00:00:00 or 90m") from error
+
+
+def _word(value: str) -> str:
+    if re.search(r"\s", value):
+        raise ValueError("holds a space or a line break, which options of queues cannot hold; choose another")
+    return value
+
+
+def _full_path(value: str) -> str:
+    if value.startswith("~") or "$" in value:
+        raise ValueError("is not taken apart by a shell; write the path in full")
+    return value
 
 
 def parse_size(value: object) -> int:
@@ -78,6 +96,7 @@ def parse_size(value: object) -> int:
 
 
 Seconds = Annotated[Whole, BeforeValidator(_seconds), Field(gt=0, le=_LONGEST_TIME)]
+Word = Annotated[Text, AfterValidator(_word)]
 Bytes = Annotated[Whole, BeforeValidator(parse_size), Field(ge=1 << 20, le=1 << 50)]
 
 
@@ -97,15 +116,17 @@ class JobSettings(Section):
     walltime: Annotated[Seconds, Field(ge=120, description="after which the queue ends a job")] = 3600
     lifetime: Annotated[Seconds | None, Field(description="after which a worker leaves by itself, before that")] = None
     lifetime_stagger: Annotated[Seconds | None, Field(description="by which lifetimes differ at random")] = None
-    queue: Annotated[Text | None, Field(description="or partition")] = None
-    account: Annotated[Text | None, Field(description="that pays; of LSF and SGE the project")] = None
-    project: Annotated[Text | None, Field(description="another word for account")] = None
+    queue: Annotated[Word | None, Field(description="or partition")] = None
+    account: Annotated[Word | None, Field(description="that pays; of LSF and SGE the project")] = None
+    project: Annotated[Word | None, Field(description="another word for account")] = None
     resource_spec: Annotated[Text | None, Field(description="of PBS and SGE, in their own words")] = None
-    interface: Annotated[Text | None, Field(description="network interface that all nodes have, such as ib0")] = None
+    interface: Annotated[Word | None, Field(description="network interface that all nodes have, such as ib0")] = None
     local_directory: Annotated[Text | None, Field(description="the node's own disk, for the donor bank")] = None
-    log_directory: Annotated[Text | None, Field(description="for the jobs' output")] = None
-    python: Annotated[Text, Field(description="on the nodes")] = sys.executable
-    job_name: Text = "synthpipe"
+    log_directory: Annotated[Word | None, Field(description="for the jobs' output")] = None
+    python: Annotated[Text, AfterValidator(_full_path), Field(description="path of the interpreter on the nodes")] = (
+        sys.executable
+    )
+    job_name: Word = "synthpipe"
     job_script_prologue: Annotated[tuple[Text, ...], Field(description="commands before the workers")] = ()
     job_extra_directives: Annotated[tuple[Text, ...], Field(description="further options of the queue")] = ()
     job_directives_skip: Annotated[tuple[Text, ...], Field(description="directives to leave out")] = ()
@@ -178,6 +199,13 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
 
     class Job(base):  # type: ignore[misc]
         """Says that it is closed, which Dask makes sure of at the end where a failed submission still holds it."""
+
+        def __init__(self, *arguments: Any, security: Any = None, **options: Any) -> None:
+            if security is not None:
+                security = copy(security)
+                for file in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):  # become words of the script
+                    setattr(security, file, shlex.quote(getattr(security, file)))
+            super().__init__(*arguments, security=security, **options)
 
         @contextmanager
         def job_file(self) -> Iterator[str]:
@@ -289,7 +317,7 @@ def job_options(queued: Queued, demand: Demand) -> dict[str, Any]:
         "interface": jobs.interface,
         "worker_command": "synthpipe.runtime.job_worker",
         "log_directory": jobs.log_directory,
-        "python": jobs.python,
+        "python": shlex.quote(jobs.python),
         "job_name": jobs.job_name,
         "job_script_prologue": [*exports, *jobs.job_script_prologue],
         "job_extra_directives": [*_gpu_directive(queued), *jobs.job_extra_directives],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -170,6 +171,25 @@ def test_links_in_an_export_are_not_followed(curated: CuratedSet, tmp_path: Path
     with pytest.raises(StoreError, match=rf"{name}: is a link"):
         exported(curated, "coco", folder)
     assert len(list(home.iterdir())) == 2 and (home / "thesis").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_name_of_a_folder_is_a_pattern_or_an_address(
+    form: FormName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is what lies beside it read where its name would match as a pattern."""
+    monkeypatch.chdir(tmp_path)
+    curated = noise(tmp_path / "set.zarr", count=3)
+    exported(curated, form, Path("plain"))
+    shutil.copytree("plain", "a1b")
+    for path in Path("a1b").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    writer, folder = form_of(form, curated.description), Path("plain")
+    for name in ("a#b", "a::b", "a?b", "a{1..3}b", "a[1]b", "a*b", "a%20b", "pipe:touch it;", "s3:x", "it's \\n"):
+        folder = folder.rename(name)
+        assert len([*writer.read_by_library(folder, part_of(curated, 0, PART))]) == 3
+    assert not list(tmp_path.rglob("it"))
 
 
 def test_a_run_is_no_export(curated: CuratedSet, tmp_path: Path) -> None:

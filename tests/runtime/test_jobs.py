@@ -143,9 +143,42 @@ def test_every_mistake_in_job_settings_is_told() -> None:
             jobs("walltime=01:00:00", *wrong)
     with pytest.raises(ConfigError, match=r"minimum_jobs \(3\) is more than jobs \(2\)"):
         jobs("jobs=2", "minimum_jobs=3")
-    assert [jobs(f"walltime={text}").walltime for text in ("2-00:00:00", "12:00:00", "90m", "'01:30'")] == [
-        *(172800, 43200, 5400, 5400)
+    assert [jobs(f"walltime={text}").walltime for text in ("2-00:00:00", "12:00:00", "90m", "1-01:30")] == [
+        *(172800, 43200, 5400, 91800)
     ]
+
+
+@pytest.mark.parametrize("text", ["240", "'240'", "240.5", "1:30", "'01:30'"])
+def test_times_without_a_unit_are_refused(text: str) -> None:
+    """To Slurm 240 are minutes and 01:30 are seconds, to others seconds and hours."""
+    for key in ("walltime", "lifetime", "lifetime_stagger"):
+        with pytest.raises(ConfigError, match=rf"{key}: got .*has no unit.*write it as 04:00:00, 2-00:00:00 or 90m"):
+            jobs(f"{key}={text}")
+
+
+def test_paths_of_a_job_script_may_hold_what_shells_take_apart(slurm: Path, tmp_path: Path) -> None:
+    """The run, whose folder has the keys, the interpreter and the nodes' disk."""
+    odd = tmp_path / "Lab 3; $(touch it) 'x'"
+    odd.mkdir()
+    python = odd / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(stat.S_IRWXU)
+    with pytest.raises(ConfigError, match=r"python: got .*write the path in full"):
+        jobs("python=~/bin/python")
+    settings = JobSettings(
+        cores=1, memory=1 << 30, interface="lo", processes=1, python=str(tmp_path / "a b"), local_directory=str(odd)
+    )
+    (tmp_path / "a b").symlink_to(python)
+    queued = ClusterSettings(Queued("slurm", settings), patience=60)
+    with open_cluster(queued, Demand(), lambda message: None, odd) as cluster:
+        assert len(set(run_tasks(cluster, pid, range(3)))) == 1
+    assert queued.scratch_on_nodes == odd and not list(tmp_path.rglob("it"))
+
+
+@pytest.mark.parametrize("key", ["queue", "account", "project", "interface", "log_directory", "job_name"])
+def test_options_of_queues_are_single_words(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: got 'a b'.*holds a space or a line break"):
+        jobs(f"{key}=a b")
 
 
 def test_jobs_do_tasks_are_renewed_and_leave_nothing(slurm: Path) -> None:
