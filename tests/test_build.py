@@ -23,8 +23,11 @@ import numpy as np
 import pytest
 import xarray
 import zarr
+from click.testing import CliRunner
 from PIL import Image as PillowImage
+from zarr.storage import LocalStore
 
+from synthpipe.cli.main import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
 from synthpipe.config import Pipeline
@@ -37,6 +40,7 @@ from synthpipe.progress import Advance
 from synthpipe.records import REASONS, STRATEGIES, PatchRef, Strategy, recipe_from_json
 from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.segment.data import CuratedDataset
 from synthpipe.stages import build
 from synthpipe.stages.build import demand
 from synthpipe.storage.filter_report import load_report
@@ -216,6 +220,41 @@ def test_xarray_opens_a_run(finished: tuple[Path, dict[str, Any]]) -> None:
     curated = xarray.open_zarr(finished[0] / "curated.zarr", consolidated=False)
     assert curated.mask.dtype == np.uint8 and curated.sizes["sample"] == 24
     assert np.array_equal(curated.p_real.values[:12], kept.p_real.values)
+
+
+def test_copies_of_metadata_in_the_stores_are_passed_over_and_dropped(
+    finished: tuple[Path, dict[str, Any]], patches: Path, tmp_path: Path
+) -> None:
+    """As xarray's warning suggests them; they would tell of the former lengths once the run is extended."""
+    path = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    stores = [path / name for name in ("candidates.zarr", "filter/training.zarr", "curated.zarr")]
+    for store in stores:
+        with pytest.warns(UserWarning, match="Consolidated metadata"):
+            zarr.consolidate_metadata(LocalStore(store))
+    assert not verify(path, 0, LogReporter()).faults
+    for command in (["status", str(path)], ["inspect", str(path)], ["inspect", str(stores[2])]):
+        assert CliRunner().invoke(main, command).exit_code == 0
+    assert len(CuratedDataset(stores[2])[23]["mask"]) == 32
+    out = ["export", str(stores[2]), "--to", "png", "-o", str(tmp_path / "png"), "--workers", "1"]
+    assert CliRunner().invoke(main, out).exit_code == 0
+    more = small(patches, "curation.wanted=14")
+    build(more, path, ClusterSettings(Local(processes=False)), LogReporter(), extend=True)
+    assert len(CuratedSet(path / "curated.zarr")) == 28 and not verify(path, 0, LogReporter()).faults
+    for store in stores:
+        assert "consolidated_metadata" not in json.loads((store / "zarr.json").read_text())
+
+
+def test_damaged_metadata_is_told_before_the_curated_set_makes_room(
+    unfiltered: Path, patches: Path, tmp_path: Path
+) -> None:
+    path = Path(shutil.copytree(unfiltered, tmp_path / "run"))
+    (path / "candidates.zarr" / "bezier" / "mask" / "zarr.json").write_text("{")
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != ".lock"}
+    more = small(patches, "filter.enabled=false", "curation.wanted=32")
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"bezier/mask/zarr\.json: damaged"):
+            build(more, path, ClusterSettings(Local(processes=False)), LogReporter(), extend=True)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != ".lock"} == before
 
 
 def test_workers_shards_and_order_do_not_change_bytes(unfiltered: Path, patches: Path, tmp_path: Path) -> None:

@@ -94,10 +94,10 @@ class CuratedSet:
             raise StoreError(f"{self.path}: is a run; expected its curated set, {RunDirectory(self.path).curated}")
         group = open_group(self.path)
         attributes: dict[str, Any] = dict(group.attrs)
-        arrays = arrays_of(group)
+        arrays = arrays_of(group, CURATED_ARRAYS)
         if not arrays.keys() >= CURATED_ARRAYS.keys() or not attributes.keys() >= _ATTRIBUTES:
             raise StoreError(f"{self.path}: is no curated set; expected curated.zarr of a run")
-        if missing := list(islice(missing_objects(group), _COUNTED + 1)):
+        if missing := list(islice(missing_objects(group, CURATED_ARRAYS), _COUNTED + 1)):
             count = f"more than {_COUNTED}" if len(missing) > _COUNTED else len(missing)
             raise StoreError(
                 f"{self.path}: is not complete: {count} objects are missing, {missing[0]} the first; give "
@@ -164,7 +164,7 @@ class CuratedSet:
 
         zarr-python reads their values, and trusts a store more than the other methods do.
         """
-        return arrays_of(open_group(self.path))
+        return arrays_of(open_group(self.path), CURATED_ARRAYS)
 
     @cached_property
     def class_pixels(self) -> NDArray[np.int64]:

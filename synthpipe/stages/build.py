@@ -34,8 +34,9 @@ from synthpipe.stages.feasibility import check_patches, remarks, split_json
 from synthpipe.stages.outcome import rare_classes
 from synthpipe.stages.sameness import check_pixels, check_same_patches
 from synthpipe.stages.state import BuildState, timed
+from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.run import RUN, RunDirectory, json_text, versions, write_json
-from synthpipe.storage.schema import missing_objects, open_group
+from synthpipe.storage.schema import CURATED_ARRAYS, arrays_of, groups_of, missing_objects, open_group
 from synthpipe.storage.sums import write_sums
 from synthpipe.tasks import Job, real_patches
 from synthpipe.workplace import open_workplace, place_bank
@@ -150,6 +151,7 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
                 stack.enter_context(workers.prepared(workplace, advance))
         state = BuildState(job, catalog, workers, reporter, journal)
         check_pixels(state)
+        _check_stores(run)
         undo.pop_all()  # until here a build that is refused leaves the run as it was
         if begun:
             if _asks_for_more(run, pipeline):
@@ -201,7 +203,20 @@ def is_finished(run: RunDirectory) -> bool:
     journal = run.journal()
     if not journal.get("finished") or set(run.pipeline().strategies) - journal["strategies"].keys():
         return False
-    return (run.curated / "zarr.json").exists() and not any(missing_objects(open_group(run.curated)))
+    return (run.curated / METADATA).exists() and not any(missing_objects(open_group(run.curated), CURATED_ARRAYS))
+
+
+def _check_stores(run: RunDirectory) -> None:
+    """Refuse composites whose metadata is damaged, before anything makes room for what is made of them.
+
+    Raises
+    ------
+    StoreError
+        The message names the file.
+    """
+    for store in (run.training, run.candidates):
+        for strategy in groups_of(open_group(store)) if (store / METADATA).exists() else ():
+            arrays_of(open_group(store, strategy))
 
 
 def _asks_for_more(run: RunDirectory, pipeline: Pipeline) -> bool:

@@ -22,7 +22,7 @@ from zarr.core.buffer import default_buffer_prototype
 from synthpipe.errors import StoreError
 from synthpipe.files import Location, parse_json, read_regular
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, split_checksum
-from synthpipe.storage.nodes import METADATA
+from synthpipe.storage.nodes import COPIES, METADATA
 from synthpipe.storage.shards import shard_key, shard_numbers, shard_size
 
 Buffer = NDArray[np.uint8]
@@ -121,6 +121,8 @@ def metadata_of(node: zarr.Array[Any] | zarr.Group) -> bytes:
 def check_metadata(data: bytes, expected: bytes) -> None:
     """Refuse a ``zarr.json`` that says anything else than the expected one, in whatever layout.
 
+    Copies of other metadata (consolidated metadata) are passed over: they are a user's, and the next build drops them.
+
     Raises
     ------
     DamageError
@@ -130,6 +132,9 @@ def check_metadata(data: bytes, expected: bytes) -> None:
         found, wanted = parse_json(data), json.loads(expected)
     except ValueError as error:
         raise DamageError(f"no JSON: {error}", "what this version writes") from error
+    for fields in (found, wanted):
+        if isinstance(fields, dict):
+            fields.pop(COPIES, None)
     for place, left, right in _differences(found, wanted):
         raise DamageError(f"{place} is {_short(left)}", _short(right))
 

@@ -23,6 +23,8 @@ from synthpipe.records import Strategy
 from synthpipe.taxonomy import LOST, Taxonomy
 
 METADATA = "zarr.json"
+COPIES = "consolidated_metadata"
+"""The key of copies of the metadata below a group, which `zarr.consolidate_metadata` adds; nothing here reads them."""
 MOST_METADATA = 64 << 20
 """The largest size of a ``zarr.json`` in bytes; that of a curated set names all slides."""
 
@@ -115,6 +117,12 @@ def open_node(place: StorePath) -> zarr.Array[Any] | zarr.Group | None:
         raise damaged(path, explain(error)) from error
     except Exception as error:
         raise damaged(path, getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+
+
+def has_copies(place: StorePath) -> bool:
+    """Whether a group holds copies of other metadata (consolidated metadata), which may be older than what is there."""
+    data = _read(place)
+    return data is not None and parse_json(data).get(COPIES) is not None
 
 
 def damaged(path: object, what: str) -> StoreError:

@@ -8,7 +8,7 @@ one chunk. Chunks are checksummed. Masks fill with `taxonomy.LOST`, so a lost ch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from synthpipe.errors import StoreError
 from synthpipe.files import Location
 from synthpipe.records import REASONS, STRATEGIES
 from synthpipe.storage.chunks import ChunkCodec
-from synthpipe.storage.nodes import METADATA, damaged, open_node, taxonomy_of, where
+from synthpipe.storage.nodes import METADATA, damaged, has_copies, open_node, taxonomy_of, where
 from synthpipe.storage.shards import complete_shards, listing, missing_shards, shard_key, shard_size
 from synthpipe.taxonomy import LOST, Taxonomy
 
@@ -101,12 +101,12 @@ def zarr_store(path: Location, writable: bool = False) -> Store:
 
 
 def create_group(place: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create group `name` in a store with its attributes, or open it and set them."""
+    """Create group `name` in a store with its attributes, or open it and set them; copies of other metadata go."""
     store = place if isinstance(place, Store) else zarr_store(place, writable=True)
     group = open_node(StorePath(store, name))
     if not isinstance(group, zarr.Group):
         return zarr.create_group(store, path=name or None, attributes=dict(attributes), zarr_format=3)
-    if dict(group.attrs) != dict(attributes):
+    if dict(group.attrs) != dict(attributes) or has_copies(group.store_path):
         group.attrs.put(dict(attributes))
     return group
 
@@ -183,9 +183,9 @@ def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozen
     return frozenset.intersection(*(complete_shards(array(group, name)) for name in specs))
 
 
-def missing_objects(group: zarr.Group) -> Iterator[str]:
-    """Yield where in a group the shards of its arrays belong that are not stored."""
-    for name, each in arrays_of(group).items():
+def missing_objects(group: zarr.Group, names: Collection[str] = ARRAYS) -> Iterator[str]:
+    """Yield where in a group the shards of its arrays of some `names` belong that are not stored."""
+    for name, each in arrays_of(group, names).items():
         yield from (f"{name}/{shard_key(each, shard)}" for shard in missing_shards(each))
 
 
@@ -216,8 +216,15 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
     return group
 
 
-def arrays_of(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
+def arrays_of(group: zarr.Group, names: Collection[str] = ARRAYS) -> dict[str, zarr.Array[Any]]:
     """Return the arrays of a group that synthpipe makes; what else lies there, or is just being made, is passed over.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        Where they lie.
+    names : collection of str, optional
+        Those that the group may have; an array of another name is a user's own.
 
     Raises
     ------
@@ -225,7 +232,7 @@ def arrays_of(group: zarr.Group) -> dict[str, zarr.Array[Any]]:
         The metadata of one is damaged, or they do not fit together.
     """
     # asked for by name, since not every store has listings
-    found = {name: member for name in sorted(ARRAYS) if isinstance(member := _member(group, name), zarr.Array)}
+    found = {name: member for name in sorted(names) if isinstance(member := _member(group, name), zarr.Array)}
     sizes = dict[str, tuple[int, str]]()
     for name, each in found.items():
         measured = zip(
