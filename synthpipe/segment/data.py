@@ -16,6 +16,7 @@ from synthpipe.errors import ConfigError
 from synthpipe.files import Location
 from synthpipe.handoff import CuratedSet
 from synthpipe.records import Image, Mask
+from synthpipe.segment.ranks import share_of
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -115,8 +116,8 @@ class CuratedDataset(Dataset[Tensors]):
         batch_size: int,
         seed: int = 0,
         workers: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        rank: int | None = None,
+        world: int | None = None,
         weights: NDArray[np.float64] | None = None,
     ) -> ResumableLoader:
         """Return a loader of whole batches in random order, which goes on in the middle of an epoch.
@@ -129,16 +130,19 @@ class CuratedDataset(Dataset[Tensors]):
             Decides every epoch's order.
         workers : int
             Processes that read ahead; they stay from one epoch to the next.
-        rank, world : int
-            This device among how many: each gets other batches of an epoch, and as many.
+        rank, world : int, optional
+            This process among how many: each gets other batches of an epoch, and as many. By default as
+            torch.distributed says, or the variables that torchrun and Slurm set.
         weights : (N,) float64, optional
             Probabilities to draw samples with, with replacement, such as `CuratedSet.sample_weights`.
 
         Raises
         ------
         ConfigError
-            The set has not one batch for each device, or `weights` are no probabilities of its samples.
+            The set has not one batch for each process, `weights` are no probabilities of its samples, or `rank` and
+            `world` are not those of the processes that were started.
         """
+        rank, world = share_of(rank, world)
         return ResumableLoader(self, Epochs(len(self), batch_size, seed, rank, world, weights), workers)
 
     def _transformed(self, image: Image, mask: Mask, index: int) -> Tensors:
@@ -180,7 +184,7 @@ class Epochs:
                 )
         self.epoch = self.batch = 0
         self._length, self.batch_size, self.seed = length, batch_size, seed
-        self.world, self._rank, self.weights = world, rank, weights
+        self.world, self.rank, self.weights = world, rank, weights
 
     def __len__(self) -> int:
         return self._length // (self.batch_size * self.world)
@@ -192,7 +196,7 @@ class Epochs:
         else:
             order = rng.choice(self._length, self._length, p=self.weights / self.weights.sum())
         for batch in range(self.batch, len(self)):
-            start = (batch * self.world + self._rank) * self.batch_size
+            start = (batch * self.world + self.rank) * self.batch_size
             yield order[start : start + self.batch_size].tolist()
 
 
@@ -200,17 +204,17 @@ class ResumableLoader:
     """Goes through a curated set epoch by epoch: one ``for`` loop is what remains of an epoch.
 
     `state_dict` counts the batches that were handed out, not those that worker processes have read ahead: with a
-    checkpoint of the network it makes a training go on with the batch that would have come next, with any number of
-    workers. Its order is exact; what a random `transform` does is not part of it.
+    checkpoint of the network it makes a training resume with the batch that would have come next, with any number of
+    workers, and with any number of processes whose steps have as many samples. Its order is exact; what a random
+    `transform` does is not part of it.
     """
 
     def __init__(self, dataset: CuratedDataset, epochs: Epochs, workers: int) -> None:
         self._epochs = epochs
         self._identity = {
             "curated": dataset.curated.digest,
-            "batch_size": epochs.batch_size,
+            "samples a step": epochs.batch_size * epochs.world,
             "seed": epochs.seed,
-            "world": epochs.world,
             "weights": None if epochs.weights is None else hashlib.sha256(epochs.weights.tobytes()).hexdigest(),
         }
         self._loader: DataLoader[Any] = DataLoader(
@@ -237,6 +241,7 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[Any]:
         epochs = self._epochs
+        share_of(epochs.rank, epochs.world)  # they may have been started since
         if epochs.batch >= len(epochs):
             epochs.epoch, epochs.batch = epochs.epoch + 1, 0
         for batch in self._loader:
@@ -245,7 +250,9 @@ class ResumableLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what `load_state_dict` goes on from, JSON-ready."""
-        return {**self._identity, "epoch": self._epochs.epoch, "batch": self._epochs.batch}
+        epochs = self._epochs
+        found = {"batch_size": epochs.batch_size, "world": epochs.world, "epoch": epochs.epoch, "batch": epochs.batch}
+        return {**{key: self._identity[key] for key in ("curated", "seed", "weights")}, **found}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where a loader was when it gave `state`.
@@ -253,11 +260,13 @@ class ResumableLoader:
         Raises
         ------
         ConfigError
-            It was a loader of another set, seed, batch size or number of devices, or with other weights.
+            It was a loader of another set or seed, with other weights, or of steps with another number of samples
+            (batch size times processes).
         """
-        if differing := [key for key, value in self._identity.items() if state.get(key) != value]:
+        told = {**state, "samples a step": state.get("batch_size", 0) * state.get("world", 0)}
+        if differing := [key for key, value in self._identity.items() if told.get(key) != value]:
             raise ConfigError(
-                f"the state is of a loader with another {', '.join(differing)}, which would go on with other batches; "
-                "open the same set with the same settings"
+                f"the state is of a loader with another {', '.join(differing)}, which would resume with other batches; "
+                "open the same set with the same settings, and keep batch_size times world as it was"
             )
         self._epochs.epoch, self._epochs.batch = int(state["epoch"]), int(state["batch"])

@@ -6,8 +6,10 @@ It opens objects when they are first asked for: so it may be pickled, forked and
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +27,7 @@ from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.nodes import HOW_TO_MEND, damaged
 from synthpipe.storage.shards import object_path, shard_size
 
-_OPEN_FILES = 32
+_OPEN_FILES = 256  # of all readers of a process, which may have 1024
 _CURE = "check its address and your rights"
 _REQUESTS = 16  # at once, of what is not on a disk
 _MISSING = 2**64 - 1  # in a shard's index: a chunk that was never written
@@ -92,6 +94,36 @@ class _Remote:
         return data
 
 
+class _Recent:
+    """Which files the readers of this process have open, the latest last; the others are let go of."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: OrderedDict[tuple[int, int], weakref.ref[SampleReader]] = OrderedDict()
+
+    def touch(self, reader: SampleReader, shard: int) -> None:
+        """Note that a reader uses a shard's file."""
+        with self._lock:
+            self._held[id(reader), shard] = weakref.ref(reader)
+            self._held.move_to_end((id(reader), shard))
+            self._shrink(_OPEN_FILES)
+
+    def clear(self) -> None:
+        """Let go of all files."""
+        with self._lock:
+            self._shrink(0)
+
+    def _shrink(self, most: int) -> None:
+        while len(self._held) > most:
+            (_, shard), held = self._held.popitem(last=False)
+            if reader := held():
+                reader.forget(shard)
+
+
+_RECENT = _Recent()
+os.register_at_fork(after_in_child=lambda: _RECENT.__init__())  # type: ignore[misc]  # its lock may be held
+
+
 class SampleReader:
     """Random access to the samples of an array that holds one sample a chunk, in shards.
 
@@ -126,8 +158,12 @@ class SampleReader:
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
-        self._files: OrderedDict[int, _Object] = OrderedDict()
+        self._files: dict[int, _Object] = {}
         self._indices: dict[int, NDArray[np.uint64]] = {}
+
+    def forget(self, shard: int) -> None:
+        """Let go of a shard's file; who reads from it now reads on."""
+        self._files.pop(shard, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """What a process that unpickles it needs: it opens its own files."""
@@ -198,23 +234,20 @@ class SampleReader:
             self._codec.decode(payload, out)
 
     def _open(self, shard: int) -> tuple[_Object, NDArray[np.uint64]]:
-        """Return a shard's file and index; the last few files stay open."""
+        """Return a shard's file and index; the files that were used last stay open."""
         with self._lock:
             file = self._files.get(shard)
-            if file is not None:
-                self._files.move_to_end(shard)
-                return file, self._indices[shard]
-            path = object_path(self._array, shard)
-            with told(path, "cannot be read", _CURE):
-                try:
-                    file = _File(path) if isinstance(path, Path) else _Remote(path)
-                except FileNotFoundError as error:
-                    raise StoreError(f"{path}: is missing; {HOW_TO_MEND}") from error
-                if shard not in self._indices:
-                    self._indices[shard] = self._read_index(file, path)
-            self._files[shard] = file
-            if len(self._files) > _OPEN_FILES:
-                self._files.popitem(last=False)
+            if file is None:
+                path = object_path(self._array, shard)
+                with told(path, "cannot be read", _CURE):
+                    try:
+                        file = _opened(path)
+                    except FileNotFoundError as error:
+                        raise StoreError(f"{path}: is missing; {HOW_TO_MEND}") from error
+                    if shard not in self._indices:
+                        self._indices[shard] = self._read_index(file, path)
+                self._files[shard] = file
+            _RECENT.touch(self, shard)
             return file, self._indices[shard]
 
     def _read_index(self, file: _Object, path: Location) -> NDArray[np.uint64]:
@@ -229,3 +262,14 @@ class SampleReader:
             offset, length = index[number].tolist()
             raise damaged(path, f"its index has {length} bytes at byte {offset} for a sample of at most {most} bytes")
         return index
+
+
+def _opened(path: Location) -> _Object:
+    """Open an object; where this process may open no more files, those of all readers are let go of first."""
+    try:
+        return _File(path) if isinstance(path, Path) else _Remote(path)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+        _RECENT.clear()
+        return _File(path) if isinstance(path, Path) else _Remote(path)

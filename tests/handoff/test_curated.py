@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import zarr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ from synthpipe.errors import ConfigError, StoreError
 from synthpipe.handoff import CuratedSet
 from synthpipe.handoff.balance import class_weights, sample_weights
 from synthpipe.handoff.splits import Split, split_places
-from synthpipe.segment.data import Epochs
+from synthpipe.segment.data import Epochs, ResumableLoader
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range, shard_size, write_shard
 from tests.segment.conftest import DataSet, data_set
@@ -216,6 +218,15 @@ def test_arrays_of_another_length_and_attributes_of_another_kind_are_refused(dat
         synthpipe.open_curated(store)
 
 
+@pytest.mark.parametrize("name", ["is_train", "class_pixels"])
+def test_arrays_of_its_user_are_no_part_of_a_set(data_set: DataSet, tmp_path: Path, name: str) -> None:
+    """Not even where other groups of synthpipe have one of that name."""
+    store = Path(shutil.copytree(data_set.curated, tmp_path / "curated.zarr"))
+    zarr.create_array(store / name, shape=(24, 2), chunks=(1, 2), dtype="int16")
+    curated = synthpipe.open_curated(store)
+    assert len(curated) == 24 and name not in curated.arrays
+
+
 def test_weights_give_rare_classes_a_say() -> None:
     pixels = np.array([[90, 10, 0, 0], [50, 0, 0, 50]])
     assert class_weights(pixels, "inverse") == pytest.approx(np.array([2 / 15, 28 / 15, 0]))
@@ -321,6 +332,63 @@ def test_devices_share_an_epoch_out(curated: CuratedSet) -> None:
     assert len(set(seen)) == 18
 
 
+_SHARE = """
+import json, sys, synthpipe, torch
+if sys.argv[3] == "torch":
+    meeting = f"file://{sys.argv[4]}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=int(sys.argv[2]), world_size=2)
+loader = synthpipe.open_curated(sys.argv[1]).to_torch().loader(4, seed=5)
+print(json.dumps([value for batch in loader for value in batch["image"].sum((1, 2, 3)).tolist()]))
+"""
+
+
+@pytest.mark.parametrize("launcher", ["torch", "torchrun", "slurm"])
+def test_processes_of_a_training_get_other_samples_unasked(curated: CuratedSet, tmp_path: Path, launcher: str) -> None:
+    processes = []
+    for rank in range(2):
+        variables = {
+            "torch": {},
+            "torchrun": {"RANK": str(rank), "WORLD_SIZE": "2"},
+            "slurm": {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"},
+        }[launcher]
+        command = [sys.executable, "-c", _SHARE, str(curated.path), str(rank), launcher, str(tmp_path / "meeting")]
+        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}))
+    seen = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+    whole = chain.from_iterable(batch["image"].sum((1, 2, 3)).tolist() for batch in curated.to_torch().loader(4))
+    assert [len(each) for each in seen] == [12, 12] and sorted(seen[0] + seen[1]) == sorted(whole)
+
+
+def test_another_share_than_the_launchers_is_refused(curated: CuratedSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = curated.to_torch()
+    early = dataset.loader(4)
+    monkeypatch.setenv("SLURM_PROCID", "0")  # in a job's script, which is one process of one
+    monkeypatch.setenv("SLURM_NTASKS", "3")
+    assert len(dataset.loader(4)) == 6
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"rank 1 of 4: by RANK and WORLD_SIZE this process is rank 1 of 2; leave"):
+        dataset.loader(2, world=4)
+    with pytest.raises(ConfigError, match=r"rank 0 of 1: by RANK and WORLD_SIZE this process is rank 1 of 2"):
+        next(iter(early))
+    assert len(dataset.loader(4, rank=1, world=2)) == 3
+
+
+def test_another_number_of_processes_resumes_equal_steps(curated: CuratedSet) -> None:
+    def left(loader: ResumableLoader, state: dict[str, Any]) -> list[list[int]]:
+        loader.load_state_dict(json.loads(json.dumps(state)))
+        return [sorted(batch["image"].sum((1, 2, 3)).tolist()) for batch in loader]
+
+    dataset = curated.to_torch()
+    one = dataset.loader(8, seed=5)
+    next(iter(one))
+    state = one.state_dict()
+    expected = left(dataset.loader(8, seed=5), state)
+    halves = [left(dataset.loader(4, seed=5, rank=rank, world=2), state) for rank in range(2)]
+    assert [sorted(first + second) for first, second in zip(*halves, strict=True)] == expected and len(expected) == 2
+    state = dataset.loader(4, seed=5, rank=1, world=2).state_dict()
+    assert len(left(dataset.loader(8, seed=5), state)) == 3
+
+
 def test_weighted_epochs_draw_rare_samples_more_often() -> None:
     weights = np.array([0.7, *[0.3 / 99] * 99])
     epochs, drawn = Epochs(100, 10, 0, weights=weights), list[int]()
@@ -336,7 +404,7 @@ def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:
     with pytest.raises(ConfigError, match="another curated, seed"):
         curated.subset(range(20)).to_torch().loader(4, seed=6).load_state_dict(state)
     weights = curated.sample_weights()
-    with pytest.raises(ConfigError, match="another batch_size, world, weights, which would go on with other batches"):
+    with pytest.raises(ConfigError, match=r"another samples a step, weights, which would resume"):
         curated.to_torch().loader(3, seed=5, world=2, weights=weights).load_state_dict(state)
     weighted = curated.to_torch().loader(4, weights=weights)
     weighted.load_state_dict(curated.to_torch().loader(4, weights=weights.copy()).state_dict())

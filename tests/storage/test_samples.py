@@ -3,6 +3,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
@@ -52,6 +54,26 @@ def test_few_files_stay_open(group: zarr.Group, monkeypatch: pytest.MonkeyPatch)
     for sample in (*range(COUNT - 1), 0, 20, 3):
         assert np.array_equal(reader[sample], expected[sample])
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
+
+
+def test_readers_of_many_sets_share_the_files_of_a_process(tmp_path: Path) -> None:
+    """Forty readers of ten shards each: more files than there is room for, which is more than the bound, then less."""
+    group = group_of(tmp_path / "s.zarr", COUNT, StoreSection(shard=SHARD))
+    for shard in range(10):
+        write(group, shard, samples(COUNT))
+    code = """
+import resource, sys
+from pathlib import Path
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.samples import SampleReader
+image = array(open_group(Path(sys.argv[1]), "mosaic"), "image")
+readers = [SampleReader(image) for _ in range(40)]
+for room in (300, 100):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (room, 4096))
+    for sample in range(len(readers[0])):
+        assert len({int(reader[sample].sum()) for reader in readers}) == 1
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "s.zarr")], check=True)
 
 
 def test_what_was_never_written_is_named(group: zarr.Group, tmp_path: Path) -> None:
