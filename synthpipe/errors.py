@@ -6,6 +6,7 @@ one line and an exit code; every message says what was found, what was expected 
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,6 +20,22 @@ _SIGNS_OF_FULL_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")  # of stores
+_RIGHTS = {errno.EACCES, errno.EPERM}
+_LIMITS = {errno.EMFILE, errno.ENFILE}
+_NETWORK = {errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+_NETWORK |= {errno.ENETDOWN, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT}
+_CURES = {
+    errno.ENOSPC: "make room, then give the command again",
+    errno.EDQUOT: "make room in your quota, then give the command again",
+    errno.EROFS: "choose a place that can be written to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "check that it is there",
+    **dict.fromkeys(_RIGHTS, "ask its owner for the right, or give the command as the user who owns it"),
+    **dict.fromkeys(_LIMITS, "allow more open files (ulimit -n), or use fewer workers and sets at once"),
+    **dict.fromkeys(_NETWORK, "check the address and the network, then give the command again"),
+}
+_CREDENTIALS = "check that the credentials are right, have not expired, and may read, write and list there"
 
 
 class SynthpipeError(Exception):
@@ -38,6 +55,10 @@ class CatalogError(SynthpipeError, ValueError):
 
 class StoreError(SynthpipeError, OSError):
     """A run or a Zarr store is missing, damaged, or cannot be written."""
+
+
+class AccessError(StoreError):
+    """Rights, the network or limits of this process keep a file or a store out of reach: its content is unknown."""
 
 
 class StaleRunError(SynthpipeError, RuntimeError):
@@ -104,3 +125,35 @@ def is_of_memory(error: BaseException) -> bool:
         or type(error).__name__ == "OutOfMemoryError"  # torch's allocator, named since loading torch takes seconds
         or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY))
     )
+
+
+def cause_of(error: BaseException) -> str:
+    """Say what went wrong with a file or a store, with the code that the store gave."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    return f"{said} ({code})" if code and code not in said else said
+
+
+def cure_of(error: BaseException) -> str | None:
+    """Say what to do about what went wrong with a file or a store; None where its kind does not tell."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, PermissionError) and number not in _RIGHTS:  # of a store
+        return _CREDENTIALS
+    if number in _CURES:
+        return _CURES[number]
+    unreached = any(word in type(error).__name__ for word in ("Connect", "Endpoint", "Timeout"))
+    if unreached or isinstance(error, ConnectionError):
+        return _CURES[errno.ETIMEDOUT]
+    return f"{_CREDENTIALS}, and check the address and the network" if is_of_client(error) else None
+
+
+def is_of_access(error: BaseException) -> bool:
+    """Whether an error is about rights, limits or the network, and says nothing of what is stored."""
+    of_access = isinstance(error, PermissionError | ConnectionError | TimeoutError) or is_of_client(error)
+    return of_access or getattr(error, "errno", None) in _RIGHTS | _LIMITS | _NETWORK
+
+
+def is_of_client(error: BaseException) -> bool:
+    """Whether a client of a store raised an error of its own."""
+    return type(error).__module__.split(".")[0] in _CLIENTS

@@ -20,7 +20,7 @@ from fsspec.utils import get_protocol
 from numpy.typing import NDArray
 from upath import UPath
 
-from synthpipe.errors import StoreError, SynthpipeError
+from synthpipe.errors import AccessError, StoreError, SynthpipeError, cause_of, cure_of, is_of_access
 
 Location = Path | UPath
 """A path on this machine's file systems, or a URL."""
@@ -90,7 +90,7 @@ def in_memory(*places: str | Location) -> bool:
 
 
 @contextmanager
-def told(path: Location, what: str, cure: str = "make room or mend it, then give the command again") -> Iterator[None]:
+def told(path: Location, what: str, cure: str = "check the disk, then give the command again") -> Iterator[None]:
     """Turn what goes wrong while a file is read or written into an error that names it.
 
     Clients of object stores raise exceptions of their own besides `OSError`.
@@ -98,18 +98,18 @@ def told(path: Location, what: str, cure: str = "make room or mend it, then give
     Raises
     ------
     StoreError
-        Says that `path` `what`, why, and the `cure`.
+        Says that `path` `what`, why, and what to do: `cure`, where the kind of error does not tell. An `AccessError`
+        where rights, limits or the network are at fault.
     """
     try:
         yield
     except SynthpipeError:
         raise
-    except OSError as error:
-        raise StoreError(f"{path}: {what}: {error.strerror or error}; {cure}") from error
     except Exception as error:
-        if isinstance(path, Path):
+        if isinstance(path, Path) and not isinstance(error, OSError):
             raise
-        raise StoreError(f"{path}: {what}: {error}; check the address, rights and network, then try again") from error
+        kind = AccessError if is_of_access(error) else StoreError
+        raise kind(f"{path}: {what}: {cause_of(error)}; {cure_of(error) or cure}") from error
 
 
 def read_regular(path: Location, most: int) -> bytes:
@@ -124,9 +124,21 @@ def read_regular(path: Location, most: int) -> bytes:
 
     Raises
     ------
+    AccessError
+        Rights, limits of this process or the network do not let it be read.
     OSError
         It is not there, cannot be read, is no regular file, or is larger; `strerror` says which.
     """
+    try:
+        return _read(path, most)
+    except Exception as error:
+        if is_of_access(error):
+            with told(path, "cannot be read"):
+                raise
+        raise
+
+
+def _read(path: Location, most: int) -> bytes:
     if not isinstance(path, Path):
         try:
             size = path.fs.size(path.path)

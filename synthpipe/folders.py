@@ -69,7 +69,7 @@ def claim(folder: Location, kind: Kind, known: bool = False) -> Location:
     StoreError
         It holds files and is of another kind, is no folder, cannot be read, or holds a link.
     """
-    with told(folder, "cannot be used", "check the address and your rights"):
+    with told(folder, "cannot be used"):
         if isinstance(folder, Path):
             folder = resolved(folder)
             if folder.exists() and not folder.is_dir():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import socket
 from pathlib import Path
 
 import pytest
 from upath import UPath
 
-from synthpipe.files import parse_json, read_regular
+from synthpipe.errors import AccessError, StoreError
+from synthpipe.files import parse_json, read_regular, told
 
 
 def test_a_file_is_read_as_a_whole(tmp_path: Path) -> None:
@@ -37,6 +40,50 @@ def test_nothing_but_files_is_read_or_waited_for(tmp_path: Path) -> None:
         for name in ("pipe", "/dev/zero", ".", "socket"):
             with pytest.raises(OSError, match=r"is a (named pipe|device|folder), expected a file|No such device"):
                 read_regular(tmp_path / name, 100)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), StoreError, "No space left on device; make room, then give"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), StoreError, "Disk quota exceeded; make room in your quota"),
+        (
+            OSError(errno.EROFS, "Read-only file system"),
+            StoreError,
+            "Read-only file system; choose a place",
+        ),
+        (OSError(errno.EACCES, "Permission denied"), AccessError, "Permission denied; ask its owner for the right"),
+        (OSError(errno.EMFILE, "Too many open files"), AccessError, r"allow more open files \(ulimit -n\)"),
+        (OSError(errno.ESTALE, "Stale file handle"), AccessError, "check the address and the network"),
+        (OSError(errno.EIO, "Input/output error"), StoreError, "Input/output error; check the disk"),
+        (
+            PermissionError("Forbidden"),
+            AccessError,
+            "Forbidden; check that the credentials are right",
+        ),
+        (TimeoutError("Request timed out"), AccessError, "check the address and the network"),
+    ],
+)
+def test_what_goes_wrong_is_told_with_its_own_cure(error: OSError, kind: type[StoreError], message: str) -> None:
+    with (
+        pytest.raises(StoreError, match=rf"^place: cannot be written: .*{message}") as caught,
+        told(Path("place"), "cannot be written"),
+    ):
+        raise error
+    assert type(caught.value) is kind
+
+
+def test_a_process_that_may_open_no_more_files_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(tmp_path, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        with pytest.raises(AccessError, match=r"file: cannot be read: Too many open files; allow more open files"):
+            read_regular(tmp_path / "file", 5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_json_without_end_is_a_value_error() -> None:

@@ -8,12 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from synthpipe.cli.main import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import Pipeline
 from synthpipe.errors import ClusterError, FilterError, StaleRunError
@@ -69,6 +72,42 @@ def objects(store: Path) -> dict[str, bytes]:
 def files(run: Path) -> dict[str, bytes]:
     found = (path for path in run.rglob("*") if path.is_file() and path.name != ".lock")
     return {str(path.relative_to(run)): path.read_bytes() for path in found}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become another user")
+def test_files_of_another_user_are_not_called_damaged(run: Path) -> None:
+    """Commands are given by a user who may see the run, but not read this file of it."""
+    place = Path(tempfile.mkdtemp())  # where other users may look, as in no folder of pytest
+    place.chmod(0o755)
+    shutil.copytree(run, place / "run")
+    try:
+        for name in ("candidates.zarr/bezier/mask/zarr.json", "candidates.zarr/bezier/class_pixels/c.0.0", "run.json"):
+            path = place / "run" / name
+            path.chmod(0o600)
+            for command in ("status", "verify", "inspect"):
+                code, output = _as_nobody([command, str(place / "run")])
+                if command != "inspect" or name == "run.json":
+                    assert code == 1 and f"{path}: cannot be read: Permission denied; ask its owner" in output, output
+                assert "amaged" not in output and "--repair" not in output and "fault of synthpipe" not in output
+            path.chmod(0o644)
+    finally:
+        shutil.rmtree(place)
+
+
+def _as_nobody(arguments: list[str]) -> tuple[int, str]:
+    """Give a command in a child process of another user; what it imports is loaded already."""
+    source, target = os.pipe()
+    if not (child := os.fork()):
+        os.setgid(65534)
+        os.setuid(65534)
+        result = CliRunner().invoke(main, arguments)
+        os.write(target, f"{result.exit_code}\n{result.output}"[:60_000].encode())
+        os._exit(0)
+    os.close(target)
+    with os.fdopen(source, encoding="utf-8") as output:
+        code, _, text = output.read().partition("\n")
+    os.waitpid(child, 0)
+    return int(code), text
 
 
 def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(

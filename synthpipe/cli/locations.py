@@ -23,7 +23,7 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
         try:
             location = located(value)
-            with told(location, "cannot be read", "check the address and your rights"):
+            with told(location, "cannot be read"):
                 missing = self._exists and not location.exists()
         except SynthpipeError as error:
             self.fail(str(error), param, ctx)

@@ -13,10 +13,9 @@ from typing import Any
 import click
 
 from synthpipe.cli.output import plain
-from synthpipe.errors import SynthpipeError, is_of_memory
+from synthpipe.errors import SynthpipeError, cause_of, cure_of, is_of_client, is_of_memory
 
 DEBUG = "SYNTHPIPE_DEBUG"
-_STORE_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")
 _COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("build", "schema", "validate"), "building"),
     **dict.fromkeys(("doctor", "status", "verify"), "checking"),
@@ -76,16 +75,15 @@ class ExplainingGroup(click.Group):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise _failure(
-                f"{where}{_told(error, error.strerror)}; check that it is there, that you may write to it, and that "
-                "there is room, then give the command again"
+                f"{where}{_told(error, cause_of(error))}; {cure_of(error) or 'check the disk'}; finished work is kept"
             ) from error
         except Exception as error:
             if os.environ.get(DEBUG):
                 raise
-            if type(error).__module__.split(".")[0] in _STORE_CLIENTS:
+            if is_of_client(error):
                 raise _failure(
-                    f"the store gave no answer: {_told(error)}; check its address, your rights and the network, then "
-                    "give the command again: finished work is kept"
+                    f"the store gave no answer: {_told(error, cause_of(error))}; {cure_of(error)}; finished work is "
+                    "kept"
                 ) from error
             if isinstance(error, ModuleNotFoundError):
                 raise _failure(_missing(error)) from error

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 from fsspec.utils import get_protocol
 from upath import UPath
 
-from synthpipe.errors import CatalogError
+from synthpipe.errors import CatalogError, cause_of, cure_of
 from synthpipe.files import Location, address
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -84,4 +84,5 @@ def _asked(folder: UPath, ask: Callable[[], Iterable[Any]]) -> Iterable[Any]:
     except FileNotFoundError:
         raise
     except Exception as error:  # clients of object stores have exceptions of their own
-        raise CatalogError(f"{folder}: cannot be listed: {error}; check the address, rights and network") from error
+        cure = cure_of(error) or "check the address"
+        raise CatalogError(f"{folder}: cannot be listed: {cause_of(error)}; {cure}") from error

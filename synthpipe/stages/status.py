@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from synthpipe.config import Pipeline
 from synthpipe.curation import acceptance, assess, code, first_plan, tally
-from synthpipe.errors import StoreError
+from synthpipe.errors import AccessError, StoreError
 from synthpipe.files import Location
 from synthpipe.lock import holder_of
 from synthpipe.records import Strategy
@@ -57,6 +57,8 @@ def status_of(path: Location) -> dict[str, Any]:
     for what, folder, names, planned in _parts(run, pipeline):
         try:
             entry, latest = _progress(what, folder, names, planned, pipeline.store.shard, now)
+        except AccessError:
+            raise
         except _DAMAGE as error:
             shards = len(shards_of(planned, pipeline.store.shard))
             entry, latest = _entry(what, 0, shards, planned, damaged=f"{folder}: {error}"), []
@@ -178,6 +180,8 @@ def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[s
     found: dict[str, Any] = {"judged": 0, "of": 0, "acceptance": None, "rejected": {}, "damaged": None}
     try:
         return found | _judgement(run, pipeline, strategy)
+    except AccessError:
+        raise
     except _DAMAGE as error:
         return found | {"damaged": f"{run.candidates / strategy}: {error}"}
 

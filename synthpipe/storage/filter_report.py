@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from synthpipe.errors import FilterError, explain
+from synthpipe.errors import AccessError, FilterError, explain
 from synthpipe.files import Location, parse_json, read_regular
 from synthpipe.records import Strategy
 
@@ -167,6 +167,8 @@ def load_report(path: Location) -> FilterReport:
         return FilterReport.from_json(read_regular(path, _MOST))
     except FileNotFoundError as error:
         raise FilterError(f"{path}: not found; expected the report of a trained filter; build again") from error
+    except AccessError:
+        raise
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
         raise FilterError(f"{path}: is no filter's report, or damaged: {found}; {_CURE}") from error

@@ -17,7 +17,7 @@ from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
 from synthpipe.config import MOST
-from synthpipe.errors import StoreError, explain
+from synthpipe.errors import AccessError, StoreError, explain
 from synthpipe.files import Location, parse_json, read_regular
 from synthpipe.records import Strategy
 from synthpipe.taxonomy import LOST, Taxonomy
@@ -113,6 +113,8 @@ def open_node(place: StorePath) -> zarr.Array[Any] | zarr.Group | None:
             return zarr.Group(AsyncGroup.from_dict(place, node.model_dump()))
         # zarr has no exception of its own for what it cannot read
         return zarr.Array.from_dict(place, fields)
+    except AccessError:
+        raise
     except ValidationError as error:
         raise damaged(path, explain(error)) from error
     except Exception as error:

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synthpipe.config import MOST, Fraction, Pipeline, Stage, differences
-from synthpipe.errors import StaleRunError, StoreError, explain
-from synthpipe.files import Location, parse_json, read_regular, write_atomically
+from synthpipe.errors import AccessError, StaleRunError, StoreError, explain
+from synthpipe.files import Location, parse_json, read_regular, told, write_atomically
 from synthpipe.folders import Kind, sweep
 from synthpipe.records import STRATEGIES, Reason, Strategy
 
@@ -169,10 +169,12 @@ class RunDirectory:
 
     def holds_composites(self) -> bool:
         """Whether any were made: from then on the run belongs to its patches and their pipeline."""
-        return self.candidates.exists() or self.training.exists()
+        with told(self.path, "cannot be read"):
+            return self.candidates.exists() or self.training.exists()
 
     def exists(self) -> bool:
-        return self.run_file.is_file()
+        with told(self.run_file, "cannot be read"):
+            return self.run_file.is_file()
 
     def sweep(self) -> None:
         """Remove what a process that was killed was writing; nobody else may be building the run.
@@ -342,6 +344,8 @@ def read_json(path: Location) -> dict[str, Any]:
         data = parse_json(read_regular(path, _MOST_JSON))
     except FileNotFoundError as error:
         raise StoreError(f"{path}: not found; expected a run that `synthpipe build` made") from error
+    except AccessError:
+        raise
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
         raise StoreError(f"{path}: cannot be read as JSON: {found}; {_HOW_TO_MEND}") from error

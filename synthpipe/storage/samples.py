@@ -28,7 +28,6 @@ from synthpipe.storage.nodes import HOW_TO_MEND, damaged
 from synthpipe.storage.shards import object_path, shard_size
 
 _OPEN_FILES = 256  # of all readers of a process, which may have 1024
-_CURE = "check its address and your rights"
 _REQUESTS = 16  # at once, of what is not on a disk
 _MISSING = 2**64 - 1  # in a shard's index: a chunk that was never written
 
@@ -69,7 +68,7 @@ class _Remote:
 
     def __init__(self, path: Location) -> None:
         self._url = address(path)
-        with told(path, "cannot be read", _CURE):
+        with told(path, "cannot be read"):
             found = path.exists()
         if not found:
             raise FileNotFoundError(str(path))
@@ -89,7 +88,7 @@ class _Remote:
     def _range(self, start: int, stop: int | None) -> bytes:
         path = located(self._url)  # anew each time: what was opened before a fork hangs after it
         assert not isinstance(path, Path)  # nosec B101 # for mypy: it is a URL
-        with told(path, "cannot be read", _CURE):
+        with told(path, "cannot be read"):
             data: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return data
 
@@ -239,7 +238,7 @@ class SampleReader:
             file = self._files.get(shard)
             if file is None:
                 path = object_path(self._array, shard)
-                with told(path, "cannot be read", _CURE):
+                with told(path, "cannot be read"):
                     try:
                         file = _opened(path)
                     except FileNotFoundError as error:

@@ -24,9 +24,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 from zarr.core.sync import sync
-from zarr.storage import StorePath
+from zarr.storage import MemoryStore, StorePath
 
-from synthpipe.errors import StoreError
+from synthpipe.errors import AccessError, StoreError
 from synthpipe.files import Location, read_regular, told, write_atomically
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum, split_checksum
 from synthpipe.storage.nodes import damaged, location_of
@@ -231,6 +231,8 @@ def _read_shard(array: zarr.Array[Any], shard: int) -> NDArray[Any] | None:
         return codec.read(split_checksum(read_regular(path, codec.most_bytes(shape, array.dtype))), shape, array.dtype)
     except FileNotFoundError:
         return None
+    except AccessError:
+        raise
     except (ValueError, RuntimeError, OSError) as error:
         raise damaged(path, getattr(error, "strerror", None) or str(error)) from error
 
@@ -301,7 +303,10 @@ def listing(place: StorePath) -> list[str]:
     async def names() -> list[str]:
         return [name async for name in place.store.list_dir(place.path)]
 
-    return sync(names())
+    if isinstance(place.store, MemoryStore):
+        return sync(names())
+    with told(location_of(place), "cannot be listed"):
+        return sync(names())
 
 
 def shards_of(length: int, size: int) -> range:

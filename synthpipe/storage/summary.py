@@ -12,7 +12,7 @@ from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, ShardingCodec
 
 from synthpipe.errors import StoreError
-from synthpipe.files import PARTIAL, Location
+from synthpipe.files import PARTIAL, Location, told
 from synthpipe.records import STRATEGIES
 from synthpipe.storage.chunks import settings
 from synthpipe.storage.contents import contents
@@ -30,11 +30,13 @@ def summarise(path: Location) -> dict[str, Any]:
     StoreError
         There is nothing of synthpipe at `path`.
     """
-    if (path / "run.json").is_file():
+    with told(path, "cannot be read"):
+        is_run, is_store = ((path / name).is_file() for name in ("run.json", "zarr.json"))
+        found = "no run.json and no zarr.json in it" if path.exists() else "nothing there"
+    if is_run:
         return _run(RunDirectory(path))
-    if (path / "zarr.json").is_file():
+    if is_store:
         return {"kind": "store", "path": str(path), **_group(path, whole=True)}
-    found = "nothing there" if not path.exists() else "no run.json and no zarr.json in it"
     raise StoreError(f"{path}: {found}; expected a run directory or a Zarr store that `synthpipe build` wrote")
 
 

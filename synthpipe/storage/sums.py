@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 
-from synthpipe.errors import StoreError
+from synthpipe.errors import AccessError, StoreError
 from synthpipe.files import Location, read_regular, write_atomically
 from synthpipe.storage.run import RunDirectory
 
@@ -45,6 +45,8 @@ def read_sums(run: RunDirectory) -> dict[Location, str]:
         text = read_regular(run.sums_file, _LARGEST).decode("ascii")
     except FileNotFoundError as error:
         raise StoreError(f"{run.sums_file}: not found") from error
+    except AccessError:
+        raise
     except OSError as error:
         raise StoreError(f"{run.sums_file}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:

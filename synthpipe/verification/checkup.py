@@ -17,7 +17,7 @@ import numpy as np
 from synthpipe.config import Pipeline
 from synthpipe.curation import Kept, Verdicts, tally
 from synthpipe.errors import StoreError
-from synthpipe.files import Location
+from synthpipe.files import Location, told
 from synthpipe.patches.access import find_patches, unread
 from synthpipe.patches.catalog import Catalog
 from synthpipe.progress import Reporter
@@ -76,7 +76,9 @@ def verify(
         `root` lacks some of the patches.
     """
     run = RunDirectory(path)
-    if not path.is_dir() or not (run.exists() or run.build_file.exists() or run.holds_composites()):
+    with told(path, "cannot be read"):
+        is_run = path.is_dir() and (run.exists() or run.build_file.exists() or run.holds_composites())
+    if not is_run:
         raise StoreError(f"{path}: is no run directory; expected one that `synthpipe build` made")
     return _Checking(run, samples, reporter, samples > 0 if patches is None else patches, root).result()
 

@@ -15,6 +15,7 @@ from zarr.storage import MemoryStore
 
 from synthpipe.compose import Purpose
 from synthpipe.config import MOST, Pipeline
+from synthpipe.errors import AccessError
 from synthpipe.files import Location, parse_json, read_regular
 from synthpipe.patches.catalog import Catalog
 from synthpipe.records import Strategy
@@ -137,6 +138,8 @@ def check_group(expected: ExpectedGroup) -> Looked:
             if expected.required or _holds_objects(path.parent):
                 faults.append(_fault(path, "nothing", "the metadata of what lies there", wanted))
             continue
+        except AccessError:
+            raise
         except OSError as error:
             faults.append(_fault(path, error.strerror or str(error), "metadata that can be read", wanted))
             continue

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import count_classes
 from synthpipe.config import Pipeline
+from synthpipe.errors import AccessError
 from synthpipe.records import REASONS, Composite, Recipe, recipe_from_json, recipe_to_json
 from synthpipe.storage.integrity import DamageError, StoredArray, decode_shard
 from synthpipe.storage.shards import shards_of
@@ -65,6 +66,8 @@ def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]
                 # a link to nothing is removed with it
                 faults.append(Fault("missing", path, "nothing", f"shard {shard} of {name}", remove=(path,)))
             continue
+        except AccessError:
+            raise
         except OSError as error:
             expected = f"shard {shard} of {name}, which can be read"
             faults.append(Fault("damaged", path, error.strerror or str(error), expected, remove=(path,)))

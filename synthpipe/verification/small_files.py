@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from synthpipe.config import Pipeline
-from synthpipe.errors import CatalogError, FilterError, StoreError, SynthpipeError
+from synthpipe.errors import AccessError, CatalogError, FilterError, StoreError, SynthpipeError
 from synthpipe.files import Location
 from synthpipe.folders import irregular
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
@@ -188,6 +188,8 @@ def _digest(path: Location) -> str:
         return sha256(read_file(path))
     except FileNotFoundError:
         return "nothing"
+    except AccessError:
+        raise
     except OSError as error:
         return error.strerror or str(error)
 
