@@ -201,7 +201,10 @@ def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[
 def is_finished(run: RunDirectory) -> bool:
     """Whether a build of this run came to its end, and its curated set is complete."""
     journal = run.journal()
-    if not journal.get("finished") or set(run.pipeline().strategies) - journal["strategies"].keys():
+    if (
+        not (journal.get("finished") and run.sums_file.exists())
+        or set(run.pipeline().strategies) - journal["strategies"].keys()
+    ):
         return False
     return (run.curated / METADATA).exists() and not any(missing_objects(open_group(run.curated), CURATED_ARRAYS))
 

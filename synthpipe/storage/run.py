@@ -222,12 +222,13 @@ class RunDirectory:
         return {"stages": {}, "strategies": {}} | data
 
     def reopen(self) -> None:
-        """Count the run as not finished from here on: it is about to change."""
-        for path in (self.sums_file, self.report_page, *self.cards()):
-            path.unlink(missing_ok=True)
+        """Count the run as not finished from here on, which the lack of its digests says: it is about to change."""
+        self.sums_file.unlink(missing_ok=True)
         journal = self.journal()
         if journal.pop("finished", None):
             write_json(self.build_file, journal)
+        for path in (self.report_page, *self.cards()):
+            path.unlink(missing_ok=True)
 
     def pipeline(self) -> Pipeline:
         """Return the pipeline that the run was built from.
