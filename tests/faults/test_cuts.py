@@ -91,15 +91,16 @@ def test_an_extension_that_is_cut_loses_nothing_and_ends_at_the_next_attempt(
 
 def test_a_run_that_is_cut_while_it_is_reopened_is_not_finished(finished: Path, tmp_path: Path) -> None:
     for step in count():
-        run = RunDirectory(Path(shutil.copytree(finished, tmp_path / f"cut-{step}")))
-        with cut_at(run.path, step) as cut, suppress(OSError):
+        folder = Path(shutil.copytree(finished, tmp_path / f"cut-{step}"))
+        run = RunDirectory(folder)
+        with cut_at(folder, step) as cut, suppress(OSError):
             run.reopen()
         assert is_finished(run) is (step == 0)
         if not cut.happened:
             break
     assert step > 3
-    build(run.pipeline(), run.path, HERE, LogReporter())
-    assert contents(run.path) == contents(finished)
+    build(run.pipeline(), folder, HERE, LogReporter())
+    assert contents(folder) == contents(finished)
 
 
 def _digest(store: Path) -> str | None:
