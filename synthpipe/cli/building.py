@@ -18,6 +18,7 @@ from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
+from synthpipe.cli.shipped import SettingsFile
 from synthpipe.config import Pipeline, json_schema
 from synthpipe.curation import first_plan
 from synthpipe.files import Location
@@ -30,7 +31,7 @@ from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.summary import human_bytes
 
-_pipeline_argument = click.argument("pipeline", type=click.Path(dir_okay=False, path_type=Path))
+_pipeline_argument = click.argument("pipeline", type=SettingsFile())
 _set_option = click.option(
     "--set",
     "overrides",
@@ -58,6 +59,8 @@ def build(
 ) -> None:
     """Build a curated set of composites from a pipeline file.
 
+    PIPELINE is a file, or the name of one that comes with synthpipe: bcss, demo, glas, luad-histoseg or wsss4luad.
+
     A build that was interrupted goes on where it stopped when the same command is given again; what is finished
     is not made twice.
 
@@ -66,7 +69,7 @@ def build(
 
     \b
     Examples:
-      synthpipe build pipelines/demo.yaml
+      synthpipe build demo
       synthpipe build pipelines/bcss.yaml --set patches.root=/data/BCSS-WSSS -o runs/bcss --workers 16 --memory 4GiB
       synthpipe build pipelines/glas.yaml --set curation.threshold=0.4 --dry-run
       synthpipe build pipelines/demo.yaml -o runs/demo --set curation.wanted=400 --extend
@@ -98,7 +101,7 @@ def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
 
     \b
     Examples:
-      synthpipe validate pipelines/demo.yaml
+      synthpipe validate demo
       synthpipe validate pipelines/demo.yaml --set canvas=96
     """
     settings = pipeline_file.load(pipeline, overrides)

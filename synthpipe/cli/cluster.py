@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from synthpipe.cli.completion import KeyValue
+from synthpipe.cli.shipped import SHIPPED, SettingsFile
 
 if TYPE_CHECKING:  # loads Dask, which `--help` and other commands need not wait for
     from synthpipe.runtime import ClusterSettings, GpuUse, QueueKind
@@ -55,7 +56,11 @@ def cluster_options(command: Command) -> Command:
                 type=click.Choice(("local", "slurm", "pbs", "lsf", "sge")),
                 help="Start workers as jobs of a queue [local].",
             ),
-            click.option("--cluster-file", type=_FILE, help="YAML that describes a job: cores, memory, walltime, ..."),
+            click.option(
+                "--cluster-file",
+                type=SettingsFile(SHIPPED / "clusters"),
+                help="YAML that describes a job: cores, memory, walltime, ...; slurm comes with synthpipe.",
+            ),
             click.option(
                 "--cluster-set",
                 type=KeyValue("synthpipe.runtime:JobSettings"),

@@ -17,6 +17,7 @@ from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
+from synthpipe.cli.shipped import SHIPPED, SettingsFile
 from synthpipe.config import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
 from synthpipe.display import file_stem
 from synthpipe.errors import ConfigError, StoreError
@@ -42,7 +43,9 @@ _real = click.option("--real", type=EXISTING, help="Data set of the real patches
 _layout = click.option("--layout", type=click.Choice(LAYOUTS), help="Of the real patches [that of the build].")
 _val = click.option("--val", type=_FOLDER, required=True, help="Folder with img/ and mask/: chooses the best weights.")
 _config = click.option(
-    "--config", type=click.Path(dir_okay=False, path_type=Path), help="YAML [pipelines/training/published.yaml's]."
+    "--config",
+    type=SettingsFile(SHIPPED / "training"),
+    help="YAML file, or the name of one that comes with synthpipe: demo, published or small [published].",
 )
 _set = click.option(
     "--set",
