@@ -21,6 +21,8 @@ def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Map
     entries : mapping
         What ``build.json`` holds of each strategy once its candidates are judged.
     """
+    can_balance = pipeline.mosaic and not pipeline.donors.balance_classes
+    balance = "set donors.balance_classes: true, or " if can_balance else ""
     kept = {strategy: entry["verdicts"]["kept"] for strategy, entry in entries.items()}
     for index, name in enumerate(pipeline.taxonomy.names):
         pixels = sum(entry["class_share"][name] * kept[strategy] for strategy, entry in entries.items())
@@ -34,5 +36,5 @@ def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Map
             counts = ", ".join(f"{count} {reason}" for reason, count in verdicts.items() if count)
             shown = sum(verdicts.values())
             reasons.append(f"{shown} of {entry['candidates']} {strategy} candidates show it{counts and f' ({counts})'}")
-        cure = "set donors.balance_classes: true, or add donors" if donors else "add single-class patches of it"
+        cure = f"{balance}add donors" if donors else "add single-class patches of it"
         yield f"{name} has {share:.1%} of the kept pixels: {'; '.join(reasons)}; {cure}"

@@ -13,13 +13,14 @@ from synthpipe.config import Pipeline
 from synthpipe.files import Location, write_atomically
 from synthpipe.folders import resolved
 from synthpipe.lock import held
-from synthpipe.patches.catalog import survey, write_catalog
+from synthpipe.patches.catalog import write_catalog
 from synthpipe.progress import Reporter
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.run import RUN, RunDirectory
 from synthpipe.verification.checkup import verify
 from synthpipe.verification.faults import Checkup
+from synthpipe.verification.small_files import find_catalog
 
 _ROUNDS = 4  # composites, their scores, verdicts, the curated set
 
@@ -76,8 +77,9 @@ def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:
         run.build_file.unlink(missing_ok=True)
     run.reopen()
     if named.keys() & set(run.tables()):
-        catalog = survey(pipeline.patches, pipeline.taxonomy, canvas=pipeline.canvas)
-        write_catalog(catalog, pipeline.taxonomy, run.path)
+        catalog, _ = find_catalog(run, pipeline, trusted=False, root=pipeline.patches.root)
+        if catalog:  # patches that changed since are the build's to refuse
+            write_catalog(catalog, pipeline.taxonomy, run.path)
     for fault in found.faults:
         if fault.replace is not None:
             write_atomically(fault.path, fault.replace)

@@ -16,6 +16,7 @@ from synthpipe.stages.outcome import rare_classes
 from synthpipe.stages.status import status_of
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.summary import summarise
+from synthpipe.verification import repair
 from tests.conftest import pipeline
 from tests.patches.test_catalog import save
 
@@ -66,12 +67,17 @@ def test_classes_that_are_hardly_kept_are_told_with_the_reason() -> None:
         "mosaic": entry(200, (0.5, 0.485, 0.015), {"kept": 2, "looks_synthetic": 40, "surplus": 1}),
         "bezier": entry(200, (0.5, 0.5, 0.0), {}),
     }
-    (remark,) = rare_classes(pipeline(), catalog(50, 40, 4), entries)
-    assert remark == (
+
+    def remark_for(*overrides: str) -> str:
+        (remark,) = rare_classes(pipeline(*overrides), catalog(50, 40, 4), entries)
+        return remark
+
+    assert remark_for() == (
         "normal has 0.8% of the kept pixels: 4 of 94 donors show it; 43 of 600 mosaic candidates show it (2 kept, 40 "
         "looks_synthetic, 1 surplus); 0 of 600 bezier candidates show it; set donors.balance_classes: true, or "
         "add donors"
     )
+    assert remark_for("donors.balance_classes=true").endswith("; add donors")
     entries["bezier"]["class_share"]["normal"] = 0.005
     assert list(rare_classes(pipeline(), catalog(50, 40, 4), entries)) == []
 
@@ -79,7 +85,7 @@ def test_classes_that_are_hardly_kept_are_told_with_the_reason() -> None:
 def test_a_run_says_what_it_hardly_shows_and_keeps_its_patches(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is extended though some of its patches are too small by now; counts are those of the plan."""
+    """It is extended and repaired though some of its patches are too small by now; counts are those of the plan."""
     for number in range(6):
         save(tmp_path / "set" / ("tumour", "stroma")[number % 2] / f"{number}.png", number, 40, 40)
     save(tmp_path / "set/tumour/line.png", 7, 2, 40)
@@ -102,3 +108,7 @@ def test_a_run_says_what_it_hardly_shows_and_keeps_its_patches(
     before = load_catalog(run.path, pipeline().taxonomy)
     build(pipeline(*keys, "curation.wanted=14"), run.path, cluster, LogReporter(), extend=True)
     assert load_catalog(run.path, pipeline().taxonomy) == before and len(before.patches) == 7
+    table = run.tables()[0]
+    table.write_text(table.read_text().replace(f"{tmp_path / 'set'}", "/elsewhere"))
+    assert repair(run.path, 0, 1, LogReporter()).faults == ()
+    assert load_catalog(run.path, pipeline().taxonomy) == before
