@@ -184,7 +184,8 @@ def bare_tiff(data: bytes) -> Bare:
         begin = data[: layout.head - layout.offset.size] + layout.offset.pack(end)
     except (struct.error, OverflowError) as error:
         raise CatalogError("is truncated: its tags lie beyond its end") from error
-    if facts.get(_SUBFILE_TYPE, 0) & (_REDUCED | _MASK) or not all(_are_extra(data, layout, first)):
+    others = list(_are_extra(data, layout, first))
+    if others and (facts.get(_SUBFILE_TYPE, 0) & (_REDUCED | _MASK) or not all(others)):
         raise CatalogError(
             "has several pages, expected one picture; save the page that you mean by itself, for example with "
             "`magick 'FILE[0]' NEW`"

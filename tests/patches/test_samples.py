@@ -294,7 +294,7 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     "jpeg of several": (
         saved(PIL.Image.fromarray(SMALL * 0), "MPO", save_all=True, append_images=[PIL.Image.fromarray(SMALL)]),
         three(SMALL * 0),
-        SMALL * 0,
+        "is compressed as JPEG, which changes class indices",
     ),
     "png gamma": (png(COLOR, (b"gAMA", struct.pack(">I", 100000)), (b"cHRM", bytes(32)), kind=2), COLOR, MODE),
     "png profile": (png(COLOR, (b"iCCP", b"name\0\0" + zlib.compress(bytes(200))), kind=2), COLOR, MODE),
@@ -433,9 +433,12 @@ def test_smaller_copies_of_a_tiff_are_no_pages(tmp_path: Path) -> None:
             writer.write(COLOR, photometric="rgb")
             writer.write(**options)
         assert np.array_equal(decode(write(tmp_path / "a.tif", buffer.getvalue())), COLOR)
-    thumbnail = tiff(COLOR, photometric="rgb", subfiletype=1)
+    assert np.array_equal(decode(write(tmp_path / "a.tif", tiff(COLOR, photometric="rgb", subfiletype=1))), COLOR)
+    with tifffile.TiffWriter(tmp_path / "b.tif") as writer:
+        for _ in range(2):
+            writer.write(COLOR, photometric="rgb", subfiletype=1)
     with pytest.raises(CatalogError, match=PAGES):
-        decode(write(tmp_path / "a.tif", thumbnail))
+        decode(tmp_path / "b.tif")
     pages = tiff(SMALL, photometric="minisblack")
     (first,) = struct.unpack("<I", pages[4:8])
     end = first + 2 + 12 * struct.unpack("<H", pages[first : first + 2])[0]
