@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
-_MASKS = "masks?|labels?|annotations?|annots?|gt|ground[ _-]?truths?|seg|segmentations?"
-_MASK_FOLDER = re.compile(rf"(.*[^a-z])?({_MASKS})([^a-z].*)?", re.IGNORECASE)
-_MASK_STEM = re.compile(rf"(?P<image>.+?)(?P<mask>[ _.-]+({_MASKS}))", re.IGNORECASE)
+_WORDS = "labels?|annotations?|annos?|annots?|gt|ground[ _-]?truths?|seg|segmentations?"
+# a number behind such a word makes the name of a slide or site, such as GT12 or seg_1
+_MASK_FOLDER = re.compile(rf"(.*[^a-z])?(masks?([^a-z].*)?|({_WORDS})([^a-z0-9][^0-9]*)?)", re.IGNORECASE)
+_MASK_STEM = re.compile(rf"(?P<image>.+?)(?P<mask>[ _.-]+(masks?|{_WORDS}))", re.IGNORECASE)
 
 Place = tuple[tuple[str, ...], tuple[str, ...]]
 
@@ -23,7 +24,10 @@ def masks_among(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
     named = {patch: places for patch in ids if (places := list(_mask_places(patch)))}
     if not named:
         return {}
-    images = {place: patch for patch in reversed(ids) if patch not in named for place in _places(patch)}
+    asked = {place for places in named.values() for place, _ in places}
+    images = {
+        place: patch for patch in reversed(ids) if patch not in named for place in _places(patch) if place in asked
+    }
     found = {}
     for patch, places in named.items():
         for place, pattern in places:
@@ -59,13 +63,14 @@ def _places(patch: str) -> Iterator[Place]:
             yield parts[:number], parts[number + 1 :]
 
 
-def alike_folders(ids: Iterable[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield pairs of folders, in one folder, that hold images of the same names, and the first of these names."""
+def alike_folders(ids: Iterable[str]) -> Iterator[tuple[list[str], str]]:
+    """Yield the folders, two or more in one folder, that hold images of the same names, and the first of these."""
     stems: dict[PurePosixPath, list[str]] = {}
     for patch in ids:
         path = PurePosixPath(patch)
         stems.setdefault(path.parent, []).append(path.stem)
-    first: dict[tuple[PurePosixPath, tuple[str, ...]], PurePosixPath] = {}
+    alike: dict[tuple[PurePosixPath, tuple[str, ...]], list[str]] = {}
     for folder, names in sorted(stems.items()):
-        if folder.parts and (other := first.setdefault((folder.parent, tuple(sorted(names))), folder)) != folder:
-            yield str(other), str(folder), min(names)
+        if folder.parts:
+            alike.setdefault((folder.parent, tuple(sorted(names))), []).append(str(folder))
+    yield from ((folders, names[0]) for (_, names), folders in alike.items() if len(folders) > 1)

@@ -15,11 +15,12 @@ from synthpipe.taxonomy import Taxonomy
 def catalog_remarks(catalog: Catalog, taxonomy: Taxonomy, layout: Layout) -> Iterator[str]:
     """Yield what may surprise in the patches of a catalog: their pixels, their folders, the donors of each class."""
     yield from catalog.remarks
-    for first, second, name in alike_folders(patch.id for patch in catalog.patches):
+    for (first, second, *others), name in alike_folders(patch.id for patch in catalog.patches):
         if layout != "folders" or "/" in first:  # folders of classes may hold equal names
+            more = f" and {len(others)} more" if others else ""
             yield (
-                f"{first}/ and {second}/ hold patches of the same names, such as {name!r}; if one of them holds masks "
-                f"or copies, leave it out with patches.exclude: [{second + '/*'!r}]"
+                f"{first}/ and {second}/{more} hold patches of the same names, such as {name!r}; if one of them holds "
+                f"masks or copies, leave it out with patches.exclude: [{second + '/*'!r}]"
             )
     donors: dict[int, list[PatchRef]] = defaultdict(list)
     for patch in catalog.donors:

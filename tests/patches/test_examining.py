@@ -152,7 +152,9 @@ def test_masks_beside_images_are_problems_with_the_pattern_that_leaves_them_out(
         ("tumour/images/a.jpg", "tumour/masks/a.png", "*/masks/*"),
         ("tumour/a.png", "tumour/Ground Truth/a.png", "*/Ground Truth/*"),
         ("img/s1/a-[1, 0, 0].png", "mask/s1/a-[1, 0, 0].png", "mask/*"),
-        ("tumour/img/a.png", "tumour/labels[1]/a_label.png", "*/labels[[]1]/*"),
+        ("tumour/img/a.png", "tumour/labels[x]/a_label.png", "*/labels[[]x]/*"),
+        ("tumour/a.png", "tumour/masks_224/a.png", "*/masks_224/*"),
+        ("train_1.bmp", "train_1_anno.bmp", "*_anno.bmp"),
         ("benign/benign (1).png", "benign/benign (1)_mask.png", "*_mask.png"),
     ],
 )
@@ -168,6 +170,10 @@ def test_names_of_masks(image: str, mask: str, pattern: str) -> None:
         ("tumour/images/a.png", "tumour/masks/b.png"),
         ("tumour/damask/a.png", "tumour/b/a.png"),
         ("tumour/a.png", "stroma/a_mask.png"),
+        ("TCGA-A1-0001/tile_0.png", "TCGA-GT-0002/tile_0.png"),
+        ("tumour/A12/tile_0.png", "tumour/GT12/tile_0.png"),
+        ("tumour/a.png", "tumour/seg_1/a.png"),
+        ("tumour/an/a.png", "tumour/ann/a.png"),
     ],
 )
 def test_other_names_are_no_masks(one: str, other: str) -> None:
@@ -185,6 +191,13 @@ def test_folders_with_the_same_names_are_remarked_on(root: Path) -> None:
         "copies, leave it out with patches.exclude: ['normal/right/*']"
     )
     assert list(alike_folders(["a/x.png", "a/y.png", "b/x.png", "b/z.png", "c.png"])) == []
+
+
+def test_slides_with_tiles_of_the_same_names_are_one_remark(root: Path) -> None:
+    for number in range(5):
+        save(root / "normal" / f"s{number}" / "tile_0.png", number + 40, 40, 30)
+    (remark,) = (each for each in catalog_remarks(found(root), LUNG, "folders") if "same names" in each)
+    assert remark.startswith("normal/s0/ and normal/s1/ and 3 more hold patches of the same names, such as 'tile_0'")
 
 
 def test_classes_with_one_donor_or_donors_of_one_slide_are_remarked_on(root: Path) -> None:
