@@ -11,7 +11,7 @@ from synthpipe.config import Layout
 from synthpipe.errors import CatalogError
 from synthpipe.files import Location
 from synthpipe.patches.labels import parse_bracket, parse_names
-from synthpipe.patches.listing import is_patch, listing
+from synthpipe.patches.listing import is_directory, is_patch, listing
 from synthpipe.patches.published import PUBLISHED
 from synthpipe.taxonomy import Taxonomy
 
@@ -22,7 +22,7 @@ _LOOKED_AT = 50  # names of a folder
 def what_lies_at(root: Location) -> str:
     """Return a clause that says what a folder holds, or the nearest folder above what is missing or a file."""
     folder = root
-    while isinstance(folder, Path) and not folder.is_dir() and folder != folder.parent:
+    while isinstance(folder, Path) and not is_directory(folder) and folder != folder.parent:
         folder = folder.parent
     try:
         found = sorted(listing(folder))
@@ -54,8 +54,8 @@ def _near(root: Location) -> Iterator[Location]:
     """Yield a root, what lies in it, and the two folders above it."""
     yield root
     with suppress(CatalogError):
-        inside = sorted(listing(root), key=_training_first)[:_LOOKED_AT] if root.is_dir() else []
-        yield from (root / name for name, is_folder in inside if is_folder or _is_table(name))
+        inside = sorted(listing(root), key=_training_first)[:_LOOKED_AT] if is_directory(root) else []
+        yield from (root / name for name, inner in inside if inner or _is_table(name))
     if isinstance(root, Path):
         yield from root.parents[:2]
 
@@ -66,14 +66,14 @@ def _training_first(entry: tuple[str, bool]) -> tuple[bool, str]:
 
 def _layout_of(place: Location, taxonomy: Taxonomy) -> Layout | None:
     """Return the layout that fits what lies at a place, judged by names alone; None for none of them."""
-    if not place.is_dir():
-        return "csv" if place.is_file() and _is_table(place.name) else None
     try:
+        if not place.is_dir():
+            return "csv" if _is_table(place.name) and place.is_file() else None
         found = listing(place)
         folders = [name for name, is_folder in found if is_folder]
         trainings = {each.training for each in PUBLISHED.values()}.intersection(folders)
         lists = {name: listing(place / name) for name in trainings}
-    except CatalogError:
+    except (CatalogError, OSError):
         return None
     for layout, published in PUBLISHED.items():
         inside = lists.get(published.training, found)[:_LOOKED_AT]

@@ -19,7 +19,7 @@ from synthpipe.files import Location, located
 from synthpipe.patches.claims import Claim, Entry, ProblemKind
 from synthpipe.patches.hints import what_fits, what_lies_at
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
-from synthpipe.patches.listing import SUFFIXES, files, is_patch, listing
+from synthpipe.patches.listing import SUFFIXES, files, is_directory, is_patch, listing
 from synthpipe.patches.published import PUBLISHED, Published
 from synthpipe.patches.tables import csv_entries
 from synthpipe.patterns import first_groups
@@ -92,7 +92,7 @@ def _entries(
     if layout == "folders":
         entries = list(_folder_entries(_existing_folder(root, layout, taxonomy)))
         return entries, lambda text: parse_names(text, taxonomy), "move it, rename the folder"
-    if isinstance(root, Path) and root.is_dir():
+    if isinstance(root, Path) and is_directory(root):
         fault = "is a folder, expected a file; set patches.root to the CSV file, or patches.layout"
         raise _misfit(root, layout, taxonomy, fault)
     entries = list(csv_entries(root))
@@ -192,7 +192,7 @@ def _matches(patch: str, pattern: str) -> bool:
 
 def _training_folder(root: Location, layout: Layout, published: Published, taxonomy: Taxonomy) -> Location:
     _existing_folder(root, layout, taxonomy)
-    if (root / published.training).is_dir():
+    if is_directory(root / published.training):
         return root / published.training
     if root.name == published.training or any(is_patch(name) for name, is_folder in listing(root) if not is_folder):
         return root

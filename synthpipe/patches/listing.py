@@ -46,6 +46,14 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
             yield from _walk(folder / name, above)
 
 
+def is_directory(place: Location) -> bool:
+    """Whether a folder lies at a place, as far as this user may see."""
+    try:
+        return place.is_dir()
+    except OSError:
+        return False
+
+
 def listing(folder: Location) -> list[tuple[str, bool]]:
     """Return the names in a folder that are not hidden, and whether each is a folder."""
     if not isinstance(folder, Path):

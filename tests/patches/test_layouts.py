@@ -199,6 +199,12 @@ def test_missing_root(tmp_path: Path, layout: str) -> None:
         claims(tmp_path / "absent", layout)
 
 
+@pytest.mark.parametrize("layout", ["bcss-wsss", "folders", "csv"])
+def test_roots_that_cannot_be_looked_at(tmp_path: Path, layout: str) -> None:
+    with pytest.raises(CatalogError, match=r"x: (cannot be read: )?File name too long.*set patches\.root"):
+        claims(tmp_path / ("x" * 300), layout)
+
+
 def test_roots_of_the_wrong_kind(tmp_path: Path) -> None:
     table = write_csv(tmp_path, "path,labels\n")
     with pytest.raises(CatalogError, match="is no folder, expected the data set's folder for layout folders"):
