@@ -7,6 +7,7 @@ from typing import Any
 
 from synthpipe.config import Pipeline
 from synthpipe.patches.catalog import Catalog
+from synthpipe.verdicts import told
 
 _RARE = 0.01  # of the kept pixels
 
@@ -33,7 +34,9 @@ def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Map
         reasons = [f"{donors} of {len(catalog.donors)} donors show it"]
         for strategy, entry in entries.items():
             verdicts = entry["class_verdicts"][name]
-            counts = ", ".join(f"{count} {reason}" for reason, count in verdicts.items() if count)
+            counts = ", ".join(
+                f"{count} {told(reason, pipeline.ranked)}" for reason, count in verdicts.items() if count
+            )
             shown = sum(verdicts.values())
             reasons.append(f"{shown} of {entry['candidates']} {strategy} candidates show it{counts and f' ({counts})'}")
         cure = f"{balance}add donors" if donors else "add single-class patches of it"

@@ -74,9 +74,10 @@ def test_classes_that_are_hardly_kept_are_told_with_the_reason() -> None:
 
     assert remark_for() == (
         "normal has 0.8% of the kept pixels: 4 of 94 donors show it; 43 of 600 mosaic candidates show it (2 kept, 40 "
-        "looks_synthetic, 1 surplus); 0 of 600 bezier candidates show it; set donors.balance_classes: true, or "
-        "add donors"
+        "looks synthetic, 1 ranked below the cut); 0 of 600 bezier candidates show it; set donors.balance_classes: "
+        "true, or add donors"
     )
+    assert "1 surplus" in remark_for("curation.rule=threshold")
     assert remark_for("donors.balance_classes=true").endswith("; add donors")
     entries["bezier"]["class_share"]["normal"] = 0.005
     assert list(rare_classes(pipeline(), catalog(50, 40, 4), entries)) == []
