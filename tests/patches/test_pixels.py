@@ -163,7 +163,7 @@ def test_masks_are_lossless_whatever_their_names(tmp_path: Path) -> None:
         with pytest.raises(CatalogError, match=r"mask\.png: is compressed as JPEG, which changes class indices; write"):
             decode_mask(tmp_path / "mask.png")
     (tmp_path / "mask.jpg").write_bytes(images["png-grey"])
-    assert decode_mask(tmp_path / "mask.jpg").shape == (40, 50)
+    assert decode_mask(tmp_path / "mask.jpg").shape == decode(tmp_path / "mask.jpg").shape[:2]
 
 
 def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
