@@ -173,8 +173,11 @@ def open_regular(path: Path) -> int:
     OSError
         It is not there, cannot be read, or is no regular file; `strerror` says which.
     """
-    # a pipe that nobody writes to would be waited for
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        # a pipe that nobody writes to would be waited for
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except ValueError as error:
+        raise OSError(errno.EINVAL, "its name holds U+0000, which no file's name does") from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

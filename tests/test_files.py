@@ -86,6 +86,11 @@ def test_a_process_that_may_open_no_more_files_says_so(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"its name holds U\+0000"):
+        read_regular(tmp_path / "a\0.png", 5)
+
+
 def test_json_without_end_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 200_000)
