@@ -56,7 +56,8 @@ class Weights:
         """Return the tensors by the names of a network.
 
         Tensors are matched by name. Where names differ, they are matched by order, if all shapes and the last parts
-        of all names agree. The head is left out where its shape is another one, or where the file has none.
+        of all names agree, and no name is that of another tensor. The head is left out where its shape is another one,
+        or where the file has none.
 
         Parameters
         ----------
@@ -106,6 +107,8 @@ def _by_order(
 ) -> dict[str, Tensor] | str:
     """Return the tensors by the names of `wanted`, or say which is the first that does not fit."""
     for (theirs, each), (ours, like) in zip(found.items(), wanted.items(), strict=False):
+        if theirs in wanted and theirs != ours:
+            return f"{_short(theirs)} stands where {ours} is expected, so neither names nor order match"
         if theirs.rpartition(".")[2] != ours.rpartition(".")[2] or (ours in body and each.shape != like.shape):
             return (
                 f"{_short(theirs)} has shape {tuple(each.shape)}, expected {ours} of shape {tuple(like.shape)} in its "
@@ -163,14 +166,15 @@ def read_weights(setting: str, path: str) -> Weights:
 
 def _state_dict(found: Any) -> dict[str, Tensor]:
     for key in _INSIDE:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
+        if isinstance(found, dict) and key in found and isinstance(found[key], dict):
             found = found[key]
     if not isinstance(found, dict) or not found:
         raise ValueError(f"it holds {type(found).__name__}, expected tensors by name")
-    for name, each in found.items():
+    items = list(dict.items(found))  # a file may give an OrderedDict attributes in the place of its methods
+    for name, each in items:
         if not isinstance(name, str) or not isinstance(each, Tensor):
             raise ValueError(f"{_short(name)} is {type(each).__name__}, expected a tensor")
-    return {name.removeprefix("module."): each.detach() for name, each in found.items()}
+    return {name.removeprefix("module."): each.detach() for name, each in items}
 
 
 def heads(module: nn.Module) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,6 +123,33 @@ def test_order_counts_only_where_shapes_and_kinds_agree_and_the_file_has_an_orde
     safetensors.torch.save_file(renamed, path)
     with pytest.raises(ConfigError, match=r"conv1\.0\.weight is missing"):
         fit(path, network())
+
+
+def test_order_does_not_count_against_names(tmp_path: Path) -> None:
+    """Of two tensors of one shape in each other's place, order alone would take each for the other."""
+    source, path = network().state_dict(), tmp_path / "w"
+    names = [name for name in source if not name.endswith("num_batches_tracked")]
+    one, other = "layer1.0.bn1.weight", "layer1.0.bn2.weight"
+    assert source[one].shape == source[other].shape
+    swapped = {one: other, other: one}
+    renamed = {swapped.get(name, name): source[swapped.get(name, name)] for name in names if name != "conv1.0.weight"}
+    torch.save({"my.weight": source["conv1.0.weight"], **renamed}, path)
+    with pytest.raises(ConfigError, match=r"conv1\.0\.weight is missing"):
+        fit(path, network(seed=2))
+
+
+@pytest.mark.parametrize("method", [b"get", b"items"])
+def test_attributes_in_the_place_of_methods_are_not_called(method: bytes, tmp_path: Path) -> None:
+    source, path = network().state_dict(), tmp_path / "w"
+    torch.save(source, path)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            state = b"}X" + len(method).to_bytes(4, "little") + method + b"K\x05sb."  # {method: 5}, of the OrderedDict
+            archive.writestr(name, data.removesuffix(b".") + state if name.endswith("data.pkl") else data)
+    found = fit(path, network(seed=2))
+    assert torch.equal(found["conv1.0.weight"], source["conv1.0.weight"])
 
 
 def test_files_that_are_no_sound_weights_are_refused(tmp_path: Path) -> None:
