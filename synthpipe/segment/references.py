@@ -39,7 +39,8 @@ def measured_baselines(result: Mapping[str, Any], folders: Iterable[Path]) -> It
     Parameters
     ----------
     result : mapping
-        What ``metrics.json`` holds. Images and windows must be the same; whatever cannot be read is passed over.
+        What ``metrics.json`` holds. Images, windows and classes must be the same; whatever cannot be read is passed
+        over.
     folders : iterable of Path
         Folders that outputs of `synthpipe baseline` lie in.
     """
@@ -49,6 +50,7 @@ def measured_baselines(result: Mapping[str, Any], folders: Iterable[Path]) -> It
                 try:
                     other = parse_json(read_regular(found.parent / name / "metrics.json", _MOST))
                     same = all(other[key] == result[key] for key in ("measured_on", "windows"))
+                    same &= list(other["classes"]) == list(result["classes"])
                     if same and other["checkpoint"] != result["checkpoint"]:
                         yield f"{what}, {found.parent}", float(other["miou"])
                 except (OSError, ValueError, KeyError, TypeError):

@@ -11,7 +11,13 @@ from synthpipe.segment.metrics import confusion_matrix, measure
 from synthpipe.segment.references import constant, measured_baselines
 from tests.conftest import pipeline
 
-RESULT = {"checkpoint": "a", "measured_on": "images", "windows": {"size": [32, 32]}, "miou": 0.5}
+RESULT = {
+    "checkpoint": "a",
+    "measured_on": "images",
+    "windows": {"size": [32, 32]},
+    "classes": {"tumour": {}, "stroma": {}},
+    "miou": 0.5,
+}
 
 
 def test_one_class_everywhere_is_measured_as_a_prediction_of_it_is() -> None:
@@ -37,7 +43,16 @@ def test_baselines_count_that_were_measured_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"measured_on": "others"}, {"windows": {}}, {"checkpoint": "a"}, {"miou": None}, {"miou": "much"}]
+    "changes",
+    [
+        {"measured_on": "others"},
+        {"windows": {}},
+        {"classes": {"stroma": {}, "tumour": {}}},
+        {"classes": {"tumour": {}, "stroma": {}, "normal": {}}},
+        {"checkpoint": "a"},
+        {"miou": None},
+        {"miou": "much"},
+    ],
 )
 def test_other_baselines_are_passed_over(tmp_path: Path, changes: dict[str, Any]) -> None:
     write(tmp_path / "bounds", "test-labels", **changes)
