@@ -145,7 +145,7 @@ def train(
     """
     from synthpipe.segment.mask_check import among_patches
     from synthpipe.segment.masks import digest_of
-    from synthpipe.segment.network import SegmentationNetwork, read_file
+    from synthpipe.segment.network import SegmentationNetwork, read_file, with_own_normalisation
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.sources import Composites, RealPatches
     from synthpipe.segment.training import TRAINING, TrainingData, check_network
@@ -176,6 +176,7 @@ def train(
         sources,
     )
     if dry_run:
+        settings = settings.model_copy(update={"network": with_own_normalisation(settings.network)})
         network = SegmentationNetwork(settings.network, len(description.taxonomy), read_file(settings.network))
         check_network(network, data, settings, devices=1)
         say("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))

@@ -24,6 +24,7 @@ from synthpipe.cli import main
 from synthpipe.cli.main import ExplainingGroup
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from tests.conftest import ROOT
+from tests.imagenet import LITE0
 from tests.segment.conftest import DataSet, data_set, settings
 
 __all__ = ["data_set"]
@@ -75,6 +76,16 @@ def test_a_dry_run_says_what_would_be_trained(data_set: DataSet, config: Path, t
     assert not (tmp_path / "run").exists()
     alone = training(data_set, config, tmp_path / "run", "--set", "real=0", "--dry-run")
     assert f"note: real is 0, so no patches of {data_set.root} are trained on" in alone.stderr
+
+
+def test_a_dry_run_shows_the_normalisation_that_the_weights_of_a_file_expect(
+    data_set: DataSet, config: Path, tmp_path: Path
+) -> None:
+    changes = ("network.encoder=tu-tf_efficientnet_lite0", f"network.weights={LITE0}", "network.architecture=Unet")
+    result = training(
+        data_set, config, tmp_path / "run", *(part for each in changes for part in ("--set", each)), "--dry-run"
+    )
+    assert result.exit_code == 0 and result.stdout.count("  - 0.5\n") == 6
 
 
 def test_a_finished_training_is_not_done_again(data_set: DataSet, config: Path, trained: Path) -> None:
