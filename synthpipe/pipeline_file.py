@@ -43,10 +43,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
 
 def _with_digest(section: FilterSection) -> FilterSection:
     """Return the filter's settings with the absolute path of its weights, and with their digest."""
-    location = located(section.weights or "")
-    location = location.expanduser().absolute() if isinstance(location, Path) else location
-    digest = section.weights_sha256
+    location, digest = located(section.weights or ""), section.weights_sha256
     try:
+        location = location.expanduser().absolute() if isinstance(location, Path) else location
         digest = digest or hashlib.sha256(read_regular(location, LARGEST_WEIGHTS)).hexdigest()
     except Exception as error:  # clients of object stores raise exceptions of their own
         reason = getattr(error, "strerror", None) or error

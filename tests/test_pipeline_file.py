@@ -385,6 +385,8 @@ def test_weights_count_by_their_digest_and_new_keys_at_their_defaults_not_at_all
 def test_weights_that_cannot_be_read_or_are_named_beside_those_of_a_hub_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"filter\.weights: .*gone\.pth: cannot be read: No such file"):
         pipeline(f"filter.weights={tmp_path / 'gone.pth'}")
+    with pytest.raises(ConfigError, match=r"filter\.weights: ~nobody-here/w\.pth: cannot be read: Could not determine"):
+        pipeline("filter.weights=~nobody-here/w.pth")
     with pytest.raises(ConfigError, match=r"filter\.pretrained: got true beside filter\.weights; choose one of them"):
         pipeline("filter.weights=x.pth", "filter.pretrained=true")
     known = pipeline(
