@@ -14,6 +14,7 @@ from copy import copy
 from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Annotated, Any
 
+import dask
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import SchedulerPlugin, Status
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -24,7 +25,7 @@ from synthpipe.errors import ClusterError
 from synthpipe.runtime.servers import Scheduler, Worker
 
 if TYPE_CHECKING:
-    from synthpipe.runtime.settings import Demand, Queued
+    from synthpipe.runtime.settings import Demand, Queued, QueueKind
 
 _KEPT_BYTES = 256 << 20
 # Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
@@ -127,9 +128,15 @@ class JobSettings(Section):
         sys.executable
     )
     job_name: Word = "synthpipe"
-    job_script_prologue: Annotated[tuple[Text, ...], Field(description="commands before the workers")] = ()
-    job_extra_directives: Annotated[tuple[Text, ...], Field(description="further options of the queue")] = ()
-    job_directives_skip: Annotated[tuple[Text, ...], Field(description="directives to leave out")] = ()
+    job_script_prologue: Annotated[
+        tuple[Text, ...] | None, Field(description="commands before the workers [those of the site's Dask]")
+    ] = None
+    job_extra_directives: Annotated[
+        tuple[Text, ...] | None, Field(description="further options of the queue [those of the site's Dask]")
+    ] = None
+    job_directives_skip: Annotated[
+        tuple[Text, ...] | None, Field(description="directives to leave out [those of the site's Dask]")
+    ] = None
 
     @model_validator(mode="after")
     def _fits(self) -> JobSettings:
@@ -215,6 +222,13 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
                 file.flush()
                 yield file.name
 
+        async def _submit_job(self, script_filename: str) -> Any:
+            """Submit the script; what the queue says to it does not depend on the script's name, which is random."""
+            try:
+                return await super()._submit_job(script_filename)
+            except RuntimeError as error:
+                raise RuntimeError(str(error).replace(script_filename, "SCRIPT")) from error
+
         async def close(self) -> None:
             await super().close()
             self.status = Status.closed
@@ -223,7 +237,7 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
         return cluster(
             job_cls=Job,
             scheduler_cls=Scheduler,
-            scheduler_options={"dashboard": False},
+            scheduler_options={**(_of_site(queued.kind, "scheduler-options") or {}), "dashboard": False},
             **job_options(queued, demand),
             **options,
         )
@@ -247,8 +261,9 @@ def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
             await job.start()
         except Exception as error:
             reason = " ".join(str(error).split())
-            if reason not in told:
-                told.add(reason)
+            kind = re.sub(r"\d+", "0", reason)  # the times and numbers of jobs in it change
+            if kind not in told:
+                told.add(kind)
                 note(f"the queue takes no job, and is asked again: {reason}")
 
     async def look() -> None:
@@ -319,11 +334,35 @@ def job_options(queued: Queued, demand: Demand) -> dict[str, Any]:
         "log_directory": jobs.log_directory,
         "python": shlex.quote(jobs.python),
         "job_name": jobs.job_name,
-        "job_script_prologue": [*exports, *jobs.job_script_prologue],
-        "job_extra_directives": [*_gpu_directive(queued), *jobs.job_extra_directives],
-        "job_directives_skip": list(jobs.job_directives_skip),
-        "worker_extra_args": [str(part) for pair in worker.items() for part in pair],
+        "job_script_prologue": [
+            *exports,
+            *_own_or_of_site(jobs.job_script_prologue, queued.kind, "job-script-prologue", "env-extra"),
+        ],
+        "job_extra_directives": [
+            *_gpu_directive(queued),
+            *_own_or_of_site(jobs.job_extra_directives, queued.kind, "job-extra-directives", "job-extra"),
+        ],
+        "job_directives_skip": _own_or_of_site(
+            jobs.job_directives_skip, queued.kind, "job-directives-skip", "header-skip"
+        ),
+        "worker_extra_args": [  # of an option that is given twice the last one counts
+            *_own_or_of_site(None, queued.kind, "worker-extra-args", "extra"),
+            *(str(part) for pair in worker.items() for part in pair),
+        ],
     }
+
+
+def _own_or_of_site(own: tuple[str, ...] | None, kind: QueueKind, *keys: str) -> list[str]:
+    """Return what the user gives, else what Dask's settings have under the first key that is set.
+
+    dask-jobqueue itself looks there only where it is given nothing, and it is given more than what the user says.
+    """
+    found = own if own is not None else next(filter(None, (_of_site(kind, key) for key in keys)), ())
+    return [found] if isinstance(found, str) else [str(each) for each in found]
+
+
+def _of_site(kind: QueueKind, key: str) -> Any:
+    return dask.config.get(f"jobqueue.{kind}.{key}", None)
 
 
 def _walltime(queued: Queued) -> str:

@@ -6,8 +6,10 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 
@@ -126,6 +128,43 @@ def test_job_scripts_say_what_the_settings_do(kind: QueueKind, lines: list[str])
     assert "--lifetime 42400s --lifetime-stagger 200s" in worker
 
 
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[None]:
+    """Dask's settings of a site, in the file of dask-jobqueue."""
+    import dask_jobqueue  # noqa: F401  # its defaults come first
+
+    (tmp_path / "jobqueue.yaml").write_text(
+        "jobqueue:\n  slurm:\n    job-script-prologue: [module load site]\n    job-extra-directives: [--qos=site]\n"
+        "    job-directives-skip: ['--mem']\n    worker-extra-args: [--preload, site_preload]\n"
+        "    scheduler-options: {port: 0, contact_address: 'tls://login:9'}\n"
+        "  pbs:\n    env-extra: module load old\n    job-extra: [-m n]\n"
+    )
+    with dask.config.set(dask.config.merge(dask.config.config, *dask.config.collect_yaml([str(tmp_path)]))):
+        yield
+
+
+def test_settings_of_the_site_count_where_the_user_gives_none(site: None) -> None:
+    lines = script("slurm", jobs("gpus=1"), Demand()).splitlines()
+    assert {"module load site", "#SBATCH --qos=site", "#SBATCH --gres=gpu:1"} <= set(lines)
+    assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False" in lines
+    assert not [line for line in lines if "--mem=" in line]
+    (worker,) = [line for line in lines if "job_worker" in line]
+    assert "--preload site_preload --nworkers" in worker
+    with job_cluster(Queued("slurm", jobs()), Demand()) as cluster:
+        options = cluster.scheduler_spec["options"]
+        assert options["contact_address"] == "tls://login:9" and not options["dashboard"]
+    with pytest.warns(FutureWarning):
+        lines = script("pbs", jobs(), Demand()).splitlines()
+    assert {"module load old", "#PBS -m n"} <= set(lines)
+
+
+def test_settings_of_the_user_replace_those_of_the_site(site: None) -> None:
+    own = jobs("job_script_prologue=[module load mine]", "job_extra_directives=[]", "job_directives_skip=[]")
+    lines = script("slurm", own, Demand()).splitlines()
+    assert "module load mine" in lines and [line for line in lines if "--mem=" in line]
+    assert not [line for line in lines if "module load site" in line or "--qos" in line]
+
+
 def test_workers_count_what_they_share_each_for_itself() -> None:
     text = script("slurm", jobs("cores=4", "memory=8GiB"), Demand(shared=1 << 30))
     assert f"--memory-limit {3 << 30}" in text and "--resources" not in text
@@ -220,12 +259,12 @@ def test_jobs_listen_to_their_build_only_and_load_code_from_private_folders(
 
 
 def test_a_queue_that_takes_no_job_is_heard_and_asked_again(slurm: Path, tmp_path: Path) -> None:
-    """Two submissions fail for the moment; without sbatch there is nothing to ask."""
+    """Submissions fail for the moment; without sbatch there is nothing to ask."""
     sbatch = tmp_path / "bin" / "sbatch"
     working = sbatch.read_text()
     sbatch.write_text(
-        f"#!/bin/sh\necho x >> {tmp_path}/tries\n[ $(wc -l < {tmp_path}/tries) -gt 2 ] || "
-        f"{{ echo 'Socket timed out' >&2; exit 1; }}\nexec {tmp_path}/working \"$@\"\n"
+        f"#!/bin/sh\necho x >> {tmp_path}/tries\n[ $(wc -l < {tmp_path}/tries) -gt 4 ] || "
+        f'{{ echo "$(date +%N): Socket timed out" >&2; exit 1; }}\nexec {tmp_path}/working "$@"\n'
     )
     (tmp_path / "working").write_text(working)
     (tmp_path / "working").chmod(stat.S_IRWXU)
