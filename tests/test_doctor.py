@@ -99,7 +99,8 @@ def test_old_packages_do_not_end_the_examination(tmp_path: Path) -> None:
     code, found = examined(tmp_path, PYTHONPATH=str(tmp_path))
     assert code == 1
     assert found["package"]["found"] == "cv2 cannot be imported: module has no attribute x"
-    assert found["machine"]["found"] == "not looked at: module has no attribute x"
+    assert found["workers"]["found"] == "cannot be checked: AttributeError: module has no attribute x"
+    assert found["storage"]["state"] == "fine"  # one thing that is wrong does not hide the others
 
 
 def test_files_without_an_installation_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

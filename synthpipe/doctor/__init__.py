@@ -19,9 +19,17 @@ def examine(directory: Location) -> Iterator[Finding]:
     yield from checked("Python", python)
     yield from checked("packages", packages)
     yield from checked("extras", extras)
-    try:
-        from synthpipe.doctor.machine import machine
-    except Exception as error:  # old packages raise more than ImportError
-        yield Finding("machine", "wrong", f"not looked at: {error}", "mend the packages above, then look again")
-        return
-    yield from machine(directory)
+    yield from checked("machine", lambda: _machine(directory))
+    yield from checked("workers", _workers)
+
+
+def _machine(directory: Location) -> Iterator[Finding]:
+    from synthpipe.doctor.machine import machine  # loads packages that may be missing
+
+    return machine(directory)
+
+
+def _workers() -> Iterator[Finding]:
+    from synthpipe.doctor.workers import workers  # loads Dask, whose settings may be wrong
+
+    return workers()

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from synthpipe.errors import SynthpipeError
+
 State = Literal["fine", "note", "wrong"]
 
 
@@ -36,6 +38,8 @@ def checked(what: str, check: Callable[[], Finding | Iterable[Finding]]) -> Iter
     try:
         found = check()
         yield from (found,) if isinstance(found, Finding) else found
+    except SynthpipeError as error:
+        yield Finding(what, "wrong", str(error), "mend that, then look again")
     except Exception as error:
         said = f"cannot be checked: {type(error).__name__}: {error}"
         yield Finding(what, "wrong", said, "mend what is wrong above; if nothing is, please report this")

@@ -1,8 +1,7 @@
-"""What the machine itself is: memory, GPU, disks, the speed of storage, Dask."""
+"""What the machine itself is: compiled kernels, disks, the speed of storage."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -18,19 +17,9 @@ from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.files import Location, told
 from synthpipe.folders import Kind
 from synthpipe.lock import held
-from synthpipe.runtime import (
-    ClusterSettings,
-    Demand,
-    Local,
-    available_memory,
-    open_cluster,
-    visible_gpus,
-)
 from synthpipe.storage.objects import ObjectWriter
-from synthpipe.threads import available_cores
 
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
-_MEMORY = 2 << 30  # bytes a worker
 _LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of an object that is written, and of what is handed over at once
 _TRIAL = Kind("trial", ("large",))
 _SMALL_OBJECTS = 20
@@ -40,8 +29,6 @@ _SLOW, _SLOW_OBJECT = 50e6, 0.1  # bytes a second; seconds a small object
 def machine(directory: Location) -> Iterator[Finding]:
     """Yield what is found, one thing after the other; runs would be built in `directory`, which is left as it was."""
     scratch = Path(tempfile.gettempdir())
-    yield from checked("processor", processor)
-    yield from checked("GPU", gpu)
     yield from checked("kernels", kernels)
     yield from checked(
         "scratch disk", lambda: room("scratch disk", scratch, "set TMPDIR, or give --scratch, to a disk with more room")
@@ -50,30 +37,6 @@ def machine(directory: Location) -> Iterator[Finding]:
         cure = "build into a directory on another disk (-o)"
         yield from checked("disk of runs", lambda: room("disk of runs", directory, cure))
     yield from checked("storage", lambda: storage(directory))
-    yield from checked("Dask", dask)
-
-
-def processor() -> Finding:
-    """Look at cores, and the memory that each of as many workers would have."""
-    cores = available_cores()
-    memory = available_memory()
-    share = memory // cores
-    found = f"{cores} cores, {memory / 2**30:.1f} GiB: {share / 2**30:.1f} GiB for each of {cores} workers"
-    if share >= _MEMORY:
-        return Finding("processor", "fine", found)
-    fewer = max(1, memory // _MEMORY)
-    return Finding("processor", "note", found, f"give --workers {fewer}: large canvases need some 2 GiB a worker")
-
-
-def gpu() -> Finding:
-    """Look whether torch uses the GPUs that there are."""
-    if not shutil.which("nvidia-smi"):
-        cure = "the filter trains on the CPU: fine for small networks; or join a cluster with GPUs (--scheduler)"
-        return Finding("GPU", "note", "no NVIDIA driver", cure)
-    if seen := visible_gpus():
-        return Finding("GPU", "fine", f"{len(seen)} that torch sees")
-    cure = "install the torch build for your CUDA driver, and look at CUDA_VISIBLE_DEVICES"
-    return Finding("GPU", "wrong", "a driver, but torch sees no GPU", cure)
 
 
 def kernels() -> Finding:
@@ -106,19 +69,6 @@ def storage(directory: Location) -> Iterator[Finding]:
         yield Finding("storage", "wrong", str(error), "choose a place that you may write to (-o)")
     finally:
         _remove(place, made)
-
-
-def dask() -> Finding:
-    """Start a cluster of one worker process, and have it do something."""
-    begun = time.perf_counter()
-    try:
-        with open_cluster(ClusterSettings(Local(workers=1), gpu="never"), Demand(), lambda _: None) as cluster:
-            pid = cluster.client.submit(os.getpid).result(timeout=60)
-            seconds = time.perf_counter() - begun
-            return Finding("Dask", "fine", f"a worker process ({pid}) was ready in {seconds:.1f} s")
-    except (SynthpipeError, OSError, TimeoutError) as error:
-        cure = "look whether a firewall closes the loopback interface, and whether processes may be started"
-        return Finding("Dask", "wrong", f"no worker: {error}", cure)
 
 
 def _speed(place: Location) -> Finding:

@@ -1,5 +1,9 @@
 """Running tasks on Dask: the cluster, its workers, the bounded window, and what a worker prepares once."""
 
+# isort: off
+import synthpipe.runtime.site  # noqa: F401  # first: it tells what is wrong with Dask's settings
+
+# isort: on
 from synthpipe.runtime.cluster import Cluster, check_reachable, open_cluster
 from synthpipe.runtime.jobs import JobSettings, parse_size
 from synthpipe.runtime.local import available_memory, visible_gpus

@@ -27,12 +27,14 @@ from synthpipe.runtime.preparation import (
     REFUSED,
     WARNED,
     Workplace,
+    check_scheduler,
     check_workers,
     plugin_name,
     prepare_workers,
 )
 from synthpipe.runtime.progress import heard
 from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued
+from synthpipe.runtime.site import starting
 from synthpipe.scratch import private_directory
 
 _SETTINGS = {
@@ -92,8 +94,10 @@ class Cluster:
         Raises
         ------
         ClusterError
-            Workers are not fit for the build.
+            Workers, or the scheduler, are not fit for the build.
         """
+        if isinstance(self.settings.where, Joined):
+            self.crew.answer(lambda: check_scheduler(self.client, workplace))
         self.crew.answer(lambda: check_workers(self.client, workplace))
         try:
             with heard(self.client, PREPARED, on_steps):
@@ -191,7 +195,7 @@ def _client(
     if isinstance(where, Joined):
         return _join(where)
     if isinstance(where, Local):
-        return Client(stack.enter_context(local_cluster(where, settings.gpu, demand)))
+        return _client_of(stack.enter_context(local_cluster(where, settings.gpu, demand)))
     check_queue(where)
     jobs = stack.enter_context(
         job_cluster(
@@ -205,17 +209,18 @@ def _client(
     jobs.adapt(
         minimum_jobs=where.jobs.minimum_jobs or where.jobs.jobs, maximum_jobs=where.jobs.jobs, **_GENTLE_ADAPTING
     )
-    return Client(jobs)
+    return _client_of(jobs)
+
+
+def _client_of(cluster: Any) -> Client:
+    with starting("this process cannot connect to its own workers"):
+        return Client(cluster)
 
 
 def _join(joined: Joined) -> Client:
     address = _address(joined.scheduler)
-    try:
+    with starting(f"--scheduler {address}: no connection", "is it running there, and does it use TLS as you do?"):
         return Client(address, security=security(joined.tls), timeout=_SECONDS_TO_CONNECT)
-    except (OSError, ImportError, RuntimeError, TypeError, ValueError) as error:
-        raise ClusterError(
-            f"--scheduler {address}: no connection: {error}; is it running there, and does it use TLS as you do?"
-        ) from error
 
 
 def _address(scheduler: str) -> str:

@@ -13,6 +13,7 @@ from distributed import Client
 from distributed.comm.core import CommClosedError
 
 from synthpipe.errors import ClusterError
+from synthpipe.runtime.site import suspects
 
 Answer = TypeVar("Answer")
 
@@ -158,7 +159,7 @@ class Crew:
                 f"{len(self.memory_kills)} were stopped because they held all the memory that they may use: give "
                 "them more (--memory; of jobs, memory, or fewer processes), or use fewer --workers"
                 if self.memory_kills
-                else "look at the workers' logs, or at the queue"
+                else "; ".join(filter(None, ("look at the workers' logs, or at the queue", suspects())))
             )
             return f"the scheduler at {self._address} has had no worker {waited}; {reason}; {finished}"
         return (

@@ -23,6 +23,7 @@ from tornado.ioloop import PeriodicCallback
 from synthpipe.config import Section, Text, Whole
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.servers import Scheduler, Worker
+from synthpipe.runtime.site import starting
 
 if TYPE_CHECKING:
     from synthpipe.runtime.settings import Demand, Queued, QueueKind
@@ -233,7 +234,7 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
             await super().close()
             self.status = Status.closed
 
-    try:
+    with starting(f"--cluster {queued.kind} cannot be started"):
         return cluster(
             job_cls=Job,
             scheduler_cls=Scheduler,
@@ -241,8 +242,6 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
             **job_options(queued, demand),
             **options,
         )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"--cluster {queued.kind} cannot be started: {error}") from error
 
 
 @contextmanager

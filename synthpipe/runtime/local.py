@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess  # nosec B404 # starts this very Python, without a shell
 import sys
+from contextlib import suppress
 from typing import Any
 
 from dask.utils import format_bytes
@@ -16,6 +17,7 @@ from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import GPU
 from synthpipe.runtime.servers import Scheduler, Worker
 from synthpipe.runtime.settings import Demand, GpuUse, Local
+from synthpipe.runtime.site import starting
 from synthpipe.threads import available_cores
 
 _LOOPBACK = "127.0.0.1"
@@ -70,19 +72,21 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
             "dashboard": False,
         },
     }
-    problem: Exception | None = None
-    for _ in range(_STARTS):
-        try:
-            return SpecCluster(
-                scheduler=central,
-                workers=workers,
-                security=network["security"],
-                silence_logs=logging.CRITICAL,
-                name="synthpipe",
-            )
-        except (OSError, RuntimeError) as error:
-            problem = error  # a worker that is killed while it starts takes the others with it
-    raise ClusterError(f"{count} worker processes cannot be started on this machine: {problem}") from problem
+
+    def make() -> Any:
+        return SpecCluster(
+            scheduler=central,
+            workers=workers,
+            security=network["security"],
+            silence_logs=logging.CRITICAL,
+            name="synthpipe",
+        )
+
+    with starting(f"{count} worker processes cannot be started on this machine"):
+        for _ in range(_STARTS - 1):
+            with suppress(OSError, RuntimeError):  # a worker that is killed while it starts takes the others with it
+                return make()
+        return make()
 
 
 def encrypted() -> dict[str, Any]:

@@ -134,6 +134,25 @@ def plugin_name(workplace: Workplace) -> str:
     return f"synthpipe-{workplace.key}"
 
 
+def check_scheduler(client: Client, workplace: Workplace) -> None:
+    """Refuse a scheduler that cannot read the build's tasks.
+
+    Raises
+    ------
+    ClusterError
+        It lacks synthpipe, or has another version of it.
+    """
+    try:
+        client.run_on_scheduler(_read, workplace)
+    except Exception as error:
+        if _has_died(error):
+            raise
+        raise ClusterError(
+            f"the scheduler at {client.scheduler.address} cannot read the build's tasks: {type(error).__name__}: "
+            f"{error}; start it from the same environment as this machine and the workers"
+        ) from error
+
+
 def check_workers(client: Client, workplace: Workplace) -> None:
     """Refuse a cluster whose workers are not fit for the build.
 
@@ -195,6 +214,10 @@ def prepare_workers(client: Client, crew: Crew, workplace: Workplace) -> None:
         f"workers ended {_TRIES} times before they were ready, most likely for want of memory; give them more, or let "
         "there be fewer a machine (--memory, --workers; of jobs, memory and processes)"
     )
+
+
+def _read(workplace: Workplace) -> None:
+    """Do nothing: to be called with what a build sends is all."""
 
 
 async def _ask(workplace: Workplace) -> list[str]:

@@ -1,0 +1,58 @@
+"""What workers have on this machine, and whether Dask starts one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+
+from synthpipe.doctor.finding import Finding, checked
+from synthpipe.errors import SynthpipeError
+from synthpipe.runtime import ClusterSettings, Demand, Local, available_memory, open_cluster, visible_gpus
+from synthpipe.threads import available_cores
+
+_MEMORY = 2 << 30  # bytes a worker
+
+
+def workers() -> Iterator[Finding]:
+    """Yield what is found, one thing after the other."""
+    yield from checked("processor", processor)
+    yield from checked("GPU", gpu)
+    yield from checked("Dask", dask)
+
+
+def processor() -> Finding:
+    """Look at cores, and the memory that each of as many workers would have."""
+    cores = available_cores()
+    memory = available_memory()
+    share = memory // cores
+    found = f"{cores} cores, {memory / 2**30:.1f} GiB: {share / 2**30:.1f} GiB for each of {cores} workers"
+    if share >= _MEMORY:
+        return Finding("processor", "fine", found)
+    fewer = max(1, memory // _MEMORY)
+    return Finding("processor", "note", found, f"give --workers {fewer}: large canvases need some 2 GiB a worker")
+
+
+def gpu() -> Finding:
+    """Look whether torch uses the GPUs that there are."""
+    if not shutil.which("nvidia-smi"):
+        cure = "the filter trains on the CPU: fine for small networks; or join a cluster with GPUs (--scheduler)"
+        return Finding("GPU", "note", "no NVIDIA driver", cure)
+    if seen := visible_gpus():
+        return Finding("GPU", "fine", f"{len(seen)} that torch sees")
+    cure = "install the torch build for your CUDA driver, and look at CUDA_VISIBLE_DEVICES"
+    return Finding("GPU", "wrong", "a driver, but torch sees no GPU", cure)
+
+
+def dask() -> Finding:
+    """Start a cluster of one worker process, and have it do something."""
+    begun = time.perf_counter()
+    try:
+        with open_cluster(ClusterSettings(Local(workers=1), gpu="never"), Demand(), lambda _: None) as cluster:
+            pid = cluster.client.submit(os.getpid).result(timeout=60)
+            seconds = time.perf_counter() - begun
+            return Finding("Dask", "fine", f"a worker process ({pid}) was ready in {seconds:.1f} s")
+    except (SynthpipeError, OSError, TimeoutError) as error:
+        cure = "mend what is named; if nothing is, see whether a firewall closes the loopback interface"
+        return Finding("Dask", "wrong", f"no worker: {error}", cure)

@@ -1,0 +1,56 @@
+"""Dask's own settings, which a site makes in files and variables: they count, and are named where they may do harm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from synthpipe.errors import ClusterError, ConfigError, SynthpipeError
+
+try:
+    import dask
+    import distributed  # noqa: F401  # reads settings too
+except (KeyError, TypeError, ValueError) as error:
+    raise ConfigError(
+        f"Dask cannot read its settings: {' '.join(str(error).split())}; mend or remove that file or variable: Dask "
+        "reads /etc/dask, ~/.config/dask, the folder DASK_CONFIG, and variables that begin with DASK_"
+    ) from error
+
+_SUSPECTS = (
+    *(f"distributed.{part}.preload" for part in ("worker", "nanny", "scheduler", "client")),
+    "distributed.comm.require-encryption",
+)
+
+
+@contextmanager
+def starting(what: str, cure: str = "") -> Iterator[None]:
+    """Turn what Dask raises in the block into an error that tells its first cause, and settings that may explain it.
+
+    Raises
+    ------
+    ClusterError
+        Says `what` does not work, why, and the `cure`.
+    """
+    try:
+        yield
+    except SynthpipeError:
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split()) or type(cause).__name__
+        raise ClusterError("; ".join(filter(None, (f"{what}: {reason}", cure, suspects())))) from error
+
+
+def suspects() -> str:
+    """Name the settings of the site that can keep a cluster from starting, and where each is set; empty without any."""
+    found = []
+    for key in _SUSPECTS:
+        if value := dask.config.get(key, None):
+            files = [str(path) for path in dask.config.paths_containing_key(key)]
+            variable = f"DASK_{key.replace('.', '__').replace('-', '_').upper()}"
+            where = " and ".join([*files, *([variable] if variable in os.environ else [])])
+            found.append(f"{key} is {value!r}" + (f" (set in {where})" if where else ""))
+    return f"Dask's settings may be the cause: {', '.join(found)}" if found else ""
