@@ -80,7 +80,7 @@ _CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # follo
 
 
 def _locked(folder: Path, kind: Kind) -> int | None:
-    """Lock a folder, and return its lock as an open file; None where its file system knows no locks."""
+    """Lock a folder, and return its lock as an open file; None where its file system has no locks that work."""
     path = folder / LOCK
     while True:
         with told(path, "cannot be written"):
@@ -92,6 +92,9 @@ def _locked(folder: Path, kind: Kind) -> int | None:
                     return None
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                        if not _keeps_others_out(path):
+                            os.close(descriptor)
+                            return None
                         _sign(descriptor, folder, kind)
                         return descriptor
             except BaseException:
@@ -152,6 +155,18 @@ def _flock(descriptor: int, folder: Path) -> bool:
             time.sleep(_RENEWED / 100)  # processes that it forked still end
         except OSError:
             return False
+
+
+def _keeps_others_out(path: Path) -> bool:
+    """Whether a lock that this process holds is refused to others; some file systems give it to everyone."""
+    other = os.open(path, os.O_RDWR | _CAREFULLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(other)
 
 
 def _let_go(folder: Location, kind: Kind) -> None:

@@ -33,7 +33,7 @@ with held(located(sys.argv[1]), Kind("test", ())):
 """
 
 
-@pytest.fixture(params=["disk", "disk without locks", "memory"])
+@pytest.fixture(params=["disk", "disk without locks", "disk whose locks do nothing", "memory"])
 def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Location]:
     monkeypatch.setattr(lock, "_RENEWED", 0.2)
     monkeypatch.setattr(lock, "_SILENCE", 0.6)
@@ -43,6 +43,8 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
             raise OSError(38, "Function not implemented")
 
         monkeypatch.setattr(fcntl, "flock", refuse)
+    if request.param == "disk whose locks do nothing":
+        monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     yield located("memory://run") if request.param == "memory" else tmp_path / "run"
     MemoryFileSystem.store.clear()
 

@@ -37,6 +37,9 @@ class ExplainingGroup(click.Group):
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:  # closed: a file that is opened next would get its number, and its text
+                setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  # for as long as the process lives
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be Unicode
         if "_SYNTHPIPE_COMPLETE" in os.environ:

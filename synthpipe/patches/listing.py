@@ -28,10 +28,9 @@ def files(folder: Location) -> Iterator[tuple[PurePosixPath, str]]:
     if isinstance(folder, Path):
         yield from ((PurePosixPath(path.relative_to(folder)), str(path)) for path in _walk(folder, frozenset()))
         return
-    is_http = get_protocol(str(folder)).startswith("http")  # its listings are links, whose names are escaped
     for path in _asked(folder, lambda: folder.fs.find(folder.path)):
         below = path.removeprefix(folder.path.rstrip("/") + "/")
-        relative = PurePosixPath(unquote(below) if is_http else below)
+        relative = PurePosixPath(_unescaped(folder, below))
         if is_patch(relative.name) and not any(part.startswith(".") for part in relative.parts):
             yield relative, address(folder / below)
 
@@ -57,13 +56,21 @@ def is_directory(place: Location) -> bool:
 def listing(folder: Location) -> list[tuple[str, bool]]:
     """Return the names in a folder that are not hidden, and whether each is a folder."""
     if not isinstance(folder, Path):
-        listed = [(PurePosixPath(entry["name"]).name, entry["type"] == "directory") for entry in _entries(folder)]
+        listed = [
+            (_unescaped(folder, PurePosixPath(entry["name"]).name), entry["type"] == "directory")
+            for entry in _entries(folder)
+        ]
         return [(name, is_folder) for name, is_folder in listed if not name.startswith(".")]
     try:
         with os.scandir(folder) as entries:
             return [(entry.name, _is_folder(entry)) for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise CatalogError(f"{folder}: cannot be listed: {error.strerror}; check the folder and its links") from error
+
+
+def _unescaped(folder: UPath, name: str) -> str:
+    """Return a name that a store lists; HTTP lists links, whose names are escaped."""
+    return unquote(name) if get_protocol(str(folder)).startswith("http") else name
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

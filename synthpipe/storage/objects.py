@@ -113,6 +113,7 @@ class LocalFile:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path, self._temporary = path, path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
         self._descriptor = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        self._file = os.fdopen(self._descriptor, "wb", buffering=0)
         self._cached = False
         self._use_cache(not _DIRECT)
 
@@ -129,10 +130,11 @@ class LocalFile:
         os.fsync(self._descriptor)  # or a power cut could leave the name, and not the bytes
 
     def appear(self) -> None:
+        self._file.close()  # some file systems refuse to rename a file that is open
         self._temporary.replace(self._path)
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        self._file.close()
         self._temporary.unlink(missing_ok=True)
 
     def _write(self, data: Buffer) -> None:
