@@ -97,6 +97,12 @@ def parse_size(value: object) -> int:
         raise ValueError("is no size; write it as 64GB or 60GiB") from error
 
 
+def _one_gpu(gpus: int) -> int:
+    if gpus > 1:
+        raise ValueError(f"a job has one GPU at most; for {gpus} GPUs give gpus=1 and jobs={gpus}")
+    return gpus
+
+
 Seconds = Annotated[Whole, BeforeValidator(_seconds), Field(gt=0, le=_LONGEST_TIME)]
 Word = Annotated[Text, AfterValidator(_word)]
 Bytes = Annotated[Whole, BeforeValidator(parse_size), Field(ge=1 << 20, le=1 << 50)]
@@ -110,7 +116,9 @@ class JobSettings(Section):
     processes: Annotated[
         Whole | None, Field(ge=1, le=10_000, description="workers a job; [cores], with a GPU [up to 4]")
     ] = None
-    gpus: Annotated[Whole, Field(ge=0, le=1, description="of a job; for more GPUs ask for more jobs")] = 0
+    gpus: Annotated[
+        Whole, Field(ge=0, description="of a job, at most 1; for more GPUs ask for more jobs"), AfterValidator(_one_gpu)
+    ] = 0
     jobs: Annotated[Whole, Field(ge=1, le=100_000, description="at most")] = 1
     minimum_jobs: Annotated[Whole | None, Field(ge=1, le=100_000, description="while there is little to do [jobs]")] = (
         None

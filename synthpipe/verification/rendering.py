@@ -81,7 +81,10 @@ def rendering(
 
 
 def _check_patch(patch: PatchRef) -> Fault | None:
-    cure = "restore the patch from a copy; without it no composite of its donors can be made again"
+    cure = (
+        "restore the patch from a copy, or give --patches DIR if the patches moved; without it no composite of its "
+        "donors can be made again"
+    )
     try:
         found = hashlib.sha256(read_bytes(patch.secret_url or patch.path, patch.height * patch.width)).hexdigest()
     except CatalogError as error:

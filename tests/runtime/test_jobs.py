@@ -175,7 +175,7 @@ def test_every_mistake_in_job_settings_is_told() -> None:
     with pytest.raises(ConfigError) as caught:
         jobs("cores=0", "memory=much", "walltime=soon", "quue=long", "gpus=2")
     message = str(caught.value)
-    for part in ("5 mistakes", "cores: got 0", "is no size", "is no time", "did you mean 'queue'", "gpus: got 2"):
+    for part in ("5 mistakes", "cores: got 0", "is no size", "is no time", "did you mean 'queue'", "gpus=1 and jobs=2"):
         assert part in message
     for wrong in (("lifetime=59m", "lifetime_stagger=2m"), ("lifetime_stagger=2h",), ("lifetime=60m",)):
         with pytest.raises(ConfigError, match=r"leaves the walltime \(3600 s\)"):
