@@ -35,7 +35,7 @@ from synthpipe.storage.summary import human_bytes
 _PIPELINES = Path(__file__).parent.parent / "pipelines"
 PUBLISHED = _PIPELINES / "training" / "published.yaml"
 _EVERY = 0.5  # seconds between two looks at the GPU
-_PATIENCE = 10  # seconds that a look may take
+_PATIENCE = 10  # seconds that nvidia-smi may take
 
 
 def prepare(folder: Path, size: int) -> TrainingData:
@@ -77,9 +77,9 @@ def utilisation() -> Iterator[list[float]]:
 
     def look() -> None:
         while not over.wait(_EVERY):
-            with suppress(OSError, subprocess.SubprocessError):  # a driver that does not answer has no figure
+            with suppress(OSError, subprocess.SubprocessError):  # without an answer of the driver there is no figure
                 found = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=_PATIENCE)
-                if found.stdout.strip().isdigit():  # nor has a part of a GPU
+                if found.stdout.strip().isdigit():  # a part of a GPU has no figure either
                     seen.append(float(found.stdout))
 
     thread = threading.Thread(target=look)

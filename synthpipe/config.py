@@ -45,10 +45,10 @@ Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=4096)]
 Secretive = Annotated[Text, PlainSerializer(without_secrets)]
-"""A path or a URL; its credentials are for who reads it, and stored nowhere."""
+"""A path or a URL. Its credentials are used to read it, and are stored nowhere."""
 Precision = Annotated[
     Literal["mixed", "32"],
-    BeforeValidator(lambda value: "32" if value == 32 else value),  # as YAML reads what a shell unquoted
+    BeforeValidator(lambda value: "32" if value == 32 else value),  # YAML reads 32 without quotes as a number
 ]
 
 MOST = 100_000_000
@@ -154,12 +154,13 @@ class PatchesSection(Section):
     ] = None
     exclude: Annotated[tuple[Text, ...], Field(description="shell patterns of patch ids to leave out")] = ()
     on_error: Annotated[
-        Literal["stop", "skip"], Field(description="what patches do that are unreadable, mislabelled, duplicate, blank")
+        Literal["stop", "skip"], Field(description="whether bad patches (unreadable, mislabelled, ...) stop the build")
     ] = "stop"
     min_side: Annotated[
         Side | None,
         Field(
-            description="a patch with a shorter side is not used; null: a quarter of the canvas's; not fingerprinted"
+            description="pixels; patches with a shorter side are not used; null: a quarter of the canvas's; no part of "
+            "a fingerprint"
         ),
     ] = None
     max_pixels: Annotated[
@@ -226,12 +227,12 @@ class FilterSection(Section):
     network: Annotated[Text, Field(description="a timm model name")]
     weights: Annotated[
         Secretive | None,
-        Field(description="a file of weights that the network begins with; its digest counts, not where it lies"),
+        Field(description="a file of weights that the network starts from; its digest counts, its path does not"),
     ] = None
     weights_sha256: Annotated[
-        Text | None, Field(pattern="^[0-9a-f]{64}$", description="of the file; null: that of the file that is there")
+        Text | None, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of filter.weights; null: computed from it")
     ] = None
-    pretrained: Annotated[Flag, Field(description="begin with the weights of timm's hub")] = False
+    pretrained: Annotated[Flag, Field(description="start from the weights of timm's hub")] = False
     precision: Annotated[
         Precision, Field(description="mixed: bfloat16; on GPUs that have it (Ampere and later) and on CPUs")
     ] = "32"
@@ -246,11 +247,11 @@ class FilterSection(Section):
     learning_rate: Above0
     mean: Annotated[
         tuple[Mean, Mean, Mean],
-        Field(description="of RGB in 0-1, subtracted; with weights or pretrained, the network's own is"),
+        Field(description="of RGB in 0-1, subtracted; with weights or pretrained, the network's own mean"),
     ]
     std: Annotated[
         tuple[Deviation, Deviation, Deviation],
-        Field(description="of RGB in 0-1, divided by; with weights or pretrained, the network's own is"),
+        Field(description="of RGB in 0-1, divided by; with weights or pretrained, the network's own std"),
     ]
     threads: Annotated[
         Whole, Field(ge=1, le=1024, description="CPU threads of training and scoring; fixed, so bytes are too")
@@ -258,7 +259,7 @@ class FilterSection(Section):
 
     @model_serializer(mode="wrap")
     def _without_defaults_of_new_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out new keys that have their defaults, so that fingerprints and runs from before them stay the same."""
+        """Leave out new keys that have their defaults, so that older runs keep their fingerprints."""
         data: dict[str, Any] = handler(self)
         fields = type(self).model_fields
         return {key: value for key, value in data.items() if key not in _NEW_KEYS or value != fields[key].default}
@@ -272,12 +273,12 @@ class CurationSection(Section):
         Field(description="threshold: the first that score above it; top_k: the highest scores, whatever they are"),
     ]
     threshold: Annotated[
-        Fraction, Field(description="the filter accepts a higher p(real); rule top_k only counts by it")
+        Fraction, Field(description="the filter accepts p(real) above it; rule top_k only counts by it")
     ]
     wanted: PerStrategy
     candidates: Annotated[PerStrategy, Field(description="first plan")]
     max_candidates: Annotated[PerStrategy, Field(description="bound of the plan when acceptance is low")]
-    min_acceptance: Annotated[Fraction, Field(description="rule threshold: a lower share above it stops the build")]
+    min_acceptance: Annotated[Fraction, Field(description="rule threshold: the build stops if the filter accepts less")]
     min_classes: Annotated[Positive, Field(description="a composite with fewer tissue classes is left out")]
     min_class_share: Annotated[Fraction, Field(description="of the pixels, for a class to count")]
     max_donor_uses: Annotated[Positive | None, Field(description="of one patch, in what a strategy keeps")] = None
@@ -330,7 +331,7 @@ class Pipeline(Section):
 
     @property
     def ranked(self) -> bool:
-        """Whether the candidates that are kept are those with the highest scores."""
+        """Whether the candidates with the highest scores are kept."""
         return self.filter.enabled and self.curation.rule == "top_k"
 
     @cached_property

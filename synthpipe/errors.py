@@ -96,15 +96,15 @@ _KINDS = 10
 
 
 def first_of(names: Sequence[str]) -> str:
-    """Return the first three of some names, and how many more there are."""
+    """Return the first three names, and the number of the others."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 
 
 def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
-    """Return a line for each kind of problem: the first file that has it, and the names of the next ones.
+    """Return a line for each kind of problem, with the first file that has it and the names of the next ones.
 
-    Problems are of one kind where they differ by numbers alone.
+    Problems are of one kind if they differ in numbers alone.
     """
     kinds: dict[str, list[tuple[Path, str]]] = {}
     for path, reason in problems:
@@ -119,10 +119,10 @@ def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether memory was full, a GPU's or a CPU's; libraries of GPUs have no error of one kind for it."""
+    """Whether the memory of a GPU or a CPU was full; GPU libraries raise several errors for it."""
     return (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's allocator, named since loading torch takes seconds
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, by name: loading torch takes seconds
         or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY))
     )
 

@@ -86,7 +86,7 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
         if not 0 < round(count * share) < count:
             yield f"filter.train_share: got {share}; of {count} filter.candidates it leaves none on one side"
     if valid.get("filter.weights") is None and valid.get("filter.weights_sha256") is not None:
-        yield "filter.weights_sha256: there is no filter.weights; name the file, or leave its digest out"
+        yield "filter.weights_sha256: got a digest, but filter.weights is null; name the file, or remove the digest"
     if valid.get("filter.weights") is not None and valid.get("filter.pretrained"):
         yield "filter.pretrained: got true beside filter.weights; choose one of them"
     pattern = valid.get("patches.group_pattern")

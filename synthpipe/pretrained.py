@@ -1,4 +1,4 @@
-"""Weights that a network begins with: those of a user's file, or those of timm's hub.
+"""Weights that a network starts from: those of a user's file, or those of timm's hub.
 
 A file of weights may come from a stranger. Reading it runs no code and takes no more memory than a few times its size.
 """
@@ -56,8 +56,8 @@ class Weights:
         """Return the tensors by the names of a network.
 
         Tensors are matched by name. Where names differ, they are matched by order, if all shapes and the last parts
-        of all names agree, and no name is that of another tensor. The head is left out where its shape is another one,
-        or where the file has none.
+        of all names agree, and no name is that of another tensor. The head is left out if its shape differs, or if the
+        file has none.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class Weights:
         if self.ordered and body.keys() - found.keys():
             matched = _by_order(found, wanted if len(found) == len(wanted) else body, body)
             if isinstance(matched, str) and body.keys() & found.keys():
-                matched = found  # most names agree, so what is said of names helps more
+                matched = found  # most names agree, so the problem with names helps more
         problem = matched if isinstance(matched, str) else _by_name(matched, wanted, body)
         if isinstance(matched, str) or problem:
             raise ConfigError(
@@ -98,7 +98,7 @@ def _by_name(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Ma
         if found[name].shape != each.shape:
             return f"{name} has shape {tuple(found[name].shape)}, expected {tuple(each.shape)}"
     for name in found.keys() - wanted.keys():
-        return f"{_short(name)} of shape {tuple(found[name].shape)} is unknown to it"
+        return f"{_short(name)} of shape {tuple(found[name].shape)} does not belong to it"
     return None
 
 
@@ -141,7 +141,7 @@ def read_weights(setting: str, path: str) -> Weights:
     try:
         data = read_regular(located(path), LARGEST_WEIGHTS)
     except FileNotFoundError as error:
-        raise ConfigError(f"{name}: not found; give a file that every machine which trains can read") from error
+        raise ConfigError(f"{name}: not found; give a file that every training machine can read") from error
     except SynthpipeError as error:
         raise ConfigError(f"{setting}: {error}") from error
     except Exception as error:  # clients of object stores raise exceptions of their own
@@ -200,7 +200,7 @@ def timm_outline(network: str) -> nn.Module:
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Keep the hub's client from telling of each of its attempts, and timm of heads that are left out."""
+    """Silence the hub's client about its attempts, and timm about heads that are left out."""
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm.models")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

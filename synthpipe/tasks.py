@@ -75,12 +75,12 @@ class ScoreTask:
 
 @dataclass(frozen=True, slots=True)
 class NetworkTask:
-    """A look at whether the workers have the filter's network, and the weights that it begins with."""
+    """A check that the workers have the filter's network, and the weights that it starts from."""
 
     settings: FilterSection
 
     def __repr__(self) -> str:
-        return f"the look for filter.network {self.settings.network}"
+        return f"the check of filter.network {self.settings.network}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class CuratedTask:
 
 
 def render_shard(task: ShardTask) -> int:
-    """Make a shard of composites and store it; return how many of them are planned, though all of it is made.
+    """Make a shard of composites and store it; return how many of its composites the plan has; the whole shard is made.
 
     A block of composites is stored before the next is rendered, so a worker's memory does not depend on the shard.
     """
@@ -246,7 +246,7 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
 
 
 def check_network(task: NetworkTask) -> None:
-    """Refuse a filter network that there is not, and weights that do not fit, before anything is rendered for it."""
+    """Refuse an unknown filter network, and weights that do not fit, before anything is rendered for it."""
     from synthpipe.filtering.network import check_start
 
     check_start(task.settings)

@@ -74,7 +74,7 @@ def read_safetensors(data: bytes) -> tuple[str, dict[str, Tensor]]:
 
 
 def is_safetensors(data: bytes) -> bool:
-    """Whether a file begins as safetensors do: 8 bytes of length may be any, and then a JSON object begins."""
+    """Whether a file begins as safetensors do: with 8 bytes of any length, and then a JSON object."""
     return data[8:9] == b"{"
 
 

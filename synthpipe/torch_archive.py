@@ -73,11 +73,11 @@ def _checked_stream(data: bytes) -> BinaryIO:
 
 
 def _check_pickle(stream: BinaryIO, largest: int | None = None) -> None:
-    """Refuse what asks torch for more than tensors and plain values: it would make arrays of any size, for example."""
+    """Refuse a pickle that makes more than tensors and plain values: it could make arrays of any size, for example."""
     known = set(_OPERATIONS.split())
     for operation, argument, _ in pickletools.genops(stream):
         name = operation.name
         if name not in known or (name == "GLOBAL" and argument not in _NAMES):
             raise ValueError(f"expected tensors and plain values, found {argument if name == 'GLOBAL' else name}")
         if largest is not None and isinstance(argument, int) and argument > largest:
-            raise ValueError(f"it declares {argument} values, and has {largest} bytes")
+            raise ValueError(f"it declares {argument} values, but has {largest} bytes")

@@ -1,4 +1,4 @@
-"""What is said of verdicts: it follows from the stored code, and from whether candidates are ranked by their scores."""
+"""Verdicts in words: they follow from the stored code, and from whether candidates are ranked by their scores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEANT: dict[Reason, str] = {
 
 
 def told(reason: Reason, ranked: bool) -> str:
-    """Return a verdict in words: where candidates are ranked, what is ``surplus`` is ranked below the cut."""
+    """Return a verdict in words; if candidates are ranked, ``surplus`` means ranked below the cut."""
     return "ranked below the cut" if reason == "surplus" and ranked else reason.replace("_", " ")
 
 
@@ -36,12 +36,12 @@ def possible(ranked: bool, counts: Mapping[Reason, int]) -> list[Reason]:
 
 
 def below_threshold(kept: NDArray[np.float32], threshold: float) -> dict[str, Any] | None:
-    """Describe kept candidates that the filter rejects, as ``build.json`` holds it; None where there are none.
+    """Describe kept candidates that the filter rejects, as ``build.json`` holds them; None if there are none.
 
     Parameters
     ----------
     kept : (N,) float32
-        Scores of the kept candidates; NaN where no filter was asked.
+        Scores of the kept candidates; NaN without a filter.
     threshold : float
         The filter accepts scores above it.
 

@@ -106,7 +106,7 @@ def test_every_mistake_at_once_each_with_its_key() -> None:
         ("curation.candidates=true", "expected one whole number, or one for each"),
         ("patches.group_pattern='('", "no regular expression"),
         ("classes.name=3", "holds no keys in this file; set it as a whole"),
-        ("filter.weights_sha256=" + "a" * 64, "filter.weights_sha256: there is no filter.weights"),
+        ("filter.weights_sha256=" + "a" * 64, "filter.weights_sha256: got a digest, but filter.weights is null"),
         ("filter.precision=16", "filter.precision: got '16'; input should be 'mixed' or '32'"),
         ("nonsense", "expected key=value"),
         ("seed=[1", "not valid YAML"),

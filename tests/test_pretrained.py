@@ -90,7 +90,7 @@ Change = Callable[[dict[str, Tensor]], object]
             lambda w: w.update({"conv1.0.weight": torch.zeros(3, 3)}),
             r"conv1\.0\.weight has shape \(3, 3\), expected \(\d+, 3,",
         ),
-        (lambda w: w.update(extra=torch.zeros(4)), r"extra of shape \(4,\) is unknown to it"),
+        (lambda w: w.update(extra=torch.zeros(4)), r"extra of shape \(4,\) does not belong to it"),
         (lambda w: w.update({"\x1b[31m": torch.zeros(4)}), r"\\x1b\[31m of shape"),
     ],
 )
@@ -180,7 +180,9 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ConfigError, match="pipe: cannot be read: is a named pipe, expected a file"):
         read_weights("filter.weights", str(tmp_path / "pipe"))
-    with pytest.raises(ConfigError, match=r"network\.weights: .*gone: not found; give a file that every machine"):
+    with pytest.raises(
+        ConfigError, match=r"network\.weights: .*gone: not found; give a file that every training machine"
+    ):
         read_weights("network.weights", str(tmp_path / "gone"))
     with pytest.raises(ConfigError, match=r"filter\.weights: nosuch://user.*"):
         read_weights("filter.weights", "nosuch://user/w.pth")
@@ -239,8 +241,8 @@ CHECK = (
 def test_a_hub_that_does_not_answer_is_asked_once(silent_server: tuple[str, list[str]], tmp_path: Path) -> None:
     hub, asked = silent_server
     found = in_process(CHECK, hub, tmp_path)
-    assert found.startswith("FilterError filter.pretrained: the weights of test_resnet cannot be had: ")
-    assert "filter.weights to a file of them: model.safetensors of https://huggingface.co/timm/test_resnet" in found
+    assert found.startswith("FilterError filter.pretrained: the weights of test_resnet are not available: ")
+    assert "download model.safetensors from https://huggingface.co/timm/test_resnet" in found
     assert len(asked) == 1 and asked[0].startswith("/timm/test_resnet")
 
 
@@ -266,8 +268,8 @@ def test_the_segmentation_stage_asks_a_silent_hub_once_too(
         "    print(pretrained_network(NetworkSection(architecture='Unet', encoder=encoder), 3)[1])"
     )
     first, second = in_process(code, hub, tmp_path).splitlines()
-    assert first.startswith("the imagenet weights of resnet18 cannot be had, so the encoder begins at random")
-    assert second.startswith("the imagenet weights of tu-test_resnet cannot be had") and "network.weights" in second
+    assert first.startswith("the imagenet weights of resnet18 are not available, so the encoder starts at random")
+    assert second.startswith("the imagenet weights of tu-test_resnet are not available") and "network.weights" in second
     assert len(asked) == 2
 
 

@@ -216,7 +216,7 @@ def test_rows_that_differ_in_secrets_alone_are_not_merged_silently(tmp_path: Pat
     table.write_text("\n".join(["path,labels", *rows]))
     settings = from_csv(table)
     (problem,) = read_layout(settings.patches, settings.taxonomy)[1].problems
-    assert "(table.csv line 3): the path stands in line 2 already, with other credentials" in problem.message
+    assert "(table.csv line 3): the path is already in line 2, with other credentials" in problem.message
 
 
 def test_a_build_from_a_root_with_a_password_makes_the_same_bytes(folder: Path, server: Server, tmp_path: Path) -> None:

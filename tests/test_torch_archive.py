@@ -69,7 +69,7 @@ def test_a_stream_that_declares_more_values_than_it_has_bytes_is_refused() -> No
     declared = b"M" + struct.pack("<H", 1000)  # BININT2, once as the storage's size and once as the tensor's
     assert data.count(declared) == 2
     forged = data.replace(declared, b"J" + struct.pack("<i", 2**31 - 1))
-    with pytest.raises(ValueError, match="declares 2147483647 values, and has"):
+    with pytest.raises(ValueError, match="declares 2147483647 values, but has"):
         torch_archive.read(forged)
 
 

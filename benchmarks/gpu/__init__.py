@@ -1,1 +1,1 @@
-"""``python -m benchmarks.gpu``: what synthpipe does on a GPU, in a few minutes: how fast, and whether it is right."""
+"""``python -m benchmarks.gpu``: how fast and how correct synthpipe is on a GPU, in a few minutes."""

@@ -27,17 +27,17 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 @click.command()
 @click.option("--cpu", is_flag=True, help="Run everything small on the CPU, as a test.")
 @click.option("--part", "names", multiple=True, type=click.Choice(tuple(SHARES)), help="Only these [all].")
-@click.option("--seconds", default=400, show_default=True, help="For all parts; one that takes too long is cut.")
+@click.option("--seconds", default=400, show_default=True, help="For all parts; a part that takes too long is stopped.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="JSON to write [benchmarks/results/gpu/CARD.json]."
 )
-@click.option("--page", is_flag=True, help="Measure nothing: make docs/gpu.md of the results that are kept.")
+@click.option("--page", is_flag=True, help="Measure nothing; make docs/gpu.md from the stored results.")
 def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, page: bool) -> None:
     """Measure and check what synthpipe does on the first GPU, and print a table.
 
-    Each part runs in a process of its own and has a share of the time; the next parts get what it leaves. A part that
-    fails or is cut keeps what it measured until then, with its error beside it, and the others follow. The exit code
-    tells whether all was right.
+    Each part runs in a process of its own and has a share of the time; the next parts get what it does not use. A
+    part that fails or is stopped keeps what it measured until then, and its error, and the others follow. The exit
+    code is 0 if all results are right.
 
     \b
     Examples:
@@ -50,10 +50,10 @@ def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, p
         PAGE.write_text(write_page(), encoding="utf-8")
         click.echo(PAGE)
         return
-    # one card, and on the CPU none, for the processes of all parts
+    # the processes of all parts see one card, or none with --cpu
     os.environ[_VISIBLE] = "" if cpu else os.environ.get(_VISIBLE, "0").split(",")[0]
     if cpu:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # of images so small, threads wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # with such small images, threads wait for each other
     if not cpu and not torch.cuda.is_available():
         raise click.ClickException("torch sees no GPU here; --cpu runs everything small on the CPU, as a test")
     card = "CPU" if cpu else torch.cuda.get_device_name(0)
@@ -65,7 +65,7 @@ def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, p
             result["parts"][name] = part
             result["seconds"] = time.monotonic() - start
             click.echo(f"{name}: {'WRONG' if is_wrong(part) else 'right'}, {part['seconds']:.0f} s", err=True)
-            if target:  # after each part: who ends this command keeps those that are done
+            if target:  # after each part: an interrupted command keeps the finished ones
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo("\n".join(table(result["parts"])))

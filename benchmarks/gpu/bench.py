@@ -64,9 +64,9 @@ class Bench:
         return pipeline_file.load(DEMO, changes)
 
     def scored_run(self, name: str, candidates: int, shard: int) -> Job:
-        """Return the job of a run that has composites, built where it is not there yet, and now has a filter too."""
+        """Return the job of a run that has composites and a filter; build it if it is missing."""
         pipeline, path = self.pipeline(candidates, shard), self.folder / name
-        in_this_process = ClusterSettings(Local(processes=False), gpu="never")  # of so few, starting others is slower
+        in_this_process = ClusterSettings(Local(processes=False), gpu="never")  # starting processes takes longer
         build(pipeline, path, in_this_process, Silent())
         run = RunDirectory(path)
         enabled = pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": True})})
@@ -79,13 +79,13 @@ class Bench:
 
     @cached_property
     def images(self) -> Image:
-        """The composites that a filter is trained on and held against."""
+        """The composites that train a filter, and those that it compares them with."""
         stored = SampleReader(array(open_group(self.job.run.candidates, "mosaic"), "image"))
         return stored.read_many(range(min(len(stored), 2 * (self.scale.training + self.scale.training // 4))))
 
     @cached_property
     def filter(self) -> FilterReport:
-        """The filter of the run, trained where it is not there yet."""
+        """The filter of the run; trained if it is missing."""
         path = self.job.run.report("mosaic")
         return load_report(path) if path.exists() else self.train_filter(self.folder / "run" / "filter")
 
@@ -95,7 +95,7 @@ class Bench:
         on_epoch: Callable[[EpochMetrics], None] | None = None,
         changes: Mapping[str, object] | None = None,
     ) -> FilterReport:
-        """Train a filter on stored Mosaics against others, turned upside down; `changes` replace settings of it."""
+        """Train a filter on stored Mosaics against others, turned upside down; `changes` replace its settings."""
         half, held = len(self.images) // 2, self.scale.training // 4
         synthetic, real = self.images[:half], np.ascontiguousarray(self.images[half : 2 * half, ::-1])
         data = FilterData(
@@ -116,12 +116,12 @@ class Bench:
 
 
 def command(*arguments: object, ok: bool = True, **environment: str) -> str:
-    """Run a command of synthpipe, and return what it says; it must succeed, or fail where it is not `ok`."""
+    """Run a command of synthpipe, and return its output; it must succeed, or fail if not `ok`."""
     return python("-m", "synthpipe", *arguments, ok=ok, **environment)
 
 
 def python(*arguments: object, ok: bool = True, **environment: str) -> str:
-    """Run this Python, and return what it says; it must succeed, or fail where it is not `ok`."""
+    """Run this Python, and return its output; it must succeed, or fail if not `ok`."""
     told = list(map(str, arguments))
     done = subprocess.run(
         [sys.executable, *told], capture_output=True, text=True, env={**os.environ, **environment}, check=False

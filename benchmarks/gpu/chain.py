@@ -45,9 +45,9 @@ def whole_chain(bench: Bench, found: Found) -> None:
 
 
 def shared_card(bench: Bench, found: Found) -> None:
-    """Build the demo by two workers that share the card: it must have the bytes that one worker makes."""
+    """Build the demo by two workers that share the card: the bytes must be those of one worker."""
     one, two = bench.folder / "demo", bench.folder / "demo-shared"
-    _build_demo(bench, one)  # there already, unless this part runs alone
+    _build_demo(bench, one)  # already built, unless this part runs alone
     gpus = (os.environ["CUDA_VISIBLE_DEVICES"],) * 2 if bench.on_gpu else None
     start = time.perf_counter()
     build(demo_pipeline(bench), two, ClusterSettings(Local(2, gpus=gpus), gpu="require" if gpus else "never"), Silent())
@@ -56,7 +56,7 @@ def shared_card(bench: Bench, found: Found) -> None:
 
 
 def demo_patches(bench: Bench) -> Path:
-    """Return the folder of the phantom, made where it is not there yet."""
+    """Return the folder of the phantom; make it if it is missing."""
     patches = bench.folder / "phantom"
     if not patches.exists():
         command("phantom", patches, "--patches", 60, "--images", 2)

@@ -23,7 +23,7 @@ _CLOSE = 0.05  # of two losses, where one was computed in bfloat16
 
 
 def filter_training(bench: Bench, found: Found) -> None:
-    """Train the filter as a build does, twice from one seed, and take single steps in other forms beside it."""
+    """Train the filter as a build does, twice from one seed, and time single steps in other forms."""
     for name, changes in STAGES.items():
         _whole_stage(bench, found, name, changes)
     losses = {
@@ -43,7 +43,7 @@ def compiled_training(bench: Bench, found: Found) -> None:
 
 
 def _whole_stage(bench: Bench, found: Found, name: str, changes: Mapping[str, object]) -> None:
-    # the first training is of the run, and warms up
+    # the first training is the run's own, and warms up
     folders = [
         bench.folder / "run" / "filter" if not changes else bench.folder / f"filter {name}",
         bench.folder / "again",

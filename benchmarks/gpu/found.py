@@ -1,4 +1,4 @@
-"""What a part found, kept in a file while it runs: a part that fails or is cut loses nothing that it measured."""
+"""What a part found, kept in a file while it runs, so a part that fails or is stopped loses no result."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Found:
         self._keep()
 
     def error(self, text: str) -> None:
-        """Keep why the part ended before its end."""
+        """Keep why the part ended early."""
         self._found["error"] = " ".join(text.split())[-1500:]
         self._keep()
 

@@ -23,7 +23,7 @@ _FULL = {
     "cuda": "torch.cuda.set_per_process_memory_fraction(0.001)",
     "cpu": "from unittest.mock import Mock; torch.optim.AdamW.step = Mock(side_effect=torch.OutOfMemoryError('full'))",
 }
-"""What leaves a process hardly any memory; a CPU has none of its own, so there it is pretended."""
+"""Code that leaves a process hardly any GPU memory; on a CPU it only pretends to."""
 _COMMAND = "import sys, torch; {}; from synthpipe.cli import main; main(sys.argv[1:])"
 
 
@@ -63,7 +63,7 @@ def _expect(found: Found, name: str, setting: str, work: Callable[[], object]) -
 
 @contextmanager
 def _full(bench: Bench) -> Iterator[None]:
-    """Leave this process hardly any memory; on a CPU it is pretended."""
+    """Leave this process hardly any GPU memory; on a CPU, pretend to."""
     if not bench.on_gpu:
         full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         with patch.object(FilterNetwork, "logits", side_effect=full):

@@ -24,7 +24,7 @@ def write_page(results: Path = RESULTS) -> str:
     lines = [_TEXT.read_text(encoding="utf-8").rstrip(), "", "## What was measured", ""]
     if not cards:
         lines += [
-            "**No card was at hand so far.** This page has no speed of a GPU, and nothing here was run on one.",
+            "**No GPU was measured so far.** This page shows no speed of a GPU, and nothing here ran on one.",
             "",
         ]
     for each in cards:
@@ -45,7 +45,7 @@ def _checks(result: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "### All parts, small, on a CPU",
         "",
-        f"`--cpu` runs the same code on images of {result['scale']['canvas']} pixels, to see that all of it runs and "
+        f"`--cpu` runs the same code on images of {result['scale']['canvas']} pixels, to check that all of it runs and "
         f"that results are right. Speeds are left out: they say nothing of a GPU. {_about(result)}",
         "",
     )

@@ -27,7 +27,7 @@ PARTS: Mapping[str, Callable[[Bench, Found], None]] = {
     "full memory": full_memory,
     "compiled": compiled_training,
 }
-"""What each part of `running.SHARES` does. What is rendered on a GPU would be one more."""
+"""What each part of `running.SHARES` does. Rendering on a GPU would be one more."""
 
 
 def main(name: str, folder: str, cpu: bool) -> None:

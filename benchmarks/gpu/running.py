@@ -1,7 +1,7 @@
 """How the parts run: each in a process of its own, for as long as it may.
 
-A process of its own, since a fault of a GPU leaves the process that had it without one, and since what takes too long
-can be ended.
+Each part has a process of its own, because a process cannot use a GPU after a fault of it, and because a part that
+takes too long can be stopped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _run_part(name: str, folder: Path, cpu: bool, seconds: float) -> dict[str, A
     """Run a part in a process of its own, and return what it had found when it ended or had to be ended."""
     result = folder / f"{name}.json"
     found = Found(result)
-    found.error("it ended without a word")
+    found.error("it ended without a message")
     command = [sys.executable, "-m", "benchmarks.gpu.parts", name, str(folder), *(["--cpu"] if cpu else [])]
     process = subprocess.Popen(command, start_new_session=True)
     try:
@@ -61,7 +61,7 @@ def _run_part(name: str, folder: Path, cpu: bool, seconds: float) -> dict[str, A
         process.wait()
     part: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     if code is None:
-        part["error"] = f"was cut: it took more than its {seconds:.0f} s; give more --seconds, or fewer --part"
+        part["error"] = f"was stopped: it took more than its {seconds:.0f} s; give more --seconds, or fewer --part"
     elif code and "error" not in part:
         part["error"] = f"its process ended with code {code}"
     return part

@@ -1,4 +1,4 @@
-"""How large everything is: for a GPU, or small enough for a CPU to show that all of it runs."""
+"""How large everything is: full size for a GPU, or small enough to check all of it on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scoring on a GPU: from Zarr to Zarr against the bare network, and whether scores depend on anything but the image."""
+"""Scoring on a GPU: its speed beside the bare network's, and whether scores depend on anything but the image."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def scoring(bench: Bench, found: Found) -> None:
 
 
 def _scores(job: Job, sha256: str, *tasks: tuple[int, ...]) -> NDArray[np.float32]:
-    """Score shards, task by task, and return what is stored then, in the order of the candidates."""
+    """Score shards, task by task, and return the stored scores in the order of the candidates."""
     group = open_group(job.run.candidates, "mosaic", writable=True)
     count = sum(map(len, tasks)) * job.pipeline.store.shard
     add_scores(group, job.pipeline, count, sha256)

@@ -80,7 +80,7 @@ def resuming(bench: Bench, found: Found) -> None:
 
 
 def _kill(arguments: list[object], folder: Path) -> int:
-    """Kill a training once it has a checkpoint; return the steps that it had told of."""
+    """Kill a training once it has a checkpoint; return the number of steps that it had logged."""
     told = list(map(str, arguments))
     process = subprocess.Popen(
         [sys.executable, "-m", "synthpipe", *told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,4 +1,4 @@
-"""What a GPU did while a block ran: memory, time that it was busy, and the end of what it was asked to do."""
+"""How much memory and time of a GPU a block of code uses."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def watched(device: torch.device) -> Iterator[dict[str, Any]]:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for what a GPU was asked to do."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -11,7 +11,7 @@ import yaml
 from synthpipe.cards.facts import Facts, RunFacts
 from synthpipe.display import printable
 from synthpipe.records import REASONS
-from synthpipe.storage.filter_report import accuracy_told, calibration_told
+from synthpipe.storage.filter_report import accuracy_text, calibration_text
 from synthpipe.verdicts import possible, told, warning
 
 NO_LICENSE = "not given: that of the source patches applies"
@@ -172,7 +172,7 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
     yield "\n## Curation\n"
     yield from _verdicts(run)
     if not run.filters:
-        yield "\nNo filter was asked, so there are no scores."
+        yield "\nThere is no filter, so there are no scores."
     elif run.ranked:
         yield f"\nKept: the highest scores, whatever they are. The filter accepts scores above {run.threshold}."
     else:
@@ -182,8 +182,8 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
             text = warning(_STRATEGIES[strategy], below, run.threshold)
             yield f"\n**Warning:** {text}.\n"
     for strategy, report in run.filters.items():
-        told_of = f"The {_STRATEGIES[strategy]} filter tells real from synthetic with {accuracy_told(report)}."
-        yield " ".join(filter(None, (told_of, calibration_told(report))))
+        told_of = f"The {_STRATEGIES[strategy]} filter tells real from synthetic with {accuracy_text(report)}."
+        yield " ".join(filter(None, (told_of, calibration_text(report))))
     for strategy, entry in run.strategies.items():
         donors = entry["donors"]
         yield (

@@ -16,7 +16,7 @@ from synthpipe.cli.output import plain, say
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
 from synthpipe.records import STRATEGIES
-from synthpipe.storage.filter_report import accuracy_told
+from synthpipe.storage.filter_report import accuracy_text
 from synthpipe.storage.summary import human_bytes, stored_bytes, summarise
 from synthpipe.verdicts import told, warning
 
@@ -130,7 +130,7 @@ def _strategy_lines(
     if report:
         kept = report["best_epoch"] + 1
         epoch = f"epoch {kept} of {len(report['epochs'])}"
-        yield f"  {strategy} filter: {accuracy_told(report)}, {report['network']}, {epoch}"
+        yield f"  {strategy} filter: {accuracy_text(report)}, {report['network']}, {epoch}"
     if "verdicts" not in entry:
         return
     rate = "" if entry["acceptance"] is None else f", acceptance {entry['acceptance']:.1%}"

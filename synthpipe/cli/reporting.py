@@ -16,9 +16,9 @@ from synthpipe.storage.summary import human_bytes
 def report(run: Location, output: Location | None) -> None:
     """Write the report of RUN, one HTML file for a browser; also of a run that is still being built.
 
-    It tells what was built from what, and shows composites that were kept, and others, with their recipes, scores,
-    shares of classes, reuse of donors and slides, the filter's training, and times. It needs no network, and can be
-    printed, mailed and put on a web server. A build ends with writing it.
+    It says what was built from what, and shows kept and other composites with their recipes, scores, shares of classes,
+    reuse of donors and slides, the filter's training, and times. It needs no network. You can print it, mail it or put
+    it on a web server. A build writes it at its end.
 
     \b
     Examples:

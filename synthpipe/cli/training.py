@@ -67,7 +67,7 @@ _glass = click.option(
     "--glass/--no-glass",
     default=True,
     show_default=True,
-    help="Ignore empty glass, as the build of the composites looked for it; where it looked for none, "
+    help="Ignore empty glass, as the build of the composites defines it. If that build looked for no glass: areas of "
     f"{PUBLISHED_GLASS.min_area} pixels and more above grey {PUBLISHED_GLASS.threshold}.",
 )
 _device = click.option("--device", help="Such as cuda:1 or cpu [a GPU where there is one].")
@@ -77,12 +77,12 @@ _batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_de
 def _mask_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
-            "--any-palette", is_flag=True, help="Masks are class indices, whatever colours their palettes have."
+            "--any-palette", is_flag=True, help="Take mask values as class indices, whatever colours the palettes have."
         ),
         click.option(
             "--mask-map",
             metavar="VALUE=CLASS,...",
-            help='What the values of masks mean, such as "0=ignore,1=gland,2=stroma" [class indices].',
+            help='What mask values mean, such as "0=ignore,1=gland,2=stroma" [class indices].',
         ),
     ):
         command = option(command)
@@ -131,7 +131,7 @@ def train(
 
     CURATED is curated.zarr of a run, or the store of `synthpipe pseudo-label`, or both: all samples count alike. A
     training that was stopped goes on when the same command is given again, with the very batches that it would have
-    seen. Masks of --val hold class indices, or what --mask-map says; what they are taken for is reported first.
+    seen. Masks of --val hold class indices, or what --mask-map says. The first note says what each value means.
 
     \b
     Examples:
@@ -245,7 +245,7 @@ def _speed(report: Mapping[str, Any]) -> str:
 
 
 def _constant(report: Mapping[str, Any]) -> str:
-    """Return what one class everywhere would reach, for comparison; nothing from reports of earlier versions."""
+    """Return the mIoU of one class everywhere, for comparison; an empty text for reports of earlier versions."""
     found = report.get("constant")
     return f" ({found['miou']:.4f} if every pixel were {found['class']})" if found else ""
 
@@ -290,7 +290,7 @@ def _catalog(real: Location, layout: Layout | None, description: Description, mo
 def _masked(
     directory: Path, description: Description, mask_map: str | None, any_palette: bool, most: int
 ) -> CheckedImages:
-    """List and check images with masks: what cannot be used is refused before hours are spent."""
+    """List and check images with masks, so that unusable ones are refused before hours of work."""
     from synthpipe.segment.mask_check import check_masks
     from synthpipe.segment.mask_values import parse_mask_map
     from synthpipe.segment.masks import masked_images
@@ -377,14 +377,14 @@ def evaluate(
 
     Images are cut into windows that leave no gap; by default windows of the canvas at half its stride, with the mean
     over flips and rotations where the canvas is a square. Classes that the masks do not show are left out of means.
-    Intervals are 95 %, by bootstrap over images. Masks hold class indices, or what --mask-map says; what they are taken
-    for is reported first.
+    Intervals are 95 %, by bootstrap over images. Masks hold class indices, or what --mask-map says. The first note says
+    what each value means.
 
     The mIoU is compared with that of one class everywhere, and with those of `synthpipe baseline` if it measured the
     same images in the same windows and its folder lies beside that of the checkpoint, or beside the output.
 
-    Pixels that the masks leave out (background) are not counted. Glass to which the masks give a class is counted like
-    all else, and its share is said; in pictures the other glass is left out.
+    Pixels that the masks leave out (background) are not counted. Glass with a class in the masks is counted, and its
+    share is reported. Pictures leave out all other glass.
 
     \b
     Examples:
@@ -418,8 +418,8 @@ def evaluate(
         say("note: `synthpipe baseline` measures what image labels alone and true masks reach on these images")
     if share := result["glass"]["share_of_labelled"]:
         say(
-            f"note: {share:.1%} of the counted pixels are glass to which the masks give a class; they count as "
-            "predicted, while `synthpipe predict` leaves glass out"
+            f"note: {share:.1%} of the counted pixels are glass with a class in the masks; here the predicted class "
+            "counts, but `synthpipe predict` makes glass background"
         )
     curves = ""
     try:
@@ -454,8 +454,8 @@ def predict(
 
     An image is decoded as a whole, and looked at window by window. Masks have the images' stems; bytes of a stem that
     are not Unicode become escapes, and a stem of more than 200 bytes is shortened. predictions.json says which
-    checkpoint and image each mask is of. Glass gets the index after the last class, the background; probabilities are
-    the network's everywhere.
+    checkpoint and image each mask is of. Glass gets the index after the last class, the background. Probabilities are
+    the network's, on glass too.
 
     \b
     Examples:
@@ -480,7 +480,8 @@ def predict(
     if share:
         background = predictor.taxonomy.background
         say(
-            f"note: {share:.1%} of the pixels are glass, {background} in the masks: background (--no-glass predicts it)"
+            f"note: {share:.1%} of the pixels are glass: {background} in the masks, the background (--no-glass gives "
+            "them classes)"
         )
     say(f"{output}: masks of {len(images)} images, and {RECORD}")
 

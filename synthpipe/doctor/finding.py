@@ -34,7 +34,7 @@ class Finding:
 
 
 def checked(what: str, check: Callable[[], Finding | Iterable[Finding]]) -> Iterator[Finding]:
-    """Yield what a check finds; where it fails, a finding that says so: anything may be missing or old."""
+    """Yield what a check finds, or a finding that says why the check failed: any package may be missing or old."""
     try:
         found = check()
         yield from (found,) if isinstance(found, Finding) else found
@@ -42,4 +42,4 @@ def checked(what: str, check: Callable[[], Finding | Iterable[Finding]]) -> Iter
         yield Finding(what, "wrong", str(error), "mend that, then look again")
     except Exception as error:
         said = f"cannot be checked: {type(error).__name__}: {error}"
-        yield Finding(what, "wrong", said, "mend what is wrong above; if nothing is, please report this")
+        yield Finding(what, "wrong", said, "fix what is wrong above; if nothing is, please report this")

@@ -75,14 +75,14 @@ class FilterNetwork:
     device : torch.device
         Where it computes.
     mixed : bool
-        Whether it computes in bfloat16 where that is precise enough; weights and logits are float32 all the same.
+        Whether it computes in bfloat16 where that is precise enough; weights and logits stay float32.
     pretrained : bool
-        Whether it begins with the weights of timm's hub.
+        Whether it starts from the weights of timm's hub.
 
     Raises
     ------
     FilterError
-        timm has no network of that name, or no weights of it can be had, or the device has no bfloat16.
+        timm has no network of that name, its weights are not available, or the device has no bfloat16.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class FilterNetwork:
 
 
 def architecture_of(settings: FilterSection) -> Architecture:
-    """Return which network is trained; images are normalised as its weights expect, where it begins with any."""
+    """Return the network to train; if it starts from weights, images are normalised as these expect."""
     if settings.weights is None and not settings.pretrained:
         return Architecture(settings.network, settings.mean, settings.std)
     check_name(settings.network)
@@ -127,14 +127,14 @@ def architecture_of(settings: FilterSection) -> Architecture:
 
 
 def initial_network(settings: FilterSection, device: torch.device) -> FilterNetwork:
-    """Return the network that training begins with: at random, of a file, or of timm's hub; its head is at random.
+    """Return the network that training starts from: random, of a file, or of timm's hub; its head is random.
 
     Raises
     ------
     ConfigError
         The file of weights cannot be used, or does not fit the network.
     FilterError
-        timm has no such network, or its hub's weights cannot be had; or it is another file than it was.
+        timm has no such network, its hub's weights are not available, or the file has changed.
     """
     weights = read_weights("filter.weights", settings.weights) if settings.weights is not None else None
     if weights and weights.sha256 != settings.weights_sha256:
@@ -223,7 +223,7 @@ def load_network(path: Location, device: torch.device, mixed: bool = False) -> t
 
 
 def check_start(settings: FilterSection) -> None:
-    """Refuse a network that timm does not have, and weights that it cannot begin with.
+    """Refuse a network that timm does not have, and weights that do not fit it.
 
     Raises
     ------
@@ -259,9 +259,9 @@ def _create(name: str, pretrained: bool = False) -> nn.Module:
     except Exception as error:  # each network has its own way to fail, and so have hubs
         if pretrained:
             raise FilterError(
-                f"filter.pretrained: the weights of {name} cannot be had: {' '.join(str(error).split())[:300]}; load "
-                "them once where there is a network, or set filter.weights to a file of them: model.safetensors of "
-                f"https://huggingface.co/{hub_of(name)}"
+                f"filter.pretrained: the weights of {name} are not available: {' '.join(str(error).split())[:300]}; "
+                "load them once with network access, which fills the cache, or download model.safetensors from "
+                f"https://huggingface.co/{hub_of(name)} and set filter.weights to it"
             ) from error
         raise FilterError(
             f"filter.network: timm {timm.__version__} cannot make {name!r}: {' '.join(str(error).split())[:300]}; "

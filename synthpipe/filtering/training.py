@@ -89,8 +89,8 @@ def train_filter(
     on_epoch : callable, optional
         Gets the metrics of each epoch as it ends, and at once those of epochs that were done before an interruption.
     on_note : callable, optional
-        Gets a line about an interrupted training that cannot be resumed, and so begins anew, and one where images are
-        normalised in another way than the settings say.
+        Gets a note if an interrupted training cannot be resumed and starts again, and one if images are not normalised
+        as the settings say.
 
     Raises
     ------
@@ -300,9 +300,9 @@ def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[flo
 
 
 def _best_threshold(synthetic: NDArray[np.float32], real: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the highest accuracy, both sides counted evenly, and the threshold nearest to 0.5 that has it.
+    """Return the highest accuracy, with equal weight on both sides, and the threshold nearest to 0.5 that has it.
 
-    Thresholds half way between neighbouring scores, and 0, 0.5 and 1, stand for all.
+    It tries 0, 0.5, 1 and the middles between neighbouring scores: no other threshold is better.
     """
     ordered = np.unique(np.concatenate([synthetic, real]).astype(np.float64))
     thresholds = np.append((ordered[1:] + ordered[:-1]) / 2, [0, 0.5, 1])

@@ -70,10 +70,10 @@ class Description:
     glass: GlassSection | None
 
     def ignored_glass(self, ignore: bool = True) -> GlassSection | None:
-        """Return what is glass in real images, for whoever predicts masks of them: there is nothing to predict.
+        """Return what counts as glass where masks of real images are predicted; None if glass is not ignored.
 
-        It is what the build looked for, or what the published data sets have where the build looked for none; None,
-        nothing, unless it is to be ignored. Composites and patches that train keep to `glass` alone.
+        It is what the build looked for. If the build looked for no glass, it is the glass of the published data sets.
+        Composites and patches that train follow `glass` alone.
         """
         return (self.glass or PUBLISHED_GLASS) if ignore else None
 

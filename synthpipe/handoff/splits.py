@@ -55,7 +55,7 @@ class Split:
         )
 
     def loss(self, before: Mapping[str, int]) -> str:
-        """Return a warning if over a tenth of a set is dropped, or a part lacks a strategy for it; else nothing.
+        """Return a warning if over a tenth of a set is dropped, or a part loses a whole strategy; else an empty text.
 
         `before` has the set's samples by strategy.
         """
@@ -64,7 +64,7 @@ class Split:
         if not self.dropped or not (lacks or self.dropped > _MOST_DROPPED * total):
             return ""
         return (
-            f"this split drops {self.dropped} of {total} samples, whose donors lie on several sides, and leaves "
+            f"this split drops {self.dropped} of {total} samples, because their donors lie in several parts. It leaves "
             f"{self._told()}. To lose none, train on the whole set and validate on real images with masks"
         )
 

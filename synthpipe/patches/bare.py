@@ -22,7 +22,7 @@ from synthpipe.errors import CatalogError
 _MOST_PARTS = 2**18  # a PNG at the bound of pixels has fewer chunks, even of 4 kB each
 _MOST_TAGS = 2**16 - 1  # of a TIFF that is no BigTIFF
 _MOST_TAG_BYTES = 2**21  # of those that are kept: a quarter of a million strips
-_MOST_PAGES = 1000  # of a TIFF, whose kinds are read
+_MOST_PAGES = 1000  # of a TIFF that are looked at
 
 _CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _FACTS = (b"eXIf", b"sBIT", b"acTL")
@@ -109,7 +109,7 @@ def bare_png(data: bytes) -> Bare:
     return Bare(
         b"".join(parts),
         _exif_orientation(facts.get(b"eXIf", b"")),
-        _declared(max(bits[: 3 if len(bits) > 2 else 1], default=0)),  # two or four bytes end with those of alpha
+        _declared(max(bits[: 3 if len(bits) > 2 else 1], default=0)),  # with two or four channels the last one is alpha
     )
 
 
@@ -166,7 +166,7 @@ def bare_bmp(data: bytes) -> Bare:
 
 
 def bare_tiff(data: bytes) -> Bare:
-    """Return a TIFF whose only directory, at its end, holds those tags of the first that make pixels.
+    """Return a TIFF with one directory, which holds the tags of the first directory that make pixels.
 
     Raises
     ------

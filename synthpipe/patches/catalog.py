@@ -27,7 +27,7 @@ from synthpipe.taxonomy import Taxonomy
 from synthpipe.threads import available_cores, in_threads
 
 LISTED = 20
-"""Lines of problems that a message has."""
+"""The most lines of problems in a message."""
 _CATALOG, _PROBLEMS = "catalog.csv", "problems.csv"
 _MOST_BYTES = 1 << 32  # of a table: some twenty million patches
 _CELLS = {
@@ -45,7 +45,7 @@ _KINDS = get_args(ProblemKind)
 class Catalog:
     """The usable patches of a data set, sorted by id, and the problems of those that are left out.
 
-    `remarks` are what pixels say that is no problem but may surprise; they are not stored.
+    `remarks` say what in the pixels is no problem but may surprise you; they are not stored.
     """
 
     patches: tuple[PatchRef, ...]
@@ -174,9 +174,9 @@ def survey(
     claims : sequence of Claim, optional
         What `read_layout` gave, where the caller has it already.
     former : Catalog, optional
-        Of a run that is built from these patches: those that it holds stay usable where they can be read.
+        Of a run that is built from these patches: its patches stay usable if they can be read.
     canvas : tuple of int, optional
-        Height and width of the composites, by which a patch may be too small; by default the patches' median side.
+        Height and width of the composites, which set the smallest side of a patch; else the patches' median side does.
 
     Raises
     ------

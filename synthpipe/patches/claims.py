@@ -1,4 +1,4 @@
-"""What is said of patches: entries and claims of a layout, and problems."""
+"""Entries, claims and problems of patches."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A patch as its layout presents it, before anyone has opened the file.
+    """A patch as its layout describes it, before its file is opened.
 
     `id`, `path`, `classes`, `group` and `secret_url` are those of `PatchRef`; where there are problems, `classes` may
     be empty and `group` blank.
@@ -61,7 +61,7 @@ class Entry:
 
 
 def told(problems: Iterable[Problem], most: int = MOST) -> Iterator[str]:
-    """Yield the messages of problems in at most so many lines; patches with the same problem share one."""
+    """Yield the messages of problems in at most `most` lines; patches with the same problem share one."""
     alike: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         fault = _VARIES.sub(_without_names, problem.message.removeprefix(f"patch {problem.id!r}"))

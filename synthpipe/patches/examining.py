@@ -1,4 +1,4 @@
-"""Patches looked at one by one and beside each other: which are usable, and why the others are not."""
+"""Which patches are usable, by themselves and beside each other, and why the others are not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SAMPLED = 8  # rows and columns
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A patch that could be read, and what its pixels say that the catalog does not hold.
+    """A patch that could be read, and facts about its pixels that the catalog does not hold.
 
     Attributes
     ----------
@@ -78,7 +78,7 @@ def sift(
     least: int | None,
     former: Container[tuple[str, str]],
 ) -> tuple[list[PatchRef], list[Problem], list[str]]:
-    """Tell usable patches from those with problems; return with them what is usable but may surprise.
+    """Return usable patches, the problems of the others, and remarks on usable ones that may surprise you.
 
     Parameters
     ----------
@@ -121,15 +121,15 @@ def _side(patch: PatchRef) -> int:
 
 
 def _fault(found: Examined, least: int, mask: tuple[str, str] | None) -> Problem | None:
-    """Return why a patch that could be read is no tissue, if so."""
+    """Return why a patch that could be read cannot be used, or None."""
     patch = found.patch
     if mask:
         image, pattern = mask
-        message = f"by its name it is the mask of {image!r}; leave masks out with patches.exclude: [{pattern!r}]"
+        message = f"its name makes it the mask of {image!r}; leave masks out with patches.exclude: [{pattern!r}]"
         return Problem(patch.id, "mask", f"patch {patch.id!r}: {message}")
     if _side(patch) < least:
         message = (
-            f"has {patch.height} x {patch.width} pixels, expected sides of at least {least}, since smaller patches are "
+            f"has {patch.height} x {patch.width} pixels, expected sides of at least {least}: smaller patches would be "
             "stretched; exclude it with patches.exclude, or set patches.min_side lower"
         )
         return Problem(patch.id, "too_small", f"patch {patch.id!r}: {message}")
@@ -162,23 +162,23 @@ def _duplicates(
 
 
 def _remarks(found: Sequence[Examined]) -> Iterator[str]:
-    """Yield what pixels of usable patches say that may surprise."""
+    """Yield remarks on the pixels of usable patches."""
     if dark := [each.patch.id for each in found if each.dark]:
         yield dark_remark(dark)
     if few := [each.patch.id for each in found if each.few_colors]:
         yield (
-            f"{len(few)} patches have at most {_FEW_COLORS} colours, as masks have, {few[0]!r} the first; leave masks "
+            f"{len(few)} patches have at most {_FEW_COLORS} colours, as masks do (the first: {few[0]!r}); leave masks "
             "out with patches.exclude"
         )
     if blank := [each.patch.id for each in found if each.deviation < _NEARLY_BLANK and not each.few_colors]:
         yield (
-            f"{len(blank)} patches show next to nothing, {blank[0]!r} the first: their standard deviation is under "
+            f"{len(blank)} patches show next to nothing (the first: {blank[0]!r}): their standard deviation is under "
             f"{_NEARLY_BLANK:g} grey levels; leave glass out with patches.exclude"
         )
 
 
 def _has_few_colors(image: Image) -> bool:
-    """Whether an image has at most some colours; most images are told by a few of their pixels."""
+    """Whether an image has as few colours as a mask; for most images a few pixels are enough to know."""
     height, width, _ = image.shape
     some = image[:: max(1, height // _SAMPLED), :: max(1, width // _SAMPLED)].reshape(-1, 3)
     if len(set(map(tuple, some.tolist()))) > _FEW_COLORS:

@@ -1,4 +1,4 @@
-"""What lies at a root that does not fit its layout, and which root or layout would fit: for messages."""
+"""Parts of messages: what lies at a root that does not fit its layout, and which root or layout would fit."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOKED_AT = 50  # names of a folder
 
 
 def what_lies_at(root: Location) -> str:
-    """Return a clause that says what a folder holds, or the nearest folder above what is missing or a file."""
+    """Return a clause that says what a folder holds; if it is missing or a file, what the folder above it holds."""
     folder = root
     while isinstance(folder, Path) and not is_directory(folder) and folder != folder.parent:
         folder = folder.parent
@@ -65,7 +65,7 @@ def _training_first(entry: tuple[str, bool]) -> tuple[bool, str]:
 
 
 def _layout_of(place: Location, taxonomy: Taxonomy) -> Layout | None:
-    """Return the layout that fits what lies at a place, judged by names alone; None for none of them."""
+    """Return the layout that fits a folder or table, judged by names alone; None if none does."""
     try:
         if not place.is_dir():
             return "csv" if _is_table(place.name) and place.is_file() else None

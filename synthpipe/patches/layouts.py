@@ -84,7 +84,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
 def _entries(
     root: Location, layout: Layout, taxonomy: Taxonomy
 ) -> tuple[list[Entry], Callable[[str], tuple[int, ...]], str]:
-    """List what a layout takes for patches; return with it how their labels are read, and the cure of wrong ones."""
+    """List what a layout takes for patches; also return the reader of labels, and what to do about a wrong one."""
     if published := PUBLISHED.get(layout):
         _check_order(layout, published, taxonomy)
         entries = list(_published_entries(_training_folder(root, layout, published, taxonomy)))
@@ -110,7 +110,7 @@ def _unmatched(pattern: str, ids: Sequence[str]) -> str:
     told = f"{pattern!r} matches none of the {len(ids)} patches, whose ids are like {min(ids)!r}"
     others = {
         "brackets stand for one of the characters in them": pattern.replace("[", "[[]"),
-        "a folder is told by /": pattern.replace("\\", "/"),
+        "folders are separated by /": pattern.replace("\\", "/"),
         "an id begins below the folder of the patches": pattern.partition("/")[2],
         "an id has folders before the name": f"*/{pattern}",
     }

@@ -1,4 +1,4 @@
-"""What the names of patches say: which are the masks of others, and which folders hold the same names."""
+"""Names of patches: which patches are masks of others, and which folders hold the same names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Place = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def masks_among(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return the patches whose names say that they are masks of others: of which, and the pattern that excludes them.
+    """Return patches that are masks by their names, each with its image and the pattern that excludes it.
 
     A mask lies in a folder such as ``masks`` while its image lies beside that folder or in another one beside it, or
     has the name of an image in its folder with ``_mask`` behind it.

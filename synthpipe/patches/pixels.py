@@ -88,18 +88,16 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
     Raises
     ------
     CatalogError
-        As for `decode`, or the picture is of another kind, is stored with losses, or holds values above 255.
+        As for `decode`, or the picture is of another kind, is compressed with losses, or holds values above 255.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
         if picture.format == "JPEG" or picture.info.get("compression") in _LOSSY:
-            raise CatalogError(
-                "is compressed as JPEG, which changes class indices; write masks as PNG, from what the JPEG was made of"
-            )
+            raise CatalogError("is compressed as JPEG, which changes class indices; save the original masks as PNG")
         return indices(picture)
 
 
 def dark_remark(names: Sequence[str]) -> str:
-    """Return what to tell of the images that `decode` calls dark, of which there is one at least."""
+    """Return a remark on images that `decode` reports as dark; `names` has at least one."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
         f"{names[0]}{more}: 16-bit values below a tenth of the range are read as nearly black; if they have fewer "
@@ -185,7 +183,7 @@ def decode_bytes(data: bytes, most: int = MAX_PIXELS, on_dark: Callable[[], obje
 
 @contextmanager
 def opened(data: bytes, most: int) -> Iterator[PIL.Image.Image]:
-    """Give the picture that a file's bytes hold, upright, to be decoded before this ends.
+    """Yield the picture in a file's bytes, upright; decode it inside the ``with`` block.
 
     Its format follows from its bytes, never from its name. Nothing is decoded before its size is known to be at most
     `most` pixels and plausible for so many bytes. Of metadata only orientation and depth are read.

@@ -1,4 +1,4 @@
-"""What the published data sets have of their own."""
+"""What is specific to each published data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from synthpipe.config import Layout
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What one published data set has of its own (method section 1)."""
+    """What is specific to one published data set (method section 1)."""
 
     training: str
     group_pattern: str

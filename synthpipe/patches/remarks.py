@@ -1,4 +1,4 @@
-"""What patches allow but may surprise, whatever is built from them."""
+"""Remarks on patches that can be used but may surprise you, whatever is built from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from synthpipe.taxonomy import Taxonomy
 
 
 def catalog_remarks(catalog: Catalog, taxonomy: Taxonomy, layout: Layout) -> Iterator[str]:
-    """Yield what may surprise in the patches of a catalog: their pixels, their folders, the donors of each class."""
+    """Yield remarks on the patches of a catalog: their pixels, their folders, the donors of each class."""
     yield from catalog.remarks
     for (first, second, *others), name in alike_folders(patch.id for patch in catalog.patches):
         if layout != "folders" or "/" in first:  # folders of classes may hold equal names
@@ -31,7 +31,7 @@ def catalog_remarks(catalog: Catalog, taxonomy: Taxonomy, layout: Layout) -> Ite
     for index, patches in sorted(donors.items()):
         name, groups = taxonomy.names[index], {patch.group for patch in patches}
         if len(patches) == 1:
-            yield f"{name} has a single donor, {patches[0].id!r}: all {name} in composites is cut from it; add patches"
+            yield f"{name} has a single donor, {patches[0].id!r}: all {name} in composites comes from it; add patches"
         elif len(groups) == 1:
             yield (
                 f"the {len(patches)} donors of {name} come from one slide or patient, {groups.pop()!r}; add patches of "

@@ -1,6 +1,6 @@
 """What the samples of a picture mean: RGB of an image, class indices of a mask.
 
-Whatever changes an image beside its samples is applied exactly or refused; ``docs/images-and-masks.md`` lists it.
+Whatever else in a file changes an image is applied exactly or refused; ``docs/images-and-masks.md`` lists it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Samples:
 
 
 def understood(picture: ImageFile, data: bytes, bits: int | None) -> Samples:
-    """Return how the samples of a picture are stored, unless the decoder would read others than are meant.
+    """Return how the samples of a picture are stored; refuse a picture that the decoder would misread.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def understood(picture: ImageFile, data: bytes, bits: int | None) -> Samples:
     Raises
     ------
     CatalogError
-        It would; the message does not say which file it is.
+        The decoder would misread it; the message does not name the file.
     """
     args = picture.tile[0][3]
     raw = str(args[0] if isinstance(args, tuple) else args)
@@ -77,7 +77,7 @@ def understood(picture: ImageFile, data: bytes, bits: int | None) -> Samples:
     if picture.format == "BMP" and picture.mode == "1" and data[24 if data[14] == 12 else 28] != 1:
         raise CatalogError("has a palette of black and white for more than 1 bit a pixel; save it as PNG")
     if picture.format == "PNG" and picture.mode == "P" and picture.palette is None:
-        raise CatalogError("has palette indices but no palette; save it anew, as grey if these are no colours")
+        raise CatalogError("has palette indices but no palette; save it again, as grey if the indices are values")
     if picture.mode in ("I", "F"):
         raise CatalogError(f"has 32-bit pixels (Pillow mode {picture.mode}), expected 8 or 16 bits")
     if picture.mode == "LAB":
@@ -89,10 +89,10 @@ def understood(picture: ImageFile, data: bytes, bits: int | None) -> Samples:
 
 
 def _check_tiff(picture: TiffImageFile, raw: str) -> bool:
-    """Refuse what is read otherwise than it is meant, and return whether 0 is white."""
+    """Refuse a TIFF that the decoder would misread, and return whether 0 is white."""
     tags = picture.tag_v2
     if _PHOTOMETRIC not in tags:
-        raise CatalogError("does not say whether 0 is black or white (tag 262); save it anew")
+        raise CatalogError("does not say whether 0 is black or white (tag 262); save it again")
     formats = {_SAMPLE_FORMATS[each] for each in tags.get(_SAMPLE_FORMAT, ()) if each in _SAMPLE_FORMATS}
     if formats:
         raise CatalogError(f"has {' and '.join(sorted(formats))} as pixels, expected unsigned integers; convert them")
@@ -104,23 +104,23 @@ def _check_tiff(picture: TiffImageFile, raw: str) -> bool:
     if raw == "YCbCr" and tuple(tags.get(_REFERENCE_BLACK_WHITE, _FULL_RANGE)) != _FULL_RANGE:
         raise CatalogError("has YCbCr pixels of a narrow range (tag 532); save it as RGB")
     if picture.mode in ("P", "PA") and max(tags[_COLORMAP]) < 256:
-        raise CatalogError("has a palette of 8 bits, expected 16 bits a value (tag 320); save it anew")
+        raise CatalogError("has a palette of 8 bits, expected 16 bits a value (tag 320); save it again")
     return bool(tags[_PHOTOMETRIC] == 0)
 
 
 def rgb(picture: PIL.Image.Image) -> tuple[Image, bool]:
-    """Return the (H, W, 3) uint8 pixels of an image, and whether it is dark as values of fewer bits would be.
+    """Return the (H, W, 3) uint8 pixels of an image, and whether it is as dark as values of fewer bits are.
 
     Raises
     ------
     CatalogError
-        Pixels are transparent, or samples of 16 bits hold fewer in colour.
+        Pixels are transparent, or colours in samples of 16 bits have fewer bits.
     """
     pixels = np.empty((picture.height, picture.width, 3), np.uint8)
     samples: Samples = picture.info[SAMPLES]
     if picture.mode.startswith("I;16"):
         largest = max(int(np.asarray(strip).max()) for _, strip in _strips(picture))
-        # a PNG declares the bits that its values had before they were stretched to 16, as they should be
+        # the bits that a PNG declares are those of its values before they were stretched to 16, as they should be
         bits = samples.bits if samples.bits and largest < 1 << samples.bits else 16
         for rows, strip in _strips(picture):
             values = np.asarray(strip)
@@ -156,7 +156,7 @@ def indices(picture: PIL.Image.Image) -> Mask:
         )
     if samples.inverted or samples.narrow:
         what = "where 0 is white" if samples.inverted else "of fewer than 8 bits"
-        raise CatalogError(f"has grey values {what}, which are no class indices; save it with 8 bits, where 0 is black")
+        raise CatalogError(f"has grey values {what}, not class indices; save it with 8 bits, where 0 is black")
     pixels = np.empty((picture.height, picture.width), np.uint8)
     for rows, strip in _strips(picture):
         values = np.asarray(strip)

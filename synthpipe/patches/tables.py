@@ -1,4 +1,4 @@
-"""CSV tables of patches: a row is an entry, and what is wrong with it is said with its line."""
+"""CSV tables of patches: each row is an entry, and a problem names its line."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def csv_entries(table: Location) -> Iterator[Entry]:
         elif name in lines:
             before, its_file = lines[name]
             same = "" if file == its_file else ", with other credentials or another signature"
-            fault = ("duplicate", f"the path stands in line {before} already{same}")
+            fault = ("duplicate", f"the path is already in line {before}{same}")
         elif len(cells) > len(columns):
             message = f"the row has {len(cells)} cells, expected {len(columns)}: quote a cell that holds commas"
             fault = ("mislabelled", message)
@@ -62,7 +62,7 @@ def csv_entries(table: Location) -> Iterator[Entry]:
 
 
 def _with_slashes(path: str) -> str:
-    """Return a clause with the form of a path of Windows that is understood; nothing for other paths."""
+    """Return a clause with the understood form of a Windows path; an empty text for other paths."""
     drive, rest = ntpath.splitdrive(path.strip())
     if "\\" not in path:
         return ""

@@ -15,7 +15,7 @@ from synthpipe.report.cards import Card, card
 from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
 from synthpipe.report.facts import RunFacts, StrategyFacts
 from synthpipe.report.tallies import Tally, score_counts
-from synthpipe.storage.filter_report import accuracy_told, calibration_told
+from synthpipe.storage.filter_report import accuracy_text, calibration_text
 from synthpipe.taxonomy import LOST, Taxonomy
 from synthpipe.verdicts import below_threshold, meaning, possible, told, warning
 
@@ -118,7 +118,7 @@ def _summary(facts: RunFacts, found: StrategyFacts) -> str:
 
 
 def _warning(facts: RunFacts, found: StrategyFacts) -> str:
-    """Say that the filter rejects kept composites, where it does; of a run of any version."""
+    """Return a warning if the filter rejects kept composites; else an empty text. Runs of any version have it."""
     scores, threshold = found.tally.p_real[found.tally.kept], facts.pipeline.curation.threshold
     below = below_threshold(scores, threshold)
     return f"Warning: {warning(found.strategy, below, threshold)}." if below else ""
@@ -245,7 +245,7 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     best = int(report["best_epoch"])
     rows_told = [
         ("network", report["network"]),
-        ("validation", f"{accuracy_told(report)}, on slides that it never saw"),
+        ("validation", f"{accuracy_text(report)}, on slides that it never saw"),
         ("accuracy", "of real patches and composites evenly; guessing has 0.5"),
         ("trained on", f"{report['synthetic_train']:,} composites, {report['real_train']:,} real patches"),
         ("validated on", f"{report['synthetic_val']:,} composites, {report['real_val']:,} real patches"),
@@ -265,7 +265,7 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     further = list(_flat({key: value for key, value in report.items() if key not in _KNOWN}))
     return {
         "told": rows_told,
-        "calibration": calibration_told(report),
+        "calibration": calibration_text(report),
         "charts": charts,
         "heads": [head.replace("_", " ") for head in heads],
         "epochs": rows,

@@ -16,7 +16,7 @@ from synthpipe.segment.training import TrainingData
 
 
 def check_disjoint(folders: Mapping[str, CheckedImages]) -> None:
-    """Refuse an image that trains, chooses or tests together with itself; copies of its pixels count too.
+    """Refuse an image that is in two of the folders; copies of its pixels count too.
 
     Raises
     ------

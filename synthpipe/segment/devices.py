@@ -93,7 +93,7 @@ def choose_device(name: str | None = None) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if is_of_memory(error):  # there is one, but others fill it
+        if is_of_memory(error):  # the GPU is there, but its memory is full
             raise
         raise ConfigError(
             f"--device {name}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"

@@ -69,7 +69,7 @@ class Predictor:
     segment : Segment
         The network itself.
     glass : GlassSection or None
-        What is glass, as of `Description.ignored_glass`; None: nothing.
+        What counts as glass (`Description.ignored_glass`); None for nothing.
     """
 
     checkpoint: Checkpoint
@@ -225,7 +225,7 @@ def evaluate(
     predictor : Predictor
         The network.
     images : sequence of MaskedImage
-        The images, which `check_masks` took.
+        The images that `check_masks` accepted.
     directory : Path
         Where to write.
     reporter : Reporter
@@ -277,7 +277,7 @@ def _measure(
         for number, source in enumerate(images):
             image, truth = source.read(taxonomy)
             found, glass, is_labelled = predictor.mask(image), predictor.is_glass(image), truth < taxonomy.background
-            # where the true mask leaves glass out, so does the prediction; where it names a class, the network is asked
+            # glass that the true mask leaves out is left out here too; glass with a class keeps the predicted one
             found[glass & ~is_labelled] = taxonomy.background
             labelled += int(np.count_nonzero(is_labelled))
             glassy += int(np.count_nonzero(glass & is_labelled))
@@ -318,7 +318,7 @@ def _measure(
 
 
 def _mask_map(meaning: MaskMap | None, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return what values of the masks were taken for, if not for class indices."""
+    """Return the record of the mask map; empty if mask values are class indices."""
     names = [*taxonomy.names, IGNORE]
     return {} if meaning is None else {"mask_map": {str(value): names[label] for value, label in meaning.items()}}
 

@@ -32,7 +32,7 @@ from synthpipe.taxonomy import LOST, Taxonomy
 
 @dataclass(frozen=True, slots=True)
 class CheckedImages:
-    """Images with masks that `check_masks` took.
+    """Images with masks that `check_masks` accepted.
 
     Attributes
     ----------
@@ -49,10 +49,10 @@ class CheckedImages:
 def check_masks(
     images: Sequence[MaskedImage], taxonomy: Taxonomy, reporter: Reporter, any_palette: bool = False
 ) -> CheckedImages:
-    """Read images and masks of a folder once, before anything is computed, and say what they are taken for.
+    """Read images and masks of a folder once, before anything is computed, and report what the values mean.
 
-    The reporter is told what each value of the masks means and how many pixels have it, which classes are absent, which
-    images are copies of others, and which masks have no image.
+    Notes say what each value of the masks means and how many pixels have it, which classes are absent, which images are
+    copies of others, and which masks have no image.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def check_masks(
     taxonomy : Taxonomy
         Whose classes the masks show.
     reporter : Reporter
-        Told of progress, and of what was found.
+        Gets progress and notes.
     any_palette : bool
         Whether masks may have a palette of other colours than the taxonomy's: indices count.
 
@@ -69,7 +69,7 @@ def check_masks(
     ------
     CatalogError
         Some cannot be read, or belong to another taxonomy; no mask shows a class; or values may mean two things. Equal
-        problems are told once.
+        problems are reported once.
     """
     folder = images[0].mask.parent.parent
     found = _Found(taxonomy, images[0].meaning, any_palette)
@@ -130,8 +130,8 @@ class _Found:
                 color, first = self.colors.setdefault(value, (colors[value], path))
                 if color != colors[value]:
                     raise CatalogError(
-                        f"{path}: its palette has {colors[value]} at {value}, but that of {first.name} {color}; "
-                        "--mask-map is one for all masks: give them one palette"
+                        f"{path}: its palette has {colors[value]} at {value}, but that of {first.name} has {color}; "
+                        "one --mask-map serves all masks, so save them with one palette"
                     )
 
     def check(self, folder: Path) -> None:
@@ -140,13 +140,13 @@ class _Found:
         if self.meaning is None and np.flatnonzero(self.plain).tolist() == [0, LOST]:
             first = taxonomy.names[0]
             raise CatalogError(
-                f"{folder}: masks hold 0 and {LOST} alone. As class indices, 0 is {first} and {LOST} "
-                f"({self.plain[LOST] / self.plain.sum():.1%} of the pixels) is ignored; if {LOST} is a class, give "
-                f"--mask-map {mask_map_text([LOST, 0], taxonomy)} or what else "
-                f"they mean, and if it is not, --mask-map {mask_map_text([0], taxonomy, [LOST])}"
+                f"{folder}: masks hold only 0 and {LOST}. As class indices, 0 is {first} and {LOST} "
+                f"({self.plain[LOST] / self.plain.sum():.1%} of the pixels) is ignored. If {LOST} is a class, say "
+                f"which, for example --mask-map {mask_map_text([LOST, 0], taxonomy)}; if {LOST} is to be ignored, give "
+                f"--mask-map {mask_map_text([0], taxonomy, [LOST])}"
             )
         if not self._by_class()[: len(taxonomy)].any():
-            raise CatalogError(f"{folder}: no mask shows any of {', '.join(taxonomy.names)}; name images with classes")
+            raise CatalogError(f"{folder}: no mask shows any of {', '.join(taxonomy.names)}; give images that do")
 
     def _by_class(self) -> NDArray[np.int64]:
         """Return how many pixels each class has, and at last those that are ignored."""
@@ -174,11 +174,11 @@ class _Found:
         text = f"masks of {folder}, with shares of pixels: {'; '.join(told)}"
         guessed = self.meaning is None and self.plain.any()
         if guessed:
-            text += "; no colours confirm this: if it is wrong, say what values mean by --mask-map"
+            text += "; no colours confirm this: if it is wrong, say what the values mean with --mask-map"
         absent = [name for name, share in zip(taxonomy.names, shares, strict=False) if not share]
         if not absent:
             return [text]
-        more = f"no mask of {folder} shows {', '.join(absent)}; mean scores and the choice of weights leave it out"
+        more = f"no mask of {folder} shows {', '.join(absent)}; mean scores and the choice of weights ignore it"
         if guessed and not self.plain[0] and self.plain[taxonomy.background]:
             counted = mask_map_text(range(1, len(taxonomy) + 1), taxonomy, [0])
             more += f"; if the masks count classes from 1, give --mask-map {counted}"
@@ -209,7 +209,7 @@ def _copies(images: Sequence[MaskedImage], pixels: Sequence[str]) -> list[str]:
 
 
 def among_patches(images: Sequence[MaskedImage], patches: Sequence[PatchRef], reporter: Reporter) -> None:
-    """Tell of images that are among the real patches of a training, byte for byte."""
+    """Report images that are among the real patches of a training, byte for byte."""
     trained = {patch.sha256 for patch in patches}
     found = [source.image.name for source in images if picture_digest(source.image, source.most) in trained]
     if found:

@@ -28,7 +28,7 @@ def parse_mask_map(text: str, taxonomy: Taxonomy) -> dict[int, int]:
     Raises
     ------
     ConfigError
-        It is written in another way, or names a class that there is not.
+        It is written in another way, or names an unknown class.
     """
     found: dict[int, int] = {}
     for part in re.split(r",(?=\s*\d+\s*=)", text):
@@ -155,8 +155,8 @@ def check_palette(colors: Sequence[Color], shown: Collection[int], taxonomy: Tax
                 "palette's indices are"
             )
         raise CatalogError(
-            f"its palette has {color} at {index}, but the network's {name} is {other}: another taxonomy, or another "
-            f"order; {_cure(colors, taxonomy)}"
+            f"its palette has {color} at {index}, but the network's {name} is {other}: the classes or their order "
+            f"differ; {_cure(colors, taxonomy)}"
         )
 
 
@@ -167,6 +167,6 @@ def _cure(colors: Sequence[Color], taxonomy: Taxonomy) -> str:
         background = [colors.index(taxonomy.background_color)] if taxonomy.background_color in colors else []
         return f"the colours of all classes are there, so give --mask-map {mask_map_text(order, taxonomy, background)}"
     return (
-        f"use masks with indices {', '.join(taxonomy.names)}, background, or give --any-palette if they have them, or "
+        f"if the indices mean {', '.join(taxonomy.names)}, background, give --any-palette; otherwise "
         f"say what each value means, for example --mask-map {mask_map_text(range(len(taxonomy)), taxonomy)}"
     )

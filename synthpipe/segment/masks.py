@@ -29,7 +29,7 @@ class MaskedImage:
     image, mask : Path
         The files.
     most : int
-        Pixels that each may have.
+        The most pixels that each may have.
     meaning : mapping, optional
         What the mask's values mean; without it they are class indices.
     """
@@ -77,7 +77,7 @@ def masked_images(directory: Path, most: int = MAX_PIXELS, meaning: MaskMap | No
     Raises
     ------
     CatalogError
-        There is no such folder, no image, an image has no mask, or two have one stem.
+        There is no such folder or no image, an image has no mask, or two files have one stem.
     """
     folders = directory / "img", directory / "mask"
     if not all(folder.is_dir() for folder in folders):
@@ -127,7 +127,7 @@ def by_stem(folder: Path) -> dict[str, Path]:
 
 
 def _visible(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))  # as copies from a Mac have
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))  # a Mac adds such files
 
 
 def _stem(path: Path) -> str:

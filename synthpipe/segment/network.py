@@ -33,7 +33,7 @@ LARGEST_CANVAS = 4096
 """Pixels of the longest side of images that networks are trained on and applied to as a whole."""
 
 _MULTIPLE = 32  # encoders halve a size five times
-_TIMM = "tu-"  # what the names of timm's encoders begin with
+_TIMM = "tu-"  # names of timm's encoders begin with it
 _HEADS = ("_fc", "classifier", "fc", "head", "last_linear", "linear")  # of the networks whose encoders are not timm's
 
 
@@ -62,7 +62,7 @@ class SegmentationNetwork(nn.Module):
     classes : int
         Tissue classes; background is none.
     weights : str or Weights, optional
-        What the encoder begins with: a name, or a file's; without any, at random.
+        What the encoder starts from: a name, or those of a file; None for random weights.
 
     Raises
     ------
@@ -142,9 +142,9 @@ def check_canvas(size: tuple[int, int]) -> None:
 
 
 def with_own_normalisation(settings: NetworkSection) -> NetworkSection:
-    """Return the settings with the mean and std that a timm encoder expects, where it begins with a file's weights.
+    """Return the settings with the mean and std that a timm encoder expects, if it starts from a file's weights.
 
-    Other encoders, and those that begin with named weights, keep the settings' own, by default those of ImageNet.
+    Other encoders, and those that start from named weights, keep the mean and std of the settings.
 
     Raises
     ------
@@ -172,7 +172,7 @@ def read_file(settings: NetworkSection) -> Weights | None:
 def pretrained_network(
     settings: NetworkSection, classes: int, weights: Weights | None = None
 ) -> tuple[SegmentationNetwork, str | None]:
-    """Return a network that begins with the weights that `settings` name, and why it does not where they cannot be had.
+    """Return a network that starts from the weights that `settings` name; if these are not available, also say why.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ def pretrained_network(
     classes : int
         Tissue classes.
     weights : Weights, optional
-        What the file holds that `settings` name, where they name one; read here where it is not given.
+        Those of the file that `settings` name, if any; None to read them here.
 
     Raises
     ------
@@ -198,9 +198,9 @@ def pretrained_network(
     except Exception as error:  # hubs and their clients fail in ways of their own; a wrong network fails again below
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         why = (
-            f"the {settings.weights} weights of {settings.encoder} cannot be had, so the encoder begins at random and "
-            "needs more epochs; load them once where there is a network, set network.weights to a file of them, or to "
-            f"null ({reason})"
+            f"the {settings.weights} weights of {settings.encoder} are not available, so the encoder starts at random "
+            "and needs more epochs; load them once with network access, or set network.weights to a file of them or "
+            f"to null ({reason})"
         )
         return SegmentationNetwork(settings, classes), why
 

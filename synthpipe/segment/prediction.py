@@ -38,8 +38,8 @@ def write_predictions(
 ) -> float:
     """Predict masks of images, and write them into a folder, with ``predictions.json``; return the share of glass.
 
-    Glass gets the background index; probabilities are the network's everywhere. The record says of every mask which
-    image, checkpoint, windows and rule of glass it is of; what it says of others stays.
+    Glass gets the background index. Probabilities are the network's, on glass too. The record names the image,
+    checkpoint, windows and rule of glass of every mask, and keeps its entries for other masks.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def write_predictions(
     Raises
     ------
     SynthpipeError
-        Images cannot be read, which is told once the others are predicted; the folder holds something else, or cannot
-        be written.
+        Images cannot be read (raised once the others are predicted), or the folder holds something else or cannot be
+        written.
     """
     folder = resolved(folder)
     with held(folder, PREDICTION), reporter.stage("prediction", len(images)) as advance:

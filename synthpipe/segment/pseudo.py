@@ -50,7 +50,7 @@ def pseudo_label(
     reporter : Reporter
         Told of progress.
     glass : GlassSection, optional
-        What is glass, as of `Description.ignored_glass`; nothing by default.
+        What counts as glass (`Description.ignored_glass`); nothing by default.
 
     Raises
     ------

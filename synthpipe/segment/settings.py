@@ -38,8 +38,8 @@ class NetworkSection(Section):
     weights: Annotated[
         Secretive | None,
         Field(
-            description="the encoder begins with these: a name of segmentation-models-pytorch, or a file, named by a "
-            "path with a . or a /; null: at random, and so where named ones cannot be had"
+            description="the encoder starts from these: a name of segmentation-models-pytorch, or a file, named by a "
+            "path with a . or a /; null: random weights, which also replace named ones that are not available"
         ),
     ] = "imagenet"
     dropout: Annotated[Number, Field(ge=0, lt=1, description="before the CAM's convolution")] = 0.5

@@ -17,7 +17,7 @@ from synthpipe.stages.judging import Judgement, blocks, judge
 from synthpipe.stages.layout import add_scores, composites_group
 from synthpipe.stages.state import BuildState, journal_entry, run_shards, timed
 from synthpipe.storage.contents import composites_of_each
-from synthpipe.storage.filter_report import accuracy_told, load_report
+from synthpipe.storage.filter_report import accuracy_text, load_report
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
     array,
@@ -70,7 +70,7 @@ def make_filters(state: BuildState) -> None:
             _render(state, strategy, "filter", pipeline.filter.candidates)
         report = load_report(run.report(strategy))
         journal_entry(state, strategy)["filter"] = {"accuracy": report.accuracy, "auroc": report.auroc}
-        state.reporter.note(f"{strategy} filter: {accuracy_told(report.fields())} on slides that it never saw")
+        state.reporter.note(f"{strategy} filter: {accuracy_text(report.fields())} on slides that it never saw")
 
 
 def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:

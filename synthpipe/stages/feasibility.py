@@ -62,7 +62,7 @@ def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
             yield f"bezier.pairs without donors, left out: {told}"
     if narrow := [patch for patch in catalog.donors if max(_sides(patch)) > _NARROW * min(_sides(patch))]:
         yield (
-            f"{len(narrow)} donors are over {_NARROW} times as long as wide, {narrow[0].id!r} the first: they are "
+            f"{len(narrow)} donors are over {_NARROW} times as long as wide (the first: {narrow[0].id!r}): they are "
             "stretched to the canvas; cut them, or leave them out with patches.exclude"
         )
     if pipeline.filter.enabled and len(catalog.groups) == len(catalog.patches):

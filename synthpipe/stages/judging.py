@@ -34,7 +34,7 @@ class Judgement:
     kept : int
         How many of them are kept.
     acceptance : float
-        Share that the filter accepts; NaN where no filter was asked.
+        Share that the filter accepts; NaN without a filter.
     below_threshold : dict or None
         Kept candidates that the filter rejects, as of `verdicts.below_threshold`.
     """

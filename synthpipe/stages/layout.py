@@ -70,7 +70,7 @@ def curated_group(place: Place, pipeline: Pipeline, catalog: Catalog, count: int
 
 
 def _patches(patches: PatchesSection) -> dict[str, Any]:
-    """Return how patches are read; keys that former versions lack only where they matter."""
+    """Return how patches are read; keys that former versions lack are left out unless they matter."""
     found = patches.model_dump(mode="json", exclude={"root", "max_pixels"})
     if patches.min_side is None:
         del found["min_side"]

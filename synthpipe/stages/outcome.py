@@ -1,4 +1,4 @@
-"""What is said of a curated set once it is made: the classes that it hardly shows, and why."""
+"""Remarks on a finished curated set: the classes that it hardly shows, and why."""
 
 from __future__ import annotations
 

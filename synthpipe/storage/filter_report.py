@@ -124,7 +124,7 @@ class FilterReport:
         return found
 
 
-def accuracy_told(report: Mapping[str, Any]) -> str:
+def accuracy_text(report: Mapping[str, Any]) -> str:
     """Say how accurate a filter is, from `FilterReport.fields`: at the threshold 0.5, and at the best one if known.
 
     The two differ where the scores are in the right order (the AUROC is high) but not around 0.5.
@@ -137,7 +137,7 @@ def accuracy_told(report: Mapping[str, Any]) -> str:
     return f"{text}, at best {accuracy:.3f} (threshold {threshold:.3g}), AUROC {report['auroc']:.3f}"
 
 
-def calibration_told(report: Mapping[str, Any]) -> str:
+def calibration_text(report: Mapping[str, Any]) -> str:
     """Explain an accuracy at 0.5 that is well below the best one, from `FilterReport.fields`; empty if it is not."""
     best = report["epochs"][report["best_epoch"]]
     accuracy, threshold = best.get("val_best_accuracy"), best.get("val_best_threshold")

@@ -57,7 +57,7 @@ def test_every_part_has_a_share_of_the_time() -> None:
 
 def test_a_part_that_takes_too_long_is_cut_and_its_error_says_so(tmp_path: Path) -> None:
     ((name, part),) = run_parts(["scoring"], tmp_path, cpu=True, seconds=0)
-    assert name == "scoring" and "was cut: it took more than its" in part["error"] and is_wrong(part)
+    assert name == "scoring" and "was stopped: it took more than its" in part["error"] and is_wrong(part)
     assert f"| scoring | **failed** | {part['error']} |" in table({name: part})
 
 

@@ -44,15 +44,15 @@ def test_slivers_are_problems_by_the_patches_the_canvas_or_the_key(root: Path) -
     save(root / "tumour/small.png", 9, 12, 20)
     assert found(root).patches != ()
     assert problems(found(root)) == {
-        "tumour/dot.png": "too_small: has 1 x 1 pixels, expected sides of at least 7, since smaller patches are "
+        "tumour/dot.png": "too_small: has 1 x 1 pixels, expected sides of at least 7: smaller patches would be "
         "stretched; exclude it with patches.exclude, or set patches.min_side lower",
-        "tumour/line.png": "too_small: has 101 x 3 pixels, expected sides of at least 7, since smaller patches are "
+        "tumour/line.png": "too_small: has 101 x 3 pixels, expected sides of at least 7: smaller patches would be "
         "stretched; exclude it with patches.exclude, or set patches.min_side lower",
     }
     patches = section(root, layout="folders")
     by_canvas = survey(patches, LUNG, canvas=(64, 80))
     assert problems(by_canvas).keys() == {"tumour/dot.png", "tumour/line.png", "tumour/small.png"}
-    assert "expected sides of at least 16," in by_canvas.problems[0].message
+    assert "expected sides of at least 16:" in by_canvas.problems[0].message
     assert problems(found(root, min_side=1)).keys() == {"tumour/dot.png"}, "a pixel has one colour"
     assert problems(found(root, min_side=4)).keys() == {"tumour/dot.png", "tumour/line.png"}
 
@@ -72,9 +72,9 @@ def test_pictures_that_show_next_to_nothing_or_few_colours_are_remarked_on(root:
     PIL.Image.fromarray(rng.integers(0, 2, (40, 30), dtype=np.uint8) * 255).convert("RGB").save(root / "stroma/map.png")
     catalog = found(root)
     assert not catalog.problems
-    assert [remark.partition(":")[0].partition(";")[0] for remark in catalog.remarks] == [
-        "1 patches have at most 8 colours, as masks have, 'stroma/map.png' the first",
-        "1 patches show next to nothing, 'stroma/glass.png' the first",
+    assert [remark.partition(")")[0] for remark in catalog.remarks] == [
+        "1 patches have at most 8 colours, as masks do (the first: 'stroma/map.png'",
+        "1 patches show next to nothing (the first: 'stroma/glass.png'",
     ]
 
 
@@ -140,7 +140,7 @@ def test_masks_beside_images_are_problems_with_the_pattern_that_leaves_them_out(
         save(root / "normal/masks" / f"{name}.png", ord(name) + 10, 40, 30)
     catalog = found(root)
     assert list(told(catalog.problems)) == [
-        "2 x mask: patch 'normal/masks/e.png': by its name it is the mask of 'normal/images/e.png'; leave masks out "
+        "2 x mask: patch 'normal/masks/e.png': its name makes it the mask of 'normal/images/e.png'; leave masks out "
         "with patches.exclude: ['*/masks/*']; the same holds for 'normal/masks/f.png'"
     ]
     assert found(root, exclude=["*/masks/*"]).problems == ()
@@ -203,7 +203,7 @@ def test_slides_with_tiles_of_the_same_names_are_one_remark(root: Path) -> None:
 def test_classes_with_one_donor_or_donors_of_one_slide_are_remarked_on(root: Path) -> None:
     save(root / "normal/s1-1.png", 11, 40, 30)
     assert list(catalog_remarks(found(root), LUNG, "folders")) == [
-        "normal has a single donor, 'normal/s1-1.png': all normal in composites is cut from it; add patches"
+        "normal has a single donor, 'normal/s1-1.png': all normal in composites comes from it; add patches"
     ]
     save(root / "normal/s1-2.png", 12, 40, 30)
     catalog = found(root, group_pattern="^(s1|.)")

@@ -282,8 +282,8 @@ def test_csv_rows_with_problems(tmp_path: Path) -> None:
     assert [claim.id for claim in listed if not claim.problems] == ["a.png"]
     messages = [f"{problem.kind}: {problem.message}" for claim in listed for problem in claim.problems]
     expected = [
-        "duplicate: patch 'a.png' (labels.csv line 7): the path stands in line 2 already",
-        "duplicate: patch 'a.png' (labels.csv line 12): the path stands in line 2 already",
+        "duplicate: patch 'a.png' (labels.csv line 7): the path is already in line 2",
+        "duplicate: patch 'a.png' (labels.csv line 12): the path is already in line 2",
         "mislabelled: patch 'b.png' (labels.csv line 4): the cell 'labels' is empty",
         "mislabelled: patch 'c.png' (labels.csv line 8): the row has 5 cells, expected 3: quote a cell",
         "mislabelled: patch 'd.png' (labels.csv line 9): the cell 'labels' is empty",
@@ -322,7 +322,7 @@ def test_csv_that_is_no_table_of_patches(tmp_path: Path, content: bytes, fault: 
     [
         ("*[0, 0, 1].png", "brackets stand for one of the characters in them: write '*[[]0, 0, 1].png'"),
         ("1.training/sub/*", "an id begins below the folder of the patches: write 'sub/*'"),
-        ("sub\\3-*", "a folder is told by /: write 'sub/3-*'"),
+        ("sub\\3-*", "folders are separated by /: write 'sub/3-*'"),
         ("3-[[]*", "an id has folders before the name: write '*/3-[[]*'"),
         ("nothing", "correct or remove it"),
     ],

@@ -160,7 +160,7 @@ def test_masks_are_lossless_whatever_their_names(tmp_path: Path) -> None:
     assert len(lossy) == 3
     for name in lossy:
         (tmp_path / "mask.png").write_bytes(images[name])
-        with pytest.raises(CatalogError, match=r"mask\.png: is compressed as JPEG, which changes class indices; write"):
+        with pytest.raises(CatalogError, match=r"mask\.png: is compressed as JPEG, which changes class indices; save"):
             decode_mask(tmp_path / "mask.png")
     (tmp_path / "mask.jpg").write_bytes(images["png-grey"])
     assert decode_mask(tmp_path / "mask.jpg").shape == decode(tmp_path / "mask.jpg").shape[:2]

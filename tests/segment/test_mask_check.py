@@ -77,7 +77,7 @@ def test_masks_of_0_and_255_alone_are_refused_until_their_meaning_is_given(tmp_p
     write(tmp_path, {"a": [0, 0, 255], "b": [0]})
     for any_palette in (False, True):
         with pytest.raises(
-            CatalogError, match=r"mask: masks hold 0 and 255 alone.*0 is tumour and 255 \(25\.0% of"
+            CatalogError, match=r"mask: masks hold only 0 and 255.*0 is tumour and 255 \(25\.0% of"
         ) as error:
             checked(tmp_path, any_palette=any_palette)
     assert '"255=tumour,0=stroma"' in str(error.value) and '"0=tumour,255=ignore"' in str(error.value)
@@ -94,7 +94,7 @@ def test_0_and_255_are_taken_where_colours_or_other_values_confirm_indices(tmp_p
 
 def test_absent_classes_are_told(tmp_path: Path) -> None:
     _, notes = checked(write(tmp_path / "two", {"a": [0, 1]}))
-    assert "shows normal; mean scores and the choice of weights leave it out" in notes[1]
+    assert "shows normal; mean scores and the choice of weights ignore it" in notes[1]
     assert "count classes from 1" not in notes[1]
     _, notes = checked(write(tmp_path / "from-1", {"a": [1, 2, 3]}))
     assert "shows tumour;" in notes[1] and '--mask-map "1=tumour,2=stroma,3=normal,0=ignore"' in notes[1]
@@ -120,7 +120,7 @@ def test_palettes_that_one_map_cannot_serve_are_refused(tmp_path: Path) -> None:
         mask.putpalette(palette_of((200, 0, 0), (9, 9, 9)))
         mask.save(tmp_path / "mask" / "b.png")
     with pytest.raises(
-        CatalogError, match=r"b\.png: its palette has \(200, 0, 0\) at 0, but that of a\.png \(9, 9, 9\)"
+        CatalogError, match=r"b\.png: its palette has \(200, 0, 0\) at 0, but that of a\.png has \(9, 9, 9\)"
     ):
         checked(tmp_path, "0=tumour,1=stroma")
 

@@ -64,7 +64,7 @@ def test_palettes_have_the_colours_of_the_classes() -> None:
     check_palette([], {0, 1}, TAXONOMY)
     assert palette_colors((1, 2, 3, 4, 5, 6)) == [(1, 2, 3), (4, 5, 6)]
     with pytest.raises(
-        CatalogError, match=r"has \(9, 9, 200\) at 0, but the network's tumour is \(0, 64, 128\): another"
+        CatalogError, match=r"has \(9, 9, 200\) at 0, but the network's tumour is \(0, 64, 128\): the classes"
     ):
         check_palette([(9, 9, 200)], {0}, TAXONOMY)
     with pytest.raises(CatalogError, match=r"has \(1, 2, 3\) at 3, but the network's background is \(255, 255, 255\)"):

@@ -48,7 +48,7 @@ def test_candidates_that_are_not_used_are_told() -> None:
 
 def test_narrow_donors_are_told() -> None:
     (remark,) = (each for each in remarks(pipeline(), catalog(2, 2, 2, size=(20, 90))) if "long" in each)
-    assert remark.startswith("6 donors are over 4 times as long as wide, '0-000' the first: they are stretched")
+    assert remark.startswith("6 donors are over 4 times as long as wide (the first: '0-000'): they are stretched")
     assert not any("long" in each for each in remarks(pipeline(), catalog(2, 2, 2, size=(20, 80))))
 
 
