@@ -19,7 +19,7 @@ from synthpipe.records import Donor
 # tests run side by side, a core each; with more threads each waits for the rest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-settings.register_profile("synthpipe", deadline=None)  # no test may fail by the clock
+settings.register_profile("synthpipe", deadline=None)  # no test may fail because it is slow
 settings.load_profile("synthpipe")
 
 Item = TypeVar("Item")

@@ -58,7 +58,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a row gave: digests of the bytes that it built ("" where it cannot), and what failed ("" for nothing)."""
+    """Result of a row: digests of the bytes that it built ("" if it cannot), and what failed ("" for nothing)."""
 
     name: str
     rendered: str = ""

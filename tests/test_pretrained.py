@@ -196,7 +196,7 @@ def test_batch_counters_of_old_files_are_not_asked_for(tmp_path: Path) -> None:
 
 @pytest.fixture
 def silent_server() -> Iterator[tuple[str, list[str]]]:
-    """A hub that never answers, and what of it was asked for; what its client wants to know besides is left out."""
+    """A hub that never answers, and the files that were asked of it; other requests of its client are left out."""
     server, asked, kept = socket.create_server(("127.0.0.1", 0)), list[str](), list[socket.socket]()
 
     def accept() -> None:
@@ -220,7 +220,7 @@ def silent_server() -> Iterator[tuple[str, list[str]]]:
 
 
 def in_process(code: str, hub: str, home: Path) -> str:
-    """Run code with another hub, which its client takes from the environment when it is imported."""
+    """Run code with another hub; its client reads the address from the environment when it is imported."""
     proxies = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "HF_HUB_OFFLINE"}
     environment = {name: value for name, value in os.environ.items() if name.upper() not in proxies}
     environment |= {"HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "1"}

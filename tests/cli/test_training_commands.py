@@ -127,7 +127,7 @@ def with_masks_of(source: Path, target: Path, change: Callable[[np.ndarray], np.
 
 
 def test_every_command_says_how_it_takes_masks(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:
-    """Masks that count from 1, with 0 for what nobody labelled."""
+    """Masks that count from 1, with 0 for unlabelled pixels."""
     counted = with_masks_of(data_set.validation, tmp_path / "val", lambda mask: (mask + 1) % 4)
     evaluation = ("evaluate", trained / "best.ckpt", "--device", "cpu", "-o", tmp_path / "out")
     commands = (

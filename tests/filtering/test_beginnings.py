@@ -34,7 +34,7 @@ def beginning_with(path: str | Path, **changes: object) -> FilterSection:
 
 
 def saved(path: Path, seed: int = 3, network: str = "test_resnet") -> Path:
-    """Write the weights of an untrained network: those of a seed have the same bytes under any name."""
+    """Write the weights of an untrained network; one seed gives the same bytes under any name."""
     torch.manual_seed(seed)
     content = io.BytesIO()
     torch.save(timm.create_model(network).state_dict(), content)
@@ -112,7 +112,7 @@ def test_mixed_precision_computes_in_bfloat16_and_keeps_weights_and_scores_in_fl
 
 
 def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no such GPU where tests run, so what torch would say of one is made here."""
+    """No such GPU is where tests run, so the test replaces what torch says of it."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     architecture = Architecture("test_resnet", (0.5,) * 3, (0.5,) * 3)
@@ -130,7 +130,7 @@ def test_a_build_takes_the_same_weights_at_another_path_and_refuses_others(tmp_p
 
     with pytest.raises(ConfigError, match=r"filter\.weights: .*18\.pth: does not fit test_resnet of timm"):
         with_weights(saved(tmp_path / "18.pth", network="resnet18"))
-    assert not (run / "filter" / "training.zarr").exists()  # nothing is rendered for a filter that cannot begin
+    assert not (run / "filter" / "training.zarr").exists()  # nothing is rendered for a filter that cannot be trained
     with_weights(saved(tmp_path / "a.pth"))
     (tmp_path / "a.pth").unlink()
     with_weights(saved(tmp_path / "b.pth"), "curation.wanted=12")

@@ -76,7 +76,7 @@ def test_a_part_is_split_by_its_own_slides(curated: CuratedSet) -> None:
     part = curated.subset((curated.donor_groups != left_out).all(1))
     found = []
     for seed in range(8):
-        with suppress(ConfigError), warnings.catch_warnings(action="ignore"):  # some sides have none whole
+        with suppress(ConfigError), warnings.catch_warnings(action="ignore"):  # some parts may be empty
             found.append(part.split({"train": 0.5, "val": 0.5}, seed=seed).groups)
     assert found
     used = {curated.groups[number] for number in np.unique(part.donor_groups) if number >= 0}

@@ -1,4 +1,4 @@
-"""What pixels, sizes and names of patches say before anything is built from them."""
+"""Problems and remarks from pixels, sizes and names of patches, before anything is built from them."""
 
 from __future__ import annotations
 

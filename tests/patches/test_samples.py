@@ -457,7 +457,7 @@ def test_inks_of_a_jpeg_are_what_opencv_reads(tmp_path: Path, adobe: int) -> Non
     assert np.abs(found - opencv(tmp_path / "a.jpg")).max() <= 1
 
 
-def test_dark_values_of_16_bits_are_told(tmp_path: Path) -> None:
+def test_dark_values_of_16_bits_are_reported(tmp_path: Path) -> None:
     for largest, dark in ((4095, True), (6399, True), (6912, False)):
         values = np.full((HEIGHT, WIDTH), largest, np.uint16)
         for data in (png(values), png(np.dstack([values] * 3), kind=2), tiff(values)):

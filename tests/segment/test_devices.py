@@ -7,7 +7,7 @@ from synthpipe.segment.devices import Hardware, choose_device, open_fabric
 
 
 def test_a_gpu_that_others_fill_is_not_one_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch raises where no room is left to begin, which no test can fill without a GPU."""
+    """torch raises this if a GPU is full before work begins; without a GPU no test can fill one."""
 
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("CUDA error: out of memory")

@@ -162,7 +162,7 @@ def test_only_classes_of_the_label_are_predicted() -> None:
 
 @pytest.fixture
 def glassy(data_set: DataSet, tmp_path: Path) -> tuple[Path, NDArray[np.bool_]]:
-    """An image of tissue with glass in two corners: the mask leaves the one out, and calls the other tumour."""
+    """An image of tissue with glass in two corners: the mask leaves one out, and calls the other tumour."""
     source = masked_images(data_set.validation)[0]
     image, _ = source.read(data_set.description.taxonomy)
     image = np.minimum(image[:64, :64], 200)

@@ -1,4 +1,4 @@
-"""What every command says of masks before it computes, and what it refuses."""
+"""What every command reports about masks before it computes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TAXONOMY = pipeline().taxonomy
 
 
 class Notes(list[str]):
-    """A reporter that keeps what it is told."""
+    """A reporter that keeps its notes."""
 
     def stage(self, title: str, total: int) -> Any:
         return nullcontext(lambda steps, remark="": None)
@@ -92,7 +92,7 @@ def test_0_and_255_are_taken_where_colours_or_other_values_confirm_indices(tmp_p
     checked(write(tmp_path / "grey", {"a": [0, 255], "b": [1]}))
 
 
-def test_absent_classes_are_told(tmp_path: Path) -> None:
+def test_absent_classes_are_reported(tmp_path: Path) -> None:
     _, notes = checked(write(tmp_path / "two", {"a": [0, 1]}))
     assert "shows normal; mean scores and the choice of weights ignore it" in notes[1]
     assert "count classes from 1" not in notes[1]
@@ -139,14 +139,14 @@ def test_copies_are_told_whatever_their_files_are(tmp_path: Path) -> None:
         check_disjoint({"--val": found, "--data": other})
 
 
-def test_masks_without_an_image_are_told(tmp_path: Path) -> None:
+def test_masks_without_an_image_are_reported(tmp_path: Path) -> None:
     write(tmp_path, {"a": [0, 1, 2], "b": [0], "c": [0]})
     for name in "bc":
         (tmp_path / "img" / f"{name}.png").unlink()
     assert f"note: {tmp_path / 'mask'}: 2 masks have no image and are not used: b.png, c.png" in checked(tmp_path)[1]
 
 
-def test_images_among_the_real_patches_are_told(tmp_path: Path) -> None:
+def test_images_among_the_real_patches_are_reported(tmp_path: Path) -> None:
     found, _ = checked(write(tmp_path, {"a": [0, 1, 2], "b": [0]}))
     notes, path = Notes(), found.images[1].image
     patch = PatchRef("b", str(path), picture_digest(path), (0,), 1, 10, "b")

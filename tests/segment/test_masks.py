@@ -60,7 +60,7 @@ def test_images_that_cannot_be_measured_are_named(tmp_path: Path, change: str, m
         masked_images(tmp_path)[0].read(TAXONOMY)
 
 
-def test_the_nearest_names_are_told(tmp_path: Path) -> None:
+def test_the_nearest_names_are_reported(tmp_path: Path) -> None:
     images, masks = (
         ["a-1.png", "b.png", "case7.png", "d.png", "e.png"],
         ["a-1_anno.bmp", "b.gif", "case-7.png", "d.png"],
