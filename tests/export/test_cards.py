@@ -195,7 +195,7 @@ def test_a_filter_is_told_with_its_figures(run: Path) -> None:
     }
     run_facts = replace(facts.run, strategies=strategies, filters=filters, ranked=False)
     card = readme(replace(facts, run=run_facts), [])
-    assert "8.4% | 11 | 120 | 0 | 0 | 0 |" in card and "No filter" not in card
+    assert "8.4% | 11 | 120 | 0 | 0 | 0 |" in card and "There is no filter" not in card
     assert "accuracy 0.662 at the threshold 0.5, at best 0.913 (threshold 0.0812), AUROC 0.976" in card
     assert card.count("are not calibrated") == 1 and "curation.threshold near 0.0812" in card
     assert "The Bezier filter tells real from synthetic with accuracy 0.913 at the threshold 0.5, AUROC 0.976." in card
