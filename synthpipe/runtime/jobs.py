@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import dask
 from dask.utils import parse_bytes, parse_timedelta
 from distributed import SchedulerPlugin, Status
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 from tornado.ioloop import PeriodicCallback
 
 from synthpipe.config import Section, Text, Whole
@@ -103,7 +103,12 @@ def _one_gpu(gpus: int) -> int:
     return gpus
 
 
-Seconds = Annotated[Whole, BeforeValidator(_seconds), Field(gt=0, le=_LONGEST_TIME)]
+Seconds = Annotated[
+    Whole,
+    BeforeValidator(_seconds),
+    Field(gt=0, le=_LONGEST_TIME),
+    PlainSerializer("{}s".format, when_used="json-unless-none"),  # JSON is read back as it is written
+]
 Word = Annotated[Text, AfterValidator(_word)]
 Bytes = Annotated[Whole, BeforeValidator(parse_size), Field(ge=1 << 20, le=1 << 50)]
 

@@ -195,6 +195,11 @@ def test_times_without_a_unit_are_refused(text: str) -> None:
             jobs(f"{key}={text}")
 
 
+def test_settings_of_jobs_are_read_back_from_json() -> None:
+    settings = jobs("walltime=04:00:00", "lifetime=90m")
+    assert JobSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
 def test_paths_of_a_job_script_may_hold_what_shells_take_apart(slurm: Path, tmp_path: Path) -> None:
     """The run, whose folder has the keys, the interpreter and the nodes' disk."""
     odd = tmp_path / "Lab 3; $(touch it) 'x'"
