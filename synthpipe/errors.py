@@ -28,6 +28,7 @@ _NETWORK |= {errno.ENETDOWN, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT}
 _CURES = {
     errno.ENOSPC: "make room, then give the command again",
     errno.EDQUOT: "make room in your quota, then give the command again",
+    errno.EFBIG: "allow larger files (ulimit -f), or choose another disk",
     errno.EROFS: "choose a place that can be written to",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "check that it is there",

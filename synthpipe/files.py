@@ -204,7 +204,7 @@ KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFLNK: "
 
 
 def _too_large(size: int, most: int) -> OSError:
-    return OSError(errno.EFBIG, f"has {size} bytes, expected at most {most}")
+    return OSError(errno.EOVERFLOW, f"has {size} bytes, expected at most {most}")
 
 
 def write_atomically(path: Location, data: bytes | str, durable: bool = False) -> None:

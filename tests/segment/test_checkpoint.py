@@ -83,7 +83,7 @@ def test_a_full_disk_leaves_the_checkpoint_that_was_there(tmp_path: Path) -> Non
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) // 2, before[1]))
     try:
-        with pytest.raises(StoreError, match=r"a\.ckpt: cannot be written: .*; make room"):
+        with pytest.raises(StoreError, match=r"a\.ckpt: cannot be written: .*; allow larger files"):
             made.save(tmp_path / "a.ckpt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
