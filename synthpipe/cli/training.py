@@ -267,11 +267,14 @@ def _hardware(accelerator: str, devices: str, workers: int | None) -> Hardware:
 
 
 def _catalog(real: Location, layout: Layout | None, description: Description, most: int) -> Catalog:
-    """Read the real patches: laid out as those of the build, unless `layout` says otherwise."""
+    """Read the real patches: laid out as those of the build, unless `layout` says otherwise.
+
+    Patches that cannot be used are left out with a note: these commands have no key ``patches.on_error``.
+    """
     like = description.patches
-    patches = like.model_copy(update={"root": address(real), "max_pixels": most})
     if layout and layout != like.layout:
-        patches = PatchesSection(root=address(real), layout=layout, max_pixels=most)
+        like = PatchesSection(root=address(real), layout=layout)
+    patches = like.model_copy(update={"root": address(real), "max_pixels": most, "on_error": "skip"})
     claims = read_layout(patches, description.taxonomy, same_set=False)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = read_catalog(
@@ -279,7 +282,7 @@ def _catalog(real: Location, layout: Layout | None, description: Description, mo
         )
     if catalog.problems:
         reporter().note(
-            f"note: {len(catalog.problems)} real patches left out, as patches.on_error of the build says; the first: "
+            f"note: real patches left out because they cannot be used: {len(catalog.problems)}; the first: "
             f"{catalog.problems[0].message}"
         )
     for remark in catalog.remarks:

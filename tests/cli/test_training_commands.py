@@ -486,6 +486,17 @@ def test_what_cannot_be_trained_is_explained(
     assert not (tmp_path / "run" / "last.ckpt").exists()
 
 
+def test_real_patches_that_cannot_be_used_are_left_out(data_set: DataSet, config: Path, tmp_path: Path) -> None:
+    """Training has no key for it, whatever `patches.on_error` of the build was."""
+    real = shutil.copytree(data_set.root, tmp_path / "real")
+    folder = next(path for path in real.iterdir() if "training" in path.name)
+    PillowImage.new("RGB", (32, 32), (9, 9, 9)).save(folder / "blank-1-[1, 0, 0].png")
+    arguments = ("train", data_set.curated, "--real", real, "--val", data_set.validation, "--config", config)
+    result = synthpipe(*arguments, "--dry-run", "-o", tmp_path / "out")
+    assert result.exit_code == 0 and "40 real patches" in result.stdout
+    assert "note: real patches left out because they cannot be used: 1; the first: patch 'blank-1-" in result.stderr
+
+
 def test_real_patches_are_asked_for(data_set: DataSet, config: Path, tmp_path: Path) -> None:
     arguments = ("train", data_set.curated, "--val", data_set.validation, "--config", config, "-o", tmp_path)
     result = synthpipe(*arguments)
