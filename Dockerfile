@@ -5,6 +5,7 @@
 FROM python:3.11-slim
 WORKDIR /opt/synthpipe
 COPY constraints.txt pyproject.toml setup.cfg README.md LICENSE ./
+COPY pipelines pipelines
 COPY synthpipe synthpipe
 RUN pip install --no-cache-dir --constraint constraints.txt ".[export,s3,train]"
 # compiled kernels are kept here, whoever runs the container
