@@ -75,6 +75,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
 @settings(max_examples=60, deadline=None)
 @given(geometries(), st.sampled_from(["gaussian", "uniform"]), st.integers(1, 50), st.integers(1, 5))
 @example(((1, 1), (12, 7), (5, 7)), "gaussian", 3, 1)  # much smaller than half a window
+@example(((37, 38), (9, 9), (1, 1)), "uniform", 1, 1)  # each pixel in 81 windows
 @example(((13, 40), (12, 12), (12, 12)), "gaussian", 12, 2)  # the last row of windows nearly covers the one before
 def test_windows_of_a_network_without_borders_make_up_the_whole(
     geometry: Geometry, blend: str, block: int, batch: int
@@ -82,7 +83,8 @@ def test_windows_of_a_network_without_borders_make_up_the_whole(
     shape, size, stride = geometry
     image = image_of(*shape)
     windows = WindowSection(size=size, stride=stride, blend=blend, batch=batch)
-    assert np.allclose(assemble(image, windows, block=block), whole(image), rtol=0, atol=1e-6)
+    # a pixel is the mean of up to 144 windows in float32, each of which may round by 6e-8
+    assert np.allclose(assemble(image, windows, block=block), whole(image), rtol=0, atol=144 * 6e-8)
 
 
 @settings(max_examples=20, deadline=None)
