@@ -315,7 +315,7 @@ class TestWriting:
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
         try:
-            with pytest.raises(StoreError, match=r"cannot be written: File too large; make room"):
+            with pytest.raises(StoreError, match=r"cannot be written: File too large; allow larger files"):
                 write_phantom(tmp_path, SMALL)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -127,7 +127,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_left_behind(trained: Path, tmp_pa
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(StoreError, match=r"p\.npy: cannot be written: File too large; make room"):
+        with pytest.raises(StoreError, match=r"p\.npy: cannot be written: File too large; allow larger files"):
             predictor.write_probabilities(np.zeros((70, 45, 3), np.uint8), tmp_path / "p.npy")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
