@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from synthpipe.compose import Donors
 from synthpipe.config import Pipeline
@@ -18,9 +17,6 @@ from synthpipe.records import Donor
 
 # tests run side by side, a core each; with more threads each waits for the rest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-settings.register_profile("synthpipe", deadline=None)  # no test may fail because it is slow
-settings.load_profile("synthpipe")
 
 Item = TypeVar("Item")
 ROOT = Path(__file__).parent.parent
@@ -61,6 +57,13 @@ def flat_donors(size: int = 80) -> Donors:
         Donor(f"flat-{label}.png", f"slide{label}", label, np.full((size, size, 3), color, np.uint8), None)
         for label, color in enumerate(FLAT_COLORS)
     )
+
+
+def pytest_configure() -> None:
+    from hypothesis import settings  # workers that run a test's functions import this file too
+
+    settings.register_profile("synthpipe", deadline=None)  # no test may fail by the clock
+    settings.load_profile("synthpipe")
 
 
 class Watched(tuple[Item, ...]):

@@ -40,7 +40,6 @@ from synthpipe.progress import Advance
 from synthpipe.records import REASONS, STRATEGIES, PatchRef, Strategy, recipe_from_json
 from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.segment.data import CuratedDataset
 from synthpipe.stages import build
 from synthpipe.stages.build import demand
 from synthpipe.storage.filter_report import load_report
@@ -226,6 +225,8 @@ def test_copies_of_metadata_in_the_stores_are_passed_over_and_dropped(
     finished: tuple[Path, dict[str, Any]], patches: Path, tmp_path: Path
 ) -> None:
     """As xarray's warning suggests them; they would tell of the former lengths once the run is extended."""
+    from synthpipe.segment.data import CuratedDataset  # loads torch, which workers that load this file need not
+
     path = Path(shutil.copytree(finished[0], tmp_path / "run"))
     stores = [path / name for name in ("candidates.zarr", "filter/training.zarr", "curated.zarr")]
     for store in stores:
