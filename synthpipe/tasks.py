@@ -108,7 +108,7 @@ class CuratedTask:
 
 
 def render_shard(task: ShardTask) -> int:
-    """Make a shard of composites and store it; return how many of its composites the plan has; the whole shard is made.
+    """Make a shard of composites, store it and return its number.
 
     A block of composites is stored before the next is rendered, so a worker's memory does not depend on the shard.
     """
@@ -139,7 +139,7 @@ def render_shard(task: ShardTask) -> int:
             writers[name].write(samples)
             writers[name].finish()
         commit(*writers.values())
-    return min(size, arrays["image"].shape[0] - task.shard * size)
+    return task.shard
 
 
 @lru_cache(maxsize=4)

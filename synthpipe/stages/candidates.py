@@ -15,7 +15,7 @@ from synthpipe.records import REASONS, Reason, Strategy
 from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.judging import Judgement, blocks, judge
 from synthpipe.stages.layout import add_scores, composites_group
-from synthpipe.stages.state import BuildState, journal_entry, run_shards, timed
+from synthpipe.stages.state import BuildState, journal_entry, timed
 from synthpipe.storage.contents import composites_of_each
 from synthpipe.storage.filter_report import accuracy_text, load_report
 from synthpipe.storage.schema import (
@@ -105,7 +105,10 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
     group = composites_group(path, pipeline, strategy, purpose, count)
     missing = sorted(set(shards_of(count, store.shard)) - complete_in_all(group, CANDIDATE_ARRAYS))
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
-    run_shards(state, f"{strategy} {purpose} composites", render_shard, tasks, planned_in(missing, count, store.shard))
+    title = f"{strategy} {purpose} composites"
+    with state.reporter.stage(title, planned_in(missing, count, store.shard)) as advance:
+        for shard in run_tasks(state.cluster, render_shard, tasks):
+            advance(planned_in([shard], count, store.shard))
 
 
 def _score(state: BuildState, strategy: Strategy, count: int) -> None:
