@@ -78,12 +78,13 @@ class Description:
         return (self.glass or PUBLISHED_GLASS) if ignore else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-ready."""
+        """Return all of it, JSON-ready; ``patches.min_side`` is left out where it is null, as in stored sets."""
+        unset = {"min_side"} if self.patches.min_side is None else set()
         return {
             **self.taxonomy.to_json(),
             "size": list(self.size),
             "fingerprint": self.fingerprint,
-            "patches": self.patches.model_dump(mode="json", exclude={"root", "max_pixels"}),
+            "patches": self.patches.model_dump(mode="json", exclude={"root", "max_pixels"} | unset),
             "glass": self.glass.model_dump(mode="json") if self.glass else None,
         }
 

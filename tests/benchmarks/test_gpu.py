@@ -15,7 +15,11 @@ from benchmarks.gpu.running import SHARES, run_parts
 from tests.conftest import ROOT
 
 ON_A_CPU = {
-    "filter training": {"float32: one seed gives the same weights", "mixed precision has the loss of float32"},
+    "filter training": {
+        "float32: one seed gives the same weights",
+        "mixed precision: one seed gives the same weights",
+        "mixed precision has the loss of float32",
+    },
     "scoring": {
         *("any order of shards, equal bits", "another shard size, equal bits", "alone or among others, equal bits"),
         "as a CPU scores, nearly",
