@@ -80,7 +80,7 @@ def test_a_missing_package_is_told_by_doctor_and_by_every_command(tmp_path: Path
     code, found = examined(tmp_path, PYTHONPATH=str(tmp_path))
     assert code == 1
     assert found["package"]["found"] == "zarr cannot be imported: no zarr"
-    assert found["machine"]["found"] == "not looked at: no distributed"
+    assert found["workers"]["found"] == "cannot be checked: ModuleNotFoundError: no distributed"
     assert found["Python"]["state"] == found["packages"]["state"] == "fine"
     for arguments in (["--help"], ["build", "pipelines/demo.yaml"], ["verify", str(tmp_path)]):
         command = [sys.executable, "-m", "synthpipe", *arguments]
