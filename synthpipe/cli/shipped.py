@@ -23,13 +23,13 @@ class SettingsFile(click.ParamType):  # type: ignore[type-arg]  # generic in new
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path = Path(value)
         if path.is_dir():
-            self.fail(f"{str(value)!r} is a folder, expected a YAML file; there are {self._offered()}", param, ctx)
+            self.fail(f"{str(value)!r} is a folder, expected a YAML file; shipped files: {self._offered()}", param, ctx)
         if path.suffix or path.exists() or len(path.parts) != 1:
             return path
         shipped = self._folder / f"{path}.yaml"
         if not shipped.is_file():
-            message = f"there is no file {str(value)!r}, and none of this name comes with synthpipe; there are "
-            self.fail(message + self._offered(), param, ctx)
+            message = f"no file {str(value)!r}, and no shipped file of this name; shipped files: {self._offered()}"
+            self.fail(message, param, ctx)
         return shipped
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from synthpipe.curation import Kept, Verdicts, code
 from synthpipe.records import STRATEGIES, Strategy
+from synthpipe.runtime import run_tasks
 from synthpipe.stages.layout import add_verdicts, curated_group
-from synthpipe.stages.state import BuildState, run_shards
+from synthpipe.stages.state import BuildState
 from synthpipe.storage.schema import (
     CURATED_ARRAYS,
     array,
@@ -75,7 +76,9 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
         _remove_stale(state, target, kept)
     missing = sorted(set(shards_of(count, size)) - complete_in_all(target, CURATED_ARRAYS))
     tasks = (CuratedTask(state.job, shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
-    run_shards(state, "curated set", write_curated_shard, tasks, planned_in(missing, count, size))
+    with state.reporter.stage("curated set", planned_in(missing, count, size)) as advance:
+        for copied in run_tasks(state.cluster, write_curated_shard, tasks):
+            advance(copied)
 
 
 def _remove_stale(state: BuildState, target: zarr.Group, kept: Mapping[Strategy, Kept]) -> None:

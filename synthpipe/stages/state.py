@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from synthpipe.config import Pipeline
 from synthpipe.patches.catalog import Catalog
 from synthpipe.progress import Reporter
 from synthpipe.records import Strategy
-from synthpipe.runtime import Cluster, run_tasks
+from synthpipe.runtime import Cluster
 from synthpipe.storage.run import RunDirectory
 from synthpipe.tasks import Job
 
@@ -34,19 +34,6 @@ class BuildState:
     @property
     def run(self) -> RunDirectory:
         return self.job.run
-
-
-def run_shards(
-    state: BuildState,
-    title: str,
-    function: Callable[[Any], int],
-    tasks: Iterable[Any],
-    total: int,
-) -> None:
-    """Run tasks that return how many of the `total` composites they did."""
-    with state.reporter.stage(title, total) as advance:
-        for done in run_tasks(state.cluster, function, tasks):
-            advance(done)
 
 
 def journal_entry(state: BuildState, strategy: Strategy) -> dict[str, Any]:
