@@ -626,7 +626,7 @@ def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
         last = process.stderr.readlines()
     assert process.wait(30) == 1
     assert last[-1] == "Error: interrupted; finished work is kept: give the command again\n"
-    assert all(re.match(r"[0-9:]{8} (donors|mosaic|bezier|waiting)", line) for line in last[:-1]), last
+    assert all(re.match(r"[0-9:]{8} (note:|donors|mosaic|bezier|waiting)", line) for line in last[:-1]), last
 
 
 def test_training_is_given_room_for_the_patches_that_it_holds() -> None:
