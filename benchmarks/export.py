@@ -9,7 +9,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ import click
 import numpy as np
 
 from benchmarks.page import RESULTS
-from synthpipe.export import FORMS, PART, FormName, export, form_of
+from synthpipe.export import FORMS, PART, export, form_of
 from synthpipe.export.entries import part_of
+from synthpipe.export.work import reader_of
 from synthpipe.handoff import CuratedSet
 from synthpipe.progress import Silent
 from synthpipe.storage.summary import human_bytes
@@ -27,7 +27,7 @@ RESULT = RESULTS / "export" / "forms.json"
 PAGE = Path("docs/export.md")
 
 
-def measure(curated: CuratedSet, form: FormName, folder: Path, workers: int, part: int) -> dict[str, Any]:
+def measure(curated: CuratedSet, form: str, folder: Path, workers: int, part: int) -> dict[str, Any]:
     """Write a form, write it again with every part read back, and read it once more in this process by its library."""
     start = time.perf_counter()
     written = export(curated, form, folder / "unchecked", Silent(), part, workers, check=False)
@@ -49,13 +49,14 @@ def measure(curated: CuratedSet, form: FormName, folder: Path, workers: int, par
     }
 
 
-def _read(curated: CuratedSet, name: FormName, folder: Path, part: int) -> tuple[float, str]:
-    """Return the seconds that the form's library takes for all pixels, which must be the set's, and its name."""
-    form, seconds, count = form_of(name, curated.description), 0.0, 0
+def _read(curated: CuratedSet, name: str, folder: Path, part: int) -> tuple[float, str]:
+    """Return the seconds that the form's library takes for all pixels, which must be the set's, and what it is."""
+    read, package = reader_of(form_of(name, curated.description), folder)
+    seconds, count = 0.0, 0
     for number in range(math.ceil(len(curated) / part)):
         entries = part_of(curated, number, part)
         places = {entry.key: entry.place for entry in entries.entries}
-        copies, start = form.read_by_library(folder, entries), time.perf_counter()
+        copies, start = read(folder, entries), time.perf_counter()
         for copy in copies:
             seconds += time.perf_counter() - start
             sample = curated[places[copy.key]]
@@ -63,7 +64,7 @@ def _read(curated: CuratedSet, name: FormName, folder: Path, part: int) -> tuple
             count, start = count + 1, time.perf_counter()
         seconds += time.perf_counter() - start
     assert count == len(curated)
-    return seconds, f"{form.library} {version(form.library)}"
+    return seconds, package
 
 
 def write_page(result: Path = RESULT) -> str:

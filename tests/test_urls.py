@@ -31,7 +31,7 @@ from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import StoreSection
 from synthpipe.errors import CatalogError, StoreError
-from synthpipe.export import FormName, export
+from synthpipe.export import FORMS, export
 from synthpipe.files import Location, located, stream_atomically, write_atomically
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import load_catalog, read_catalog
@@ -390,8 +390,8 @@ def test_a_store_that_does_not_answer_is_an_error_with_its_address(s3: str) -> N
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("form", ["png", "webdataset", "hf", "coco"])
-def test_an_export_goes_to_a_bucket_with_the_same_bytes(form: FormName, s3: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_an_export_goes_to_a_bucket_with_the_same_bytes(form: str, s3: str, tmp_path: Path) -> None:
     curated, there = noise(tmp_path / "set.zarr"), located(f"{s3}/exports/{form}")
     for place in (there, tmp_path / "here"):
         found = export(curated, form, place, LogReporter(), part=5, workers=1)

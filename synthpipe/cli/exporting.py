@@ -8,7 +8,7 @@ from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
-from synthpipe.export import FORMS, PART, Exported, FormName
+from synthpipe.export import FORMS, PART, Exported
 from synthpipe.export import export as write_export
 from synthpipe.files import Location
 from synthpipe.handoff import CuratedSet
@@ -29,7 +29,7 @@ from synthpipe.storage.summary import human_bytes
     show_default=True,
     help="Read back what was written, by the form's own library where it is installed, and compare every pixel.",
 )
-def export(curated: Location, form: FormName, output: Location, part: int, workers: int | None, check: bool) -> None:
+def export(curated: Location, form: str, output: Location, part: int, workers: int | None, check: bool) -> None:
     """Write the CURATED set of a run in a form that other tools read.
 
     An export that was interrupted goes on where it stopped when the same command is given again. Parts that are there
@@ -47,7 +47,7 @@ def export(curated: Location, form: FormName, output: Location, part: int, worke
     say(_outcome(found, output, form))
 
 
-def _outcome(found: Exported, output: Location, form: FormName) -> str:
+def _outcome(found: Exported, output: Location, form: str) -> str:
     there = f" ({found.kept} there already)" if found.kept else ""
     read = f"read back, every pixel, by {', '.join(found.read_back)}" if found.read_back else "not read back"
     return "\n".join(

@@ -74,7 +74,7 @@ class CocoRuns:
             masks = {each["category_id"]: coco.annToMask(each) == 1 for each in annotations}
             yield self._copy(folder, image, masks)
 
-    def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
+    def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
         yield ANNOTATIONS, self._merged(folder, parts)
 

@@ -11,7 +11,6 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from synthpipe.cards.croissant import croissant
 from synthpipe.cards.facts import facts_of, run_of
@@ -21,6 +20,7 @@ from synthpipe.export.coco import CocoRuns
 from synthpipe.export.form import Form
 from synthpipe.export.hf import HuggingFaceParquet
 from synthpipe.export.ledger import EXPORT, Ledger, PartRecord
+from synthpipe.export.nnunet import NnUNetRaw
 from synthpipe.export.png import PngFolders
 from synthpipe.export.webdataset import WebDatasetShards
 from synthpipe.export.work import ExportJob, begin, do_part
@@ -32,14 +32,14 @@ from synthpipe.progress import Reporter
 from synthpipe.threads import available_cores
 
 Done = tuple[PartRecord, bool]
-FormName = Literal["png", "webdataset", "hf", "coco"]
-FORMS: tuple[FormName, ...] = get_args(FormName)
-_FORMS: Mapping[FormName, Callable[[Description], Form]] = {
+_FORMS: Mapping[str, Callable[[Description], Form]] = {
     "png": PngFolders,
     "webdataset": WebDatasetShards,
     "hf": HuggingFaceParquet,
     "coco": CocoRuns,
+    "nnunet": NnUNetRaw,
 }
+FORMS = tuple(_FORMS)
 PART = 1000
 """Composites a part, unless another number is asked for."""
 
@@ -58,7 +58,7 @@ class Exported:
 
 def export(
     curated: CuratedSet,
-    name: FormName,
+    name: str,
     folder: Location,
     reporter: Reporter,
     part: int = PART,
@@ -91,7 +91,7 @@ def export(
     StoreError
         Something cannot be read or written, or was not read back as it was written.
     ConfigError
-        The form needs a package that is not installed.
+        There is no such form, or it needs a package that is not installed.
     """
     form = form_of(name, curated.description)
     for package in form.requires:
@@ -106,7 +106,7 @@ def export(
         sweep(folder)
         try:
             kept = _parts(ExportJob(curated, form, folder, part, check), ledger, reporter, workers or available_cores())
-            for file, chunks in form.whole(folder, len(ledger.parts)):
+            for file, chunks in form.whole(folder, len(ledger.parts), len(curated)):
                 stream_atomically(folder / file, chunks)
             _write_cards(curated, form, folder, ledger)
             ledger.finished = True
@@ -131,8 +131,16 @@ def _write_cards(curated: CuratedSet, form: Form, folder: Location, ledger: Ledg
     write_atomically(folder / "croissant.json", croissant(facts, card.files, card.records))
 
 
-def form_of(name: FormName, description: Description) -> Form:
-    """Return a form for sets of such samples."""
+def form_of(name: str, description: Description) -> Form:
+    """Return a form for sets of such samples.
+
+    Raises
+    ------
+    ConfigError
+        There is no such form.
+    """
+    if name not in _FORMS:
+        raise ConfigError(f"form {name!r}: expected one of {', '.join(FORMS)}")
     return _FORMS[name](description)
 
 

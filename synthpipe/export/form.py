@@ -77,8 +77,8 @@ class Form(Protocol):
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
         """Yield the composites of a part as the form's own library reads them; the folder is on a disk."""
 
-    def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """Yield the files that the whole set needs beside its `parts`, once these are written."""
+    def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
+        """Yield the files that the whole set of so many `composites` needs beside its `parts`, once these are there."""
 
     def card(self, folder: Location, composites: int, size: int) -> Card:
         """Return what to tell of an export of so many composites and bytes, all of which is written."""

@@ -77,7 +77,7 @@ class HuggingFaceParquet:
         for row in Dataset(InMemoryTable(table)):
             yield self._copy(row, np.asarray(row["image"]), np.asarray(row["mask"]))
 
-    def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
+    def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
     def card(self, folder: Location, composites: int, size: int) -> Card:

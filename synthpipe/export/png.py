@@ -61,7 +61,7 @@ class PngFolders:
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
         return self.read(folder, part)
 
-    def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
+    def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
     def card(self, folder: Location, composites: int, size: int) -> Card:

@@ -61,7 +61,7 @@ class WebDatasetShards:
             for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
                 yield self._copy(sample["__key__"], sample)
 
-    def whole(self, folder: Location, parts: int) -> Iterator[tuple[str, Iterable[bytes]]]:
+    def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
     def card(self, folder: Location, composites: int, size: int) -> Card:

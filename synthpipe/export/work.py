@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import parent_process
 from multiprocessing.connection import wait
 from multiprocessing.synchronize import Event
@@ -93,15 +93,21 @@ def read_back(job: ExportJob, part: Part) -> str:
     StoreError
         Something differs; the message names it.
     """
-    own = isinstance(job.folder, Path) and importlib.util.find_spec(_MODULES.get(job.form.library, job.form.library))
-    copies = job.form.read_by_library(job.folder, part) if own else job.form.read(job.folder, part)
-    for entry, copy in _paired(job, part, copies):
+    read, package = reader_of(job.form, job.folder)
+    for entry, copy in _paired(job, part, read(job.folder, part)):
         _compare(job, entry, copy)
-    reader = job.form.library if own else "pillow"
-    return f"{reader} {version(reader)}"
+    return package
 
 
-_MODULES = {"pillow": "PIL"}
+def reader_of(form: Form, folder: Location) -> tuple[Callable[[Location, Part], Iterator[Copy]], str]:
+    """Return what reads a form's parts in a folder, and the name and version of its package.
+
+    It is the form's own library where that is installed and the folder is on a disk, else Pillow.
+    """
+    if isinstance(folder, Path):
+        with suppress(PackageNotFoundError):
+            return form.read_by_library, f"{form.library} {version(form.library)}"
+    return form.read, f"pillow {version('pillow')}"
 
 
 def _paired(job: ExportJob, part: Part, copies: Iterable[Copy]) -> Iterator[tuple[Entry, Copy]]:

@@ -20,7 +20,7 @@ from synthpipe.cards.facts import facts_of, run_of
 from synthpipe.cards.readme import escaped, readme
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import Pipeline
-from synthpipe.export import FORMS, FormName
+from synthpipe.export import FORMS
 from synthpipe.handoff import CuratedSet
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
@@ -115,7 +115,7 @@ def test_a_license_decides_no_byte_of_the_set(run: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_export_has_cards(
-    form: FormName, curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exported(curated, form, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()

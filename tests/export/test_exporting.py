@@ -18,9 +18,10 @@ from click.testing import CliRunner
 
 from synthpipe.cli import main
 from synthpipe.errors import ConfigError, StaleRunError, StoreError
-from synthpipe.export import FORMS, FormName, form_of
+from synthpipe.export import FORMS, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.ledger import digest_of
+from synthpipe.export.work import reader_of
 from synthpipe.handoff import CuratedSet
 from tests.export.conftest import noise
 from tests.export.test_forms import digests, exported
@@ -34,7 +35,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
     return noise(tmp_path_factory.mktemp("large") / "set.zarr", count=120, size=(224, 224))
 
 
-def started(curated: CuratedSet, form: FormName, folder: Path, part: int = PART) -> subprocess.Popen[str]:
+def started(curated: CuratedSet, form: str, folder: Path, part: int = PART) -> subprocess.Popen[str]:
     """Start an export in a process group of its own."""
     command = [sys.executable, "-m", "synthpipe", "export", str(curated.path), "--to", form, "-o", str(folder)]
     return subprocess.Popen(
@@ -47,7 +48,7 @@ def started(curated: CuratedSet, form: FormName, folder: Path, part: int = PART)
     )
 
 
-def begun(curated: CuratedSet, form: FormName, folder: Path) -> subprocess.Popen[str]:
+def begun(curated: CuratedSet, form: str, folder: Path) -> subprocess.Popen[str]:
     """Start an export, and wait until some of it is recorded."""
     process = started(curated, form, folder)
     ledger = folder / "export.json"
@@ -70,7 +71,7 @@ def recorded(folder: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_killed_and_given_again_it_ends_with_the_same_bytes(form: FormName, large: CuratedSet, tmp_path: Path) -> None:
+def test_killed_and_given_again_it_ends_with_the_same_bytes(form: str, large: CuratedSet, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     process = begun(large, form, folder)
     workers = psutil.Process(process.pid).children(recursive=True)
@@ -120,7 +121,7 @@ def test_a_killed_worker_is_told(large: CuratedSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_was_damaged_is_written_again(form: FormName, curated: CuratedSet, tmp_path: Path) -> None:
+def test_what_was_damaged_is_written_again(form: str, curated: CuratedSet, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     exported(curated, form, folder)
     before = digests(folder)
@@ -175,7 +176,7 @@ def test_links_in_an_export_are_not_followed(curated: CuratedSet, tmp_path: Path
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_name_of_a_folder_is_a_pattern_or_an_address(
-    form: FormName, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is what lies beside it read where its name would match as a pattern."""
     monkeypatch.chdir(tmp_path)
@@ -188,7 +189,8 @@ def test_no_name_of_a_folder_is_a_pattern_or_an_address(
     writer, folder = form_of(form, curated.description), Path("plain")
     for name in ("a#b", "a::b", "a?b", "a{1..3}b", "a[1]b", "a*b", "a%20b", "pipe:touch it;", "s3:x", "it's \\n"):
         folder = folder.rename(name)
-        assert len([*writer.read_by_library(folder, part_of(curated, 0, PART))]) == 3
+        read, _ = reader_of(writer, folder)
+        assert len([*read(folder, part_of(curated, 0, PART))]) == 3
     assert not list(tmp_path.rglob("it"))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import tarfile
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,22 @@ from pycocotools.coco import COCO
 
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import Layout, PatchesSection
-from synthpipe.export import FORMS, Exported, FormName, export, form_of
+from synthpipe.export import FORMS, Exported, export, form_of
 from synthpipe.export.coco import from_runs, runs_of
 from synthpipe.export.entries import Part, entry, part_of
+from synthpipe.export.nnunet import NnUNetRaw
+from synthpipe.export.work import reader_of
 from synthpipe.files import Location
-from synthpipe.handoff import CuratedSet
+from synthpipe.handoff import CuratedSet, Description
 from synthpipe.patches.layouts import read_layout
 from synthpipe.progress import Silent
 from synthpipe.segment.mask_check import check_masks
 from synthpipe.segment.masks import masked_images
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.export.conftest import noise
 
 
-def exported(curated: CuratedSet, form: FormName, folder: Location, part: int = 8, workers: int = 1) -> Exported:
+def exported(curated: CuratedSet, form: str, folder: Location, part: int = 8, workers: int = 1) -> Exported:
     return export(curated, form, folder, LogReporter(), part, workers)
 
 
@@ -50,24 +53,24 @@ def by_key(curated: CuratedSet) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_equal_sets_give_equal_bytes_whatever_the_workers(form: FormName, curated: CuratedSet, tmp_path: Path) -> None:
+def test_equal_sets_give_equal_bytes_whatever_the_workers(form: str, curated: CuratedSet, tmp_path: Path) -> None:
     first = exported(curated, form, tmp_path / "first", workers=1)
     second = exported(curated, form, tmp_path / "second", workers=2)
     assert first == second and first.composites == len(curated) == 22 and first.parts == 3 and first.kept == 0
     (reader,) = first.read_back
-    library = {"png": "pillow", "webdataset": "webdataset", "hf": "datasets", "coco": "pycocotools"}
-    assert reader.split()[0] == library[form]
+    library = {"webdataset": "webdataset", "hf": "datasets", "coco": "pycocotools"}.get(form, "pillow")
+    assert reader.split()[0] == ("nnunetv2" if form == "nnunet" and find_spec("nnunetv2") else library)
     assert digests(tmp_path / "first") == digests(tmp_path / "second")
     assert not list(tmp_path.rglob("*.partial"))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_both_readers_find_every_pixel(form: FormName, tmp_path: Path) -> None:
+def test_both_readers_find_every_pixel(form: str, tmp_path: Path) -> None:
     curated = noise(tmp_path / "set.zarr")
     exported(curated, form, tmp_path / "out", part=5)
     writer = form_of(form, curated.description)
     places = by_key(curated)
-    for read in (writer.read, writer.read_by_library):
+    for read in (writer.read, reader_of(writer, tmp_path)[0]):
         found = [copy for number in range(3) for copy in read(tmp_path / "out", part_of(curated, number, 5))]
         assert [places[copy.key] for copy in found] == list(range(12))
         for sample, copy in zip(curated, found, strict=True):
@@ -203,3 +206,37 @@ def test_runs_are_those_of_pycocotools(inside: NDArray[np.bool_]) -> None:
     assert np.array_equal(from_runs(counts, (inside.shape[0], inside.shape[1])), inside)
     compressed = pycoco.frPyObjects({"size": list(inside.shape), "counts": counts}, *inside.shape)
     assert compressed == pycoco.encode(np.asfortranarray(inside.astype(np.uint8)))
+
+
+def test_nnunet_labels_begin_at_one_and_end_with_ignore(tmp_path: Path) -> None:
+    curated = noise(tmp_path / "set.zarr")
+    exported(curated, "nnunet", tmp_path / "out", part=5)
+    about = json.loads((tmp_path / "out" / "dataset.json").read_text())
+    names = {"background": 0, "tumour": 1, "stroma": 2, "lymphocytic infiltrate": 3, "necrosis": 4, "ignore": 5}
+    assert about["labels"] == names and about["numTraining"] == 12 and about["file_ending"] == ".png"
+    for key, place in by_key(curated).items():
+        with Pillow.open(tmp_path / "out" / "labelsTr" / f"{key}.png") as labels:
+            assert labels.mode == "L" and np.array_equal(np.asarray(labels), curated[place].mask + 1)
+        with Pillow.open(tmp_path / "out" / "imagesTr" / f"{key}_0000.png") as image:
+            assert image.mode == "RGB" and np.array_equal(np.asarray(image), curated[place].image)
+
+
+def test_nnunet_labels_keep_names_apart() -> None:
+    classes = tuple(TissueClass(name, (0, 0, 0)) for name in ("ignore", "background", "background_"))
+    found = NnUNetRaw(Description(Taxonomy(classes), (8, 8), "f", PatchesSection(root=".", layout="csv"), None)).labels()
+    assert found == {"background": 0, "ignore_": 1, "background_": 2, "background__": 3, "ignore": 4}
+
+
+def test_nnunet_accepts_the_data_set(curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("nnunetv2")
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path))
+    from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
+    from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    exported(curated, "nnunet", tmp_path / "Dataset501_demo")
+    assert convert_id_to_dataset_name(501) == "Dataset501_demo"
+    verify_dataset_integrity(str(tmp_path / "Dataset501_demo"), num_processes=1)
+    found = LabelManager(NnUNetRaw(curated.description).labels(), None)
+    assert found.foreground_labels == [1, 2, 3] and found.ignore_label == 4
