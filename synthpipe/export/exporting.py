@@ -17,6 +17,7 @@ from synthpipe.cards.facts import facts_of, run_of
 from synthpipe.cards.readme import readme
 from synthpipe.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.export.coco import CocoRuns
+from synthpipe.export.fiftyone import FiftyOneFolder
 from synthpipe.export.form import Form
 from synthpipe.export.hf import HuggingFaceParquet
 from synthpipe.export.ledger import EXPORT, Ledger, PartRecord
@@ -38,6 +39,7 @@ _FORMS: Mapping[str, Callable[[Description], Form]] = {
     "hf": HuggingFaceParquet,
     "coco": CocoRuns,
     "nnunet": NnUNetRaw,
+    "fiftyone": FiftyOneFolder,
 }
 FORMS = tuple(_FORMS)
 PART = 1000
