@@ -41,6 +41,8 @@ def export(curated: Location, form: str, output: Location, part: int, workers: i
       synthpipe export runs/demo/curated.zarr --to webdataset -o exports/demo-shards --part 500
       synthpipe export runs/demo/curated.zarr --to hf -o exports/demo-hf --workers 2
       synthpipe export runs/demo/curated.zarr --to coco -o exports/demo-coco --no-check
+      synthpipe export runs/demo/curated.zarr --to nnunet -o nnUNet_raw/Dataset501_demo
+      synthpipe export runs/demo/curated.zarr --to fiftyone -o exports/demo-fiftyone
     """
     with interruptible():  # whole parts stay
         found = write_export(CuratedSet(curated), form, output, reporter(), part, workers, check)

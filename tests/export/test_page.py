@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from synthpipe.export import FORMS
+from synthpipe.export.entries import entry
 from synthpipe.handoff import CuratedSet
 from tests.conftest import ROOT
 from tests.export.test_forms import by_key, exported
@@ -34,29 +35,51 @@ def loaders() -> list[Any]:
 def place(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     for form in FORMS:
-        exported(curated, form, folder / "exports" / form)
+        exported(curated, form, folder / "exports" / {"nnunet": "Dataset501_demo"}.get(form, form))
+    (folder / "runs").mkdir()
+    (folder / "runs" / "demo").symlink_to(curated.path.parent)
     return folder
 
 
+@pytest.mark.filterwarnings("ignore:this split drops")
 @pytest.mark.parametrize(("form", "code"), loaders())
 def test_loaders_read_what_was_exported(
     form: str, code: str, curated: CuratedSet, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    if "import fiftyone" in code:
+        pytest.importorskip("fiftyone")
     names: dict[str, Any] = {}
     exec(compile(code, f"docs/export.md, {form}", "exec"), names)
     if "train_dataset" in names:
         check_mmsegmentation(names["train_dataset"], curated)
+        return
+    if "fold" in names:
+        check_fold(names["fold"], curated)
         return
     key = {
         "png": lambda: names["path"].name.split("-")[0],
         "webdataset": lambda: names["sample"]["__key__"],
         "hf": lambda: names["row"]["key"],
         "coco": lambda: names["about"]["key"],
+        "nnunet": lambda: names["path"].stem,
+        "fiftyone": lambda: names["sample"].key,
     }[form]()
     sample = curated[by_key(curated)[key]]
+    if form == "fiftyone":
+        assert np.array_equal(names["mask"], (sample.mask + 1) % 4)
+        return
     assert np.array_equal(names["image"], sample.image) and np.array_equal(names["mask"], sample.mask)
+
+
+def check_fold(fold: dict[str, list[str]], curated: CuratedSet) -> None:
+    """No slide is on both sides."""
+    places = by_key(curated)
+    groups = {
+        name: {group for key in keys for group in entry(curated, places[key]).groups} for name, keys in fold.items()
+    }
+    assert groups["train"] and groups["val"] and not groups["train"] & groups["val"]
 
 
 def check_mmsegmentation(dataset: dict[str, Any], curated: CuratedSet) -> None:
