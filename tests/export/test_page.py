@@ -37,7 +37,7 @@ def place(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Path
     for form in FORMS:
         exported(curated, form, folder / "exports" / {"nnunet": "Dataset501_demo"}.get(form, form))
     (folder / "runs").mkdir()
-    (folder / "runs" / "demo").symlink_to(curated.path.parent)
+    (folder / "runs" / "demo").symlink_to(str(curated.path.parent))
     return folder
 
 
