@@ -26,6 +26,7 @@ from synthpipe.display import printable
 from synthpipe.errors import StaleRunError, StoreError
 from synthpipe.files import Location, told, write_atomically
 from synthpipe.folders import LARGEST_LOCK, LOCK, Kind, claim, is_empty, is_marked, parse_lock, read_lock
+from synthpipe.scratch import CAREFULLY, keeps_others_out
 
 _RENEWED = 10.0  # seconds between two
 _SILENCE = 3 * _RENEWED  # after which a lock is nobody's
@@ -60,23 +61,25 @@ def held(folder: Location, kind: Kind) -> Iterator[Location]:
 
 
 def holder_of(folder: Location) -> str | None:
-    """Return who holds a folder, such as ``process 7 on node3``; None where nobody does, as far as its lock tells."""
-    path = folder / LOCK
+    """Return who holds a folder, such as ``process 7 on node3``; None where nobody does, as far as its lock tells.
+
+    Where the system does not tell whether a lock is held, the answer ends with ``as its lock says``: the process may
+    have been killed.
+    """
+    path, source = folder / LOCK, ", as its lock says"
     if isinstance(path, Path):
         with suppress(OSError):  # there is none, or the file system has no locks
-            descriptor = os.open(path, os.O_RDONLY | _CAREFULLY)
+            descriptor = os.open(path, os.O_RDONLY | CAREFULLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return None
+                if keeps_others_out(path, os.O_RDONLY):
+                    return None
             except BlockingIOError:
-                pass
+                source = ""
             finally:
                 os.close(descriptor)
     found = read_lock(folder)
-    return _who(found) if found and not _is_gone(found) else None
-
-
-_CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # follows no link, waits for no pipe
+    return f"{_who(found)}{source}" if found and not _is_gone(found) else None
 
 
 def _locked(folder: Path, kind: Kind) -> int | None:
@@ -92,7 +95,7 @@ def _locked(folder: Path, kind: Kind) -> int | None:
                     return None
                 with suppress(FileNotFoundError):
                     if os.path.samestat(os.fstat(descriptor), path.lstat()):
-                        if not _keeps_others_out(path):
+                        if not keeps_others_out(path, os.O_RDWR):
                             os.close(descriptor)
                             return None
                         _sign(descriptor, folder, kind)
@@ -116,7 +119,7 @@ def _sign(descriptor: int, folder: Path, kind: Kind) -> None:
 def _open(path: Path) -> int:
     """Open a lock for writing, or make it; what is no lock of synthpipe is refused, and keeps its bytes."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | CAREFULLY, 0o666)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _foreign(path, "is a link") from error
@@ -155,18 +158,6 @@ def _flock(descriptor: int, folder: Path) -> bool:
             time.sleep(_RENEWED / 100)  # processes that it forked still end
         except OSError:
             return False
-
-
-def _keeps_others_out(path: Path) -> bool:
-    """Whether a lock that this process holds is refused to others; some file systems give it to everyone."""
-    other = os.open(path, os.O_RDWR | _CAREFULLY)
-    try:
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(other)
 
 
 def _let_go(folder: Location, kind: Kind) -> None:

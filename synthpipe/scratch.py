@@ -24,6 +24,9 @@ from synthpipe.errors import StoreError
 ANOTHER_PLACE = "name another place with TMPDIR, or for `synthpipe build` with --scratch"
 """What to do where a directory cannot be used, whichever command needs it."""
 
+CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+"""Flags to open a file with that follow no link and wait for no pipe."""
+
 _OTHER_TMPDIR = "name another place with TMPDIR"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -40,7 +43,7 @@ def open_lock(directory: Path) -> int:
     Raises
     ------
     StoreError
-        The folder or the file is not this user's alone.
+        The folder or the file is not this user's alone, or locks do nothing there.
     OSError
         It cannot be made.
     """
@@ -51,7 +54,13 @@ def open_lock(directory: Path) -> int:
             folder.mkdir(mode=0o700)
         with suppress(FileNotFoundError):  # another process removed the empty folder just now
             _check_own(folder, os.lstat(folder), stat.S_IFDIR)
-            return _open_own(_lock_file(directory), os.O_RDWR | os.O_CREAT)
+            lock = _open_own(_lock_file(directory), os.O_RDWR | os.O_CREAT)
+            try:
+                _check_locks(lock, directory)
+            except BaseException:
+                os.close(lock)
+                raise
+            return lock
 
 
 def open_own(path: Path) -> int:
@@ -65,6 +74,21 @@ def open_own(path: Path) -> int:
         It cannot be opened.
     """
     return _open_own(path, os.O_RDONLY)
+
+
+def keeps_others_out(path: Path, flags: int) -> bool:
+    """Whether the lock of a file, which this process holds, is refused to others; some file systems give it to all.
+
+    `flags` are those that the file is opened with: ``os.O_RDONLY`` or ``os.O_RDWR``.
+    """
+    other = os.open(path, flags | CAREFULLY)
+    try:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(other)
 
 
 def try_lock(lock: int, kind: int) -> bool:
@@ -159,9 +183,20 @@ def _lock_file(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.lock")
 
 
+def _check_locks(lock: int, directory: Path) -> None:
+    """Refuse a file system that gives one lock to several processes."""
+    if try_lock(lock, fcntl.LOCK_SH):  # else another process has it
+        if not keeps_others_out(_lock_file(directory), os.O_RDWR) and is_lock_of(lock, directory):
+            raise StoreError(
+                f"{directory.parent}: its file system gives one lock to several processes, which would remove each "
+                f"other's files there; {ANOTHER_PLACE}"
+            )
+        fcntl.flock(lock, fcntl.LOCK_UN)
+
+
 def _open_own(path: Path, flags: int) -> int:
     try:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, flags | CAREFULLY, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StoreError(f"{path}: is a link, expected a file of yours; remove it, or {ANOTHER_PLACE}") from error

@@ -251,7 +251,8 @@ def test_a_folder_is_known_by_its_marker_or_by_the_lock_of_a_first_attempt(place
         (folder / "record").write_text("")
     assert sorted(path.name for path in folder.iterdir()) == ["other", "record"]
     with held(folder, KIND):
-        assert holder_of(folder) == f"process {os.getpid()} on {os.uname().nodename}"
+        told = "" if place == "disk" else ", as its lock says"
+        assert holder_of(folder) == f"process {os.getpid()} on {os.uname().nodename}{told}"
     assert sorted(path.name for path in folder.iterdir()) == ["other", "record"]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from synthpipe import lock
 from synthpipe.errors import StaleRunError
 from synthpipe.files import Location, located
 from synthpipe.folders import Kind
-from synthpipe.lock import held
+from synthpipe.lock import held, holder_of
 
 KIND = Kind("test", ())
 HOLDER = """
@@ -59,6 +60,13 @@ def test_a_run_is_built_by_one_at_a_time(run: Location) -> None:
     with held(run, KIND):
         pass
     assert not (run / ".lock").exists() or not (run / ".lock").read_bytes(), "says nothing of the machine"
+
+
+def test_who_holds_a_run_is_told_and_how_that_is_known(run: Location, request: pytest.FixtureRequest) -> None:
+    source = "" if request.node.callspec.params["run"] == "disk" else ", as its lock says"
+    with held(run, KIND):
+        assert holder_of(run) == f"process {os.getpid()} on {os.uname().nodename}{source}"
+    assert holder_of(run) is None
 
 
 def test_a_lock_that_is_not_renewed_is_nobodys(run: Location) -> None:

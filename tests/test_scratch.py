@@ -113,3 +113,9 @@ def test_a_temporary_directory_in_which_all_may_replace_what_lies_there_is_refus
     inner.parent.chmod(0o1777)
     with private_directory() as directory:
         assert directory.is_relative_to(inner)
+
+
+def test_a_disk_where_locks_do_nothing_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    with pytest.raises(StoreError, match=r"gives one lock to several processes.*name another place with TMPDIR"):
+        open_lock(directory_path("x", tmp_path))
