@@ -1,7 +1,8 @@
-"""What the machine itself is: compiled kernels, disks, the speed of storage."""
+"""What the machine itself is: compiled kernels, disks, the speed of storage, what its file systems can do."""
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import tempfile
 import time
@@ -17,6 +18,7 @@ from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.files import Location, told
 from synthpipe.folders import Kind
 from synthpipe.lock import held
+from synthpipe.scratch import private_directory
 from synthpipe.storage.objects import ObjectWriter
 
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
@@ -33,6 +35,7 @@ def machine(directory: Location) -> Iterator[Finding]:
     yield from checked(
         "scratch disk", lambda: room("scratch disk", scratch, "set TMPDIR, or give --scratch, to a disk with more room")
     )
+    yield from checked("scratch locks", scratch_locks)
     if isinstance(directory, Path):
         cure = "build into a directory on another disk (-o)"
         yield from checked("disk of runs", lambda: room("disk of runs", directory, cure))
@@ -64,11 +67,71 @@ def storage(directory: Location) -> Iterator[Finding]:
         with told(directory, "cannot be used"):
             yield _speed(place)
             with held(place, _TRIAL):
-                yield Finding("locks", "fine", "a build can hold its run")
+                yield locks(place)
+            if isinstance(place, Path):
+                yield from renames(place)
     except (SynthpipeError, OSError) as error:
         yield Finding("storage", "wrong", str(error), "choose a place that you may write to (-o)")
     finally:
         _remove(place, made)
+
+
+def locks(place: Location) -> Finding:
+    """Look whether the file system of a folder, which holds the file ``large``, has locks that keep others out."""
+    if not isinstance(place, Path):
+        return Finding("locks", "fine", "a build can hold its run")
+    with (place / "large").open("rb+") as first, (place / "large").open("rb+") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            found = "flock gives one lock to several processes"
+        except BlockingIOError:
+            return Finding("locks", "fine", "a build can hold its run")
+        except OSError as error:
+            found = f"no flock: {error.strerror}"
+    cure = (
+        "a build renews its .lock every 10 s instead; after it was killed, the next one waits half a minute, and "
+        "`synthpipe status` knows the holder of a run only from that file"
+    )
+    return Finding("locks", "note", found, cure)
+
+
+def renames(place: Path) -> Iterator[Finding]:
+    """Look whether the file system of a folder renames files that are open, and folders."""
+    source, target = place / "renamed", place / "replaced"
+    target.touch()
+    found = []
+    try:
+        with source.open("wb"):
+            source.replace(target)
+    except OSError as error:
+        found.append(f"no rename of a file that is open: {error.strerror}")
+        source.replace(target)  # closed it must go
+    source.touch()
+    try:
+        with target.open("rb"):
+            source.replace(target)
+    except OSError as error:
+        found.append(f"no rename over a file that is open: {error.strerror}")
+    if found:
+        cure = "builds close files before; do not read a run by other programs while it is built, or the build may stop"
+        yield Finding("renames", "note", "; ".join(found), cure)
+    (place / "folder").mkdir()
+    (place / "folder" / "file").touch()
+    try:
+        (place / "folder").rename(place / "moved")
+    except OSError as error:
+        cure = "`synthpipe build --extend` copies the former curated set: it needs the time, and room for a second copy"
+        yield Finding("renames", "note", f"no rename of a folder: {error.strerror}", cure)
+        return
+    if not found:
+        yield Finding("renames", "fine", "files and folders")
+
+
+def scratch_locks() -> Finding:
+    """Look whether processes can share a private folder in the temporary directory."""
+    with private_directory():
+        return Finding("scratch locks", "fine", "processes can share files there")
 
 
 def _speed(place: Location) -> Finding:
