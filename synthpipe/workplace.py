@@ -27,7 +27,6 @@ from synthpipe.storage.run import versions
 from synthpipe.tasks import Job, open_donors, release_donors
 from synthpipe.threads import available_cores
 
-_TOKEN = ".driver"  # nosec B105 # the name of a file
 _SECONDS_TO_APPEAR = 10.0  # file systems of a cluster show new files late
 _SECONDS_BETWEEN_NEWS = 0.2
 _HELD: dict[BankPlace, HeldBank] = {}  # by this process
@@ -98,7 +97,7 @@ class Workplace:
                 yield f"{package} is {found} there, {expected} here"
 
     def _no_run(self) -> Iterator[str]:
-        path, deadline = self.job.run.path / _TOKEN, time.monotonic() + _SECONDS_TO_APPEAR
+        path, deadline = self.job.run.token, time.monotonic() + _SECONDS_TO_APPEAR
         while True:
             try:
                 found: str | None = path.read_text(encoding="utf-8")
@@ -124,7 +123,7 @@ def open_workplace(job: Job, catalog: Catalog) -> Iterator[Workplace]:
     """Leave a token in the run while the block runs, by which workers know the run for the driver's."""
     workplace = Workplace(job, uuid4().hex, catalog.donors[0], catalog.access)
     read_pixels(workplace.first)  # what the driver cannot read either is no fault of workers
-    token = job.run.path / _TOKEN
+    token = job.run.token
     write_atomically(token, workplace.token)
     try:
         yield workplace

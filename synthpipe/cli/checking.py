@@ -152,8 +152,8 @@ def _duration(seconds: float) -> str:
 def doctor(directory: Location, as_json: bool) -> None:
     """Look whether this machine is fit to build into DIRECTORY [runs], and say what to do where it is not.
 
-    Python, packages, GPU, memory, room, the speed of the file system, Dask. What is written for it is removed again.
-    The exit code is 1 where something is wrong.
+    Python, packages, GPU, memory, room, speed, locks and renames of the file system, Dask. What is written for it is
+    removed again. The exit code is 1 where something is wrong.
 
     \b
     Examples:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import shutil
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,9 +16,9 @@ from typing import Any
 
 from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
-from synthpipe.errors import StaleRunError
+from synthpipe.errors import StaleRunError, SynthpipeError
 from synthpipe.files import Location, in_memory, write_atomically
-from synthpipe.folders import claim
+from synthpipe.folders import LOCK, claim, is_half_written
 from synthpipe.lock import held
 from synthpipe.patches.access import with_access
 from synthpipe.patches.bank import bank_bytes
@@ -45,7 +46,12 @@ _TORCH_BYTES = 2 << 30
 
 
 def build(
-    pipeline: Pipeline, path: Location, cluster: ClusterSettings, reporter: Reporter, extend: bool = False
+    pipeline: Pipeline,
+    path: Location,
+    cluster: ClusterSettings,
+    reporter: Reporter,
+    extend: bool = False,
+    broken: frozenset[Location] | None = None,
 ) -> dict[str, Any]:
     """Build a run, or go on with one that was interrupted.
 
@@ -61,6 +67,9 @@ def build(
         Told about the progress.
     extend : bool
         Whether a finished run may be asked for more composites. The set that it has is kept under another name.
+    broken : frozenset of path, optional
+        Absolute paths of files to make again, also in a finished run. They are removed once nothing can refuse the
+        build any more.
 
     Returns
     -------
@@ -75,10 +84,10 @@ def build(
     """
     run = RunDirectory(path)
     _check(run, pipeline, extend)
-    if is_finished(run) and _asks_the_same(run.pipeline(), pipeline):
+    if broken is None and is_finished(run) and _asks_the_same(run.pipeline(), pipeline):
         reporter.note(f"{path} is finished: nothing to do")
-        if not run.report_page.exists():
-            _report(run, reporter)
+        if not _is_tidy(run):
+            _tidy(path, reporter)
         return run.journal()
     check_reachable(cluster)
     with held(path, RUN) as folder:
@@ -86,9 +95,27 @@ def build(
         _check(run, pipeline, extend)  # it may have changed until we held it
         run.sweep()
         try:
-            return _build(pipeline, run, cluster, reporter)
+            return _build(pipeline, run, cluster, reporter, broken or frozenset())
         finally:
             run.sweep()
+
+
+def _is_tidy(run: RunDirectory) -> bool:
+    """Whether a finished run has its report, and nothing that a process left behind when it was killed."""
+    names = {each.name for each in run.path.iterdir()}
+    return run.report_page.name in names and not any(name == LOCK or is_half_written(name) for name in names)
+
+
+def _tidy(path: Location, reporter: Reporter) -> None:
+    """Do what a process that was killed at the end of a build did not come to; the run stays finished without it."""
+    try:
+        with held(path, RUN) as folder:
+            run = RunDirectory(folder)
+            run.sweep()
+            if not run.report_page.exists():
+                _report(run, reporter)
+    except SynthpipeError as error:
+        reporter.note(f"note: {error}")
 
 
 def _check(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
@@ -108,12 +135,14 @@ def _asks_the_same(made: Pipeline, asked: Pipeline) -> bool:
     return made.model_dump(include=keys) == asked.model_dump(include=keys)
 
 
-def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, reporter: Reporter) -> dict[str, Any]:
+def _build(
+    pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, reporter: Reporter, broken: frozenset[Location]
+) -> dict[str, Any]:
     begun = run.exists() and run.holds_composites()
     moved = begun and run.pipeline().patches.model_dump() != pipeline.patches.model_dump()
     if _asks_for_more(run, pipeline) and not is_finished(run):
         raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")
-    journal = run.journal()
+    journal = {"stages": {}, "strategies": {}} if run.build_file.absolute() in broken else run.journal()
     journal.pop("finished", None)
     with timed(journal, "catalog"):
         catalog = _catalog(pipeline, run, reporter, anew=moved or not begun)
@@ -122,8 +151,7 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
     catalog = replace(catalog, remarks=tuple(journal.get("pixel_remarks", ())))
     if not begun:
         write_catalog(catalog, pipeline.taxonomy, run.path)
-        run.reopen()
-        run.write(pipeline, catalog.digest)
+        _reopen(run, pipeline, catalog, broken)
     split = check_patches(pipeline, catalog)
     journal["remarks"] = list(remarks(pipeline, catalog))
     for remark in journal["remarks"]:
@@ -150,14 +178,13 @@ def _build(pipeline: Pipeline, run: RunDirectory, cluster: ClusterSettings, repo
             with reporter.stage("donors", donors) as advance:
                 stack.enter_context(workers.prepared(workplace, advance))
         state = BuildState(job, catalog, workers, reporter, journal)
-        check_pixels(state)
+        check_pixels(state, broken)
         _check_stores(run)
         undo.pop_all()  # until here a build that is refused leaves the run as it was
         if begun:
             if _asks_for_more(run, pipeline):
                 reporter.note(f"the curated set that there is becomes {run.set_curated_aside()}")
-            run.reopen()
-            run.write(pipeline, catalog.digest)
+            _reopen(run, pipeline, catalog, broken)
         try:
             _make_curated_set(state)
             journal["remarks"] += rare_classes(pipeline, catalog, journal["strategies"])
@@ -222,9 +249,22 @@ def _check_stores(run: RunDirectory) -> None:
             arrays_of(open_group(store, strategy))
 
 
+def _reopen(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, broken: frozenset[Location]) -> None:
+    """Count the run as not finished, remove what is broken, and record what is built from here on."""
+    if run.build_file.absolute() in broken:  # it need not be a journal
+        run.build_file.unlink(missing_ok=True)
+    run.reopen()
+    for path in broken:
+        if isinstance(path, Path) and path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    run.write(pipeline, catalog.digest)
+
+
 def _asks_for_more(run: RunDirectory, pipeline: Pipeline) -> bool:
     """Whether the curated set that there is must make room for a larger one."""
-    return run.curated.exists() and run.pipeline().curation != pipeline.curation
+    return run.has_curated() and run.pipeline().curation != pipeline.curation
 
 
 def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bool) -> Catalog:

@@ -148,7 +148,7 @@ def judge_plan(state: BuildState, strategy: Strategy, count: int) -> Judgement:
 def _too_few(state: BuildState, why: str) -> FilterError:
     """Return the error to raise; a curated set of former scores gives way, or its settings could not be changed."""
     run = state.run
-    if run.curated.exists():
+    if run.has_curated():
         state.reporter.note(f"the curated set of the former scores becomes {run.set_curated_aside()}")
     return FilterError(f"{why}\n`synthpipe report {shlex.quote(str(run.path))}` shows the candidates and their scores")
 

@@ -11,7 +11,8 @@ from synthpipe.patches.catalog import Catalog, changes, load_catalog
 from synthpipe.runtime import run_tasks
 from synthpipe.stages.state import BuildState
 from synthpipe.storage.run import RunDirectory, versions
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, complete_in_all, has_array, open_group
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all, has_array, open_group
+from synthpipe.storage.shards import object_path
 from synthpipe.tasks import ShardTask, equals_stored
 
 _LISTED = 20
@@ -41,8 +42,10 @@ def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
     )
 
 
-def check_pixels(state: BuildState) -> None:
+def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -> None:
     """Refuse to go on where a composite that is stored would be sampled or rendered otherwise now.
+
+    Shards with a `broken` object are not looked at.
 
     Raises
     ------
@@ -51,16 +54,20 @@ def check_pixels(state: BuildState) -> None:
     """
     run = state.run
     stores: dict[Purpose, Location] = {"candidate": run.candidates, "filter": run.training}
-    tasks = []
+    tasks, avoided = [], set(map(str, broken))
     for purpose, store in stores.items():
         for strategy in state.pipeline.strategies:
             group = open_group(store, strategy) if (store / strategy / "zarr.json").exists() else None
-            shards = (
-                complete_in_all(group, CANDIDATE_ARRAYS)
-                if group is not None and has_array(group, "image")
-                else frozenset()
+            if group is None or not has_array(group, "image"):
+                continue
+            arrays = [array(group, name) for name in CANDIDATE_ARRAYS]
+            shards = complete_in_all(group, CANDIDATE_ARRAYS)
+            sound = (
+                shard
+                for shard in sorted(shards)
+                if avoided.isdisjoint(str(object_path(each, shard).absolute()) for each in arrays)
             )
-            tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in sorted(shards)[:1]]
+            tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in islice(sound, 1)]
     if all(run_tasks(state.cluster, equals_stored, tasks)):
         return
     before, here = run.read()["versions"], versions()

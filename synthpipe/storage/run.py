@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -20,6 +18,7 @@ from synthpipe.errors import AccessError, StaleRunError, StoreError, explain
 from synthpipe.files import Location, parse_json, read_regular, told, write_atomically
 from synthpipe.folders import Kind, sweep
 from synthpipe.records import STRATEGIES, Reason, Strategy
+from synthpipe.storage.aside import ROOT, remove_rest, set_aside
 
 FORMAT_VERSION = 1
 _PACKAGES = ("synthpipe", "numpy", "opencv-python-headless", "bezier", "pillow", "zarr", "dask", "torch", "timm")
@@ -29,7 +28,6 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _JUDGED = {"candidates", "acceptance", "verdicts", "class_share", "donors"}  # they come together
 _Count = Annotated[int, Field(ge=0, le=MOST)]
 _Seconds = Annotated[float, Field(ge=0)]
-_ROOT = "zarr.json"  # a store is one by it
 _HOW_TO_MEND = "`synthpipe verify RUN` says how to mend it"
 RUN = Kind(
     "run",
@@ -154,6 +152,11 @@ class RunDirectory:
         """What the run is, for people; made of the rest at the end of a build, and no part of what is verified."""
         return self.path / "report.html"
 
+    @property
+    def token(self) -> Location:
+        """What a build leaves there while it runs, by which workers know the run."""
+        return self.path / ".driver"
+
     def small_files(self) -> tuple[Location, ...]:
         """Return where all files lie that are no part of a Zarr store."""
         filters = [path(strategy) for strategy in STRATEGIES for path in (self.weights, self.report)]
@@ -170,20 +173,28 @@ class RunDirectory:
     def holds_composites(self) -> bool:
         """Whether any were made: from then on the run belongs to its patches and their pipeline."""
         with told(self.path, "cannot be read"):
-            return self.candidates.exists() or self.training.exists()
+            return self.candidates.exists() or self.training.exists() or self.has_curated()
+
+    def has_curated(self) -> bool:
+        """Whether there is a curated set, or a part of one; the rest of one that was set aside is none."""
+        return self.curated.exists() and not self._is_set_aside()
 
     def exists(self) -> bool:
         with told(self.run_file, "cannot be read"):
             return self.run_file.is_file()
 
     def sweep(self) -> None:
-        """Remove what a process that was killed was writing; nobody else may be building the run.
+        """Remove what a process that was killed was writing or removing; nobody else may be building the run.
 
         Trainings and exports that lie in the run's folder are others' affair.
         """
         sweep(self.path, deep=False)
         for folder in (self.candidates, self.filter, self.curated):
             sweep(folder)
+        with told(self.path, "cannot be written"):
+            self.token.unlink(missing_ok=True)
+            if self._is_set_aside():
+                remove_rest(self.curated, next(self._former()))
 
     def read(self) -> dict[str, Any]:
         """Return what ``run.json`` holds.
@@ -278,7 +289,7 @@ class RunDirectory:
             made.append("training")
         if any(self.report(strategy).exists() for strategy in STRATEGIES):
             made.append("filter")
-        if self.curated.exists():
+        if self.has_curated():
             made = ["candidates", "training", "filter", "curation"]
         found = [line for stage in made for line in differences(old.settings(stage), pipeline.settings(stage))]
         if not found or (extend and extended(old, pipeline) == found):
@@ -296,18 +307,19 @@ class RunDirectory:
 
         An extension that failed may have left a set of the same fingerprint: a number then tells them apart.
         """
-        old, stem = self.curated, f"curated-{self.read()['fingerprint'][:8]}"
-        names = (f"{stem}{number}.zarr" for number in chain([""], map("-{}".format, count(2))))
-        if isinstance(old, Path):
-            return old.rename(next(path for path in map(old.with_name, names) if not os.path.lexists(path)))
-        name = next(each for each in names if not (old.with_name(each) / _ROOT).exists())
-        aside = old.with_name(name)
-        objects = old.fs.find(old.path)  # `mv` would look for folders, which are no objects
-        root = f"{old.path}/{_ROOT}"
-        for part in ([each for each in objects if each != root], [root]):  # half a copy is no set, and is gone on with
-            old.fs.copy(part, [f"{aside.path}{each.removeprefix(old.path)}" for each in part])
-        old.fs.rm(old.path, recursive=True)
-        return aside
+        return set_aside(self.curated, self._former())
+
+    def _is_set_aside(self) -> bool:
+        """Whether all that is left of a curated set is the rest of one that lies under another name."""
+        if not self.curated.exists() or (self.curated / ROOT).exists() or not self.exists():
+            return False
+        return (next(self._former()) / ROOT).exists()
+
+    def _former(self) -> Iterator[Location]:
+        """Yield where a former curated set may lie, the first choice first."""
+        stem = f"curated-{self.read()['fingerprint'][:8]}"
+        for number in chain([""], map("-{}".format, count(2))):
+            yield self.path / f"{stem}{number}.zarr"
 
 
 def extended(old: Pipeline, new: Pipeline) -> list[str]:

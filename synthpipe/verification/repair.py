@@ -1,4 +1,4 @@
-"""Mending a run: what is broken is taken away, and the build goes on as after an interruption.
+"""Mending a run: a build removes what is broken once it is sure to go on, then goes on as after an interruption.
 
 The objects are a build's ledger, so a shard that is gone is made again, and nothing else. What follows from a shard has
 the bytes that it had, for the shard has; where it did not follow from what is there now, the next round finds it.
@@ -6,7 +6,7 @@ the bytes that it had, for the shard has; where it did not follow from what is t
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 from synthpipe.config import Pipeline
@@ -19,7 +19,7 @@ from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.storage.run import RUN, RunDirectory
 from synthpipe.verification.checkup import verify
-from synthpipe.verification.faults import Checkup
+from synthpipe.verification.faults import Checkup, Fault
 from synthpipe.verification.small_files import find_catalog
 
 _ROUNDS = 4  # composites, their scores, verdicts, the curated set
@@ -54,11 +54,12 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
             break
         if not found.faults and run.journal().get("finished"):
             break
-        with held(path, RUN):  # nobody else builds the run while objects are removed
+        with held(path, RUN):  # nobody else builds the run while files are replaced
             _prepare(run, _pipeline(run, root), found)
         unfinished = "" if found.faults else ", but the run is not finished"
         reporter.note(f"{path}: faults to mend: {len(found.faults)}{unfinished}; building again")
-        build(_pipeline(run, root), path, ClusterSettings(Local(workers)), reporter)
+        broken = frozenset(each.absolute() for fault in found.faults for each in _broken(fault, run))
+        build(_pipeline(run, root), path, ClusterSettings(Local(workers)), reporter, broken=broken)
     else:
         found = verify(path, samples, reporter, patches=True, root=root)
     return found
@@ -71,20 +72,18 @@ def _pipeline(run: RunDirectory, root: str | None) -> Pipeline:
 
 
 def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:
-    """Write what is known, remove what is broken; if that is interrupted, a build goes on, as with a killed one."""
-    named = {fault.path: fault for fault in found.faults}
-    if run.build_file in named:
-        run.build_file.unlink(missing_ok=True)
-    run.reopen()
-    if named.keys() & set(run.tables()):
+    """Write what is known; what has to be made again goes when the build is sure to go on."""
+    if {fault.path for fault in found.faults} & set(run.tables()):
         catalog, _ = find_catalog(run, pipeline, trusted=False, root=pipeline.patches.root)
         if catalog:  # patches that changed since are the build's to refuse
             write_catalog(catalog, pipeline.taxonomy, run.path)
     for fault in found.faults:
         if fault.replace is not None:
             write_atomically(fault.path, fault.replace)
-        for broken in fault.remove:
-            if isinstance(broken, Path) and broken.is_dir() and not broken.is_symlink():
-                shutil.rmtree(broken)
-            else:
-                broken.unlink(missing_ok=True)
+
+
+def _broken(fault: Fault, run: RunDirectory) -> Iterator[Location]:
+    """Yield what has to go so that a build makes it again."""
+    yield from fault.remove
+    if fault.path == run.build_file:
+        yield fault.path

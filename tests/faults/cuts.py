@@ -10,39 +10,60 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_STEPS = {"os.rename", "os.remove", "os.rmdir", "os.mkdir"}
+_FOLDERS = {"os.rename": (2, 3), "os.link": (2, 3), "os.remove": (1, 1), "os.rmdir": (1, 1), "os.mkdir": (2, 2)}
+"""Events that change a folder, and which of their arguments are the open folders that paths may be relative to."""
 _WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Cut:
-    """Counts the steps right in a folder; those below it are shards, which have tests of their own."""
+    """Counts the steps in a folder and below: files opened for writing, names made, given and removed."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self._folder, self._left = folder, step
-        self.happened = False
+    def __init__(self, folder: Path, step: float) -> None:
+        self._folder, self._step = folder, step
+        self.names: list[str] = []
+
+    @property
+    def steps(self) -> int:
+        """How many were seen."""
+        return len(self.names)
+
+    @property
+    def happened(self) -> bool:
+        """Whether the power is cut."""
+        return self.steps > self._step
 
     def see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        writes = event in _STEPS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & _WRITING)
-        paths = [Path(os.fsdecode(each)) for each in arguments if isinstance(each, str | bytes | os.PathLike)]
-        if not writes or not any(self._folder in path.parents for path in paths):
+        """Count a step, and let it fail where the power is cut."""
+        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITING):
             return
-        if event in _STEPS and any(path.parent == self._folder for path in paths):
-            self._left -= 1
-            self.happened |= self._left < 0
+        paths = list(_paths(event, arguments))
+        if not any(self._folder in (path, *path.parents) for path in paths):
+            return
+        self.names.append(paths[-1].name)
         if self.happened:
-            raise OSError(errno.EIO, "the power is cut", str(paths[0]))
+            raise OSError(errno.EIO, "the power is cut", str(arguments[0]))
+
+
+def _paths(event: str, arguments: tuple[Any, ...]) -> Iterator[Path]:
+    opened = iter(_FOLDERS.get(event, ()))
+    for name in arguments:
+        if isinstance(name, str | bytes | os.PathLike):
+            path, folder = Path(os.fsdecode(name)), next(opened, None)
+            if folder is not None and arguments[folder] >= 0 and not path.is_absolute():
+                path = Path(f"/proc/self/fd/{arguments[folder]}").readlink() / path
+            yield path
 
 
 _cuts: list[Cut] = []
 
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
-    if _cuts and (event == "open" or event in _STEPS):
+    if _cuts and (event == "open" or event in _FOLDERS):
         _cuts[-1].see(event, arguments)
 
 
 @contextmanager
-def cut_at(folder: Path, step: int) -> Iterator[Cut]:
+def cut_at(folder: Path, step: float) -> Iterator[Cut]:
     """Let all that would change a folder fail, from the given step on, in this process."""
     if not getattr(sys, "_synthpipe_cuts", False):
         sys.addaudithook(_hook)  # there for good

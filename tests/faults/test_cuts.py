@@ -1,30 +1,41 @@
-"""Power cuts between the steps of an extension: nothing is lost, and the next attempt ends."""
+"""Power cuts at the steps of builds, extensions, repairs and exports: nothing is lost, and the next attempt ends."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import count
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config import Pipeline
-from synthpipe.folders import is_half_written
+from synthpipe.errors import StaleRunError
+from synthpipe.export import export
+from synthpipe.export.ledger import Ledger
 from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
 from synthpipe.stages.build import is_finished
 from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.shards import write_shard
+from synthpipe.verification import repair, verify
 from tests.conftest import pipeline
-from tests.faults.cuts import cut_at
+from tests.faults.cuts import Cut, cut_at
 
 HERE = ClusterSettings(Local(processes=False))
-OTHER = {"build.json", "SHA256SUMS", "report.html", ".lock", ".driver"}  # hold seconds; marks of builds under way
+SECONDS = {"build.json", "SHA256SUMS", "report.html"}  # hold seconds
+CUTS = int(os.environ.get("SYNTHPIPE_CUTS", "8"))
+"""Of each test, evenly spread over the steps; 1000 are all."""
 
 
 @pytest.fixture(scope="module")
@@ -48,61 +59,208 @@ def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return the digests of files, without what is half written: of a finished run the next build sweeps that."""
-    names = (path for path in folder.rglob("*") if path.is_file() and not is_half_written(path.name))
-    files = (path for path in names if path.name not in OTHER)
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """Return the digests of files; of those that hold seconds, that they are there."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {
+        name: "" if path.name in SECONDS else hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in files.items()
+    }
+
+
+def copied(source: Path | None, folder: Path) -> Path:
+    return Path(shutil.copytree(source, folder)) if source else folder
 
 
 def cut_everywhere(
-    source: Path, work: Callable[[Path], object], after: Callable[[Path], object], tmp_path: Path
+    source: Path | None, work: Callable[[Path], object], after: Callable[[Path], object], tmp_path: Path
 ) -> None:
-    """Cut the power at each step of some work on copies of a folder, and do the work again: it comes to the same."""
-    whole = Path(shutil.copytree(source, tmp_path / "whole"))
-    work(whole)
-    expected = contents(whole)
-    for step in count():
-        folder = Path(shutil.copytree(source, tmp_path / f"cut-{step}"))
+    """Cut the power at steps of some work on copies of a folder, and do the work again: it comes to the same."""
+    whole = copied(source, tmp_path / "whole")
+    with cut_at(whole, math.inf) as undisturbed:
+        work(whole)
+    expected, steps = contents(whole), undisturbed.steps
+    assert steps > 10
+    for step in sorted({number * steps // CUTS for number in range(CUTS)} if steps > CUTS else range(steps)):
+        folder = copied(source, tmp_path / f"cut-{step}")
         with cut_at(folder, step) as cut, suppress(Exception):
             work(folder)
-        if not cut.happened:
-            assert step > 3
-            return
+        assert cut.happened or step > steps - 10, "which thread comes first does not change more steps than these"
         after(folder)
         work(folder)
-        assert contents(folder) == expected, f"cut at step {step}"
+        assert contents(folder) == expected, f"cut at step {step} of {steps}"
         shutil.rmtree(folder)
 
 
+def test_a_build_that_is_cut_ends_at_the_next_attempt(patches: Path, tmp_path: Path) -> None:
+    def built(run: Path) -> None:
+        build(tiny(patches, 4), run, HERE, LogReporter())
+        assert len(CuratedSet(run / "curated.zarr")) == 4
+
+    cut_everywhere(None, built, lambda run: None, tmp_path)
+
+
+@pytest.fixture(params=["folders are renamed", "folders are copied"])
+def renames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "folders are copied":
+        rename = Path.rename
+
+        def refusing(path: Path, target: Path) -> Path:
+            if path.is_dir():
+                raise PermissionError(1, "Operation not permitted")
+            return rename(path, target)
+
+        monkeypatch.setattr(Path, "rename", refusing)
+
+
+@pytest.mark.usefixtures("renames")
 def test_an_extension_that_is_cut_loses_nothing_and_ends_at_the_next_attempt(
     finished: Path, patches: Path, tmp_path: Path
 ) -> None:
-    former, made = CuratedSet(finished / "curated.zarr").digest, []
+    former = CuratedSet(finished / "curated.zarr").digest
 
     def extended(run: Path) -> None:
         build(tiny(patches, 6), run, HERE, LogReporter(), extend=True)
-        assert len(CuratedSet(run / "curated.zarr")) == 6 and (run / "report.html").exists()
+        assert len(CuratedSet(run / "curated.zarr")) == 6
 
     def after(run: Path) -> None:
         stores = [run / "curated.zarr", *run.glob("curated-*.zarr")]
-        made.append(sum(_digest(store) == former for store in stores))
+        assert former in {_digest(store) for store in stores}
 
     cut_everywhere(finished, extended, after, tmp_path)
-    assert set(made) == {1}
+
+
+@pytest.mark.usefixtures("renames")
+def test_the_former_set_is_whole_at_every_step_of_setting_it_aside(finished: Path, tmp_path: Path) -> None:
+    former = CuratedSet(finished / "curated.zarr").digest
+
+    def set_aside(folder: Path) -> None:
+        run = RunDirectory(folder)
+        run.sweep()
+        if run.has_curated():
+            run.set_curated_aside()
+        assert _digest(next(folder.glob("curated-*.zarr"))) == former
+
+    def after(folder: Path) -> None:
+        found = {_digest(store) for store in (folder / "curated.zarr", *folder.glob("curated-*.zarr"))}
+        assert former in found and found <= {former, None}
+
+    whole = copied(finished, tmp_path / "whole")
+    with cut_at(whole, math.inf) as undisturbed:
+        set_aside(whole)
+    expected = contents(whole)
+    for step in range(undisturbed.steps):
+        folder = copied(finished, tmp_path / f"cut-{step}")
+        with cut_at(folder, step), suppress(Exception):
+            set_aside(folder)
+        after(folder)
+        set_aside(folder)
+        assert contents(folder) == expected, f"cut at step {step} of {undisturbed.steps}"
+
+
+@pytest.fixture
+def repaired_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let repairs work in this process, so that their steps are seen."""
+    monkeypatch.setattr(import_module("synthpipe.verification.repair"), "ClusterSettings", lambda _: HERE)
+
+
+@pytest.mark.usefixtures("repaired_here")
+def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(finished: Path, tmp_path: Path) -> None:
+    damaged = copied(finished, tmp_path / "damaged")
+    broken = {"candidates.zarr/bezier/image/c.0.0.0.0", "curated.zarr/mask/c.0.0.0", "croissant.json"}
+    for name in broken:
+        (damaged / name).write_bytes((damaged / name).read_bytes()[:-1])
+    found = {str(fault.path) for fault in verify(damaged, 0, LogReporter()).faults}
+    assert found == {str(damaged / name) for name in broken}
+
+    def mended(run: Path) -> None:
+        assert not repair(run, 0, 1, LogReporter()).faults
+
+    def after(run: Path) -> None:
+        assert all((run / name).exists() for name in contents(damaged).keys() - broken - UNFINISHED)
+
+    cut_everywhere(damaged, mended, after, tmp_path)
+    assert contents(tmp_path / "whole") == contents(finished)
+
+
+@pytest.mark.usefixtures("repaired_here")
+def test_a_repair_whose_build_is_refused_removes_nothing(patches: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    build(tiny(patches, 12), run, HERE, LogReporter())
+    image = array(open_group(run / "candidates.zarr", "bezier", writable=True), "image")
+    write_shard(image, 0, np.asarray(image[:8]) ^ 1)  # as if other packages had rendered it
+    damaged = run / "candidates.zarr" / "bezier" / "mask" / "c.1.0.0"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(StaleRunError, match="would be made otherwise"):
+        repair(run, 0, 1, LogReporter())
+    after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_a_run_that_lost_its_candidates_keeps_the_former_set_when_it_is_extended(
+    finished: Path, patches: Path, tmp_path: Path
+) -> None:
+    run = copied(finished, tmp_path / "run")
+    former = CuratedSet(run / "curated.zarr").digest
+    shutil.rmtree(run / "candidates.zarr")
+    build(tiny(patches, 6), run, HERE, LogReporter(), extend=True)
+    (aside,) = run.glob("curated-*.zarr")
+    assert CuratedSet(aside).digest == former and len(CuratedSet(run / "curated.zarr")) == 6
+
+
+UNFINISHED = {"SHA256SUMS", "report.html", "README.md"}  # what a run lacks that is not finished
+
+
+@pytest.mark.parametrize("last", ["report.html", ".driver", ".lock"])
+def test_what_a_build_left_that_was_killed_at_its_end_goes_with_the_next(
+    finished: Path, patches: Path, tmp_path: Path, last: str
+) -> None:
+    def extended(run: Path) -> None:
+        build(tiny(patches, 6), run, HERE, LogReporter(), extend=True)
+
+    whole = copied(finished, tmp_path / "whole")
+    with cut_at(whole, math.inf) as undisturbed:
+        extended(whole)
+    step = max(number for number, name in enumerate(undisturbed.names) if last in name)
+    run = copied(finished, tmp_path / "run")
+    with cut_at(run, step), suppress(Exception):
+        extended(run)
+    extended(run)
+    assert contents(run) == contents(whole)
+
+
+def test_an_export_that_is_cut_keeps_its_parts_and_ends_at_the_next_attempt(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # in this process, so that its steps are seen
+    monkeypatch.setattr(
+        "synthpipe.export.exporting.ProcessPoolExecutor",
+        lambda workers, _, begin, arguments: ThreadPoolExecutor(1, initializer=begin, initargs=arguments),
+    )
+    curated = CuratedSet(finished / "curated.zarr")
+
+    def after(folder: Path) -> None:
+        if (folder / "export.json").exists():
+            settings = {"form": "png", "part": 1, "curated": {"digest": curated.digest, "composites": len(curated)}}
+            images = len(list(folder.glob("img/*.png")))
+            assert len(Ledger(folder, settings).parts) <= images
+
+    cut_everywhere(None, lambda folder: export(curated, "png", folder, LogReporter(), 1, 1), after, tmp_path)
 
 
 def test_a_run_that_is_cut_while_it_is_reopened_is_not_finished(finished: Path, tmp_path: Path) -> None:
-    for step in count():
-        folder = Path(shutil.copytree(finished, tmp_path / f"cut-{step}"))
-        run = RunDirectory(folder)
-        with cut_at(folder, step) as cut, suppress(OSError):
-            run.reopen()
-        assert is_finished(run) is (step == 0)
-        if not cut.happened:
-            break
-    assert step > 3
-    build(run.pipeline(), folder, HERE, LogReporter())
-    assert contents(folder) == contents(finished)
+    def reopened(folder: Path, step: float) -> Cut:
+        with cut_at(copied(finished, folder), step) as cut, suppress(OSError):
+            RunDirectory(folder).reopen()
+        return cut
+
+    steps = reopened(tmp_path / "whole", math.inf).steps
+    for step in range(steps):
+        reopened(tmp_path / f"cut-{step}", step)
+        assert is_finished(RunDirectory(tmp_path / f"cut-{step}")) is (step == 0)
+    run = tmp_path / f"cut-{steps - 1}"
+    build(RunDirectory(run).pipeline(), run, HERE, LogReporter())
+    assert contents(run) == contents(finished)
 
 
 def _digest(store: Path) -> str | None:

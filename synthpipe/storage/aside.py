@@ -1,0 +1,79 @@
+"""Giving a curated set another name: in one step, or by a copy where folders cannot be renamed.
+
+A folder is a set if it has its root. That is moved when all else is copied, and the rest of the original is removed
+then. So a process may be killed at any step, and the next one completes the move.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from synthpipe.files import Location, told
+
+ROOT = "zarr.json"
+"""The file that makes a folder a store."""
+
+
+def set_aside(store: Location, places: Iterable[Location]) -> Location:
+    """Move a store to the first of some places beside it that is free, and return that.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written there; the store is still where it was.
+    """
+    aside = next(filter(_is_free, places))
+    if isinstance(store, Path):
+        with suppress(OSError):  # some file systems rename no folders
+            store.rename(str(aside))
+            return aside
+    with told(aside, "cannot be written"):
+        _copy(store, aside)
+    with told(store, "cannot be removed"):
+        remove_rest(store, aside)
+    return aside
+
+
+def remove_rest(store: Location, aside: Location) -> None:
+    """Remove of a store what lies under its other name too."""
+    files, below = _system(store)
+    copied = {each.removeprefix(_system(aside)[1]) for each in files.find(_system(aside)[1])}
+    if rest := [each for each in files.find(below) if each.removeprefix(below) in copied]:
+        files.rm(rest)
+    if isinstance(store, Path):
+        for folder, _, _ in os.walk(store, topdown=False):
+            with suppress(OSError):  # it holds something else
+                Path(folder).rmdir()
+
+
+def _copy(store: Location, aside: Location) -> None:
+    """Copy all of a store but its root, then move that."""
+    files, source = _system(store)
+    target = _system(aside)[1]
+    root = f"{source}/{ROOT}"
+    objects = [each for each in files.find(source) if each != root]  # `mv` would look for folders, which are no objects
+    files.copy(objects, [f"{target}{each.removeprefix(source)}" for each in objects])
+    if isinstance(store, Path):
+        os.sync()  # or a power cut could leave names without bytes
+        (store / ROOT).replace(f"{target}/{ROOT}")
+    else:
+        files.copy([root], [f"{target}/{ROOT}"])
+        files.rm([root])
+
+
+def _system(path: Location) -> tuple[Any, str]:
+    """Return the file system of a path, and its name there."""
+    return (LocalFileSystem(auto_mkdir=True), str(path.absolute())) if isinstance(path, Path) else (path.fs, path.path)
+
+
+def _is_free(path: Location) -> bool:
+    """Whether nothing is there, or half a copy."""
+    if isinstance(path, Path) and os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        return False
+    return not (path / ROOT).exists()
