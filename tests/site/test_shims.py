@@ -1,0 +1,120 @@
+"""Real commands on file systems that do less, which a preloaded library makes of a local disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthpipe.files import write_atomically
+from synthpipe.handoff import CuratedSet
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from tests.conftest import DEMO
+
+SOURCE = Path(__file__).with_name("shim.c")
+FAULTS = "flock does nothing, no rename of folders, no rename of open files"
+FOUND = {
+    "flock gives one lock to several processes": "renews its .lock every 10 s",
+    "no rename of a folder: Operation not permitted": "copies the former curated set",
+    "no rename of a file that is open: Device or resource busy": "builds close files before",
+}
+"""What `doctor` finds then, and what it says of it."""
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler: cc is not installed")
+    library = tmp_path_factory.mktemp("shim") / "shim.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture(scope="module")
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("data") / "phantom"
+    write_phantom(directory, PhantomSpec(slides=4, patches=24, size=48, images=0))
+    return directory
+
+
+class Site:
+    """Commands on one odd file system."""
+
+    def __init__(self, library: Path, patches: Path, folder: Path, fault: str) -> None:
+        self.folder, self._patches = folder, patches
+        self._environment = os.environ | {"LD_PRELOAD": str(library), "SHIM": fault, "SHIM_FOLDER": str(folder)}
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "synthpipe", *arguments]
+        env = self._environment | environment
+        return subprocess.Popen(command, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def given(self, *arguments: str, fails: bool = False, **environment: str) -> str:
+        """Give a command, and return what it prints."""
+        process = self.start(*arguments, **environment)
+        out, log = process.communicate(timeout=300)
+        assert process.returncode == (1 if fails else 0) and "Traceback" not in log, log
+        return out + log
+
+    def of_build(self, wanted: int, *options: str) -> list[str]:
+        settings = (
+            *("filter.enabled=false", "mosaic=null", "curation.rule=threshold", f"curation.wanted={wanted}"),
+            *("canvas=32", "curation.candidates=16", "curation.max_candidates=16", "store.shard=8"),
+            f"patches.root={self._patches}",
+        )
+        sets = [part for each in settings for part in ("--set", each)]
+        return ["build", str(DEMO), "-o", str(self.folder / "run"), "--workers", "1", *sets, *options]
+
+
+@pytest.fixture
+def site(library: Path, patches: Path, tmp_path: Path) -> Site:
+    return Site(library, patches, tmp_path, FAULTS)
+
+
+def test_a_run_is_built_extended_and_exported(site: Site) -> None:
+    run = site.folder / "run"
+    site.given(*site.of_build(4))
+    former = CuratedSet(run / "curated.zarr").digest
+    site.given(*site.of_build(6, "--extend"))
+    (aside,) = run.glob("curated-*.zarr")
+    assert CuratedSet(aside).digest == former and len(CuratedSet(run / "curated.zarr")) == 6
+    site.given("export", str(run / "curated.zarr"), "--to", "png", "-o", str(site.folder / "export"))
+    assert json.loads(site.given("status", str(run), "--json"))["finished"]
+    assert not [*site.folder.rglob("*.partial"), *site.folder.rglob(".lock"), *site.folder.rglob(".driver")]
+    findings = json.loads(site.given("doctor", str(site.folder), "--json"))
+    for found, cure in FOUND.items():
+        (named,) = [each for each in findings if found in each["found"]]
+        assert named["state"] == "note" and cure in named["cure"]
+
+
+def test_where_locks_do_nothing_the_other_build_is_named(site: Site) -> None:
+    run = site.folder / "run"
+    run.mkdir()
+    holder: dict[str, Any] = {"of": "run", "host": os.uname().nodename, "process": os.getpid(), "build": "x"}
+    holder["renewed"] = 0
+    (run / ".lock").write_text(json.dumps(holder))
+    held_by = f"process {os.getpid()} on {os.uname().nodename}"
+    assert f"patches are being read by {held_by}, as its lock says" in site.given("status", str(run))
+    build = site.start(*site.of_build(4))
+    while build.poll() is None:
+        holder["renewed"] += 1
+        write_atomically(run / ".lock", json.dumps(holder))
+    _, log = build.communicate()
+    assert build.returncode == 1 and f"{run}: is being written by {held_by}; wait for it" in log
+
+
+def test_a_scratch_disk_where_locks_do_nothing_is_refused(site: Site) -> None:
+    scratch = site.folder / "scratch"
+    scratch.mkdir()
+    found = f"{scratch}/synthpipe-{os.getuid()}: its file system gives one lock to several processes"
+    assert found in site.given(*site.of_build(4), fails=True, TMPDIR=str(scratch))
+    findings = json.loads(site.given("doctor", str(site.folder), "--json", fails=True, TMPDIR=str(scratch)))
+    (named,) = [each for each in findings if each["what"] == "scratch locks"]
+    assert named["state"] == "wrong" and named["found"].startswith(found) and "TMPDIR" in named["found"]
