@@ -1,4 +1,4 @@
-"""Real commands on file systems that do less, which a preloaded library makes of a local disk."""
+"""Real commands on file systems that do less: of a preloaded library, and of FUSE."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import DEMO
 
-SOURCE = Path(__file__).with_name("shim.c")
+HERE = Path(__file__).parent
 FAULTS = "flock does nothing, no rename of folders, no rename of open files"
 FOUND = {
     "flock gives one lock to several processes": "renews its .lock every 10 s",
@@ -27,14 +28,36 @@ FOUND = {
 """What `doctor` finds then, and what it says of it."""
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compiled(source: str, target: Path, *options: str) -> Path:
     compiler = shutil.which("cc")
     if compiler is None:
         pytest.skip("no C compiler: cc is not installed")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(SOURCE), "-ldl"], check=True)
-    return library
+    subprocess.run([compiler, "-o", str(target), str(HERE / source), *options], check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled("shim.c", tmp_path_factory.mktemp("shim") / "shim.so", "-shared", "-fPIC", "-ldl")
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Path]:
+    """A folder in a file system of FUSE that renames no folders, and has no hard links and no modes."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("no FUSE: there is no /dev/fuse")
+    found = subprocess.run(["pkg-config", "--cflags", "--libs", "fuse3"], capture_output=True, text=True, check=False)
+    if found.returncode:
+        pytest.skip("no FUSE: the headers of libfuse3 are not installed")
+    program = compiled("gateway.c", tmp_path / "gateway", *found.stdout.split())
+    backing, folder = tmp_path / "backing", tmp_path / "gateway-folder"
+    backing.mkdir()
+    folder.mkdir()
+    mounted = subprocess.run([program, folder], env=os.environ | {"BACKING": str(backing)}, check=False)
+    if mounted.returncode:
+        pytest.skip("no FUSE: this user may not mount")
+    yield folder
+    subprocess.run(["fusermount3", "-u", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +70,8 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Site:
     """Commands on one odd file system."""
 
-    def __init__(self, library: Path, patches: Path, folder: Path, fault: str) -> None:
-        self.folder, self._patches = folder, patches
-        self._environment = os.environ | {"LD_PRELOAD": str(library), "SHIM": fault, "SHIM_FOLDER": str(folder)}
+    def __init__(self, folder: Path, patches: Path, environment: Mapping[str, str]) -> None:
+        self.folder, self._patches, self._environment = folder, patches, {**os.environ, **environment}
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "synthpipe", *arguments]
@@ -75,10 +97,11 @@ class Site:
 
 @pytest.fixture
 def site(library: Path, patches: Path, tmp_path: Path) -> Site:
-    return Site(library, patches, tmp_path, FAULTS)
+    return Site(tmp_path, patches, {"LD_PRELOAD": str(library), "SHIM": FAULTS, "SHIM_FOLDER": str(tmp_path)})
 
 
-def test_a_run_is_built_extended_and_exported(site: Site) -> None:
+def make_everything(site: Site) -> None:
+    """Build, extend, export and look at a run, and expect that nothing is lost or left behind."""
     run = site.folder / "run"
     site.given(*site.of_build(4))
     former = CuratedSet(run / "curated.zarr").digest
@@ -88,10 +111,22 @@ def test_a_run_is_built_extended_and_exported(site: Site) -> None:
     site.given("export", str(run / "curated.zarr"), "--to", "png", "-o", str(site.folder / "export"))
     assert json.loads(site.given("status", str(run), "--json"))["finished"]
     assert not [*site.folder.rglob("*.partial"), *site.folder.rglob(".lock"), *site.folder.rglob(".driver")]
+
+
+def test_a_run_is_made_where_locks_and_renames_do_not_work(site: Site) -> None:
+    make_everything(site)
     findings = json.loads(site.given("doctor", str(site.folder), "--json"))
     for found, cure in FOUND.items():
         (named,) = [each for each in findings if found in each["found"]]
         assert named["state"] == "note" and cure in named["cure"]
+
+
+def test_a_run_is_made_on_a_gateway(gateway: Path, patches: Path) -> None:
+    site = Site(gateway, patches, {})
+    make_everything(site)
+    findings = json.loads(site.given("doctor", str(gateway), "--json"))
+    (named,) = [each for each in findings if each["what"] == "renames"]
+    assert named["found"] == "no rename of a folder: Operation not supported"
 
 
 def test_where_locks_do_nothing_the_other_build_is_named(site: Site) -> None:
