@@ -6,16 +6,18 @@ import csv
 import io
 import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from synthpipe.display import printable
 from synthpipe.errors import StoreError
 from synthpipe.files import read_regular, write_atomically
+from synthpipe.records import Image
+from synthpipe.segment.board import Board
 from synthpipe.segment.devices import by_the_first
 from synthpipe.segment.losses import Losses
 
@@ -84,32 +86,31 @@ class Journal:
         The training's folder.
     step, epoch : int
         Where training begins or goes on; what was told of later ones is dropped.
+    settings : str
+        The training's settings as YAML.
     """
 
-    def __init__(self, directory: Path, step: int = 0, epoch: int = 0) -> None:
+    def __init__(self, directory: Path, step: int = 0, epoch: int = 0, settings: str = "") -> None:
         self.steps = Table(directory / "steps.csv", step)
         self.epochs = Table(directory / "epochs.csv", epoch)
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=step)
+        self.board = Board(directory / "tensorboard", step, settings)
 
     def add_steps(self, rows: list[dict[str, float]]) -> None:
         """Tell of steps; each row begins with ``step``."""
         self.steps.add(rows)
         for row in rows:
-            for name, value in row.items():
-                if name not in ("step", "epoch"):
-                    self._board.add_scalar(f"step/{name}", value, int(row["step"]))
+            self.board.add_step(row)
 
-    def add_epoch(self, row: dict[str, float]) -> None:
-        """Tell of an epoch; the row begins with ``epoch`` and has ``step``, where the epoch ended."""
+    def add_epoch(self, row: dict[str, float], pictures: Mapping[str, Sequence[Image]]) -> None:
+        """Tell of an epoch; the row begins with ``epoch`` and has ``step``, where it ended. `pictures` have names."""
         self.epochs.add([row])
-        for name, value in row.items():
-            if name not in ("step", "epoch"):
-                # its last step: a training that goes on after it purges what is told of later ones
-                self._board.add_scalar(f"epoch/{name}", value, int(row["step"]) - 1)
-        self._board.flush()
+        self.board.add_epoch(row)
+        for name, shown in pictures.items():
+            self.board.add_pictures(name, shown, int(row["step"]))
+        self.board.flush()
 
     def close(self) -> None:
-        self._board.close()
+        self.board.close()
 
 
 class Rows:

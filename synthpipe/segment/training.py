@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -30,8 +30,10 @@ from synthpipe.handoff import Description
 from synthpipe.lock import held
 from synthpipe.pretrained import Weights
 from synthpipe.progress import Reporter, Silent
+from synthpipe.records import Image, Mask
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, batches, steps_per_epoch
+from synthpipe.segment.board import EXAMPLES, triple
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import (
     Hardware,
@@ -66,6 +68,9 @@ TRAINING = Kind(
         *("curves.png", ".lock"),
     ),
 )
+Pictures = Mapping[str, Sequence[Image]]
+"""Pictures of an epoch's end, by what they show."""
+
 _WEIGHTS = "encoder weights"  # among the sources: a file's digest
 _ROWS_AT_ONCE = 50  # steps whose losses are fetched from the device at once
 
@@ -206,6 +211,7 @@ class _Run:
         self.processes = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
+        self.examples: list[tuple[Image, Mask]] | None = None  # composites that are shown
         self.constant: dict[str, Any] | None = None  # of the validation images
         self.encoder_weights = settings.network.weights or "random"
         initial = read_file(settings.network)
@@ -246,7 +252,11 @@ class _Run:
 
     def _open_journal(self) -> None:
         sweep(self.directory, deep=False)
-        self.journal = Journal(self.directory, self.step, self.step // self.epoch_steps)
+        self.journal = Journal(self.directory, self.step, self.step // self.epoch_steps, self._settings_text())
+
+    def _settings_text(self) -> str:
+        text: str = yaml.safe_dump(self.settings.dump(), sort_keys=False)
+        return text
 
     def _check(self, kept: Checkpoint) -> None:
         """Refuse to resume what is another training, or cannot be resumed."""
@@ -273,8 +283,7 @@ class _Run:
     def train(self, workers: int, should_stop: Callable[[], bool]) -> Outcome:
         """Take the steps that are left, and tell how it ended."""
         if self.step < self.total:
-            text = yaml.safe_dump(self.settings.dump(), sort_keys=False)
-            by_the_first(self.fabric, lambda: write_atomically(self.directory / "settings.yaml", text))
+            by_the_first(self.fabric, lambda: write_atomically(self.directory / "settings.yaml", self._settings_text()))
             self._take_steps(workers, should_stop)
         if self.journal:
             self.journal.close()
@@ -338,16 +347,16 @@ class _Run:
         return terms, total.detach()
 
     def _end_epoch(self) -> None:
-        confusion = self._validate()
+        confusion, pictures = self._validate()
         found = measure(confusion)
         self.constant = constant(confusion, self.data.description.taxonomy)
         epoch = self.step // self.epoch_steps - 1
         better = not found.miou <= self.progress["best_miou"]  # also where there was none yet
         if better:
             self.progress = {"best_miou": found.miou, "best_epoch": epoch}
-        by_the_first(self.fabric, lambda: self._tell_epoch(epoch, found, better))
+        by_the_first(self.fabric, lambda: self._tell_epoch(epoch, found, better, pictures))
 
-    def _tell_epoch(self, epoch: int, found: SegmentationMetrics, better: bool) -> None:
+    def _tell_epoch(self, epoch: int, found: SegmentationMetrics, better: bool, pictures: Pictures) -> None:
         """Tell what an epoch came to, and keep its weights if they are the best so far."""
         assert self.journal  # nosec B101 # for mypy: the first process has one
         names = self.data.description.taxonomy.names
@@ -355,37 +364,55 @@ class _Run:
         steps = [row for row in self.journal.steps.rows if row["epoch"] == epoch]
         means = {f"train_{name}": float(np.mean([row[name] for row in steps])) for name in ("loss", *Losses._fields)}
         metrics = {"val_miou": found.miou, "val_fwiou": found.fwiou, **by_class}
-        self.journal.add_epoch({"epoch": epoch, "step": self.step, **means, **metrics})
+        self.journal.add_epoch({"epoch": epoch, "step": self.step, **means, **metrics}, pictures)
         best = ", the best so far" if better else ""
         self.reporter.note(f"epoch {epoch}: loss {means['train_loss']:.4f}, validation mIoU {found.miou:.4f}{best}")
         if better:
             self._checkpoint(None).save(self.best)
 
-    def _validate(self) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the confusion matrix of the validation images; each device predicts its share of them."""
+    def _validate(self) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Pictures]:
+        """Return the confusion matrix of the validation images, and in the first process pictures of some.
+
+        Each device predicts its share of the images.
+        """
         taxonomy = self.data.description.taxonomy
         confusion = np.zeros((len(taxonomy), len(taxonomy)), np.int64)
-        by_cam = self.data.composites is None
         if self.fabric.world_size > 1:  # running means of batches differ by device: those of the first are saved
             for buffer in self.module.buffers():
                 torch.distributed.broadcast(buffer, 0)
         self.module.eval()
         with self.fabric.autocast():
+            shown: list[Image] = []
             for source in self.data.validation[self.fabric.global_rank :: self.fabric.world_size]:
                 image, truth = source.read(taxonomy)
-                predicted = predict_mask(
-                    lambda part: self.module.segment(part, by_cam),
-                    image,
-                    self.windows,
-                    len(taxonomy),
-                    self.fabric.device,
-                )
+                predicted = self._predict(image, self.windows)
+                if self.journal and self.journal.board.on and len(shown) < EXAMPLES:
+                    shown.append(triple(image, truth, predicted, taxonomy))
                 confusion += confusion_matrix(truth, predicted, len(taxonomy))
+            pictures = {"validation: image, truth, prediction": shown, **self._composites_seen()}
         self.network.train()
         if self.fabric.world_size == 1:
-            return confusion
+            return confusion, pictures
         summed = self.fabric.all_reduce(torch.from_numpy(confusion).to(self.fabric.device), reduce_op="sum")
-        return np.asarray(summed.cpu())  # type: ignore[union-attr]
+        return np.asarray(summed.cpu()), pictures  # type: ignore[union-attr]
+
+    def _predict(self, image: Image, windows: WindowSection) -> Mask:
+        by_cam, classes = self.data.composites is None, len(self.data.description.taxonomy)
+        return predict_mask(lambda part: self.module.segment(part, by_cam), image, windows, classes, self.fabric.device)
+
+    def _composites_seen(self) -> Pictures:
+        """Return pictures of the same few composites after each epoch, in the first process."""
+        source, size = self.data.composites, self.data.description.size
+        if source is None or not (self.journal and self.journal.board.on):
+            return {}
+        if self.examples is None:
+            places = np.linspace(0, len(source) - 1, min(EXAMPLES, len(source))).astype(int).tolist()
+            images, masks, _ = source.read(places, [np.random.default_rng(place) for place in places])
+            self.examples = list(zip(images, masks, strict=True))
+        whole = WindowSection(size=size, stride=size)
+        pairs = ((image, mask, self._predict(image, whole)) for image, mask in self.examples)
+        pictures = [triple(*each, self.data.description.taxonomy) for each in pairs]
+        return {"composites: image, mask, prediction": pictures}
 
     def _save(self, took: tuple[float, int] | None) -> None:
         """Write where training is, and before its last step's what it came to: it `took` so many seconds and steps."""

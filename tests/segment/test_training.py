@@ -92,6 +92,33 @@ def test_a_training_leaves_checkpoints_curves_and_a_report(trained: Path, data_s
     assert any((trained / "tensorboard").iterdir())
 
 
+def test_tensorboard_shows_curves_pictures_and_settings(trained: Path) -> None:
+    board = EventAccumulator(str(trained / "tensorboard"), {"scalars": 0, "images": 0, "tensors": 0}).Reload()
+    tags = board.Tags()
+    assert {
+        *("training step/loss", "training step/Dice loss of composites", "training step/learning rate"),
+        *("training epoch/loss", "validation/mIoU", "validation IoU/tumour", "speed/seconds a step"),
+    } <= set(tags["scalars"])
+    assert len(board.Scalars("training step/loss")) == 6
+    composites, validation = "composites: image, mask, prediction", "validation: image, truth, prediction"
+    assert sorted(tags["images"]) == [*(f"{composites}/{n}" for n in (1, 2, 3)), f"{validation}/1", f"{validation}/2"]
+    for tag in tags["images"]:
+        assert [event.step for event in board.Images(tag)] == [2, 5]
+        picture = board.Images(tag)[0]
+        assert picture.height <= 192 and 3 * 32 < picture.width <= 3 * 192 + 8
+    (text,) = board.Tensors("settings/text_summary")
+    assert "learning_rate: " in text.tensor_proto.string_val[0].decode()
+
+
+def test_without_tensorboard_a_training_has_the_same_numbers(
+    trained: Path, data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # as if it were not installed
+    assert train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter()).finished
+    assert not (tmp_path / "tensorboard").exists() and rows(tmp_path) == rows(trained)
+    assert same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
+
+
 def test_the_same_training_gives_the_same_bits(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
     train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
     assert rows(tmp_path) == rows(trained) and same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
@@ -119,7 +146,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     train(settings(save_steps=2), data_set.training_data(), tmp_path, CPU, LogReporter())  # which changes no number
     assert rows(tmp_path) == rows(trained)
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [event.step for event in board.Scalars("epoch/val_miou")] == [2, 5], "what was told before is not purged"
+    assert [event.step for event in board.Scalars("validation/mIoU")] == [2, 5], "what was told before is not purged"
     assert (tmp_path / "epochs.csv").read_text() == (trained / "epochs.csv").read_text()
     assert same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
     assert same_weights(tmp_path / "best.ckpt", trained / "best.ckpt")
