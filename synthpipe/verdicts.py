@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.records import REASONS, Reason
+from synthpipe.words import STRATEGY, VERDICT
 
 _MEANT: dict[Reason, str] = {
     "looks_synthetic": "scores no more than curation.threshold",
@@ -20,7 +21,7 @@ _MEANT: dict[Reason, str] = {
 
 def told(reason: Reason, ranked: bool) -> str:
     """Return a verdict in words; if candidates are ranked, ``surplus`` means ranked below the cut."""
-    return "ranked below the cut" if reason == "surplus" and ranked else reason.replace("_", " ")
+    return "ranked below the cut" if reason == "surplus" and ranked else VERDICT[reason]
 
 
 def meaning(reason: Reason, ranked: bool) -> str:
@@ -57,8 +58,9 @@ def below_threshold(kept: NDArray[np.float32], threshold: float) -> dict[str, An
 def warning(strategy: str, below: Mapping[str, Any], threshold: float) -> str:
     """Return a warning about kept composites of a strategy, of which `below_threshold` returned `below`."""
     return (
-        f"{below['count']:,} of the {below['kept']:,} kept {strategy} composites score no more than curation.threshold "
-        f"({threshold:g}), the lowest {below['lowest']:.3f}: the filter rejects them, but rule top_k keeps the highest "
-        "scores, whatever they are. To keep only what the filter accepts, build another run with "
-        "curation.rule=threshold; to keep fewer rejected ones, with more curation.candidates or less curation.wanted"
+        f"{below['count']:,} of the {below['kept']:,} kept {STRATEGY[strategy]} composites score no more than "
+        f"curation.threshold ({threshold:g}), the lowest {below['lowest']:.3f}: the filter rejects them, but rule "
+        "top_k keeps the highest scores, whatever they are. To keep only what the filter accepts, build another run "
+        "with curation.rule=threshold; to keep fewer rejected ones, with more curation.candidates or less "
+        "curation.wanted"
     )

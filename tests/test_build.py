@@ -427,7 +427,7 @@ def test_the_plan_is_extended_within_its_bound(patches: Path, tmp_path: Path) ->
     assert entry["verdicts"]["too_few_classes"] > 0
     with pytest.raises(
         FilterError,
-        match=r"(?s)only \d+ of 24 mosaic.*max_candidates=.*min_classes=.*too_few_classes",
+        match=r"(?s)only \d+ of 24 Mosaic.*max_candidates=.*min_classes=.*too few classes",
     ):
         run(
             small(
@@ -626,7 +626,7 @@ def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
         last = process.stderr.readlines()
     assert process.wait(30) == 1
     assert last[-1] == "Error: interrupted; finished work is kept: give the command again\n"
-    assert all(re.match(r"[0-9:]{8} (note:|donors|mosaic|bezier|waiting)", line) for line in last[:-1]), last
+    assert all(re.match(r"[0-9:]{8} (note:|donors|[Mm]osaic|[Bb]ezier|waiting)", line) for line in last[:-1]), last
 
 
 def test_training_is_given_room_for_the_patches_that_it_holds() -> None:

@@ -138,7 +138,7 @@ def test_after_an_extension_that_failed_a_run_may_be_extended_again(patches: Pat
     path = tmp_path / "run"
     build(wanted(8), path, ONE, LogReporter())
     old = CuratedSet(path / "curated.zarr")
-    with pytest.raises(FilterError, match=r"of 80 bezier candidates may be kept, but 60 are wanted"):
+    with pytest.raises(FilterError, match=r"of 80 Bezier candidates may be kept, but 60 are wanted"):
         build(wanted(60), path, ONE, LogReporter(), extend=True)
     build(wanted(8), path, ONE, LogReporter())
     build(wanted(10), path, ONE, LogReporter(), extend=True)

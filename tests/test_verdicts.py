@@ -11,7 +11,7 @@ from synthpipe.verdicts import below_threshold, meaning, possible, told, warning
 
 def test_what_is_ranked_below_the_cut_is_never_called_good_enough() -> None:
     assert told("surplus", True) == "ranked below the cut" and "have higher scores" in meaning("surplus", True)
-    assert told("surplus", False) == "surplus" and "lower indices" in meaning("surplus", False)
+    assert told("surplus", False) == "not needed" and "lower indices" in meaning("surplus", False)
     assert told("looks_synthetic", True) == "looks synthetic"
     assert all(meaning(reason, ranked) for reason in REASONS if reason != "kept" for ranked in (False, True))
 
@@ -39,5 +39,5 @@ def test_kept_composites_that_the_filter_rejects_are_counted(
 
 def test_the_warning_names_counts_scores_and_what_to_set() -> None:
     text = warning("bezier", {"count": 1368, "kept": 1400, "lowest": 0.00125}, 0.5)
-    assert text.startswith("1,368 of the 1,400 kept bezier composites score no more than curation.threshold (0.5), ")
+    assert text.startswith("1,368 of the 1,400 kept Bezier composites score no more than curation.threshold (0.5), ")
     assert "the lowest 0.001" in text and "curation.rule=threshold" in text

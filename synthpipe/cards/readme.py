@@ -13,6 +13,7 @@ from synthpipe.display import printable
 from synthpipe.records import REASONS
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
 from synthpipe.verdicts import possible, told, warning
+from synthpipe.words import STRATEGY
 
 NO_LICENSE = "not given: that of the source patches applies"
 _KNOWN_LICENSES = (
@@ -20,7 +21,6 @@ _KNOWN_LICENSES = (
     *("mit", "odbl", "pddl"),
 )
 _MARKUP = re.compile(r"([\\`*_\[\]|~#])")
-_STRATEGIES = {"mosaic": "Mosaic", "bezier": "Bezier", "real": "real patches with predicted masks"}
 
 CITATION = """\
 @article{fang2024hisynseg,
@@ -144,7 +144,7 @@ def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
     yield from _table(("index", "class", "colour"), _classes(facts))
     yield f"\n## {'Composites' if facts.synthetic else 'Patches'}\n"
     names = [escaped(name) for name in facts.taxonomy.names]
-    rows = [(_STRATEGIES[each], count, *shown.values()) for each, (count, shown) in facts.counts.items()]
+    rows = [(STRATEGY[each], count, *shown.values()) for each, (count, shown) in facts.counts.items()]
     what = "composites" if facts.synthetic else "patches"
     yield from _table(("strategy", what, *(f"with {name}" for name in names)), rows)
     if facts.run:
@@ -164,7 +164,7 @@ def _classes(facts: Facts) -> Iterator[tuple[object, ...]]:
 
 def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
     shares = [
-        (_STRATEGIES[each], *(f"{share:.1%}" for share in entry["class_share"].values()))
+        (STRATEGY[each], *(f"{share:.1%}" for share in entry["class_share"].values()))
         for each, entry in run.strategies.items()
     ]
     yield "\nShare of the pixels:\n"
@@ -179,15 +179,15 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
         yield f"\nKept: the first that score above {run.threshold}."
     for strategy, entry in run.strategies.items():
         if below := entry.get("below_threshold"):
-            text = warning(_STRATEGIES[strategy], below, run.threshold)
+            text = warning(strategy, below, run.threshold)
             yield f"\n**Warning:** {text}.\n"
     for strategy, report in run.filters.items():
-        told_of = f"The {_STRATEGIES[strategy]} filter tells real from synthetic with {accuracy_text(report)}."
+        told_of = f"The {STRATEGY[strategy]} filter tells real from synthetic with {accuracy_text(report)}."
         yield " ".join(filter(None, (told_of, calibration_text(report))))
     for strategy, entry in run.strategies.items():
         donors = entry["donors"]
         yield (
-            f"{_STRATEGIES[strategy]} composites use {donors['used']} of {donors['available']} donors, one of them "
+            f"{STRATEGY[strategy]} composites use {donors['used']} of {donors['available']} donors, one of them "
             f"in {donors['most_composites_of_one']} composites."
         )
     yield "\n## Source patches\n"
@@ -202,7 +202,7 @@ def _verdicts(run: RunFacts) -> Iterator[str]:
     reasons = possible(run.ranked, counts)
     rows = (
         (
-            *(_STRATEGIES[strategy], entry["candidates"]),
+            *(STRATEGY[strategy], entry["candidates"]),
             "no filter" if entry["acceptance"] is None else f"{entry['acceptance']:.1%}",
             *(entry["verdicts"].get(reason, 0) for reason in reasons),
         )

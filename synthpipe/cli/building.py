@@ -30,6 +30,7 @@ from synthpipe.patches.layouts import read_layout
 from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.summary import human_bytes
+from synthpipe.words import STRATEGY
 
 _pipeline_argument = click.argument("pipeline", type=SettingsFile())
 _set_option = click.option(
@@ -177,7 +178,7 @@ def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> 
         rate = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
         below = entry.get("below_threshold")
         rejected = f"; it rejects {below['count']} of the kept ones, see the warning in the report" if below else ""
-        lines.append(f"  {strategy}: kept {kept} of {entry['candidates']} candidates{rate}{rejected}")
+        lines.append(f"  {STRATEGY[strategy]}: kept {kept} of {entry['candidates']} candidates{rate}{rejected}")
     seconds = sum(journal["stages"].values())
     return "\n".join(
         [

@@ -14,6 +14,8 @@ from synthpipe.cli.locations import LOCATION, patches_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.files import Location
+from synthpipe.words import STRATEGY, VERDICT
+from synthpipe.words import stage as in_words
 
 if TYPE_CHECKING:
     from synthpipe.verification import Checkup
@@ -114,13 +116,12 @@ def _checkup_lines(found: Checkup) -> Iterator[str]:
 
 
 def _status_lines(found: dict[str, Any]) -> Iterator[str]:
-    yield f"{found['path']}: {found['name']}, {found['stage']}"
+    yield f"{found['path']}: {found['name']}, {in_words(found['stage'])}"
     if found["idle_seconds"] is not None and not found["finished"]:
         yield f"  latest object: {_duration(found['idle_seconds'])} ago"
     for entry in found["progress"]:
-        line = (
-            f"  {entry['what']:28} {entry['done']} of {entry['planned']} shards, for {entry['composites']} composites"
-        )
+        done = f"{entry['done']} of {entry['planned']} shards"
+        line = f"  {in_words(entry['what']):28} {done}, for {entry['composites']} composites"
         if entry["rate"] is not None:
             line += f", {entry['rate']:.3g} composites a second"
         if entry["damaged"]:
@@ -129,13 +130,13 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
             line += f", {_duration(entry['seconds_left'])} left"
         yield line
     for strategy, entry in found["strategies"].items():
-        rejected = ", ".join(f"{count} {reason}" for reason, count in entry["rejected"].items()) or "none"
+        rejected = ", ".join(f"{count} {VERDICT[reason]}" for reason, count in entry["rejected"].items()) or "none"
         accepted = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
         sample = "" if entry["judged"] == entry["of"] else f", a sample of {entry['of']}"
         if entry["damaged"]:
-            yield f"  {strategy}: damaged, `synthpipe verify` tells more: {entry['damaged']}"
+            yield f"  {STRATEGY[strategy]}: damaged, `synthpipe verify` tells more: {entry['damaged']}"
             continue
-        yield f"  {strategy}: {entry['judged']} judged so far{sample}{accepted}; rejected: {rejected}"
+        yield f"  {STRATEGY[strategy]}: {entry['judged']} judged so far{sample}{accepted}; rejected: {rejected}"
     yield from (f"note: {remark}" for remark in found["remarks"])
     yield from (f"  warning: {text}" for text in found["warnings"])
 

@@ -19,6 +19,8 @@ from synthpipe.records import STRATEGIES
 from synthpipe.storage.filter_report import accuracy_text
 from synthpipe.storage.summary import human_bytes, stored_bytes, summarise
 from synthpipe.verdicts import told, warning
+from synthpipe.words import STRATEGY, VERDICT
+from synthpipe.words import stage as in_words
 
 if TYPE_CHECKING:
     from synthpipe.report.stored import Stored, StoredComposites
@@ -114,7 +116,9 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"  patches      {summary['catalog_digest']}"
     yield "  versions     " + ", ".join(f"{name} {number}" for name, number in summary["versions"].items())
     if summary["stages"]:
-        yield "  seconds      " + ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in summary["stages"].items())
+        yield "  seconds      " + ", ".join(
+            f"{in_words(stage)} {seconds:.1f}" for stage, seconds in summary["stages"].items()
+        )
     for strategy in STRATEGIES:
         entry, report = summary["strategies"].get(strategy, {}), summary["filters"].get(strategy)
         yield from _strategy_lines(strategy, entry, report, summary["ranked"], summary["threshold"])
@@ -130,13 +134,13 @@ def _strategy_lines(
     if report:
         kept = report["best_epoch"] + 1
         epoch = f"epoch {kept} of {len(report['epochs'])}"
-        yield f"  {strategy} filter: {accuracy_text(report)}, {report['network']}, {epoch}"
+        yield f"  {STRATEGY[strategy]} filter: {accuracy_text(report)}, {report['network']}, {epoch}"
     if "verdicts" not in entry:
         return
     rate = "" if entry["acceptance"] is None else f", acceptance {entry['acceptance']:.1%}"
     shares = ", ".join(f"{name} {share:.0%}" for name, share in entry["class_share"].items())
     donors = entry["donors"]
-    yield f"  {strategy}: {entry['candidates']} candidates{rate}"
+    yield f"  {STRATEGY[strategy]}: {entry['candidates']} candidates{rate}"
     yield f"    verdicts: {_counted({told(reason, ranked): n for reason, n in entry['verdicts'].items()})}"
     if below := entry.get("below_threshold"):
         yield f"    warning: {warning(strategy, below, threshold)}"
@@ -171,11 +175,11 @@ def _content_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "occur in: " + ", ".join(f"{name} {share:.1%}" for name, share in found["class_occurrence"].items())
     if scores := found.get("p_real", {}).get("count"):
         told = found["p_real"]
-        yield f"p(real): {told['least']:.3f} to {told['greatest']:.3f}, mean {told['mean']:.3f}, of {scores}"
+        yield f"scores: {told['least']:.3f} to {told['greatest']:.3f}, mean {told['mean']:.3f}, of {scores}"
     if "verdicts" in found:
-        yield f"verdicts: {_counted(found['verdicts'])}"
+        yield f"verdicts: {_counted({VERDICT[reason]: n for reason, n in found['verdicts'].items()})}"
     if "strategies" in found:
-        yield f"strategies: {_counted(found['strategies'])}"
+        yield f"strategies: {_counted({STRATEGY.get(name, name): n for name, n in found['strategies'].items()})}"
     if "slides" in found:
         yield f"slides or patients: {found['slides']['used']} of {found['slides']['known']} used"
 

@@ -13,6 +13,7 @@ from synthpipe.pictures import data_uri, jpeg, overlay, palette_png
 from synthpipe.records import Image, Mask, Reason
 from synthpipe.taxonomy import Taxonomy
 from synthpipe.verdicts import told, warning
+from synthpipe.words import STRATEGY, candidate
 
 if TYPE_CHECKING:
     from synthpipe.handoff.curated import CuratedSet
@@ -44,7 +45,7 @@ def sample_html(sample: Sample) -> str:
 def curated_html(curated: CuratedSet) -> str:
     """Return what is in a set: counts, classes, and a few composites from all over it."""
     height, width = curated.size
-    counts = ", ".join(f"{count:,} {name}" for name, count in curated.counts().items())
+    counts = ", ".join(f"{count:,} {STRATEGY.get(name, name)}" for name, count in curated.counts().items())
     slides = len(np.unique(curated.donor_groups[curated.donor_groups >= 0]))
     title = (
         f"<b>{escape(str(curated.path))}</b>: {len(curated):,} samples ({counts}) of {height} &times; {width} pixels, "
@@ -81,7 +82,7 @@ def run_html(run: Run) -> str:
         numbers = (f"{entry.get('candidates', 0):,}", f"{kept:,}", others or "none")
         if below := entry.get("below_threshold"):
             warnings.append(f"<p>Warning: {escape(warning(strategy, below, run.pipeline.curation.threshold))}.</p>")
-        rows.append(tuple(map(escape, (strategy, *numbers))))
+        rows.append(tuple(map(escape, (STRATEGY[strategy], *numbers))))
     seconds = ", ".join(f"{escape(name)} {spent:.1f} s" for name, spent in journal["stages"].items())
     parts = [_table(("strategy", "candidates", "kept", "not kept"), rows)] if rows else []
     parts += warnings
@@ -95,7 +96,7 @@ def _thumbnails(curated: CuratedSet) -> str:
     for place in places:
         sample, origin = curated[place], curated.origin(place)
         image, mask = _small(sample.image, _THUMBNAIL), _small(sample.mask, _THUMBNAIL)
-        name = f"{place}: {origin[0]} {origin[1]}" if origin else f"{place}: real"
+        name = f"{place}: {candidate(*origin)}" if origin else f"{place}: real"
         pictures[name] = _photo(overlay(image, mask, curated.taxonomy))
     return _figures(pictures)
 

@@ -28,6 +28,7 @@ from synthpipe.report.composites import (
 )
 from synthpipe.taxonomy import Taxonomy
 from synthpipe.verdicts import told
+from synthpipe.words import candidate, score
 
 _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 
@@ -65,21 +66,22 @@ class Card:
 def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> Card:
     """Describe a composite of the run at `run`, made by `pipeline` from the patches of `catalog`."""
     taxonomy = pipeline.taxonomy
-    name = f"{shown.strategy} {shown.index}"
-    score = "" if shown.p_real is None else f"p(real) {shown.p_real:.3f}"
+    name, scored = candidate(shown.strategy, shown.index), score(shown.p_real)
     reason = _reason(shown, pipeline)
     found, numbers = seen(shown.recipe, shown.mask)
     shares = ", ".join(f"{share:.0%} {found_class}" for found_class, share in class_shares(shown.mask, taxonomy))
-    title = ", ".join(part for part in (name, reason, score) if part)
+    title = ", ".join(part for part in (name, reason, scored) if part)
     height, width = shown.mask.shape
-    replay = f"synthpipe replay {shlex.quote(str(run))} {name} -o {shown.strategy}-{shown.index}.png"
+    replay = (
+        f"synthpipe replay {shlex.quote(str(run))} {shown.strategy} {shown.index} -o {shown.strategy}-{shown.index}.png"
+    )
     return Card(
         shown.strategy,
         shown.index,
         name,
         title,
         f"{shown.strategy}-{shown.index}",
-        score,
+        scored,
         reason,
         shares,
         f"composite {name}: {shares}",

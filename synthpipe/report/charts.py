@@ -11,6 +11,8 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
+from synthpipe.words import SCORE
+
 _WIDTH, _HEIGHT = 400, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 12, 40
 _INNER = _WIDTH - _LEFT - _RIGHT
@@ -35,7 +37,7 @@ def histogram(
     """
     top = _above(max([1, *(a + b for a, b in zip(kept, others, strict=True))]))
     width = _INNER / len(kept)
-    parts = [_axes(_ticks(top), [(place / 5, f"{place / 5:g}") for place in range(6)], "p(real)", "composites")]
+    parts = [_axes(_ticks(top), [(place / 5, f"{place / 5:g}") for place in range(6)], SCORE, "composites")]
     for number, (below, above) in enumerate(zip(kept, others, strict=True)):
         for kind, start, count in (("kept", 0, below), ("other", below, above)):
             if count:

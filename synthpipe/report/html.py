@@ -22,6 +22,8 @@ from synthpipe.report.charts import bar, tissue
 from synthpipe.report.facts import RunFacts
 from synthpipe.report.strategies import section
 from synthpipe.storage.summary import human_bytes, stored_bytes
+from synthpipe.words import STRATEGY
+from synthpipe.words import stage as in_words
 
 _FILES = Path(__file__).parent / "page"
 _ROWS = 40  # of a table, where there may be any number
@@ -99,9 +101,9 @@ def _tiles(facts: RunFacts) -> Iterator[tuple[str, str]]:
     for each in facts.strategies:
         kept, stored = int(each.tally.kept.sum()), int(each.tally.stored.sum())
         if each.tally.judged:
-            yield f"{each.strategy} kept", f"{kept:,} of {stored:,}"
+            yield f"{STRATEGY[each.strategy]} kept", f"{kept:,} of {stored:,}"
         else:
-            yield f"{each.strategy} candidates", f"{stored:,}"
+            yield f"{STRATEGY[each.strategy]} candidates", f"{stored:,}"
     height, width = facts.pipeline.canvas
     yield "pixels", f"{height} x {width}"
     yield "classes", str(len(facts.pipeline.classes))
@@ -156,7 +158,7 @@ def _stages(facts: RunFacts) -> Iterator[tuple[Any, ...]]:
     for stage, seconds in stages.items():
         count = _made(facts, stage)
         done, rate = ("", "") if count is None else (f"{count:,}", f"{count / max(seconds, 1e-3):,.0f}")
-        yield stage, f"{seconds:,.1f}", done, rate, bar(seconds / max(longest, 1e-9))
+        yield in_words(stage), f"{seconds:,.1f}", done, rate, bar(seconds / max(longest, 1e-9))
 
 
 def _made(facts: RunFacts, stage: str) -> int | None:

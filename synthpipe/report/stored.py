@@ -11,7 +11,7 @@ import zarr
 
 from synthpipe.errors import StoreError
 from synthpipe.files import Location, parse_json
-from synthpipe.records import REASONS, STRATEGIES, Image, Mask, Recipe
+from synthpipe.records import REASONS, STRATEGIES, Image, Mask, Reason, Recipe
 from synthpipe.report.composites import Seen, class_shares, seen
 from synthpipe.storage.nodes import damaged, taxonomy_of
 from synthpipe.storage.recipes import read_recipe, unreadable
@@ -20,6 +20,7 @@ from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, arrays_of, groups_of, open_group
 from synthpipe.storage.shards import complete_shards, read_range, shard_size
 from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.words import VERDICT, candidate, score
 
 _NEEDED = ("recipe", "mask", "image")
 
@@ -42,7 +43,7 @@ class Stored:
         What the store holds as its recipe.
     p_real : float or None
         Its score.
-    verdict : str or None
+    verdict : Reason or None
         What became of a candidate.
     """
 
@@ -53,7 +54,7 @@ class Stored:
     recipe: Recipe | None
     source: dict[str, Any]
     p_real: float | None
-    verdict: str | None
+    verdict: Reason | None
 
     def regions(self) -> tuple[Seen, ...]:
         """Return which patch each region came from, largest first; empty of a real patch."""
@@ -61,8 +62,9 @@ class Stored:
 
     def told(self) -> str:
         """Say in a few words what it is."""
-        score = None if self.p_real is None else f"p(real) {self.p_real:.3f}"
-        return ", ".join(part for part in (self.origin, self.verdict, score) if part)
+        verdict = VERDICT[self.verdict] if self.verdict else ""
+        name = candidate(self.recipe.strategy, self.recipe.index) if self.recipe else self.origin
+        return ", ".join(filter(None, (name, verdict, score(self.p_real))))
 
 
 class StoredComposites:

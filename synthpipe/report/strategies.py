@@ -19,6 +19,7 @@ from synthpipe.storage.filter_report import accuracy_text, calibration_text
 from synthpipe.taxonomy import LOST, Taxonomy
 from synthpipe.verdicts import below_threshold, meaning, possible, told, warning
 
+from synthpipe.words import STRATEGY
 _BINS = 40
 _MOST = 15  # rows of what is used most
 _CLASSES = 16  # that a matrix has room for
@@ -29,12 +30,19 @@ _KNOWN = {  # of a filter's report, shown by name
 }
 
 
+_EPOCH = {
+    **{"train_loss": "training loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy"},
+    **{"val_auroc": "validation AUROC", "val_best_accuracy": "accuracy at the best threshold"},
+    "val_best_threshold": "best threshold",
+}
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """What the page shows of a strategy: names of the template."""
 
     name: str
     summary: str
+    title: str
     warning: str
     verdicts: Sequence[Sequence[Any]]
     verdicts_told: str
@@ -73,6 +81,7 @@ def section(facts: RunFacts, found: StrategyFacts) -> Section:
         found.strategy,
         _summary(facts, found),
         _warning(facts, found),
+        STRATEGY[found.strategy],
         _verdict_rows(verdicts, ranked),
         _verdicts_told(verdicts, ranked),
         ["class", "kept" if tallied.judged else "by now", "", "all candidates"],
@@ -183,7 +192,7 @@ def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[
         line = float(tallied.p_real[tallied.kept].min())
         label = f"lowest kept {line:.3f}"
     names = ("kept", "not kept") if tallied.judged else ("kept", "not chosen yet")
-    chart = histogram(f"Scores of the {found.strategy} candidates", kept, others, line, label, names)
+    chart = histogram(f"Scores of the {STRATEGY[found.strategy]} candidates", kept, others, line, label, names)
     rows = [
         (f"{number / _BINS:.3f} to {(number + 1) / _BINS:.3f}", below, above)
         for number, (below, above) in enumerate(zip(kept, others, strict=True))
@@ -255,8 +264,8 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     ]
     heads = list(dict.fromkeys(key for epoch in epochs for key, value in epoch.items() if value is not None))
     rows = [[_number(epoch.get(key), key) for key in heads] for epoch in epochs]
-    losses = _series(epochs, {"train_loss": "training loss", "val_loss": "validation loss"})
-    shares = _series(epochs, {"val_accuracy": "validation accuracy", "val_auroc": "validation AUROC"})
+    losses = _series(epochs, ("train_loss", "val_loss"))
+    shares = _series(epochs, ("val_accuracy", "val_auroc"))
     charts = [curves("Loss of the filter after each epoch, the kept one marked", losses, best)] if losses else []
     if shares:
         charts.append(
@@ -267,14 +276,14 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
         "told": rows_told,
         "calibration": calibration_text(report),
         "charts": charts,
-        "heads": [head.replace("_", " ") for head in heads],
+        "heads": [_EPOCH.get(head, head.replace("_", " ")) for head in heads],
         "epochs": rows,
         "further": further,
     }
 
 
-def _series(epochs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> dict[str, list[float]]:
-    return {name: [float(epoch[key]) for epoch in epochs] for key, name in names.items() if epochs and key in epochs[0]}
+def _series(epochs: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> dict[str, list[float]]:
+    return {_EPOCH[key]: [float(epoch[key]) for epoch in epochs] for key in keys if epochs and key in epochs[0]}
 
 
 def _number(value: Any, key: str) -> str:

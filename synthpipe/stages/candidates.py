@@ -40,6 +40,7 @@ from synthpipe.verdicts import warning
 
 _SCORED_ON_GPU = 4096  # composites a task: at the beginning and the end of each, a GPU waits
 
+from synthpipe.words import STRATEGY, VERDICT
 
 def make_filters(state: BuildState) -> None:
     """Make the composites that train the filters, then the filters, one worker a strategy."""
@@ -70,7 +71,9 @@ def make_filters(state: BuildState) -> None:
             _render(state, strategy, "filter", pipeline.filter.candidates)
         report = load_report(run.report(strategy))
         journal_entry(state, strategy)["filter"] = {"accuracy": report.accuracy, "auroc": report.auroc}
-        state.reporter.note(f"{strategy} filter: {accuracy_text(report.fields())} on slides that it never saw")
+        state.reporter.note(
+            f"{STRATEGY[strategy]} filter: {accuracy_text(report.fields())} on slides that it never saw"
+        )
 
 
 def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
@@ -89,7 +92,9 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
         following = next_plan(planned, found.kept, wanted, bound)
         if following == planned:
             break
-        state.reporter.note(f"{strategy}: {found.kept} of {planned} kept, {wanted} wanted: going on to {following}")
+        state.reporter.note(
+            f"{STRATEGY[strategy]}: {found.kept} of {planned} kept, {wanted} wanted: going on to {following}"
+        )
         planned = following
     if found.kept < wanted:
         raise _too_few(state, _shortfall(strategy, found.verdicts, wanted))
@@ -155,7 +160,7 @@ def _too_few(state: BuildState, why: str) -> FilterError:
 
 def _too_strict(strategy: Strategy, settings: CurationSection, rate: float, count: int) -> str:
     return (
-        f"the {strategy} filter accepts {rate:.2%} of {count} candidates, less than "
+        f"the {STRATEGY[strategy]} filter accepts {rate:.2%} of {count} candidates, less than "
         f"curation.min_acceptance ({settings.min_acceptance:.2%}). Finished work is kept; build again with one of\n"
         f"  --set curation.threshold=...   lower than {settings.threshold}\n"
         "  --set curation.rule=top_k      the best of the candidates, whatever they score\n"
@@ -172,11 +177,15 @@ def _shortfall(strategy: Strategy, verdicts: Verdicts, wanted: int) -> str:
     }
     return "\n".join(
         [
-            f"only {counts['kept']} of {len(verdicts)} {strategy} candidates may be kept, but {wanted} are wanted and "
-            "curation.max_candidates allows no more. Finished work is kept; build again with one of",
+            f"only {counts['kept']} of {len(verdicts)} {STRATEGY[strategy]} candidates may be kept, but {wanted} are "
+            "wanted and curation.max_candidates allows no more. Finished work is kept; build again with one of",
             "  --set curation.max_candidates=... higher",
             f"  --set curation.wanted=... {counts['kept']} or fewer",
-            *(f"  --set {cure} ({counts[reason]} {reason})" for reason, cure in cures.items() if counts[reason]),
+            *(
+                f"  --set {cure} ({counts[reason]} {VERDICT[reason]})"
+                for reason, cure in cures.items()
+                if counts[reason]
+            ),
         ]
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from synthpipe.config import Pipeline
 from synthpipe.patches.catalog import Catalog
 from synthpipe.verdicts import told
+from synthpipe.words import STRATEGY
 
 _RARE = 0.01  # of the kept pixels
 
@@ -38,6 +39,8 @@ def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Map
                 f"{count} {told(reason, pipeline.ranked)}" for reason, count in verdicts.items() if count
             )
             shown = sum(verdicts.values())
-            reasons.append(f"{shown} of {entry['candidates']} {strategy} candidates show it{counts and f' ({counts})'}")
+            reasons.append(
+                f"{shown} of {entry['candidates']} {STRATEGY[strategy]} candidates show it{counts and f' ({counts})'}"
+            )
         cure = f"{balance}add donors" if donors else "add single-class patches of it"
         yield f"{name} has {share:.1%} of the kept pixels: {'; '.join(reasons)}; {cure}"

@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_tree_with_shapes_chunks_codecs_and_sizes(run: Path) -> None:
     text = inspect(run).stdout
     lines = text.splitlines()
-    assert lines[0] == f"{run}: run of demo, finished" and "  mosaic: 12 candidates" in lines
+    assert lines[0] == f"{run}: run of demo, finished" and "  Mosaic: 12 candidates" in lines
     assert re.search(r"^  fingerprint  [0-9a-f]{64}$", text, re.MULTILINE) and "zarr 3." in text
     assert "    verdicts: 12 kept" in lines and "    kept pixels: tumour" in text and "    donors: " in text
     image = r"image +uint8 +24 x 32 x 32 x 3 +3 of 3 shards, [0-9.]+ KiB +chunk 1 x 32 x 32 x 3, shard 8, bytes\+crc32c"
@@ -70,7 +70,7 @@ def test_a_store_tells_what_its_composites_are(run: Path) -> None:
     assert list(curated["class_occurrence"].values()) == pytest.approx(labels.mean(0).tolist())
     assert curated["strategies"] == {"mosaic": 12, "bezier": 12} and curated["p_real"] == {"count": 0}
     text = inspect(run / "curated.zarr").stdout
-    assert "strategies: 12 mosaic, 12 bezier" in text and "pixels of 24 masks: tumour" in text
+    assert "strategies: 12 Mosaic, 12 Bezier" in text and "pixels of 24 masks: tumour" in text
     set_ = CuratedSet(run / "curated.zarr")
     shares = set_.class_pixels.sum(0) / set_.class_pixels.sum()
     assert list(curated["class_share"].values()) == pytest.approx(shares.tolist())
@@ -126,7 +126,7 @@ def test_a_composite_with_the_patch_of_each_region(run: Path) -> None:
             patch = catalog.by_id(region["patch"])
             assert region["class"] in (names[patch.classes[0]], "background")
     text = inspect(run, "--sample", 12).stdout
-    assert re.match(r"12: bezier \d+, 32 x 32 pixels\n", text)
+    assert re.match(r"12: Bezier \d+, 32 x 32 pixels\n", text)
     lines = text.splitlines()
     drawn = lines[2:18]
     assert all(re.fullmatch("  [AB]{32}", line) for line in drawn)
@@ -150,7 +150,7 @@ def test_in_a_pipe_that_closes_early(run: Path) -> None:
     result = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
     )
-    assert result.stdout.startswith("0: mosaic") and "Traceback" not in result.stderr
+    assert result.stdout.startswith("0: Mosaic") and "Traceback" not in result.stderr
 
 
 def test_the_sheet_shows_image_mask_and_overlay(run: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_at_a_url(run: Path) -> None:
             target.fs.pipe_file(f"{target.path}/{file.relative_to(run).as_posix()}", file.read_bytes())
     here, there = inspect(run).stdout, inspect(target).stdout
     assert there.replace("memory://inspected/run", str(run)) == here
-    assert inspect(f"{target}/candidates.zarr/bezier", "--sample", 2).stdout.startswith("2: bezier 2, kept")
+    assert inspect(f"{target}/candidates.zarr/bezier", "--sample", 2).stdout.startswith("2: Bezier 2, kept")
     sheet = f"{target}/sheet.png"
     assert inspect(target, "--sheet", sheet).exit_code == 0
     assert PillowImage.open(io.BytesIO(UPath(sheet).read_bytes())).format == "PNG"

@@ -220,7 +220,7 @@ def test_a_card_warns_of_composites_that_the_filter_rejects(run: Path) -> None:
     report = {"accuracy": 0.9, "auroc": 0.97, "best_epoch": 0, "epochs": [{}]}
     told = replace(facts.run, ranked=True, strategies={"bezier": entry}, filters={"bezier": report})
     card = readme(replace(facts, run=told), [])
-    assert "| filter accepts | kept | too few classes | donor overused | ranked below the cut |" in card
+    assert "| filter accepts | kept | too few classes | donor used too often | ranked below the cut |" in card
     assert "| Bezier | 20 | 8.0% | 11 | 0 | 0 | 9 |" in card
     assert "Kept: the highest scores, whatever they are. The filter accepts scores above 0.5." in card
     assert "10 of the 11 kept Bezier composites score no more than curation.threshold (0.5), the lowest 0.001" in card

@@ -94,23 +94,23 @@ def test_a_set(curated: CuratedSet) -> None:
     assert len(html) < 300_000 and len(page.pictures) == 6
     text = "".join(page.text)
     assert (
-        f"{curated.path}: 80 samples (20 mosaic, 60 bezier) of 64 \u00d7 64 pixels, from 10 slides or patients" in text
+        f"{curated.path}: 80 samples (20 Mosaic, 60 Bezier) of 64 \u00d7 64 pixels, from 10 slides or patients" in text
     )
     with_it = int((curated.labels[:, 0] > 0).sum())
     assert f"{with_it} ({with_it / 80:.1%})" in page.text
     share = curated.class_pixels[:, 1].sum() / curated.class_pixels.sum()
     assert f"{share:.1%}" in page.text
     first, *_, last = page.pictures
-    assert (first, last) == ("0: mosaic 0", f"79: bezier {curated.origin(79)[1]}")  # type: ignore[index]
+    assert (first, last) == ("0: Mosaic 0", f"79: Bezier {curated.origin(79)[1]}")  # type: ignore[index]
     part = Page(curated.subset([70])._repr_html_())
-    assert list(part.pictures) == [f"0: bezier {curated.origin(70)[1]}"]  # type: ignore[index]
+    assert list(part.pictures) == [f"0: Bezier {curated.origin(70)[1]}"]  # type: ignore[index]
     assert "".join(Page(curated_html(curated.subset([]))).text).endswith("slides or patients")
 
 
 def test_a_set_of_many_is_measured_in_part(curated: CuratedSet) -> None:
     many = curated.subset(np.arange(8000) % 80)
     text = "".join(Page(curated_html(many)).text)
-    assert "8,000 samples (2,000 mosaic, 6,000 bezier)" in text and "pixels, in 256 samples" in text
+    assert "8,000 samples (2,000 Mosaic, 6,000 Bezier)" in text and "pixels, in 256 samples" in text
     assert "class_pixels" not in vars(many)  # not all were read
 
 
@@ -120,7 +120,10 @@ def test_a_set_of_real_patches(curated: CuratedSet, tmp_path: Path) -> None:
     write_pseudo_labelled(tmp_path / "pseudo.zarr", 0, patches, *curated.read([4, 9]))
     page = Page(synthpipe.open_curated(tmp_path / "pseudo.zarr")._repr_html_())
     assert list(page.pictures) == ["0: real", "1: real"]
-    assert ": 2 samples (2 real) of 64 \u00d7 64 pixels, from 1 slide or patient" in "".join(page.text)
+    assert (
+        ": 2 samples (2 real patches with predicted masks) of 64 \u00d7 64 pixels, from 1 slide or patient"
+        in "".join(page.text)
+    )
 
 
 def test_a_run(place: Path) -> None:
@@ -131,7 +134,7 @@ def test_a_run(place: Path) -> None:
     assert f"{run.path}: run of demo, finished; fingerprint {run.fingerprint[:12]}…" in text
     kept = run.journal["strategies"]["bezier"]["verdicts"]
     assert (
-        f"bezier{run.journal['strategies']['bezier']['candidates']}60{kept['too_few_classes']} too few classes" in text
+        f"Bezier{run.journal['strategies']['bezier']['candidates']}60{kept['too_few_classes']} too few classes" in text
     )
 
 

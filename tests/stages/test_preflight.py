@@ -73,11 +73,11 @@ def test_classes_that_are_hardly_kept_are_told_with_the_reason() -> None:
         return remark
 
     assert remark_for() == (
-        "normal has 0.8% of the kept pixels: 4 of 94 donors show it; 43 of 600 mosaic candidates show it (2 kept, 40 "
-        "looks synthetic, 1 ranked below the cut); 0 of 600 bezier candidates show it; set donors.balance_classes: "
+        "normal has 0.8% of the kept pixels: 4 of 94 donors show it; 43 of 600 Mosaic candidates show it (2 kept, 40 "
+        "looks synthetic, 1 ranked below the cut); 0 of 600 Bezier candidates show it; set donors.balance_classes: "
         "true, or add donors"
     )
-    assert "1 surplus" in remark_for("curation.rule=threshold")
+    assert "1 not needed" in remark_for("curation.rule=threshold")
     assert remark_for("donors.balance_classes=true").endswith("; add donors")
     entries["bezier"]["class_share"]["normal"] = 0.005
     assert list(rare_classes(pipeline(), catalog(50, 40, 4), entries)) == []
@@ -98,7 +98,7 @@ def test_a_run_says_what_it_hardly_shows_and_keeps_its_patches(
     cluster = ClusterSettings(Local(1, processes=False))
     journal = build(pipeline(*keys, "curation.wanted=12", "patches.min_side=1"), run.path, cluster, LogReporter())
     rare = (
-        "normal has 0.0% of the kept pixels: 0 of 7 donors show it; 0 of 12 mosaic candidates show it; add "
+        "normal has 0.0% of the kept pixels: 0 of 7 donors show it; 0 of 12 Mosaic candidates show it; add "
         "single-class patches of it"
     )
     for told in (journal, run.journal(), status_of(run.path), summarise(run.path)):
