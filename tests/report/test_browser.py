@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -85,14 +85,43 @@ def test_a_composite_opens_by_click_with_recipe_and_replay_command(
     assert result.exit_code == 0 and "equal to the stored pixels" in result.output
 
 
+@pytest.mark.parametrize("width", [360, 1440])
+def test_pictures_are_enlarged_by_whole_numbers(chromium: Browser, run: Path, width: int) -> None:
+    script = (
+        "[...document.querySelectorAll('dialog .panels .photo')].map(image => [image.getBoundingClientRect().width / "
+        "image.naturalWidth, image.getBoundingClientRect().height / image.naturalHeight, "
+        "getComputedStyle(image).imageRendering])"
+    )
+    with opened(chromium, run, viewport={"width": width, "height": 900}) as page:
+        page.locator(".triple a.open").first.click()
+        zooms = []
+        for key in (None, "+", "-", "-"):
+            if key:
+                page.keyboard.press(key)
+            shown = evaluated(page, script)
+            assert len(shown) == 4 and len({tuple(each) for each in shown}) == 1
+            across, down, rendering = shown[0]
+            assert across == down == int(across) and rendering == "pixelated"
+            assert page.locator("dialog .zoom").inner_text() == f"{across:g}\N{MULTIPLICATION SIGN}"
+            zooms.append(across)
+        assert zooms[0] >= 2 and zooms[1:] == [zooms[0] + 1, zooms[0], zooms[0] - 1]
+        page.locator("dialog button[data-zoom='1']").click()
+        assert evaluated(page, script)[0][0] == zooms[0]
+        for _ in range(60):
+            page.keyboard.press("+")
+        assert page.locator("dialog button[data-zoom='1']").is_disabled()
+        dialog = "document.querySelector('dialog')"
+        assert evaluated(page, f"{dialog}.scrollWidth <= {dialog}.clientWidth")
+
+
 def test_all_of_it_is_reached_by_keyboard(chromium: Browser, run: Path) -> None:
     with opened(chromium, run) as page:
         page.keyboard.press("Tab")
         assert evaluated(page, "document.activeElement.className") == "skip"
         assert page.locator("a.skip").bounding_box()["x"] >= 0  # type: ignore[index]
-        link = page.locator("#mosaic .card a.open").first
         dialog = page.locator("dialog")
-        for key in ("Enter", "Space"):
+        links = [page.locator(f"{where} a.open").first for where in ("#mosaic .card", ".triple")]
+        for link, key in product(links, ("Enter", "Space")):
             link.focus()
             assert evaluated(page, "getComputedStyle(document.activeElement).outlineStyle") == "solid"
             page.keyboard.press(key)

@@ -8,6 +8,7 @@
   const views = { image: "image", mask: "mask", overlay: "overlay", regions: "regions by their number" };
   let cards = [];
   let place = 0;
+  let wanted = 0; // zoom that was chosen; 0 before any was
 
   function panel(card, view) {
     const figure = document.createElement("figure");
@@ -19,6 +20,20 @@
     return figure;
   }
 
+  // pictures are enlarged by whole numbers, so that every pixel stays a square
+  function resize(step) {
+    const photo = cards[place].querySelector(".photo");
+    const room = panels.clientWidth;
+    const most = Math.max(1, Math.floor(Math.min(room / photo.naturalWidth, 0.8 * innerHeight / photo.naturalHeight)));
+    const three = Math.floor(room / 3.1 / photo.naturalWidth); // side by side
+    const zoom = Math.max(1, Math.min(most, (wanted || Math.max(2, three)) + step));
+    if (step) wanted = zoom;
+    for (const stack of panels.querySelectorAll(".stack")) stack.style.width = `${zoom * photo.naturalWidth}px`;
+    dialog.querySelector(".zoom").textContent = `${zoom}×`;
+    dialog.querySelector("[data-zoom='-1']").disabled = zoom === 1;
+    dialog.querySelector("[data-zoom='1']").disabled = zoom === most;
+  }
+
   function show(number) {
     place = (number + cards.length) % cards.length;
     const card = cards[place];
@@ -28,6 +43,7 @@
     copy.removeAttribute("id");
     told.replaceChildren(...copy.childNodes);
     if (!dialog.open) dialog.showModal();
+    resize(0);
     dialog.scrollTop = 0;
   }
 
@@ -46,7 +62,7 @@
     button.textContent = "copy";
     command.after(button);
   }
-  for (const link of document.querySelectorAll(".card a.open")) {
+  for (const link of document.querySelectorAll("a.open")) {
     link.setAttribute("role", "button");
     link.setAttribute("aria-haspopup", "dialog");
   }
@@ -54,13 +70,15 @@
   document.addEventListener("click", (event) => {
     const target = event.target;
     if (!(target instanceof Element)) return;
-    const link = target.closest(".card a.open, .triple figcaption a");
+    const link = target.closest("a.open, .triple figcaption a");
     if (link) {
       event.preventDefault();
       const card = link.closest(".card") || document.querySelector(link.hash).closest(".card");
       cards = [...card.parentElement.querySelectorAll(":scope > .card")];
       show(cards.indexOf(card));
     }
+    const scale = target.closest("dialog button[data-zoom]");
+    if (scale) resize(Number(scale.dataset.zoom));
     const action = target.closest("dialog button[data-go]");
     if (action && action.dataset.go === "close") dialog.close();
     else if (action) show(place + Number(action.dataset.go));
@@ -68,11 +86,13 @@
     if (target === dialog) dialog.close();
   });
   document.addEventListener("keydown", (event) => {
-    const link = event.target instanceof Element && event.target.closest(".card a.open");
+    const link = event.target instanceof Element && event.target.closest("a.open");
     if (link && event.key === " ") { event.preventDefault(); link.click(); }
     if (!dialog.open || event.altKey || event.ctrlKey || event.metaKey) return;
+    if (event.key === "+" || event.key === "-") resize(event.key === "+" ? 1 : -1);
     if (event.target instanceof Element && event.target.closest(".scroll")) return; // arrows scroll a wide table
     if (event.key === "ArrowRight") show(place + 1);
     if (event.key === "ArrowLeft") show(place - 1);
   });
+  addEventListener("resize", () => { if (dialog.open) resize(0); });
 })();
