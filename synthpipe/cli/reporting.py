@@ -13,19 +13,27 @@ from synthpipe.storage.summary import human_bytes
 @click.command()
 @click.argument("run", type=LOCATION)
 @click.option("-o", "--output", type=LOCATION, help="HTML file to write, or its URL [report.html of the run].")
-def report(run: Location, output: Location | None) -> None:
+@click.option("--anonymous", is_flag=True, help="Leave out all names, for a report that you send to others; needs -o.")
+def report(run: Location, output: Location | None, anonymous: bool) -> None:
     """Write the report of RUN, one HTML file for a browser; also of a run that is still being built.
 
     It says what was built from what, and shows kept and other composites with their recipes, scores, shares of classes,
     reuse of donors and slides, the filter's training, and times. It needs no network. You can print it, mail it or put
     it on a web server. A build writes it at its end.
 
+    --anonymous leaves out every path, the names of patches, slides, patients, the run and its pipeline, the license,
+    messages of problems, and remarks that contain a name. Patches become "patch 12" and slides "slide 3"; commands and
+    the pipeline file have placeholders. The pixels of composites, names of classes, digests and versions stay.
+
     \b
     Examples:
       synthpipe report runs/demo
+      synthpipe report runs/demo --anonymous -o demo.html
       synthpipe report s3://runs/bcss -o bcss.html
     """
+    if anonymous and output is None:
+        raise click.UsageError("--anonymous: name the file to write with -o; the run keeps its own report")
     from synthpipe.report import write_report  # compiles, which other commands need not wait for
 
-    written = write_report(run, output)
+    written = write_report(run, output, anonymous)
     say(f"{written}: {human_bytes(written.stat().st_size)}")

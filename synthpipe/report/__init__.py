@@ -7,6 +7,7 @@ from pathlib import Path
 
 from synthpipe.errors import StoreError
 from synthpipe.files import Location, refuse_irregular, told, write_atomically
+from synthpipe.report.anonymous import anonymous as without_names
 from synthpipe.report.facts import gather
 from synthpipe.report.html import page
 from synthpipe.storage.run import RunDirectory
@@ -17,7 +18,7 @@ _TITLE = b": synthpipe report</title>"  # of every report
 _HEAD = 1 << 16  # bytes in which it stands
 
 
-def write_report(path: Location, output: Location | None = None) -> Location:
+def write_report(path: Location, output: Location | None = None, anonymous: bool = False) -> Location:
     """Write the report of a run, finished or not; it depends on what is stored alone.
 
     Parameters
@@ -26,6 +27,8 @@ def write_report(path: Location, output: Location | None = None) -> Location:
         The run directory.
     output : Path or UPath, optional
         The file to write; ``report.html`` of the run by default.
+    anonymous : bool
+        Whether names of patches, slides and folders are left out, as by `report.anonymous`.
 
     Returns
     -------
@@ -39,8 +42,9 @@ def write_report(path: Location, output: Location | None = None) -> Location:
     """
     target = output or RunDirectory(path).report_page
     _refuse_others(target)
+    facts = gather(path)
     # names that are no Unicode keep their bytes as surrogates, which a page cannot hold
-    write_atomically(target, page(gather(path)).encode("utf-8", "backslashreplace"))
+    write_atomically(target, page(without_names(facts) if anonymous else facts).encode("utf-8", "backslashreplace"))
     return target
 
 

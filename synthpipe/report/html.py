@@ -78,7 +78,7 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
         "groups": list(_groups(facts)),
         "remarks": facts.summary["remarks"],
         "problems_told": _problems_told(facts),
-        "problems": [(problem.kind, problem.message) for problem in catalog.problems[:_ROWS]],
+        "problems": [(problem.kind.replace("_", " "), problem.message) for problem in catalog.problems[:_ROWS]],
         "stages": list(_stages(facts)),
         "stores": [
             (name, str(_arrays_in(store)), human_bytes(stored_bytes(store)))

@@ -1,0 +1,117 @@
+"""A report's facts without names: of patches, slides, patients, folders, hosts and users."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from synthpipe.config import Pipeline
+from synthpipe.patches.catalog import Catalog
+from synthpipe.records import BezierRecipe, Recipe
+from synthpipe.report.composites import Shown
+from synthpipe.report.facts import RunFacts
+
+
+def anonymous(facts: RunFacts) -> RunFacts:
+    """Return the facts of a run with a number in place of every name.
+
+    Patches become ``patch 12`` and slides or patients ``slide 3``, in the order of their names. Paths and patterns
+    become placeholders such as ``PATCHES``. Remarks that contain a name are left out. Classes, pixels, digests and
+    versions stay.
+    """
+    catalog = facts.catalog
+    patches = _numbered("patch", (patch.id for patch in catalog.patches))
+    slides = _numbered("slide", catalog.groups)
+    renamed = tuple(
+        replace(each, id=patches[each.id], path=patches[each.id], group=slides[each.group], secret_url=None)
+        for each in catalog.patches
+    )
+
+    def name(patch: str) -> str:
+        return patches[catalog.by_id(patch).id]
+
+    problems = tuple(
+        replace(each, id=f"left-out patch {number}", message=f"left-out patch {number}")
+        for number, each in enumerate(catalog.problems, 1)
+    )
+    names = {form for name in _names(facts) for form in (name, repr(name)[1:-1])}  # as remarks quote them
+    remarks = [each for each in facts.summary["remarks"] if not any(part in each for part in names)]
+    return replace(
+        facts,
+        path=Path("RUN"),
+        pipeline=_pipeline(facts.pipeline),
+        catalog=Catalog(renamed, problems),
+        summary={**facts.summary, "remarks": remarks},
+        strategies=tuple(
+            replace(
+                each,
+                kept=_shown(each.kept, name),
+                rejected=_shown(each.rejected, name),
+                filter=each.filter and {**each.filter, "network": _network(str(each.filter["network"]))},
+            )
+            for each in facts.strategies
+        ),
+    )
+
+
+def _numbered(what: str, names: Iterable[str]) -> dict[str, str]:
+    """Number names in their order; zeros before the number keep the order."""
+    known = sorted(names)
+    digits = len(str(len(known)))
+    return {name: f"{what} {number:0{digits}}" for number, name in enumerate(known, 1)}
+
+
+def _names(facts: RunFacts) -> Iterator[str]:
+    """Yield every path and its parts, every slide, and the pipeline; names of classes are no names."""
+    pipeline, catalog = facts.pipeline, facts.catalog
+    paths = {str(facts.path), pipeline.patches.root, *(problem.id for problem in catalog.problems)}
+    for patch in catalog.patches:
+        paths |= {patch.id, patch.path}
+    classes = {name for each in pipeline.classes for name in (each.name, *each.aliases)}
+    for path in paths:
+        yield from {path, *re.split(r"[/\\]", path)} - classes - {""}
+    yield from {pipeline.name, *catalog.groups} - classes
+
+
+def _pipeline(pipeline: Pipeline) -> Pipeline:
+    """Return the pipeline with placeholders for what a user named."""
+    patches = pipeline.patches
+    placeholders = {
+        "root": "PATCHES",
+        "group_pattern": patches.group_pattern and "GROUP_PATTERN",
+        "exclude": tuple("EXCLUDED" for _ in patches.exclude),
+    }
+    filtering = {
+        "weights": pipeline.filter.weights and "WEIGHTS",
+        "network": _network(pipeline.filter.network),
+    }
+    return pipeline.model_copy(
+        update={
+            "name": "anonymous run",
+            "license": None,
+            "classes": tuple(each.model_copy(update={"aliases": ()}) for each in pipeline.classes),
+            "patches": patches.model_copy(update=placeholders),
+            "filter": pipeline.filter.model_copy(update=filtering),
+        }
+    )
+
+
+def _network(name: str) -> str:
+    """Return the name of one of timm's networks; others may name a folder or a user."""
+    return "NETWORK" if re.search(r"[:/\\]", name) else name
+
+
+def _shown(gallery: tuple[Shown, ...], name: Callable[[str], str]) -> tuple[Shown, ...]:
+    return tuple(replace(each, recipe=_recipe(each.recipe, name)) for each in gallery)
+
+
+def _recipe(recipe: Recipe, name: Callable[[str], str]) -> Recipe:
+    if isinstance(recipe, BezierRecipe):
+        return replace(recipe, background=name(recipe.background), foreground=name(recipe.foreground))
+    first, second, third, fourth = (
+        replace(quadrant, tiles=tuple(replace(tile, patch=name(tile.patch)) for tile in quadrant.tiles))
+        for quadrant in recipe.quadrants
+    )
+    return replace(recipe, quadrants=(first, second, third, fourth))
