@@ -131,7 +131,7 @@ def _judged(cluster: Cluster, size: int, shards: int) -> dict[str, Any]:
             for shard in range(shards):
                 write_shard(target, shard, samples)
         start = time.perf_counter()
-        found = judge_plan(state, "mosaic", count)
+        found = judge_plan(state, "mosaic", count, time.monotonic())
         judged = time.perf_counter()
         write_verdicts(state, "mosaic", found.verdicts)
         return {

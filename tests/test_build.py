@@ -425,6 +425,12 @@ def test_the_plan_is_extended_within_its_bound(patches: Path, tmp_path: Path) ->
     entry = journal["strategies"]["mosaic"]
     assert 20 < entry["candidates"] <= 80 and entry["verdicts"]["kept"] == 20
     assert entry["verdicts"]["too_few_classes"] > 0
+    rounds = journal["rounds"]
+    assert [row["round"] for row in rounds] == list(range(1, len(rounds) + 1)) and len(rounds) > 1
+    assert [row["kept"] < 20 for row in rounds] == [True] * (len(rounds) - 1) + [False]
+    assert sum(row["new"] for row in rounds) == rounds[-1]["candidates"] == entry["candidates"]
+    assert {reason: rounds[-1][reason] for reason in REASONS} == entry["verdicts"]
+    assert rounds[-1]["donors"] == entry["donors"]["used"] and rounds[-1]["scored"] == 0
     with pytest.raises(
         FilterError,
         match=r"(?s)only \d+ of 24 Mosaic.*max_candidates=.*min_classes=.*too few classes",

@@ -24,6 +24,7 @@ from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Joined, Local, Queued
 from synthpipe.stages import build
+from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
 from synthpipe.verification import verify
@@ -117,7 +118,11 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
     more = small(patches, "curation.wanted={mosaic: 30, bezier: 12}")
     with pytest.raises(StaleRunError, match=r"is finished; give --extend .*\n.*curation\.wanted\.mosaic: 12 -> 30"):
         build(more, run, ONE, LogReporter())
+    rounds = RunDirectory(run).journal()["rounds"]
     build(more, run, TWO, LogReporter(), extend=True)
+    extended = RunDirectory(run).journal()["rounds"]
+    assert [row for row in extended if row["wanted"] == 12 and row["strategy"] == "mosaic"] == rounds[:1]
+    assert [row["kept"] for row in extended if row["strategy"] == "mosaic"][-1] == 30
     new = CuratedSet(run / "curated.zarr")
     assert len(new) == 42 and [new.origin(index) for index in range(12)] == [old.origin(index) for index in range(12)]
     after = objects(run / "candidates.zarr")

@@ -110,6 +110,24 @@ def ranks(title: str, uses: Sequence[int], what: str) -> Markup:
     return _svg(title, [_axes(_ticks(top), marks, what, "composites"), area], [])
 
 
+def stacks(title: str, rows: Sequence[tuple[str, Sequence[int]]], names: Sequence[str]) -> Markup:
+    """Draw a bar a row, with its label beside it: the counts one after the other, up to five of them with `names`."""
+    top, left = max([1, *(sum(counts) for _, counts in rows)]), 70
+    kinds = [f"part{number}" for number in range(len(names))]
+    parts = []
+    for number, (label, counts) in enumerate(rows):
+        y, x = 12 + 24 * number, float(left)
+        parts.append(Markup('<text x="0" y="{}">{}</text>').format(y + 12, label))
+        for kind, count in zip(kinds, counts, strict=True):
+            width = (_WIDTH - left) * count / top
+            if count:
+                parts.append(
+                    Markup('<rect class="{}" x="{:.1f}" y="{}" width="{:.1f}" height="16"/>').format(kind, x, y, width)
+                )
+            x += width
+    return _svg(title, parts, list(zip(kinds, names, strict=True)), 24 * len(rows) + 16)
+
+
 def bar(share: float, kind: str = "kept") -> Markup:
     """Draw a share of 0 to 1 as a bar for a table's cell, where the number stands in words beside it."""
     return Markup(
@@ -130,16 +148,16 @@ def tissue(name: str, *colors: Sequence[int]) -> Markup:
     return Markup('<span class="tissue">{} {}</span>').format(Markup("").join(map(swatch, colors)), name)
 
 
-def _svg(title: str, parts: Sequence[Markup], legend: Sequence[tuple[str, str]]) -> Markup:
+def _svg(title: str, parts: Sequence[Markup], legend: Sequence[tuple[str, str]], height: int = _HEIGHT) -> Markup:
     rows = []
     for number, (kind, name) in enumerate(legend):
-        x, y = _LEFT + number % 2 * _INNER / 2, _HEIGHT + 8 + number // 2 * 16
+        x, y = _LEFT + number % 2 * _INNER / 2, height + 8 + number // 2 * 16
         rows.append(
             Markup(
                 '<rect class="{}" x="{:.1f}" y="{}" width="10" height="10"/><text x="{:.1f}" y="{}">{}</text>'
             ).format(kind, x, y - 9, x + 15, y, name)
         )
-    height = _HEIGHT + (len(legend) + 1) // 2 * 16
+    height += (len(legend) + 1) // 2 * 16
     return Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}"><title>{}</title>{}</svg>').format(
         _WIDTH, height, title, title, Markup("").join([*parts, *rows])
     )

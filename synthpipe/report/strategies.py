@@ -14,12 +14,13 @@ from synthpipe.records import REASONS, Reason
 from synthpipe.report.cards import Card, card
 from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
 from synthpipe.report.facts import RunFacts, StrategyFacts
+from synthpipe.report.rounds import Rounds, rounds
 from synthpipe.report.tallies import Tally, score_counts
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
 from synthpipe.taxonomy import LOST, Taxonomy
 from synthpipe.verdicts import below_threshold, meaning, possible, told, warning
-
 from synthpipe.words import STRATEGY
+
 _BINS = 40
 _MOST = 15  # rows of what is used most
 _CLASSES = 16  # that a matrix has room for
@@ -29,20 +30,20 @@ _KNOWN = {  # of a filter's report, shown by name
     *("synthetic_val", "real_train", "real_val", "model_sha256", "seconds", "device"),
 }
 
-
 _EPOCH = {
     **{"train_loss": "training loss", "val_loss": "validation loss", "val_accuracy": "validation accuracy"},
     **{"val_auroc": "validation AUROC", "val_best_accuracy": "accuracy at the best threshold"},
     "val_best_threshold": "best threshold",
 }
 
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """What the page shows of a strategy: names of the template."""
 
     name: str
-    summary: str
     title: str
+    summary: str
     warning: str
     verdicts: Sequence[Sequence[Any]]
     verdicts_told: str
@@ -56,6 +57,7 @@ class Section:
     rejected: Sequence[Card]
     scores: Markup | None
     score_rows: Sequence[Sequence[Any]]
+    rounds: Rounds | None
     pairs_told: str
     pair_names: Sequence[str]
     pairs: Sequence[Mapping[str, Any]]
@@ -79,9 +81,9 @@ def section(facts: RunFacts, found: StrategyFacts) -> Section:
     what = "kept composites" if tallied.judged else "candidates"
     return Section(
         found.strategy,
+        STRATEGY[found.strategy],
         _summary(facts, found),
         _warning(facts, found),
-        STRATEGY[found.strategy],
         _verdict_rows(verdicts, ranked),
         _verdicts_told(verdicts, ranked),
         ["class", "kept" if tallied.judged else "by now", "", "all candidates"],
@@ -94,6 +96,7 @@ def section(facts: RunFacts, found: StrategyFacts) -> Section:
         rejected,
         chart,
         score_rows,
+        rounds(found.strategy, facts.summary["rounds"], ranked),
         f"in how many of the {what} two classes occur together; on the diagonal, in how many one occurs",
         names,
         pairs,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
+import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from synthpipe.compose import Purpose
 from synthpipe.config import CurationSection
@@ -15,6 +17,7 @@ from synthpipe.records import REASONS, Reason, Strategy
 from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.judging import Judgement, blocks, judge
 from synthpipe.stages.layout import add_scores, composites_group
+from synthpipe.stages.rounds import add_round
 from synthpipe.stages.state import BuildState, journal_entry, timed
 from synthpipe.storage.contents import composites_of_each
 from synthpipe.storage.filter_report import accuracy_text, load_report
@@ -37,10 +40,10 @@ from synthpipe.tasks import (
     train,
 )
 from synthpipe.verdicts import warning
+from synthpipe.words import STRATEGY, VERDICT
 
 _SCORED_ON_GPU = 4096  # composites a task: at the beginning and the end of each, a GPU waits
 
-from synthpipe.words import STRATEGY, VERDICT
 
 def make_filters(state: BuildState) -> None:
     """Make the composites that train the filters, then the filters, one worker a strategy."""
@@ -82,13 +85,14 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
     wanted, bound = settings.wanted[strategy], settings.max_candidates[strategy]
     planned = first_plan(state.pipeline, strategy)
     while True:
+        begun = time.monotonic()
         with timed(state.journal, f"{strategy} candidates"):
             _render(state, strategy, "candidate", planned)
         if state.pipeline.filter.enabled:
             with timed(state.journal, f"{strategy} scores"):
                 _score(state, strategy, planned)
         with timed(state.journal, f"{strategy} verdicts"):
-            found = judge_plan(state, strategy, planned)
+            found = judge_plan(state, strategy, planned, begun)
         following = next_plan(planned, found.kept, wanted, bound)
         if following == planned:
             break
@@ -140,11 +144,14 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
             advance(done, f"{accepted / scored:.1%} accepted so far")
 
 
-def judge_plan(state: BuildState, strategy: Strategy, count: int) -> Judgement:
-    """Judge the first `count` candidates; write what became of them into the journal."""
+def judge_plan(state: BuildState, strategy: Strategy, count: int, begun: float) -> Judgement:
+    """Judge the first `count` candidates, in a round that `begun` then; write what became of them into the journal."""
     settings = state.pipeline.curation
     found = judge(state.pipeline, strategy, open_group(state.run.candidates, strategy), count)
-    _record(state, strategy, found)
+    uses = _record(state, strategy, found)
+    donors = int(np.count_nonzero(uses))
+    seconds = time.monotonic() - begun
+    add_round(state.journal, strategy, settings.wanted[strategy], found, donors, seconds)
     if settings.rule == "threshold" and found.acceptance < settings.min_acceptance:
         raise _too_few(state, _too_strict(strategy, settings, found.acceptance, count))
     return found
@@ -190,8 +197,8 @@ def _shortfall(strategy: Strategy, verdicts: Verdicts, wanted: int) -> str:
     )
 
 
-def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> None:
-    """Write into the journal what became of a strategy's candidates."""
+def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> NDArray[np.int64]:
+    """Write into the journal what became of a strategy's candidates; return the uses of each donor, (D,)."""
     group, donors = open_group(state.run.candidates, strategy), len(state.catalog.donors)
     verdicts, rate = judgement.verdicts, judgement.acceptance
     pixels = np.zeros(len(state.pipeline.classes) + 1, np.int64)
@@ -222,3 +229,4 @@ def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> None
         },
         below_threshold=judgement.below_threshold,
     )
+    return uses

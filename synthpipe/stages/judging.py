@@ -33,6 +33,8 @@ class Judgement:
         As of `curation`.
     kept : int
         How many of them are kept.
+    scored : int
+        How many of them have a score.
     acceptance : float
         Share that the filter accepts; NaN without a filter.
     below_threshold : dict or None
@@ -41,6 +43,7 @@ class Judgement:
 
     verdicts: Verdicts
     kept: int
+    scored: int
     acceptance: float
     below_threshold: dict[str, Any] | None
 
@@ -68,7 +71,8 @@ def judge(pipeline: Pipeline, strategy: Strategy, group: zarr.Group, count: int)
         donors_of = read_range(donors, 0, count).__getitem__  # in the order of scores chunks would be read many times
     kept = choose(verdicts, p_real, settings, settings.wanted[strategy], donors_of)
     below = below_threshold(p_real[verdicts == code("kept")], settings.threshold)
-    return Judgement(verdicts, kept, acceptance(p_real, settings), below)
+    scored = int(np.count_nonzero(~np.isnan(p_real)))
+    return Judgement(verdicts, kept, scored, acceptance(p_real, settings), below)
 
 
 def judge_finished(pipeline: Pipeline, strategy: Strategy, group: zarr.Group) -> Judgement:

@@ -83,6 +83,27 @@ class _Entry(BaseModel):
     below_threshold: _BelowThreshold | None = None  # not in runs of earlier versions
 
 
+class _Round(BaseModel):
+    """A round of a strategy's plan: all counts are of the whole plan so far, but the ``new`` candidates."""
+
+    model_config = _STRICT
+
+    strategy: Strategy
+    round: _Count
+    new: _Count
+    wanted: _Count
+    candidates: _Count
+    scored: _Count
+    acceptance: Fraction | None
+    kept: _Count
+    looks_synthetic: _Count
+    too_few_classes: _Count
+    donor_overused: _Count
+    surplus: _Count
+    donors: _Count
+    seconds: _Seconds
+
+
 class _Journal(BaseModel):
     """What ``build.json`` holds."""
 
@@ -90,6 +111,7 @@ class _Journal(BaseModel):
 
     stages: dict[str, _Seconds] = {}
     strategies: dict[Strategy, _Entry] = {}
+    rounds: list[_Round] = []  # not in runs of earlier versions
     finished: bool | None = None
     pixel_remarks: list[str] = []
     remarks: list[str] = []
@@ -220,7 +242,7 @@ class RunDirectory:
         return data
 
     def journal(self) -> dict[str, Any]:
-        """Return what ``build.json`` holds: seconds a stage, what became of every strategy, remarks, `finished`."""
+        """Return what ``build.json`` holds: seconds a stage, every strategy and its rounds, remarks, `finished`."""
         data = read_json(self.build_file) if self.build_file.exists() else {}
         try:
             _Journal.model_validate(data)

@@ -68,6 +68,7 @@ def _run(run: RunDirectory) -> dict[str, Any]:
         "ranked": pipeline.ranked,
         "threshold": pipeline.curation.threshold,
         "strategies": build["strategies"],
+        "rounds": build.get("rounds", []),
         "remarks": build.get("remarks", []),
         "filters": filters,
         "stores": {store.name: _group(store, whole=not finished) for store in stores},

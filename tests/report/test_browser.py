@@ -57,7 +57,7 @@ def test_it_renders_and_hostile_names_are_text(chromium: Browser, run: Path) -> 
         assert "<i onclick=window.hacked=2>broken.png" in page.locator("#patches").text_content()  # type: ignore[operator]
         for strategy in ("mosaic", "bezier"):
             assert page.locator(f"#{strategy} .gallery").count() == 2
-            assert page.locator(f"#{strategy} svg.chart").count() == 5  # scores, donors, slides, loss, accuracy
+            assert page.locator(f"#{strategy} svg.chart").count() == 6  # rounds, scores, donors, slides, loss, accuracy
 
 
 def test_a_composite_opens_by_click_with_recipe_and_replay_command(

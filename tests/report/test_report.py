@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import html
 import json
 import re
 import shutil
@@ -23,6 +24,7 @@ from synthpipe.handoff import open_run
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.records import REASONS, STRATEGIES, Strategy
 from synthpipe.report import write_report
+from synthpipe.report.anonymous import anonymous
 from synthpipe.report.choice import chosen_kept, chosen_rejected, evenly
 from synthpipe.report.facts import gather
 from synthpipe.report.html import page
@@ -32,6 +34,7 @@ from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import open_group
 from synthpipe.verification import repair, verify
+from synthpipe.words import STRATEGY
 from tests.conftest import pipeline
 from tests.report.conftest import SMALL
 
@@ -169,14 +172,14 @@ def test_a_build_that_stopped_shows_why(hostile: Path, tmp_path: Path) -> None:
         *(*SMALL, "patches.layout=csv", f"patches.root={hostile}", "patches.on_error=skip", "bezier=null"),
         *("filter.enabled=false", "curation.rule=threshold", "curation.max_donor_uses=4"),
     )
-    with pytest.raises(FilterError, match="donor_overused"):
+    with pytest.raises(FilterError, match="donor used too often"):
         build(pipeline(*changes, "curation.wanted=64", "curation.candidates=64"), path, local, LogReporter())
     verdicts = json.loads((path / "build.json").read_text())["strategies"]["mosaic"]["verdicts"]
     total, kept, overused = sum(verdicts.values()), verdicts["kept"], verdicts["donor_overused"]
     assert 2 < kept < 16 and overused > 16
     text = write_report(path).read_text(encoding="utf-8")
     assert f"of the first {total} the build may keep {kept}, and wants 64" in text
-    assert re.search(f">donor overused</t.><td[^>]*>{overused}<", text)
+    assert re.search(f">donor used too often</t.><td[^>]*>{overused}<", text)
     build(pipeline(*changes, "curation.wanted=2", "curation.candidates=2"), path, local, LogReporter())
     text = (path / "report.html").read_text(encoding="utf-8")
     assert "2 of 2 candidates were kept, 2 were wanted." in text
@@ -205,14 +208,15 @@ def test_what_is_kept_against_the_filter_is_said_wherever_a_run_is_shown(
     card, log = (path / "README.md").read_text(), capsys.readouterr().err
     text = (path / "report.html").read_text()
     for strategy, score in lowest.items():
-        said = f"30 of the 30 kept {strategy} composites score no more than curation.threshold (1), the lowest {score}"
+        kept_of = f"30 of the 30 kept {STRATEGY[strategy]} composites score no more than"
+        said = f"{kept_of} curation.threshold (1), the lowest {score}"
         for shown in (
             text,
             status,
             inspected,
             notebook,
             log,
-            card.replace("Mosaic", "mosaic").replace("Bezier", "bezier"),
+            card,
         ):
             assert said in shown
     assert "ranked below the cut" in text and "surplus" not in text.split("pipeline file")[0]
@@ -222,7 +226,7 @@ def test_what_is_kept_against_the_filter_is_said_wherever_a_run_is_shown(
     for entry in journal["strategies"].values():
         del entry["below_threshold"]  # as in runs of earlier versions
     (path / "build.json").write_text(json.dumps(journal))
-    assert "30 of the 30 kept mosaic composites" in write_report(path).read_text()
+    assert "30 of the 30 kept Mosaic composites" in write_report(path).read_text()
     assert CliRunner().invoke(main, ["status", str(path)]).exit_code == 0
 
 
@@ -270,3 +274,68 @@ def test_there_must_be_a_run(tmp_path: Path) -> None:
         write_report(tmp_path)
     result = CliRunner().invoke(main, ["report", str(tmp_path / "none")])
     assert result.exit_code == 1 and "not found; expected a run that `synthpipe build` made" in result.stderr
+
+
+def test_an_anonymous_report_has_no_name_of_the_run_and_its_patches(run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "mailed.html"
+    facts = gather(run)
+    result = CliRunner().invoke(main, ["report", str(run), "--anonymous", "-o", str(target)])
+    assert result.exit_code == 0, result.output
+    text = target.read_text(encoding="utf-8")
+    (pipeline_file,) = re.findall(r"data:text/yaml;base64,([^\"]*)", text)
+    text = html.unescape(re.sub(r"data:image/[^\"]*", "", text)) + base64.b64decode(pipeline_file).decode()
+    patches, problems = facts.catalog.patches, facts.catalog.problems
+    paths = [str(run), facts.pipeline.patches.root, *(name for patch in patches for name in (patch.id, patch.path))]
+    paths += [problem.id for problem in problems]
+    named = {part for path in paths for part in (path, *Path(path).parts)} - {"/"}
+    named |= {facts.pipeline.name, *(patch.group for patch in patches), *(Path(patch.id).stem for patch in patches)}
+    assert len(named) > 150 and problems
+    assert not [name for name in named if name in text]
+    assert re.search("<code>patch [0-9]{2}</code>", text) and "slide 3" in text and "left-out patch 1" in text
+    assert "synthpipe replay RUN bezier" in text and "root: PATCHES" in text
+    shown = facts.strategies[1].kept[0]
+    number = 1 + [patch.id for patch in patches].index(shown.recipe.background)  # type: ignore[union-attr]
+    assert f"<code>patch {number:02}</code>" in page(anonymous(facts))
+    for card in RunDirectory(run).cards():  # cards are made for others
+        assert not [name for name in named - {facts.pipeline.name} if name in card.read_text(encoding="utf-8")]
+
+
+def test_remarks_with_a_name_are_left_out_of_an_anonymous_report(run: Path) -> None:
+    facts = gather(run)
+    remarks = ["stroma has 0.1% of the kept pixels", f"a single donor, {facts.catalog.patches[3].id!r}"]
+    assert anonymous(replace(facts, summary={**facts.summary, "remarks": remarks})).summary["remarks"] == remarks[:1]
+
+
+def test_an_anonymous_report_names_no_network_of_a_user(run: Path) -> None:
+    facts, name = gather(run), "local-dir:/home/someone/network"
+    settings = facts.pipeline.filter.model_copy(update={"network": name, "weights": "/home/someone/weights.pt"})
+    own = tuple(replace(each, filter={**(each.filter or {}), "network": name}) for each in facts.strategies)
+    changed = replace(facts, pipeline=facts.pipeline.model_copy(update={"filter": settings}), strategies=own)
+    text = page(anonymous(changed))
+    assert "someone" not in text and "network: NETWORK" in text and "weights: WEIGHTS" in text
+
+
+def test_an_anonymous_report_is_a_file_of_its_own(run: Path) -> None:
+    before = (run / "report.html").read_bytes()
+    result = CliRunner().invoke(main, ["report", str(run), "--anonymous"])
+    assert result.exit_code == 2 and "name the file to write with -o" in result.stderr
+    assert (run / "report.html").read_bytes() == before
+
+
+def test_the_rounds_of_the_plan_are_shown(run: Path) -> None:
+    facts = gather(run)
+    row = facts.summary["rounds"][0]
+    grown = [row, {**row, "round": 2, "candidates": 128, "new": 64, "surplus": row["surplus"] + 64, "seconds": 1234.5}]
+    text = page(replace(facts, summary={**facts.summary, "rounds": grown}))
+    assert text.count("Rounds of the plan") == 1 and '<td class="number">1,234.5</td>' in text
+    assert f'<td class="number">{row["donors"]}</td>' in text and ">round 2</text>" in text
+    earlier = page(replace(facts, summary={**facts.summary, "rounds": []}))  # of a version that stored none
+    assert "Rounds of the plan" not in earlier
+
+
+def test_the_report_has_words_and_no_code_names(run: Path) -> None:
+    text = (run / "report.html").read_text(encoding="utf-8")
+    shown = re.sub(r"<style>.*?</style>|<script>.*?</script>|<pre.*?</pre>|<[^>]*>", " ", text, flags=re.DOTALL)
+    for name in ("looks_synthetic", "too_few_classes", "donor_overused", "surplus", "p_real", "val_", "train_"):
+        assert name not in re.sub(r"[\w.]+\.zarr/\S+", "", shown), name
+    assert "Mosaic candidates" in shown and "donor used too often" in shown and "score 0." in shown
