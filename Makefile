@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test test-matrix check browser demo bench experiments fuzz clean
+.PHONY: install test test-matrix check browser demo notebook bench experiments fuzz clean
 
 install: $(VENV)/installed
 
@@ -37,6 +37,10 @@ demo: install
 	$(BIN)/synthpipe phantom data/phantom
 	$(BIN)/synthpipe build pipelines/demo.yaml -o $(RUN)
 	@echo "The commands are in $(BIN). Try: $(BIN)/synthpipe replay $(RUN) bezier 0 -o bezier-0.png"
+
+# runs docs/explore.ipynb on the demo and stores its outputs in it
+notebook: install
+	$(BIN)/python -m tests.notebook
 
 # procedural tissue by default; BENCH="--pipeline FILE --set patches.root=DIR -o OUT" for donors of your own
 bench: install
