@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -30,7 +30,7 @@ from synthpipe.display import without_secrets
 from synthpipe.records import STRATEGIES, Strategy
 from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
 
-Layout = Literal["wsss4luad", "bcss-wsss", "luad-histoseg", "folders", "csv"]
+Layout = Literal["wsss4luad", "bcss-wsss", "luad-histoseg", "folders", "pattern", "csv"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Codec = Literal["none", "zstd", "blosc-lz4"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
@@ -78,7 +78,7 @@ def _both(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return value, value
     if not isinstance(value, list | tuple) or len(value) != 2:
-        raise PydanticCustomError("size", "Expected one whole number, or two as [height, width]")
+        raise PydanticCustomError("size", "Expected one whole number of pixels such as 224, or two as [height, width]")
     return tuple(value)
 
 
@@ -87,7 +87,7 @@ def _for_each(value: Any) -> Any:
         return dict.fromkeys(STRATEGIES, value)
     if not isinstance(value, dict):
         raise PydanticCustomError(
-            "per_strategy", "Expected one whole number, or one for each as {mosaic: 1, bezier: 2}"
+            "per_strategy", "Expected one whole number such as 12, or one for each as {mosaic: 1, bezier: 2}"
         )
     return value
 
@@ -96,7 +96,9 @@ def _all_or_pairs(value: Any) -> Any:
     if value != "all" and not (
         isinstance(value, list | tuple) and all(isinstance(pair, list | tuple) for pair in value)
     ):
-        raise PydanticCustomError("pairs", "Expected all, or a list of [background, foreground] class names")
+        raise PydanticCustomError(
+            "pairs", "Expected all, or a list of [background, foreground] class names, such as [[tumour, stroma]]"
+        )
     return None if value == "all" else value
 
 
@@ -116,8 +118,26 @@ GridSize = Annotated[
 PerStrategy = Annotated[
     dict[Strategy, Positive],
     BeforeValidator(_for_each),
-    WithJsonSchema({"anyOf": [_COUNT, {"type": "object", "additionalProperties": _COUNT}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _COUNT,
+                {"type": "object", "properties": dict.fromkeys(STRATEGIES, _COUNT), "additionalProperties": False},
+            ]
+        }
+    ),
 ]
+
+
+def _each(count: int) -> dict[Strategy, int]:
+    return dict.fromkeys(STRATEGIES, count)
+
+
+def _one(schema: dict[str, Any]) -> None:
+    """Show a default that is the same for each strategy as one number."""
+    schema["default"] = next(iter(schema["default"].values()))
+
+
 Version = Annotated[Literal[1], BeforeValidator(_whole)]  # to Literal true and 1.0 are 1
 Pairs = Annotated[
     tuple[tuple[Text, Text], ...] | None,
@@ -127,40 +147,98 @@ Pairs = Annotated[
 ]
 
 
+def _follows(schema: dict[str, Any]) -> None:
+    """Take the default out of the schema of a key that follows from others where a file leaves it out."""
+    schema.pop("default", None)
+
+
 class Section(BaseModel):
     """A part of the pipeline file: frozen, and closed to keys that it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    _new_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that are not stored or hashed while they have their defaults, so that older runs keep their fingerprints."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_new_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        for key in self._new_keys:
+            if data.get(key, ...) == type(self).model_fields[key].default:
+                del data[key]
+        return data
 
 
 class ClassSection(Section):
     """One tissue class, at its index's place in the list."""
 
-    name: Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_ .-]*$")]
-    color: Annotated[Color, Field(description="RGB of palettes and overlays")]
-    aliases: Annotated[tuple[Text, ...], Field(description="other names of the class in folders and tables")] = ()
+    name: Annotated[
+        Text,
+        Field(
+            pattern=r"^[A-Za-z0-9][A-Za-z0-9_ .-]*$",
+            description="of the class; case does not matter where folders and tables name it",
+            examples=["tumour"],
+            json_schema_extra={"x-words": "letters, digits, blanks, _ . and -, with a letter or a digit first"},
+        ),
+    ]
+    color: Annotated[
+        Color,
+        Field(
+            description="RGB of palettes and overlays; left out: a colour that no other class has",
+            examples=[[0, 64, 128]],
+        ),
+    ]
+    aliases: Annotated[
+        tuple[Text, ...],
+        Field(description="other names of the class in folders, file names and tables", examples=[["TUM", "tumor"]]),
+    ] = ()
 
 
 Classes = Annotated[tuple[ClassSection, ...], Field(min_length=2, max_length=LOST - 1)]
+_CLASS = {**ClassSection.model_json_schema(), "required": ["name"]}
+_CLASS_NAME = {key: value for key, value in _CLASS["properties"]["name"].items() if key != "title"}
 
 
 class PatchesSection(Section):
     """Where the weakly-labelled patches lie and how they are read."""
 
-    root: Annotated[Secretive, Field(description="the data set's folder, or the CSV file; never part of a fingerprint")]
-    layout: Layout
-    group_pattern: Annotated[
-        Text | None, Field(description="regular expression on the stem; its first group is the slide or patient")
+    _new_keys = ("label_pattern",)
+    root: Annotated[
+        Secretive,
+        Field(
+            description="folder of the data set, its CSV file, or the URL of either; never part of a fingerprint",
+            examples=["/data/patches"],
+        ),
+    ]
+    layout: Annotated[Layout, Field(description="where the labels are: see README.md", examples=["folders"])]
+    label_pattern: Annotated[
+        Text | None,
+        Field(
+            description="for layout pattern: a regular expression on the file name without its suffix; the group "
+            "(?P<label>...) holds one class name, or several joined by +",
+            examples=["^(?P<label>[A-Z]+)-"],
+        ),
     ] = None
-    exclude: Annotated[tuple[Text, ...], Field(description="shell patterns of patch ids to leave out")] = ()
+    group_pattern: Annotated[
+        Text | None,
+        Field(
+            description="a regular expression on the file name without its suffix; its first group is the slide or "
+            "patient; null: that of the layout, or every patch is a slide of its own",
+            examples=["^([^-]+)-"],
+        ),
+    ] = None
+    exclude: Annotated[
+        tuple[Text, ...], Field(description="shell patterns of patch ids to leave out", examples=[["masks/*"]])
+    ] = ()
     on_error: Annotated[
-        Literal["stop", "skip"], Field(description="whether bad patches (unreadable, mislabelled, ...) stop the build")
+        Literal["stop", "skip"],
+        Field(description="whether bad patches (unreadable, mislabelled, ...) stop the build or are left out"),
     ] = "stop"
     min_side: Annotated[
         Side | None,
         Field(
             description="pixels; patches with a shorter side are not used; null: a quarter of the canvas's; no part of "
-            "a fingerprint"
+            "a fingerprint",
+            examples=[56],
         ),
     ] = None
     max_pixels: Annotated[
@@ -171,15 +249,15 @@ class PatchesSection(Section):
 class GlassSection(Section):
     """White background (method section 2): bright connected areas, which get the background index."""
 
-    threshold: Annotated[Byte, Field(description="grey above this is bright")]
+    threshold: Annotated[Byte, Field(description="grey above this is bright")] = 220
     min_area: Annotated[
         Whole, Field(ge=0, le=LARGEST**2, description="smaller 4-connected areas are no glass, in pixels")
-    ]
-    max_share: Annotated[Fraction, Field(description="a tile with a larger share of glass is drawn again")]
-    max_draws: Annotated[Draws, Field(description="at most this often; the last draw stands")]
+    ] = 250
+    max_share: Annotated[Fraction, Field(description="a tile with a larger share of glass is drawn again")] = 0.8
+    max_draws: Annotated[Draws, Field(description="a tile is drawn at most this often; the last draw stands")] = 20
 
 
-PUBLISHED_GLASS = GlassSection(threshold=220, min_area=250, max_share=0.8, max_draws=20)
+PUBLISHED_GLASS = GlassSection()
 """Of WSSS4LUAD (method section 2): what a network's second stage ignores where the build looked for no glass."""
 
 
@@ -192,45 +270,70 @@ class DonorsSection(Section):
 class MosaicSection(Section):
     """The Mosaic transformation (method section 2)."""
 
-    tile: Annotated[Size, Field(description="pixels of a tile")]
-    grid: Annotated[GridSize, Field(description="rows and columns of tiles in a grid image")]
-    probability: Annotated[Fraction, Field(description="of the flip, and again of shift-scale-rotate")]
-    shift: Annotated[Fraction, Field(description="largest shift, of height and of width")]
-    scale: Annotated[Number, Field(ge=0, le=0.75, description="largest change of size, as a share of it")]
-    rotation: Annotated[Number, Field(ge=0, le=180, description="largest rotation, in degrees")]
-    split: Annotated[tuple[Fraction, Fraction], Field(description="range of the split point, of height and of width")]
+    tile: Annotated[
+        Size,
+        Field(description="pixels of a tile; left out: half of the canvas", examples=[112], json_schema_extra=_follows),
+    ] = (112, 112)
+    grid: Annotated[GridSize, Field(description="rows and columns of tiles in a grid image", examples=[2])] = (2, 2)
+    probability: Annotated[Fraction, Field(description="of the flip, and again of shift-scale-rotate")] = 0.8
+    shift: Annotated[Fraction, Field(description="largest shift, as a share of height and of width")] = 0.0625
+    scale: Annotated[Number, Field(ge=0, le=0.75, description="largest change of size, as a share of it")] = 0.2
+    rotation: Annotated[Number, Field(ge=0, le=180, description="largest rotation, in degrees")] = 45.0
+    split: Annotated[
+        tuple[Fraction, Fraction], Field(description="range of the split point, as shares of height and of width")
+    ] = (0.2, 0.8)
 
 
 class BezierSection(Section):
     """Bezier masks (method section 2)."""
 
-    points: Annotated[Whole, Field(ge=3, le=1000, description="corners of the curve")]
+    points: Annotated[Whole, Field(ge=3, le=1000, description="corners of the curve")] = 12
     min_distance: Annotated[
-        Number, Field(ge=0, le=1000, description="between neighbours, divided by the number of points")
-    ]
-    max_draws: Annotated[Draws, Field(description="of points that lie far enough apart; the last draw stands")]
+        Number,
+        Field(
+            ge=0, le=1000, description="between neighbours, of the unit square's side, divided by the number of points"
+        ),
+    ] = 0.7
+    max_draws: Annotated[
+        Draws, Field(description="points are drawn at most this often until they lie far enough apart; the last stand")
+    ] = 200
     edgy: Annotated[
         Number, Field(ge=-1e6, le=1e6, description="0 is smooth; larger values turn the tangents to the next corner")
-    ]
-    radius: Annotated[Number, Field(gt=0, le=1, description="distance of control points, of the chord's length")]
-    samples: Annotated[Whole, Field(ge=2, le=10_000, description="points a segment is drawn with")]
-    pairs: Annotated[Pairs, Field(description="[background, foreground] classes drawn evenly, or all ordered pairs")]
-
-
-_NEW_KEYS = ("weights", "weights_sha256", "pretrained", "precision")
+    ] = 0.05
+    radius: Annotated[
+        Number, Field(gt=0, le=1, description="distance of control points, as a share of the chord's length")
+    ] = 0.2
+    samples: Annotated[Whole, Field(ge=2, le=10_000, description="points a segment is drawn with")] = 100
+    pairs: Annotated[
+        Pairs,
+        Field(
+            description="[background, foreground] classes, drawn evenly; all: every ordered pair of two classes",
+            json_schema_extra={"default": "all"},
+            examples=["all"],
+        ),
+    ] = None
 
 
 class FilterSection(Section):
     """The filter model (method section 3), one a strategy."""
 
-    enabled: Flag
-    network: Annotated[Text, Field(description="a timm model name")]
+    _new_keys = ("weights", "weights_sha256", "pretrained", "precision")
+    enabled: Annotated[
+        Flag,
+        Field(description="false: no filter is trained, and the first candidates are kept; needs no mixed patches"),
+    ] = True
+    network: Annotated[Text, Field(description="a timm model name")] = "resnet18"
     weights: Annotated[
         Secretive | None,
-        Field(description="a file of weights that the network starts from; its digest counts, its path does not"),
+        Field(
+            description="a file of weights that the network starts from; its digest counts, its path does not",
+            examples=["/models/resnet18.safetensors"],
+        ),
     ] = None
     weights_sha256: Annotated[
-        Text | None, Field(pattern="^[0-9a-f]{64}$", description="SHA-256 of filter.weights; null: computed from it")
+        Annotated[Text, Field(pattern="^[0-9a-f]{64}$", json_schema_extra={"x-words": "64 digits of 0-9 and a-f"})]
+        | None,
+        Field(description="SHA-256 of filter.weights; null: computed from it"),
     ] = None
     pretrained: Annotated[Flag, Field(description="start from the weights of timm's hub")] = False
     precision: Annotated[
@@ -238,31 +341,26 @@ class FilterSection(Section):
     ] = "32"
     candidates: Annotated[
         Whole, Field(ge=10, le=MOST, description="composites a strategy that train it and are never curated")
-    ]
+    ] = 10_000
     train_share: Annotated[
         Number, Field(gt=0, lt=1, description="of patches, slide by slide, and of composites; the rest validates")
-    ]
-    epochs: PerStrategy
-    batch: Annotated[Whole, Field(ge=2, le=65_536, description="images a step; one alone cannot be normalised")]
-    learning_rate: Above0
+    ] = 0.8
+    epochs: Annotated[
+        PerStrategy, Field(description="passes over the images that train it", examples=[5], json_schema_extra=_one)
+    ] = _each(5)
+    batch: Annotated[Whole, Field(ge=2, le=65_536, description="images a step; one alone cannot be normalised")] = 256
+    learning_rate: Annotated[Above0, Field(description="of Adam")] = 0.001
     mean: Annotated[
         tuple[Mean, Mean, Mean],
         Field(description="of RGB in 0-1, subtracted; with weights or pretrained, the network's own mean"),
-    ]
+    ] = (0.485, 0.456, 0.406)
     std: Annotated[
         tuple[Deviation, Deviation, Deviation],
         Field(description="of RGB in 0-1, divided by; with weights or pretrained, the network's own std"),
-    ]
+    ] = (0.229, 0.224, 0.225)
     threads: Annotated[
         Whole, Field(ge=1, le=1024, description="CPU threads of training and scoring; fixed, so bytes are too")
     ] = 1
-
-    @model_serializer(mode="wrap")
-    def _without_defaults_of_new_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out new keys that have their defaults, so that older runs keep their fingerprints."""
-        data: dict[str, Any] = handler(self)
-        fields = type(self).model_fields
-        return {key: value for key, value in data.items() if key not in _NEW_KEYS or value != fields[key].default}
 
 
 class CurationSection(Section):
@@ -271,17 +369,38 @@ class CurationSection(Section):
     rule: Annotated[
         Literal["threshold", "top_k"],
         Field(description="threshold: the first that score above it; top_k: the highest scores, whatever they are"),
-    ]
+    ] = "threshold"
     threshold: Annotated[
         Fraction, Field(description="the filter accepts p(real) above it; rule top_k only counts by it")
-    ]
-    wanted: PerStrategy
-    candidates: Annotated[PerStrategy, Field(description="first plan")]
-    max_candidates: Annotated[PerStrategy, Field(description="bound of the plan when acceptance is low")]
-    min_acceptance: Annotated[Fraction, Field(description="rule threshold: the build stops if the filter accepts less")]
-    min_classes: Annotated[Positive, Field(description="a composite with fewer tissue classes is left out")]
-    min_class_share: Annotated[Fraction, Field(description="of the pixels, for a class to count")]
-    max_donor_uses: Annotated[Positive | None, Field(description="of one patch, in what a strategy keeps")] = None
+    ] = 0.5
+    wanted: Annotated[
+        PerStrategy, Field(description="composites that are kept", examples=[3600], json_schema_extra=_one)
+    ] = _each(3600)
+    candidates: Annotated[
+        PerStrategy,
+        Field(
+            description="composites of the first plan; left out: 20/9 of wanted",
+            examples=[8000],
+            json_schema_extra=_follows,
+        ),
+    ] = _each(8000)
+    max_candidates: Annotated[
+        PerStrategy,
+        Field(
+            description="composites of the largest plan, where few are kept; left out: 20 times wanted",
+            examples=[72_000],
+            json_schema_extra=_follows,
+        ),
+    ] = _each(72_000)
+    min_acceptance: Annotated[
+        Fraction, Field(description="rule threshold: the build stops if the filter accepts a smaller share")
+    ] = 0.02
+    min_classes: Annotated[Positive, Field(description="a composite with fewer tissue classes is left out")] = 2
+    min_class_share: Annotated[Fraction, Field(description="of the pixels, for a class to count")] = 0.01
+    max_donor_uses: Annotated[
+        Positive | None,
+        Field(description="how often one patch may be used in what a strategy keeps; null: any number", examples=[50]),
+    ] = None
 
 
 class StoreSection(Section):
@@ -301,22 +420,54 @@ class Pipeline(Section):
     Sizes are (height, width) in pixels; in the file one number stands for both.
     """
 
-    format_version: Version
-    name: Annotated[Text, Field(min_length=1)]
+    format_version: Annotated[Version, Field(description="of the file")] = 1
+    name: Annotated[
+        Text,
+        Field(
+            min_length=1,
+            description="of the data set, for reports and cards; left out: the file's name without .yaml; never part "
+            "of a fingerprint",
+            examples=["my patches"],
+            json_schema_extra=_follows,
+        ),
+    ] = "pipeline"
     license: Annotated[
-        Text | None, Field(min_length=1, description="of the composites, for data cards; never part of a fingerprint")
+        Text | None,
+        Field(
+            min_length=1,
+            description="of the composites, for data cards; never part of a fingerprint",
+            examples=["CC-BY-4.0"],
+        ),
     ] = None
-    seed: Annotated[Whole, Field(ge=0, lt=2**64)]
-    classes: Classes
-    background_color: Color = (255, 255, 255)
+    seed: Annotated[Whole, Field(ge=0, le=2**64 - 1, description="of everything random")] = 2024
+    classes: Annotated[
+        Classes,
+        WithJsonSchema(
+            {
+                "type": "array",
+                "minItems": 2,
+                "maxItems": LOST - 1,
+                "items": {"anyOf": [_CLASS_NAME, _CLASS]},
+                "x-words": f"a list of 2 to {LOST - 1} class names, each alone or as {{name: tumour, color: [0, 64, "
+                "128], aliases: [TUM]}",
+            }
+        ),
+        Field(
+            description="in index order; the index after the last is the background, ignored by losses and metrics",
+            examples=[["tumour", "stroma"]],
+        ),
+    ]
+    background_color: Annotated[Color, Field(description="RGB of the background in palettes")] = (255, 255, 255)
     patches: PatchesSection
-    canvas: Annotated[Size, Field(description="pixels of a composite")]
-    glass: GlassSection | None
+    canvas: Annotated[
+        Size, Field(description="pixels of a composite, one number or [height, width]", examples=[224])
+    ] = (224, 224)
+    glass: Annotated[GlassSection | None, Field(description="{}: as below; null: glass is not looked for")] = None
     donors: DonorsSection = DonorsSection()
-    mosaic: MosaicSection | None
-    bezier: BezierSection | None
-    filter: FilterSection
-    curation: CurationSection
+    mosaic: Annotated[MosaicSection | None, Field(description="null: no Mosaics")] = MosaicSection()
+    bezier: Annotated[BezierSection | None, Field(description="null: no Beziers")] = BezierSection()
+    filter: FilterSection = FilterSection()
+    curation: CurationSection = CurationSection()
     store: StoreSection = StoreSection()
 
     @property

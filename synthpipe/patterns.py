@@ -1,4 +1,4 @@
-"""Regular expressions that find slides or patients in file names, given up where they take too long."""
+"""Regular expressions that find slides, patients or labels in file names, given up where they take too long."""
 
 from __future__ import annotations
 
@@ -18,42 +18,45 @@ _NAMES_A_SECOND = 10_000
 # Python's expressions know no time limit: a process of their own may be stopped
 _SEARCH = """
 import json, re, signal, sys
-pattern, seconds, names = json.load(sys.stdin)
+pattern, group, seconds, names = json.load(sys.stdin)
 search = re.compile(pattern).search
 signal.signal(signal.SIGALRM, signal.SIG_DFL)
 signal.alarm(seconds)
 for name in names:
     found = search(name)
-    print(json.dumps(found[1] or "" if found else ""), flush=True)
+    print(json.dumps(found[group] or "" if found else ""), flush=True)
 """
 
 
-def pattern_fault(pattern: str) -> str | None:
-    """Return what is wrong with a pattern whose first group is the slide or patient, if anything."""
+def pattern_fault(pattern: str, group: str | None = None) -> str | None:
+    """Return what is wrong with a pattern whose group `group` holds a label, or whose first group is the slide."""
     if len(pattern) > _LONGEST:
         return f"has {len(pattern)} characters, expected at most {_LONGEST}"
     try:
-        if re.compile(pattern).groups < 1:
-            return "put ( ) around the part that names the slide or patient"
+        compiled = re.compile(pattern)
+        if group and group not in compiled.groupindex:
+            return f"put (?P<{group}> ) around the part that names the classes, such as '^(?P<{group}>[A-Z]+)-'"
+        if compiled.groups < 1:
+            return "put ( ) around the part that names the slide or patient, such as '^([^-]+)-'"
     except (re.error, OverflowError, RecursionError) as error:
         return f"no regular expression: {error}"
     return None
 
 
-def first_groups(pattern: str, names: Sequence[str]) -> list[str]:
-    """Return what the first group of a pattern finds in each name; nothing where it does not match.
+def find_groups(pattern: str, names: Sequence[str], group: str | None = None) -> list[str]:
+    """Return what the first group of a pattern, or `group`, finds in each name; nothing where it does not match.
 
     Raises
     ------
     ConfigError
         It is no such pattern, or takes much longer than patterns do.
     """
-    told = f"group_pattern {printable(pattern[:_LONGEST])!r}"
-    if fault := pattern_fault(pattern):
+    told = f"{group or 'group'}_pattern {printable(pattern[:_LONGEST])!r}"
+    if fault := pattern_fault(pattern, group):
         raise ConfigError(f"{told}: {fault}")
     seconds = _SECONDS + len(names) // _NAMES_A_SECOND
     command = [sys.executable, "-I", "-S", "-c", _SEARCH]
-    given = json.dumps([pattern, seconds, names])
+    given = json.dumps([pattern, group or 1, seconds, names])
     done = subprocess.run(  # nosec B603 # this Python, and a program of ours
         command, input=given, stdout=subprocess.PIPE, text=True, encoding="utf-8", check=False
     )

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from synthpipe.config import ClassSection, FilterSection, Pipeline, even_ceil
+from synthpipe.config import MOST, ClassSection, FilterSection, Pipeline, even_ceil
 from synthpipe.errors import ConfigError
 from synthpipe.files import LARGEST_WEIGHTS, address, located, read_regular
 from synthpipe.patterns import pattern_fault
 from synthpipe.records import STRATEGIES
-from synthpipe.settings_file import load_settings, shown
-from synthpipe.taxonomy import BETWEEN_NAMES
+from synthpipe.settings_file import checked, load_settings
+from synthpipe.settings_messages import meant, shown
+from synthpipe.taxonomy import BETWEEN_NAMES, distinct_colors, same_name
 
 _BEZIER_CLASSES = 2
+_WANTED = "curation.wanted"
+_PLANS = {"candidates": (20, 9), "max_candidates": (20, 1)}  # times what is wanted, as published (method section 3)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
@@ -35,10 +37,58 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
         The file cannot be read, or something in it is wrong; the message lists every mistake with its key. Or the
         weights that it names cannot be read.
     """
-    found = load_settings(Pipeline, path, overrides, _cross_problems)
+    stem = Path(path).stem
+    found = load_settings(Pipeline, path, overrides, _cross_problems, complete=lambda data: completed(data, stem))
     if found.filter.weights is None:
         return found
     return found.model_copy(update={"filter": _with_digest(found.filter)})
+
+
+def from_keys(data: dict[str, Any], path: Path) -> Pipeline:
+    """Return the pipeline of a file that lies at `path`, or will, from what it says.
+
+    Raises
+    ------
+    ConfigError
+        As for `load`.
+    """
+    return checked(Pipeline, data, path, _cross_problems, lambda data: completed(data, path.stem))
+
+
+def completed(data: Mapping[str, Any], stem: str) -> dict[str, Any]:
+    """Return the keys of a file named `stem` with those that follow from others where it leaves them out."""
+    found = {"name": stem, **data}
+    if isinstance(classes := found.get("classes"), list):
+        found["classes"] = _with_colors(classes)
+    canvas, mosaic = found.get("canvas", 224), found.get("mosaic", {})
+    sides = canvas if isinstance(canvas, list) else [canvas]
+    if isinstance(mosaic, dict) and all(type(side) is int and side > 0 for side in sides):
+        found["mosaic"] = {"tile": [-(-side // 2) for side in sides * 2][:2], **mosaic}
+    curation = found.get("curation", {})
+    if isinstance(curation, dict) and "wanted" in curation:
+        plans = {key: _times(curation["wanted"], *factor) for key, factor in _PLANS.items()}
+        found["curation"] = {**{key: plan for key, plan in plans.items() if plan}, **curation}
+    return found
+
+
+def _with_colors(classes: list[Any]) -> list[Any]:
+    """Return classes in their long form; those without a colour get the next that none of the others has."""
+    spelled = [{"name": each} if isinstance(each, str) else each for each in classes]
+    given = [each.get("color") for each in spelled if isinstance(each, dict)]
+    free = (list(color) for color in distinct_colors() if list(color) not in given)
+    black = [0, 0, 0]  # more classes than there are colours are refused
+    return [
+        {"color": next(free, black), **each} if isinstance(each, dict) and "color" not in each else each
+        for each in spelled
+    ]
+
+
+def _times(wanted: Any, factor: int, over: int) -> Any:
+    """Return a multiple of a number, or of the number of each strategy, rounded up; None where there is no number."""
+    if isinstance(wanted, dict):
+        plans = {key: _times(count, factor, over) for key, count in wanted.items() if key in STRATEGIES}
+        return plans if all(plans.values()) else None
+    return min(MOST, -(-wanted * factor // over)) if type(wanted) is int and wanted > 0 else None
 
 
 def _with_digest(section: FilterSection) -> FilterSection:
@@ -66,11 +116,12 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
         yield from _mosaic_problems(valid["canvas"], valid["mosaic.tile"], valid["mosaic.grid"], valid["mosaic.split"])
     if "classes" in valid and valid.get("bezier.pairs") is not None:
         yield from _pair_problems(valid["bezier.pairs"], valid["classes"])
-    for key in ("filter.epochs", "curation.wanted", "curation.candidates", "curation.max_candidates"):
+    for key in ("filter.epochs", _WANTED, "curation.candidates", "curation.max_candidates"):
         for strategy in strategies:
-            if key in valid and strategy not in valid[key]:
+            told = key.startswith("curation.") and key != _WANTED and strategy not in valid.get(_WANTED, (strategy,))
+            if key in valid and strategy not in valid[key] and not told:
                 yield f"{key}: no number for {strategy}; give one number for all, or one for each strategy"
-    for key in ("curation.wanted", "curation.candidates"):
+    for key in (_WANTED, "curation.candidates"):
         for strategy in strategies:
             least, bound = (valid.get(name, {}).get(strategy) for name in (key, "curation.max_candidates"))
             if least is not None and bound is not None and bound < least:
@@ -92,6 +143,17 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
     pattern = valid.get("patches.group_pattern")
     if pattern is not None and (fault := pattern_fault(pattern)):
         yield f"patches.group_pattern: got {shown(pattern)}; {fault}"
+    yield from _label_problems(valid)
+
+
+def _label_problems(valid: Mapping[str, Any]) -> Iterator[str]:
+    layout, pattern = valid.get("patches.layout"), valid.get("patches.label_pattern")
+    if pattern is not None and (fault := pattern_fault(pattern, "label")):
+        yield f"patches.label_pattern: got {shown(pattern)}; {fault}"
+    elif pattern is not None and layout not in ("pattern", None):
+        yield f"patches.label_pattern: got {shown(pattern)}; layout {layout} has none: set patches.layout: pattern"
+    elif pattern is None and layout == "pattern" and "patches.label_pattern" in valid:
+        yield "patches.label_pattern: missing; layout pattern needs it, such as '^(?P<label>[A-Z]+)-'"
 
 
 def _class_problems(classes: Sequence[ClassSection]) -> Iterator[str]:
@@ -100,7 +162,7 @@ def _class_problems(classes: Sequence[ClassSection]) -> Iterator[str]:
         aliases = [(f"aliases.{place}", alias) for place, alias in enumerate(spec.aliases)]
         for key, name in [("name", spec.name), *aliases]:
             told = f"classes.{number}.{key}: got {shown(name)}"
-            alike = unicodedata.normalize("NFC", name).casefold()
+            alike = same_name(name)
             if not name or name != name.strip() or not name.isprintable():
                 yield f"{told}; expected a name without blanks at its ends, control and invisible characters"
             elif name.startswith("[") or set(name) & set(BETWEEN_NAMES):
@@ -132,13 +194,13 @@ def _mosaic_problems(
 
 
 def _pair_problems(pairs: Sequence[tuple[str, str]], classes: Sequence[ClassSection]) -> Iterator[str]:
-    index = {name: number for number, spec in enumerate(classes) for name in (spec.name, *spec.aliases)}
+    index = {same_name(name): number for number, spec in enumerate(classes) for name in (spec.name, *spec.aliases)}
     if not pairs:
         yield "bezier.pairs: got an empty list; name at least one [background, foreground], or write all"
     for number, (background, foreground) in enumerate(pairs):
         for name in (background, foreground):
-            if name not in index:
-                names = ", ".join(spec.name for spec in classes)
-                yield f"bezier.pairs.{number}: no class {shown(name)}; allowed: {names}"
-        if index.get(background, background) == index.get(foreground, foreground):
+            if same_name(name) not in index:
+                names = [spec.name for spec in classes]
+                yield f"bezier.pairs.{number}: no class {shown(name)}; {meant(name, names)}allowed: {', '.join(names)}"
+        if index.get(same_name(background), background) == index.get(same_name(foreground), foreground):
             yield f"bezier.pairs.{number}: got [{background}, {foreground}]; the two classes must differ"

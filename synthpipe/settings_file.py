@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -15,19 +15,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from synthpipe.display import printable
 from synthpipe.errors import ConfigError
 from synthpipe.files import read_regular
+from synthpipe.settings_messages import explain, short, shown
 from synthpipe.settings_yaml import DEEPEST, MOST_BYTES, check_characters, parse
 
 Model = TypeVar("Model", bound=BaseModel)
 
 _MOST_PROBLEMS = 50
-_LONGEST_VALUE = 100
-_EXPECTED = {
-    "bool_type": "expected true or false",
-    "int_type": "expected a whole number such as 12: no quotes, no leading zero, no decimal point, : or _",
-    "float_type": "expected a number such as 0.5: no quotes, no leading zero, no : or _",
-    "string_type": "expected text",
-}
-"""What pydantic's kinds of errors mean in a settings file."""
 
 
 def load_settings(
@@ -36,6 +29,7 @@ def load_settings(
     overrides: Sequence[str] = (),
     between: Callable[[Mapping[str, Any]], Iterable[str]] = lambda valid: (),
     option: str = "--set",
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Model:
     """Read and validate a settings file.
 
@@ -51,6 +45,8 @@ def load_settings(
         Yields what is wrong between keys, given those that are right by themselves, by dotted name.
     option : str
         By which users give `overrides`, for messages.
+    complete : callable, optional
+        Returns the keys with those that follow from others, whatever is wrong with them.
 
     Raises
     ------
@@ -60,18 +56,35 @@ def load_settings(
     data = _read(Path(path)) if path else {}
     for override in overrides:
         _override(data, override, option, model)
+    return checked(model, data, path or option, between, complete)
+
+
+def checked(
+    model: type[Model],
+    data: dict[str, Any],
+    where: str | Path,
+    between: Callable[[Mapping[str, Any]], Iterable[str]] = lambda valid: (),
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Model:
+    """Validate the keys of a settings file, which messages call `where`; see `load_settings`.
+
+    Raises
+    ------
+    ConfigError
+        Something is wrong; the message lists every mistake with its key.
+    """
     problems: list[str] = []
     try:
-        found = model.model_validate(data)
+        found = model.model_validate(completed := complete(data))
     except ValidationError as error:
-        problems = [_explain(problem, model) for problem in error.errors(include_url=False)[: _MOST_PROBLEMS + 1]]
-    problems += itertools.islice(between(_valid_keys(data, model)), _MOST_PROBLEMS + 1)
+        problems = list(explain(error.errors(include_url=False)[: _MOST_PROBLEMS + 1], model, data))
+    problems += itertools.islice(between(_valid_keys(completed, model)), _MOST_PROBLEMS + 1)
     if problems:
         count = "1 mistake" if len(problems) == 1 else f"{len(problems)} mistakes"
         if len(problems) > _MOST_PROBLEMS:
             count = f"more than {_MOST_PROBLEMS} mistakes"
         listed = [printable(problem) for problem in problems[:_MOST_PROBLEMS]]
-        raise ConfigError("\n  ".join([f"{printable(path or option)}: {count}", *listed]))
+        raise ConfigError("\n  ".join([f"{printable(where)}: {count}", *listed]))
     return found
 
 
@@ -92,16 +105,16 @@ def _read(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{printable(path)}: is not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except ValueError as error:
-        raise ConfigError(f"{printable(path)}: not valid YAML: {_short(error)}") from error
+        raise ConfigError(f"{printable(path)}: not valid YAML: {short(error)}") from error
     if not isinstance(data, dict):
-        found = "nothing" if data is None else type(data).__name__
-        raise ConfigError(f"{printable(path)}: got {found}, expected a mapping of keys; see the files in pipelines/")
+        found = "nothing" if data is None else shown(data)
+        raise ConfigError(f"{printable(path)}: got {found}; expected keys with values, such as seed: 1, one a line")
     return data
 
 
 def _override(data: dict[str, Any], override: str, option: str, model: type[BaseModel]) -> None:
     key, equals, text = override.partition("=")
-    told = f"{option} {_short(override)}"
+    told = f"{option} {short(override)}"
     *parents, last = parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts) or len(parts) > DEEPEST:
         raise ConfigError(f"{told}: expected key=value, with dots between a section and its key")
@@ -109,12 +122,12 @@ def _override(data: dict[str, Any], override: str, option: str, model: type[Base
     for parent in parents:
         inner = target.get(parent, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{told}: {_short(parent)} holds no keys in this file; set it as a whole")
+            raise ConfigError(f"{told}: {short(parent)} holds no keys in this file; set it as a whole")
         target[parent] = target = dict(inner)  # an alias may have it elsewhere too
     try:
         target[last] = _value(text.strip(), _annotation(parts, model))
     except ValueError as error:
-        raise ConfigError(f"{told}: the value is not valid YAML: {_short(error)}") from error
+        raise ConfigError(f"{told}: the value is not valid YAML: {short(error)}") from error
 
 
 def _value(text: str, annotation: Any) -> Any:
@@ -139,16 +152,18 @@ def _annotation(parts: Sequence[str], model: type[BaseModel]) -> Any:
 
 
 def _valid_keys(data: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Return the keys that are right by themselves, as dotted names, whatever is wrong beside them."""
+    """Return the keys that are right by themselves, or by default, as dotted names, whatever is wrong beside them."""
     valid: dict[str, Any] = {}
     for key, field in model.model_fields.items():
-        section = _section_model(field.annotation)
-        if section is not None and isinstance(data.get(key), dict):
-            valid |= _valid_keys(data[key], section, f"{prefix}{key}.")
-        try:
-            valid[f"{prefix}{key}"] = _adapter(model, key).validate_python(data[key])
-        except (KeyError, ValidationError):
+        if key not in data and field.is_required():
             continue
+        section = _section_model(field.annotation)
+        given = data[key] if key in data else field.get_default(call_default_factory=True)
+        if section is not None and isinstance(given, dict | BaseModel):
+            inner = given if isinstance(given, dict) else given.model_dump()
+            valid |= _valid_keys(inner, section, f"{prefix}{key}.")
+        with suppress(ValidationError):
+            valid[f"{prefix}{key}"] = _adapter(model, key).validate_python(given)
     return valid
 
 
@@ -161,41 +176,3 @@ def _adapter(model: type[BaseModel], key: str) -> TypeAdapter[Any]:
 def _section_model(annotation: Any) -> type[BaseModel] | None:
     found = (each for each in choices(annotation) if isinstance(each, type) and issubclass(each, BaseModel))
     return next(found, None)
-
-
-def _explain(problem: Any, model: type[BaseModel]) -> str:
-    key, kind, value = ".".join(str(part) for part in problem["loc"]), problem["type"], problem["input"]
-    if kind == "missing":
-        return f"{key}: missing; add it"
-    if kind == "extra_forbidden":
-        allowed = _keys_beside(problem["loc"], model)
-        close = difflib.get_close_matches(str(problem["loc"][-1])[:_LONGEST_VALUE], allowed, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        return f"{_short(key)}: no such key; {hint}allowed: {', '.join(allowed)}"
-    expected = _EXPECTED.get(kind)
-    if kind == "string_type" and isinstance(value, bool | int | float | None):
-        expected = "expected text: put it in quotes"
-    return f"{_short(key)}: got {shown(value)}; {expected or problem['msg'][0].lower() + problem['msg'][1:]}"
-
-
-def shown(value: Any) -> str:
-    """Return a value as YAML users know it, shortened."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return _short(repr(value))
-
-
-def _short(text: object) -> str:
-    """Return text that may be anything as a part of a message: of a bounded length, on one line."""
-    shown = str(text)
-    end = "" if len(shown) <= _LONGEST_VALUE else f"... ({len(shown)} characters)"
-    return printable(shown[:_LONGEST_VALUE]) + end
-
-
-def _keys_beside(location: Sequence[str | int], model: type[BaseModel]) -> list[str]:
-    """Return the keys that may stand where `location` ends."""
-    section = model
-    for part in location[:-1]:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _section_model(section.model_fields[part].annotation) or section
-    return list(section.model_fields)

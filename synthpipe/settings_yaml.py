@@ -11,6 +11,21 @@ MOST_BYTES = 256 << 10
 MOST_VALUES = 10_000
 DEEPEST = 16
 
+_MEANINGS = {
+    "character '\\t'": "a tab begins a value or indents the line; write blanks",
+    "that cannot start any token": "text cannot begin with @, ` or %; put it in quotes",
+    "mapping values are not allowed": "a second ': ' in the line, or a wrong indent; put text with ': ' in quotes",
+    "parsing a flow sequence": "the list that begins with [ needs a comma, or a ] at its end, before this",
+    "parsing a flow mapping": "what begins with { needs a comma, or a } at its end, before this",
+    "unexpected end of stream": "a quote is open to the end of the file; close it",
+    "unknown escape character": "a backslash in double quotes has a meaning of its own; write single quotes",
+    "expected <block end>": "does not fit the lines above; begin all lines of a section in one column",
+    "could not find expected ':'": "expected a key, a colon and a blank, as in seed: 1",
+    "undefined alias": "text that begins with * refers to an & above; put it in quotes",
+    "expected a single document": "a second document begins here; remove the line ---",
+    "scanning a block scalar": "text that begins with | or > goes on in the next lines; put it in quotes",
+}
+"""What PyYAML's errors mean in a settings file, by words in them."""
 _TAG = "tag:yaml.org,2002:"
 _UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
@@ -35,6 +50,7 @@ def parse(text: str) -> Any:
         return yaml.load(text, _Loader)  # nosec B506 # a SafeLoader
     except yaml.MarkedYAMLError as error:
         said = " ".join(part for part in (error.context, error.problem) if part)
+        said = next((meaning for words, meaning in _MEANINGS.items() if words in said), said)
         mark = error.problem_mark or error.context_mark
         raise ValueError(f"line {mark.line + 1}, column {mark.column + 1}: {said}" if mark else said) from error
     except (OverflowError, ValueError) as error:

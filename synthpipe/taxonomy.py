@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,6 +16,11 @@ BETWEEN_NAMES = "+;|"
 """What joins the names of several classes: no name holds one of them."""
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _Color = tuple[_Byte, _Byte, _Byte]
+
+
+def same_name(name: str) -> str:
+    """Return what is equal for names that mean the same class: they differ by case, or in how Unicode spells them."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Taxonomy:
         return len(self.classes)
 
     def index(self, name: str) -> int:
-        """Return the index of the class called `name`, by its name or one of its aliases.
+        """Return the index of the class called `name`, by its name or one of its aliases, whatever their case.
 
         Raises
         ------
@@ -69,6 +75,9 @@ class Taxonomy:
         """
         for index, tissue in enumerate(self.classes):
             if name == tissue.name or name in tissue.aliases:
+                return index
+        for index, tissue in enumerate(self.classes):
+            if same_name(name) in map(same_name, (tissue.name, *tissue.aliases)):
                 return index
         raise KeyError(name)
 
@@ -99,6 +108,24 @@ class Taxonomy:
         """Return the 768 bytes of a PNG palette: the classes' colours, then the background's, then black."""
         colors = [tissue.color for tissue in self.classes] + [self.background_color]
         return b"".join(bytes(color) for color in colors).ljust(768, b"\0")
+
+
+_LEVELS = range(20, 240, 36)
+_STEP = 151  # without a common divisor with the number of colours: neighbours in the list are far apart
+
+
+def distinct_colors() -> Iterator[tuple[int, int, int]]:
+    """Yield more colours than there can be classes, always the same: no two are equal, and none is white or black.
+
+    The first seven are those of Okabe and Ito (2008), which people with any form of colour vision tell apart.
+    """
+    first = [
+        *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+        *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
+    ]
+    others = [(red, green, blue) for red in _LEVELS for green in _LEVELS for blue in _LEVELS]
+    yield from first
+    yield from (others[number * _STEP % len(others)] for number in range(len(others)))
 
 
 _READ: TypeAdapter[Taxonomy] = TypeAdapter(Taxonomy)

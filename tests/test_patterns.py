@@ -4,13 +4,13 @@ import pytest
 
 from synthpipe import patterns
 from synthpipe.errors import ConfigError
-from synthpipe.patterns import first_groups, pattern_fault
+from synthpipe.patterns import find_groups, pattern_fault
 
 
 def test_the_first_group_names_the_slide() -> None:
     names = ["slide1-a", "b", "é-\udcff", "-"]
-    assert first_groups(r"^([^-]*)-", names) == ["slide1", "", "é", ""]
-    assert first_groups(r"(x)?", ["y"]) == [""]
+    assert find_groups(r"^([^-]*)-", names) == ["slide1", "", "é", ""]
+    assert find_groups(r"(x)?", ["y"]) == [""]
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_the_first_group_names_the_slide() -> None:
 )
 def test_what_is_no_pattern_is_told(pattern: str, fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
-        first_groups(pattern, ["a"])
+        find_groups(pattern, ["a"])
     assert pattern_fault("(a)") is None
 
 
@@ -32,4 +32,4 @@ def test_what_is_no_pattern_is_told(pattern: str, fault: str) -> None:
 def test_a_pattern_that_would_take_for_ever_is_given_up(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "_SECONDS", 1)
     with pytest.raises(ConfigError, match=r"takes more than 1 s on 2 names, such as 'aaa"):
-        first_groups(pattern, ["b", "a" * 254 + "!"])
+        find_groups(pattern, ["b", "a" * 254 + "!"])

@@ -24,6 +24,7 @@ from synthpipe.runtime import JobSettings
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.windows import WindowSection
 from synthpipe.settings_file import choices, load_settings
+from synthpipe.taxonomy import distinct_colors
 from tests.conftest import DEMO, ROOT, pipeline
 from tests.fuzz.pipelines import damaged_override, damaged_pipeline
 
@@ -59,6 +60,77 @@ def test_the_constants_of_the_method() -> None:
         assert found.filter.epochs == {"mosaic": 3 if name == "bcss" else 5, "bezier": 5}
 
 
+SHORT = "classes: [tumour, stroma, normal]\npatches:\n  root: /data\n  layout: folders\n"
+
+
+def short(tmp_path: Path, more: str = "", *overrides: str) -> Pipeline:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SHORT + more, encoding="utf-8")
+    return load(path, overrides)
+
+
+def test_a_file_of_five_lines_is_a_pipeline_with_the_published_constants(tmp_path: Path) -> None:
+    found, published = short(tmp_path), load(ROOT / "pipelines" / "luad-histoseg.yaml")
+    assert (found.name, found.seed, found.format_version) == ("mine", 2024, 1)
+    for key in ("canvas", "glass", "donors", "mosaic", "bezier", "filter", "curation", "store", "background_color"):
+        assert getattr(found, key) == getattr(published, key), key
+    assert len({spec.color for spec in found.classes}) == 3
+    long = yaml.safe_dump(found.model_dump(mode="json"))
+    (tmp_path / "long.yaml").write_text(long, encoding="utf-8")
+    assert load(tmp_path / "long.yaml").fingerprint() == found.fingerprint()
+    assert load(tmp_path / "long.yaml") == found
+    assert short(tmp_path, "glass: {}\n").glass == PUBLISHED_GLASS
+    assert not short(tmp_path, "filter: {enabled: false}\n").filter.enabled
+
+
+def test_what_follows_from_other_keys(tmp_path: Path) -> None:
+    found = short(tmp_path, "canvas: [65, 96]\ncuration: {wanted: {mosaic: 10, bezier: 7200}}\n")
+    assert found.mosaic and found.mosaic.tile == (33, 48)
+    assert found.curation.candidates == {"mosaic": 23, "bezier": 16000}
+    assert found.curation.max_candidates == {"mosaic": 200, "bezier": 144_000}
+    given = short(tmp_path, "canvas: 64\n", "mosaic.tile=40", "curation.wanted=5", "curation.candidates=9", "name=x")
+    assert given.mosaic and given.mosaic.tile == (40, 40) and given.name == "x"
+    assert given.curation.candidates["mosaic"] == 9 and given.curation.max_candidates["mosaic"] == 100
+
+
+def test_what_is_wrong_between_a_key_and_defaults_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mosaic\.split: got \[0\.2, 0\.8\]; no pixel is left"):
+        short(tmp_path, "canvas: 1\n")
+    with pytest.raises(ConfigError, match=r"1 mistake\n  curation\.wanted: no number for bezier"):
+        short(tmp_path, "curation: {wanted: {mosaic: 3}}\n")
+
+
+def test_classes_without_a_colour_get_one_that_no_other_has(tmp_path: Path) -> None:
+    first = next(distinct_colors())
+    classes = [{"name": "a", "color": list(first), "aliases": ["A1"]}, "b", {"name": "c", "aliases": ["C1"]}, "d"]
+    found = short(tmp_path, "", f"classes={json.dumps(classes)}").classes
+    assert found[0].color == first and found[2].aliases == ("C1",)
+    assert len({spec.color for spec in found} | {(255, 255, 255)}) == 5
+    names = [f"c{number}" for number in range(254)]
+    assert len({spec.color for spec in short(tmp_path, "", f"classes={json.dumps(names)}").classes}) == 254
+    with pytest.raises(ConfigError, match=r"classes: got .*expected a list of 2 to 254 class names"):
+        short(tmp_path, "", f"classes={json.dumps([*names, 'more'])}")
+
+
+def test_pairs_may_name_classes_in_any_case(tmp_path: Path) -> None:
+    assert short(tmp_path, "bezier: {pairs: [[Tumour, STROMA]]}\n").class_pairs == ((0, 1),)
+    with pytest.raises(ConfigError, match=r"bezier\.pairs\.0: got \[Tumour, tumour\]; the two classes must differ"):
+        short(tmp_path, "bezier: {pairs: [[Tumour, tumour]]}\n")
+
+
+def test_label_patterns_are_checked(tmp_path: Path) -> None:
+    for layout, pattern, message in (
+        ("pattern", "null", "missing; layout pattern needs it, such as"),
+        ("pattern", "^([A-Z]+)", r"put \(\?P<label> \) around the part that names the classes"),
+        ("folders", "^(?P<label>[A-Z]+)", "layout folders has none: set patches.layout: pattern"),
+    ):
+        with pytest.raises(ConfigError, match=rf"patches\.label_pattern: .*{message}"):
+            short(tmp_path, "", f"patches.layout={layout}", f"patches.label_pattern={pattern}")
+    found = short(tmp_path, "", "patches.layout=pattern", "patches.label_pattern=^(?P<label>[A-Z]+)")
+    assert found.patches.label_pattern and "label_pattern" in found.model_dump()["patches"]
+    assert "label_pattern" not in short(tmp_path).model_dump()["patches"], "runs keep their form"
+
+
 def test_every_mistake_at_once_each_with_its_key() -> None:
     with pytest.raises(ConfigError) as caught:
         pipeline(
@@ -75,15 +147,15 @@ def test_every_mistake_at_once_each_with_its_key() -> None:
     message = str(caught.value)
     for part in (
         "11 mistakes",
-        "canvas: got 'abc'; expected one whole number, or two as [height, width]",
+        "canvas: got 'abc'; expected one whole number of pixels such as 224, or two as [height, width]",
         "mosaic.probabilty: no such key; did you mean 'probability'? allowed: tile, grid",
-        "mosaic.scale: got 1.5; input should be less than or equal to 0.75",
+        "mosaic.scale: got 1.5; expected a number from 0 to 0.75, such as 0.2",
         "bezier.pairs.0: no class 'fat'; allowed: tumour, stroma, normal",
         "bezier.pairs.1: got [stroma, stroma]; the two classes must differ",
-        "bezier.points: got 2; input should be greater than or equal to 3",
+        "bezier.points: got 2; expected a whole number from 3 to 1000, such as 12",
         "curation.max_candidates: 4800 for mosaic is less than curation.wanted (9999); raise it",
         "patches.group_pattern: got 'abc'; put ( ) around",
-        "patches.layout: got 'zip'; input should be 'wsss4luad', 'bcss-wsss'",
+        "patches.layout: got 'zip'; expected wsss4luad, bcss-wsss, luad-histoseg, folders, pattern or csv",
         "filter.epochs: no number for bezier",
     ):
         assert part in message
@@ -98,16 +170,16 @@ def test_every_mistake_at_once_each_with_its_key() -> None:
         ("curation.min_classes=4", "there are only 3 classes"),
         ("curation.min_classes=3", "a Bezier has 2 classes: lower it, or set bezier: null"),
         ("seed=-1", "seed: got -1"),
-        ("bezier.edgy=.nan", "finite number"),
-        ("filter.batch=1", "greater than or equal to 2"),
+        ("bezier.edgy=.nan", "got nan; expected a number from -1000000 to 1000000, such as 0.05"),
+        ("filter.batch=1", "expected a whole number from 2 to 65536, such as 256"),
         ("filter.train_share=0.999", "of 300 filter.candidates it leaves none on one side"),
         ("bezier.pairs=[]", "got an empty list"),
         ("bezier.pairs=some", "expected all, or a list of [background, foreground]"),
-        ("curation.candidates=true", "expected one whole number, or one for each"),
+        ("curation.candidates=true", "expected one whole number such as 12, or one for each"),
         ("patches.group_pattern='('", "no regular expression"),
         ("classes.name=3", "holds no keys in this file; set it as a whole"),
         ("filter.weights_sha256=" + "a" * 64, "filter.weights_sha256: got a digest, but filter.weights is null"),
-        ("filter.precision=16", "filter.precision: got '16'; input should be 'mixed' or '32'"),
+        ("filter.precision=16", "filter.precision: got '16'; expected mixed or 32"),
         ("nonsense", "expected key=value"),
         ("seed=[1", "not valid YAML"),
     ],
@@ -121,24 +193,27 @@ def test_one_mistake(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed=010", "seed: got '010'; expected a whole number such as 12: no quotes, no leading zero"),
+        (
+            "seed=010",
+            "seed: got '010'; expected a whole number from 0 to 18446744073709551615, such as 2024; write numbers",
+        ),
         ("background_color=[0, 064, 128]", "background_color.1: got '064'; expected a whole number"),
         ("canvas=1:30", "canvas: got '1:30'; expected one whole number"),
         ("seed='5'", "seed: got '5'; expected a whole number"),
         ("seed=1.0", "seed: got 1.0; expected a whole number"),
         ("seed=true", "seed: got true; expected a whole number"),
         ("format_version=true", "format_version: got true; expected a whole number"),
-        ("curation.threshold=no", "curation.threshold: got 'no'; expected a number such as 0.5"),
-        ("curation.threshold=true", "curation.threshold: got true; expected a number such as 0.5"),
+        ("curation.threshold=no", "curation.threshold: got 'no'; expected a number from 0 to 1, such as 0.5"),
+        ("curation.threshold=true", "curation.threshold: got true; expected a number from 0 to 1, such as 0.5"),
         ("donors.balance_classes=off", "donors.balance_classes: got 'off'; expected true or false"),
         ("donors.balance_classes=1", "donors.balance_classes: got 1; expected true or false"),
-        ("patches.exclude=[5]", "patches.exclude.0: got 5; expected text: put it in quotes"),
-        ("name=null", "name: got null; expected text: put it in quotes"),
+        ("patches.exclude=[5]", "patches.exclude.0: got 5; expected text; put it in quotes"),
+        ("name=null", "name: got null; expected text that is not empty, such as my patches"),
         (f"seed=0x{'f' * 200_000}", "ffff... (200004 characters); expected a whole number"),
         (f"seed={'9' * 10_000}", "999... (10002 characters); expected a whole number"),
         (
             f"canvas={10**39}",
-            "canvas.0: got 1000000000000000000000000000000000000000; input should be less than or equal",
+            "canvas: got 1000000000000000000000000000000000000000; expected a whole number from 1 to 8192",
         ),
         (f"{'x' * 10_000}=1", "xxx... (10000 characters): no such key; allowed: format_version"),
         ("\x1b[31m=1", "\\x1b[31m: no such key"),
@@ -301,9 +376,9 @@ def test_no_strategy_at_all_is_a_mistake() -> None:
     [
         ("seed: 1\nseed: 2\n", "'seed' occurs twice"),
         ("seed: [1\n", "not valid YAML"),
-        ("- a\n", "got list, expected a mapping"),
-        ("", "got nothing, expected a mapping"),
-        ("---\n", "got nothing, expected a mapping"),
+        ("- a\n", "got .*; expected keys with values, such as seed: 1"),
+        ("", "got nothing; expected keys with values"),
+        ("---\n", "got nothing; expected keys with values"),
         ("[a, b]: 1\n", "not valid YAML"),
         ("1: 2\n", "key 1 is no text"),
         ("[" * 3000, "not valid YAML: line 1, column 17: is nested too deeply"),
@@ -359,7 +434,7 @@ def test_the_schema_knows_every_key_of_the_demo() -> None:
     schema = json_schema()
     definitions = schema["$defs"]
     keys(schema, yaml.safe_load(DEMO.read_text()))
-    assert set(schema["required"]) >= {"seed", "classes", "patches", "canvas", "mosaic", "filter", "curation"}
+    assert schema["required"] == ["classes", "patches"]
 
 
 def test_weights_count_by_their_digest_and_new_keys_at_their_defaults_not_at_all(

@@ -34,7 +34,7 @@ def test_scalars_are_what_yaml_1_2_makes_of_them_or_text(text: str, value: Any) 
         ("a: ! b", "the tag ! is not allowed"),
         ("a: 1\n1: 2", "line 2, column 1: key 1 is no text; put it in quotes"),
         ("a: 1\na: 2", "line 2, column 1: key 'a' occurs twice"),
-        ("a: 1\n---\nb: 2", "line 2, column 1: expected a single document"),
+        ("a: 1\n---\nb: 2", "line 2, column 1: a second document begins here; remove the line ---"),
         ("a:\tb", "line 1, column 3: "),
         ('a: "\\0"', r"line 1: holds the character U\+0000"),
         ("a: \x00", r"line 1: holds the character U\+0000"),

@@ -26,7 +26,7 @@ from synthpipe.patches.remarks import catalog_remarks
 from synthpipe.patterns import pattern_fault
 from synthpipe.pictures import palette_png, png
 from synthpipe.records import STRATEGIES, Strategy
-from synthpipe.settings_file import shown
+from synthpipe.settings_messages import shown
 from synthpipe.storage.recipes import read_recipe, unreadable
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader

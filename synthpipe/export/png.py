@@ -23,6 +23,7 @@ _SPELLINGS: Mapping[Layout, tuple[str, str]] = {
     "bcss-wsss": ("+0", ""),
     "luad-histoseg": ("-", " "),
     "folders": ("-", ", "),
+    "pattern": ("-", ", "),
     "csv": ("-", ", "),
 }
 """What stands before the label in a file name, and between its digits, as each data set was published."""

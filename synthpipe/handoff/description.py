@@ -107,8 +107,9 @@ class Description:
             patches = PatchesSection.model_validate({**found.patches, "root": "."})
         except ValidationError as error:
             raise ValueError(f"patches.{explain(error)}") from error
-        if patches.group_pattern and (fault := pattern_fault(patches.group_pattern)):
-            raise ValueError(f"patches.group_pattern: {fault}")
+        for pattern, group in ((patches.group_pattern, None), (patches.label_pattern, "label")):
+            if pattern and (fault := pattern_fault(pattern, group)):
+                raise ValueError(f"patches.{group or 'group'}_pattern: {fault}")
         return cls(taxonomy, found.size, found.fingerprint, patches, found.glass)
 
 

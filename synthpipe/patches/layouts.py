@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from synthpipe.config import Layout, PatchesSection
 from synthpipe.display import without_secrets
-from synthpipe.errors import CatalogError
+from synthpipe.errors import CatalogError, ConfigError
 from synthpipe.files import Location, located
 from synthpipe.patches.claims import Claim, Entry, ProblemKind
 from synthpipe.patches.hints import what_fits, what_lies_at
@@ -22,8 +22,8 @@ from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, spl
 from synthpipe.patches.listing import SUFFIXES, files, is_directory, is_patch, listing
 from synthpipe.patches.published import PUBLISHED, Published
 from synthpipe.patches.tables import csv_entries
-from synthpipe.patterns import first_groups
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.patterns import find_groups
+from synthpipe.taxonomy import Taxonomy, same_name
 
 
 def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = True) -> tuple[Claim, ...]:
@@ -51,10 +51,10 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
         The root is missing or of the wrong kind, the CSV is no table of patches, or no patch is there; a pattern
         matches none.
     ConfigError
-        `patches.group_pattern` is none, or takes too long.
+        `patches.group_pattern` or `patches.label_pattern` is none, is missing, or takes too long.
     """
     root = _absolute(located(patches.root))
-    entries, parse, cure = _entries(root, patches.layout, taxonomy)
+    entries, parse, cure = _entries(root, patches, taxonomy)
     if not entries:
         raise _misfit(root, patches.layout, taxonomy, f"no patches found; {_wanted(patches.layout, taxonomy)}")
     ids = [entry.id for entry in entries]
@@ -69,7 +69,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
     kept.sort(key=lambda entry: entry.id)
     stems = [PurePosixPath(entry.id).stem for entry in kept]
     if patches.group_pattern:  # of a user; ours is quick
-        groups = first_groups(patches.group_pattern, stems)
+        groups = find_groups(patches.group_pattern, stems)
     else:
         groups = [_group(stem, group_pattern) for stem in stems]
     claims = tuple(_claim(entry, parse, group, group_pattern, cure) for entry, group in zip(kept, groups, strict=True))
@@ -82,9 +82,10 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
 
 
 def _entries(
-    root: Location, layout: Layout, taxonomy: Taxonomy
+    root: Location, patches: PatchesSection, taxonomy: Taxonomy
 ) -> tuple[list[Entry], Callable[[str], tuple[int, ...]], str]:
     """List what a layout takes for patches; also return the reader of labels, and what to do about a wrong one."""
+    layout = patches.layout
     if published := PUBLISHED.get(layout):
         _check_order(layout, published, taxonomy)
         entries = list(_published_entries(_training_folder(root, layout, published, taxonomy)))
@@ -92,6 +93,9 @@ def _entries(
     if layout == "folders":
         entries = list(_folder_entries(_existing_folder(root, layout, taxonomy)))
         return entries, lambda text: parse_names(text, taxonomy), "move it, rename the folder"
+    if layout == "pattern":
+        entries = list(_pattern_entries(_existing_folder(root, layout, taxonomy), patches.label_pattern))
+        return entries, lambda text: parse_names(text, taxonomy), "rename it, change patches.label_pattern"
     if isinstance(root, Path) and is_directory(root):
         fault = "is a folder, expected a file; set patches.root to the CSV file, or patches.layout"
         raise _misfit(root, layout, taxonomy, fault)
@@ -132,25 +136,29 @@ def _check_order(layout: Layout, published: Published, taxonomy: Taxonomy) -> No
                 )
 
 
-def class_names(layout: Layout, root: Location) -> tuple[str, ...]:
-    """Return the class names that a data set itself gives: the published ones, or those of its folders or its table.
+def class_names(layout: Layout, root: Location, label_pattern: str | None = None) -> tuple[str, ...]:
+    """Return the class names that a data set itself gives: published, or those of its folders, table or file names.
 
     Raises
     ------
     CatalogError
         The data set is missing, or names no class.
+    ConfigError
+        Layout pattern has no `label_pattern`, or it is none.
     """
     if layout in PUBLISHED:
         return PUBLISHED[layout].classes
     root = _absolute(root)
     if layout == "folders":
         labels = {name for name, is_folder in listing(_existing_folder(root, layout, Taxonomy(()))) if is_folder}
+    elif layout == "pattern":
+        labels = {each.label for each in _pattern_entries(_existing_folder(root, layout, Taxonomy(())), label_pattern)}
     else:
         labels = {entry.label for entry in csv_entries(root)}
     names = {name for label in labels if not label.strip().startswith("[") for name in split_names(label)}
     if not names:
         raise CatalogError(f"{root}: names no class by itself; name them in index order, as --classes tumour,stroma")
-    return tuple(sorted(names))
+    return tuple(sorted({same_name(name): name for name in sorted(names, reverse=True)}.values()))
 
 
 def _absolute(root: Location) -> Location:
@@ -230,6 +238,21 @@ def _wanted(layout: Layout, taxonomy: Taxonomy) -> str:
 def _published_entries(folder: Location) -> Iterator[Entry]:
     for relative, path in files(folder):
         yield Entry(relative.as_posix(), path, relative.stem)
+
+
+def _pattern_entries(root: Location, pattern: str | None) -> list[Entry]:
+    if pattern is None:
+        raise ConfigError(f"{root}: layout pattern needs patches.label_pattern, such as '^(?P<label>[A-Z]+)-'")
+    found = list(files(root))
+    labels = find_groups(pattern, [relative.stem for relative, _ in found], "label")
+    stray: tuple[ProblemKind, str] = (
+        "mislabelled",
+        f"patches.label_pattern {pattern!r} finds no label in its name without the suffix",
+    )
+    return [
+        Entry(relative.as_posix(), path, label, fault=None if label else stray)
+        for (relative, path), label in zip(found, labels, strict=True)
+    ]
 
 
 def _folder_entries(root: Location) -> Iterator[Entry]:

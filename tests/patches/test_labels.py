@@ -98,6 +98,7 @@ def test_faults_of_brackets(stem: str) -> None:
         ("tumor ; STR", (0, 1)),
         ("tumour|stroma|normal", (0, 1, 2)),
         (" stroma ", (1,)),
+        ("Tumour+str", (0, 1)),
     ],
 )
 def test_names(text: str, classes: tuple[int, ...]) -> None:
@@ -112,7 +113,7 @@ def test_names(text: str, classes: tuple[int, ...]) -> None:
         ("tumour+", "'tumour+' has an empty place"),
         ("+", "'+' has an empty place"),
         ("tumour+necrosis", "label names 'necrosis', which is no class, expected tumour (or TUM, tumor), stroma"),
-        ("Tumour", "label names 'Tumour', which is no class"),
+        ("Tumours", "label names 'Tumours', which is no class (did you mean 'tumour'?"),
         ("tumour,stroma", "label names 'tumour,stroma', which is no class"),
         ("TUM+tumour", "'TUM+tumour' names the class 'tumour' twice"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from synthpipe.config import PatchesSection
-from synthpipe.errors import CatalogError
+from synthpipe.errors import CatalogError, ConfigError
 from synthpipe.patches.claims import Claim
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.published import PUBLISHED
@@ -149,6 +149,31 @@ def test_folders(tmp_path: Path) -> None:
     assert [found[name].group for name in ("tumour/a.png", "TUM/deep/er/b.jpg")] == ["a", "b"]
     assert "label names 'thumbnails', which is no class" in only_problem(found["thumbnails/d.png"])
     assert "it lies in no folder that names its classes" in only_problem(found["e.png"])
+
+
+def test_labels_in_file_names(tmp_path: Path) -> None:
+    touch(tmp_path, "TUM___TUM-1.png", "Normal_2.png", "deep/str+tum_3.png", "fat_4.png", "5.png")
+    found = claims(tmp_path, "pattern", label_pattern=r"^(?P<label>[A-Za-z+]+)_")
+    assert found["TUM___TUM-1.png"].classes == (0,) and found["Normal_2.png"].classes == (2,)
+    assert found["deep/str+tum_3.png"].classes == (0, 1)
+    assert found["deep/str+tum_3.png"].group == "str+tum_3"
+    assert "label names 'fat', which is no class" in only_problem(found["fat_4.png"])
+    assert only_problem(found["5.png"]) == (
+        "mislabelled: patch '5.png': patches.label_pattern '^(?P<label>[A-Za-z+]+)_' finds no label in its name "
+        "without the suffix; rename it, change patches.label_pattern or exclude it with patches.exclude"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        (None, "layout pattern needs patches.label_pattern, such as"),
+        ("^([A-Z]+)_", r"label_pattern '\^\(\[A-Z\]\+\)_': put \(\?P<label> \) around the part that names the classes"),
+    ],
+)
+def test_a_pattern_that_finds_no_labels_is_told(tmp_path: Path, pattern: str | None, fault: str) -> None:
+    with pytest.raises(ConfigError, match=fault):
+        claims(touch(tmp_path, "TUM_1.png"), "pattern", label_pattern=pattern)
 
 
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -368,12 +393,13 @@ def test_a_root_or_layout_that_does_not_fit_is_told_with_what_does(
 
 
 def test_a_folder_of_nearly_the_class_s_name_is_told_its_name(tmp_path: Path) -> None:
-    touch(tmp_path, "Tumour /a.png", "stroma/b.png", "Normal/c.png", "fat/d.png")
+    touch(tmp_path, "Tumours/a.png", "STROMA /b.png", "Normals/c.png", "fat/d.png")
     found = claims(tmp_path, "folders")
-    assert "names 'Tumour', which is no class (did you mean 'tumour'?), expected tumour (or TUM), stroma" in (
-        only_problem(found["Tumour /a.png"])
+    assert "names 'Tumours', which is no class (did you mean 'tumour'?), expected tumour (or TUM), stroma" in (
+        only_problem(found["Tumours/a.png"])
     )
-    assert "(did you mean 'normal'?)" in only_problem(found["Normal/c.png"])
+    assert "(did you mean 'normal'?)" in only_problem(found["Normals/c.png"])
+    assert found["STROMA /b.png"].classes == (1,), "case does not matter, nor do blanks at the ends"
     assert "names 'fat', which is no class, expected tumour" in only_problem(found["fat/d.png"])
 
 
