@@ -104,7 +104,8 @@ def _all_or_pairs(value: Any) -> Any:
 
 def _size_schema(most: int) -> dict[str, Any]:
     side = {"type": "integer", "minimum": 1, "maximum": most}
-    return {"anyOf": [side, {"type": "array", "items": side, "minItems": 2, "maxItems": 2}]}
+    both = {"type": "array", "items": side, "minItems": 2, "maxItems": 2}
+    return {"anyOf": [side, both], "x-words": f"a whole number from 1 to {most}, or two as [height, width]"}
 
 
 _COUNT = {"type": "integer", "minimum": 1, "maximum": MOST}
@@ -123,7 +124,8 @@ PerStrategy = Annotated[
             "anyOf": [
                 _COUNT,
                 {"type": "object", "properties": dict.fromkeys(STRATEGIES, _COUNT), "additionalProperties": False},
-            ]
+            ],
+            "x-words": f"a whole number from 1 to {MOST}, or one for each strategy as {{mosaic: 1, bezier: 2}}",
         }
     ),
 ]
@@ -134,8 +136,9 @@ def _each(count: int) -> dict[Strategy, int]:
 
 
 def _one(schema: dict[str, Any]) -> None:
-    """Show a default that is the same for each strategy as one number."""
-    schema["default"] = next(iter(schema["default"].values()))
+    """Show a default that is the same for each strategy, or for height and width, as one number."""
+    found = schema["default"]
+    schema["default"] = next(iter(found.values() if isinstance(found, dict) else found))
 
 
 Version = Annotated[Literal[1], BeforeValidator(_whole)]  # to Literal true and 1.0 are 1
@@ -143,7 +146,12 @@ Pairs = Annotated[
     tuple[tuple[Text, Text], ...] | None,
     BeforeValidator(_all_or_pairs),
     PlainSerializer(lambda pairs: "all" if pairs is None else pairs),
-    WithJsonSchema({"anyOf": [{"const": "all"}, {"type": "array", "items": _NAMES}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [{"const": "all"}, {"type": "array", "items": _NAMES}],
+            "x-words": "all, or a list of [background, foreground] class names",
+        }
+    ),
 ]
 
 
@@ -274,7 +282,9 @@ class MosaicSection(Section):
         Size,
         Field(description="pixels of a tile; left out: half of the canvas", examples=[112], json_schema_extra=_follows),
     ] = (112, 112)
-    grid: Annotated[GridSize, Field(description="rows and columns of tiles in a grid image", examples=[2])] = (2, 2)
+    grid: Annotated[
+        GridSize, Field(description="rows and columns of tiles in a grid image", examples=[2], json_schema_extra=_one)
+    ] = (2, 2)
     probability: Annotated[Fraction, Field(description="of the flip, and again of shift-scale-rotate")] = 0.8
     shift: Annotated[Fraction, Field(description="largest shift, as a share of height and of width")] = 0.0625
     scale: Annotated[Number, Field(ge=0, le=0.75, description="largest change of size, as a share of it")] = 0.2
@@ -379,7 +389,7 @@ class CurationSection(Section):
     candidates: Annotated[
         PerStrategy,
         Field(
-            description="composites of the first plan; left out: 20/9 of wanted",
+            description="composites of the first plan; left out: 20/9 of wanted, or wanted without a filter",
             examples=[8000],
             json_schema_extra=_follows,
         ),
@@ -420,7 +430,7 @@ class Pipeline(Section):
     Sizes are (height, width) in pixels; in the file one number stands for both.
     """
 
-    format_version: Annotated[Version, Field(description="of the file")] = 1
+    format_version: Annotated[Version, Field(description="of this form of files")] = 1
     name: Annotated[
         Text,
         Field(
@@ -459,13 +469,22 @@ class Pipeline(Section):
     ]
     background_color: Annotated[Color, Field(description="RGB of the background in palettes")] = (255, 255, 255)
     patches: PatchesSection
-    canvas: Annotated[
-        Size, Field(description="pixels of a composite, one number or [height, width]", examples=[224])
-    ] = (224, 224)
-    glass: Annotated[GlassSection | None, Field(description="{}: as below; null: glass is not looked for")] = None
+    canvas: Annotated[Size, Field(description="pixels of a composite", examples=[224], json_schema_extra=_one)] = (
+        224,
+        224,
+    )
+    glass: Annotated[
+        GlassSection | None,
+        Field(description="white background; {}: with the defaults below; null: it is not looked for"),
+    ] = None
     donors: DonorsSection = DonorsSection()
-    mosaic: Annotated[MosaicSection | None, Field(description="null: no Mosaics")] = MosaicSection()
-    bezier: Annotated[BezierSection | None, Field(description="null: no Beziers")] = BezierSection()
+    mosaic: Annotated[MosaicSection | None, Field(description="composites of tiles of many patches; null: none")] = (
+        MosaicSection()
+    )
+    bezier: Annotated[
+        BezierSection | None,
+        Field(description="composites of two patches, one of them inside a closed curve; null: none"),
+    ] = BezierSection()
     filter: FilterSection = FilterSection()
     curation: CurationSection = CurationSection()
     store: StoreSection = StoreSection()

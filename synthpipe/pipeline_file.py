@@ -18,7 +18,6 @@ from synthpipe.taxonomy import BETWEEN_NAMES, distinct_colors, same_name
 
 _BEZIER_CLASSES = 2
 _WANTED = "curation.wanted"
-_PLANS = {"candidates": (20, 9), "max_candidates": (20, 1)}  # times what is wanted, as published (method section 3)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
@@ -64,9 +63,12 @@ def completed(data: Mapping[str, Any], stem: str) -> dict[str, Any]:
     sides = canvas if isinstance(canvas, list) else [canvas]
     if isinstance(mosaic, dict) and all(type(side) is int and side > 0 for side in sides):
         found["mosaic"] = {"tile": [-(-side // 2) for side in sides * 2][:2], **mosaic}
-    curation = found.get("curation", {})
-    if isinstance(curation, dict) and "wanted" in curation:
-        plans = {key: _times(curation["wanted"], *factor) for key, factor in _PLANS.items()}
+    curation, section = found.get("curation", {}), found.get("filter", {})
+    if isinstance(curation, dict):
+        wanted = curation.get("wanted", 3600)
+        without = isinstance(section, dict) and section.get("enabled") is False
+        # as published (method section 3); without a filter all candidates are kept
+        plans = {"candidates": _times(wanted, *((1,) if without else (20, 9))), "max_candidates": _times(wanted, 20)}
         found["curation"] = {**{key: plan for key, plan in plans.items() if plan}, **curation}
     return found
 
@@ -83,7 +85,7 @@ def _with_colors(classes: list[Any]) -> list[Any]:
     ]
 
 
-def _times(wanted: Any, factor: int, over: int) -> Any:
+def _times(wanted: Any, factor: int, over: int = 1) -> Any:
     """Return a multiple of a number, or of the number of each strategy, rounded up; None where there is no number."""
     if isinstance(wanted, dict):
         plans = {key: _times(count, factor, over) for key, count in wanted.items() if key in STRATEGIES}

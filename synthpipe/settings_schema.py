@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from synthpipe.settings_yaml import parse
 
 Schema = Mapping[str, Any]
 
@@ -45,7 +48,7 @@ def keys(schema: Schema, root: Schema | None = None, above: str = "") -> Iterato
             name=f"{above}{name}",
             values=("null, or " if sections and "null" in _types(found, root) else "")
             + ("the keys below" if sections else words(found, root)),
-            default="" if sections or "default" not in found else flow(found["default"]),
+            default="" if isinstance(found.get("default", {}), dict) else flow(found["default"]),
             is_required=name in schema.get("required", ()),
             description=found.get("description") or resolved.get("description", ""),
         )
@@ -124,13 +127,14 @@ def flow(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(flow, value)) + "]"
     if isinstance(value, str):
-        return value if value and set(value) <= _PLAIN and value not in ("true", "false", "null") else json.dumps(value)
+        is_plain = set(value) <= _PLAIN and parse(value) == value
+        return value if is_plain else json.dumps(value, ensure_ascii=False)
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return _number(value) if isinstance(value, float) else str(value)
 
 
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_ -/.") | frozenset("0123456789")
+_PLAIN = frozenset(string.ascii_letters + string.digits + "_ -/.")
 
 
 def _resolved(schema: Schema, root: Schema) -> Schema:
@@ -168,7 +172,8 @@ def _bounds(schema: Schema) -> str:
         return f" from {_number(low)} to {_number(high)}"
     lower = f"at least {_number(low)}" if low is not None else f"above {_number(above)}" if above is not None else ""
     upper = f"at most {_number(high)}" if high is not None else f"below {_number(below)}" if below is not None else ""
-    return " of " + " and ".join(filter(None, (lower, upper))) if lower or upper else ""
+    told = " and ".join(filter(None, (lower, upper)))
+    return f" of {told}" if told.startswith("at") else f" {told}" if told else ""
 
 
 def _number(value: float) -> str:

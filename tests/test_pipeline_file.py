@@ -88,6 +88,8 @@ def test_what_follows_from_other_keys(tmp_path: Path) -> None:
     assert found.mosaic and found.mosaic.tile == (33, 48)
     assert found.curation.candidates == {"mosaic": 23, "bezier": 16000}
     assert found.curation.max_candidates == {"mosaic": 200, "bezier": 144_000}
+    unfiltered = short(tmp_path, "filter: {enabled: false}\n").curation
+    assert unfiltered.candidates == unfiltered.wanted == {"mosaic": 3600, "bezier": 3600}
     given = short(tmp_path, "canvas: 64\n", "mosaic.tile=40", "curation.wanted=5", "curation.candidates=9", "name=x")
     assert given.mosaic and given.mosaic.tile == (40, 40) and given.name == "x"
     assert given.curation.candidates["mosaic"] == 9 and given.curation.max_candidates["mosaic"] == 100

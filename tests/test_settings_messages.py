@@ -15,8 +15,7 @@ PATCHES = "patches: {root: /data, layout: folders}\n"
 
 ADDED = {
     "canvas: 22.5": "canvas: got 22.5; expected one whole number of pixels such as 224, or two as [height, width]",
-    "canvas: 0": "canvas: got 0; expected a whole number from 1 to 8192, or a list of 2, each a whole number from 1 to "
-    "8192, such as 224",
+    "canvas: 0": "canvas: got 0; expected a whole number from 1 to 8192, or two as [height, width], such as 224",
     "seed: -1": "seed: got -1; expected a whole number from 0 to 18446744073709551615, such as 2024",
     "seed: '7'": "seed: got '7'; expected a whole number from 0 to 18446744073709551615, such as 2024; write numbers "
     "without quotes, leading zeros, : and _",
@@ -27,7 +26,7 @@ ADDED = {
     "mosaik: 5": "mosaik: no such key; did you mean 'mosaic'? allowed:",
     "mosaic: 5": "mosaic: got 5; expected the keys tile, grid, probability, shift, scale, rotation, split, or null, "
     "such as {tile: 112}",
-    "mosaic: {grid: 100}": "mosaic.grid: got 100; expected a whole number from 1 to 64, or a list of 2",
+    "mosaic: {grid: 100}": "mosaic.grid: got 100; expected a whole number from 1 to 64, or two as [height, width]",
     "mosaic: {scale: 3}": "mosaic.scale: got 3; expected a number from 0 to 0.75, such as 0.2",
     "mosaic: {split: 0.5}": "mosaic.split: got 0.5; expected a list of 2, each a number from 0 to 1, such as [0.2,",
     "mosaic: {split: [1]}": "mosaic.split: got [1]; expected a list of 2, each a number from 0 to 1",
@@ -38,7 +37,7 @@ ADDED = {
     "bezier: {pairs: [[tumour, strma]]}": "bezier.pairs.0: no class 'strma'; did you mean 'stroma'? allowed: tumour, "
     "stroma",
     "bezier: {pairs: [[tumour]]}": 'bezier.pairs.0: got ["tumour"]; expected a list of 2, each text',
-    "bezier: {radius: 0}": "bezier.radius: got 0; expected a number of above 0 and at most 1, such as 0.2",
+    "bezier: {radius: 0}": "bezier.radius: got 0; expected a number above 0 and at most 1, such as 0.2",
     "filter: off": "filter: got 'off'; expected the keys enabled, network, weights",
     "filter: {enabled: no}": "filter.enabled: got 'no'; expected true or false",
     "filter: {epochs: {mosaik: 3}}": "filter.epochs.mosaik: no such key; did you mean 'mosaic'? allowed: mosaic,",
@@ -46,8 +45,8 @@ ADDED = {
     "filter: {precision: 16}": "filter.precision: got 16; expected mixed or 32",
     "filter: {weights_sha256: abc}": "filter.weights_sha256: got 'abc'; expected 64 digits of 0-9 and a-f, or null",
     "curation: {rule: topk}": "curation.rule: got 'topk'; expected threshold or top_k; did you mean 'top_k'?",
-    "curation: {wanted: 0}": "curation.wanted: got 0; expected a whole number from 1 to 100000000, or the keys mosaic, "
-    "bezier, such as 3600",
+    "curation: {wanted: 0}": "curation.wanted: got 0; expected a whole number from 1 to 100000000, or one for each "
+    "strategy as {mosaic: 1, bezier: 2}, such as 3600",
     "curation: {wanted: many}": "curation.wanted: got 'many'; expected one whole number such as 12, or one for each",
     "curation: {threshold: 50}": "curation.threshold: got 50; expected a number from 0 to 1, such as 0.5",
     "store: {image_codec: gzip}": "store.image_codec: got 'gzip'; expected none, zstd or blosc-lz4",

@@ -27,6 +27,7 @@ from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, load_catalog, read_catalog
 from synthpipe.patches.claims import told
 from synthpipe.patches.layouts import read_layout
+from synthpipe.pipeline_page import page
 from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.summary import human_bytes
@@ -110,14 +111,16 @@ def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
 
 
 @click.command()
-def schema() -> None:
+@click.option("--markdown", is_flag=True, help="Print docs/pipeline-file.md instead: every key, for people.")
+def schema(markdown: bool) -> None:
     """Print the JSON schema of pipeline files, for editors that complete and check YAML.
 
     \b
     Examples:
       synthpipe schema > pipeline.schema.json
+      synthpipe schema --markdown > docs/pipeline-file.md
     """
-    say(json.dumps(json_schema(), indent=2))
+    say(page().rstrip("\n") if markdown else json.dumps(json_schema(), indent=2))
 
 
 def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:

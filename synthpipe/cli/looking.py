@@ -21,7 +21,8 @@ from synthpipe.patches.access import find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.claims import told
-from synthpipe.patches.layouts import class_names, read_layout
+from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.proposing import choose_layout
 from synthpipe.patches.remarks import catalog_remarks
 from synthpipe.patterns import pattern_fault
 from synthpipe.pictures import palette_png, png
@@ -32,12 +33,13 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range
-from synthpipe.taxonomy import Taxonomy, TissueClass
+from synthpipe.taxonomy import Taxonomy, TissueClass, same_name
 
 
 @click.command()
 @click.argument("directory", type=EXISTING)
-@click.option("--layout", type=click.Choice(LAYOUTS), required=True, help="How the patches are laid out.")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="How the patches are laid out [found by folders and names].")
+@click.option("--label-pattern", help="Of layout pattern: regular expression on the stem, with a group (?P<label>...).")
 @click.option("--classes", help="Class names in index order, with commas between [those of the layout].")
 @click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
@@ -45,7 +47,8 @@ from synthpipe.taxonomy import Taxonomy, TissueClass
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def index(
     directory: Location,
-    layout: Layout,
+    layout: Layout | None,
+    label_pattern: str | None,
     classes: str | None,
     group_pattern: str | None,
     exclude: tuple[str, ...],
@@ -58,18 +61,22 @@ def index(
     Examples:
       synthpipe index data/phantom --layout wsss4luad
       synthpipe index data/glas-tiles --layout wsss4luad --classes gland,stroma
+      synthpipe index /data/crc --label-pattern '^(?P<label>[A-Z]+)-'
       synthpipe index patches.csv --layout csv --json
     """
+    found = choose_layout(directory, layout, label_pattern)
+    directory, layout = found.root, found.layout
     patches = PatchesSection(
         root=address(directory),
         layout=layout,
+        label_pattern=found.label_pattern,
         group_pattern=group_pattern,
-        exclude=exclude,
+        exclude=(*found.exclude, *exclude),
         on_error="skip",
         max_pixels=most,
     )
-    names = tuple(map(str.strip, classes.split(","))) if classes else class_names(layout, directory)
-    if not all(names) or len(set(names)) < len(names):
+    names = tuple(map(str.strip, classes.split(","))) if classes else found.class_names
+    if not all(names) or len(set(map(same_name, names))) < len(names):
         raise ConfigError(f"--classes {classes}: got an empty or repeated name; expected names such as tumour,stroma")
     if group_pattern and (fault := pattern_fault(group_pattern)):
         raise ConfigError(f"--group-pattern {shown(group_pattern)}: {fault}")
@@ -77,8 +84,8 @@ def index(
     claims = read_layout(patches, taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims)
-    found = _catalog_summary(catalog, taxonomy, layout)
-    say(json.dumps(found, indent=1) if as_json else "\n".join(_catalog_lines(found, catalog)))
+    summary = _catalog_summary(catalog, taxonomy, layout)
+    say(json.dumps(summary, indent=1) if as_json else "\n".join(_catalog_lines(summary, catalog)))
 
 
 @click.command()

@@ -21,8 +21,8 @@ _COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("doctor", "status", "verify"), "checking"),
     **dict.fromkeys(("index", "replay"), "looking"),
     **dict.fromkeys(("baseline", "evaluate", "predict", "pseudo-label", "train"), "training"),
-    **{"completion": "completion", "export": "exporting", "inspect": "inspecting", "phantom": "phantom"},
-    **{"report": "reporting"},
+    **{"completion": "completion", "export": "exporting", "init": "starting", "inspect": "inspecting"},
+    **{"phantom": "phantom", "report": "reporting"},
 }
 """The module of every command."""
 
@@ -132,6 +132,7 @@ def main() -> None:
     \b
     Start here:
       synthpipe doctor                                        is this machine fit?
+      synthpipe init /data/patches -o mine.yaml               a pipeline file for patches of your own
       synthpipe phantom data/phantom                          procedural tissue to try it on
       synthpipe build pipelines/demo.yaml -o runs/demo        candidates, filter, curated set
       synthpipe inspect runs/demo                             what was made

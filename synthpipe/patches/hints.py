@@ -40,7 +40,7 @@ def what_lies_at(root: Location) -> str:
 def what_fits(root: Location, layout: Layout, taxonomy: Taxonomy) -> str:
     """Return which settings of root and layout fit the patches at a root, or near it; empty where none do."""
     for place in _near(root):
-        found = _layout_of(place, taxonomy)
+        found = layout_of(place, taxonomy)
         if (place, found) == (root, layout):
             break
         if found:
@@ -64,7 +64,7 @@ def _training_first(entry: tuple[str, bool]) -> tuple[bool, str]:
     return "train" not in entry[0].lower(), entry[0]
 
 
-def _layout_of(place: Location, taxonomy: Taxonomy) -> Layout | None:
+def layout_of(place: Location, taxonomy: Taxonomy) -> Layout | None:
     """Return the layout that fits a folder or table, judged by names alone; None if none does."""
     try:
         if not place.is_dir():

@@ -53,7 +53,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
     ConfigError
         `patches.group_pattern` or `patches.label_pattern` is none, is missing, or takes too long.
     """
-    root = _absolute(located(patches.root))
+    root = absolute(located(patches.root))
     entries, parse, cure = _entries(root, patches, taxonomy)
     if not entries:
         raise _misfit(root, patches.layout, taxonomy, f"no patches found; {_wanted(patches.layout, taxonomy)}")
@@ -148,11 +148,18 @@ def class_names(layout: Layout, root: Location, label_pattern: str | None = None
     """
     if layout in PUBLISHED:
         return PUBLISHED[layout].classes
-    root = _absolute(root)
+    root = absolute(root)
     if layout == "folders":
-        labels = {name for name, is_folder in listing(_existing_folder(root, layout, Taxonomy(()))) if is_folder}
+        below = (relative.parts for relative, _ in files(_existing_folder(root, layout, Taxonomy(()))))
+        labels = {parts[0] for parts in below if len(parts) > 1}
     elif layout == "pattern":
-        labels = {each.label for each in _pattern_entries(_existing_folder(root, layout, Taxonomy(())), label_pattern)}
+        entries = _pattern_entries(_existing_folder(root, layout, Taxonomy(())), label_pattern)
+        labels = {entry.label for entry in entries} - {""}
+        if entries and not labels:
+            raise CatalogError(
+                f"{root}: label pattern {label_pattern!r} finds no label in {len(entries)} file names, such as "
+                f"{min(PurePosixPath(entry.id).stem for entry in entries)!r}; correct it"
+            )
     else:
         labels = {entry.label for entry in csv_entries(root)}
     names = {name for label in labels if not label.strip().startswith("[") for name in split_names(label)}
@@ -161,7 +168,8 @@ def class_names(layout: Layout, root: Location, label_pattern: str | None = None
     return tuple(sorted({same_name(name): name for name in sorted(names, reverse=True)}.values()))
 
 
-def _absolute(root: Location) -> Location:
+def absolute(root: Location) -> Location:
+    """Return a root with all the folders above it."""
     return root.expanduser().absolute() if isinstance(root, Path) else root
 
 

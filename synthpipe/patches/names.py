@@ -15,6 +15,11 @@ _MASK_STEM = re.compile(rf"(?P<image>.+?)(?P<mask>[ _.-]+(masks?|{_WORDS}))", re
 Place = tuple[tuple[str, ...], tuple[str, ...]]
 
 
+def is_mask_folder(name: str) -> bool:
+    """Whether a folder holds masks by its name."""
+    return _MASK_FOLDER.fullmatch(name) is not None
+
+
 def masks_among(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return patches that are masks by their names, each with its image and the pattern that excludes it.
 
@@ -46,7 +51,7 @@ def _mask_places(patch: str) -> Iterator[tuple[Place, str]]:
         pattern = f"*{glob.escape(stem['mask'] + path.suffix)}"
         yield (parts[:-1], (stem["image"],)), pattern
     for number, part in enumerate(parts[:-1]):
-        if _MASK_FOLDER.fullmatch(part):
+        if is_mask_folder(part):
             pattern = f"{'*/' if number else ''}{glob.escape(part)}/*"
             yield (parts[:number], parts[number + 1 :]), pattern
             if stem:

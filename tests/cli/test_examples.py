@@ -21,7 +21,20 @@ from tests.conftest import DEMO
 from tests.segment.conftest import settings
 
 ORDER = (
-    *("doctor", "phantom", "index", "validate", "schema", "build", "status", "inspect", "report", "verify", "replay"),
+    *(
+        "doctor",
+        "phantom",
+        "index",
+        "init",
+        "validate",
+        "schema",
+        "build",
+        "status",
+        "inspect",
+        "report",
+        "verify",
+        "replay",
+    ),
     *("export", "train", "evaluate", "predict", "pseudo-label", "baseline", "completion"),
 )
 """What each needs was made by those before."""

@@ -1,0 +1,248 @@
+"""`synthpipe init`: a pipeline file for patches of one's own."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import click
+
+from synthpipe import pipeline_file
+from synthpipe.cli.locations import EXISTING, MAX_PIXELS_OPTION
+from synthpipe.cli.output import say
+from synthpipe.cli.progress import reporter
+from synthpipe.cli.shipped import SHIPPED
+from synthpipe.config import LAYOUTS, MAX_PIXELS, PUBLISHED_GLASS, Layout, PatchesSection, Pipeline
+from synthpipe.display import printable, without_secrets
+from synthpipe.errors import ConfigError, FilterError
+from synthpipe.files import Location, address
+from synthpipe.patches.catalog import Catalog, read_catalog
+from synthpipe.patches.claims import told
+from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.proposing import Found, choose_layout, group_pattern
+from synthpipe.patches.published import PUBLISHED
+from synthpipe.settings_schema import flow
+from synthpipe.taxonomy import Taxonomy, TissueClass, distinct_colors, same_name
+
+_LARGEST_CANVAS = 512
+_USES = 10  # composites a donor and strategy in a first build
+_PUBLISHED_WANTED = 3600
+_LISTED = 5  # problems
+_SHIPPED = {"wsss4luad": "wsss4luad", "bcss-wsss": "bcss", "luad-histoseg": "luad-histoseg"}
+"""The files that come with synthpipe for the published layouts."""
+
+
+@click.command()
+@click.argument("directory", metavar="DIR", type=EXISTING)
+@click.option("--layout", type=click.Choice(LAYOUTS), help="How the patches are laid out [found by folders and names].")
+@click.option(
+    "--label-pattern", metavar="REGEX", help="For layout pattern: finds the class in file names, as (?P<label>[A-Z]+)_."
+)
+@click.option("--classes", help="Class names in index order, with commas between [those that are found].")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write [the name of DIR, and .yaml].",
+)
+@MAX_PIXELS_OPTION
+def init(
+    directory: Location,
+    layout: Layout | None,
+    label_pattern: str | None,
+    classes: str | None,
+    output: Path | None,
+    most: int,
+) -> None:
+    """Write a pipeline file for the patches in DIR (or a CSV file), which builds as it stands.
+
+    Reads all patches. Finds their layout, classes and slides, and chooses what follows from them: the canvas, whether a
+    filter can be trained, and how many composites. Change what you like in the file: it has comments. A file that is
+    there is never overwritten.
+
+    \b
+    Examples:
+      synthpipe init data/phantom -o phantom.yaml
+      synthpipe init /data/crc --label-pattern '^(?P<label>[A-Z]+)-'
+      synthpipe init patches.csv -o mine.yaml
+    """
+    output = output or Path(
+        f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', PurePosixPath(directory.name).stem) or 'pipeline'}.yaml"
+    )
+    if output.exists() or output.is_symlink():
+        raise ConfigError(f"{output}: exists, and is not overwritten; name another file by -o, or remove it")
+    found = choose_layout(directory, layout, label_pattern)
+    names = tuple(map(str.strip, classes.split(","))) if classes else found.class_names
+    patches, catalog, taxonomy = _survey(found, _taxonomy(found.layout, names, bool(classes)), most)
+    keys, notes = _keys(patches, catalog, taxonomy)
+    pipeline = pipeline_file.from_keys(keys, output)
+    filterless = _filter_fault(pipeline, catalog)
+    if filterless:
+        keys["filter"] = {"enabled": False}
+        pipeline = pipeline_file.from_keys(keys, output)
+    notes["filter"] = filterless or f"{len(catalog.mixed)} patches of several classes stand for real images"
+    text = "\n".join(_lines(keys, notes, output, _counts(catalog, taxonomy))) + "\n"
+    try:
+        with output.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigError(f"{output}: exists, and is not overwritten; name another file by -o, or remove it") from error
+    _report(output, pipeline, catalog, notes)
+
+
+def _taxonomy(layout: Layout, names: Sequence[str], are_given: bool) -> Taxonomy:
+    """Return the classes: as they come with synthpipe for a published data set, else with colours of their own."""
+    if layout in PUBLISHED and not are_given:
+        return pipeline_file.load(SHIPPED / f"{_SHIPPED[layout]}.yaml").taxonomy
+    classes: list[TissueClass] = []
+    for name, color in zip(names, distinct_colors(), strict=False):
+        plain = re.sub(r"[^A-Za-z0-9_ .-]|^[^A-Za-z0-9]+", "", name).strip()
+        taken = {same_name(each.name) for each in classes}
+        if not plain or (plain != name and same_name(plain) in taken):
+            plain = f"class {len(classes)}"
+        classes.append(TissueClass(plain, color, (name,) * (plain != name)))
+    return Taxonomy(tuple(classes))
+
+
+def _survey(found: Found, taxonomy: Taxonomy, most: int) -> tuple[PatchesSection, Catalog, Taxonomy]:
+    """Read the patches; return how they are read, with the pattern of their slides, and the classes that they show."""
+    patches = PatchesSection(
+        root=address(found.root),
+        layout=found.layout,
+        label_pattern=found.label_pattern,
+        exclude=found.exclude,
+        on_error="skip",
+        max_pixels=most,
+    )
+    claims = read_layout(patches, taxonomy)
+    if found.layout in ("folders", "pattern"):
+        sound = [claim for claim in claims if not claim.problems]
+        stems = [PurePosixPath(claim.id).stem for claim in sound]
+        slides = group_pattern(stems, [taxonomy.label(claim.classes) for claim in sound])
+        patches = patches.model_copy(update={"group_pattern": slides})
+        claims = read_layout(patches, taxonomy)
+    with reporter().stage("catalog", len(claims)) as advance:
+        catalog = read_catalog(patches, taxonomy, lambda: advance(1), claims=claims)
+    return patches, catalog, taxonomy
+
+
+def _keys(patches: PatchesSection, catalog: Catalog, taxonomy: Taxonomy) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the keys of the file, and what is said beside them."""
+    side = int(statistics.median(min(patch.height, patch.width) for patch in catalog.patches)) // 2 * 2
+    canvas = max(2, min(side, _LARGEST_CANVAS))
+    root = without_secrets(patches.root)
+    about = {
+        "root": root,
+        **patches.model_dump(include={"layout", "label_pattern", "group_pattern", "exclude"}, exclude_defaults=True),
+        **({"max_pixels": patches.max_pixels} if patches.max_pixels != MAX_PIXELS else {}),
+        **({"on_error": "skip"} if catalog.problems else {}),
+    }
+    keys: dict[str, Any] = {
+        "classes": taxonomy.to_json()["classes"],
+        "patches": {key: list(value) if isinstance(value, tuple) else value for key, value in about.items()},
+        "canvas": canvas,
+        "curation": {"wanted": min(_PUBLISHED_WANTED, _USES * len(catalog.donors))},
+    }
+    count = len(catalog.groups)
+    slides = f"{count} slides or patients"
+    if count == len(catalog.patches):
+        slides = (
+            "no slides in the names: each patch counts as one, so splits may divide slides; set patches.group_pattern"
+        )
+    notes = {
+        "group_pattern": slides,
+        "root": "" if root == patches.root else "without its credentials: give them by --set patches.root=URL",
+        "on_error": f"{len(catalog.problems)} problems, see --dry-run: these patches are left out",
+        "canvas": f"pixels, half of the patches have sides of {side} and more",
+        "wanted": f"of each strategy: {_USES} a single-class patch, at most the published {_PUBLISHED_WANTED}",
+    }
+    if patches.layout in PUBLISHED and taxonomy.names == PUBLISHED[patches.layout].classes:
+        shipped = pipeline_file.load(SHIPPED / f"{_SHIPPED[patches.layout]}.yaml")
+        notes["published"] = f"pipelines/{_SHIPPED[patches.layout]}.yaml has the settings of the published data set"
+        if shipped.glass == PUBLISHED_GLASS:
+            keys["glass"] = {}
+        if shipped.bezier and shipped.bezier.pairs:
+            keys["bezier"] = {"pairs": [list(pair) for pair in shipped.bezier.pairs]}
+    return keys, notes
+
+
+def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
+    """Return why no filter can be trained on the patches, if none can.
+
+    Raises
+    ------
+    CatalogError
+        They do not make composites with a filter or without.
+    """
+    from synthpipe.stages import check_patches  # loads Dask, which other commands need not wait for
+
+    if not catalog.mixed:
+        check_patches(
+            pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": False})}), catalog
+        )
+        return "no patch has several classes, and a filter learns from these; candidates are kept as they come"
+    try:
+        check_patches(pipeline, catalog)
+    except FilterError as error:
+        return str(error).partition(";")[0]
+    return ""
+
+
+def _counts(catalog: Catalog, taxonomy: Taxonomy) -> list[str]:
+    counts = []
+    for index in range(len(taxonomy)):
+        occurs = sum(index in patch.classes for patch in catalog.patches)
+        alone = sum(patch.classes == (index,) for patch in catalog.donors)
+        counts.append(f"in {occurs} patches, alone in {alone}" + ("" if alone else ": no composite will show it"))
+    return counts
+
+
+def _lines(keys: dict[str, Any], notes: dict[str, str], output: Path, counts: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of the file."""
+    yield "# Written by `synthpipe init`. All keys that are not here have the published values: docs/pipeline-file.md."
+    if published := notes.get("published"):
+        yield f"# {published}."
+    yield from ("#", *(f"#   {command}" for command in _commands(output)))
+    yield "classes: # in index order; the index after the last is the background, ignored by losses and metrics"
+    for spec, count in zip(keys["classes"], counts, strict=True):
+        yield f"  - {flow({key: value for key, value in spec.items() if value})} # {count}"
+    yield "patches:"
+    for key, value in keys["patches"].items():
+        yield f"  {key}: {flow(value)}" + (f" # {notes[key]}" if notes.get(key) else "")
+    if "group_pattern" not in keys["patches"]:
+        yield f"  # {notes['group_pattern']}"
+    yield f"canvas: {keys['canvas']} # {notes['canvas']}"
+    if "glass" in keys:
+        yield "glass: {} # white background is looked for, as published"
+    if "bezier" in keys:
+        yield f"bezier: {flow(keys['bezier'])}"
+    yield f"filter:\n  enabled: {flow(keys.get('filter', {}).get('enabled', True))} # {notes['filter']}"
+    yield f"curation:\n  wanted: {keys['curation']['wanted']} # {notes['wanted']}"
+
+
+def _commands(output: Path) -> tuple[str, str]:
+    file = shlex.quote(printable(output))
+    run = shlex.quote(printable(f"runs/{output.stem}"))
+    return f"synthpipe build {file} --dry-run", f"synthpipe build {file} -o {run}"
+
+
+def _report(output: Path, pipeline: Pipeline, catalog: Catalog, notes: dict[str, str]) -> None:
+    layout, pattern = pipeline.patches.layout, pipeline.patches.label_pattern
+    say(
+        f"{output}: written for {len(catalog.patches)} patches of layout {layout}" + (f", {pattern}" if pattern else "")
+    )
+    for name, count in zip(pipeline.taxonomy.names, _counts(catalog, pipeline.taxonomy), strict=True):
+        say(f"  {name}: {count}")
+    say(f"  slides: {notes['group_pattern']}")
+    say(f"  filter: {'on' if pipeline.filter.enabled else 'off'}; {notes['filter']}")
+    if catalog.problems:
+        say(f"  {len(catalog.problems)} problems; these patches are left out:")
+        for line in told(catalog.problems, _LISTED):
+            say(f"    {line}")
+    say("\nNext:")
+    for command in _commands(output):
+        say(f"  {command}")

@@ -1,0 +1,142 @@
+"""How an unknown folder of patches is laid out, judged by its folders and file names."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from synthpipe.config import Layout
+from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.files import Location
+from synthpipe.patches.hints import layout_of, what_lies_at
+from synthpipe.patches.labels import split_names
+from synthpipe.patches.layouts import absolute, class_names
+from synthpipe.patches.listing import files, is_directory, is_patch, listing
+from synthpipe.patches.names import is_mask_folder
+from synthpipe.patches.published import PUBLISHED
+from synthpipe.taxonomy import Taxonomy, TissueClass, same_name
+
+_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
+_MOST_CLASSES = 30
+_LEAST_PATCHES = 2  # of a class or slide, on average: else a pattern finds the patch, and nothing that it shares
+_LABEL_PATTERNS = (
+    *(f"^(?P<label>{letters}){sign}" for letters, sign in product(("[A-Z+]+", "[A-Za-z+]+"), ("-", "_", " ", r"\."))),
+    *(f"{sign}(?P<label>{letters})$" for letters, sign in product(("[A-Z+]+", "[A-Za-z+]+"), ("-", "_", " ", r"\."))),
+)
+_GROUP_PATTERNS = (
+    r"(TCGA-[A-Z0-9]{2}-[A-Z0-9]{4})",  # a patient of TCGA
+    r"^(.+?)[-_]\d+[-_]\d+$",  # slide, x, y
+    r"^(.+?)[-_]\d+$",  # slide, number
+    r"^([^-_]+)[-_]",  # slide first
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where patches lie and what their layout is; `exclude` holds patterns of masks beside them."""
+
+    root: Location
+    layout: Layout
+    label_pattern: str | None = None
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The class names that the data set itself gives."""
+        names = class_names(self.layout, self.root, self.label_pattern)
+        return tuple(name for name in names if f"{glob.escape(name)}/*" not in self.exclude)
+
+
+def choose_layout(root: Location, layout: Layout | None, pattern: str | None) -> Found:
+    """Return the layout that a user names, by itself or by the pattern of its labels, or the one that is found.
+
+    Raises
+    ------
+    CatalogError
+        None is named, and none is found.
+    ConfigError
+        The layout has no label pattern.
+    """
+    if pattern and layout not in (None, "pattern"):
+        raise ConfigError(f"--label-pattern: layout {layout} has none; give --layout pattern, or no --label-pattern")
+    if layout == "pattern" and not pattern:
+        raise ConfigError("--layout pattern: give --label-pattern too, such as '^(?P<label>[A-Z]+)-'")
+    if pattern:
+        return Found(absolute(root), "pattern", pattern)
+    return Found(absolute(root), layout) if layout else find_layout(absolute(root))
+
+
+def find_layout(root: Location) -> Found:
+    """Find the layout of the patches at a root, or in the only folder below it, or in that for training.
+
+    Raises
+    ------
+    CatalogError
+        There is none that fits; the message says what is there and what is expected.
+    """
+    if not is_directory(root) and root.name.lower().endswith(".csv"):
+        return Found(root, "csv")
+    for published in PUBLISHED.values():
+        layout = layout_of(root, Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in published.classes)))
+        if layout and layout in PUBLISHED:
+            return Found(root, layout)
+    found = listing(root)
+    folders = sorted(name for name, is_folder in found if is_folder and next(files(root / name), None))
+    images = [name for name, is_folder in found if not is_folder and is_patch(name)]
+    tables = [name for name, is_folder in found if not is_folder and name.lower().endswith(".csv")]
+    splits = [name for name in folders if name.lower() in _SPLITS]
+    inner = splits if len(splits) == len(folders) else folders
+    training = [name for name in inner if name.lower().startswith("train")] if splits else inner
+    if len(training) == 1 and not images and not tables and (splits or len(folders) == 1):
+        return find_layout(root / training[0])
+    exclude = tuple(f"{glob.escape(name)}/*" for name in folders if is_mask_folder(name))
+    if len(folders) - len(exclude) > 1 and not images:
+        return Found(root, "folders", exclude=exclude)
+    if pattern := label_pattern([relative.stem for relative, _ in files(root)]):
+        return Found(root, "pattern", pattern)
+    if len(tables) == 1:
+        return Found(root / tables[0], "csv")
+    raise CatalogError(
+        f"{root}: no labels found: {what_lies_at(root)}; expected a folder for each class, file names that begin or "
+        "end with the class as in TUM_1.png, a CSV with the columns path and labels, or a published data set; give "
+        "--layout, or --label-pattern with the group (?P<label>...)"
+    )
+
+
+def label_pattern(stems: Sequence[str]) -> str | None:
+    """Return a pattern that finds a class name in each file name, if there is one and the classes are few.
+
+    Parameters
+    ----------
+    stems : sequence of str
+        The names, without their suffixes.
+    """
+    for pattern in _LABEL_PATTERNS:
+        labels = [match["label"] if (match := re.search(pattern, stem)) else "" for stem in stems]
+        classes = {same_name(name) for label in labels for name in split_names(label)}
+        if all(labels) and 1 < len(classes) <= min(_MOST_CLASSES, len(stems) // _LEAST_PATCHES):
+            return pattern
+    return None
+
+
+def group_pattern(stems: Sequence[str], labels: Sequence[str]) -> str | None:
+    """Return a known pattern that finds a slide in each file name, if there is one and patches share slides.
+
+    Parameters
+    ----------
+    stems : sequence of str
+        The names, without their suffixes.
+    labels : sequence of str
+        The label of each: what goes with labels alone is no slide.
+    """
+    for pattern in _GROUP_PATTERNS:
+        groups = [match[1] if (match := re.search(pattern, stem)) else "" for stem in stems]
+        count = Counter(groups)
+        is_label = len({*zip(groups, labels, strict=True)}) == len(count) <= len(set(labels))
+        if all(groups) and 1 < len(count) <= len(stems) // _LEAST_PATCHES and not is_label:
+            return pattern
+    return None

@@ -1,0 +1,103 @@
+"""`synthpipe init`, and that what it writes builds as it stands."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image as PillowImage
+
+from synthpipe.cli import main
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.pipeline_file import load
+
+
+def synthpipe(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in which commands are given."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def draw(folder: Path, names: Sequence[str], side: int = 40) -> Path:
+    rng = np.random.default_rng(0)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        PillowImage.fromarray(rng.integers(0, 256, (side, side + 3, 3), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def test_from_file_names_to_a_curated_set(place: Path) -> None:
+    names = [f"{label}___{label}-TCGA-{number}.png" for label in ("ADI", "LYM", "MUS") for number in range(4)]
+    result = synthpipe("init", draw(place / "own patches", names))
+    assert result.exit_code == 0, result.output
+    assert "own-patches.yaml: written for 12 patches of layout pattern, ^(?P<label>[A-Z+]+)_" in result.stdout
+    assert "  ADI: in 4 patches, alone in 4\n" in result.stdout and "no slides in the names" in result.stdout
+    assert "filter: off; no patch has several classes" in result.stdout
+    commands = [line.strip() for line in result.stdout.partition("Next:\n")[2].splitlines()]
+    assert commands == [
+        "synthpipe build own-patches.yaml --dry-run",
+        "synthpipe build own-patches.yaml -o runs/own-patches",
+    ]
+    found = load("own-patches.yaml")
+    assert found.taxonomy.names == ("ADI", "LYM", "MUS") and found.canvas == (40, 40) and not found.filter.enabled
+    assert found.curation.wanted == {"mosaic": 120, "bezier": 120}
+    assert synthpipe(*shlex.split(commands[0])[1:]).exit_code == 0
+    built = synthpipe(*shlex.split(commands[1])[1:], "--workers", 1)
+    assert built.exit_code == 0 and "a curated set of 240 composites" in built.stdout, built.output
+    assert "is not used" not in built.output, "the file asks for nothing that the build leaves out"
+
+
+def test_mixed_patches_of_several_slides_train_a_filter(place: Path) -> None:
+    write_phantom(place / "phantom", PhantomSpec(slides=4, patches=60, size=48, images=1))
+    assert synthpipe("init", "phantom", "-o", "p.yaml").exit_code == 0
+    found, text = load("p.yaml"), Path("p.yaml").read_text()
+    assert found.filter.enabled and "patches of several classes stand for real images" in text
+    assert found.taxonomy.classes[0].color == (0, 64, 128), "as published"
+    assert found.glass and found.bezier and found.bezier.pairs and ("tumour", "stroma") in found.bezier.pairs
+    assert "# pipelines/wsss4luad.yaml has the settings of the published data set.\n" in text
+    assert synthpipe("build", "p.yaml", "--dry-run").exit_code == 0
+
+
+def test_folders_with_slides_masks_and_names_that_classes_cannot_have(place: Path) -> None:
+    names = [f"{label}/s{slide}_{n}.png" for label in ("Üß", "fat", "fat+Üß") for slide in (1, 2) for n in (1, 2)]
+    draw(place / "set", [*names, "masks/s1_1.png", "fat/masks/s2_2.png"])
+    assert synthpipe("init", "set").exit_code == 0
+    found, text = load("set.yaml"), Path("set.yaml").read_text(encoding="utf-8")
+    assert [(spec.name, spec.aliases) for spec in found.classes] == [("fat", ()), ("class 1", ("Üß",))]
+    assert found.patches.exclude == ("masks/*",) and found.patches.group_pattern == r"^(.+?)[-_]\d+$"
+    assert found.patches.on_error == "skip" and "on_error: skip # 1 problem" in text
+    assert "# 2 slides or patients" in text
+    assert synthpipe("build", "set.yaml", "--dry-run").exit_code == 0
+
+
+def test_nothing_is_overwritten_and_nothing_is_written_that_cannot_build(place: Path) -> None:
+    draw(place / "set", ["A/1.png", "A/2.png", "A+B/3.png", "A+B/4.png"])
+    result = synthpipe("init", "set")
+    assert result.exit_code == 1 and "single-class patches show only A" in result.stderr
+    assert not Path("set.yaml").exists()
+    Path("set.yaml").write_text("mine")
+    result = synthpipe("init", "set")
+    assert (
+        result.exit_code == 1 and "set.yaml: exists, and is not overwritten; name another file by -o" in result.stderr
+    )
+    assert Path("set.yaml").read_text() == "mine"
+    result = synthpipe("init", "set", "--layout", "csv", "--label-pattern", "(?P<label>a)", "-o", "x.yaml")
+    assert result.exit_code == 1 and "layout csv has none" in result.stderr
+
+
+def test_index_finds_the_layout_too(place: Path) -> None:
+    names = [f"{label}_{number}.png" for label in ("ADI", "adi+LYM", "LYM") for number in range(2)]
+    draw(place / "set", names)
+    for options in ((), ("--label-pattern", "^(?P<label>[A-Za-z+]+)_")):
+        result = synthpipe("index", "set", *options)
+        assert result.exit_code == 0 and "2 ADI+LYM\n" in result.stdout, result.output
+    assert "empty or repeated name" in synthpipe("index", "set", "--classes", "ADI,adi").stderr
