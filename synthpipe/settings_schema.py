@@ -67,7 +67,7 @@ def words(schema: Schema, root: Schema) -> str:
     if "anyOf" in schema:
         return ", or ".join(words(part, root) for part in schema["anyOf"])
     if "const" in schema or "enum" in schema:
-        return _choice([flow(each) for each in schema.get("enum", [schema.get("const")])])
+        return _choice([str(each) for each in schema.get("enum", [schema.get("const")])])
     kind = schema.get("type")
     if kind in ("integer", "number"):
         return f"a {'whole ' * (kind == 'integer')}number{_bounds(schema)}"

@@ -101,6 +101,7 @@ def found_labels(tmp_path: Path) -> list[int]:
         ("bcss-wsss", 4, "patch0000001+0[0100].png", "patch0000001"),
         ("luad-histoseg", 4, "patch0000001-[0 1 0 0].png", "patch0000001"),
         ("folders", 3, "patch0000001-[0, 1, 0].png", ""),
+        ("pattern", 3, "patch0000001-[0, 1, 0].png", ""),
         ("csv", 3, "patch0000001-[0, 1, 0].png", ""),
     ],
 )
