@@ -8,8 +8,9 @@ import click
 from click.shell_completion import CompletionItem
 
 from synthpipe.config import MAX_PIXELS
-from synthpipe.errors import SynthpipeError
+from synthpipe.errors import ConfigError, SynthpipeError
 from synthpipe.files import Location, located, told
+from synthpipe.taxonomy import same_name
 
 
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
@@ -42,6 +43,23 @@ MAX_PIXELS_OPTION = click.option(
     default=MAX_PIXELS,
     show_default=True,
     help="Images with more are refused before they are decoded.",
+)
+
+
+def _class_names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    names = tuple(map(str.strip, value.split(",")))
+    if not all(names) or len(set(map(same_name, names))) < len(names):
+        raise ConfigError(f"--classes {value}: got an empty or repeated name; expected names such as tumour,stroma")
+    return names
+
+
+CLASSES_OPTION = click.option(
+    "--classes",
+    metavar="NAMES",
+    callback=_class_names,
+    help="Class names in index order, with commas between [those that the patches name].",
 )
 LOCATION = LocationType()
 EXISTING = LocationType(exists=True)

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION, patches_option
+from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, LOCATION, MAX_PIXELS_OPTION, patches_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
@@ -33,14 +33,14 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range
-from synthpipe.taxonomy import Taxonomy, TissueClass, same_name
+from synthpipe.taxonomy import Taxonomy, TissueClass
 
 
 @click.command()
 @click.argument("directory", type=EXISTING)
 @click.option("--layout", type=click.Choice(LAYOUTS), help="How the patches are laid out [found by folders and names].")
 @click.option("--label-pattern", help="Of layout pattern: regular expression on the stem, with a group (?P<label>...).")
-@click.option("--classes", help="Class names in index order, with commas between [those of the layout].")
+@CLASSES_OPTION
 @click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
 @MAX_PIXELS_OPTION
@@ -49,7 +49,7 @@ def index(
     directory: Location,
     layout: Layout | None,
     label_pattern: str | None,
-    classes: str | None,
+    classes: tuple[str, ...] | None,
     group_pattern: str | None,
     exclude: tuple[str, ...],
     most: int,
@@ -75,9 +75,7 @@ def index(
         on_error="skip",
         max_pixels=most,
     )
-    names = tuple(map(str.strip, classes.split(","))) if classes else found.class_names
-    if not all(names) or len(set(map(same_name, names))) < len(names):
-        raise ConfigError(f"--classes {classes}: got an empty or repeated name; expected names such as tumour,stroma")
+    names = classes or found.class_names
     if group_pattern and (fault := pattern_fault(group_pattern)):
         raise ConfigError(f"--group-pattern {shown(group_pattern)}: {fault}")
     taxonomy = Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in names))

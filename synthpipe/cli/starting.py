@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from synthpipe import pipeline_file
-from synthpipe.cli.locations import EXISTING, MAX_PIXELS_OPTION
+from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, MAX_PIXELS_OPTION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.shipped import SHIPPED
@@ -42,7 +42,7 @@ _SHIPPED = {"wsss4luad": "wsss4luad", "bcss-wsss": "bcss", "luad-histoseg": "lua
 @click.option(
     "--label-pattern", metavar="REGEX", help="For layout pattern: finds the class in file names, as (?P<label>[A-Z]+)_."
 )
-@click.option("--classes", help="Class names in index order, with commas between [those that are found].")
+@CLASSES_OPTION
 @click.option(
     "-o",
     "--output",
@@ -54,7 +54,7 @@ def init(
     directory: Location,
     layout: Layout | None,
     label_pattern: str | None,
-    classes: str | None,
+    classes: tuple[str, ...] | None,
     output: Path | None,
     most: int,
 ) -> None:
@@ -76,7 +76,7 @@ def init(
     if output.exists() or output.is_symlink():
         raise ConfigError(f"{output}: exists, and is not overwritten; name another file by -o, or remove it")
     found = choose_layout(directory, layout, label_pattern)
-    names = tuple(map(str.strip, classes.split(","))) if classes else found.class_names
+    names = classes or found.class_names
     patches, catalog, taxonomy = _survey(found, _taxonomy(found.layout, names, bool(classes)), most)
     keys, notes = _keys(patches, catalog, taxonomy)
     pipeline = pipeline_file.from_keys(keys, output)
@@ -86,6 +86,7 @@ def init(
         pipeline = pipeline_file.from_keys(keys, output)
     notes["filter"] = filterless or f"{len(catalog.mixed)} patches of several classes stand for real images"
     text = "\n".join(_lines(keys, notes, output, _counts(catalog, taxonomy))) + "\n"
+    output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with output.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from synthpipe.config import Layout
 from synthpipe.errors import CatalogError, ConfigError
@@ -80,6 +81,8 @@ def find_layout(root: Location) -> Found:
     """
     if not is_directory(root) and root.name.lower().endswith(".csv"):
         return Found(root, "csv")
+    if isinstance(root, Path) and not root.is_dir():
+        raise CatalogError(f"{root}: is a file, expected the folder of the patches, or a table whose name ends in .csv")
     for published in PUBLISHED.values():
         layout = layout_of(root, Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in published.classes)))
         if layout and layout in PUBLISHED:

@@ -58,13 +58,13 @@ def test_from_file_names_to_a_curated_set(place: Path) -> None:
 
 def test_mixed_patches_of_several_slides_train_a_filter(place: Path) -> None:
     write_phantom(place / "phantom", PhantomSpec(slides=4, patches=60, size=48, images=1))
-    assert synthpipe("init", "phantom", "-o", "p.yaml").exit_code == 0
-    found, text = load("p.yaml"), Path("p.yaml").read_text()
+    assert synthpipe("init", "phantom", "-o", "new/p.yaml").exit_code == 0
+    found, text = load("new/p.yaml"), Path("new/p.yaml").read_text()
     assert found.filter.enabled and "patches of several classes stand for real images" in text
     assert found.taxonomy.classes[0].color == (0, 64, 128), "as published"
     assert found.glass and found.bezier and found.bezier.pairs and ("tumour", "stroma") in found.bezier.pairs
     assert "# pipelines/wsss4luad.yaml has the settings of the published data set.\n" in text
-    assert synthpipe("build", "p.yaml", "--dry-run").exit_code == 0
+    assert synthpipe("build", "new/p.yaml", "--dry-run").exit_code == 0
 
 
 def test_folders_with_slides_masks_and_names_that_classes_cannot_have(place: Path) -> None:
@@ -97,6 +97,8 @@ def test_nothing_is_overwritten_and_nothing_is_written_that_cannot_build(place: 
 def test_index_finds_the_layout_too(place: Path) -> None:
     names = [f"{label}_{number}.png" for label in ("ADI", "adi+LYM", "LYM") for number in range(2)]
     draw(place / "set", names)
+    Path("set.txt").touch()
+    assert "is a file, expected the folder of the patches, or a table" in synthpipe("index", "set.txt").stderr
     for options in ((), ("--label-pattern", "^(?P<label>[A-Za-z+]+)_")):
         result = synthpipe("index", "set", *options)
         assert result.exit_code == 0 and "2 ADI+LYM\n" in result.stdout, result.output
