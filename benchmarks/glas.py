@@ -52,7 +52,7 @@ def prepare(source: Path, directory: Path) -> Glas:
         shutil.rmtree(partial, ignore_errors=True)
         (partial / "1.training").mkdir(parents=True)
         for path in images:
-            _cut(path, partial / "1.training")
+            cut(path, partial / "1.training")
         partial.rename(found.patches)
     for folder, among in ((found.chosen, chosen), (found.masked, [image for image in images if image not in chosen])):
         for kind in ("img", "mask"):
@@ -63,13 +63,13 @@ def prepare(source: Path, directory: Path) -> Glas:
     return found
 
 
-def _cut(path: Path, folder: Path) -> None:
+def cut(path: Path, folder: Path, tile: int = _TILE, stride: int = _STRIDE) -> None:
     """Write the tiles of an image, labelled with the classes that cover more than the least share of them."""
     image, mask = (np.asarray(PIL.Image.open(each)) for each in (path, path.parents[1] / "mask" / path.name))
     height, width = mask.shape
-    for y in range(0, height - _TILE + 1, _STRIDE):
-        for x in range(0, width - _TILE + 1, _STRIDE):
-            window = np.s_[y : y + _TILE, x : x + _TILE]
+    for y in range(0, height - tile + 1, stride):
+        for x in range(0, width - tile + 1, stride):
+            window = np.s_[y : y + tile, x : x + tile]
             gland = float((mask[window] == 0).mean())
             label = [int(gland > _LEAST), int(gland < 1 - _LEAST)]
             PIL.Image.fromarray(image[window]).save(folder / f"{path.stem}-{y}-{x}-{label}.png")

@@ -1,0 +1,94 @@
+"""Measure rows, and write the page."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import click
+
+from benchmarks.datacomp.kept import Bench, Cell
+from benchmarks.datacomp.page import PAGE, RESULTS, write_page
+from benchmarks.datacomp.rows import ROWS
+from benchmarks.datacomp.sets import SETS
+from benchmarks.datacomp.trainer import TRAINERS
+from synthpipe.cli.output import say
+from synthpipe.errors import SynthpipeError
+from synthpipe.files import write_atomically
+
+
+class Names(click.ParamType):
+    """Comma-separated names among known ones."""
+
+    name = "names"
+
+    def __init__(self, known: tuple[str, ...]) -> None:
+        self._known = known
+
+    def convert(self, value: str | list[str], param: object, ctx: object) -> list[str]:
+        names = value if isinstance(value, list) else value.split(",")
+        if unknown := [name for name in names if name not in self._known]:
+            self.fail(f"{unknown[0]!r} is none of {', '.join(self._known)}")
+        return names
+
+
+@click.command()
+@click.argument("rows", nargs=-1, type=click.Choice(list(ROWS)))
+@click.option("--list", "listed", is_flag=True, help="List rows, networks and data sets, and end.")
+@click.option("--networks", type=Names(tuple(TRAINERS)), default="pretrained,scratch", show_default=True)
+@click.option("--sets", type=Names(tuple(SETS)), default="glas,phantom", show_default=True)
+@click.option("--sizes", type=Names(("1500", "6000")), default="1500", show_default=True, help="Samples of a set.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(1), help="How many, from 0.")
+@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Holds the GlaS images.")
+@click.option("-d", "--directory", type=click.Path(path_type=Path), default=Path("runs/datacomp"), show_default=True)
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="CPU threads of a training.")
+@click.option("--page", is_flag=True, help=f"Only write {PAGE} from the results in -o.")
+def main(
+    rows: tuple[str, ...],
+    listed: bool,
+    networks: list[str],
+    sets: list[str],
+    sizes: list[str],
+    seeds: int,
+    data: Path | None,
+    directory: Path,
+    output: Path,
+    threads: int,
+    page: bool,
+) -> None:
+    """Train fixed networks on the sets that ROWS make (all by default), one seed after the other.
+
+    Results that are there are kept, so the same command resumes what was stopped.
+
+    \b
+    Examples:
+      python -m benchmarks.datacomp --list
+      python -m benchmarks.datacomp --data /data/glas --networks pretrained
+      python -m benchmarks.datacomp mosaic bezier --sets phantom --seeds 3
+      python -m benchmarks.datacomp --page
+    """
+    if listed:
+        for title, named in (
+            ("rows", {name: row.about for name, row in ROWS.items()}),
+            ("networks", {name: trainer.about for name, trainer in TRAINERS.items()}),
+            ("sets", {name: about for name, (about, _) in SETS.items()}),
+        ):
+            say("\n".join([f"{title}:", *(f"  {name:12} {about}" for name, about in named.items())]))
+        return
+    if page:
+        write_atomically(PAGE, write_page(output))
+        say(str(PAGE))
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        benches = {name: Bench(SETS[name][1](data, directory), output, directory / "runs") for name in sets}
+        for seed, (name, bench), size, row in product(range(seeds), benches.items(), sizes, rows or ROWS):
+            click.echo(f"{name}, {size}, {row}, seed {seed}", err=True)
+            bench.run([(Cell(name, each, int(size), row, seed), TRAINERS[each]) for each in networks], threads)
+    except SynthpipeError as error:
+        raise click.ClickException(str(error)) from error
+
+
+if __name__ == "__main__":
+    main()

