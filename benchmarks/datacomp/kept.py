@@ -71,8 +71,8 @@ class Result:
 def read(path: Path) -> Result:
     """Read one file."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    arrays = (np.array(found.pop(key), np.int64) for key in ("confusions", "boundaries"))
-    return Result(Cell(**found["cell"]), tuple(found["classes"]), *arrays, found)
+    confusions, boundaries = (np.array(found.pop(key), np.int64) for key in ("confusions", "boundaries"))
+    return Result(Cell(**found["cell"]), tuple(found["classes"]), confusions, boundaries, found)
 
 
 def read_all(folder: Path) -> Iterator[Result]:

@@ -70,7 +70,7 @@ def _comparisons(rows: Table) -> Iterator[str]:
     yield "|" + "---|" * 7
     for name, seeds in rows.items():
         against = ROWS[name].against
-        found = compared(seeds, rows[against]) if against in rows else None
+        found = compared(seeds, rows[against]) if against and against in rows else None
         if found:
             won = f"{sum(gain > 0 for gain in found.gains)} of {len(found.gains)}"
             p = "" if np.isnan(found.p) else f"{found.p:.3f}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from benchmarks.datacomp.glas import TILE, by_grade, by_patient, write_parts
+from benchmarks.datacomp.glas import TILE, Parts, by_grade, by_patient, write_parts
 from synthpipe import pipeline_file
 from synthpipe.config import Pipeline
 from synthpipe.errors import ConfigError
@@ -72,21 +72,21 @@ class DataSet:
         return {**parts, "patches": self.catalog.digest}
 
 
-def _glas(parts: Callable[[], dict[str, frozenset[int]]], name: str, data: Path | None, directory: Path) -> DataSet:
+def _glas(parts: Callable[[], Parts], name: str, data: Path | None, directory: Path) -> DataSet:
     if data is None:
         raise ConfigError(f"{name} needs the images of GlaS; name the folder that holds them with --data")
     folder = directory / name
     write_parts(data, folder, parts())
-    parts = (folder / part for part in ("train", "validation", "test"))
     canvas = (f"canvas={TILE}", f"mosaic.tile={TILE // 2}")  # a multiple of 32, as encoders halve five times
-    return DataSet(name, PIPELINES / "glas.yaml", folder / "patches", *parts, canvas)
+    train, validation, test = (folder / part for part in ("train", "validation", "test"))
+    return DataSet(name, PIPELINES / "glas.yaml", folder / "patches", train, validation, test, canvas)
 
 
 def _phantom(data: Path | None, directory: Path, spec: PhantomSpec = _PHANTOM) -> DataSet:
     folder = directory / "phantom"
     write_phantom(folder, spec)
-    parts = (folder / part for part in ("masked", "2.validation", "3.testing"))
-    return DataSet("phantom", PIPELINES / "demo.yaml", folder, *parts)
+    train, validation, test = (folder / part for part in ("masked", "2.validation", "3.testing"))
+    return DataSet("phantom", PIPELINES / "demo.yaml", folder, train, validation, test)
 
 
 SETS: Mapping[str, tuple[str, Callable[[Path | None, Path], DataSet]]] = {

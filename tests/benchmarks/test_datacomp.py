@@ -18,7 +18,7 @@ from benchmarks.datacomp.statistics import compared, miou
 from benchmarks.datacomp.trainer import Trainer
 from synthpipe.errors import ConfigError
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.segment.metrics import measure
+from synthpipe.segment.metrics import Counts, measure
 from tests.conftest import DEMO, ROOT, SMALL
 
 TINY = Trainer("tiny", "FPN", "test_resnet", False, steps=4, batch=4, learning_rate=1e-3, looks=2)
@@ -30,8 +30,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A phantom of seconds."""
     folder = tmp_path_factory.mktemp("datacomp")
     write_phantom(folder / "phantom", PhantomSpec(slides=6, patches=60, size=48, images=2))
-    parts = (folder / "phantom" / part for part in ("masked", "2.validation", "3.testing"))
-    data = DataSet("phantom", DEMO, folder / "phantom", *parts, SMALL)
+    masked, validation, test = (folder / "phantom" / part for part in ("masked", "2.validation", "3.testing"))
+    data = DataSet("phantom", DEMO, folder / "phantom", masked, validation, test, SMALL)
     results = folder / "results"
     results.mkdir()
     return Bench(data, results, folder / "runs")
@@ -87,7 +87,7 @@ def test_no_patient_is_in_two_parts() -> None:
         assert len(train | validation | test) == len(train) + len(validation) + len(test) == images
 
 
-def _results(confusions: np.ndarray) -> dict[int, Result]:  # type: ignore[type-arg]
+def _results(confusions: Counts) -> dict[int, Result]:
     cell = Cell("phantom", "scratch", 8, "labels", 0)
     return {
         seed: Result(cell, ("a", "b"), each, np.zeros((1, 2, 4), np.int64), {}) for seed, each in enumerate(confusions)
@@ -106,7 +106,8 @@ def test_rows_are_compared_by_seed_and_by_image() -> None:
     assert 0 < found.by_image[0] < np.mean(found.gains) < found.by_image[1]
     assert compared(_results(near), {}) is None
     same = compared(_results(near), _results(near))
-    assert same and same.by_image == (0, 0) and np.isnan(same.p)
+    assert same is not None and np.isnan(same.p)
+    assert same.by_image == (0.0, 0.0)
 
 
 def test_the_vectorised_miou_is_that_of_the_metrics() -> None:
