@@ -63,15 +63,17 @@ def test_the_seed_changes_the_composites_and_the_network(bench: Bench) -> None:
 
 
 def test_random_k_draws_from_the_candidates_that_top_k_ranks(bench: Bench) -> None:
-    top, drawn = (ROWS[row].recipe(bench.data, 12, 0, bench.runs / row) for row in ("top-k", "random-k"))
-    seen = [{image.tobytes() for image in each.images} for each in (top, drawn)]
-    assert len(seen[0]) == len(seen[1]) == 12 and seen[0] & seen[1] and seen[0] != seen[1]
+    of_row = (ROWS[row].recipe(bench.data, 12, 0, bench.runs / row) for row in ("top-k", "random-k", "both"))
+    top, drawn, first = ({image.tobytes() for image in each.images} for each in of_row)
+    assert len(top) == len(drawn) == len(first) == 12
+    assert top & drawn and top != drawn and drawn != first
 
 
 def test_patches_are_labelled_as_a_whole(bench: Bench) -> None:
     samples = ROWS["labels"].recipe(bench.data, 1000, 0, bench.runs)
-    assert len(samples.masks) == len(bench.data.catalog.donors)
-    assert all(len(np.setdiff1d(np.unique(mask), [3])) <= 1 for mask in samples.masks)
+    background = bench.data.description.taxonomy.background
+    shown = [np.setdiff1d(mask, background).tolist() for mask in samples.masks]
+    assert sorted(shown) == sorted(list(patch.classes) for patch in bench.data.catalog.donors)
 
 
 def test_results_of_other_settings_are_refused(bench: Bench) -> None:
