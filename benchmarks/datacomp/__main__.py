@@ -48,7 +48,7 @@ def among(known: Iterable[str]) -> Callable[[str], list[str]]:
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=RESULTS, help="Results [benchmarks/results/datacomp]."
 )
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(1), help="CPU threads of a training.")
+@click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads of a training.")
 @click.option("--page", is_flag=True, help="Only write docs/datacomp.md from the results in -o.")
 def main(
     rows: tuple[str, ...],
