@@ -37,6 +37,31 @@ _CURES = {
     **dict.fromkeys(_NETWORK, "check the address and the network, then give the command again"),
 }
 _CREDENTIALS = "check that the credentials are right, have not expired, and may read, write and list there"
+_EXPIRED = "renew the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or your profile)"
+_REGION = "check the region and the address (AWS_DEFAULT_REGION, AWS_ENDPOINT_URL)"
+_REFUSALS = {
+    "400": _CREDENTIALS,  # of HEAD, whose answer has no body that says more
+    "401": _CREDENTIALS,
+    "403": _CREDENTIALS,
+    "AccessDenied": _CREDENTIALS,
+    "AuthorizationHeaderMalformed": _REGION,
+    "ExpiredToken": _EXPIRED,
+    "InvalidAccessKeyId": "check the key's name (AWS_ACCESS_KEY_ID, or your profile)",
+    "InvalidToken": _EXPIRED,
+    "PermanentRedirect": _REGION,
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "SignatureDoesNotMatch": "check the secret key (AWS_SECRET_ACCESS_KEY, or your profile)",
+    "TokenRefreshRequired": _EXPIRED,
+}
+_RIGHT_TO = {  # what a request to S3 needs, where that is not its own name
+    "CompleteMultipartUpload": "PutObject",
+    "CreateMultipartUpload": "PutObject",
+    "DeleteObjects": "DeleteObject",
+    "HeadBucket": "ListBucket",
+    "HeadObject": "GetObject",
+    "ListObjectsV2": "ListBucket",
+    "UploadPart": "PutObject",
+}
 
 
 class SynthpipeError(Exception):
@@ -131,13 +156,28 @@ def is_of_memory(error: BaseException) -> bool:
 def cause_of(error: BaseException) -> str:
     """Say what went wrong with a file or a store, with the code that the store gave."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-    code = response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+    code = code_of(error)
     return f"{said} ({code})" if code and code not in said else said
+
+
+def code_of(error: BaseException) -> str | None:
+    """Return the code that an S3 store gave; None for other errors."""
+    response = _of_request(error, "response")
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+
+
+def _of_request(error: BaseException, name: str) -> Any:
+    """Return an attribute of what S3's client raised, which s3fs makes the cause of its own error."""
+    return getattr(error, name, None) or getattr(error.__cause__, name, None)
 
 
 def cure_of(error: BaseException) -> str | None:
     """Say what to do about what went wrong with a file or a store; None where its kind does not tell."""
+    code, request = code_of(error), _of_request(error, "operation_name")
+    if code == "AccessDenied" and request:
+        return f"ask for the right s3:{_RIGHT_TO.get(request, request)} there, or use other credentials"
+    if code in _REFUSALS:
+        return _REFUSALS[code]
     number = getattr(error, "errno", None)
     if isinstance(error, PermissionError) and number not in _RIGHTS:  # of a store
         return _CREDENTIALS
@@ -152,6 +192,7 @@ def cure_of(error: BaseException) -> str | None:
 def is_of_access(error: BaseException) -> bool:
     """Whether an error is about rights, limits or the network, and says nothing of what is stored."""
     of_access = isinstance(error, PermissionError | ConnectionError | TimeoutError) or is_of_client(error)
+    of_access = of_access or code_of(error) in _REFUSALS
     return of_access or getattr(error, "errno", None) in _RIGHTS | _LIMITS | _NETWORK
 
 

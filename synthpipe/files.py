@@ -9,6 +9,7 @@ import stat
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote_to_bytes
@@ -20,7 +21,7 @@ from fsspec.utils import get_protocol
 from numpy.typing import NDArray
 from upath import UPath
 
-from synthpipe.errors import AccessError, StoreError, SynthpipeError, cause_of, cure_of, is_of_access
+from synthpipe.errors import AccessError, StoreError, SynthpipeError, cause_of, code_of, cure_of, is_of_access
 
 Location = Path | UPath
 """A path on this machine's file systems, or a URL."""
@@ -109,7 +110,56 @@ def told(path: Location, what: str, cure: str = "check the disk, then give the c
         if isinstance(path, Path) and not isinstance(error, OSError):
             raise
         kind = AccessError if is_of_access(error) else StoreError
-        raise kind(f"{path}: {what}: {cause_of(error)}; {cure_of(error) or cure}") from error
+        reason = _in_full(path, error)
+        raise kind(f"{path}: {what}: {cause_of(reason)}; {cure_of(reason) or cure}") from error
+
+
+def _in_full(path: Location, error: Exception) -> Exception:
+    """Return why a store refuses; of a HEAD request it tells only the status, so it is asked again in other ways."""
+    if not isinstance(path, Path) and code_of(error) in ("400", "403"):
+        for ask in (path.fs.isdir, partial(path.fs.cat_file, start=0, end=1)):
+            try:
+                ask(path.path)
+            except Exception as fuller:
+                if (code_of(fuller) or "").isalpha() and is_of_access(fuller):
+                    return fuller
+    return error
+
+
+@contextmanager
+def reached(path: Location) -> Iterator[None]:
+    """Name `path` in what keeps it out of reach; other errors pass, such as that of a file that is not there.
+
+    Raises
+    ------
+    AccessError
+        Rights, limits of this process or the network do not let it be read.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_of_access(error):
+            with told(path, "cannot be read"):
+                raise
+        raise
+
+
+def exists(path: Location) -> bool:
+    """Whether there is something at a path.
+
+    Raises
+    ------
+    AccessError
+        A store refuses to tell; fsspec's own `isfile` takes that for no.
+    """
+    with reached(path):
+        if isinstance(path, Path):
+            return path.exists()
+        try:
+            path.fs.info(path.path)
+        except FileNotFoundError:
+            return False
+        return True
 
 
 def read_regular(path: Location, most: int) -> bytes:
@@ -129,13 +179,8 @@ def read_regular(path: Location, most: int) -> bytes:
     OSError
         It is not there, cannot be read, is no regular file, or is larger; `strerror` says which.
     """
-    try:
+    with reached(path):
         return _read(path, most)
-    except Exception as error:
-        if is_of_access(error):
-            with told(path, "cannot be read"):
-                raise
-        raise
 
 
 def _read(path: Location, most: int) -> bytes:

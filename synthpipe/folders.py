@@ -14,7 +14,7 @@ from typing import Any
 
 from synthpipe.display import printable
 from synthpipe.errors import StoreError
-from synthpipe.files import KINDS, Location, parse_json, read_regular, told
+from synthpipe.files import KINDS, Location, exists, parse_json, read_regular, told
 
 LOCK = ".lock"
 """The file by which a folder is held (`synthpipe.lock`); in a folder that has no marker yet, it says whose it is."""
@@ -99,7 +99,7 @@ def belongs(folder: Location, kind: Kind) -> bool:
 def is_marked(folder: Location, kind: Kind) -> bool:
     """Whether a folder holds a marker of a kind; a link counts, and is refused by its own name."""
     paths = (folder / marker for marker in kind.markers)
-    return any(os.path.lexists(path) if isinstance(path, Path) else path.exists() for path in paths)
+    return any(os.path.lexists(path) if isinstance(path, Path) else exists(path) for path in paths)
 
 
 def is_empty(folder: Location) -> bool:

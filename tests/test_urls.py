@@ -6,16 +6,13 @@ import json
 import multiprocessing
 import os
 import pickle
-import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -325,56 +322,6 @@ def test_commands_take_urls(s3: str, patches: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1 and f"{s3}/runs/nothing: nothing there" in result.output
     result = CliRunner().invoke(main, ["inspect", "s4://x"])
     assert result.exit_code == 2 and "s4://x" in result.output
-
-
-class _Refusal(BaseHTTPRequestHandler):
-    """A store that lets nobody in; answers to HEAD have no body that says why."""
-
-    def do_GET(self) -> None:
-        data = b"<Error><Code>ExpiredToken</Code><Message>The provided token has expired.</Message></Error>"
-        self.send_response(403)
-        self.send_header("Content-Length", str(len(data) * (self.command != "HEAD")))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-    do_HEAD = do_GET  # noqa: N815 # the base class calls it so
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-
-@pytest.fixture
-def refusing(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Refusal)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield "s3://theirs"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_store_that_refuses_is_named_with_its_reason_and_what_to_check(refusing: str, tmp_path: Path) -> None:
-    run, unfiltered = f"{refusing}/run", ("--set", "filter.enabled=false")
-    commands: tuple[tuple[str, ...], ...] = (
-        *((command, run) for command in ("status", "verify", "inspect", "report")),
-        ("build", str(DEMO), "-o", run, *unfiltered),
-        ("build", str(DEMO), "-o", str(tmp_path / "run"), *unfiltered, "--set", f"patches.root={run}"),
-        ("export", f"{refusing}/curated.zarr", "--to", "png", "-o", str(tmp_path / "png")),
-    )
-    for command in commands:
-        result = CliRunner().invoke(main, command)
-        assert result.exit_code in (1, 2) and f"Error: {refusing}/" in result.output.replace("Invalid value for", "")
-        assert re.search(r"Forbidden \(403\)|token has expired. \(ExpiredToken\)", result.output), result.output
-        assert "credentials are right, have not expired, and may read, write and list" in result.output
-        assert "room" not in result.output and "disk" not in result.output
-    with pytest.raises(StoreError, match=r"theirs/curated\.zarr: cannot be read: Forbidden \(403\)"):
-        synthpipe.open_curated(f"{refusing}/curated.zarr")
 
 
 def test_a_store_that_does_not_answer_is_an_error_with_its_address(s3: str) -> None:

@@ -21,7 +21,7 @@ from synthpipe.cli.progress import reporter
 from synthpipe.cli.shipped import SettingsFile
 from synthpipe.config import Pipeline, json_schema
 from synthpipe.curation import first_plan
-from synthpipe.files import Location
+from synthpipe.files import Location, exists
 from synthpipe.folders import claim
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, load_catalog, read_catalog
@@ -189,7 +189,7 @@ def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> 
             *lines,
             f"  curated set      {path / 'curated.zarr'}",
             f"  all candidates   {path / 'candidates.zarr'}",
-            *([f"  report           {page}"] if (page := RunDirectory(path).report_page).exists() else []),
+            *([f"  report           {page}"] if exists(page := RunDirectory(path).report_page) else []),
             f"  more about it    synthpipe inspect {shlex.quote(str(path))}",
             *(f"note: {remark}" for remark in journal.get("remarks", ())),
         ]

@@ -9,7 +9,7 @@ from click.shell_completion import CompletionItem
 
 from synthpipe.config import MAX_PIXELS
 from synthpipe.errors import ConfigError, SynthpipeError
-from synthpipe.files import Location, located, told
+from synthpipe.files import Location, exists, located
 from synthpipe.taxonomy import same_name
 
 
@@ -24,8 +24,7 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
         try:
             location = located(value)
-            with told(location, "cannot be read"):
-                missing = self._exists and not location.exists()
+            missing = self._exists and not exists(location)
         except SynthpipeError as error:
             self.fail(str(error), param, ctx)
         if missing:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from synthpipe.cards.croissant import croissant
 from synthpipe.cards.facts import facts_of, run_of
 from synthpipe.cards.readme import readme
-from synthpipe.errors import ConfigError, StaleRunError, StoreError
+from synthpipe.errors import AccessError, ConfigError, StaleRunError, StoreError
 from synthpipe.export.coco import CocoRuns
 from synthpipe.export.fiftyone import FiftyOneFolder
 from synthpipe.export.form import Form
@@ -25,7 +25,7 @@ from synthpipe.export.nnunet import NnUNetRaw
 from synthpipe.export.png import PngFolders
 from synthpipe.export.webdataset import WebDatasetShards
 from synthpipe.export.work import ExportJob, begin, do_part
-from synthpipe.files import Location, stream_atomically, write_atomically
+from synthpipe.files import Location, exists, stream_atomically, write_atomically
 from synthpipe.folders import claim, sweep
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.lock import held
@@ -207,7 +207,7 @@ def _results(job: ExportJob, futures: Mapping[Future[Done], int]) -> Iterator[tu
 def _refuse_stores(folder: Location) -> None:
     for place in (folder, *folder.parents):
         found = False
-        with suppress(PermissionError):  # as of a bucket of which only a part is the user's
-            found = (place / "zarr.json").exists()
+        with suppress(AccessError):  # as of a bucket of which only a part is the user's
+            found = exists(place / "zarr.json")
         if found:
             raise StaleRunError(f"{folder}: lies in the Zarr store {place}; export into a folder outside of it")

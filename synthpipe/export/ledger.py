@@ -12,7 +12,7 @@ from typing import Any
 
 from synthpipe.config import differences
 from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import Location, open_regular, write_atomically
+from synthpipe.files import Location, exists, open_regular, write_atomically
 from synthpipe.folders import Kind
 from synthpipe.storage.run import json_text, read_json
 
@@ -56,7 +56,7 @@ class Ledger:
         self.parts: dict[int, PartRecord] = {}
         self.finished = False
         self._due = 0.0
-        if self._path.exists():
+        if exists(self._path):
             self._load(folder)
 
     def _load(self, folder: Location) -> None:

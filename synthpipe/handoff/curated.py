@@ -16,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 
 from synthpipe.errors import MissingPackageError, StoreError, explain
-from synthpipe.files import Location, located, told
+from synthpipe.files import Location, exists, located
 from synthpipe.handoff.balance import WeightKind, class_weights, sample_weights
 from synthpipe.handoff.description import Description, Sample
 from synthpipe.handoff.napari import LayerData, layer_data
@@ -90,9 +90,7 @@ class CuratedSet:
 
     def __init__(self, path: str | Location) -> None:
         self.path = located(path)
-        with told(self.path, "cannot be read"):
-            is_run = not (self.path / METADATA).exists() and RunDirectory(self.path).exists()
-        if is_run:
+        if not exists(self.path / METADATA) and RunDirectory(self.path).exists():
             raise StoreError(f"{self.path}: is a run; expected its curated set, {RunDirectory(self.path).curated}")
         group = open_group(self.path)
         attributes: dict[str, Any] = dict(group.attrs)

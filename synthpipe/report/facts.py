@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synthpipe.config import Pipeline
-from synthpipe.files import Location
+from synthpipe.files import Location, exists
 from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.records import Strategy
 from synthpipe.report.choice import chosen_kept, chosen_rejected
@@ -97,7 +97,7 @@ def gather(path: Location) -> RunFacts:
 def _strategy(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, summary: Mapping[str, Any]
 ) -> StrategyFacts | None:
-    if not (run.candidates / strategy / "zarr.json").exists():
+    if not exists(run.candidates / strategy / "zarr.json"):
         return None
     group = open_group(run.candidates, strategy)
     if not has_array(group, "image"):  # the arrays are just being made
@@ -115,7 +115,7 @@ def _strategy(
         tallied,
         galleries[0],
         galleries[1],
-        load_report(report).fields() if report.exists() else None,
+        load_report(report).fields() if exists(report) else None,
         journal,
         array(group, "image").shape[0] - len(tallied.stored),
     )

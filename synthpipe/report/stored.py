@@ -10,7 +10,7 @@ from typing import Any
 import zarr
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, parse_json
+from synthpipe.files import Location, exists, parse_json
 from synthpipe.records import REASONS, STRATEGIES, Image, Mask, Reason, Recipe
 from synthpipe.report.composites import Seen, class_shares, seen
 from synthpipe.storage.nodes import damaged, taxonomy_of
@@ -153,9 +153,9 @@ def open_composites(path: Location) -> StoredComposites:
     run = RunDirectory(path)
     if not run.exists():
         return StoredComposites(open_group(path))
-    if (run.curated / "zarr.json").exists():
+    if exists(run.curated / "zarr.json"):
         return StoredComposites(open_group(run.curated))
-    names = [each for each in STRATEGIES if (run.candidates / each / "zarr.json").exists()]
+    names = [each for each in STRATEGIES if exists(run.candidates / each / "zarr.json")]
     there = ", ".join(str(run.candidates / each) for each in names) or "no candidates either"
     raise StoreError(f"{path}: has no curated set yet; there is {there}")
 

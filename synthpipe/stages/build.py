@@ -17,7 +17,7 @@ from typing import Any
 from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError, SynthpipeError
-from synthpipe.files import Location, in_memory, write_atomically
+from synthpipe.files import Location, exists, in_memory, write_atomically
 from synthpipe.folders import LOCK, claim, is_half_written
 from synthpipe.lock import held
 from synthpipe.patches.access import with_access
@@ -229,11 +229,11 @@ def is_finished(run: RunDirectory) -> bool:
     """Whether a build of this run came to its end, and its curated set is complete."""
     journal = run.journal()
     if (
-        not (journal.get("finished") and run.sums_file.exists())
+        not (journal.get("finished") and exists(run.sums_file))
         or set(run.pipeline().strategies) - journal["strategies"].keys()
     ):
         return False
-    return (run.curated / METADATA).exists() and not any(missing_objects(open_group(run.curated), CURATED_ARRAYS))
+    return exists(run.curated / METADATA) and not any(missing_objects(open_group(run.curated), CURATED_ARRAYS))
 
 
 def _check_stores(run: RunDirectory) -> None:
@@ -245,7 +245,7 @@ def _check_stores(run: RunDirectory) -> None:
         The message names the file.
     """
     for store in (run.training, run.candidates):
-        for strategy in groups_of(open_group(store)) if (store / METADATA).exists() else ():
+        for strategy in groups_of(open_group(store)) if exists(store / METADATA) else ():
             arrays_of(open_group(store, strategy))
 
 

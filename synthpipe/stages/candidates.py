@@ -13,6 +13,7 @@ from synthpipe.compose import Purpose
 from synthpipe.config import CurationSection
 from synthpipe.curation import Verdicts, code, first_plan, next_plan, tally
 from synthpipe.errors import FilterError, StaleRunError
+from synthpipe.files import exists
 from synthpipe.records import REASONS, Reason, Strategy
 from synthpipe.runtime import announced, run_tasks
 from synthpipe.stages.judging import Judgement, blocks, judge
@@ -51,7 +52,7 @@ def make_filters(state: BuildState) -> None:
     missing = [
         strategy
         for strategy in pipeline.strategies
-        if not (run.report(strategy).exists() and run.weights(strategy).exists())
+        if not (exists(run.report(strategy)) and exists(run.weights(strategy)))
     ]
     if missing:
         with timed(state.journal, "filter composites"):
@@ -70,7 +71,7 @@ def make_filters(state: BuildState) -> None:
                 for note in notes:
                     state.reporter.note(note)
     for strategy in pipeline.strategies:
-        if (run.training / strategy).exists():  # what someone removed is not made for a filter that is there
+        if exists(run.training / strategy):  # what someone removed is not made for a filter that is there
             _render(state, strategy, "filter", pipeline.filter.candidates)
         report = load_report(run.report(strategy))
         journal_entry(state, strategy)["filter"] = {"accuracy": report.accuracy, "auroc": report.auroc}

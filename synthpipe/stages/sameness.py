@@ -6,7 +6,7 @@ from itertools import islice
 
 from synthpipe.compose import Purpose
 from synthpipe.errors import StaleRunError
-from synthpipe.files import Location
+from synthpipe.files import Location, exists
 from synthpipe.patches.catalog import Catalog, changes, load_catalog
 from synthpipe.runtime import run_tasks
 from synthpipe.stages.state import BuildState
@@ -57,7 +57,7 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
     tasks, avoided = [], set(map(str, broken))
     for purpose, store in stores.items():
         for strategy in state.pipeline.strategies:
-            group = open_group(store, strategy) if (store / strategy / "zarr.json").exists() else None
+            group = open_group(store, strategy) if exists(store / strategy / "zarr.json") else None
             if group is None or not has_array(group, "image"):
                 continue
             arrays = [array(group, name) for name in CANDIDATE_ARRAYS]

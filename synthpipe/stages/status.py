@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from synthpipe.config import Pipeline
 from synthpipe.curation import acceptance, assess, code, first_plan, tally
 from synthpipe.errors import AccessError, StoreError
-from synthpipe.files import Location
+from synthpipe.files import Location, exists, reached
 from synthpipe.lock import holder_of
 from synthpipe.records import Strategy
 from synthpipe.storage.run import RunDirectory
@@ -53,7 +53,7 @@ def status_of(path: Location) -> dict[str, Any]:
         return _begun(path, f"patches are being read by {holder}")
     pipeline, now = run.pipeline(), time.time()
     finished = bool(run.journal().get("finished"))
-    progress, times = [], [run.run_file.stat().st_mtime, *_epochs_stored_at(run, pipeline)]
+    progress, times = [], [_stored_at(run.run_file), *_epochs_stored_at(run, pipeline)]
     for what, folder, names, planned in _parts(run, pipeline):
         try:
             entry, latest = _progress(what, folder, names, planned, pipeline.store.shard, now)
@@ -89,7 +89,12 @@ def _epochs_stored_at(run: RunDirectory, pipeline: Pipeline) -> Iterator[float]:
     """Yield when the latest epoch of each filter ended that is being trained."""
     for strategy in pipeline.strategies:
         with suppress(FileNotFoundError):
-            yield run.unfinished(strategy).stat().st_mtime
+            yield _stored_at(run.unfinished(strategy))
+
+
+def _stored_at(path: Location) -> float:
+    with reached(path):
+        return path.stat().st_mtime
 
 
 def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Location, list[str], int]]:
@@ -167,7 +172,7 @@ def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]
         return "catalog and donors"
     for entry in progress:
         if entry["what"].endswith("candidates"):
-            untrained = [each for each in pipeline.strategies if not run.report(each).exists()]
+            untrained = [each for each in pipeline.strategies if not exists(run.report(each))]
             if pipeline.filter.enabled and untrained:
                 return f"filter training: {', '.join(untrained)}"
         if entry["done"] < entry["planned"]:
@@ -218,4 +223,4 @@ def _judgement(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dic
 
 
 def _group(folder: Location) -> zarr.Group | None:
-    return open_group(folder) if (folder / "zarr.json").exists() else None
+    return open_group(folder) if exists(folder / "zarr.json") else None

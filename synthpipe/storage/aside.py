@@ -14,7 +14,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from synthpipe.files import Location, told
+from synthpipe.files import Location, exists, told
 
 ROOT = "zarr.json"
 """The file that makes a folder a store."""
@@ -76,4 +76,4 @@ def _is_free(path: Location) -> bool:
     """Whether nothing is there, or half a copy."""
     if isinstance(path, Path) and os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
         return False
-    return not (path / ROOT).exists()
+    return not exists(path / ROOT)

@@ -20,7 +20,7 @@ from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, parse_json, read_regular
+from synthpipe.files import Location, parse_json, reached, read_regular
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, split_checksum
 from synthpipe.storage.nodes import COPIES, METADATA
 from synthpipe.storage.shards import shard_key, shard_numbers, shard_size
@@ -67,7 +67,8 @@ class StoredArray:
 
     def names(self) -> list[str]:
         """Return the names of all that lies in its folder."""
-        return [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
+        with reached(self.path):
+            return [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
 
     def read(self, shard: int) -> bytes:
         """Return the bytes of a shard's object.

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synthpipe.config import MOST, Fraction, Pipeline, Stage, differences
 from synthpipe.errors import AccessError, StaleRunError, StoreError, explain
-from synthpipe.files import Location, parse_json, read_regular, told, write_atomically
+from synthpipe.files import Location, exists, parse_json, read_regular, write_atomically
 from synthpipe.folders import Kind, sweep
 from synthpipe.records import STRATEGIES, Reason, Strategy
 from synthpipe.storage.aside import ROOT, remove_rest, set_aside
@@ -194,16 +194,14 @@ class RunDirectory:
 
     def holds_composites(self) -> bool:
         """Whether any were made: from then on the run belongs to its patches and their pipeline."""
-        with told(self.path, "cannot be read"):
-            return self.candidates.exists() or self.training.exists() or self.has_curated()
+        return exists(self.candidates) or exists(self.training) or self.has_curated()
 
     def has_curated(self) -> bool:
         """Whether there is a curated set, or a part of one; the rest of one that was set aside is none."""
-        return self.curated.exists() and not self._is_set_aside()
+        return exists(self.curated) and not self._is_set_aside()
 
     def exists(self) -> bool:
-        with told(self.run_file, "cannot be read"):
-            return self.run_file.is_file()
+        return exists(self.run_file)
 
     def sweep(self) -> None:
         """Remove what a process that was killed was writing or removing; nobody else may be building the run.
@@ -243,7 +241,7 @@ class RunDirectory:
 
     def journal(self) -> dict[str, Any]:
         """Return what ``build.json`` holds: seconds a stage, every strategy and its rounds, remarks, `finished`."""
-        data = read_json(self.build_file) if self.build_file.exists() else {}
+        data = read_json(self.build_file) if exists(self.build_file) else {}
         try:
             _Journal.model_validate(data)
         except ValidationError as error:
@@ -307,9 +305,9 @@ class RunDirectory:
         """
         old = self.pipeline()
         made: list[Stage] = ["candidates"] if self.holds_composites() else []
-        if self.training.exists():
+        if exists(self.training):
             made.append("training")
-        if any(self.report(strategy).exists() for strategy in STRATEGIES):
+        if any(exists(self.report(strategy)) for strategy in STRATEGIES):
             made.append("filter")
         if self.has_curated():
             made = ["candidates", "training", "filter", "curation"]
@@ -333,9 +331,9 @@ class RunDirectory:
 
     def _is_set_aside(self) -> bool:
         """Whether all that is left of a curated set is the rest of one that lies under another name."""
-        if not self.curated.exists() or (self.curated / ROOT).exists() or not self.exists():
+        if not exists(self.curated) or exists(self.curated / ROOT) or not self.exists():
             return False
-        return (next(self._former()) / ROOT).exists()
+        return exists(next(self._former()) / ROOT)
 
     def _former(self) -> Iterator[Location]:
         """Yield where a former curated set may lie, the first choice first."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, address, located, open_regular, told
+from synthpipe.files import Location, address, exists, located, open_regular, told
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.nodes import HOW_TO_MEND, damaged
 from synthpipe.storage.shards import object_path, shard_size
@@ -68,9 +68,7 @@ class _Remote:
 
     def __init__(self, path: Location) -> None:
         self._url = address(path)
-        with told(path, "cannot be read"):
-            found = path.exists()
-        if not found:
+        if not exists(path):
             raise FileNotFoundError(str(path))
 
     def read(self, offset: int, *buffers: Buffer) -> int:

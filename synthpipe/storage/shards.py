@@ -27,7 +27,7 @@ from zarr.core.sync import sync
 from zarr.storage import MemoryStore, StorePath
 
 from synthpipe.errors import AccessError, StoreError
-from synthpipe.files import Location, read_regular, told, write_atomically
+from synthpipe.files import Location, reached, read_regular, told, write_atomically
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum, split_checksum
 from synthpipe.storage.nodes import damaged, location_of
 from synthpipe.storage.objects import ObjectWriter
@@ -277,7 +277,8 @@ def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
                 with suppress(FileNotFoundError):  # half written then, and under its own name by now
                     times[entry.name] = entry.stat().st_mtime
     else:
-        entries = folder.fs.ls(folder.path, detail=True)
+        with reached(folder):
+            entries = folder.fs.ls(folder.path, detail=True)
         times = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: _appeared(entry) for entry in entries}
     numbers = shard_numbers(array, times)
     return {number: times[shard_key(array, number)] for number in numbers}

@@ -12,7 +12,7 @@ from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, ShardingCodec
 
 from synthpipe.errors import StoreError
-from synthpipe.files import PARTIAL, Location, told
+from synthpipe.files import PARTIAL, Location, exists, reached
 from synthpipe.records import STRATEGIES
 from synthpipe.storage.chunks import settings
 from synthpipe.storage.contents import contents
@@ -30,9 +30,8 @@ def summarise(path: Location) -> dict[str, Any]:
     StoreError
         There is nothing of synthpipe at `path`.
     """
-    with told(path, "cannot be read"):
-        is_run, is_store = ((path / name).is_file() for name in ("run.json", "zarr.json"))
-        found = "no run.json and no zarr.json in it" if path.exists() else "nothing there"
+    is_run, is_store = (exists(path / name) for name in ("run.json", "zarr.json"))
+    found = "no run.json and no zarr.json in it" if exists(path) else "nothing there"
     if is_run:
         return _run(RunDirectory(path))
     if is_store:
@@ -53,9 +52,9 @@ def _run(run: RunDirectory) -> dict[str, Any]:
     data, pipeline = run.read(), run.pipeline()
     build = run.journal()
     reports = {strategy: run.report(strategy) for strategy in STRATEGIES}
-    filters = {strategy: load_report(path).fields() for strategy, path in reports.items() if path.exists()}
+    filters = {strategy: load_report(path).fields() for strategy, path in reports.items() if exists(path)}
     finished = bool(build.get("finished"))
-    stores = [each for each in (run.candidates, run.curated, run.training) if (each / "zarr.json").exists()]
+    stores = [each for each in (run.candidates, run.curated, run.training) if exists(each / "zarr.json")]
     return {
         "kind": "run",
         "path": str(run.path),
@@ -116,7 +115,8 @@ def _bytes_stored(array: zarr.Array[Any]) -> int:
     """Return the bytes of an array's objects; those that are being written, or vanish meanwhile, do not count."""
     folder = object_path(array, 0).parent
     if not isinstance(folder, Path):
-        return array.nbytes_stored()
+        with reached(folder):
+            return array.nbytes_stored()
     total = 0
     for file in folder.iterdir() if folder.is_dir() else ():
         if not file.name.endswith(PARTIAL):

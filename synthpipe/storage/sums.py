@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 
 from synthpipe.errors import AccessError, StoreError
-from synthpipe.files import Location, read_regular, write_atomically
+from synthpipe.files import Location, exists, read_regular, write_atomically
 from synthpipe.storage.run import RunDirectory
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
@@ -27,7 +27,7 @@ def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
     StoreError
         It cannot be written.
     """
-    contents = {path: read_file(path) for path in run.small_files() if path.exists()} | dict(known)
+    contents = {path: read_file(path) for path in run.small_files() if exists(path)} | dict(known)
     digests = {_name(run, path): sha256(data) for path, data in contents.items()}
     text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
     write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n", durable=True)

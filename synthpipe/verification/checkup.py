@@ -17,7 +17,7 @@ import numpy as np
 from synthpipe.config import Pipeline
 from synthpipe.curation import Kept, Verdicts, tally
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, told
+from synthpipe.files import Location, exists, told
 from synthpipe.patches.access import find_patches, unread
 from synthpipe.patches.catalog import Catalog
 from synthpipe.progress import Reporter
@@ -77,7 +77,7 @@ def verify(
     """
     run = RunDirectory(path)
     with told(path, "cannot be read"):
-        is_run = path.is_dir() and (run.exists() or run.build_file.exists() or run.holds_composites())
+        is_run = path.is_dir() and (run.exists() or exists(run.build_file) or run.holds_composites())
     if not is_run:
         raise StoreError(f"{path}: is no run directory; expected one that `synthpipe build` made")
     return _Checking(run, samples, reporter, samples > 0 if patches is None else patches, root).result()
@@ -94,7 +94,7 @@ class _Checking:
         self.unread = False
         self.links = check_links(run)
         journal = self.links or check_journal(run)
-        self.finished = run.sums_file.exists() or bool(not journal and run.journal().get("finished"))
+        self.finished = exists(run.sums_file) or bool(not journal and run.journal().get("finished"))
         self.faults += journal
 
     def result(self) -> Checkup:
@@ -116,7 +116,7 @@ class _Checking:
         self.faults += faults
         if self.finished:
             self.faults += check_sums(run)
-        files = [file for file in (*run.small_files(), run.sums_file) if file.exists()]
+        files = [file for file in (*run.small_files(), run.sums_file) if exists(file)]
         self.objects, self.size = len(files), sum(file.stat().st_size for file in files)
         if pipeline is None or run.run_file in self._faulty():
             self.notes.append("the Zarr stores were not checked: what they should hold follows from run.json")
@@ -176,7 +176,7 @@ class _Checking:
         if not finished:
             self.notes += ["the run is not finished", *_not_made_yet(found)]
             filters = [run.report(each) for each in pipeline.strategies if pipeline.filter.enabled]
-            self.notes += [f"{report}: the filter is not trained yet" for report in filters if not report.exists()]
+            self.notes += [f"{report}: the filter is not trained yet" for report in filters if not exists(report)]
         return [group for group in found.values() if group]
 
     def _composites(
@@ -278,7 +278,7 @@ class _Checking:
     def _split_known(self, pipeline: Pipeline) -> bool:
         """Whether the filter's composites can be sampled anew: which donors each may have is in ``split.json``."""
         split = self.run.split_file
-        return pipeline.filter.enabled and split.exists() and split not in self._faulty()
+        return pipeline.filter.enabled and exists(split) and split not in self._faulty()
 
     def _sound(self, folder: Location) -> bool:
         """Whether nothing was found below a folder, or in the metadata of what it lies in, but verdicts."""

@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore
 from synthpipe.compose import Purpose
 from synthpipe.config import MOST, Pipeline
 from synthpipe.errors import AccessError
-from synthpipe.files import Location, parse_json, read_regular
+from synthpipe.files import Location, exists, parse_json, reached, read_regular
 from synthpipe.patches.catalog import Catalog
 from synthpipe.records import Strategy
 from synthpipe.stages.layout import add_scores, add_verdicts, composites_group, curated_group
@@ -96,7 +96,7 @@ def expected_composites(
     root = run.training if purpose == "filter" else run.candidates
     path = root / strategy
     required = finished and (purpose == "candidate" or pipeline.filter.enabled)
-    if not required and not path.exists():
+    if not required and not exists(path):
         return None
     planned = pipeline.filter.candidates if purpose == "filter" else 0
     length = _length(path, finished) or planned
@@ -104,10 +104,10 @@ def expected_composites(
     group = composites_group(store, pipeline, strategy, purpose, length)
     names = list(CANDIDATE_ARRAYS)
     if purpose == "candidate":
-        if (path / "p_real").exists() or (required and pipeline.filter.enabled):
+        if exists(path / "p_real") or (required and pipeline.filter.enabled):
             add_scores(group, pipeline, length, model)
             names.append("p_real")
-        if (path / "verdict").exists() or required:
+        if exists(path / "verdict") or required:
             add_verdicts(group, pipeline, length)
             names.append("verdict")
     nodes: dict[Location, Any] = {root: zarr.open_group(store, mode="r"), path: group}
@@ -120,7 +120,7 @@ def expected_curated(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool, count: int | None
 ) -> ExpectedGroup | None:
     """Return how the curated set of `count` composites, if that is known, ought to lie; None where it is not begun."""
-    if not finished and not run.curated.exists():
+    if not finished and not exists(run.curated):
         return None
     length = count or _length(run.curated, finished)
     length = length or sum(pipeline.curation.wanted[strategy] for strategy in pipeline.strategies)
@@ -185,7 +185,8 @@ def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
 
 
 def _holds_objects(folder: Location) -> bool:
-    return folder.is_dir() and any(file.name.startswith("c.") for file in folder.iterdir())
+    with reached(folder):
+        return folder.is_dir() and any(file.name.startswith("c.") for file in folder.iterdir())
 
 
 def _length(folder: Location, finished: bool) -> int:

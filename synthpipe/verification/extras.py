@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from synthpipe.files import PARTIAL, Location
+from synthpipe.files import PARTIAL, Location, reached
 from synthpipe.storage.nodes import METADATA
 from synthpipe.verification.expected import ExpectedGroup
 from synthpipe.verification.faults import Fault
@@ -37,9 +37,8 @@ def note_extras(groups: list[ExpectedGroup]) -> Iterator[str]:
             if folder.parent in known:
                 known[folder.parent].add(folder.name)
     for folder, names in known.items():
-        if not folder.is_dir():
-            continue
-        found = (each.name for each in folder.iterdir())
+        with reached(folder):
+            found = [each.name for each in folder.iterdir()] if folder.is_dir() else []
         others = sorted(
             name for name in found if name not in names and not name.startswith("c.") and PARTIAL not in name
         )

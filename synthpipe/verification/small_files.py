@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from synthpipe.config import Pipeline
 from synthpipe.errors import AccessError, CatalogError, FilterError, StoreError, SynthpipeError
-from synthpipe.files import Location
+from synthpipe.files import Location, exists
 from synthpipe.folders import irregular
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import read_layout
@@ -95,7 +95,7 @@ def check_filter_files(run: RunDirectory, pipeline: Pipeline, finished: bool) ->
     """Compare the filters' weights with their reports."""
     for strategy in pipeline.strategies:
         weights, report = run.weights(strategy), run.report(strategy)
-        if not report.exists():
+        if not exists(report):
             if finished and pipeline.filter.enabled:
                 yield _small_file(run, report, "nothing", "the report of a finished training")
             continue
@@ -111,7 +111,7 @@ def check_filter_files(run: RunDirectory, pipeline: Pipeline, finished: bool) ->
 
 def check_split(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool) -> Iterator[Fault]:
     """Compare ``split.json`` with the split that the pipeline gives."""
-    if not pipeline.filter.enabled or not (finished or run.split_file.exists()):
+    if not pipeline.filter.enabled or not (finished or exists(run.split_file)):
         return
     expected = json_text(split_json(check_patches(pipeline, catalog))).encode()
     found = _digest(run.split_file)
@@ -170,9 +170,9 @@ def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]
     Weights are known to be right by their digest in ``SHA256SUMS``; without that, the scores' own word comes first.
     """
     report, weights = run.report(strategy), run.weights(strategy)
-    if report not in faulty and report.exists():
+    if report not in faulty and exists(report):
         return load_report(report).model_sha256
-    digest = _digest(weights) if weights not in faulty and weights.exists() else ""
+    digest = _digest(weights) if weights not in faulty and exists(weights) else ""
     if digest and run.sums_file not in faulty:
         return digest
     try:
