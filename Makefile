@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test test-matrix check browser demo notebook bench experiments fuzz clean
+.PHONY: install test test-all test-matrix check browser demo notebook bench experiments fuzz clean
 
 install: $(VENV)/installed
 
@@ -28,6 +28,10 @@ browser:
 
 test: check browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# the slow tests too: builds on a real Slurm, which needs the packages slurmctld, slurmd, slurm-client and munge
+test-all: check browser
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 # the oldest and the newest versions that setup.cfg promises: 12 GB, with interpreters of Python 3.11, 3.12 and 3.13
 test-matrix: install

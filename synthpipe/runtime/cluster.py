@@ -19,7 +19,7 @@ from distributed import Client
 from synthpipe.errors import ClusterError
 from synthpipe.files import parse_json, read_regular
 from synthpipe.runtime.crew import Crew
-from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, check_queue, job_cluster, jobs_renewed
+from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, check_queue, job_cluster
 from synthpipe.runtime.keys import made_keys, security
 from synthpipe.runtime.local import local_cluster
 from synthpipe.runtime.preparation import (
@@ -33,6 +33,7 @@ from synthpipe.runtime.preparation import (
     prepare_workers,
 )
 from synthpipe.runtime.progress import heard
+from synthpipe.runtime.renewal import jobs_renewed
 from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued
 from synthpipe.runtime.site import starting
 from synthpipe.scratch import private_directory

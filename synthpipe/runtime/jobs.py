@@ -7,8 +7,7 @@ import shlex
 import shutil
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from tempfile import NamedTemporaryFile
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import dask
 from dask.utils import parse_bytes, parse_timedelta
-from distributed import SchedulerPlugin, Status
+from distributed import Status
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
-from tornado.ioloop import PeriodicCallback
 
 from synthpipe.config import Section, Text, Whole
 from synthpipe.errors import ClusterError
@@ -51,7 +49,6 @@ WORKER_ENVIRONMENT = WORKER_MEMORY | {
 
 _LEAST_LIFETIME, _LONGEST_MARGIN = 60, 600
 _LONGEST_TIME = 366 * 24 * 3600
-_SECONDS_BETWEEN_LOOKS, _SECONDS_OF_ABSENCE = 2, 20  # a worker that a nanny starts again is back in some seconds
 
 
 def _seconds(value: object) -> object:
@@ -241,7 +238,18 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
             try:
                 return await super()._submit_job(script_filename)
             except RuntimeError as error:
-                raise RuntimeError(str(error).replace(script_filename, "SCRIPT")) from error
+                said = str(error).rpartition("stderr:")[2].strip() or str(error)
+                raise RuntimeError(said.replace(script_filename, "SCRIPT")) from error
+
+        @classmethod
+        async def in_queue(cls) -> frozenset[str] | None:
+            """Return this user's jobs that wait or run; None where that is not known, as of queues other than Slurm."""
+            if queued.kind != "slurm":
+                return None
+            try:
+                return frozenset((await cls._call(["squeue", "--noheader", "--me", "--format=%A"])).split())
+            except (OSError, RuntimeError):
+                return None
 
         async def close(self) -> None:
             await super().close()
@@ -255,68 +263,6 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
             **job_options(queued, demand),
             **options,
         )
-
-
-@contextmanager
-def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
-    """Give up jobs that lost all their workers, while the block runs; an adaptive cluster submits others for them.
-
-    Dask itself takes no notice of the end of a job of several workers. Jobs that the queue does not take are submitted
-    again and again; `note` is told why, once for each reason.
-    """
-    attendance = _Attendance()
-    cluster.scheduler.add_plugin(attendance)
-    told = set[str]()
-
-    async def submit(job: Any) -> None:
-        try:
-            await job.start()
-        except Exception as error:
-            reason = " ".join(str(error).split())
-            kind = re.sub(r"\d+", "0", reason)  # the times and numbers of jobs in it change
-            if kind not in told:
-                told.add(kind)
-                note(f"the queue takes no job, and is asked again: {reason}")
-
-    async def look() -> None:
-        for name, job in list(cluster.workers.items()):
-            if job.status != Status.created:  # it is among the workers once its first submission has ended
-                continue
-            async with cluster._lock:  # or it could be given up while it is submitted, and then be nobody's
-                if cluster.workers.get(name) is job and name in cluster.worker_spec:
-                    await submit(job)
-        present = {str(worker.name) for worker in cluster.scheduler.workers.values()}
-        for name, job in list(cluster.workers.items()):
-            group = cluster.worker_spec.get(name, {}).get("group", [""])
-            workers = {f"{name}{suffix}" for suffix in group}
-            left = [attendance.left[worker] for worker in workers & attendance.left.keys()]
-            if left and not workers & present and time.monotonic() - max(left) > _SECONDS_OF_ABSENCE:
-                attendance.left = {worker: at for worker, at in attendance.left.items() if worker not in workers}
-                del cluster.workers[name]
-                await job.close()
-
-    callback = PeriodicCallback(look, _SECONDS_BETWEEN_LOOKS * 1000)
-    cluster.loop.add_callback(callback.start)
-    try:
-        yield
-    finally:
-        cluster.loop.add_callback(callback.stop)
-
-
-class _Attendance(SchedulerPlugin):  # type: ignore[misc]
-    """When workers left, by name."""
-
-    name = "synthpipe-attendance"
-
-    def __init__(self) -> None:
-        self.left: dict[str, float] = {}
-        self._names: dict[str, str] = {}
-
-    def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        self._names[worker] = str(scheduler.workers[worker].name)
-
-    def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
-        self.left[self._names.pop(worker)] = time.monotonic()
 
 
 def job_options(queued: Queued, demand: Demand) -> dict[str, Any]:

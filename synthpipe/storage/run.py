@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synthpipe.config import MOST, Fraction, Pipeline, Stage, differences
 from synthpipe.errors import AccessError, StaleRunError, StoreError, explain
-from synthpipe.files import Location, exists, parse_json, read_regular, write_atomically
+from synthpipe.files import Location, exists, parse_json, read_regular, told, write_atomically
 from synthpipe.folders import Kind, sweep
 from synthpipe.records import STRATEGIES, Reason, Strategy
 from synthpipe.storage.aside import ROOT, remove_rest, set_aside
