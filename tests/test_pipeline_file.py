@@ -79,6 +79,8 @@ def test_a_file_of_five_lines_is_a_pipeline_with_the_published_constants(tmp_pat
     (tmp_path / "long.yaml").write_text(long, encoding="utf-8")
     assert load(tmp_path / "long.yaml").fingerprint() == found.fingerprint()
     assert load(tmp_path / "long.yaml") == found
+    classes = json.dumps([spec.model_dump(mode="json") for spec in published.classes])
+    assert short(tmp_path, "", f"classes={classes}").fingerprint() == FINGERPRINTS["luad-histoseg"]
     assert short(tmp_path, "glass: {}\n").glass == PUBLISHED_GLASS
     assert not short(tmp_path, "filter: {enabled: false}\n").filter.enabled
 
