@@ -86,8 +86,7 @@ def build(
     _check(run, pipeline, extend)
     if broken is None and is_finished(run) and _asks_the_same(run.pipeline(), pipeline):
         reporter.note(f"{path} is finished: nothing to do")
-        if not _is_tidy(run):
-            _tidy(path, reporter)
+        tidy(path, reporter)
         return run.journal()
     check_reachable(cluster)
     with held(path, RUN) as folder:
@@ -100,14 +99,15 @@ def build(
             run.sweep()
 
 
-def _is_tidy(run: RunDirectory) -> bool:
-    """Whether a finished run has its report, and nothing that a process left behind when it was killed."""
-    names = {each.name for each in run.path.iterdir()}
-    return run.report_page.name in names and not any(name == LOCK or is_half_written(name) for name in names)
+def tidy(path: Location, reporter: Reporter) -> None:
+    """Do for a finished run what a process that was killed at the end of its build did not come to.
 
-
-def _tidy(path: Location, reporter: Reporter) -> None:
-    """Do what a process that was killed at the end of a build did not come to; the run stays finished without it."""
+    The run is finished without it, so what goes wrong is only noted.
+    """
+    run = RunDirectory(path)
+    names = {each.name for each in path.iterdir()}
+    if run.report_page.name in names and not any(name == LOCK or is_half_written(name) for name in names):
+        return
     try:
         with held(path, RUN) as folder:
             run = RunDirectory(folder)

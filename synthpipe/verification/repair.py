@@ -17,6 +17,7 @@ from synthpipe.patches.catalog import write_catalog
 from synthpipe.progress import Reporter
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.stages import build
+from synthpipe.stages.build import tidy
 from synthpipe.storage.run import RUN, RunDirectory
 from synthpipe.verification.checkup import verify
 from synthpipe.verification.faults import Checkup, Fault
@@ -53,6 +54,7 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
         if found.unread or any(fault.lasting for fault in found.faults):
             break
         if not found.faults and run.journal().get("finished"):
+            tidy(path, reporter)
             break
         with held(path, RUN):  # nobody else builds the run while files are replaced
             _prepare(run, _pipeline(run, root), found)

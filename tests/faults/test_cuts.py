@@ -183,6 +183,15 @@ def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(f
     assert contents(tmp_path / "whole") == contents(finished)
 
 
+def test_a_repair_completes_the_end_of_a_build_that_was_killed(finished: Path, tmp_path: Path) -> None:
+    run = copied(finished, tmp_path / "run")
+    (run / "report.html").unlink()
+    for name in (".lock", ".driver", f".report.html.{'0' * 32}.partial"):
+        (run / name).touch()
+    assert not repair(run, 0, 1, LogReporter()).faults
+    assert contents(run) == contents(finished)
+
+
 @pytest.mark.usefixtures("repaired_here")
 def test_a_repair_whose_build_is_refused_removes_nothing(patches: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
