@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import operator
+import shlex
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from synthpipe.display import printable, without_secrets
 from synthpipe.errors import MissingPackageError, StoreError, explain
 from synthpipe.files import Location, exists, located
 from synthpipe.handoff.balance import WeightKind, class_weights, sample_weights
@@ -41,7 +44,7 @@ _ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass",
 
 
 def open_curated(path: str | Location) -> CuratedSet:
-    """Open a curated set, at a path or URL; `CuratedSet` says what it offers.
+    """Open a curated set, or that of a run, at a path or URL; `CuratedSet` says what it offers.
 
     Raises
     ------
@@ -59,7 +62,7 @@ class CuratedSet:
     Parameters
     ----------
     path : path or URL
-        ``curated.zarr`` of a finished run, or the store of `synthpipe pseudo-label`.
+        A finished run, its ``curated.zarr``, or the store of `synthpipe pseudo-label`.
 
     Attributes
     ----------
@@ -89,9 +92,7 @@ class CuratedSet:
     """
 
     def __init__(self, path: str | Location) -> None:
-        self.path = located(path)
-        if not exists(self.path / METADATA) and RunDirectory(self.path).exists():
-            raise StoreError(f"{self.path}: is a run; expected its curated set, {RunDirectory(self.path).curated}")
+        self.path = _store(located(path))
         group = open_group(self.path)
         attributes: dict[str, Any] = dict(group.attrs)
         arrays = arrays_of(group, CURATED_ARRAYS)
@@ -181,12 +182,51 @@ class CuratedSet:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> Sample:
-        place = int(self.indices[index])
-        return Sample(self._images[place], self._masks[place], self.labels[index], self.taxonomy)
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> CuratedSet: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | CuratedSet:
+        """Return a sample, counted from the end where `index` is negative; of a slice, the part of the set.
+
+        Raises
+        ------
+        IndexError
+            There is no such sample.
+        TypeError
+            `index` is neither an integer nor a slice; `subset` takes several indices.
+        """
+        if isinstance(index, slice):
+            return self.subset(range(len(self))[index])
+        try:
+            chosen = operator.index(index)
+        except TypeError:
+            found = type(index).__name__
+            raise TypeError(f"index is a {found}, expected an integer or a slice; subset takes several") from None
+        if not -len(self) <= chosen < len(self):
+            raise self._outside(chosen)
+        place = int(self.indices[chosen])
+        return Sample(self._images[place], self._masks[place], self.labels[chosen], self.taxonomy)
 
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        """Say how many samples there are, of which classes, strategies and slides, and where they lie."""
+        height, width = self.size
+        counts = ", ".join(f"{count} {strategy}" for strategy, count in self.counts().items()) or "none"
+        classes = zip(self.taxonomy.names, np.count_nonzero(self.labels, axis=0), strict=True)
+        slides = len(np.unique(self.donor_groups[self.donor_groups >= 0]))
+        part = "" if self._whole else f", a part of {self._images.shape[0]}"
+        lines = [
+            f"CuratedSet of {len(self)} samples ({counts}), {height} x {width} pixels{part}",
+            f"  classes  {', '.join(f'{name} (in {count})' for name, count in classes)}",
+            f"  slides   {slides} slides or patients, which split() keeps apart",
+            f"  path     {without_secrets(self.path)}",
+        ]
+        return "\n".join(map(printable, lines))
 
     def read(
         self, indices: Sequence[int], images: Image | None = None, masks: Mask | None = None
@@ -194,6 +234,7 @@ class CuratedSet:
         """Return images (n, H, W, 3) and masks (n, H, W) of several composites, in the order asked for.
 
         They are read into `images` and `masks` where these are given: C-contiguous, and nothing is copied.
+        `indices` are those of `subset`.
         """
         places = self.indices[self._chosen(indices)].tolist()
         return self._images.read_many(places, images), self._masks.read_many(places, masks)
@@ -201,7 +242,7 @@ class CuratedSet:
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any] | np.bool_]) -> CuratedSet:
         """Return the samples at `indices`, in that order, as a set of their own; nothing is copied on the disk.
 
-        An (N,) array of bool chooses the samples where it is true.
+        Negative indices count from the end. An (N,) array of bool chooses the samples where it is true.
 
         Raises
         ------
@@ -228,7 +269,12 @@ class CuratedSet:
             return np.flatnonzero(chosen)
         if chosen.size and chosen.dtype.kind not in "iu":
             raise IndexError(f"indices are {chosen.dtype}, expected integers, or a mask of bool")
+        if (outside := (chosen < -len(self)) | (chosen >= len(self))).any():
+            raise self._outside(chosen[outside][0])
         return chosen.astype(np.int64)
+
+    def _outside(self, index: int) -> IndexError:
+        return IndexError(f"no sample {index}; there are {len(self)}, counted from 0")
 
     def split(self, fractions: Mapping[str, float], by: By = "group", seed: int = 0) -> Split:
         """Cut the set into parts.
@@ -353,3 +399,22 @@ class CuratedSet:
         """Return the strategy of a composite, and its index among the strategy's candidates; None for a real patch."""
         code = int(self.strategies[index])
         return None if code == LOST else (STRATEGIES[code], int(self._origins[index]))
+
+
+def _store(path: Location) -> Location:
+    """Return the store of a curated set; of a finished run, its curated set.
+
+    Raises
+    ------
+    StoreError
+        It is a run that is not finished.
+    """
+    run = RunDirectory(path)
+    if exists(path / METADATA) or not run.exists():
+        return path
+    if not run.journal().get("finished"):
+        raise StoreError(
+            f"{path}: is a run that is not finished, so it has no curated set yet; give its `synthpipe build` command "
+            f"again (`synthpipe status {shlex.quote(str(path))}` says how far it is)"
+        )
+    return run.curated

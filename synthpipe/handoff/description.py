@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +13,21 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from synthpipe.config import PUBLISHED_GLASS, Classes, Color, GlassSection, PatchesSection, Positive, Section
+from synthpipe.display import printable
 from synthpipe.errors import explain
 from synthpipe.handoff.notebook import sample_html
 from synthpipe.patterns import pattern_fault
 from synthpipe.records import Image, Mask
 from synthpipe.taxonomy import Taxonomy
 
+_ARRAYS = ("image", "mask", "labels")  # of a sample
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """One composite of a curated set.
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Sample(Mapping[str, NDArray[np.uint8]]):
+    """One composite of a curated set: its three arrays by name, ``sample["image"]`` or ``sample.image``.
+
+    Samples are equal where their arrays and classes are.
 
     Attributes
     ----------
@@ -40,6 +45,30 @@ class Sample:
     mask: Mask
     labels: NDArray[np.uint8]
     taxonomy: Taxonomy
+
+    def __getitem__(self, name: str) -> NDArray[np.uint8]:
+        if name not in _ARRAYS:
+            raise KeyError(f"no array {name!r}; a sample has {', '.join(_ARRAYS)}")
+        array: NDArray[np.uint8] = getattr(self, name)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_ARRAYS)
+
+    def __len__(self) -> int:
+        return len(_ARRAYS)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sample):
+            return NotImplemented
+        return self.taxonomy == other.taxonomy and all(np.array_equal(self[name], other[name]) for name in self)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays have none
+
+    def __repr__(self) -> str:
+        height, width = self.mask.shape
+        classes = ", ".join(name for name, occurs in zip(self.taxonomy.names, self.labels, strict=True) if occurs)
+        return printable(f"<Sample of {height} x {width} pixels: {classes}>")
 
     def _repr_html_(self) -> str:
         return sample_html(self)

@@ -9,6 +9,7 @@ import numpy as np
 import zarr
 
 from synthpipe.config import Pipeline
+from synthpipe.display import printable, without_secrets
 from synthpipe.errors import StoreError
 from synthpipe.files import Location, located
 from synthpipe.handoff.curated import CuratedSet
@@ -35,7 +36,7 @@ def open_run(path: str | Location) -> Run:
     return Run(directory.path, str(data["name"]), str(data["fingerprint"]), directory.pipeline())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Run:
     """A run: its pipeline, how far it is, its candidates and its curated set.
 
@@ -108,6 +109,17 @@ class Run:
         image, mask = SampleReader(images)[index], SampleReader(masks)[index]
         labels = np.isin(np.arange(len(self.taxonomy)), mask).astype(np.uint8)
         return Sample(image, mask, labels, self.taxonomy)
+
+    def __repr__(self) -> str:
+        """Say what was built, whether it is finished, and where it lies."""
+        state = "finished" if self.finished else "not finished"
+        lines = [
+            f"Run of {self.name}, {state}",
+            f"  classes      {', '.join(self.taxonomy.names)}",
+            f"  fingerprint  {self.fingerprint}",
+            f"  path         {without_secrets(self.path)}",
+        ]
+        return "\n".join(map(printable, lines))
 
     def _repr_html_(self) -> str:
         return run_html(self)

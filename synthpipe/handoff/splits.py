@@ -20,8 +20,8 @@ _MOST_DROPPED = 0.1  # of a set, without a warning
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Split:
-    """A set that was cut into parts; ``split["train"]`` is one of them.
+class Split(Mapping[str, "CuratedSet"]):
+    """A set that was cut into parts, by their names: ``split["train"]`` is one of them.
 
     Attributes
     ----------
@@ -38,10 +38,15 @@ class Split:
     dropped: int
 
     def __getitem__(self, name: str) -> CuratedSet:
+        if name not in self.parts:
+            raise KeyError(f"no part {name!r}; the parts are {', '.join(self.parts)}")
         return self.parts[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
 
     def __repr__(self) -> str:
         """Say how many samples of each strategy every part has, and how many are dropped."""

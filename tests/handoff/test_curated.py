@@ -175,9 +175,69 @@ def test_class_pixels_are_those_of_the_masks(curated: CuratedSet) -> None:
     assert (curated.class_pixels.sum(1) == 32 * 32).all()
 
 
-def test_a_run_is_no_curated_set_and_says_where_it_is(data_set: DataSet) -> None:
-    with pytest.raises(StoreError, match=r"is a run; expected its curated set, .*curated\.zarr"):
-        synthpipe.open_curated(data_set.curated.parent)
+def test_a_run_stands_for_its_curated_set(data_set: DataSet, curated: CuratedSet) -> None:
+    found = synthpipe.open_curated(data_set.curated.parent)
+    assert found.path == data_set.curated and found.digest == curated.digest
+
+
+def test_a_run_that_is_not_finished_has_no_curated_set(data_set: DataSet, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(data_set.curated.parent, tmp_path / "run"))
+    journal = json.loads((run / "build.json").read_text())
+    del journal["finished"]
+    (run / "build.json").write_text(json.dumps(journal))
+    with pytest.raises(StoreError, match="is a run that is not finished, so it has no curated set yet; give its"):
+        synthpipe.open_curated(run)
+
+
+def test_a_set_is_printed_as_a_summary(curated: CuratedSet) -> None:
+    text = str(curated)
+    assert text.startswith("CuratedSet of 24 samples (12 mosaic, 12 bezier), 32 x 32 pixels\n")
+    assert f"tumour (in {(curated.labels[:, 0] > 0).sum()}), stroma (in " in text
+    assert text.endswith(f"slides or patients, which split() keeps apart\n  path     {curated.path}")
+    assert "3 samples (3 mosaic), 32 x 32 pixels, a part of 24\n" in repr(curated[:3])
+    assert "0 samples (none)" in str(curated[:0])
+
+
+def test_a_run_is_printed_as_a_summary(data_set: DataSet) -> None:
+    text = str(synthpipe.open_run(data_set.curated.parent))
+    assert text.startswith("Run of demo, finished\n  classes      tumour, stroma, normal\n")
+    assert text.endswith(f"\n  path         {data_set.curated.parent}")
+
+
+def test_samples_are_indexed_as_a_list_is(curated: CuratedSet) -> None:
+    assert curated[-1] == curated[23] == curated[np.int64(23)] != curated[22]
+    for chosen in (slice(3, 9, 2), slice(None, None, -1), slice(-2, None), slice(50, 60)):
+        part = curated[chosen]
+        assert isinstance(part, CuratedSet) and part.indices.tolist() == list(range(24))[chosen]
+    assert curated[4] in curated and curated[4] not in curated[:4]
+    assert curated[-2:].subset([-1])[0] == curated[23]
+    for index in (24, -25):
+        for ask in (curated.__getitem__, lambda index: curated.subset([0, index]), lambda index: curated.read([index])):
+            with pytest.raises(IndexError, match=f"^no sample {index}; there are 24, counted from 0$"):
+                ask(index)
+    for index in (1.0, "1", [1, 2], curated.labels[:, 0] > 0):
+        with pytest.raises(TypeError, match="expected an integer or a slice; subset takes several"):
+            curated[index]  # type: ignore[call-overload]
+
+
+def test_a_sample_is_a_mapping_of_its_arrays(curated: CuratedSet) -> None:
+    sample = curated[3]
+    assert list(sample) == ["image", "mask", "labels"] and len(sample) == 3 and "taxonomy" not in sample
+    assert all(dict(sample)[name] is getattr(sample, name) for name in sample)
+    assert str(sample).startswith("<Sample of 32 x 32 pixels: ") and "\n" not in str(sample)
+    with pytest.raises(KeyError, match="no array 'img'; a sample has image, mask, labels"):
+        sample["img"]
+    batch = torch.utils.data.default_collate([curated[3], curated[5]])
+    assert batch.keys() == set(sample) and np.array_equal(batch["mask"][1].numpy(), curated[5].mask)
+
+
+def test_a_split_is_a_mapping_of_its_parts(curated: CuratedSet) -> None:
+    split = curated.split({"train": 0.75, "val": 0.25}, by="sample")
+    assert list(split) == ["train", "val"] and len(split) == 2 and "test" not in split
+    assert {name: len(part) for name, part in split.items()} == {"train": 18, "val": 6}
+    assert dict(split)["val"] is split["val"] and split.get("test") is None
+    with pytest.raises(KeyError, match="no part 'vall'; the parts are train, val"):
+        split["vall"]
 
 
 @pytest.mark.parametrize(

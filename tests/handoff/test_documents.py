@@ -18,6 +18,8 @@ from tests.conftest import ROOT
 PAGE = (ROOT / "docs" / "handoff.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 PIECES = {
+    "print(curated)": r"^CuratedSet of 80 samples .*\n(  .*\n)+\(64, 64, 3\) \(64, 64\) \['image', 'mask', 'labels'\]\n"
+    r"{'train': 40, 'val': 40}$",
     "from torchvision": r"torch\.Size\(\[8, 3, 64, 64\]\) tensor\(\[0, 1, 2, 3\]",
     "dataset = curated.to_xarray": r"{'sample': \d+, .*'channel': 3.*} mosaic bezier",
     "import dask.array": r"{'tumour': \d+, 'stroma': \d+, 'normal': \d+, 'background': \d+}",
