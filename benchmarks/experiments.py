@@ -27,11 +27,11 @@ from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings
-from synthpipe.segment.baselines import check_disjoint, lower_bound, upper_bound
+from synthpipe.segment.baselines import lower_bound, upper_bound
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
-from synthpipe.segment.mask_check import check_masks
+from synthpipe.segment.mask_check import check_disjoint, check_masks
 from synthpipe.segment.masks import MaskedImage, digest_of, masked_images
 from synthpipe.segment.pseudo import pseudo_label
 from synthpipe.segment.settings import TrainSettings
@@ -172,7 +172,7 @@ class Experiment:
         """Train one network and return what it reaches on the test images."""
         settings, data = self.training(row, seed)
         folder = self.folder(row, seed)
-        train(settings, data, folder, Hardware("cpu", 1), reporter())
+        train(settings, data, folder, Hardware("cpu"), reporter())
         predictor = Predictor.load(folder / "best.ckpt", device=torch.device("cpu"))
         predictor = replace(predictor, windows=predictor.windows.model_copy(update={"flips": self.flips}))
         result = evaluate(predictor, masked_images(self.test), folder / "test", reporter())

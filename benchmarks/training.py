@@ -23,7 +23,7 @@ from synthpipe.handoff import CuratedSet
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.segment.devices import Hardware
+from synthpipe.segment.devices import Hardware, choose_device
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
@@ -55,10 +55,10 @@ def prepare(folder: Path, size: int) -> TrainingData:
     return TrainingData(curated.description, Composites([curated]), real, masked_images(data / "2.validation"), sources)
 
 
-def measure(settings: TrainSettings, data: TrainingData, folder: Path, workers: int) -> dict[str, Any]:
+def measure(settings: TrainSettings, data: TrainingData, folder: Path, readers: int) -> dict[str, Any]:
     """Train, and return the report of the training with the GPU's median utilisation, in percent."""
     with utilisation() as seen:
-        train(settings, data, folder, Hardware(devices=1, workers=workers), reporter())
+        train(settings, data, folder, Hardware(choose_device().type, readers), reporter())
     report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return {**report, "gpu_utilisation": statistics.median(seen) if seen else None}
 
@@ -105,16 +105,16 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 @click.command()
 @click.option("--size", default=224, show_default=True, help="Height and width of the images.")
 @click.option("--steps", default=200, show_default=True, help="Of each training; the first ones do not count.")
-@click.option("--workers", default=8, show_default=True, help="Processes that prepare batches.")
+@click.option("--readers", default=8, show_default=True, help="Processes that prepare batches.")
 @click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="Replace a training setting.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the reports there as JSON too.")
-def main(size: int, steps: int, workers: int, train_set: tuple[str, ...], output: Path | None) -> None:
+def main(size: int, steps: int, readers: int, train_set: tuple[str, ...], output: Path | None) -> None:
     """Train the published network on procedural tissue, in float32 and mixed precision, and print a table.
 
     \b
     Examples:
       python -m benchmarks.training
-      python -m benchmarks.training --steps 20 --workers 2 --train-set network.encoder=resnet18
+      python -m benchmarks.training --steps 20 --readers 2 --train-set network.encoder=resnet18
     """
     rows = {}
     with tempfile.TemporaryDirectory(prefix="synthpipe-training-") as place:
@@ -123,7 +123,7 @@ def main(size: int, steps: int, workers: int, train_set: tuple[str, ...], output
         for precision in ("32", "mixed"):
             changes = ("network.weights=null", "epochs=1", f"steps_per_epoch={steps}", f"precision='{precision}'")
             settings = load_settings(TrainSettings, PUBLISHED, (*changes, *train_set))
-            rows[precision] = measure(settings, data, folder / precision, workers)
+            rows[precision] = measure(settings, data, folder / precision, readers)
             gc.collect()  # the network of one is no memory of the other
     if output:
         output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

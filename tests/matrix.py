@@ -140,7 +140,7 @@ def _built(python: str, folder: Path, name: str, *options: str) -> str:
     command = [python, "-m", "synthpipe"]
     patches, run = folder / "phantom", folder / name
     if not patches.exists():
-        _done([*command, "phantom", str(patches), "--slides", "6", "--patches", "90", "--size", "48"], folder)
+        _done([*command, "phantom", str(patches), "--slide-count", "6", "--patch-count", "90", "--size", "48"], folder)
     overrides = [part for each in (*SMALL, f"patches.root={patches}") for part in ("--set", each)]
     _done([*command, "build", str(DEMO), *overrides, *options, "--workers", "1", "-o", str(run)], folder)
     _done([*command, "verify", str(run)], folder)

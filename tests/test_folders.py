@@ -199,13 +199,13 @@ def test_a_refused_build_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_phantom_is_not_written_over_others(victim: Path, tmp_path: Path) -> None:
     before = contents(victim)
-    result = synthpipe("phantom", victim, "--patches", 12)
+    result = synthpipe("phantom", victim, "--patch-count", 12)
     assert result.exit_code == 1 and "but no phantom" in result.stderr
     phantom = tmp_path / "phantom"
     phantom.mkdir()
     write_json(phantom / "phantom.unfinished.json", {"format_version": 2, "spec": {}})
     (phantom / "1.training").symlink_to(victim)
-    result = synthpipe("phantom", phantom, "--patches", 12)
+    result = synthpipe("phantom", phantom, "--patch-count", 12)
     assert result.exit_code == 1 and "1.training: is a link" in result.stderr
     assert contents(victim) == before
 

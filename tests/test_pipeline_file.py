@@ -21,8 +21,7 @@ from synthpipe.config import PUBLISHED_GLASS, Pipeline, differences, json_schema
 from synthpipe.errors import ConfigError
 from synthpipe.pipeline_file import load
 from synthpipe.runtime import JobSettings
-from synthpipe.segment.settings import TrainSettings
-from synthpipe.segment.windows import WindowSection
+from synthpipe.segment.settings import TrainSettings, WindowSection
 from synthpipe.settings_file import choices, load_settings
 from synthpipe.taxonomy import distinct_colors
 from tests.conftest import DEMO, ROOT, pipeline

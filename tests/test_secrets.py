@@ -292,7 +292,7 @@ def test_nothing_asks_a_strangers_hosts_by_itself(built: Path, server: Server, t
     for command in (
         ("status", built),
         ("inspect", built),
-        ("inspect", built, "--sample", 0),
+        ("inspect", built, "--index", 0),
         ("report", built),
         ("export", built / "curated.zarr", "--to", "png", "-o", tmp_path / "png"),
     ):

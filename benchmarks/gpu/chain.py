@@ -50,7 +50,7 @@ def shared_card(bench: Bench, found: Found) -> None:
     _build_demo(bench, one)  # already built, unless this part runs alone
     gpus = (os.environ["CUDA_VISIBLE_DEVICES"],) * 2 if bench.on_gpu else None
     start = time.perf_counter()
-    build(demo_pipeline(bench), two, ClusterSettings(Local(2, gpus=gpus), gpu="require" if gpus else "never"), Silent())
+    build(demo_pipeline(bench), two, ClusterSettings(Local(2, gpus=gpus), device="cuda" if gpus else "cpu"), Silent())
     found.row("build by two workers", {"seconds": time.perf_counter() - start})
     found.check("two workers on one device make equal bytes", _digest(one) == _digest(two))
 
@@ -59,7 +59,7 @@ def demo_patches(bench: Bench) -> Path:
     """Return the folder of the phantom; make it if it is missing."""
     patches = bench.folder / "phantom"
     if not patches.exists():
-        command("phantom", patches, "--patches", 60, "--images", 2)
+        command("phantom", patches, "--patch-count", 60, "--image-count", 2)
     return patches
 
 
@@ -69,9 +69,9 @@ def demo_pipeline(bench: Bench) -> Pipeline:
 
 
 def _build_demo(bench: Bench, run: Path) -> None:
-    gpu = "require" if bench.on_gpu else "never"
+    device = "cuda" if bench.on_gpu else "cpu"
     sets = options(f"patches.root={demo_patches(bench)}", *bench.scale.build_set)
-    command("build", DEMO, "-o", run, *sets, "--workers", 2, "--gpu", gpu)
+    command("build", DEMO, "-o", run, *sets, "--workers", 2, "--device", device)
 
 
 def _digest(run: Path) -> str:

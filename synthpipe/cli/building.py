@@ -40,7 +40,7 @@ _set_option = click.option(
     type=KeyValue("synthpipe.config:Pipeline"),
     multiple=True,
     metavar="KEY=VALUE",
-    help="Replace a key of the file; may be given often.",
+    help="Replace a key of the settings file; may be given often.",
 )
 
 
@@ -63,8 +63,7 @@ def build(
 
     PIPELINE is a file, or the name of one that comes with synthpipe: bcss, demo, glas, luad-histoseg or wsss4luad.
 
-    A build that was interrupted goes on where it stopped when the same command is given again; what is finished
-    is not made twice.
+    If the same command is given again, a build that was interrupted resumes; what is finished is not made twice.
 
     It works on this machine, one process a core, unless it joins a Dask cluster (--scheduler) or starts one in the
     queue of a cluster (--cluster); docs/cluster.md tells more.
@@ -76,8 +75,8 @@ def build(
       synthpipe build pipelines/glas.yaml --set curation.threshold=0.4 --dry-run
       synthpipe build pipelines/demo.yaml -o runs/demo --set curation.wanted=400 --extend
       synthpipe build pipelines/bcss.yaml --set patches.root=s3://data/BCSS-WSSS -o s3://runs/bcss
-      synthpipe build pipelines/bcss.yaml -o /shared/bcss --scheduler tcp://head:8786 --gpu require
-      synthpipe build pipelines/bcss.yaml -o /shared/bcss --cluster slurm --cluster-file slurm.yaml \\
+      synthpipe build pipelines/bcss.yaml -o /shared/bcss --scheduler tcp://head:8786 --device cuda
+      synthpipe build pipelines/bcss.yaml -o /shared/bcss --cluster slurm --cluster-config slurm.yaml \\
         --cluster-set jobs=20
     """
     settings = pipeline_file.load(pipeline, overrides)
@@ -96,7 +95,10 @@ def build(
 @_pipeline_argument
 @_set_option
 def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
-    """Check a pipeline file: every mistake at once, with its key and what is allowed there.
+    """Check a pipeline file, and list every mistake.
+
+    PIPELINE is a file, or the name of one that comes with synthpipe. A mistake is told with its key and what is allowed
+    there.
 
     Numbers are written as 12, 0.5 or 1e-3, booleans as true or false. Anything else is text: 010, 1:30, no. A file has
     at most 256 KiB and 10,000 values.
@@ -113,7 +115,9 @@ def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
 @click.command()
 @click.option("--markdown", is_flag=True, help="Print docs/pipeline-file.md instead: every key, for people.")
 def schema(markdown: bool) -> None:
-    """Print the JSON schema of pipeline files, for editors that complete and check YAML.
+    """Print the JSON schema of pipeline files.
+
+    Editors complete and check YAML by it.
 
     \b
     Examples:

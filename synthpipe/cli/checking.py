@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synthpipe.cli.interrupts import interruptible
-from synthpipe.cli.locations import LOCATION, patches_option
+from synthpipe.cli.locations import LOCATION, json_option, patches_option, workers_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.files import Location
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _LISTED = 50  # faults that are printed; --json has all
 
 _run_argument = click.argument("run", type=LOCATION)
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 
 
 @click.command()
@@ -38,22 +37,23 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print every
 )
 @patches_option
 @click.option("--repair", "mend", is_flag=True, help="Make what is broken again, then check once more.")
-@click.option("--workers", type=click.IntRange(min=1), help="Worker processes of --repair [one a core].")
-@_json_option
+@workers_option
+@json_option
 def verify(run: Location, samples: int, root: str | None, mend: bool, workers: int | None, as_json: bool) -> None:
-    """Check RUN, to the byte: it holds what its pipeline makes of its patches, and all of it.
+    """Check every byte of a run, and repair it if asked.
 
-    Reads every object: checksums, values, metadata, digests of small files; judges the candidates again; compares
-    the curated set with its origins; makes some composites again. A set that --extend put aside is left out. Writes
-    nothing unless --repair is given. A run that is not finished may be checked too. The exit code is 1 where faults are
-    found, or remain.
+    A sound RUN holds what its pipeline makes of its patches, and all of it. verify reads every object: checksums,
+    values, metadata, digests of small files. It judges the candidates again, compares the curated set with its origins,
+    and makes some composites again. A set that --extend put aside is left out. Nothing is written unless --repair is
+    given. A run that is not finished may be checked too. The exit code is 1 where faults are found, or remain.
 
     --repair removes what is broken, writes metadata anew, and builds: only what is gone is made again, with the bytes
     that it had. A run that is not finished is built to its end. Nothing is touched where a fault cannot be mended: a
     patch that is gone, run.json.
 
-    Patches behind URLs are left unread, and no request is sent, unless --patches names where they lie: a run may be a
-    stranger's. Credentials are not stored in a run, so they are given there too. --repair needs it likewise.
+    If the patches have moved, --patches says where they lie now. Patches behind URLs are left unread, and no request is
+    sent, unless --patches names where they lie: a run may be a stranger's. Credentials are not stored in a run, so they
+    are given there too. --repair needs it likewise.
 
     \b
     Examples:
@@ -61,6 +61,7 @@ def verify(run: Location, samples: int, root: str | None, mend: bool, workers: i
       synthpipe verify runs/demo --sample 200 --json
       synthpipe verify runs/demo --sample 0
       synthpipe verify runs/demo --repair --workers 4
+      synthpipe verify runs/demo --patches /new/place/phantom
       synthpipe verify runs/demo --patches https://USER:PASSWORD@host/patches.csv
     """
     if workers and not mend:
@@ -79,12 +80,13 @@ def verify(run: Location, samples: int, root: str | None, mend: bool, workers: i
 
 @click.command()
 @_run_argument
-@_json_option
+@json_option
 def status(run: Location, as_json: bool) -> None:
-    """Tell how far the build of RUN is, from what is stored alone: from any shell, also after it was killed.
+    """Say how far the build of a run is.
 
-    Rates are those of the last minutes, by when objects were stored. What a stage has still to do may grow: a plan is
-    extended where too few candidates are kept.
+    It reads what is stored in RUN, and nothing else: from any shell, also after the build was killed. Rates are those
+    of the last minutes, by when objects were stored. What a stage has still to do may grow: a plan is extended where
+    too few candidates are kept.
 
     \b
     Examples:
@@ -149,12 +151,13 @@ def _duration(seconds: float) -> str:
 
 @click.command()
 @click.argument("directory", type=LOCATION, default="runs")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@json_option
 def doctor(directory: Location, as_json: bool) -> None:
-    """Look whether this machine is fit to build into DIRECTORY [runs], and say what to do where it is not.
+    """Check whether this machine is fit for a build.
 
-    Python, packages, GPU, memory, room, speed, locks and renames of the file system, Dask. What is written for it is
-    removed again. The exit code is 1 where something is wrong.
+    It looks at Python, packages, GPU, memory, Dask, and the file system of DIRECTORY [runs], into which runs are to be
+    built: space, speed, locks and renames. It says what to do about what is wrong. What it writes there it removes. The
+    exit code is 1 where something is wrong.
 
     \b
     Examples:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from synthpipe.cli.completion import KeyValue
+from synthpipe.cli.locations import workers_option
 from synthpipe.cli.shipped import SHIPPED, SettingsFile
 
 if TYPE_CHECKING:  # loads Dask, which `--help` and other commands need not wait for
-    from synthpipe.runtime import ClusterSettings, GpuUse, QueueKind
+    from synthpipe.runtime import ClusterSettings, DeviceUse, QueueKind
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -28,9 +29,9 @@ class ClusterOptions(TypedDict):
     tls_cert: Path | None
     tls_key: Path | None
     cluster: QueueKind | str | None
-    cluster_file: Path | None
+    cluster_config: Path | None
     cluster_set: tuple[str, ...]
-    gpu: GpuUse
+    device: DeviceUse
     patience: float
     scratch: Path | None
 
@@ -39,9 +40,9 @@ def cluster_options(command: Command) -> Command:
     """Add the options to a command; it gets what `cluster_settings` takes."""
     for option in reversed(
         (
-            click.option("--workers", type=click.IntRange(min=1), help="Processes on this machine [one a core]."),
+            workers_option,
             click.option(
-                "--memory", metavar="SIZE", help="Of each of them, such as 4GiB [an even share of the machine's]."
+                "--memory", metavar="SIZE", help="Memory of each worker, such as 4GiB [an even share of the machine's]."
             ),
             click.option(
                 "--scheduler",
@@ -57,7 +58,7 @@ def cluster_options(command: Command) -> Command:
                 help="Start workers as jobs of a queue [local].",
             ),
             click.option(
-                "--cluster-file",
+                "--cluster-config",
                 type=SettingsFile(SHIPPED / "clusters"),
                 help="YAML that describes a job: cores, memory, walltime, ...; slurm comes with synthpipe.",
             ),
@@ -69,11 +70,12 @@ def cluster_options(command: Command) -> Command:
                 help="Replace a key of it; may be given often.",
             ),
             click.option(
-                "--gpu",
-                type=click.Choice(("auto", "require", "never")),
+                "--device",
+                type=click.Choice(("auto", "cuda", "cpu")),
                 default="auto",
                 show_default=True,
-                help="Score and train on workers with a GPU: where there are any, only there, or on any worker.",
+                help="Where filters score and train: cuda: only on workers with a GPU; auto: on those where there are "
+                "any, else on any worker; cpu: on any worker.",
             ),
             click.option(
                 "--patience",
@@ -102,9 +104,9 @@ def cluster_settings(
     tls_cert: Path | None,
     tls_key: Path | None,
     cluster: str | None,
-    cluster_file: Path | None,
+    cluster_config: Path | None,
     cluster_set: tuple[str, ...],
-    gpu: GpuUse,
+    device: DeviceUse,
     patience: float,
     scratch: Path | None,
 ) -> ClusterSettings:
@@ -127,8 +129,8 @@ def cluster_settings(
         raise click.UsageError(
             "--workers and --memory are of this machine; of jobs: --cluster-set processes=..., memory=..."
         )
-    if (cluster_file or cluster_set) and cluster in (None, "local"):
-        raise click.UsageError("--cluster-file and --cluster-set describe jobs: name their queue with --cluster")
+    if (cluster_config or cluster_set) and cluster in (None, "local"):
+        raise click.UsageError("--cluster-config and --cluster-set describe jobs: name their queue with --cluster")
     paths = [path for path in (tls_ca, tls_cert, tls_key) if path]
     if paths and (local or len(paths) < 3):
         raise click.UsageError("--tls-ca, --tls-cert and --tls-key go together, with --scheduler or --cluster")
@@ -139,9 +141,9 @@ def cluster_settings(
     elif scheduler is not None:
         where = Joined(scheduler, tls)
     else:
-        jobs = load_settings(JobSettings, cluster_file, cluster_set, option="--cluster-set")
+        jobs = load_settings(JobSettings, cluster_config, cluster_set, option="--cluster-set")
         where = Queued(_kind(cluster), jobs, tls)
-    return ClusterSettings(where, gpu, patience, scratch.absolute() if scratch else None)
+    return ClusterSettings(where, device, patience, scratch.absolute() if scratch else None)
 
 
 def _kind(cluster: str | None) -> QueueKind:

@@ -27,7 +27,9 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> None:
-    """Print a script that lets SHELL complete commands, options, files and keys.
+    """Print a script by which a shell completes commands.
+
+    SHELL is bash, zsh or fish. It completes commands, options, files, and the keys of --set.
 
     \b
     Examples:

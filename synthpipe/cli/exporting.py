@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from synthpipe.cli.interrupts import interruptible
-from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.locations import LOCATION, workers_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.export import FORMS, PART, Exported
@@ -22,7 +22,7 @@ from synthpipe.storage.summary import human_bytes
 @click.option(
     "--part", type=click.IntRange(min=1), default=PART, show_default=True, help="Composites a shard, file or step."
 )
-@click.option("--workers", type=click.IntRange(min=1), help="Processes [one a core]; each holds a part in memory.")
+@workers_option
 @click.option(
     "--check/--no-check",
     default=True,
@@ -30,19 +30,20 @@ from synthpipe.storage.summary import human_bytes
     help="Read back what was written, by the form's own library where it is installed, and compare every pixel.",
 )
 def export(curated: Location, form: str, output: Location, part: int, workers: int | None, check: bool) -> None:
-    """Write the CURATED set of a run in a form that other tools read.
+    """Write a curated set in the form of another tool.
 
-    An export that was interrupted goes on where it stopped when the same command is given again. Parts that are there
+    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. If the same command is given
+    again, an export that was interrupted resumes. Parts that are there
     are told by their digests; what was damaged or removed since is written again. The same set gives the same bytes.
 
     \b
     Examples:
-      synthpipe export runs/demo/curated.zarr --to png -o exports/demo-png
-      synthpipe export runs/demo/curated.zarr --to webdataset -o exports/demo-shards --part 500
-      synthpipe export runs/demo/curated.zarr --to hf -o exports/demo-hf --workers 2
-      synthpipe export runs/demo/curated.zarr --to coco -o exports/demo-coco --no-check
-      synthpipe export runs/demo/curated.zarr --to nnunet -o nnUNet_raw/Dataset501_demo
-      synthpipe export runs/demo/curated.zarr --to fiftyone -o exports/demo-fiftyone
+      synthpipe export runs/demo --to png -o exports/demo-png
+      synthpipe export runs/demo --to webdataset -o exports/demo-shards --part 500
+      synthpipe export runs/demo --to hf -o exports/demo-hf --workers 2
+      synthpipe export runs/demo --to coco -o exports/demo-coco --no-check
+      synthpipe export runs/demo --to nnunet -o nnUNet_raw/Dataset501_demo
+      synthpipe export runs/demo --to fiftyone -o exports/demo-fiftyone
     """
     with interruptible():  # whole parts stay
         found = write_export(CuratedSet(curated), form, output, reporter(), part, workers, check)

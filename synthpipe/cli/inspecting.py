@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.locations import LOCATION, json_option
 from synthpipe.cli.output import plain, say
 from synthpipe.errors import ConfigError
 from synthpipe.files import Location, write_atomically
@@ -34,22 +34,24 @@ _MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 @click.command()
 @click.argument("path", type=LOCATION)
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@json_option
 @click.option(
-    "--sample", "samples", multiple=True, metavar="I", help="Show composites: 3, or 3,7, or 10-19; may be given often."
+    "--index", "samples", multiple=True, metavar="I", help="Show composites: 3, or 3,7, or 10-19; may be given often."
 )
 @click.option("--sheet", type=LOCATION, metavar="PNG", help="Write a contact sheet of them, or of some over all.")
 def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Location | None) -> None:
-    """Summarise a run, a Zarr store, or a group of one, at a path or URL; also while it is being built.
+    """Summarise a run or a store, or show its composites.
 
-    --sample shows composites with their recipe: which patch each region came from. They are those of the curated set
+    PATH is a run, a Zarr store or a group of one. It may be a URL, and may still be being built.
+
+    --index shows composites with their recipe: which patch each region came from. They are those of the curated set
     where PATH is a run; name candidates.zarr/mosaic, say, for others.
 
     \b
     Examples:
       synthpipe inspect runs/demo
       synthpipe inspect runs/demo/curated.zarr --json
-      synthpipe inspect runs/demo --sample 0 --sample 10-12
+      synthpipe inspect runs/demo --index 0 --index 10-12
       synthpipe inspect runs/demo/candidates.zarr/bezier --sheet bezier.png
     """
     chosen = _indices(samples)
@@ -84,12 +86,12 @@ def _indices(samples: Sequence[str]) -> list[int]:
     for part in (part.strip() for text in samples for part in text.split(",")):
         numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
         if numbers is None:
-            raise ConfigError(f"--sample {part}: expected an index such as 3, several as 3,7, or a range as 10-19")
+            raise ConfigError(f"--index {part}: expected an index such as 3, several as 3,7, or a range as 10-19")
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if last < first:
-            raise ConfigError(f"--sample {part}: a range goes up; did you mean {last}-{first}?")
+            raise ConfigError(f"--index {part}: a range goes up; did you mean {last}-{first}?")
         if len(found) + last + 1 - first > _MOST:
-            raise ConfigError(f"--sample {part}: that is more than {_MOST} composites; ask for fewer at a time")
+            raise ConfigError(f"--index {part}: that is more than {_MOST} composites; ask for fewer at a time")
         found += range(first, last + 1)
     return found
 

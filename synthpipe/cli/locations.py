@@ -1,7 +1,8 @@
-"""Arguments and options of several commands: paths and URLs, and how large an image may be."""
+"""Arguments and options that several commands share: each has one name and one meaning in all of them."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -30,6 +31,23 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
         if missing:
             self.fail(f"{value!r} does not exist", param, ctx)
         return location
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+class CheckpointFile(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+    """A checkpoint that is there; the folder of a training stands for its best one."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.is_dir():
+            path /= "best.ckpt"
+        if not path.exists():
+            self.fail(f"{str(path)!r} does not exist; expected a checkpoint, or the folder of a training", param, ctx)
+        return path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         return [CompletionItem(incomplete, type="file")]
@@ -69,3 +87,8 @@ patches_option = click.option(
     metavar="ROOT",
     help="Where the patches lie now: folder, CSV or URL, as patches.root; lets patches behind URLs be read.",
 )
+
+workers_option = click.option(
+    "--workers", type=click.IntRange(min=1), help="Worker processes on this machine [one a core]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

@@ -11,13 +11,13 @@ from typing import Any
 import click
 import numpy as np
 
-from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, LOCATION, MAX_PIXELS_OPTION, patches_option
+from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, LOCATION, MAX_PIXELS_OPTION, json_option, patches_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
-from synthpipe.errors import ConfigError, StoreError
+from synthpipe.errors import CatalogError, ConfigError, StoreError
 from synthpipe.files import Location, address, write_atomically
-from synthpipe.patches.access import find_patches
+from synthpipe.patches.access import MOVED, find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.claims import told
@@ -44,7 +44,7 @@ from synthpipe.taxonomy import Taxonomy, TissueClass
 @click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
 @MAX_PIXELS_OPTION
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def index(
     directory: Location,
     layout: Layout | None,
@@ -55,7 +55,9 @@ def index(
     most: int,
     as_json: bool,
 ) -> None:
-    """Say what patches are in DIRECTORY (or a CSV file): label sets, sizes, slides, problems.
+    """Say what patches a folder or a CSV file has.
+
+    DIRECTORY is the folder, the CSV file, or the URL of either. Label sets, sizes, slides and problems are counted.
 
     \b
     Examples:
@@ -91,7 +93,9 @@ def index(
 @click.argument("strategy", type=click.Choice(STRATEGIES))
 @click.argument("composite", metavar="INDEX", type=click.IntRange(min=0))
 @click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), required=True, help="PNG to write.")
-@click.option("--mask", type=click.Path(dir_okay=False, path_type=Path), help="PNG to write the mask to.")
+@click.option(
+    "--mask-output", "mask", type=click.Path(dir_okay=False, path_type=Path), help="PNG to write the mask to."
+)
 @click.option("--filter-training", is_flag=True, help="One of the composites that trained the filter.")
 @patches_option
 def replay(
@@ -103,14 +107,18 @@ def replay(
     filter_training: bool,
     root: str | None,
 ) -> None:
-    """Render composite INDEX of a run again, from its recipe and its donors, and compare it with what is stored.
+    """Render a composite again and compare it with the stored one.
+
+    It is composite INDEX of a STRATEGY of RUN, rendered from its recipe and its donors. If the patches have moved,
+    --patches says where they lie now.
 
     Donors behind URLs are read only where --patches names the root of the patches, with the credentials it needs.
 
     \b
     Examples:
       synthpipe replay runs/demo mosaic 41 -o mosaic-41.png
-      synthpipe replay runs/demo bezier 7 -o bezier-7.png --mask bezier-7-mask.png
+      synthpipe replay runs/demo bezier 7 -o bezier-7.png --mask-output bezier-7-mask.png
+      synthpipe replay runs/demo mosaic 41 -o mosaic-41.png --patches /new/place/phantom
     """
     from synthpipe.compose import Donors, render
 
@@ -128,7 +136,11 @@ def replay(
     used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
     background = pipeline.taxonomy.background
     try:
-        result = render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
+        donors = [load_donor(patch, pipeline.glass, background) for patch in used]
+    except CatalogError as error:
+        raise CatalogError(f"{error}\n{MOVED}") from error
+    try:
+        result = render(recipe, Donors(donors))
     except ValueError as error:
         raise unreadable(recipes, composite, str(error)) from error
     write_atomically(output, png(result.image))

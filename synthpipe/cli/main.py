@@ -100,7 +100,7 @@ class ExplainingGroup(click.Group):
                 raise _failure(
                     f"a process that reads ahead has died: {str(error).splitlines()[0]}\nPerhaps memory was short, or "
                     "shared memory, of which containers have 64 MB (docker run --shm-size=2g gives more). Give fewer "
-                    "--workers, or --workers 0, then give the command again: it goes on from its last checkpoint"
+                    "--readers, or --readers 0, then give the command again: it goes on from its last checkpoint"
                 ) from error
             raise _failure(
                 f"unexpected {type(error).__name__}: {_told(error)}\nThis is a fault of synthpipe, or something "
@@ -137,5 +137,5 @@ def main() -> None:
       synthpipe build pipelines/demo.yaml -o runs/demo        candidates, filter, curated set
       synthpipe inspect runs/demo                             what was made
       synthpipe verify runs/demo                              whether all of it is sound
-      synthpipe train runs/demo/curated.zarr ...              a segmentation network, see `train --help`
+      synthpipe train runs/demo ...                           a segmentation network, see `train --help`
     """

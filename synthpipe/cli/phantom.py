@@ -15,21 +15,25 @@ _DEFAULT = PhantomSpec()
 
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--patches", default=_DEFAULT.patches, show_default=True, help="Training patches.")
-@click.option("--slides", default=_DEFAULT.slides, show_default=True, help="Slides that they are cut from.")
+@click.option("--patch-count", "patches", default=_DEFAULT.patches, show_default=True, help="Training patches.")
+@click.option(
+    "--slide-count", "slides", default=_DEFAULT.slides, show_default=True, help="Slides that they are cut from."
+)
 @click.option("--size", default=_DEFAULT.size, show_default=True, help="About how wide a patch is, in pixels.")
-@click.option("--images", default=_DEFAULT.images, show_default=True, help="Images with masks, each for two sets.")
+@click.option(
+    "--image-count", "images", default=_DEFAULT.images, show_default=True, help="Images with masks, each for two sets."
+)
 @click.option("--seed", default=_DEFAULT.seed, show_default=True, help="Of everything random.")
 def phantom(directory: Path, patches: int, slides: int, size: int, images: int, seed: int) -> None:
-    """Write procedural H&E-like tissue into DIRECTORY, laid out as WSSS4LUAD.
+    """Write procedural tissue to try everything on.
 
-    Tumour, stroma, normal tissue and glass: training patches with their labels in the names, validation and test
-    images with masks. The same options give the same files.
+    It looks like H&E. DIRECTORY is laid out as WSSS4LUAD. Tumour, stroma, normal tissue and glass: training patches
+    with their labels in the names, validation and test images with masks. The same options give the same files.
 
     \b
     Examples:
       synthpipe phantom data/phantom
-      synthpipe phantom data/large --patches 2000 --slides 40 --size 224
+      synthpipe phantom data/large --patch-count 2000 --slide-count 40 --size 224
     """
     spec = PhantomSpec(seed=seed, slides=slides, patches=patches, size=size, images=images)
     with reporter().stage("phantom", spec.pictures) as advance:

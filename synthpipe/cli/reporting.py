@@ -15,11 +15,11 @@ from synthpipe.storage.summary import human_bytes
 @click.option("-o", "--output", type=LOCATION, help="HTML file to write, or its URL [report.html of the run].")
 @click.option("--anonymous", is_flag=True, help="Leave out all names, for a report that you send to others; needs -o.")
 def report(run: Location, output: Location | None, anonymous: bool) -> None:
-    """Write the report of RUN, one HTML file for a browser; also of a run that is still being built.
+    """Write the report of a run, one HTML file.
 
-    It says what was built from what, and shows kept and other composites with their recipes, scores, shares of classes,
-    reuse of donors and slides, the filter's training, and times. It needs no network. You can print it, mail it or put
-    it on a web server. A build writes it at its end.
+    RUN may still be being built. The report says what was built from what, and shows kept and other composites with
+    their recipes, scores, shares of classes, reuse of donors and slides, the filter's training, and times. It needs no
+    network. You can print it, mail it or put it on a web server. A build writes it at its end.
 
     --anonymous leaves out every path, the names of patches, slides, patients, the run and its pipeline, the license,
     messages of problems, and remarks that contain a name. Patches become "patch 12" and slides "slide 3"; commands and

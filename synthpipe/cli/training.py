@@ -14,31 +14,38 @@ import click
 import yaml
 
 from synthpipe.cli.completion import KeyValue
-from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION
+from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION, CheckpointFile
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.shipped import SHIPPED, SettingsFile
-from synthpipe.config import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
+from synthpipe.config import LARGEST, LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
 from synthpipe.display import file_stem
 from synthpipe.errors import ConfigError, StoreError
-from synthpipe.files import Location, address, write_atomically
+from synthpipe.files import Location, address, located, write_atomically
 from synthpipe.folders import Kind, belongs, claim
-from synthpipe.handoff import CuratedSet, Description
+from synthpipe.handoff import PSEUDO_LABELLED, CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
 from synthpipe.settings_file import load_settings
 from synthpipe.storage.summary import human_bytes
 
-if TYPE_CHECKING:  # torch takes seconds to load, which `--help` and the other commands need not wait for
+if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
     from synthpipe.segment.devices import Hardware
     from synthpipe.segment.evaluation import Predictor
     from synthpipe.segment.mask_check import CheckedImages
+    from synthpipe.segment.settings import TrainSettings, WindowSection
     from synthpipe.segment.training import Outcome
-    from synthpipe.segment.windows import WindowSection
 
 _BASELINE = Kind("baseline", ("baseline.json",), ("baseline.json", "labels", "masks", "test-*"))
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_checkpoint = click.argument("checkpoint", type=click.Path(dir_okay=False, path_type=Path))
+_checkpoint = click.argument("checkpoint", type=CheckpointFile())
+_output = click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Folder to write: new, or begun by this command.",
+)
 _real = click.option("--real", type=EXISTING, help="Data set of the real patches.")
 _layout = click.option("--layout", type=click.Choice(LAYOUTS), help="Of the real patches [that of the build].")
 _val = click.option("--val", type=_FOLDER, required=True, help="Folder with img/ and mask/: chooses the best weights.")
@@ -53,12 +60,12 @@ _set = click.option(
     type=KeyValue("synthpipe.segment.settings:TrainSettings"),
     multiple=True,
     metavar="KEY=VALUE",
-    help="Replace a setting; may be given often.",
+    help="Replace a key of the settings file; may be given often.",
 )
 _windows = click.option(
     "--window",
     "windows",
-    type=KeyValue("synthpipe.segment.windows:WindowSection"),
+    type=KeyValue("synthpipe.segment.settings:WindowSection"),
     multiple=True,
     metavar="KEY=VALUE",
     help="How images are cut: size, stride, scales, flips, blend or batch; may be given often.",
@@ -70,7 +77,7 @@ _glass = click.option(
     help="Ignore empty glass, as the build of the composites defines it. If that build looked for no glass: areas of "
     f"{PUBLISHED_GLASS.min_area} pixels and more above grey {PUBLISHED_GLASS.threshold}.",
 )
-_device = click.option("--device", help="Such as cuda:1 or cpu [a GPU where there is one].")
+_device = click.option("--device", help="Where the network computes: cuda, cuda:1 or cpu [a GPU where there is one].")
 _batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
 
 
@@ -91,9 +98,14 @@ def _mask_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
-        click.option("--accelerator", default="auto", show_default=True, help="Of Lightning: cpu, gpu, ..."),
-        click.option("--devices", default="auto", help="How many, or which, as 0,1 [all GPUs; a CPU is one]."),
-        click.option("--workers", type=click.IntRange(min=0), help="Reading processes a device [4; on a CPU none]."),
+        click.option(
+            "--device",
+            help="Where the network computes: cuda, cuda:1 or cpu; several with commas, as cuda:0,cuda:1 [all GPUs, or "
+            "the CPU where there is none].",
+        ),
+        click.option(
+            "--readers", type=click.IntRange(min=0), help="Processes of each device that read ahead [4; on a CPU none]."
+        ),
     ):
         command = option(command)
     return command
@@ -104,7 +116,7 @@ def _hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_real
 @_layout
 @_val
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@_output
 @_config
 @_set
 @_mask_options
@@ -122,52 +134,54 @@ def train(
     any_palette: bool,
     mask_map: str | None,
     most: int,
-    accelerator: str,
-    devices: str,
-    workers: int | None,
+    device: str | None,
+    readers: int | None,
     dry_run: bool,
 ) -> None:
-    """Train a segmentation network on CURATED sets of composites, with consistency on real patches.
+    """Train a segmentation network on curated sets.
 
-    CURATED is curated.zarr of a run, or the store of `synthpipe pseudo-label`, or both: all samples count alike. A
-    training that was stopped goes on when the same command is given again, with the very batches that it would have
-    seen. Masks of --val hold class indices, or what --mask-map says. The first note says what each value means.
+    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Several sets are one: all
+    samples count alike. Real patches (--real) train too, by their consistency. If the same command is given again, a
+    training that was stopped resumes, with the very batches that it would have seen. Masks of --val hold class indices,
+    or what --mask-map says. The first note says what each value means.
 
     \b
     Examples:
-      synthpipe train runs/demo/curated.zarr --real data/phantom --val data/phantom/2.validation \\
+      synthpipe train runs/demo --real data/phantom --val data/phantom/2.validation \\
         --config pipelines/training/demo.yaml -o runs/demo/segmentation
-      synthpipe train runs/bcss/curated.zarr --real /data/BCSS-WSSS --val /data/BCSS-WSSS/val -o runs/bcss/stage-1
-      synthpipe train runs/bcss/curated.zarr runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
-        --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --devices 4
-      synthpipe train runs/glas/curated.zarr --real glas-tiles --val /data/glas/val -o runs/glas/stage-1 \\
+      synthpipe train runs/bcss --real /data/BCSS-WSSS --val /data/BCSS-WSSS/val -o runs/bcss/stage-1
+      synthpipe train runs/bcss runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
+        --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --device cuda:0,cuda:1
+      synthpipe train runs/glas --real glas-tiles --val /data/glas/val -o runs/glas/stage-1 \\
         --mask-map "255=gland,0=stroma"
     """
     from synthpipe.segment.mask_check import among_patches
     from synthpipe.segment.masks import digest_of
-    from synthpipe.segment.network import SegmentationNetwork, read_file, with_own_normalisation
-    from synthpipe.segment.settings import TrainSettings
+    from synthpipe.segment.outputs import TRAINING
     from synthpipe.segment.sources import Composites, RealPatches
-    from synthpipe.segment.training import TRAINING, TrainingData, check_network
 
     claim(output, TRAINING)
-    settings = load_settings(TrainSettings, config, overrides)
+    settings = _train_settings(config, overrides)
     sets = [CuratedSet(path) for path in curated]
     composites = Composites(sets)
     description = sets[0].description
     if real is None and settings.real:
         raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
+    images = _masked(val, description, mask_map, any_palette, most).images
     patches = None if real is None or not settings.real else _catalog(real, layout, description, most)
     if real is not None and not settings.real:
         reporter().note(f"note: real is 0, so no patches of {real} are trained on")
     if patches and settings.consistency.glass == "mask" and not description.glass:
         reporter().note("note: the build looked for no glass, so consistency.glass masks only what transforms open")
-    images = _masked(val, description, mask_map, any_palette, most).images
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
     if patches:
         among_patches(images, patches.patches, reporter())
         sources["real patches"] = patches.digest
     sources["validation images"] = digest_of(images)
+
+    from synthpipe.segment.network import SegmentationNetwork, read_file, with_own_normalisation
+    from synthpipe.segment.training import TrainingData, check_network
+
     data = TrainingData(
         description,
         composites,
@@ -186,7 +200,7 @@ def train(
             f"{', '.join(description.taxonomy.names)}; {len(images)} validation images choose the best weights"
         )
         return
-    _report(_train(settings, data, output, _hardware(accelerator, devices, workers)), output)
+    _report(_train(settings, data, output, _hardware(device, readers)), output)
 
 
 def _train(settings: Any, data: Any, output: Path, hardware: Hardware) -> Outcome:
@@ -256,14 +270,24 @@ def _miou(result: Mapping[str, Any]) -> str:
     return f"mIoU {result['miou']:.4f}" + (f" ({low:.4f} to {high:.4f})" if len(result["images"]) > 1 else "")
 
 
-def _hardware(accelerator: str, devices: str, workers: int | None) -> Hardware:
+def _train_settings(config: Path | None, overrides: tuple[str, ...]) -> TrainSettings:
+    """Read the settings of a training; a file of weights that is not there is refused at once."""
+    from synthpipe.segment.settings import TrainSettings
+
+    settings = load_settings(TrainSettings, config, overrides)
+    file = settings.network.weights_file
+    if file and isinstance(path := located(file), Path) and not path.exists():
+        raise ConfigError(f"network.weights: {file}: not found; give a file that every training machine can read")
+    return settings
+
+
+def _hardware(device: str | None, readers: int | None) -> Hardware:
     import torch
 
     from synthpipe.segment.devices import Hardware
 
-    on_gpu = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    count: int | str = int(devices) if devices.lstrip("-").isdigit() else devices
-    return Hardware(accelerator, count, (4 if on_gpu else 0) if workers is None else workers)
+    on_gpu = (device or "cuda").startswith("cuda") and torch.cuda.is_available()
+    return Hardware(device, (4 if on_gpu else 0) if readers is None else readers)
 
 
 def _catalog(real: Location, layout: Layout | None, description: Description, most: int) -> Catalog:
@@ -321,22 +345,27 @@ def pseudo_label(
     batch: int,
     most: int,
 ) -> None:
-    """Predict masks of real patches within their labels, for a second training (`synthpipe train` with both sets).
+    """Predict the masks of real patches, to train on.
 
-    The mean over flips and rotations is taken where the canvas is a square; classes that a patch's label excludes are
-    suppressed, patches of one class are filled with it, and glass is ignored. It goes on where it was stopped.
+    CHECKPOINT is a file, or the folder of a training, whose best.ckpt it stands for. `synthpipe train` takes the store
+    that is written beside the composites. The mean over flips and rotations is taken where the canvas is a square;
+    classes that a patch's label excludes are suppressed, patches of one class are filled with it, and glass is ignored.
+    It goes on where it was stopped.
 
     \b
     Examples:
-      synthpipe pseudo-label runs/demo/segmentation/best.ckpt --real data/phantom -o runs/demo/pseudo.zarr
-      synthpipe pseudo-label runs/bcss/stage-1/best.ckpt --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
-      synthpipe pseudo-label runs/glas/stage-1/best.ckpt --real glas-tiles -o runs/glas/pseudo.zarr --no-glass
+      synthpipe pseudo-label runs/demo/segmentation --real data/phantom -o runs/demo/pseudo.zarr
+      synthpipe pseudo-label runs/bcss/stage-1 --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
+      synthpipe pseudo-label runs/glas/stage-1 --real glas-tiles -o runs/glas/pseudo.zarr --no-glass
     """
+    claim(output, PSEUDO_LABELLED)
+
     from synthpipe.segment.checkpoint import Checkpoint
     from synthpipe.segment.devices import choose_device
     from synthpipe.segment.pseudo import pseudo_label
 
     description = Checkpoint.load(checkpoint).description
+    chosen = choose_device(device)
     catalog = _catalog(real, layout, description, most)
     _note_glass(description, glass)
     count = pseudo_label(
@@ -344,7 +373,7 @@ def pseudo_label(
         catalog.patches,
         catalog.digest,
         output,
-        choose_device(device),
+        chosen,
         batch,
         reporter(),
         description.ignored_glass(glass),
@@ -355,7 +384,7 @@ def pseudo_label(
 @click.command()
 @_checkpoint
 @click.option("--data", type=_FOLDER, required=True, help="Folder with img/ and mask/: images of any size.")
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@_output
 @_windows
 @_glass
 @click.option("--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Images to draw.")
@@ -376,7 +405,10 @@ def evaluate(
     most: int,
     device: str | None,
 ) -> None:
-    """Measure a network on images with masks: IoU, Dice, accuracy, boundaries, with intervals, and pictures.
+    """Measure a network on images with masks.
+
+    It writes IoU, Dice, accuracy and boundary scores with their intervals, and pictures. CHECKPOINT is a file, or the
+    folder of a training, whose best.ckpt it stands for.
 
     Images are cut into windows that leave no gap; by default windows of the canvas at half its stride, with the mean
     over flips and rotations where the canvas is a square. Classes that the masks do not show are left out of means.
@@ -391,17 +423,23 @@ def evaluate(
 
     \b
     Examples:
-      synthpipe evaluate runs/demo/segmentation/best.ckpt --data data/phantom/3.testing -o runs/demo/test
-      synthpipe evaluate stage-1/best.ckpt --data /data/WSSS4LUAD/3.testing -o result \\
+      synthpipe evaluate runs/demo/segmentation --data data/phantom/3.testing -o runs/demo/test
+      synthpipe evaluate runs/wsss4luad/stage-1 --data /data/WSSS4LUAD/3.testing -o result \\
         --window size=224 --window stride=112 --window "scales=[1, 1.25, 1.5, 1.75, 2]"
-      synthpipe evaluate glas/best.ckpt --data /data/glas/test -o result --mask-map "0=ignore,1=gland,2=stroma"
+      synthpipe evaluate runs/glas/stage-1 --data /data/glas/test -o result --mask-map "0=ignore,1=gland,2=stroma"
     """
-    from synthpipe.segment.evaluation import EVALUATION, draw_curves, evaluate, table
+    from synthpipe.segment.masks import masked_images
+    from synthpipe.segment.outputs import EVALUATION
+
+    claim(output, EVALUATION)  # before the masks are read, which takes long
+    _check_windows(windows)
+    masked_images(data, most)
+
+    from synthpipe.segment.evaluation import draw_curves, evaluate, table
     from synthpipe.segment.references import measured_baselines
 
     predictor = _predictor(checkpoint, windows, device, glass)
     _note_glass(predictor.checkpoint.description, glass)
-    claim(output, EVALUATION)  # before the masks are read, which takes long
     images = _masked(data, predictor.checkpoint.description, mask_map, any_palette, most).images
     result = evaluate(predictor, images, output, reporter(), pictures, replicates)
     rows = [row[:6] for row in table(result)]
@@ -435,7 +473,7 @@ def evaluate(
 @click.command()
 @_checkpoint
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@_output
 @_windows
 @_glass
 @click.option("--overlays/--no-overlays", default=True, show_default=True, help="Pictures of the masks on the images.")
@@ -453,7 +491,10 @@ def predict(
     most: int,
     device: str | None,
 ) -> None:
-    """Predict the masks of IMAGES of any size: palette PNGs whose pixel values are class indices.
+    """Predict the masks of images of any size.
+
+    Masks of IMAGES are palette PNGs whose pixel values are class indices. CHECKPOINT is a file, or the folder of a
+    training, whose best.ckpt it stands for.
 
     An image is decoded as a whole, and looked at window by window. Masks have the images' stems; bytes of a stem that
     are not Unicode become escapes, and a stem of more than 200 bytes is shortened. predictions.json says which
@@ -462,11 +503,11 @@ def predict(
 
     \b
     Examples:
-      synthpipe predict runs/demo/segmentation/best.ckpt data/phantom/3.testing/img/*.png -o masks
+      synthpipe predict runs/demo/segmentation data/phantom/3.testing/img/*.png -o masks
       synthpipe predict best.ckpt region.tif -o out --probabilities --window stride=112
-      synthpipe predict runs/glas/stage-1/best.ckpt gland.png -o masks --no-glass
+      synthpipe predict runs/glas/stage-1 gland.png -o masks --no-glass
     """
-    from synthpipe.segment.prediction import PREDICTION, RECORD, write_predictions
+    from synthpipe.segment.outputs import PREDICTION, RECORD
 
     inputs, outputs = {image.resolve(): image for image in images}, dict[str, Path]()
     for path in images:
@@ -477,6 +518,10 @@ def predict(
             if (other := outputs.setdefault(name, path)) != path:
                 raise ConfigError(f"IMAGES: {other} and {path} both give {name}; predict them into two folders")
     claim(output, PREDICTION)
+    _check_windows(windows)
+
+    from synthpipe.segment.prediction import write_predictions
+
     predictor = _predictor(checkpoint, windows, device, glass)
     _note_glass(predictor.checkpoint.description, glass)
     share = write_predictions(predictor, images, output, reporter(), overlays, probabilities, most)
@@ -496,15 +541,12 @@ def predict(
 @click.option("--masks", type=_FOLDER, help="Folder with img/ and mask/ to train the upper bound on [none is trained].")
 @_val
 @click.option("--data", type=_FOLDER, required=True, help="Folder with img/ and mask/ to compare on.")
-@click.option("-o", "--output", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder.")
+@_output
 @_config
 @_set
 @_hardware_options
 @click.option(
-    "--compare",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A checkpoint beside.",
+    "--compare", multiple=True, type=CheckpointFile(), help="A checkpoint to measure too; may be given often."
 )
 @_windows
 @_glass
@@ -520,9 +562,8 @@ def baseline(
     output: Path,
     config: Path | None,
     overrides: tuple[str, ...],
-    accelerator: str,
-    devices: str,
-    workers: int | None,
+    device: str | None,
+    readers: int | None,
     compare: tuple[Path, ...],
     windows: tuple[str, ...],
     glass: bool,
@@ -530,31 +571,28 @@ def baseline(
     mask_map: str | None,
     most: int,
 ) -> None:
-    """Train what composites are measured against, with the settings, steps and images a step of `synthpipe train`.
+    """Train what composites are measured against.
 
-    CURATED are the sets that `synthpipe train` had: an epoch takes as many steps. The lower bound knows image labels
-    alone: its masks are those of the class activation map. The upper bound knows true masks, where the data has them.
+    CURATED are the sets that `synthpipe train` had, and the settings are its too: an epoch takes as many steps, and a
+    step as many images. The lower bound knows image labels alone: its masks are those of the class activation map. The
+    upper bound knows true masks, where the data has them.
     Both are measured on --data beside the checkpoints of --compare. --mask-map and --any-palette hold for all masks.
 
     \b
     Examples:
-      synthpipe baseline runs/demo/curated.zarr --real data/phantom --masks data/phantom/masked \\
+      synthpipe baseline runs/demo --real data/phantom --masks data/phantom/masked \\
         --val data/phantom/2.validation --data data/phantom/3.testing --config pipelines/training/demo.yaml \\
-        --compare runs/demo/segmentation/best.ckpt -o runs/demo/baseline
+        --compare runs/demo/segmentation -o runs/demo/baseline
     """
-    from synthpipe.segment.baselines import check_disjoint, lower_bound, upper_bound
-    from synthpipe.segment.checkpoint import Checkpoint
-    from synthpipe.segment.evaluation import evaluate
-    from synthpipe.segment.mask_check import among_patches
-    from synthpipe.segment.references import BASELINES
-    from synthpipe.segment.settings import TrainSettings
+    from synthpipe.segment.mask_check import among_patches, check_disjoint
+    from synthpipe.segment.outputs import TRAINING
     from synthpipe.segment.sources import Composites, RealPatches
-    from synthpipe.segment.training import TRAINING
 
     claim(output, _BASELINE, known=belongs(output / "labels", TRAINING))
-    settings = load_settings(TrainSettings, config, overrides)
+    settings = _train_settings(config, overrides)
     sets = [CuratedSet(path) for path in curated]
     composites, description = Composites(sets), sets[0].description
+    _windows_of(description, windows)  # refused before anything is trained
     _note_glass(description, glass)
     folders = {"--val": val, "--data": data} | ({"--masks": masks} if masks else {})
     checked = {option: _masked(folder, description, mask_map, any_palette, most) for option, folder in folders.items()}
@@ -564,20 +602,25 @@ def baseline(
     for each in (validation, images):
         among_patches(each, catalog.patches, reporter())
     patches = RealPatches(catalog.patches, description)
+
+    from synthpipe.segment.baselines import lower_bound, upper_bound
+    from synthpipe.segment.checkpoint import Checkpoint
+    from synthpipe.segment.evaluation import evaluate
+    from synthpipe.segment.references import BASELINES
+
     trainings = {
         "labels": lower_bound(settings, description, composites, patches, validation, catalog.digest),
     }
     if masks:
         masked = checked["--masks"].images
         trainings["masks"] = upper_bound(settings, description, composites, masked, validation)
-    _windows_of(description, windows)  # refused before anything is trained
     for path in compare:
         other = Checkpoint.load(path).description
         _windows_of(other, windows)
         if changes := list(differences(description.taxonomy.to_json(), other.taxonomy.to_json())):
             raise ConfigError("\n  ".join([f"--compare {path}: has other classes than {curated[0]}:", *changes]))
     for name, (chosen, training) in trainings.items():
-        outcome = _train(chosen, training, output / name, _hardware(accelerator, devices, workers))
+        outcome = _train(chosen, training, output / name, _hardware(device, readers))
         if not outcome.finished:
             _report(outcome, output / name)
             return
@@ -588,9 +631,9 @@ def baseline(
     measured |= {str(path): (path, f"test-{number}") for number, path in enumerate(compare, 1)}
     if masks:
         measured[upper] = output / "masks" / "best.ckpt", "test-masks"
-    device = "cpu" if accelerator == "cpu" else None
+    first = device.split(",")[0] if device else None
     results = {
-        name: evaluate(_predictor(path, windows, device, glass), images, output / folder, reporter())
+        name: evaluate(_predictor(path, windows, first, glass), images, output / folder, reporter())
         for name, (path, folder) in measured.items()
     }
     rows = {
@@ -624,11 +667,19 @@ def _predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None, g
     return replace(predictor, windows=_windows_of(predictor.checkpoint.description, windows))
 
 
+def _check_windows(windows: tuple[str, ...]) -> None:
+    """Refuse a --window that no network can take, before one is loaded."""
+    _window_settings((LARGEST, LARGEST), windows)
+
+
 def _windows_of(description: Description, windows: tuple[str, ...]) -> WindowSection:
     """Return how images are cut for a network of that canvas, with what --window replaces."""
-    from synthpipe.segment.evaluation import default_windows
-    from synthpipe.segment.windows import WindowSection
+    return _window_settings(description.size, windows)
 
-    defaults = default_windows(description.size).model_dump(mode="json")
+
+def _window_settings(size: tuple[int, int], windows: tuple[str, ...]) -> WindowSection:
+    from synthpipe.segment.settings import WindowSection, default_windows
+
+    defaults = default_windows(size).model_dump(mode="json")
     base = [f"{key}={json.dumps(value)}" for key, value in defaults.items()]
     return load_settings(WindowSection, None, (*base, *windows), option="--window")

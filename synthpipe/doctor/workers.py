@@ -49,7 +49,7 @@ def dask() -> Finding:
     """Start a cluster of one worker process, and have it do something."""
     begun = time.perf_counter()
     try:
-        with open_cluster(ClusterSettings(Local(workers=1), gpu="never"), Demand(), lambda _: None) as cluster:
+        with open_cluster(ClusterSettings(Local(workers=1), device="cpu"), Demand(), lambda _: None) as cluster:
             pid = cluster.client.submit(os.getpid).result(timeout=60)
             seconds = time.perf_counter() - begun
             return Finding("Dask", "fine", f"a worker process ({pid}) was ready in {seconds:.1f} s")

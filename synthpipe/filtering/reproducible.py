@@ -62,7 +62,7 @@ def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None
             if "deterministic implementation" in str(error):
                 raise FilterError(
                     f"filter.network: on {device} {str(error).split(', but ')[0]}; choose another filter.network, or "
-                    "build with --gpu never"
+                    "build with --device cpu"
                 ) from error
             raise
         finally:

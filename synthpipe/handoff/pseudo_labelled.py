@@ -27,7 +27,8 @@ from synthpipe.storage.schema import (
 )
 from synthpipe.storage.shards import shard_size, shards_of, write_shard
 
-_STORE = Kind("Zarr store", ("zarr.json",))
+PSEUDO_LABELLED = Kind("Zarr store", ("zarr.json",))
+"""The store of a set of real patches with predicted masks."""
 
 
 def begin_pseudo_labelled(
@@ -66,8 +67,8 @@ def begin_pseudo_labelled(
         "groups": sorted({patch.group for patch in patches}),
         "source": dict(source),
     }
-    path = claim(path, _STORE)
-    if is_marked(path, _STORE) and (changes := list(differences(dict(open_group(path).attrs), attributes))):
+    path = claim(path, PSEUDO_LABELLED)
+    if is_marked(path, PSEUDO_LABELLED) and (changes := list(differences(dict(open_group(path).attrs), attributes))):
         raise StaleRunError(
             "\n  ".join([f"{path}: was begun with something else; write to another store, or undo:", *changes])
         )

@@ -14,6 +14,9 @@ from synthpipe.patches.claims import Claim
 from synthpipe.patches.layouts import read_layout
 from synthpipe.taxonomy import Taxonomy
 
+MOVED = "if the patches have moved, say where they lie now: --patches DIR (folder, CSV or URL, as patches.root)"
+"""What to do about patches of a run that are not where they were."""
+
 
 def with_access(catalog: Catalog, patches: PatchesSection, taxonomy: Taxonomy, note: Callable[[str], None]) -> Catalog:
     """Return the catalog of a run with the credentials and signatures that `patches` holds, or its table.
@@ -67,7 +70,7 @@ def find_patches(
     if missing := [patch.id for patch in catalog.patches if patch.id not in usable]:
         raise CatalogError(
             f"{root}: lacks {len(missing)} of the {len(catalog.patches)} patches of {what}, {missing[0]!r} the first; "
-            "give the patches.root that the run was built from"
+            "give --patches the folder, CSV or URL that holds them, as patches.root did"
         )
     return _found(catalog, claims)
 

@@ -9,11 +9,10 @@ from synthpipe.runtime.jobs import JobSettings, parse_size
 from synthpipe.runtime.local import available_memory, visible_gpus
 from synthpipe.runtime.progress import announce, announced
 from synthpipe.runtime.settings import (
-    GPU_USES,
     QUEUE_KINDS,
     ClusterSettings,
     Demand,
-    GpuUse,
+    DeviceUse,
     Joined,
     Local,
     Queued,
@@ -23,12 +22,11 @@ from synthpipe.runtime.settings import (
 from synthpipe.runtime.window import run_tasks
 
 __all__ = [
-    "GPU_USES",
     "QUEUE_KINDS",
     "Cluster",
     "ClusterSettings",
     "Demand",
-    "GpuUse",
+    "DeviceUse",
     "JobSettings",
     "Joined",
     "Local",

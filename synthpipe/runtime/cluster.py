@@ -83,8 +83,8 @@ class Cluster:
 
     def uses_gpus(self) -> bool:
         """Whether tasks that are made for GPUs wait for workers with one."""
-        use = self.settings.gpu
-        return use == "require" or (use == "auto" and self.crew.now(fresh=True).slots(gpu=True) > 0)
+        use = self.settings.device
+        return use == "cuda" or (use == "auto" and self.crew.now(fresh=True).slots(gpu=True) > 0)
 
     @contextmanager
     def prepared(self, workplace: Workplace, on_steps: Callable[[int], None]) -> Iterator[None]:
@@ -170,9 +170,11 @@ def open_cluster(
         if not cluster.crew.now().workers:
             note(f"waiting for workers, at most {patience:.0f} s")
         cluster.crew.wait()
-        if settings.gpu == "require":
+        if settings.device == "cuda":
             if isinstance(where, Local) and not cluster.crew.now().slots(gpu=True):
-                raise ClusterError("--gpu require: torch sees no GPU on this machine; leave it out, or use --gpu never")
+                raise ClusterError(
+                    "--device cuda: torch sees no GPU on this machine; leave it out, or give --device cpu"
+                )
             cluster.crew.wait(gpu=True)
         yield cluster
 
@@ -196,7 +198,7 @@ def _client(
     if isinstance(where, Joined):
         return _join(where)
     if isinstance(where, Local):
-        return _client_of(stack.enter_context(local_cluster(where, settings.gpu, demand)))
+        return _client_of(stack.enter_context(local_cluster(where, settings.device, demand)))
     check_queue(where)
     jobs = stack.enter_context(
         job_cluster(

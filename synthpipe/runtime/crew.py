@@ -164,7 +164,7 @@ class Crew:
             return f"the scheduler at {self._address} has had no worker {waited}; {reason}; {finished}"
         return (
             f"none of the {len(self._roll.workers)} workers has had the resource GPU {waited}; start some with "
-            f"--resources GPU=1, or do without: --gpu never; {finished}"
+            f"--resources GPU=1, or do without: --device cpu; {finished}"
         )
 
     def _note_kill(self, event: tuple[float, Mapping[str, Any]]) -> None:

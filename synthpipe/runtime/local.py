@@ -16,7 +16,7 @@ from distributed import Nanny, Security, SpecCluster, scheduler, system, worker
 from synthpipe.errors import ClusterError
 from synthpipe.runtime.crew import GPU
 from synthpipe.runtime.servers import Scheduler, Worker
-from synthpipe.runtime.settings import Demand, GpuUse, Local
+from synthpipe.runtime.settings import Demand, DeviceUse, Local
 from synthpipe.runtime.site import starting
 from synthpipe.threads import available_cores
 
@@ -27,7 +27,7 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _REMEMBERING = "spans"  # Dask's extension that keeps a record of every task for good
 
 
-def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
+def local_cluster(local: Local, device: DeviceUse, demand: Demand) -> Any:
     """Start single-threaded worker processes that listen on the loopback address only, and to each other only.
 
     Other users of the machine reach that address too. So all speak TLS, with a key that is made here and reaches the
@@ -46,7 +46,7 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
             f"{format_bytes(_LEAST_MEMORY)}; give more, or use fewer --workers"
         )
     # nobody looks for GPUs where no task would ask for one
-    devices = local.gpus if local.gpus is not None else visible_gpus() if demand.training and gpu != "never" else ()
+    devices = local.gpus if local.gpus is not None else visible_gpus() if demand.training and device != "cpu" else ()
     extensions = {name: kind for name, kind in worker.DEFAULT_EXTENSIONS.items() if name != _REMEMBERING}
     network = encrypted() if local.processes else {"protocol": "inproc://", "security": Security()}
     common = {
@@ -57,7 +57,7 @@ def local_cluster(local: Local, gpu: GpuUse, demand: Demand) -> Any:
     }
     workers = {}
     for number in range(count):
-        owned = devices[number : number + 1] if gpu != "never" else ()
+        owned = devices[number : number + 1] if device != "cpu" else ()
         resources = {"resources": {GPU: 1}} if owned else {}
         options = {**common, **resources, "silence_logs": logging.CRITICAL}
         if local.processes:

@@ -8,8 +8,7 @@ from typing import Literal, get_args
 
 from synthpipe.runtime.jobs import JobSettings
 
-GpuUse = Literal["auto", "require", "never"]
-GPU_USES: tuple[GpuUse, ...] = get_args(GpuUse)
+DeviceUse = Literal["auto", "cuda", "cpu"]
 QueueKind = Literal["slurm", "pbs", "lsf", "sge"]
 QUEUE_KINDS: tuple[QueueKind, ...] = get_args(QueueKind)
 
@@ -71,8 +70,9 @@ class ClusterSettings:
     ----------
     where : Local, Joined or Queued
         The machines.
-    gpu : {"auto", "require", "never"}
-        Whether scoring and training wait for workers with the resource GPU: where there are any, always, or never.
+    device : {"auto", "cuda", "cpu"}
+        Where filters score and train: ``cuda``: only on workers with the resource GPU; ``auto``: on those where there
+        are any, else on any; ``cpu``: on any worker.
     patience : float
         Seconds to wait for a worker, or for one with a GPU, before giving up.
     scratch : Path or None
@@ -80,7 +80,7 @@ class ClusterSettings:
     """
 
     where: Local | Joined | Queued = Local()
-    gpu: GpuUse = "auto"
+    device: DeviceUse = "auto"
     patience: float = 600.0
     scratch: Path | None = None
 

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from synthpipe.errors import ConfigError
 from synthpipe.handoff import Description
 from synthpipe.segment.batches import steps_per_epoch
-from synthpipe.segment.mask_check import CheckedImages
 from synthpipe.segment.masks import MaskedImage, digest_of
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedCrops, Source
 from synthpipe.segment.training import TrainingData
-
-
-def check_disjoint(folders: Mapping[str, CheckedImages]) -> None:
-    """Refuse an image that is in two of the folders; copies of its pixels count too.
-
-    Raises
-    ------
-    ConfigError
-        The message names the image and both of the `folders` that have it.
-    """
-    seen: dict[str, tuple[str, Path]] = {}
-    for option, checked in folders.items():
-        for image, pixels in zip(checked.images, checked.pixels, strict=True):
-            before, path = seen.setdefault(pixels, (option, image.image))
-            if before != option:
-                same = "" if path.resolve() == image.image.resolve() else f", as {path}"
-                raise ConfigError(f"{option}: {image.image} is in {before} too{same}; name folders of other images")
 
 
 def lower_bound(

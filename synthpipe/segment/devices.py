@@ -20,11 +20,19 @@ from synthpipe.errors import ConfigError, SynthpipeError, is_of_memory
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Where training runs: what Lightning's Fabric takes, and the processes a device that prepare batches."""
+    """Where training runs.
 
-    accelerator: str = "auto"
-    devices: int | str = "auto"
-    workers: int = 0
+    Attributes
+    ----------
+    device : str or None
+        Devices with commas between, each with a process of its own, such as ``cuda:0,cuda:1``; a kind without a number
+        is any one. None: all GPUs, or the CPU where there is none.
+    readers : int
+        Processes of each device that read ahead.
+    """
+
+    device: str | None = None
+    readers: int = 0
 
 
 def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
@@ -47,11 +55,12 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
     # in a job of one task Lightning would wait for Slurm to start the processes of the other devices
     alone = os.environ.get("SLURM_NTASKS") == "1" and not TorchElasticEnvironment.detect()
     plugins: Any = [LightningEnvironment()] if alone else None
+    accelerator, devices = _accelerator(hardware.device)
     try:
-        found = Fabric(accelerator=hardware.accelerator, devices=hardware.devices, plugins=plugins)
+        found = Fabric(accelerator=accelerator, devices=devices, plugins=plugins)
         fabric = Fabric(
-            accelerator=hardware.accelerator,
-            devices=hardware.devices,
+            accelerator=accelerator,
+            devices=devices,
             plugins=plugins,
             strategy=several if found.world_size > 1 else "auto",
             precision="bf16-mixed" if mixed and has_bfloat16(found.device) else "32-true",
@@ -61,10 +70,19 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
         if is_of_memory(error):
             raise
         raise ConfigError(
-            f"--accelerator {hardware.accelerator} --devices {hardware.devices}: {' '.join(str(error).split())}; name "
-            "devices that there are"
+            f"--device {hardware.device or 'auto'}: {' '.join(str(error).split())}; name devices that this machine has"
         ) from error
     return fabric
+
+
+def _accelerator(device: str | None) -> tuple[str, int | str | list[int]]:
+    """Return what Lightning calls the kind of some devices, and their numbers, or how many they are."""
+    if device is None:
+        return "auto", "auto"
+    kinds, _, numbers = zip(*(each.strip().partition(":") for each in device.split(",")), strict=True)
+    if len(set(kinds)) > 1 or (any(numbers) and not all(map(str.isdecimal, numbers))):
+        raise ConfigError(f"--device {device}: expected devices of one kind, such as cuda:0,cuda:1, or cpu")
+    return kinds[0], [int(number) for number in numbers] if any(numbers) else len(kinds)
 
 
 def by_the_first(fabric: Fabric, work: Callable[[], object]) -> None:

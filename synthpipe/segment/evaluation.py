@@ -19,7 +19,7 @@ from synthpipe.config import GlassSection
 from synthpipe.display import file_stem, printable, to_cell
 from synthpipe.errors import StoreError
 from synthpipe.files import parse_json, read_regular, replacing, told, write_atomically
-from synthpipe.folders import Kind, claim, resolved, sweep
+from synthpipe.folders import claim, resolved, sweep
 from synthpipe.lock import held
 from synthpipe.patches.glass import glass_mask
 from synthpipe.progress import Reporter
@@ -39,15 +39,12 @@ from synthpipe.segment.metrics import (
     measure,
     measure_boundaries,
 )
+from synthpipe.segment.outputs import EVALUATION
 from synthpipe.segment.references import constant
-from synthpipe.segment.windows import Segment, WindowSection, predict, predict_mask
+from synthpipe.segment.settings import WindowSection, default_windows
+from synthpipe.segment.windows import Segment, predict, predict_mask
 from synthpipe.taxonomy import Taxonomy
 
-EVALUATION = Kind(
-    "evaluation",
-    ("metrics.json", "pictures/drawn.json"),
-    ("metrics.json", "metrics.csv", "confusion.png", "curves.png", "pictures", ".lock"),
-)
 _KNOWN = {"validation images": "chose the best weights of", "masked images": "trained"}
 _MOST_RECORD = 2**24  # bytes of the names of drawn pictures
 
@@ -145,12 +142,6 @@ class Predictor:
                     file.seek(begin + 2 * ((label * height + part.y + row) * width + part.x))
                     file.write(values[label, row].astype("<f2").tobytes())
         return mask
-
-
-def default_windows(size: tuple[int, int]) -> WindowSection:
-    """Return windows of the canvas at half its stride, with the mean over flips where it is a square."""
-    height, width = size
-    return WindowSection(size=size, stride=((height + 1) // 2, (width + 1) // 2), flips=height == width)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

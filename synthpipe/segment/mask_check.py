@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.errors import CatalogError, each_kind_once, first_of
+from synthpipe.errors import CatalogError, ConfigError, each_kind_once, first_of
 from synthpipe.patches.pixels import dark_remark, picture_digest, read_palette
 from synthpipe.progress import Reporter
 from synthpipe.records import PatchRef
@@ -217,3 +217,20 @@ def among_patches(images: Sequence[MaskedImage], patches: Sequence[PatchRef], re
             f"note: {images[0].image.parent}: {len(found)} of {len(images)} images are among the real patches that "
             f"train the network: {first_of(found)}; its scores on them are too high"
         )
+
+
+def check_disjoint(folders: Mapping[str, CheckedImages]) -> None:
+    """Refuse an image that is in two of the folders; copies of its pixels count too.
+
+    Raises
+    ------
+    ConfigError
+        The message names the image and both of the `folders` that have it.
+    """
+    seen: dict[str, tuple[str, Path]] = {}
+    for option, checked in folders.items():
+        for image, pixels in zip(checked.images, checked.pixels, strict=True):
+            before, path = seen.setdefault(pixels, (option, image.image))
+            if before != option:
+                same = "" if path.resolve() == image.image.resolve() else f", as {path}"
+                raise ConfigError(f"{option}: {image.image} is in {before} too{same}; name folders of other images")

@@ -14,16 +14,15 @@ from synthpipe.config import MAX_PIXELS
 from synthpipe.display import escaped, file_stem
 from synthpipe.errors import CatalogError, StoreError, each_kind_once
 from synthpipe.files import parse_json, read_regular, write_atomically
-from synthpipe.folders import Kind, resolved, sweep
+from synthpipe.folders import resolved, sweep
 from synthpipe.lock import held
 from synthpipe.patches.pixels import dark_remark, decode, picture_digest
 from synthpipe.pictures import overlay, palette_png, png
 from synthpipe.progress import Reporter
 from synthpipe.segment.evaluation import Predictor
+from synthpipe.segment.outputs import PREDICTION, RECORD
 
 FORMAT_VERSION = 1
-RECORD = "predictions.json"
-PREDICTION = Kind("prediction", (RECORD,), (RECORD, ".lock"))
 _LARGEST_RECORD = 256 << 20  # bytes
 
 

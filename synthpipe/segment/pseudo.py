@@ -15,8 +15,9 @@ from synthpipe.handoff import begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.progress import Reporter
 from synthpipe.records import Mask, PatchRef
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
+from synthpipe.segment.settings import WindowSection
 from synthpipe.segment.sources import RealPatches
-from synthpipe.segment.windows import WindowSection, window_probabilities
+from synthpipe.segment.windows import window_probabilities
 
 
 def pseudo_label(

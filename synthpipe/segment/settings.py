@@ -1,15 +1,17 @@
-"""The settings of segmentation training: every constant of method section 4, with the published values as defaults."""
+"""The settings of the segmentation stage: every constant of method section 4, with the published values as defaults."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from synthpipe.config import (
     MOST,
     Above0,
     Deviation,
+    Flag,
     Fraction,
     Mean,
     Number,
@@ -17,12 +19,13 @@ from synthpipe.config import (
     Precision,
     Secretive,
     Section,
+    Size,
     Text,
     Version,
     Whole,
 )
-from synthpipe.segment.windows import WindowSection
 
+Blend = Literal["gaussian", "uniform"]
 Weight = Annotated[Number, Field(ge=0, le=1e6)]
 
 
@@ -105,6 +108,46 @@ class OptimizerSection(Section):
         Literal["constant", "cosine", "poly"], Field(description="of the learning rate; poly falls with power 0.9")
     ] = "constant"
     warmup_steps: Annotated[Whole, Field(ge=0, le=MOST, description="over which the learning rate rises from zero")] = 0
+
+
+class WindowSection(Section):
+    """How an image is cut into windows and their predictions are put together."""
+
+    size: Annotated[Size, Field(description="pixels of a window")]
+    stride: Annotated[Size, Field(description="pixels from one window to the next, at most the size")]
+    scales: Annotated[
+        tuple[Annotated[Number, Field(ge=0.125, le=8)], ...],
+        Field(min_length=1, max_length=64, description="of the image; probabilities are averaged over them"),
+    ] = (1.0,)
+    flips: Annotated[Flag, Field(description="average over the square's 8 flips and rotations")] = False
+    blend: Annotated[
+        Blend, Field(description="weight of a window's pixels; gaussian: sigma of size / 8 about its centre")
+    ] = "gaussian"
+    batch: Annotated[Whole, Field(ge=1, le=65_536, description="windows a call of the network; flips count")] = 16
+
+    @field_validator("stride")
+    @classmethod
+    def _leaves_no_gap(cls, stride: tuple[int, int], info: ValidationInfo) -> tuple[int, int]:
+        size = info.data.get("size", stride)
+        if stride[0] > size[0] or stride[1] > size[1]:
+            message = "Expected at most the size, {size} as (height, width): windows would leave gaps; lower stride"
+            raise PydanticCustomError("stride", message, {"size": str(size)})
+        return stride
+
+    @field_validator("flips")
+    @classmethod
+    def _rotates_squares(cls, flips: bool, info: ValidationInfo) -> bool:
+        height, width = info.data.get("size", (1, 1))
+        if flips and height != width:
+            message = "Expected a square size with flips, got {size} as (height, width): it is rotated too"
+            raise PydanticCustomError("flips", message, {"size": str((height, width))})
+        return flips
+
+
+def default_windows(size: tuple[int, int]) -> WindowSection:
+    """Return windows of the canvas at half its stride, with the mean over flips where it is a square."""
+    height, width = size
+    return WindowSection(size=size, stride=((height + 1) // 2, (width + 1) // 2), flips=height == width)
 
 
 class TrainSettings(Section):

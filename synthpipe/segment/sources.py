@@ -8,7 +8,6 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import get_worker_info
 
 from synthpipe.config import GlassSection
 from synthpipe.errors import ConfigError
@@ -140,6 +139,8 @@ class MaskedCrops:
 
     def _read(self, index: int) -> tuple[Image, Mask]:
         if self._room is None:  # in the process that reads
+            from torch.utils.data import get_worker_info  # which takes long; curated sets are checked without
+
             worker = get_worker_info()
             self._room = _HELD // (worker.num_workers if worker else 1)
         image, mask = whole = self._whole(self.images[index])

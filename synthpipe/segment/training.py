@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -25,7 +26,7 @@ from torch import Tensor
 from synthpipe.config import differences
 from synthpipe.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.files import write_atomically
-from synthpipe.folders import Kind, resolved, sweep
+from synthpipe.folders import is_marked, resolved, sweep
 from synthpipe.handoff import Description
 from synthpipe.lock import held
 from synthpipe.pretrained import Weights
@@ -55,19 +56,12 @@ from synthpipe.segment.network import (
     read_file,
     with_own_normalisation,
 )
+from synthpipe.segment.outputs import TRAINING
 from synthpipe.segment.references import constant
-from synthpipe.segment.settings import TrainSettings
+from synthpipe.segment.settings import TrainSettings, WindowSection
 from synthpipe.segment.sources import Source
-from synthpipe.segment.windows import WindowSection, predict_mask
+from synthpipe.segment.windows import predict_mask
 
-TRAINING = Kind(
-    "training",
-    ("last.ckpt",),
-    (
-        *("settings.yaml", "last.ckpt", "best.ckpt", "steps.csv", "epochs.csv", "tensorboard", "report.json"),
-        *("curves.png", ".lock"),
-    ),
-)
 Pictures = Mapping[str, Sequence[Image]]
 """Pictures of an epoch's end, by what they show."""
 
@@ -163,7 +157,7 @@ def train(
     fabric = open_fabric(hardware, settings.precision == "mixed")
     with _held(fabric, directory), deterministic(fabric.device):
         run = _Run(fabric, settings, data, directory, reporter if fabric.is_global_zero else Silent())
-        return run.train(hardware.workers, should_stop)
+        return run.train(hardware.readers, should_stop)
 
 
 @contextmanager
@@ -173,10 +167,20 @@ def _held(fabric: Fabric, directory: Path) -> Iterator[None]:
 
         def hold() -> None:
             stack.enter_context(held(directory, TRAINING))
+            if not is_marked(directory, TRAINING):
+                stack.push(partial(_discard, directory))
             sweep(directory, deep=False)
 
         by_the_first(fabric, hold)
         yield
+
+
+def _discard(directory: Path, error: type[BaseException] | None, *_: object) -> None:
+    """Remove what a training has written that fails before its first checkpoint: it could not be resumed."""
+    if error and not is_marked(directory, TRAINING):
+        for name in ("settings.yaml", "steps.csv", "epochs.csv"):
+            (directory / name).unlink(missing_ok=True)
+        shutil.rmtree(directory / "tensorboard", ignore_errors=True)
 
 
 class _Run:

@@ -14,59 +14,20 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
-from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
 from torch import Tensor
 
-from synthpipe.config import Flag, Number, Section, Size, Whole
 from synthpipe.records import Image, Mask
+from synthpipe.segment.settings import WindowSection
 
 Segment = Callable[[Tensor], Tensor]
 """Takes (B, 3, h, w) float32 RGB in 0-255 and returns (B, C, h, w) logits of any float type, on the same device."""
 
-Blend = Literal["gaussian", "uniform"]
-
 BLOCK = 1024
 _TURNS = range(8)
-
-
-class WindowSection(Section):
-    """How an image is cut into windows and their predictions are put together."""
-
-    size: Annotated[Size, Field(description="pixels of a window")]
-    stride: Annotated[Size, Field(description="pixels from one window to the next, at most the size")]
-    scales: Annotated[
-        tuple[Annotated[Number, Field(ge=0.125, le=8)], ...],
-        Field(min_length=1, max_length=64, description="of the image; probabilities are averaged over them"),
-    ] = (1.0,)
-    flips: Annotated[Flag, Field(description="average over the square's 8 flips and rotations")] = False
-    blend: Annotated[
-        Blend, Field(description="weight of a window's pixels; gaussian: sigma of size / 8 about its centre")
-    ] = "gaussian"
-    batch: Annotated[Whole, Field(ge=1, le=65_536, description="windows a call of the network; flips count")] = 16
-
-    @field_validator("stride")
-    @classmethod
-    def _leaves_no_gap(cls, stride: tuple[int, int], info: ValidationInfo) -> tuple[int, int]:
-        size = info.data.get("size", stride)
-        if stride[0] > size[0] or stride[1] > size[1]:
-            message = "Expected at most the size, {size} as (height, width): windows would leave gaps; lower stride"
-            raise PydanticCustomError("stride", message, {"size": str(size)})
-        return stride
-
-    @field_validator("flips")
-    @classmethod
-    def _rotates_squares(cls, flips: bool, info: ValidationInfo) -> bool:
-        height, width = info.data.get("size", (1, 1))
-        if flips and height != width:
-            message = "Expected a square size with flips, got {size} as (height, width): it is rotated too"
-            raise PydanticCustomError("flips", message, {"size": str((height, width))})
-        return flips
 
 
 @dataclass(frozen=True, slots=True, eq=False)

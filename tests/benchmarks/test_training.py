@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 def test_a_small_measurement_runs_to_the_end(tmp_path: Path) -> None:
     result = tmp_path / "training.json"
     changes = ("network.encoder=tu-test_resnet", "network.architecture=Unet", "composites=2", "real=2")
-    arguments = ["--size", "48", "--steps", "12", "--workers", "1", "-o", str(result)]
+    arguments = ["--size", "48", "--steps", "12", "--readers", "1", "-o", str(result)]
     arguments += [part for change in changes for part in ("--train-set", change)]
     command = [sys.executable, "-m", "benchmarks.training", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)

@@ -185,7 +185,7 @@ def test_inspect_of_something_else(tmp_path: Path) -> None:
 @pytest.mark.parametrize("strategy", ["mosaic", "bezier"])
 def test_replay_renders_the_stored_composite(run: Path, tmp_path: Path, strategy: str) -> None:
     image, mask = tmp_path / "image.png", tmp_path / "mask.png"
-    result = synthpipe("replay", run, strategy, 5, "-o", image, "--mask", mask)
+    result = synthpipe("replay", run, strategy, 5, "-o", image, "--mask-output", mask)
     assert result.exit_code == 0, result.output
     assert "equal to the stored pixels" in result.stdout and "1.training" in result.stdout
     from synthpipe.storage.schema import array, open_group
@@ -228,10 +228,10 @@ def test_a_second_build_does_nothing_and_says_so(run: Path, patches: Path) -> No
 
 
 def test_phantom(tmp_path: Path) -> None:
-    arguments = ("phantom", tmp_path / "p", "--patches", 12, "--slides", 2, "--size", 48, "--images", 1)
+    arguments = ("phantom", tmp_path / "p", "--patch-count", 12, "--slide-count", 2, "--size", 48, "--image-count", 1)
     assert "training patches of" in synthpipe(*arguments).stdout
     assert "there already" in synthpipe(*arguments).stdout
-    result = synthpipe("phantom", tmp_path / "p", "--patches", 13, "--slides", 2, "--size", 48)
+    result = synthpipe("phantom", tmp_path / "p", "--patch-count", 13, "--slide-count", 2, "--size", 48)
     assert result.exit_code == 1 and "Error: " in result.stderr
 
 

@@ -21,9 +21,9 @@ NOTHING: dict[str, Any] = {
     "tls_cert": None,
     "tls_key": None,
     "cluster": None,
-    "cluster_file": None,
+    "cluster_config": None,
     "cluster_set": (),
-    "gpu": "auto",
+    "device": "auto",
     "patience": 600.0,
     "scratch": None,
 }
@@ -40,10 +40,10 @@ def test_options_become_settings(tmp_path: Path) -> None:
     assert local == ClusterSettings(Local(3, 4 << 30), scratch=tmp_path)
     pem = tmp_path / "a.pem"
     tls = {**NOTHING, "tls_ca": pem, "tls_cert": pem, "tls_key": pem}
-    joined = cluster_settings(**given({**tls, "scheduler": "tls://head:8786", "gpu": "require", "patience": 5.0}))
-    assert joined == ClusterSettings(Joined("tls://head:8786", Tls(pem, pem, pem)), "require", 5.0)
+    joined = cluster_settings(**given({**tls, "scheduler": "tls://head:8786", "device": "cuda", "patience": 5.0}))
+    assert joined == ClusterSettings(Joined("tls://head:8786", Tls(pem, pem, pem)), "cuda", 5.0)
     file = ROOT / "pipelines" / "clusters" / "slurm.yaml"
-    queued = cluster_settings(**given({"cluster": "slurm", "cluster_file": file, "cluster_set": ("jobs=7",)}))
+    queued = cluster_settings(**given({"cluster": "slurm", "cluster_config": file, "cluster_set": ("jobs=7",)}))
     assert isinstance(queued.where, Queued) and isinstance(queued.where.jobs, JobSettings)
     assert queued.where.jobs.jobs == 7 and queued.where.kind == "slurm"
     assert queued.scratch_on_nodes == Path(queued.where.jobs.local_directory or "")
@@ -60,7 +60,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
         ("--cluster slurm --cluster-set corse=2", "did you mean 'cores'"),
         ("--scheduler /dev/zero", "neither an address such as tcp://host:8786 nor a file that `dask scheduler"),
         ("--scheduler nowhere.json", "nowhere.json: neither an address such as tcp://host:8786 nor a file"),
-        ("--gpu require", "--gpu require: torch sees no GPU on this machine"),
+        ("--device cuda", "--device cuda: torch sees no GPU on this machine"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(

@@ -90,7 +90,7 @@ def test_a_run_that_is_being_built(run: Path, tmp_path: Path) -> None:
     (path / "candidates.zarr" / "bezier").mkdir()
     text = inspect(path).stdout
     assert "not finished; `synthpipe status`" in text and "1 of 2 shards" in text and "pixels: tumour" in text
-    result = inspect(path, "--sample", 1)
+    result = inspect(path, "--index", 1)
     assert result.exit_code == 1 and "has no curated set yet; there is" in result.stderr
     mosaic = path / "candidates.zarr" / "mosaic"
     assert "0 of" not in inspect(mosaic, "--sheet", tmp_path / "sheet.png").stdout
@@ -113,10 +113,10 @@ def test_an_array_that_is_just_being_made_is_passed_over(run: Path, tmp_path: Pa
 
 def test_a_composite_with_the_patch_of_each_region(run: Path) -> None:
     catalog = load_catalog(run, RunDirectory(run).pipeline().taxonomy)
-    result = inspect(run, "--sample", "0,5", "--sample", "12-13", "--json")
+    result = inspect(run, "--index", "0,5", "--index", "12-13", "--json")
     samples = json.loads(result.stdout)["samples"]
     assert [each["index"] for each in samples] == [0, 5, 12, 13]
-    assert "--sample 5-2: a range goes up; did you mean 2-5?" in inspect(run, "--sample", "0,5-2").stderr
+    assert "--index 5-2: a range goes up; did you mean 2-5?" in inspect(run, "--index", "0,5-2").stderr
     names = RunDirectory(run).pipeline().taxonomy.names
     for each in samples:
         assert sum(region["share"] for region in each["regions"]) == pytest.approx(1)
@@ -125,7 +125,7 @@ def test_a_composite_with_the_patch_of_each_region(run: Path) -> None:
         for region in each["regions"]:
             patch = catalog.by_id(region["patch"])
             assert region["class"] in (names[patch.classes[0]], "background")
-    text = inspect(run, "--sample", 12).stdout
+    text = inspect(run, "--index", 12).stdout
     assert re.match(r"12: Bezier \d+, 32 x 32 pixels\n", text)
     lines = text.splitlines()
     drawn = lines[2:18]
@@ -137,16 +137,16 @@ def test_a_composite_with_the_patch_of_each_region(run: Path) -> None:
 
 def test_names_do_not_steer_a_terminal(run: Path) -> None:
     """On a terminal, in colours, every escape that is printed is a colour of ours."""
-    text = inspect(run, "--sample", "0-23", color=True).stdout
+    text = inspect(run, "--index", "0-23", color=True).stdout
     assert r"\x1b[31m\u202e<b>" in text and "\u202e" not in text
     plain = re.sub(r"\x1b\[(0|[34]8;2;\d+;\d+;\d+)m", "", text)
     assert plain != text and "\x1b" not in plain
     for setting in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
-        assert "\x1b" not in inspect(run, "--sample", "0-23", color=True, env=setting).stdout
+        assert "\x1b" not in inspect(run, "--index", "0-23", color=True, env=setting).stdout
 
 
 def test_in_a_pipe_that_closes_early(run: Path) -> None:
-    command = f"{sys.executable} -m synthpipe inspect '{run}' --sample 0-20 | head -n 1"
+    command = f"{sys.executable} -m synthpipe inspect '{run}' --index 0-20 | head -n 1"
     result = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"}
     )
@@ -154,7 +154,7 @@ def test_in_a_pipe_that_closes_early(run: Path) -> None:
 
 
 def test_the_sheet_shows_image_mask_and_overlay(run: Path, tmp_path: Path) -> None:
-    result = inspect(run, "--sheet", tmp_path / "sheet.png", "--sample", 3)
+    result = inspect(run, "--sheet", tmp_path / "sheet.png", "--index", 3)
     assert result.exit_code == 0 and f"{tmp_path / 'sheet.png'}: 1 of 24 composites" in result.stdout
     sheet = np.asarray(PillowImage.open(tmp_path / "sheet.png").convert("RGB"))
     curated = CuratedSet(run / "curated.zarr")
@@ -180,9 +180,9 @@ def test_real_patches_with_predicted_masks(run: Path, tmp_path: Path) -> None:
     begin_pseudo_labelled(tmp_path / "pseudo.zarr", curated.description, {"checkpoint": "x"}, patches)
     images, masks = curated.read([0, 1, 2])
     write_pseudo_labelled(tmp_path / "pseudo.zarr", 0, patches, images, masks)
-    text = inspect(tmp_path / "pseudo.zarr", "--sample", 2, "--sheet", tmp_path / "sheet.png").stdout
+    text = inspect(tmp_path / "pseudo.zarr", "--index", 2, "--sheet", tmp_path / "sheet.png").stdout
     assert "2: 2.png, 32 x 32 pixels" in text and f"patch 2.png, sha256 {'0' * 64}" in text
-    assert json.loads(inspect(tmp_path / "pseudo.zarr", "--sample", 2, "--json").stdout)["samples"][0]["regions"] == []
+    assert json.loads(inspect(tmp_path / "pseudo.zarr", "--index", 2, "--json").stdout)["samples"][0]["regions"] == []
     assert "strategies: 3 real patches" in inspect(tmp_path / "pseudo.zarr").stdout
 
 
@@ -193,7 +193,7 @@ def test_at_a_url(run: Path) -> None:
             target.fs.pipe_file(f"{target.path}/{file.relative_to(run).as_posix()}", file.read_bytes())
     here, there = inspect(run).stdout, inspect(target).stdout
     assert there.replace("memory://inspected/run", str(run)) == here
-    assert inspect(f"{target}/candidates.zarr/bezier", "--sample", 2).stdout.startswith("2: Bezier 2, kept")
+    assert inspect(f"{target}/candidates.zarr/bezier", "--index", 2).stdout.startswith("2: Bezier 2, kept")
     sheet = f"{target}/sheet.png"
     assert inspect(target, "--sheet", sheet).exit_code == 0
     assert PillowImage.open(io.BytesIO(UPath(sheet).read_bytes())).format == "PNG"
@@ -202,14 +202,14 @@ def test_at_a_url(run: Path) -> None:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ("x", "--sample x: expected an index such as 3, several as 3,7, or a range as 10-19"),
-        ("-1", "--sample -1: expected an index"),
+        ("x", "--index x: expected an index such as 3, several as 3,7, or a range as 10-19"),
+        ("-1", "--index -1: expected an index"),
         ("24", "curated.zarr: no sample 24; there are 24, counted from 0"),
         ("0-99999999999", "more than 300 composites"),
     ],
 )
 def test_what_cannot_be_shown(run: Path, samples: str, message: str) -> None:
-    result = inspect(run, f"--sample={samples}")
+    result = inspect(run, f"--index={samples}")
     assert result.exit_code == 1 and message in result.stderr and "Traceback" not in result.output
 
 
@@ -219,5 +219,5 @@ def test_a_sheet_that_cannot_be_written(run: Path) -> None:
 
 
 def test_a_store_of_groups_names_them(run: Path) -> None:
-    result = inspect(run / "candidates.zarr", "--sample", 1)
+    result = inspect(run / "candidates.zarr", "--index", 1)
     assert result.exit_code == 1 and "its groups: bezier, mosaic. Name one of them" in result.stderr

@@ -52,8 +52,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def training(data_set: DataSet, config: Path, output: Path, *more: object) -> Result:
     return synthpipe(
-        "train", data_set.curated, "--real", data_set.root, "--val", data_set.validation, "--config", config,
-        "-o", output, "--accelerator", "cpu", *more,
+        "train", data_set.curated.parent, "--real", data_set.root, "--val", data_set.validation, "--config", config,
+        "-o", output, "--device", "cpu", *more,
     )  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_a_finished_training_is_not_done_again(data_set: DataSet, config: Path, 
 
 def test_evaluate_prints_a_table_and_draws(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
     result = synthpipe(
-        "evaluate", trained / "best.ckpt", "--data", data_set.validation, "-o", tmp_path,
+        "evaluate", trained, "--data", data_set.validation, "-o", tmp_path,  # the folder stands for its best.ckpt
         "--window", "stride=32", "--window", "flips=false", "--window", "scales=[1, 1.5]", "--device", "cpu",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -190,7 +190,7 @@ def test_nothing_is_written_into_foreign_folders(
     for name in ("settings.yaml", "report.json", "metrics.csv", "image.png", *(["last.ckpt"] * (command == "train"))):
         (home / name).write_text(f"{name}: years of work")
     before = {path: path.read_bytes() for path in home.iterdir()}
-    settings = ("--real", data_set.root, "--val", data_set.validation, "--config", config, "--accelerator", "cpu")
+    settings = ("--real", data_set.root, "--val", data_set.validation, "--config", config, "--device", "cpu")
     image = next((data_set.validation / "img").iterdir())
     arguments: dict[str, tuple[object, ...]] = {
         "train": (data_set.curated, *settings),
@@ -369,7 +369,7 @@ def test_pseudo_labels_serve_a_second_training(data_set: DataSet, config: Path, 
 def test_baselines_stand_beside_the_composites(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:
     result = synthpipe(
         "baseline", data_set.curated, "--real", data_set.root, "--masks", data_set.root / "masked",
-        "--val", data_set.validation, "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu",
+        "--val", data_set.validation, "--data", data_set.root / "3.testing", "--config", config, "--device", "cpu",
         "--compare", trained / "best.ckpt", "--window", "flips=false", "-o", tmp_path / "bounds",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -408,7 +408,7 @@ def test_a_network_of_other_classes_is_no_comparison(
     replace(kept, description=description).save(tmp_path / "other.ckpt")
     result = synthpipe(
         "baseline", data_set.curated, "--real", data_set.root, "--val", data_set.validation,
-        "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu",
+        "--data", data_set.root / "3.testing", "--config", config, "--device", "cpu",
         "--compare", tmp_path / "other.ckpt", "-o", tmp_path / "out",
     )  # fmt: skip
     assert result.exit_code == 1 and "other.ckpt: has other classes than" in result.stderr
@@ -418,7 +418,7 @@ def test_a_network_of_other_classes_is_no_comparison(
 def test_windows_are_refused_before_a_baseline_is_trained(data_set: DataSet, config: Path, tmp_path: Path) -> None:
     result = synthpipe(
         "baseline", data_set.curated, "--real", data_set.root, "--val", data_set.validation,
-        "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu", "--window", "strid=8",
+        "--data", data_set.root / "3.testing", "--config", config, "--device", "cpu", "--window", "strid=8",
         "-o", tmp_path / "out",
     )  # fmt: skip
     assert result.exit_code == 1 and "did you mean 'stride'" in result.stderr
@@ -433,7 +433,7 @@ def test_windows_are_refused_that_a_compared_network_cannot_take(
     replace(kept, description=replace(kept.description, size=(16, 16))).save(tmp_path / "smaller.ckpt")
     result = synthpipe(
         "baseline", data_set.curated, "--real", data_set.root, "--val", data_set.validation,
-        "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu", "--window", "stride=24",
+        "--data", data_set.root / "3.testing", "--config", config, "--device", "cpu", "--window", "stride=24",
         "--compare", tmp_path / "smaller.ckpt", "-o", tmp_path / "out",
     )  # fmt: skip
     assert result.exit_code == 1 and "stride: got 24; expected at most the size, (16, 16)" in result.stderr
@@ -457,8 +457,8 @@ def test_baselines_are_trained_on_several_devices(data_set: DataSet, config: Pat
     """The second training goes on with the processes of the first."""
     arguments = (
         "baseline", data_set.curated, "--real", data_set.root, "--masks", data_set.root / "masked",
-        "--val", data_set.validation, "--data", data_set.root / "3.testing", "--config", config, "--accelerator", "cpu",
-        "--devices", "2", "-o", tmp_path,
+        "--val", data_set.validation, "--data", data_set.root / "3.testing", "--config", config, "--device", "cpu,cpu",
+        "-o", tmp_path,
     )  # fmt: skip
     command = [sys.executable, "-m", "synthpipe", *map(str, arguments)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
@@ -474,7 +474,7 @@ def test_baselines_are_trained_on_several_devices(data_set: DataSet, config: Pat
         (("--set", "epoch=3"), "epoch: no such key; did you mean 'epochs'?"),
         (("--val", "."), "expected a folder with img/ and mask/ in it"),
         (("--layout", "bcss-wsss"), "expected one of them for layout bcss-wsss"),
-        (("--devices", "x"), "--accelerator cpu --devices x: "),
+        (("--device", "x"), "--device x: "),
         (("--set", "network.encoder=resnet81", "--dry-run"), "has no 'resnet81'; did you mean resnet"),
     ],
 )
@@ -523,12 +523,14 @@ def test_a_full_device_is_explained() -> None:
         assert "composites and real" in result.stderr and "unexpected" not in result.stderr
 
 
-def test_a_cpu_whose_memory_is_full_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cpu_whose_memory_is_full_is_explained(
+    data_set: DataSet, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def full(*_: object, **__: object) -> None:
         torch.empty(1 << 60, dtype=torch.uint8)
 
     monkeypatch.setattr("synthpipe.segment.checkpoint.Checkpoint.load", full)
-    result = CliRunner().invoke(main, ["evaluate", "a.ckpt", "--data", str(tmp_path), "-o", str(tmp_path / "out")])
+    result = synthpipe("evaluate", trained, "--data", data_set.validation, "-o", tmp_path / "out")
     assert result.exit_code == 1 and "memory is full: " in result.stderr and "--workers" in result.stderr
     assert "fault of synthpipe" not in result.stderr
 
@@ -545,13 +547,15 @@ def test_a_dead_reader_is_explained() -> None:
 
     result = CliRunner().invoke(group, ["read"])
     assert result.exit_code == 1 and "has died: DataLoader worker (pid 7) is killed by signal: Bus" in result.stderr
-    assert "--shm-size" in result.stderr and "--workers 0" in result.stderr and "unexpected" not in result.stderr
+    assert "--shm-size" in result.stderr and "--readers 0" in result.stderr and "unexpected" not in result.stderr
 
 
-def test_without_its_packages_the_stage_says_which_extra_to_install(trained: Path, tmp_path: Path) -> None:
+def test_without_its_packages_the_stage_says_which_extra_to_install(
+    data_set: DataSet, trained: Path, tmp_path: Path
+) -> None:
     code = (
         "import sys; sys.modules['segmentation_models_pytorch'] = None; from synthpipe.cli import main; "
-        f"main(['evaluate', {str(trained / 'best.ckpt')!r}, '--data', '.', '-o', {str(tmp_path)!r}])"
+        f"main(['evaluate', {str(trained)!r}, '--data', {str(data_set.validation)!r}, '-o', {str(tmp_path / 'out')!r}])"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 1 and "install synthpipe[train]" in result.stderr and "Traceback" not in result.stderr

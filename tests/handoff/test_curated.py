@@ -205,7 +205,8 @@ def test_a_run_is_printed_as_a_summary(data_set: DataSet) -> None:
 
 
 def test_samples_are_indexed_as_a_list_is(curated: CuratedSet) -> None:
-    assert curated[-1] == curated[23] == curated[np.int64(23)] != curated[22]
+    last: Any = np.int64(23)
+    assert curated[-1] == curated[23] == curated[last] != curated[22]
     for chosen in (slice(3, 9, 2), slice(None, None, -1), slice(-2, None), slice(50, 60)):
         part = curated[chosen]
         assert isinstance(part, CuratedSet) and part.indices.tolist() == list(range(24))[chosen]
@@ -215,9 +216,10 @@ def test_samples_are_indexed_as_a_list_is(curated: CuratedSet) -> None:
         for ask in (curated.__getitem__, lambda index: curated.subset([0, index]), lambda index: curated.read([index])):
             with pytest.raises(IndexError, match=f"^no sample {index}; there are 24, counted from 0$"):
                 ask(index)
-    for index in (1.0, "1", [1, 2], curated.labels[:, 0] > 0):
+    wrong: Any
+    for wrong in (1.0, "1", [1, 2], curated.labels[:, 0] > 0):
         with pytest.raises(TypeError, match="expected an integer or a slice; subset takes several"):
-            curated[index]  # type: ignore[call-overload]
+            curated[wrong]
 
 
 def test_a_sample_is_a_mapping_of_its_arrays(curated: CuratedSet) -> None:

@@ -134,8 +134,8 @@ def test_workers_that_join_after_a_killed_driver_are_left_alone(tmp_path: Path) 
 
 def test_a_gpu_that_nobody_has_is_no_endless_wait(tmp_path: Path) -> None:
     with scheduler(tmp_path) as (file, _), process(*worker(file)):
-        settings = ClusterSettings(Joined(file), gpu="require", patience=8)
-        with pytest.raises(ClusterError, match=r"none of the 1 workers has had the resource GPU for 8 s.*--gpu never"):
+        settings = ClusterSettings(Joined(file), device="cuda", patience=8)
+        with pytest.raises(ClusterError, match=r"none of the 1 workers has had the resource GPU for 8 s.*--device cpu"):
             open_and_close(settings)
 
 

@@ -136,8 +136,8 @@ def device(number: int) -> str:
 
 def test_a_gpu_is_seen_by_one_worker_and_its_tasks_go_there() -> None:
     local = Local(workers=2, gpus=("GPU-7",))
-    with cluster_of(ClusterSettings(local, gpu="require")) as cluster:
+    with cluster_of(ClusterSettings(local, device="cuda")) as cluster:
         assert set(run_tasks(cluster, device, range(10), gpu=True)) == {"GPU-7"}
         assert set(run_tasks(cluster, device, range(40))) == {"GPU-7", ""}
-    with cluster_of(ClusterSettings(local, gpu="never")) as cluster:
+    with cluster_of(ClusterSettings(local, device="cpu")) as cluster:
         assert set(run_tasks(cluster, device, range(10), gpu=True)) == {""}

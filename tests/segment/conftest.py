@@ -20,7 +20,7 @@ from synthpipe.segment.training import TrainingData
 from synthpipe.stages import build
 from tests.conftest import pipeline
 
-CPU = Hardware("cpu", 1, 0)
+CPU = Hardware("cpu")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ def test_a_gpu_that_others_fill_is_not_one_that_is_missing(monkeypatch: pytest.M
 
     monkeypatch.setattr("synthpipe.segment.devices.torch.empty", full)
     monkeypatch.setattr("synthpipe.segment.devices.Fabric", full)
-    for begin in (lambda: choose_device("cpu"), lambda: open_fabric(Hardware("cpu", 1, 0), mixed=False)):
+    for begin in (lambda: choose_device("cpu"), lambda: open_fabric(Hardware("cpu"), mixed=False)):
         with pytest.raises(RuntimeError, match="out of memory") as found:
             begin()
         assert not isinstance(found.value, ConfigError)

@@ -19,10 +19,11 @@ from synthpipe.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.handoff import CuratedSet
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
-from synthpipe.segment.evaluation import Predictor, default_windows, draw_curves, evaluate, table
+from synthpipe.segment.evaluation import Predictor, draw_curves, evaluate, table
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.prediction import write_predictions
 from synthpipe.segment.pseudo import gated, pseudo_label
+from synthpipe.segment.settings import default_windows
 from synthpipe.segment.sources import Composites
 from synthpipe.segment.training import train
 from tests.segment.conftest import CPU, DataSet, settings

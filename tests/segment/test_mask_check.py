@@ -14,8 +14,7 @@ from PIL import Image as PillowImage
 from synthpipe.errors import CatalogError, ConfigError
 from synthpipe.patches.pixels import picture_digest
 from synthpipe.records import PatchRef
-from synthpipe.segment.baselines import check_disjoint
-from synthpipe.segment.mask_check import CheckedImages, among_patches, check_masks
+from synthpipe.segment.mask_check import CheckedImages, among_patches, check_disjoint, check_masks
 from synthpipe.segment.mask_values import parse_mask_map
 from synthpipe.segment.masks import masked_images
 from synthpipe.taxonomy import Taxonomy

@@ -28,10 +28,10 @@ from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.masks import masked_images
-from synthpipe.segment.settings import OptimizerSection, TrainSettings
+from synthpipe.segment.outputs import TRAINING
+from synthpipe.segment.settings import OptimizerSection, TrainSettings, WindowSection
 from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches
-from synthpipe.segment.training import TRAINING, TrainingData, learning_rate, train
-from synthpipe.segment.windows import WindowSection
+from synthpipe.segment.training import TrainingData, learning_rate, train
 from synthpipe.settings_file import load_settings
 from tests.conftest import ROOT
 from tests.segment.conftest import CPU, DataSet, settings
@@ -170,7 +170,7 @@ def test_a_checkpoint_that_cannot_be_resumed_is_refused(trained: Path, data_set:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="asks for a GPU")
 def test_a_stopped_training_goes_on_on_a_gpu(data_set: DataSet, tmp_path: Path) -> None:
-    gpu = Hardware("gpu", 1)
+    gpu = Hardware("cuda")
     train(settings(), data_set.training_data(), tmp_path, gpu, LogReporter(), lambda: True)
     assert train(settings(), data_set.training_data(), tmp_path, gpu, LogReporter()).finished
 
@@ -182,7 +182,7 @@ def command(data_set: DataSet, directory: Path, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "synthpipe", "train", str(data_set.curated), "--real", str(data_set.root),
         "--val", str(data_set.validation), "--config", str(file),
-        "-o", str(directory), "--accelerator", "cpu", *more,
+        "-o", str(directory), "--device", "cpu", *more,
     ]  # fmt: skip
 
 
@@ -201,7 +201,7 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
         # a scheduler signals every process of a job, those that prepare batches too
         send, workers = (os.killpg, "2") if kind == signal.SIGTERM else (os.kill, "0")
         process = subprocess.Popen(
-            command(data_set, directory, "--workers", workers), cwd=ROOT, stderr=subprocess.PIPE, text=True,
+            command(data_set, directory, "--readers", workers), cwd=ROOT, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )  # fmt: skip
@@ -234,7 +234,7 @@ def test_two_devices_train_one_network(
     """Two processes, each with half of every batch, whose gradients are averaged."""
     for name, value in job.items():
         monkeypatch.setenv(name, value)
-    found = run(command(data_set, tmp_path / "run", "--devices", "2", "--set", f"network.encoder={encoder}"))
+    found = run(command(data_set, tmp_path / "run", "--device", "cpu,cpu", "--set", f"network.encoder={encoder}"))
     assert found.returncode == 0, found.stderr
     assert found.stdout.count("best validation mIoU") == 1
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -247,7 +247,7 @@ def test_two_devices_train_one_network(
 
 def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path: Path) -> None:
     """As a scheduler does that signals the first process only."""
-    asked = command(data_set, tmp_path / "run", "--devices", "2", "--set", "epochs=100")
+    asked = command(data_set, tmp_path / "run", "--device", "cpu,cpu", "--set", "epochs=100")
     process = subprocess.Popen(asked, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "steps.csv").exists() or len(rows(tmp_path / "run")) < 3:
@@ -260,10 +260,10 @@ def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path:
     assert Checkpoint.load(tmp_path / "run" / "last.ckpt").progress["step"] == len(rows(tmp_path / "run")) < 400
 
 
-@pytest.mark.parametrize("devices", ["1", "2"])
-def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: Path, devices: str) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: Path, device: str) -> None:
     with held(tmp_path / "run", TRAINING):
-        found = run(command(data_set, tmp_path / "run", "--devices", devices))
+        found = run(command(data_set, tmp_path / "run", "--device", device))
     assert found.returncode != 0 and "Traceback" not in found.stderr
     assert f"run: is being written by process {os.getpid()} on " in found.stderr
     assert not (tmp_path / "run").exists()
@@ -275,13 +275,13 @@ def test_devices_fail_together_where_the_first_cannot_write(data_set: DataSet, t
     blocked.parent.mkdir()
     (blocked.parent / LOCK).write_text(json.dumps({"of": TRAINING.name}))  # as a first attempt leaves it
     blocked.mkdir() if name == "best.ckpt" else blocked.touch()
-    found = run(command(data_set, tmp_path / "run", "--devices", "2"))
+    found = run(command(data_set, tmp_path / "run", "--device", "cpu,cpu"))
     assert found.returncode == 1 and f"{blocked}: " in found.stderr
     assert "Traceback" not in found.stderr and "fault of synthpipe" not in found.stderr
 
 
 def test_more_devices_than_images_are_refused(data_set: DataSet, tmp_path: Path) -> None:
-    found = run(command(data_set, tmp_path / "run", "--devices", "2", "--set", "real=1"))
+    found = run(command(data_set, tmp_path / "run", "--device", "cpu,cpu", "--set", "real=1"))
     assert found.returncode == 1 and "real: 1 a step cannot be shared by 2 devices" in found.stderr
 
 
@@ -368,12 +368,12 @@ def test_a_loss_that_is_no_number_stops_the_training(data_set: DataSet, tmp_path
     assert not (tmp_path / "last.ckpt").exists() or Checkpoint.load(tmp_path / "last.ckpt").progress["step"] < 6
 
 
-@pytest.mark.parametrize("accelerator", ["gpu", "abacus"])
-def test_hardware_that_there_is_not_is_refused(data_set: DataSet, tmp_path: Path, accelerator: str) -> None:
-    if torch.cuda.is_available() and accelerator == "gpu":
+@pytest.mark.parametrize("device", ["cuda", "abacus", "cpu,cuda", "cuda:a"])
+def test_devices_that_there_are_not_are_refused(data_set: DataSet, tmp_path: Path, device: str) -> None:
+    if torch.cuda.is_available() and device == "cuda":
         pytest.skip("there is a GPU")
-    with pytest.raises(ConfigError, match=f"--accelerator {accelerator} --devices 1: .*; name devices that there are"):
-        train(settings(), data_set.training_data(), tmp_path, Hardware(accelerator, 1), LogReporter())
+    with pytest.raises(ConfigError, match=f"^--device {device}: "):
+        train(settings(), data_set.training_data(), tmp_path, Hardware(device), LogReporter())
 
 
 def test_a_network_that_cannot_take_the_canvas_is_refused(data_set: DataSet, tmp_path: Path) -> None:
@@ -398,7 +398,7 @@ def test_a_patch_that_is_gone_is_named_without_a_traceback(data_set: DataSet, tm
     for path in (copy / "1.training").iterdir():
         path.unlink()
     with pytest.raises(CatalogError) as caught:
-        train(settings(), replace(data, real=real), tmp_path / "run", Hardware("cpu", 1, workers=1), LogReporter())
+        train(settings(), replace(data, real=real), tmp_path / "run", Hardware("cpu", readers=1), LogReporter())
     assert str(caught.value).startswith(str(copy)) and "cannot be read" in str(caught.value)
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
     assert not multiprocessing.active_children()
@@ -411,7 +411,7 @@ def test_a_store_that_cannot_be_opened_is_named_without_a_traceback(data_set: Da
     shard.mkdir()
     data = replace(data_set.training_data(), composites=Composites([CuratedSet(tmp_path / "curated.zarr")]))
     with pytest.raises(StoreError) as caught:
-        train(settings(), data, tmp_path / "run", Hardware("cpu", 1, workers=1), LogReporter())
+        train(settings(), data, tmp_path / "run", Hardware("cpu", readers=1), LogReporter())
     assert str(caught.value).startswith(f"{shard}: cannot be read: is a folder, expected a file")
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from synthpipe.errors import ConfigError
 from synthpipe.records import Image
-from synthpipe.segment.settings import TrainSettings
-from synthpipe.segment.windows import Block, Segment, WindowSection, predict, predict_mask, window_probabilities
+from synthpipe.segment.settings import TrainSettings, WindowSection
+from synthpipe.segment.windows import Block, Segment, predict, predict_mask, window_probabilities
 from synthpipe.settings_file import load_settings
 
 CLASSES = 4

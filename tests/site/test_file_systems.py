@@ -37,7 +37,7 @@ def test_an_object_is_closed_before_it_gets_its_name(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("closed", ["2>&-", "1>&- 2>&-", "0<&- 1>&- 2>&-"])
 def test_closed_standard_streams_do_no_harm(tmp_path: Path, closed: str) -> None:
-    options = "--patches 6 --slides 2 --size 48 --images 0"
+    options = "--patch-count 6 --slide-count 2 --size 48 --image-count 0"
     command = f"{sys.executable} -m synthpipe phantom {tmp_path}/phantom {options} {closed}"
     assert subprocess.run(["/bin/sh", "-c", command], check=False).returncode == 0
 

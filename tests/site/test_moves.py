@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from synthpipe.cli import main
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.progress import Silent
 from synthpipe.runtime import ClusterSettings, Local
@@ -12,7 +15,7 @@ from synthpipe.verification import verify
 from tests.test_build import small
 
 
-def test_verify_names_the_option_that_says_where_patches_are_now(tmp_path: Path) -> None:
+def test_verify_and_replay_name_the_option_that_says_where_patches_are_now(tmp_path: Path) -> None:
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=60, size=48, images=0))
     settings = small(tmp_path / "phantom", "filter.enabled=false")
     build(settings, tmp_path / "run", ClusterSettings(Local(processes=False)), Silent())
@@ -21,3 +24,9 @@ def test_verify_names_the_option_that_says_where_patches_are_now(tmp_path: Path)
     faults = verify(tmp_path / "other", 2, Silent()).faults
     assert faults and all("--patches DIR" in fault.cure for fault in faults)
     assert not verify(tmp_path / "other", 2, Silent(), root=str(tmp_path / "moved")).faults
+    replay = ["replay", str(tmp_path / "other"), "mosaic", "0", "-o", str(tmp_path / "0.png")]
+    result = CliRunner().invoke(main, replay)
+    assert result.exit_code == 1 and "if the patches have moved, say where they lie now: --patches DIR" in result.stderr
+    assert not (tmp_path / "0.png").exists()
+    result = CliRunner().invoke(main, [*replay, "--patches", str(tmp_path / "moved")])
+    assert result.exit_code == 0 and "equal to the stored pixels" in result.stdout

@@ -16,7 +16,7 @@ _TRAINING = (
 
 def phantom(cache: Path) -> Path:
     """Return a data set of ninety small patches."""
-    options = ("--slides", "6", "--patches", "90", "--size", "48", "--images", "1")
+    options = ("--slide-count", "6", "--patch-count", "90", "--size", "48", "--image-count", "1")
     return once(cache, "data", lambda folder: _done("phantom", folder / "phantom", *options)) / "phantom"
 
 
@@ -33,7 +33,7 @@ def small_run(cache: Path) -> Path:
 def small_checkpoint(cache: Path) -> Path:
     """Return the checkpoint of a network that was trained on that run."""
     real, run = phantom(cache), small_run(cache)
-    options = "--real", real, "--val", real / "2.validation", "--accelerator", "cpu"
+    options = "--real", real, "--val", real / "2.validation", "--device", "cpu"
 
     def train(folder: Path) -> None:
         _done("train", run / "curated.zarr", *options, *_set(_TRAINING), "-o", folder / "out")

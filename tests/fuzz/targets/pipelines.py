@@ -17,8 +17,7 @@ from pydantic import BaseModel
 from synthpipe.config import Pipeline, Stage, json_schema
 from synthpipe.pipeline_file import load
 from synthpipe.runtime import JobSettings
-from synthpipe.segment.settings import TrainSettings
-from synthpipe.segment.windows import WindowSection
+from synthpipe.segment.settings import TrainSettings, WindowSection
 from synthpipe.settings_file import load_settings
 from tests.conftest import ROOT
 from tests.fuzz.pipelines import damaged_pipeline

@@ -124,8 +124,8 @@ class Stores:
             ("status", ("status", run)),
             ("inspect", ("inspect", run)),
             ("inspect --json", ("inspect", run / "curated.zarr", "--json")),
-            ("inspect --sample", ("inspect", run, "--sample", "0-2")),
-            ("inspect candidates", ("inspect", run / "candidates.zarr" / "bezier", "--sample", "1")),
+            ("inspect --index", ("inspect", run, "--index", "0-2")),
+            ("inspect candidates", ("inspect", run / "candidates.zarr" / "bezier", "--index", "1")),
             ("report", ("report", run, "-o", self._place.case / "report.html")),
         ):
             self._step(name)

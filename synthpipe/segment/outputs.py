@@ -1,0 +1,21 @@
+"""The folders that the segmentation stage writes: what each is known by, and what synthpipe writes there."""
+
+from __future__ import annotations
+
+from synthpipe.folders import Kind
+
+TRAINING = Kind(
+    "training",
+    ("last.ckpt",),
+    (
+        *("settings.yaml", "last.ckpt", "best.ckpt", "steps.csv", "epochs.csv", "tensorboard", "report.json"),
+        *("curves.png", ".lock"),
+    ),
+)
+EVALUATION = Kind(
+    "evaluation",
+    ("metrics.json", "pictures/drawn.json"),
+    ("metrics.json", "metrics.csv", "confusion.png", "curves.png", "pictures", ".lock"),
+)
+RECORD = "predictions.json"
+PREDICTION = Kind("prediction", (RECORD,), (RECORD, ".lock"))
