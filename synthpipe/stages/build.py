@@ -80,7 +80,7 @@ def build(
     ------
     SynthpipeError
         The patches, the filter, the cluster or the run directory do not allow the build, or another process is building
-        the run; what was made stays and is used again.
+        the run; what was made stays and is used again. A new run of which no composite was made is removed.
     """
     run = RunDirectory(path)
     _check(run, pipeline, extend)
@@ -93,10 +93,13 @@ def build(
         run = RunDirectory(folder)
         _check(run, pipeline, extend)  # it may have changed until we held it
         run.sweep()
+        is_new = not run.exists()
         try:
             return _build(pipeline, run, cluster, reporter, broken or frozenset())
         finally:
             run.sweep()
+            if is_new and not run.holds_composites():  # it was refused, or ended as it began
+                run.discard()
 
 
 def tidy(path: Location, reporter: Reporter) -> None:
@@ -292,7 +295,12 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
     if catalog.problems:
         left = len({problem.id for problem in catalog.problems})
         reporter.note(
-            "\n  ".join([f"{left} patches left out; {run.tables()[1]} has all:", *told(catalog.problems, LISTED)])
+            "\n  ".join(
+                [
+                    f"{left} patches left out; the run's {run.tables()[1].name} lists all:",
+                    *told(catalog.problems, LISTED),
+                ]
+            )
         )
     return catalog
 

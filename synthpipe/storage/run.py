@@ -6,6 +6,7 @@ import json
 import platform
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
@@ -260,6 +261,14 @@ class RunDirectory:
             write_json(self.build_file, journal)
         for path in (self.report_page, *self.cards()):
             path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        """Remove what a build writes before its first composite: nothing has been made that could be used again."""
+        for path in (self.split_file, self.build_file, *self.tables(), self.run_file):
+            path.unlink(missing_ok=True)
+        if isinstance(self.filter, Path):
+            with suppress(OSError):  # there is none, or it holds something
+                self.filter.rmdir()
 
     def pipeline(self) -> Pipeline:
         """Return the pipeline that the run was built from.
