@@ -192,8 +192,7 @@ def test_a_refusal_leaves_nothing(case: str, place: Place, tmp_path: Path) -> No
 
 
 def test_a_refusal_that_needs_no_torch_does_not_load_it(place: Place, tmp_path: Path) -> None:
-    words = Place({**place.words, "NEW": tmp_path / "new"})
-    commands = {case: words.command(CASES[case]) for case in CHEAP}
+    commands = {case: Place({**place.words, "NEW": tmp_path / case}).command(CASES[case]) for case in CHEAP}
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH],
         input=json.dumps(commands),
