@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from synthpipe.errors import AccessError, StoreError, SynthpipeError, cause_of, code_of, cure_of, is_of_access
+from synthpipe.packages import needs
 
 Location = Path | UPath
 """A path on this machine's file systems, or a URL."""
@@ -71,7 +72,8 @@ def located(text: str | Location) -> Location:
         _ = found.path  # some refuse a URL only now
         return found
     except ImportError as error:
-        raise StoreError(f"{text}: {error}") from error
+        name = getattr(error.__cause__, "name", None)  # fsspec names packages in words of its own
+        raise StoreError(needs(text, [name]) if name else f"{text}: {error}") from error
     except Exception as error:  # of file systems that need more than a URL
         raise StoreError(f"{text}: {error}; expected a path, or a URL such as s3://bucket/run") from error
 

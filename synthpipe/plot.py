@@ -8,6 +8,7 @@ import numpy as np
 
 from synthpipe.errors import MissingPackageError
 from synthpipe.handoff import Sample
+from synthpipe.packages import needs
 from synthpipe.pictures import check_sizes, colors_of, overlay
 from synthpipe.records import Image, Mask
 from synthpipe.taxonomy import LOST, Taxonomy
@@ -16,7 +17,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 except ImportError as error:
-    raise MissingPackageError("synthpipe.plot needs matplotlib: pip install 'synthpipe[plot]'") from error
+    raise MissingPackageError(needs("synthpipe.plot", ["matplotlib"])) from error
 
 _CELL = 2.8  # inches: the width of a picture
 _DPI = 150

@@ -17,6 +17,7 @@ import cv2
 from synthpipe.config import Pipeline
 from synthpipe.errors import SynthpipeError
 from synthpipe.files import write_atomically
+from synthpipe.packages import TORCH, absent, require_filter
 from synthpipe.patches.bank import build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.patches.node_bank import BankPlace, HeldBank, hold_bank, name_bank
@@ -46,17 +47,21 @@ class Workplace:
         What the driver wrote into the run.
     first : PatchRef
         A donor, which every node must be able to read.
+    versions : dict
+        Of the driver's packages; those of the filter count only if the pipeline has one.
     access : dict
         What `Catalog.access` gave.
-    versions : dict
-        Of the driver's packages.
     """
 
     job: Job
     token: str
     first: PatchRef
+    versions: dict[str, str]
     access: dict[str, str] = field(default_factory=dict, repr=False)
-    versions: dict[str, str] = field(default_factory=versions)
+
+    @property
+    def _filtered(self) -> bool:
+        return self.job.pipeline.filter.enabled
 
     @property
     def key(self) -> str:
@@ -65,7 +70,7 @@ class Workplace:
 
     def problems(self) -> list[str]:
         """Say, on a worker, in what it differs from the driver so that it cannot take part."""
-        return [*self._other_versions(), *self._no_run(), *self._no_patches()]
+        return [*self._no_packages(), *self._other_versions(), *self._no_run(), *self._no_patches()]
 
     def prepare(self, on_donors: Callable[[int], None]) -> None:
         """Get this worker process ready: OpenCV on one thread, the node's donor bank built and mapped.
@@ -89,9 +94,16 @@ class Workplace:
                 release_donors()
                 held.release()
 
+    def _no_packages(self) -> Iterator[str]:
+        try:
+            if self._filtered:
+                require_filter()
+        except SynthpipeError as error:
+            yield str(error)
+
     def _other_versions(self) -> Iterator[str]:
-        here = versions()
-        for package in sorted(here.keys() | self.versions.keys()):
+        here = versions(self._filtered)
+        for package in sorted((here.keys() | self.versions.keys()) - set(absent(*TORCH))):
             found, expected = here.get(package, "unknown"), self.versions.get(package, "unknown")
             if found != expected:
                 yield f"{package} is {found} there, {expected} here"
@@ -121,7 +133,7 @@ class Workplace:
 @contextmanager
 def open_workplace(job: Job, catalog: Catalog) -> Iterator[Workplace]:
     """Leave a token in the run while the block runs, by which workers know the run for the driver's."""
-    workplace = Workplace(job, uuid4().hex, catalog.donors[0], catalog.access)
+    workplace = Workplace(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
     read_pixels(workplace.first)  # what the driver cannot read either is no fault of workers
     token = job.run.token
     write_atomically(token, workplace.token)

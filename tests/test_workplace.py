@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from synthpipe import workplace as module
 from synthpipe.patches.catalog import read_catalog, write_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.run import RunDirectory, versions
 from synthpipe.tasks import Job, open_donors
 from synthpipe.workplace import Workplace, open_workplace, place_bank
 from tests.conftest import pipeline
@@ -61,6 +62,16 @@ def test_a_worker_that_differs_says_in_what(workplace: Workplace, tmp_path: Path
     Path(workplace.first.path).unlink()
     (problem,) = workplace.problems()
     assert workplace.first.id in problem and "patches.root" in problem
+
+
+def test_only_a_filter_makes_torch_count(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = workplace.job
+    unfiltered = job.pipeline.model_copy(update={"filter": job.pipeline.filter.model_copy(update={"enabled": False})})
+    rendering = replace(workplace, job=replace(job, pipeline=unfiltered), versions=versions(filtered=False))
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    assert rendering.problems() == []
+    (problem,) = workplace.problems()
+    assert problem.startswith("the filter needs torch, which is not installed; install with: pip install torch; or")
 
 
 def test_banks_of_other_contents_have_other_names(workplace: Workplace) -> None:

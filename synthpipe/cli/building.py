@@ -23,6 +23,7 @@ from synthpipe.config import Pipeline, json_schema
 from synthpipe.curation import first_plan
 from synthpipe.files import Location, exists
 from synthpipe.folders import claim
+from synthpipe.packages import require_filter
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, load_catalog, read_catalog
 from synthpipe.patches.claims import told
@@ -131,6 +132,8 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
     run = RunDirectory(path)
     if run.exists():
         run.check(pipeline, extend)
+    if pipeline.filter.enabled:
+        require_filter()
     claim(path, RUN)
     claims = read_layout(pipeline.patches, pipeline.taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:

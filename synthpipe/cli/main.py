@@ -14,6 +14,7 @@ import click
 
 from synthpipe.cli.output import plain
 from synthpipe.errors import SynthpipeError, cause_of, cure_of, is_of_client, is_of_memory
+from synthpipe.packages import TORCH, TRAIN, absent, needs
 
 DEBUG = "SYNTHPIPE_DEBUG"
 _COMMANDS: Mapping[str, str] = {
@@ -25,8 +26,6 @@ _COMMANDS: Mapping[str, str] = {
     **{"phantom": "phantom", "report": "reporting"},
 }
 """The module of every command."""
-
-_TRAIN_EXTRA = ("lightning", "matplotlib", "segmentation_models_pytorch", "tensorboard")
 
 
 class ExplainingGroup(click.Group):
@@ -119,8 +118,9 @@ def _told(error: Exception, message: str | None = None) -> str:
 
 def _missing(error: ImportError) -> str:
     """Say what to do about a package that cannot be imported."""
-    if (error.name or "").split(".")[0] in _TRAIN_EXTRA:
-        return f"{error.name} is not installed, and the segmentation stage needs it; install synthpipe[train]"
+    stage = absent(*TORCH, *TRAIN)  # the segmentation stage imports these at once; a build checks before
+    if (error.name or "").split(".")[0].replace("_", "-") in stage:
+        return needs("the segmentation stage", stage)
     return f"a package that this needs cannot be imported: {error}; `synthpipe doctor` tells what to install"
 
 

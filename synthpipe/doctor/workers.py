@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from synthpipe.doctor.finding import Finding, checked
 from synthpipe.errors import SynthpipeError
+from synthpipe.packages import absent
 from synthpipe.runtime import ClusterSettings, Demand, Local, available_memory, open_cluster, visible_gpus
 from synthpipe.threads import available_cores
 
@@ -39,6 +40,8 @@ def gpu() -> Finding:
     if not shutil.which("nvidia-smi"):
         cure = "the filter trains on the CPU: fine for small networks; or join a cluster with GPUs (--scheduler)"
         return Finding("GPU", "note", "no NVIDIA driver", cure)
+    if absent("torch"):
+        return Finding("GPU", "note", "a driver, but torch is not installed", "none is needed to render")
     if seen := visible_gpus():
         return Finding("GPU", "fine", f"{len(seen)} that torch sees")
     cure = "install the torch build for your CUDA driver, and look at CUDA_VISIBLE_DEVICES"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import multiprocessing
 import signal
@@ -29,6 +28,7 @@ from synthpipe.files import Location, exists, stream_atomically, write_atomicall
 from synthpipe.folders import claim, sweep
 from synthpipe.handoff import CuratedSet, Description
 from synthpipe.lock import held
+from synthpipe.packages import require
 from synthpipe.progress import Reporter
 from synthpipe.threads import available_cores
 
@@ -93,12 +93,12 @@ def export(
     StoreError
         Something cannot be read or written, or was not read back as it was written.
     ConfigError
-        There is no such form, or it needs a package that is not installed.
+        There is no such form.
+    MissingPackageError
+        The form needs a package that is not installed.
     """
     form = form_of(name, curated.description)
-    for package in form.requires:
-        if importlib.util.find_spec(package) is None:
-            raise ConfigError(f"form {name} needs {package}, which is not installed; install synthpipe[export]")
+    require(f"form {name}", *form.requires)
     _refuse_stores(folder)
     settings = {"form": name, "part": part, "curated": {"digest": curated.digest, "composites": len(curated)}}
     folder = claim(folder, EXPORT)

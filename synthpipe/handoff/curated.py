@@ -18,13 +18,14 @@ import zarr
 from numpy.typing import NDArray
 
 from synthpipe.display import printable, without_secrets
-from synthpipe.errors import MissingPackageError, StoreError, explain
+from synthpipe.errors import StoreError, explain
 from synthpipe.files import Location, exists, located
 from synthpipe.handoff.balance import WeightKind, class_weights, sample_weights
 from synthpipe.handoff.description import Description, Sample
 from synthpipe.handoff.napari import LayerData, layer_data
 from synthpipe.handoff.notebook import curated_html
 from synthpipe.handoff.splits import By, Split, split_places
+from synthpipe.packages import require
 from synthpipe.records import STRATEGIES, Image, Mask, Strategy
 from synthpipe.storage.nodes import METADATA, damaged, where
 from synthpipe.storage.run import RunDirectory
@@ -341,8 +342,14 @@ class CuratedSet:
             Gets a dict of ``image`` (H, W, 3) uint8, ``mask`` (H, W) uint8 and ``labels`` (C,) uint8, arrays of its own
             that it may change, and returns a dict of what the loader is to put together: MONAI's dictionary transforms
             as they are, albumentations' by ``lambda sample: augment(**sample)``.
+
+        Raises
+        ------
+        MissingPackageError
+            torch is not installed.
         """
-        from synthpipe.segment.data import CuratedDataset  # loads torch
+        require("to_torch", "torch")
+        from synthpipe.segment.data import CuratedDataset
 
         return CuratedDataset(self, transform=transform)
 
@@ -357,10 +364,9 @@ class CuratedSet:
         MissingPackageError
             xarray is not installed.
         """
-        try:
-            import xarray
-        except ImportError as error:
-            raise MissingPackageError("to_xarray needs xarray: pip install xarray") from error
+        require("to_xarray", "xarray")
+        import xarray
+
         options = {"chunks": None, "consolidated": False} | options
         dataset: xarray.Dataset = xarray.open_zarr(open_group(self.path).store, **options)
         dataset = dataset.assign_coords({"class": list(self.taxonomy.names)})

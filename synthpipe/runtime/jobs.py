@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, mo
 
 from synthpipe.config import Section, Text, Whole
 from synthpipe.errors import ClusterError
+from synthpipe.packages import require
 from synthpipe.runtime.servers import Scheduler, Worker
 from synthpipe.runtime.site import starting
 
@@ -197,13 +198,14 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
     Raises
     ------
     ClusterError
-        dask-jobqueue is not installed, or does not take the settings.
+        dask-jobqueue does not take the settings.
+    MissingPackageError
+        dask-jobqueue is not installed.
     """
     handler = signal.getsignal(signal.SIGINT)
-    try:
-        import dask_jobqueue
-    except ModuleNotFoundError as error:
-        raise ClusterError("--cluster needs dask-jobqueue: install synthpipe[cluster], or dask-jobqueue") from error
+    require("--cluster", "dask-jobqueue")
+    import dask_jobqueue
+
     if signal.getsignal(signal.SIGINT) != handler:
         signal.signal(signal.SIGINT, handler)  # importing it makes Ctrl-C end the process without a word
     cluster = {

@@ -20,6 +20,7 @@ from synthpipe.errors import StaleRunError, SynthpipeError
 from synthpipe.files import Location, exists, in_memory, write_atomically
 from synthpipe.folders import LOCK, claim, is_half_written
 from synthpipe.lock import held
+from synthpipe.packages import require_filter
 from synthpipe.patches.access import with_access
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, Catalog, load_catalog, read_catalog, write_catalog
@@ -79,8 +80,9 @@ def build(
     Raises
     ------
     SynthpipeError
-        The patches, the filter, the cluster or the run directory do not allow the build, or another process is building
-        the run; what was made stays and is used again. A new run of which no composite was made is removed.
+        A package that the filter needs is missing; the patches, the filter, the cluster or the run directory do not
+        allow the build; or another process is building the run. What was made stays and is used again. A new run of
+        which no composite was made is removed.
     """
     run = RunDirectory(path)
     _check(run, pipeline, extend)
@@ -88,6 +90,8 @@ def build(
         reporter.note(f"{path} is finished: nothing to do")
         tidy(path, reporter)
         return run.journal()
+    if pipeline.filter.enabled:
+        require_filter()
     check_reachable(cluster)
     with held(path, RUN) as folder:
         run = RunDirectory(folder)
@@ -288,7 +292,7 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
         catalog = load_catalog(run.path, pipeline.taxonomy)
         catalog = with_access(catalog, pipeline.patches, pipeline.taxonomy, reporter.note)
     check_same_patches(run, catalog)
-    made_with, here = run.read()["versions"] if run.exists() else {}, versions()
+    made_with, here = run.read()["versions"] if run.exists() else {}, versions(pipeline.filter.enabled)
     for package in sorted(here.keys() & made_with.keys()):
         if here[package] != made_with[package]:
             reporter.note(f"note: {run.path} was begun with {package} {made_with[package]}, here is {here[package]}")

@@ -70,7 +70,7 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
             tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in islice(sound, 1)]
     if all(run_tasks(state.cluster, equals_stored, tasks)):
         return
-    before, here = run.read()["versions"], versions()
+    before, here = run.read()["versions"], versions(state.pipeline.filter.enabled)
     found = [
         f"{name}: {before.get(name)} -> {version}" for name, version in here.items() if before.get(name) != version
     ]

@@ -19,6 +19,7 @@ from synthpipe.config import MOST, Fraction, Pipeline, Stage, differences
 from synthpipe.errors import AccessError, StaleRunError, StoreError, explain
 from synthpipe.files import Location, exists, parse_json, read_regular, told, write_atomically
 from synthpipe.folders import Kind, sweep
+from synthpipe.packages import TORCH
 from synthpipe.records import STRATEGIES, Reason, Strategy
 from synthpipe.storage.aside import ROOT, remove_rest, set_aside
 
@@ -364,10 +365,10 @@ def extended(old: Pipeline, new: Pipeline) -> list[str]:
     return found if grown else []
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide what is made."""
+def versions(filtered: bool = True) -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide what is made, `filtered` or only rendered."""
     found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+    for package in (each for each in _PACKAGES if filtered or each not in TORCH):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

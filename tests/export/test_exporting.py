@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from synthpipe.cli import main
-from synthpipe.errors import ConfigError, StaleRunError, StoreError
+from synthpipe.errors import MissingPackageError, StaleRunError, StoreError
 from synthpipe.export import FORMS, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.ledger import digest_of
@@ -232,5 +232,5 @@ def test_the_command_says_what_it_did(curated: CuratedSet, tmp_path: Path) -> No
 
 def test_a_missing_package_is_named(curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r"needs pyarrow, which is not installed; install synthpipe\[export\]"):
+    with pytest.raises(MissingPackageError, match=r"form hf needs pyarrow, .*: pip install pyarrow"):
         exported(curated, "hf", tmp_path / "out")

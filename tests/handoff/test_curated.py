@@ -384,7 +384,10 @@ def test_without_xarray_the_message_says_what_to_install(curated: CuratedSet) ->
     result = subprocess.run(
         [sys.executable, "-c", code, str(curated.path)], capture_output=True, text=True, check=False
     )
-    assert "MissingPackageError: to_xarray needs xarray: pip install xarray" in result.stderr
+    assert (
+        "MissingPackageError: to_xarray needs xarray, which is not installed; install with: pip install x"
+        in result.stderr
+    )
 
 
 def test_devices_share_an_epoch_out(curated: CuratedSet) -> None:
