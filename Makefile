@@ -10,8 +10,13 @@ install: $(VENV)/installed
 
 $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "synthpipe needs Python 3.11 or 3.12; name it: make PYTHON=python3.11")'
+	@echo "Installing into $(VENV), once: downloads 3.6 GB, mostly PyTorch with CUDA, and takes 7.4 GB of disk."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
+	@# one line for each of the large packages; errors as they are
+	@bash -o pipefail -c '$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+		--constraint constraints.txt --editable ".[test]" \
+		| { grep --line-buffered -oE "Downloading .*([0-9]{2}\.[0-9] M|[0-9] G)B\)|^Installing collected packages" || true; }'
+	@du -sh $(VENV)
 	@touch $@
 
 check: install
