@@ -14,9 +14,11 @@ import pytest
 from tests.conftest import ROOT
 
 _SHIPPED = {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("*.yaml")}
-_SOURCE = (*("synthpipe", "pipelines", "tests", "docs", "benchmarks", "requirements", ".ci"), "README.md", "setup.cfg")
-_SOURCE += ("LICENSE", "pyproject.toml", "MANIFEST.in", "CHANGELOG.md", "SECURITY.md", "constraints.txt")
-_SOURCE += ("Makefile", "Dockerfile", ".dockerignore")
+_SOURCE = (
+    *("synthpipe", "pipelines", "tests", "docs", "benchmarks", "requirements", ".ci", "README.md", "setup.cfg"),
+    *("LICENSE", "pyproject.toml", "MANIFEST.in", "CHANGELOG.md", "SECURITY.md", "constraints.txt"),
+    *("Makefile", "Dockerfile", ".dockerignore"),
+)
 _QUICK = ("tests/test_verdicts.py", "tests/cli/test_shipped.py", "tests/test_packages.py", "-k", "not torch")
 
 

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from synthpipe.cli import main
 from synthpipe.doctor import Finding, installation, machine
 from synthpipe.doctor.finding import checked
 from synthpipe.files import located
+from synthpipe.packages import TORCH
 
 
 def examined(directory: Path, **environment: str) -> tuple[int, dict[str, Any]]:
@@ -111,6 +112,13 @@ def test_files_without_an_installation_are_a_finding(monkeypatch: pytest.MonkeyP
     found = installation.python()
     assert found.state == "wrong" and "synthpipe is not installed" in found.found and "pip install" in found.cure
     assert not list(installation.packages()) and not list(installation.extras())
+
+
+def test_packages_of_the_filter_may_be_missing_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installation, "_version", lambda name: None if name in TORCH else version(name))
+    assert {each.state for each in installation.packages() if each.what == "package"} == {"wrong"}
+    monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
+    assert {each.state for each in installation.packages()} == {"fine"}
 
 
 def test_a_check_that_fails_is_a_finding() -> None:

@@ -106,6 +106,14 @@ def test_without_its_packages_the_segmentation_stage_names_all_of_them(tmp_path:
     assert result.stderr.endswith("which are not installed; install with: pip install torch lightning\n")
 
 
+def test_doctor_is_content_without_torch(tmp_path: Path) -> None:
+    result = synthpipe("doctor", str(tmp_path), "--json", env=without(tmp_path / "site", *TORCH))
+    found = {each["what"]: each for each in json.loads(result.stdout)}
+    assert result.returncode == 0 and found["packages"]["state"] == "fine"
+    assert found["filter"]["state"] == "note" and "pip install " in found["filter"]["cure"]
+    assert "'torch>=2.4'" in found["filter"]["cure"] and "'timm>=1.0'" in found["filter"]["cure"]
+
+
 def test_a_url_whose_client_is_missing_is_refused_with_the_command_that_installs_it(tmp_path: Path) -> None:
     env = without(tmp_path / "site", "s3fs")
     result = synthpipe("status", "s3://bucket/run", env=env)
