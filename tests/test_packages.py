@@ -69,6 +69,22 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it() -> None:
     )
 
 
+def test_a_torchvision_that_does_not_fit_torch_is_named(tmp_path: Path) -> None:
+    """One for CUDA beside a torch for CPUs: pip installs them, since their versions agree."""
+    (tmp_path / "torchvision").mkdir()
+    fault = "operator torchvision::nms does not exist"
+    (tmp_path / "torchvision" / "__init__.py").write_text(f"raise RuntimeError({fault!r})")
+    write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
+    settings = [part for each in (*SMALL, f"patches.root={tmp_path / 'phantom'}") for part in ("--set", each)]
+    env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    refused = synthpipe("build", str(DEMO), *settings, "-o", str(tmp_path / "run"), env=env)
+    assert refused.returncode == 1 and not (tmp_path / "run").exists()
+    assert refused.stderr.endswith(
+        f"Error: torchvision does not fit the installed torch: {fault}\n"
+        "Install both again from the same index, as docs/install.md shows\n"
+    )
+
+
 def test_without_torch_a_build_without_filter_makes_the_same_bytes(tmp_path: Path) -> None:
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
     env = without(tmp_path / "site", *TORCH)

@@ -101,6 +101,11 @@ class ExplainingGroup(click.Group):
                     "shared memory, of which containers have 64 MB (docker run --shm-size=2g gives more). Give fewer "
                     "--readers, or --readers 0, then give the command again: it goes on from its last checkpoint"
                 ) from error
+            if isinstance(error, RuntimeError) and "torchvision::" in str(error):
+                raise _failure(
+                    f"torchvision does not fit the installed torch: {error}\nInstall both again from the same index, "
+                    "as docs/install.md shows"
+                ) from error
             raise _failure(
                 f"unexpected {type(error).__name__}: {_told(error)}\nThis is a fault of synthpipe, or something "
                 f"that it does not foresee. {DEBUG}=1 shows the traceback; please report it."

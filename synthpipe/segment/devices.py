@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
     alone = os.environ.get("SLURM_NTASKS") == "1" and not TorchElasticEnvironment.detect()
     plugins: Any = [LightningEnvironment()] if alone else None
     accelerator, devices = _accelerator(hardware.device)
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # on login nodes: it is not needed
     try:
         found = Fabric(accelerator=accelerator, devices=devices, plugins=plugins)
         fabric = Fabric(
