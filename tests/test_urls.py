@@ -332,7 +332,7 @@ def test_a_store_that_does_not_answer_is_an_error_with_its_address(s3: str) -> N
         capture_output=True, text=True, env=environment, timeout=120, check=False,
     )  # fmt: skip
     assert found.returncode == 1
-    assert "Error: s3://bucket/runs/one: cannot be read: Could not connect" in found.stderr
+    assert "Error: s3://bucket/runs/one/run.json: cannot be read: Could not connect" in found.stderr
     assert "check the address and the network" in found.stderr and "credentials" not in found.stderr
     assert "Traceback" not in found.stderr
 
