@@ -334,6 +334,11 @@ def _masked(
 @_glass
 @_device
 @_batch
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the pixels of each class that keep it, in patches of several; the unsure ones are ignored [all].",
+)
 @MAX_PIXELS_OPTION
 def pseudo_label(
     checkpoint: Path,
@@ -343,6 +348,7 @@ def pseudo_label(
     glass: bool,
     device: str | None,
     batch: int,
+    keep: float | None,
     most: int,
 ) -> None:
     """Predict the masks of real patches, to train on.
@@ -350,13 +356,16 @@ def pseudo_label(
     CHECKPOINT is a file, or the folder of a training, whose best.ckpt it stands for. `synthpipe train` takes the store
     that is written beside the composites. The mean over flips and rotations is taken where the canvas is a square;
     classes that a patch's label excludes are suppressed, patches of one class are filled with it, and glass is ignored.
-    It goes on where it was stopped.
+    If the same command is given again, it resumes.
+
+    --keep 0.6 is worth trying: the classes of a label are brought to equal shares of all patches first, so that a class
+    that the network seldom predicts is not lost; then the surest pixels of each class keep it.
 
     \b
     Examples:
       synthpipe pseudo-label runs/demo/segmentation --real data/phantom -o runs/demo/pseudo.zarr
       synthpipe pseudo-label runs/bcss/stage-1 --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
-      synthpipe pseudo-label runs/glas/stage-1 --real glas-tiles -o runs/glas/pseudo.zarr --no-glass
+      synthpipe pseudo-label runs/glas/stage-1 --real glas-tiles -o runs/glas/pseudo.zarr --no-glass --keep 0.6
     """
     claim(output, PSEUDO_LABELLED)
 
@@ -377,6 +386,7 @@ def pseudo_label(
         batch,
         reporter(),
         description.ignored_glass(glass),
+        keep,
     )
     say(f"{output}: {len(catalog.patches)} real patches with predicted masks, {count} of them now")
 

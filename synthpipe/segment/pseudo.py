@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +15,15 @@ from synthpipe.config import GlassSection
 from synthpipe.files import Location
 from synthpipe.handoff import begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.progress import Reporter
-from synthpipe.records import Mask, PatchRef
+from synthpipe.records import Image, Mask, PatchRef
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
+from synthpipe.segment.confidence import Confidence, fit_confidence
 from synthpipe.segment.settings import WindowSection
 from synthpipe.segment.sources import RealPatches
 from synthpipe.segment.windows import window_probabilities
+
+_FITTED = 1000  # patches
+_SIDE = 32  # points along the longer side of each
 
 
 def pseudo_label(
@@ -29,12 +35,14 @@ def pseudo_label(
     batch: int,
     reporter: Reporter,
     glass: GlassSection | None = None,
+    share: float | None = None,
 ) -> int:
     """Predict masks of real patches and store them in the form of a curated set; return how many were predicted now.
 
     A patch is brought to the canvas, and its probabilities are the mean over the 8 flips and rotations of a square
     canvas. Classes that its label excludes are suppressed; a patch of one class is filled with it; glass gets the
-    background index. A store that was begun with the same arguments is gone on with.
+    background index, and so do unsure pixels where a `share` is given. A store that was begun with the same arguments
+    is resumed.
 
     Parameters
     ----------
@@ -52,6 +60,9 @@ def pseudo_label(
         Told of progress.
     glass : GlassSection, optional
         What counts as glass (`Description.ignored_glass`); nothing by default.
+    share : float, optional
+        Of the pixels of each class in patches of several, how many keep it: the surest, after the classes were brought
+        into balance (`fit_confidence`). By default all pixels keep the most probable class.
 
     Raises
     ------
@@ -64,25 +75,61 @@ def pseudo_label(
     network = loaded.network(device)
     height, width = description.size
     windows = WindowSection(size=description.size, stride=description.size, flips=height == width, batch=batch)
-    source = {"checkpoint": file_digest(checkpoint), "patches": digest}
+    source = {"checkpoint": file_digest(checkpoint), "patches": digest} | ({"share": str(share)} if share else {})
     missing = begin_pseudo_labelled(path, description, source, patches)
     real = RealPatches(patches, description)
     total = sum(map(len, missing.values()))
+
+    def probabilities(images: Image) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
+        found = window_probabilities(lambda part: network.segment(part, loaded.by_cam), pixels, windows, len(taxonomy))
+        predicted: NDArray[np.float32] = found.cpu().numpy()
+        return predicted
+
+    confidence = fit_to_patches(real, probabilities, share, batch, reporter) if share and total else None
     with reporter.stage("pseudo-masks", total) as advance:
         for shard, part in missing.items():
             images, ignored, labels = real.read(part, [])
             masks = np.empty(ignored.shape, np.uint8)
             for start in range(0, len(part), batch):
                 some = slice(start, start + batch)
-                pixels = torch.from_numpy(images[some]).to(device).permute(0, 3, 1, 2).float()
-                found = window_probabilities(
-                    lambda part: network.segment(part, loaded.by_cam), pixels, windows, len(taxonomy)
-                )
-                masks[some] = gated(found.cpu().numpy(), labels[some])
+                found = probabilities(images[some])
+                if confidence:
+                    masks[some] = confidence.mask(found, labels[some], taxonomy.background)
+                else:
+                    masks[some] = gated(found, labels[some])
                 advance(len(found))
             masks[ignored == taxonomy.background] = taxonomy.background
             write_pseudo_labelled(path, shard, [patches[place] for place in part], images, masks)
     return total
+
+
+def fit_to_patches(
+    real: RealPatches,
+    probabilities: Callable[[Image], NDArray[np.float32]],
+    share: float,
+    batch: int,
+    reporter: Reporter,
+) -> Confidence | None:
+    """Fit `Confidence` to patches of several classes, at most 1000 evenly spaced ones; None where they show no tissue.
+
+    `probabilities` takes (N, H, W, 3) images, at most `batch`, and returns (N, C, H, W).
+    """
+    mixed = np.flatnonzero(real.labels.sum(1) > 1)
+    chosen = mixed[np.linspace(0, len(mixed) - 1, min(_FITTED, len(mixed))).astype(int)].tolist()
+    if not chosen:
+        return None
+    found, owners = [], []
+    with reporter.stage("confidence", len(chosen)) as advance:
+        for start in range(0, len(chosen), batch):
+            images, ignored, labels = real.read(chosen[start : start + batch], [])
+            step = math.ceil(max(images.shape[1:3]) / _SIDE)
+            tissue = ignored[:, ::step, ::step] == 0
+            found.append(np.moveaxis(probabilities(images)[:, :, ::step, ::step], 1, -1)[tissue])
+            owners.append(labels[tissue.nonzero()[0]])
+            advance(len(images))
+    points = np.concatenate(found)
+    return fit_confidence(points, np.concatenate(owners), share) if len(points) else None
 
 
 def gated(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Mask:

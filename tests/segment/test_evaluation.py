@@ -257,6 +257,26 @@ def test_pseudo_masks_leave_glass_out_where_the_build_looked_for_none(
     assert np.array_equal(masks["ignored"][~ignored], masks["kept"][~ignored])
 
 
+def test_unsure_pixels_of_pseudo_masks_are_ignored(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
+    catalog, device = data_set.catalog(), torch.device("cpu")
+    arguments = (trained / "best.ckpt", catalog.patches, catalog.digest)
+    masks = {}
+    for share in (None, 0.5):
+        path = tmp_path / f"{share}.zarr"
+        assert pseudo_label(*arguments, path, device, 16, LogReporter(), share=share) == 40
+        masks[share] = CuratedSet(path).read(range(40))[1]
+    mixed = np.array([not patch.single_class for patch in catalog.patches])
+    assert not (masks[None] == 3).any() and not (masks[0.5][~mixed] == 3).any()
+    assert np.mean(masks[0.5][mixed] == 3) == pytest.approx(0.5, abs=0.02)
+    shard = next((tmp_path / "0.5.zarr" / "image").glob("c.*"))
+    stored = shard.read_bytes()
+    shard.unlink()
+    assert pseudo_label(*arguments, tmp_path / "0.5.zarr", device, 16, LogReporter(), share=0.5) == 40
+    assert shard.read_bytes() == stored
+    with pytest.raises(StaleRunError, match=r"source\.share"):
+        pseudo_label(*arguments, tmp_path / "0.5.zarr", device, 16, LogReporter(), share=0.7)
+
+
 def test_pseudo_masks_of_another_checkpoint_are_not_mixed_in(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
     catalog = data_set.catalog()
     path = tmp_path / "pseudo.zarr"
