@@ -7,16 +7,16 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.datacomp.rows import ROWS, Samples
+from benchmarks.datacomp.rows import ROWS, Predict, Samples
 from benchmarks.datacomp.sets import DataSet
-from benchmarks.datacomp.trainer import Trainer, fit, measure
+from benchmarks.datacomp.trainer import Trainer, fit, measure, predict
 from synthpipe.config import differences
 from synthpipe.errors import ConfigError
 from synthpipe.files import write_atomically
@@ -129,12 +129,17 @@ class Bench:
             return
         first = missing[0][0]
         run = self.runs / f"{first.data}-{first.size}-{first.row}-{first.seed}"
-        start = time.monotonic()
-        samples = ROWS[first.row].recipe(self.data, first.size, first.seed, run)
-        made = time.monotonic() - start
-        for cell, trainer in missing:
-            self._train(cell, trainer, samples, made, threads)
+        for cell, trainer in missing:  # a build of the row is made once, and found finished by the next trainer
+            start = time.monotonic()
+            train = partial(self._predictor, trainer, cell.seed, threads)
+            samples = ROWS[cell.row].recipe(self.data, cell.size, cell.seed, run, train)
+            self._train(cell, trainer, samples, time.monotonic() - start, threads)
         shutil.rmtree(run, ignore_errors=True)
+
+    def _predictor(self, trainer: Trainer, seed: int, threads: int, samples: Samples) -> Predict:
+        torch.set_num_threads(threads)
+        network, _ = fit(trainer, samples, self._images["validation"], len(self.data.description.taxonomy), seed)
+        return partial(predict, network)
 
     def _train(self, cell: Cell, trainer: Trainer, samples: Samples, made: float, threads: int) -> None:
         torch.set_num_threads(threads)  # the filter's training chose its own

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.datacomp.sets import DataSet
 from synthpipe import open_curated
 from synthpipe.cli.progress import reporter
 from synthpipe.records import Image, Mask
 from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.segment.pseudo import fit_to_patches, gated
 from synthpipe.segment.sources import MaskedCrops, RealPatches
 from synthpipe.stages import build
 
@@ -25,10 +27,17 @@ class Samples(NamedTuple):
     masks: Mask
 
 
+Predict = Callable[[Image], NDArray[np.float32]]
+"""Takes (N, H, W, 3) uint8 images and returns (N, C, H, W) probabilities, the mean over flips and rotations."""
+
+Train = Callable[[Samples], Predict]
+"""Trains the network that the row is measured by."""
+
+
 class Recipe(Protocol):
     """Makes the samples of a row; its ``repr`` says how, and tells results of other recipes apart."""
 
-    def __call__(self, data: DataSet, size: int, seed: int, run: Path) -> Samples:
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
         """Return at most `size` samples; `run` is where a build may lie, and is removed afterwards."""
         ...
 
@@ -51,7 +60,7 @@ class Built:
     candidates: int = 1
     drawn: bool = False
 
-    def __call__(self, data: DataSet, size: int, seed: int, run: Path) -> Samples:
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
         plain = data.settings(*self.overrides)
         used = size // len(plain.strategies)
         planned = used * self.candidates
@@ -70,7 +79,7 @@ class Built:
 class Patches:
     """The donors themselves: all pixels of a patch, glass aside, have the class that its label names."""
 
-    def __call__(self, data: DataSet, size: int, seed: int, run: Path) -> Samples:
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
         rng = np.random.Generator(np.random.Philox(seed))
         donors = data.catalog.donors
         chosen = rng.choice(len(donors), min(size, len(donors)), replace=False).tolist()
@@ -84,11 +93,58 @@ class Patches:
 class Crops:
     """Random windows of the donors' images with their true masks, which no other row sees."""
 
-    def __call__(self, data: DataSet, size: int, seed: int, run: Path) -> Samples:
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
         source = MaskedCrops(data.images("train"), data.description)
         rng = np.random.Generator(np.random.Philox(seed))
         images, masks, _ = source.read(rng.integers(0, len(source), size).tolist(), [rng] * size)
         return Samples(images, masks)
+
+
+@dataclass(frozen=True)
+class SelfTrained:
+    """Half composites, half patches of several classes with masks that a network predicts within their labels.
+
+    The network was trained on the composites alone, and where there are more `rounds`, on what the round before made.
+
+    Attributes
+    ----------
+    composites : Recipe
+        Makes the composites.
+    share : float or None
+        Of the pixels of each class that keep it, as `synthpipe pseudo-label --keep`; None keeps all.
+    rounds : int
+        How often masks are predicted.
+    """
+
+    composites: Recipe
+    share: float | None
+    rounds: int = 1
+
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
+        composites = self.composites(data, size, seed, run, train)
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
+        mixed = data.catalog.mixed
+        chosen = rng.choice(len(mixed), min(size // 2, len(mixed)), replace=False).tolist()
+        real = RealPatches([mixed[index] for index in chosen], data.description)
+        images, glass, labels = real.read(range(len(chosen)), ())
+        found = composites
+        for _ in range(self.rounds):
+            predict = train(found)
+            sure = fit_to_patches(real, predict, self.share, _BATCH, reporter()) if self.share else None
+            masks = np.empty_like(glass)
+            for start in range(0, len(chosen), _BATCH):
+                some = slice(start, start + _BATCH)
+                probabilities = predict(images[some])
+                masks[some] = (
+                    sure.mask(probabilities, labels[some], data.description.taxonomy.background)
+                    if sure
+                    else gated(probabilities, labels[some])
+                )
+            masks = np.where(glass, glass, masks)
+            half = size - len(chosen)
+            pairs = zip((composites.images[:half], composites.masks[:half]), (images, masks), strict=True)
+            found = Samples(*map(np.concatenate, pairs))
+        return found
 
 
 @dataclass(frozen=True)
@@ -100,18 +156,24 @@ class Row:
     against: str | None
 
 
+_BATCH = 32
 _UNFILTERED = ("filter.enabled=false", "curation.rule=threshold")
 _BALANCED = "donors.balance_classes=true"
+
+_MOSAIC = Built(("bezier=null", *_UNFILTERED))
 
 ROWS: Mapping[str, Row] = {
     "masks": Row("true masks (upper bound)", Crops(), "mosaic"),
     "labels": Row("single-tissue patches, not composed", Patches(), None),
-    "mosaic": Row("Mosaic", Built(("bezier=null", *_UNFILTERED)), "labels"),
+    "mosaic": Row("Mosaic", _MOSAIC, "labels"),
     "bezier": Row("Bezier", Built(("mosaic=null", *_UNFILTERED)), "mosaic"),
     "both": Row("Mosaic and Bezier, unfiltered", Built(_UNFILTERED), "mosaic"),
     "top-k": Row("both, the third that the filter ranks highest", Built(("curation.rule=top_k",), 3), "random-k"),
     "random-k": Row("both, a random third of the same candidates", Built(_UNFILTERED, 3, drawn=True), "both"),
     "balanced": Row("Mosaic, donors balanced by class", Built(("bezier=null", *_UNFILTERED, _BALANCED)), "mosaic"),
+    "pseudo": Row("Mosaic, and mixed patches with predicted masks", SelfTrained(_MOSAIC, None), "mosaic"),
+    "pseudo-sure": Row("the same, the surest 60 % of each class", SelfTrained(_MOSAIC, 0.6), "mosaic"),
+    "pseudo-sure-2": Row("the same, predicted again by what it trained", SelfTrained(_MOSAIC, 0.6, 2), "pseudo-sure"),
     "threshold": Row("both, the first that the filter accepts", Built(("curation.rule=threshold",), 3), "random-k"),
 }
 """All rows by name, in the order in which they are made."""

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+from numpy.typing import NDArray
 from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -21,7 +22,8 @@ from synthpipe.segment import metrics
 from synthpipe.segment.augmentation import draw_view, see
 from synthpipe.segment.data import Epochs
 from synthpipe.segment.network import reflect
-from synthpipe.segment.settings import AugmentationSection
+from synthpipe.segment.settings import AugmentationSection, WindowSection
+from synthpipe.segment.windows import window_probabilities
 
 _AUGMENTATION = AugmentationSection()
 _WEIGHT_DECAY = 0.01
@@ -198,6 +200,18 @@ def measure(
         boundaries.append(metrics.boundary_counts(truth, prediction, classes))
     network.train()
     return np.stack(confusions), np.stack(boundaries)
+
+
+@torch.inference_mode()
+def predict(network: Network, images: Image) -> NDArray[np.float32]:
+    """Return (N, C, H, W) class probabilities of (N, H, W, 3) square images, the mean over flips and rotations."""
+    network.eval()
+    size = images.shape[1:3]
+    windows = WindowSection(size=(size[0], size[1]), stride=(size[0], size[1]), flips=True, batch=8 * len(images))
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    classes = network(pixels[:1]).shape[1]
+    found: NDArray[np.float32] = window_probabilities(network, pixels, windows, classes).numpy()
+    return found
 
 
 def _batches(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

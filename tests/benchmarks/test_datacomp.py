@@ -12,7 +12,7 @@ from benchmarks.datacomp.__main__ import main
 from benchmarks.datacomp.glas import by_grade, by_patient
 from benchmarks.datacomp.kept import Bench, Cell, Result, read
 from benchmarks.datacomp.page import write_page
-from benchmarks.datacomp.rows import ROWS
+from benchmarks.datacomp.rows import ROWS, Predict, Samples
 from benchmarks.datacomp.sets import DataSet
 from benchmarks.datacomp.statistics import compared, miou
 from benchmarks.datacomp.trainer import Trainer
@@ -37,6 +37,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(data, results, folder / "runs")
 
 
+def untrained(samples: Samples) -> Predict:
+    raise AssertionError("this row trains no network of its own")
+
+
 def test_rows_are_measured_kept_and_made_again_alike(bench: Bench) -> None:
     cells = {(row, seed): Cell("phantom", "scratch", 16, row, seed) for row in ROUND for seed in (0, 1)}
     for cell in cells.values():
@@ -58,19 +62,40 @@ def test_rows_are_measured_kept_and_made_again_alike(bench: Bench) -> None:
 
 
 def test_the_seed_changes_the_composites_and_the_network(bench: Bench) -> None:
-    first, second = (ROWS["mosaic"].recipe(bench.data, 8, seed, bench.runs / f"of-{seed}") for seed in (0, 1))
+    first, second = (
+        ROWS["mosaic"].recipe(bench.data, 8, seed, bench.runs / f"of-{seed}", untrained) for seed in (0, 1)
+    )
     assert not np.array_equal(first.images, second.images)
 
 
 def test_random_k_draws_from_the_candidates_that_top_k_ranks(bench: Bench) -> None:
-    of_row = (ROWS[row].recipe(bench.data, 12, 0, bench.runs / row) for row in ("top-k", "random-k", "both"))
+    of_row = (ROWS[row].recipe(bench.data, 12, 0, bench.runs / row, untrained) for row in ("top-k", "random-k", "both"))
     top, drawn, first = ({image.tobytes() for image in each.images} for each in of_row)
     assert len(top) == len(drawn) == len(first) == 12
     assert top & drawn and top != drawn and drawn != first
 
 
+def test_a_row_trains_on_masks_that_it_predicted(bench: Bench) -> None:
+    trained = []
+
+    def train(samples: Samples) -> Predict:
+        trained.append(samples)
+        return bench._predictor(TINY, 0, 1, samples)
+
+    made = {row: ROWS[row].recipe(bench.data, 16, 0, bench.runs / row, train) for row in ("pseudo", "pseudo-sure")}
+    two_rounds = ROWS["pseudo-sure-2"].recipe(bench.data, 16, 0, bench.runs / "2", train)
+    background = bench.data.description.taxonomy.background
+    for samples in (*made.values(), two_rounds):
+        assert len(samples.images) == len(samples.masks) == 16
+        assert np.array_equal(samples.images[:8], trained[0].images[:8])  # the composites
+        assert np.array_equal(samples.images[8:], two_rounds.images[8:])  # the patches
+    unsure = [np.mean(samples.masks[8:] == background) for samples in made.values()]
+    assert unsure[0] < 0.1 and unsure[1] == pytest.approx(0.4, abs=0.1)
+    assert len(trained) == 4 and np.array_equal(trained[3].masks, made["pseudo-sure"].masks)
+
+
 def test_patches_are_labelled_as_a_whole(bench: Bench) -> None:
-    samples = ROWS["labels"].recipe(bench.data, 1000, 0, bench.runs)
+    samples = ROWS["labels"].recipe(bench.data, 1000, 0, bench.runs, untrained)
     background = bench.data.description.taxonomy.background
     shown = [np.setdiff1d(mask, background).tolist() for mask in samples.masks]
     assert sorted(shown) == sorted(list(patch.classes) for patch in bench.data.catalog.donors)
