@@ -22,7 +22,7 @@ TAXONOMY = Taxonomy(
     )
 )
 PARSERS = ("bracket", "cell", "names")
-_CLASS_OF = {name: number for number, each in enumerate(TAXONOMY.classes) for name in (each.name, *each.aliases)}
+_CLASS_OF = {name.casefold(): number for number, each in enumerate(TAXONOMY.classes) for name in (each.name, *each.aliases)}
 _LABEL = re.compile(r"\[[\s,]*([01](?:[\s,]*[01])*)[\s,]*\]")
 _NOISE = (
     *("", " ", ",", "[", "]", "+", ";", "|", "0", "1", "2", "-", "-1", "1.0", "True", ".png", "[1, 0]", "[0, 1, 0, 0]"),
@@ -71,7 +71,7 @@ def expected(case: Text) -> tuple[int, ...] | None:
 
 
 def _named(text: str) -> tuple[int, ...] | None:
-    names = [name.strip() for name in text.replace(";", "+").replace("|", "+").split("+")]
+    names = [name.strip().casefold() for name in text.replace(";", "+").replace("|", "+").split("+")]
     if any(name not in _CLASS_OF for name in names):
         return None
     classes = sorted(_CLASS_OF[name] for name in names)
