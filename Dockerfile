@@ -33,7 +33,7 @@ RUN pip install --no-deps --force-reinstall .
 # kernels are compiled here, for the processor that builds; on others they are compiled once more, by any user
 ENV NUMBA_CACHE_DIR=/opt/synthpipe/kernels
 RUN mkdir kernels \
-    && synthpipe phantom /tmp/phantom --slides 6 --patches 90 --size 48 \
+    && synthpipe phantom /tmp/phantom --slide-count 6 --patch-count 90 --size 48 \
     && synthpipe build demo --set patches.root=/tmp/phantom --set filter.enabled=false --set canvas=32 \
         --set mosaic.tile=16 --set curation.wanted=8 --set store.shard=8 --workers 1 --output /tmp/run \
     && chmod -R a+rwX kernels \

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,8 +11,10 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
 
+from synthpipe.cli import main
 from tests.conftest import ROOT
 
 _SHIPPED = {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("*.yaml")}
@@ -49,6 +53,17 @@ def test_the_wheel_holds_the_package_and_its_pipeline_files(built: Path) -> None
         assert wheel.read("synthpipe/pipelines/demo.yaml") == (ROOT / "pipelines" / "demo.yaml").read_bytes()
     package = {path for path in (ROOT / "synthpipe").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     assert held == {f"synthpipe/{name}" for name in _SHIPPED} | {str(path.relative_to(ROOT)) for path in package}
+
+
+def test_the_image_is_built_by_commands_that_there_are() -> None:
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    commands = re.findall(r"&& synthpipe (.+?)(?= &&|\n)", text)
+    assert [each.split()[0] for each in commands] == ["phantom", "build"]
+    for each in commands:
+        name, *arguments = shlex.split(each)
+        command = main.get_command(click.Context(main), name)
+        assert command
+        command.make_context(name, arguments)  # refuses what it does not know
 
 
 def test_the_source_distribution_holds_what_the_tests_need(built: Path) -> None:
