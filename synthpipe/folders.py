@@ -25,6 +25,7 @@ _TEMPORARY = re.compile(
     r"|c(\.\d+)+\.[0-9a-f]{8}\.partial"  # storage.objects.LocalFile
     r"|zarr\.[0-9a-f]{32}\.partial"  # zarr's own writing of a zarr.json
 )
+_PATTERN = re.compile(r"[*?[]")  # for stores that remove what matches
 _NAMED = 3  # names that a message lists
 
 
@@ -67,13 +68,18 @@ def claim(folder: Location, kind: Kind, known: bool = False) -> Location:
     Raises
     ------
     StoreError
-        It holds files and is of another kind, is no folder, cannot be read, or holds a link.
+        It holds files and is of another kind, is no folder, cannot be read, holds a link, or is a URL with a pattern.
     """
     with told(folder, "cannot be used"):
         if isinstance(folder, Path):
             folder = resolved(folder)
             if folder.exists() and not folder.is_dir():
                 raise StoreError(f"{folder}: is no folder; choose another name")
+        elif _PATTERN.search(folder.path):
+            raise StoreError(
+                f"{folder}: has *, ? or [ in its name, so that what is removed there could be files of other folders "
+                "too; choose another name"
+            )
         if not (known or belongs(folder, kind)) and (foreign := _names(folder)):
             more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
             listed = ", ".join(repr(printable(name)) for name in foreign[:_NAMED])
