@@ -26,7 +26,7 @@ def set_aside(store: Location, places: Iterable[Location]) -> Location:
     Raises
     ------
     StoreError
-        It cannot be written there; the store is still where it was.
+        It cannot be written there; the store is still where it was, and half a copy is removed.
     """
     aside = next(filter(_is_free, places))
     if isinstance(store, Path):
@@ -58,7 +58,12 @@ def _copy(store: Location, aside: Location) -> None:
     target = _system(aside)[1]
     root = f"{source}/{ROOT}"
     objects = [each for each in files.find(source) if each != root]  # `mv` would look for folders, which are no objects
-    files.copy(objects, [f"{target}{each.removeprefix(source)}" for each in objects])
+    try:
+        files.copy(objects, [f"{target}{each.removeprefix(source)}" for each in objects])
+    except BaseException:
+        with suppress(Exception):  # it takes space that may be what was missing
+            remove_rest(aside, store)
+        raise
     if isinstance(store, Path):
         os.sync()  # or a power cut could leave names without bytes
         (store / ROOT).replace(f"{target}/{ROOT}")
