@@ -43,7 +43,7 @@ def open_lock(directory: Path) -> int:
     Raises
     ------
     StoreError
-        The folder or the file is not this user's alone, or locks do nothing there.
+        The folder or the file is not this user's alone.
     OSError
         It cannot be made.
     """
@@ -54,13 +54,7 @@ def open_lock(directory: Path) -> int:
             folder.mkdir(mode=0o700)
         with suppress(FileNotFoundError):  # another process removed the empty folder just now
             _check_own(folder, os.lstat(folder), stat.S_IFDIR)
-            lock = _open_own(_lock_file(directory), os.O_RDWR | os.O_CREAT)
-            try:
-                _check_locks(lock, directory)
-            except BaseException:
-                os.close(lock)
-                raise
-            return lock
+            return _open_own(_lock_file(directory), os.O_RDWR | os.O_CREAT)
 
 
 def open_own(path: Path) -> int:
@@ -91,6 +85,21 @@ def keeps_others_out(path: Path, flags: int) -> bool:
         os.close(other)
 
 
+def has_locks(base: Path | None) -> bool:
+    """Whether locks work in a folder; False where its file system gives one lock to several processes.
+
+    True too where that cannot be tried, so that whoever uses the folder says why.
+    """
+    with suppress(OSError):
+        directory, lock = _make_directory(base)
+        try:
+            return keeps_others_out(_lock_file(directory), os.O_RDWR)
+        finally:
+            remove(directory)
+            os.close(lock)
+    return True
+
+
 def try_lock(lock: int, kind: int) -> bool:
     """Take an open lock file, shared (`fcntl.LOCK_SH`) or alone (`fcntl.LOCK_EX`), unless that means to wait."""
     try:
@@ -117,7 +126,7 @@ def remove(directory: Path) -> None:
 
 
 def sweep(base: Path | None) -> None:
-    """Remove the directories of this user's processes on this machine that were killed."""
+    """Remove the directories of this user's processes on this machine that were killed; none where locks do nothing."""
     prefix = directory_path("", base)
     with suppress(OSError):
         _check_own(prefix.parent, os.lstat(prefix.parent), stat.S_IFDIR)
@@ -126,7 +135,8 @@ def sweep(base: Path | None) -> None:
             with suppress(OSError):  # another process sweeps too
                 lock = _open_own(file, os.O_RDWR)
                 try:
-                    if try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory):
+                    is_held = try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory)
+                    if is_held and keeps_others_out(file, os.O_RDWR):
                         remove(directory)
                 finally:
                     os.close(lock)
@@ -152,7 +162,7 @@ def private_directory() -> Iterator[Path]:
                     f"{each}: every user may replace what lies in it; set its sticky bit (chmod +t), or {_OTHER_TMPDIR}"
                 )
         sweep(None)
-        directory, lock = _make_directory()
+        directory, lock = _make_directory(None)
     except StoreError:
         raise
     except OSError as error:
@@ -164,10 +174,10 @@ def private_directory() -> Iterator[Path]:
         os.close(lock)
 
 
-def _make_directory() -> tuple[Path, int]:
+def _make_directory(base: Path | None) -> tuple[Path, int]:
     """Make a directory of a random name; return it and its lock, which is held alone."""
     while True:
-        directory = directory_path(secrets.token_hex(8), None)
+        directory = directory_path(secrets.token_hex(8), base)
         lock = open_lock(directory)
         try:
             if try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory):  # a sweep may have come between
@@ -181,17 +191,6 @@ def _make_directory() -> tuple[Path, int]:
 
 def _lock_file(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.lock")
-
-
-def _check_locks(lock: int, directory: Path) -> None:
-    """Refuse a file system that gives one lock to several processes."""
-    if try_lock(lock, fcntl.LOCK_SH):  # else another process has it
-        if not keeps_others_out(_lock_file(directory), os.O_RDWR) and is_lock_of(lock, directory):
-            raise StoreError(
-                f"{directory.parent}: its file system gives one lock to several processes, which would remove each "
-                f"other's files there; {ANOTHER_PLACE}"
-            )
-        fcntl.flock(lock, fcntl.LOCK_UN)
 
 
 def _open_own(path: Path, flags: int) -> int:

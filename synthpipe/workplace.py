@@ -143,12 +143,16 @@ def open_workplace(job: Job, catalog: Catalog) -> Iterator[Workplace]:
         token.unlink(missing_ok=True)
 
 
-def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None) -> BankPlace:
-    """Name the bank of a pipeline and a catalog's donors after all that it is made of and with, and where they lie."""
+def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankPlace:
+    """Name the bank of a pipeline and a catalog's donors after all that it is made of and with, and where they lie.
+
+    `scratch` and `shared` are those of `BankPlace`.
+    """
     glass = pipeline.glass.model_dump(mode="json") if pipeline.glass else None
     canvas = pipeline.canvas if pipeline.bezier else None
     paths = [patch.path for patch in catalog.donors]
-    return BankPlace(name_bank(catalog.digest, paths, glass, pipeline.taxonomy.background, canvas, versions()), scratch)
+    name = name_bank(catalog.digest, paths, glass, pipeline.taxonomy.background, canvas, versions())
+    return BankPlace(name, scratch, shared)
 
 
 def _build(workplace: Workplace, on_donors: Callable[[int], None], directory: Path) -> None:

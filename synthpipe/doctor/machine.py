@@ -18,7 +18,7 @@ from synthpipe.errors import StoreError, SynthpipeError
 from synthpipe.files import Location, told
 from synthpipe.folders import Kind
 from synthpipe.lock import held
-from synthpipe.scratch import private_directory
+from synthpipe.scratch import ANOTHER_PLACE, has_locks, private_directory
 from synthpipe.storage.objects import ObjectWriter
 
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
@@ -33,7 +33,8 @@ def machine(directory: Location) -> Iterator[Finding]:
     scratch = Path(tempfile.gettempdir())
     yield from checked("kernels", kernels)
     yield from checked(
-        "scratch disk", lambda: room("scratch disk", scratch, "set TMPDIR, or give --scratch, to a disk with more room")
+        "scratch disk",
+        lambda: room("scratch disk", scratch, "set TMPDIR, or give --scratch, to a disk with more space"),
     )
     yield from checked("scratch locks", scratch_locks)
     if isinstance(directory, Path):
@@ -121,7 +122,7 @@ def renames(place: Path) -> Iterator[Finding]:
     try:
         (place / "folder").rename(place / "moved")
     except OSError as error:
-        cure = "`synthpipe build --extend` copies the former curated set: it needs the time, and room for a second copy"
+        cure = "`synthpipe build --extend` copies the former curated set: it needs time, and space for a second copy"
         yield Finding("renames", "note", f"no rename of a folder: {error.strerror}", cure)
         return
     if not found:
@@ -131,7 +132,11 @@ def renames(place: Path) -> Iterator[Finding]:
 def scratch_locks() -> Finding:
     """Look whether processes can share a private folder in the temporary directory."""
     with private_directory():
-        return Finding("scratch locks", "fine", "processes can share files there")
+        if has_locks(None):
+            return Finding("scratch locks", "fine", "processes can share files there")
+    found = f"{tempfile.gettempdir()}: flock gives one lock to several processes"
+    cure = f"each worker builds a donor bank of its own, and workers of a cluster refuse to; {ANOTHER_PLACE}"
+    return Finding("scratch locks", "note", found, cure)
 
 
 def _speed(place: Location) -> Finding:

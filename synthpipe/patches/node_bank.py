@@ -19,7 +19,7 @@ from pathlib import Path
 from synthpipe.config import digest
 from synthpipe.errors import StoreError
 from synthpipe.patches.bank import is_complete
-from synthpipe.scratch import ANOTHER_PLACE, directory_path, is_lock_of, open_lock, remove, sweep, try_lock
+from synthpipe.scratch import ANOTHER_PLACE, directory_path, has_locks, is_lock_of, open_lock, remove, sweep, try_lock
 
 _LOGGER = logging.getLogger("synthpipe")
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -36,14 +36,18 @@ class BankPlace:
         Tells banks of different contents apart; see `name_bank`.
     scratch : Path or None
         Folder on every node's own disk; None is the node's temporary directory.
+    shared : bool
+        Whether the processes of a node share one bank; otherwise each has a bank of its own.
     """
 
     name: str
     scratch: Path | None = None
+    shared: bool = True
 
     @property
     def directory(self) -> Path:
-        return directory_path(f"bank-{self.name}", self.scratch)
+        own = "" if self.shared else f"-{os.getpid()}"
+        return directory_path(f"bank-{self.name}{own}", self.scratch)
 
 
 def name_bank(*made_of: object) -> str:
@@ -83,6 +87,11 @@ def hold_bank(place: BankPlace, build: Callable[[Path], None]) -> HeldBank:
     """
     directory = place.directory
     wait = _Wait(directory)
+    if place.shared and not has_locks(place.scratch):
+        raise StoreError(
+            f"{directory.parent}: its file system gives one lock to several processes, so they cannot share a donor "
+            f"bank there; {ANOTHER_PLACE}"
+        )
     try:
         sweep(place.scratch)
         while True:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 import shutil
+import tempfile
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -26,10 +27,11 @@ from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.claims import told
 from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.node_bank import BankPlace
 from synthpipe.progress import Reporter
 from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Demand, Local, check_reachable, open_cluster
-from synthpipe.scratch import sweep
+from synthpipe.scratch import ANOTHER_PLACE, has_locks, sweep
 from synthpipe.stages.candidates import make_candidates, make_filters
 from synthpipe.stages.curated_set import write_curated_set, write_verdicts
 from synthpipe.stages.feasibility import check_patches, remarks, split_json
@@ -171,7 +173,7 @@ def _build(
             for path in run.tables():
                 undo.callback(write_atomically, path, path.read_bytes())
             write_catalog(catalog, pipeline.taxonomy, run.path)
-        place = place_bank(pipeline, catalog, cluster.scratch_on_nodes)
+        place = _place_bank(pipeline, catalog, cluster, reporter)
         if isinstance(cluster.where, Local):
             stack.callback(sweep, place.scratch)  # of workers that had to be killed
         job = Job(pipeline, RunDirectory(run.path.absolute()), place)
@@ -205,6 +207,19 @@ def _build(
             write_json(run.build_file, journal)
     _report(run, reporter)
     return journal
+
+
+def _place_bank(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings, reporter: Reporter) -> BankPlace:
+    """Return where the donor bank will lie; workers of this machine share none where locks do nothing."""
+    scratch = cluster.scratch_on_nodes
+    shared = not isinstance(cluster.where, Local) or has_locks(scratch)
+    if not shared:
+        reporter.note(
+            f"note: {scratch or tempfile.gettempdir()}: its file system gives one lock to several processes, so each "
+            f"worker builds a donor bank of its own there, and leaves it when it is killed; to share one, "
+            f"{ANOTHER_PLACE}"
+        )
+    return place_bank(pipeline, catalog, scratch, shared)
 
 
 def _report(run: RunDirectory, reporter: Reporter) -> None:
