@@ -82,6 +82,12 @@ def holder_of(folder: Location) -> str | None:
     return f"{_who(found)}{source}" if found and not _is_gone(found) else None
 
 
+def holds(folder: Location) -> bool:
+    """Whether this process still holds a folder; another takes a lock that was not renewed for long."""
+    holder = parse_lock(read_lock(folder)) or {}
+    return bool(holder.get("host") == socket.gethostname() and holder.get("process") == os.getpid())
+
+
 def _locked(folder: Path, kind: Kind) -> int | None:
     """Lock a folder, and return its lock as an open file; None where its file system has no locks that work."""
     path = folder / LOCK

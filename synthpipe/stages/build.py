@@ -10,7 +10,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,9 @@ from typing import Any
 from synthpipe.cards.of_run import write_cards
 from synthpipe.config import Pipeline
 from synthpipe.errors import StaleRunError, SynthpipeError
-from synthpipe.files import Location, exists, in_memory, write_atomically
+from synthpipe.files import Location, exists, in_memory, reached, write_atomically
 from synthpipe.folders import LOCK, claim, is_half_written
-from synthpipe.lock import held
+from synthpipe.lock import held, holds
 from synthpipe.packages import require_filter
 from synthpipe.patches.access import with_access
 from synthpipe.patches.bank import bank_bytes
@@ -101,11 +101,16 @@ def build(
         run.sweep()
         is_new = not run.exists()
         try:
-            return _build(pipeline, run, cluster, reporter, broken or frozenset())
-        finally:
-            run.sweep()
-            if is_new and not run.holds_composites():  # it was refused, or ended as it began
-                run.discard()
+            journal = _build(pipeline, run, cluster, reporter, broken or frozenset())
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to tell
+                if holds(folder):  # else all that lies there may be another process's
+                    run.sweep()
+                    if is_new and not run.holds_composites():
+                        run.discard()
+            raise
+        run.sweep()
+        return journal
 
 
 def tidy(path: Location, reporter: Reporter) -> None:
@@ -113,17 +118,17 @@ def tidy(path: Location, reporter: Reporter) -> None:
 
     The run is finished without it, so what goes wrong is only noted.
     """
-    run = RunDirectory(path)
-    names = {each.name for each in path.iterdir()}
-    if run.report_page.name in names and not any(name == LOCK or is_half_written(name) for name in names):
-        return
     try:
-        with held(path, RUN) as folder:
-            run = RunDirectory(folder)
-            run.sweep()
-            if not run.report_page.exists():
-                _report(run, reporter)
-    except SynthpipeError as error:
+        with reached(path):
+            names = {each.name for each in path.iterdir()}
+            if "report.html" in names and not any(name == LOCK or is_half_written(name) for name in names):
+                return
+            with held(path, RUN) as folder:
+                run = RunDirectory(folder)
+                run.sweep()
+                if is_finished(run) and not exists(run.report_page):  # another process may have changed it until now
+                    _report(run, reporter)
+    except (SynthpipeError, OSError) as error:
         reporter.note(f"note: {error}")
 
 
@@ -316,7 +321,7 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
         reporter.note(
             "\n  ".join(
                 [
-                    f"{left} patches left out; the run's {run.tables()[1].name} lists all:",
+                    f"{left} patches left out; problems.csv in the run lists all, as does `synthpipe index`:",
                     *told(catalog.problems, LISTED),
                 ]
             )

@@ -267,7 +267,8 @@ class RunDirectory:
     def discard(self) -> None:
         """Remove what a build writes before its first composite: nothing has been made that could be used again."""
         for path in (self.split_file, self.build_file, *self.tables(), self.run_file):
-            path.unlink(missing_ok=True)
+            with told(path, "cannot be removed"):
+                path.unlink(missing_ok=True)
         if isinstance(self.filter, Path):
             with suppress(OSError):  # there is none, or it holds something
                 self.filter.rmdir()
