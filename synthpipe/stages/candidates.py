@@ -149,10 +149,11 @@ def judge_plan(state: BuildState, strategy: Strategy, count: int, begun: float) 
     """Judge the first `count` candidates, in a round that `begun` then; write what became of them into the journal."""
     settings = state.pipeline.curation
     found = judge(state.pipeline, strategy, open_group(state.run.candidates, strategy), count)
+    former = journal_entry(state, strategy).get("candidates", 0)
     uses = _record(state, strategy, found)
     donors = int(np.count_nonzero(uses))
     seconds = time.monotonic() - begun
-    add_round(state.journal, strategy, settings.wanted[strategy], found, donors, seconds)
+    add_round(state.journal, strategy, settings.wanted[strategy], found, donors, seconds, former)
     if settings.rule == "threshold" and found.acceptance < settings.min_acceptance:
         raise _too_few(state, _too_strict(strategy, settings, found.acceptance, count))
     return found

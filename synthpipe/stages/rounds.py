@@ -19,7 +19,13 @@ _OWN = {"round", "new", "seconds"}  # depend on the rows before, or on the clock
 
 
 def add_round(
-    journal: dict[str, Any], strategy: Strategy, wanted: int, judgement: Judgement, donors: int, seconds: float
+    journal: dict[str, Any],
+    strategy: Strategy,
+    wanted: int,
+    judgement: Judgement,
+    donors: int,
+    seconds: float,
+    former: int = 0,
 ) -> None:
     """Add a round to the journal, or its seconds to the equal row of a build that was interrupted.
 
@@ -37,6 +43,8 @@ def add_round(
         How many donor patches occur in the kept ones.
     seconds : float
         How long the round took.
+    former : int
+        How many candidates were judged before; earlier versions of synthpipe recorded no rounds.
     """
     rows: list[dict[str, Any]] = journal.setdefault("rounds", [])
     before = [row for row in rows if row["strategy"] == strategy]
@@ -53,7 +61,7 @@ def add_round(
         if _comparable(row) == found:
             row["seconds"] = round(row["seconds"] + seconds, 3)
             return
-    planned = max((row["candidates"] for row in before), default=0)
+    planned = max(former, *(row["candidates"] for row in before), 0)
     rows.append(
         {
             "round": len(before) + 1,

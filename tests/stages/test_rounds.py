@@ -42,3 +42,9 @@ def test_a_build_that_resumes_finds_its_rounds_again() -> None:
     add_round(journal, "mosaic", 12, judged(8, 22), 5, 0.5)  # extended: more are wanted, and all are there
     found = [(row["round"], row["wanted"], row["new"], row["seconds"]) for row in journal["rounds"]]
     assert found == [(1, 8, 20, 2.25), (2, 8, 10, 1.0), (3, 12, 0, 0.5)]
+
+
+def test_candidates_of_an_earlier_version_are_not_new() -> None:
+    journal: dict[str, Any] = {}
+    add_round(journal, "mosaic", 12, judged(12, 0), 6, 1.0, former=8)
+    assert [(row["round"], row["new"]) for row in journal["rounds"]] == [(1, 4)]
