@@ -26,8 +26,8 @@ _LIMITS = {errno.EMFILE, errno.ENFILE}
 _NETWORK = {errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 _NETWORK |= {errno.ENETDOWN, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT}
 _CURES = {
-    errno.ENOSPC: "make room, then give the command again",
-    errno.EDQUOT: "make room in your quota, then give the command again",
+    errno.ENOSPC: "free some space, then give the command again",
+    errno.EDQUOT: "free some space in your quota, then give the command again",
     errno.EFBIG: "allow larger files (ulimit -f), or choose another disk",
     errno.EROFS: "choose a place that can be written to",
     errno.ENAMETOOLONG: "choose a shorter name",

@@ -45,8 +45,16 @@ def test_nothing_but_files_is_read_or_waited_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), StoreError, "No space left on device; make room, then give"),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), StoreError, "Disk quota exceeded; make room in your quota"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            StoreError,
+            "No space left on device; free some space, then give",
+        ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            StoreError,
+            "Disk quota exceeded; free some space in your quota",
+        ),
         (
             OSError(errno.EROFS, "Read-only file system"),
             StoreError,

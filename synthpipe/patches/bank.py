@@ -108,8 +108,8 @@ def build_bank(
             raise
         size = bank_bytes(patches)
         raise StoreError(
-            f"{directory}: the donor bank needs at least {size / 2**20:.0f} MiB there: {error.strerror}; make room, or "
-            f"{ANOTHER_PLACE}"
+            f"{directory}: the donor bank needs at least {size / 2**20:.0f} MiB there: {error.strerror}; "
+            f"free some space, or {ANOTHER_PLACE}"
         ) from error
     temporary = directory / f"{_INDEX}.partial"
     stored = [asdict(replace(patch, secret_url=None)) for patch in patches]

@@ -130,7 +130,7 @@ class Predictor:
         height, width = image.shape[:2]
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(self.taxonomy), height, width)}
         mask = np.empty((height, width), np.uint8)
-        with told(path, "cannot be written", "make room, or choose another folder"), replacing(path) as file:
+        with told(path, "cannot be written", "free some space, or choose another folder"), replacing(path) as file:
             # no memory map: where the disk is full, that ends the process
             np.lib.format.write_array_header_1_0(file, header)
             begin = file.tell()

@@ -65,7 +65,7 @@ class Table:
                 file.write(self._text(rows, header=first))
         except OSError as error:
             raise StoreError(
-                f"{self.path}: cannot be written: {error}; make room, then give the command again"
+                f"{self.path}: cannot be written: {error}; free some space, then give the command again"
             ) from error
 
     def _text(self, rows: list[dict[str, float]], header: bool) -> str:

@@ -40,13 +40,13 @@ def test_a_build_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     builds: Builds, whole: Undisturbed, small_disk: Path
 ) -> None:
     run = small_disk / "run"
-    assert "cannot be written: No space left on device; make room" in failed(builds, run)
+    assert "cannot be written: No space left on device; free some space" in failed(builds, run)
     # room for the filter's composites, and not for all weights
     weights = (whole.run / "filter" / "mosaic.safetensors").stat().st_size
     room = 2**20 + sum(file.stat().st_size for file in (whole.run / "filter" / "training.zarr").rglob("c.*")) + weights
     subprocess.run(["mount", "-o", f"remount,size={room}", str(small_disk)], check=True)
     error = failed(builds, run)
-    assert "filter/" in error and "cannot be written: No space left on device; make room" in error
+    assert "filter/" in error and "cannot be written: No space left on device; free some space" in error
     subprocess.run(["mount", "-o", "remount,size=800m", str(small_disk)], check=True)
     builds.finish(run, "--workers", "2")
     assert digests(run) == whole.digests
