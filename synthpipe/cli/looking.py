@@ -15,6 +15,7 @@ from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, LOCATION, MAX_PIXE
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
+from synthpipe.display import without_secrets
 from synthpipe.errors import CatalogError, ConfigError, StoreError
 from synthpipe.files import Location, address, write_atomically
 from synthpipe.patches.access import MOVED, find_patches
@@ -84,7 +85,7 @@ def index(
     claims = read_layout(patches, taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims)
-    summary = _catalog_summary(catalog, taxonomy, layout)
+    summary = {"root": without_secrets(patches.root), **_catalog_summary(catalog, taxonomy, layout)}
     say(json.dumps(summary, indent=1) if as_json else "\n".join(_catalog_lines(summary, catalog)))
 
 
@@ -162,6 +163,7 @@ def replay(
 def _catalog_summary(catalog: Catalog, taxonomy: Taxonomy, layout: Layout) -> dict[str, Any]:
     sizes = Counter(f"{patch.height} x {patch.width}" for patch in catalog.patches)
     return {
+        "layout": layout,
         "patches": len(catalog.patches),
         "donors": len(catalog.donors),
         "mixed": len(catalog.mixed),
@@ -175,6 +177,7 @@ def _catalog_summary(catalog: Catalog, taxonomy: Taxonomy, layout: Layout) -> di
 
 def _catalog_lines(found: Mapping[str, Any], catalog: Catalog) -> Iterator[str]:
     yield f"{found['patches']} patches of {found['groups']} slides or patients"
+    yield f"  in {found['root']}, layout {found['layout']}"
     yield f"  {found['donors']} with one class (donors), {found['mixed']} with several"
     yield "label sets"
     for name, count in found["label_sets"].items():

@@ -18,7 +18,7 @@ from synthpipe.cli.progress import reporter
 from synthpipe.cli.shipped import SHIPPED
 from synthpipe.config import LAYOUTS, MAX_PIXELS, PUBLISHED_GLASS, Layout, PatchesSection, Pipeline
 from synthpipe.display import printable, without_secrets
-from synthpipe.errors import ConfigError, FilterError
+from synthpipe.errors import CatalogError, ConfigError, FilterError
 from synthpipe.files import Location, address
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.claims import told
@@ -70,17 +70,20 @@ def init(
       synthpipe init /data/crc --label-pattern '^(?P<label>[A-Z]+)-'
       synthpipe init patches.csv -o mine.yaml
     """
-    output = output or Path(
-        f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', PurePosixPath(directory.name).stem) or 'pipeline'}.yaml"
-    )
+    output = output or _own_name(directory)
     if output.exists() or output.is_symlink():
         raise ConfigError(f"{output}: exists, and is not overwritten; name another file by -o, or remove it")
     found = choose_layout(directory, layout, label_pattern)
     names = classes or found.class_names
+    if len(names) < 2:
+        raise CatalogError(f"{found.root}: got one class, {names[0]}; composites need patches of two classes or more")
     patches, catalog, taxonomy = _survey(found, _taxonomy(found.layout, names, bool(classes)), most)
     keys, notes = _keys(patches, catalog, taxonomy)
     pipeline = pipeline_file.from_keys(keys, output)
-    filterless = _filter_fault(pipeline, catalog)
+    try:
+        filterless = _filter_fault(pipeline, catalog)
+    except CatalogError as error:
+        raise CatalogError("\n  ".join([str(error), *told(catalog.problems, _LISTED)])) from error
     if filterless:
         keys["filter"] = {"enabled": False}
         pipeline = pipeline_file.from_keys(keys, output)
@@ -93,6 +96,13 @@ def init(
     except FileExistsError as error:
         raise ConfigError(f"{output}: exists, and is not overwritten; name another file by -o, or remove it") from error
     _report(output, pipeline, catalog, notes)
+
+
+def _own_name(directory: Location) -> Path:
+    """Return the file that a folder or table gives its name to, in letters that every shell takes as they are."""
+    place = directory.resolve() if directory.name in ("", "..") else directory
+    plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"\.csv$", "", place.name, flags=re.IGNORECASE)).strip("-.")
+    return Path(f"{plain or 'pipeline'}.yaml")
 
 
 def _taxonomy(layout: Layout, names: Sequence[str], are_given: bool) -> Taxonomy:
@@ -148,16 +158,16 @@ def _keys(patches: PatchesSection, catalog: Catalog, taxonomy: Taxonomy) -> tupl
         "canvas": canvas,
         "curation": {"wanted": min(_PUBLISHED_WANTED, _USES * len(catalog.donors))},
     }
-    count = len(catalog.groups)
-    slides = f"{count} slides or patients"
-    if count == len(catalog.patches):
+    slides = f"{len(catalog.groups)} slides or patients"
+    if all(patch.group == PurePosixPath(patch.id).stem for patch in catalog.patches):
         slides = (
-            "no slides in the names: each patch counts as one, so splits may divide slides; set patches.group_pattern"
+            "none found in file names: each name counts as one, so splits may divide slides; set "
+            "patches.group_pattern, or name them in a CSV"
         )
     notes = {
         "group_pattern": slides,
         "root": "" if root == patches.root else "without its credentials: give them by --set patches.root=URL",
-        "on_error": f"{len(catalog.problems)} problems, see --dry-run: these patches are left out",
+        "on_error": f"{_problems(catalog)}, see --dry-run; what has one is left out",
         "canvas": f"pixels, half of the patches have sides of {side} and more",
         "wanted": f"of each strategy: {_USES} a single-class patch, at most the published {_PUBLISHED_WANTED}",
     }
@@ -191,6 +201,10 @@ def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
     except FilterError as error:
         return str(error).partition(";")[0]
     return ""
+
+
+def _problems(catalog: Catalog) -> str:
+    return "1 problem" if len(catalog.problems) == 1 else f"{len(catalog.problems)} problems"
 
 
 def _counts(catalog: Catalog, taxonomy: Taxonomy) -> list[str]:
@@ -233,15 +247,15 @@ def _commands(output: Path) -> tuple[str, str]:
 
 def _report(output: Path, pipeline: Pipeline, catalog: Catalog, notes: dict[str, str]) -> None:
     layout, pattern = pipeline.patches.layout, pipeline.patches.label_pattern
-    say(
-        f"{output}: written for {len(catalog.patches)} patches of layout {layout}" + (f", {pattern}" if pattern else "")
-    )
+    where = {"folders": "folder names", "csv": "the table"}.get(layout, "file names")
+    say(f"{output}: written for {len(catalog.patches)} patches in {without_secrets(pipeline.patches.root)}")
+    say(f"  layout: {layout}, labels from {where}" + (f", {pattern}" if pattern else ""))
     for name, count in zip(pipeline.taxonomy.names, _counts(catalog, pipeline.taxonomy), strict=True):
         say(f"  {name}: {count}")
     say(f"  slides: {notes['group_pattern']}")
     say(f"  filter: {'on' if pipeline.filter.enabled else 'off'}; {notes['filter']}")
     if catalog.problems:
-        say(f"  {len(catalog.problems)} problems; these patches are left out:")
+        say(f"  {_problems(catalog)}; what has one is left out:")
         for line in told(catalog.problems, _LISTED):
             say(f"    {line}")
     say("\nNext:")

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from synthpipe.config import Layout
 from synthpipe.errors import CatalogError, ConfigError
@@ -19,9 +19,12 @@ from synthpipe.patches.layouts import absolute, class_names
 from synthpipe.patches.listing import files, is_directory, is_patch, listing
 from synthpipe.patches.names import is_mask_folder
 from synthpipe.patches.published import PUBLISHED
+from synthpipe.patterns import pattern_fault
+from synthpipe.settings_messages import shown
 from synthpipe.taxonomy import Taxonomy, TissueClass, same_name
 
-_SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
+_SPLIT = re.compile(r"[\d. _-]*((?P<train>train(ing)?)|val(id(ation)?)?|test(ing)?)", re.IGNORECASE)
+_SLIDE = re.compile(r".*(slide|wsi|patient|case|TCGA|\d{3})", re.IGNORECASE)  # a class may have a digit or two
 _MOST_CLASSES = 30
 _LEAST_PATCHES = 2  # of a class or slide, on average: else a pattern finds the patch, and nothing that it shares
 _LABEL_PATTERNS = (
@@ -60,8 +63,10 @@ def choose_layout(root: Location, layout: Layout | None, pattern: str | None) ->
     CatalogError
         None is named, and none is found.
     ConfigError
-        The layout has no label pattern.
+        The layout has no label pattern, or the pattern is none.
     """
+    if pattern and (fault := pattern_fault(pattern, "label")):
+        raise ConfigError(f"--label-pattern {shown(pattern)}: {fault}")
     if pattern and layout not in (None, "pattern"):
         raise ConfigError(f"--label-pattern: layout {layout} has none; give --layout pattern, or no --label-pattern")
     if layout == "pattern" and not pattern:
@@ -88,26 +93,34 @@ def find_layout(root: Location) -> Found:
         if layout and layout in PUBLISHED:
             return Found(root, layout)
     found = listing(root)
-    folders = sorted(name for name, is_folder in found if is_folder and next(files(root / name), None))
+    inner = sorted(name for name, is_folder in found if is_folder and next(files(root / name), None))
+    folders = [name for name in inner if not is_mask_folder(name)]
+    exclude = tuple(f"{glob.escape(name)}/*" for name in inner if name not in folders)
     images = [name for name, is_folder in found if not is_folder and is_patch(name)]
     tables = [name for name, is_folder in found if not is_folder and name.lower().endswith(".csv")]
-    splits = [name for name in folders if name.lower() in _SPLITS]
-    inner = splits if len(splits) == len(folders) else folders
-    training = [name for name in inner if name.lower().startswith("train")] if splits else inner
-    if len(training) == 1 and not images and not tables and (splits or len(folders) == 1):
-        return find_layout(root / training[0])
-    exclude = tuple(f"{glob.escape(name)}/*" for name in folders if is_mask_folder(name))
-    if len(folders) - len(exclude) > 1 and not images:
+    splits = {name: match for name in folders if (match := _SPLIT.fullmatch(name))}
+    below = [name for name, match in splits.items() if match["train"]] if splits else folders
+    if len(below) == 1 and not images and not tables:
+        return find_layout(root / below[0])
+    names = [relative for relative, _ in files(root) if not is_mask_folder(relative.parts[0])]
+    pattern = label_pattern([name.stem for name in names])
+    if len(folders) > 1 and not images and len(splits) < len(folders) and not (pattern and _are_slides(names, pattern)):
         return Found(root, "folders", exclude=exclude)
-    if pattern := label_pattern([relative.stem for relative, _ in files(root)]):
-        return Found(root, "pattern", pattern)
+    if pattern:
+        return Found(root, "pattern", pattern, exclude)
     if len(tables) == 1:
         return Found(root / tables[0], "csv")
     raise CatalogError(
-        f"{root}: no labels found: {what_lies_at(root)}; expected a folder for each class, file names that begin or "
-        "end with the class as in TUM_1.png, a CSV with the columns path and labels, or a published data set; give "
-        "--layout, or --label-pattern with the group (?P<label>...)"
+        f"{root}: no labels found: {what_lies_at(root)}; expected a folder for each of two classes or more, file "
+        "names that begin or end with the class as in TUM_1.png, a CSV with the columns path and labels, or a "
+        "published data set; give --layout, or --label-pattern with the group (?P<label>...)"
     )
+
+
+def _are_slides(names: Sequence[PurePosixPath], pattern: str) -> bool:
+    """Whether folders are slides by their names, and a label that a pattern finds in file names occurs in several."""
+    labels = {(name.parts[0], match["label"]) for name in names if (match := re.search(pattern, name.stem))}
+    return all(_SLIDE.match(folder) for folder, _ in labels) and len({label for _, label in labels}) < len(labels)
 
 
 def label_pattern(stems: Sequence[str]) -> str | None:

@@ -39,8 +39,9 @@ def test_from_file_names_to_a_curated_set(place: Path) -> None:
     names = [f"{label}___{label}-TCGA-{number}.png" for label in ("ADI", "LYM", "MUS") for number in range(4)]
     result = synthpipe("init", draw(place / "own patches", names))
     assert result.exit_code == 0, result.output
-    assert "own-patches.yaml: written for 12 patches of layout pattern, ^(?P<label>[A-Z+]+)_" in result.stdout
-    assert "  ADI: in 4 patches, alone in 4\n" in result.stdout and "no slides in the names" in result.stdout
+    assert f"own-patches.yaml: written for 12 patches in {place / 'own patches'}\n" in result.stdout
+    assert "  layout: pattern, labels from file names, ^(?P<label>[A-Z+]+)_\n" in result.stdout
+    assert "  ADI: in 4 patches, alone in 4\n" in result.stdout and "slides: none found in file names" in result.stdout
     assert "filter: off; no patch has several classes" in result.stdout
     commands = [line.strip() for line in result.stdout.partition("Next:\n")[2].splitlines()]
     assert commands == [
@@ -74,9 +75,19 @@ def test_folders_with_slides_masks_and_names_that_classes_cannot_have(place: Pat
     found, text = load("set.yaml"), Path("set.yaml").read_text(encoding="utf-8")
     assert [(spec.name, spec.aliases) for spec in found.classes] == [("fat", ()), ("class 1", ("Üß",))]
     assert found.patches.exclude == ("masks/*",) and found.patches.group_pattern == r"^(.+?)[-_]\d+$"
-    assert found.patches.on_error == "skip" and "on_error: skip # 1 problem" in text
+    assert found.patches.on_error == "skip" and "on_error: skip # 1 problem, see" in text
     assert "# 2 slides or patients" in text
     assert synthpipe("build", "set.yaml", "--dry-run").exit_code == 0
+
+
+def test_a_folder_that_is_named_by_a_dot_or_has_dots_gives_its_whole_name(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = draw(place / "-set.v1", ["A/1.png", "B/1.png", "A/2.png", "B/2.png"])
+    monkeypatch.chdir(folder)
+    result = synthpipe("init", ".")
+    assert (folder / "set.v1.yaml").exists(), result.output
+    assert "each name counts as one" in result.stdout, "1.png of A and of B share a group"
 
 
 def test_nothing_is_overwritten_and_nothing_is_written_that_cannot_build(place: Path) -> None:
@@ -84,6 +95,10 @@ def test_nothing_is_overwritten_and_nothing_is_written_that_cannot_build(place: 
     result = synthpipe("init", "set")
     assert result.exit_code == 1 and "single-class patches show only A" in result.stderr
     assert not Path("set.yaml").exists()
+    result = synthpipe("init", "set", "--classes", "A,C")
+    assert result.exit_code == 1 and "label names 'B', which is no class, expected A, C" in result.stderr
+    result = synthpipe("init", draw(place / "one", ["A_1.png", "A_2.png"]), "--label-pattern", "^(?P<label>A)")
+    assert result.exit_code == 1 and "got one class, A; composites need patches of two classes" in result.stderr
     Path("set.yaml").write_text("mine")
     result = synthpipe("init", "set")
     assert (
@@ -102,4 +117,5 @@ def test_index_finds_the_layout_too(place: Path) -> None:
     for options in ((), ("--label-pattern", "^(?P<label>[A-Za-z+]+)_")):
         result = synthpipe("index", "set", *options)
         assert result.exit_code == 0 and "2 ADI+LYM\n" in result.stdout, result.output
+        assert f"\n  in {place / 'set'}, layout pattern\n" in result.stdout
     assert "empty or repeated name" in synthpipe("index", "set", "--classes", "ADI,adi").stderr

@@ -25,9 +25,15 @@ PATTERN = "^(?P<label>[A-Z+]+)_"
         (["TUM/a.png", "tum/b.png", "STR/c.png", "masks/a.png"], "", "folders", ("STR", "TUM")),
         (["set/TUM/a.png", "set/STR/b.png"], "set", "folders", ("STR", "TUM")),
         (["train/TUM/a.png", "train/STR/b.png", "test/TUM/c.png"], "train", "folders", ("STR", "TUM")),
+        (["1.training/TUM/a.png", "1.training/STR/b.png", "2.validation/c.png"], "1.training", "folders", None),
+        (["images/TUM/a.png", "images/STR/b.png", "masks/TUM/a.png"], "images", "folders", ("STR", "TUM")),
+        ([f"TCGA-A{n}/{label}_{n}.png" for label in ("TUM", "STR") for n in range(3)], "", "pattern", ("STR", "TUM")),
+        ([f"slide {n}/{label}_{n}.png" for label in ("TUM", "STR") for n in range(3)], "", "pattern", ("STR", "TUM")),
+        ([f"G{n}/{label}_{n}.png" for label in ("a", "b") for n in range(3)], "", "folders", ("G0", "G1", "G2")),
+        ([f"class 00{n}/TUM_{n}.png" for n in range(3)], "", "folders", None),
         ([f"{label}_{n}.png" for label in ("TUM", "STR+TUM") for n in range(3)], "", "pattern", ("STR", "TUM")),
     ],
-    ids=range(9),
+    ids=range(15),
 )
 def test_layouts_are_found(
     names: Sequence[str], below: str, layout: str, classes: tuple[str, ...] | None, tmp_path: Path
@@ -86,11 +92,15 @@ def test_what_has_no_labels_is_told_with_what_is_expected(tmp_path: Path) -> Non
         CatalogError, match=r"no labels found: .* holds 2 images such as '1\.png'; expected a folder for"
     ):
         find_layout(touch(tmp_path, "1.png", "2.png"))
+    with pytest.raises(CatalogError, match=r"no labels found: .* holds the folders 'test', 'val'"):
+        find_layout(touch(tmp_path.with_name("set"), "test/TUM/1.png", "val/TUM/1.png"))
     with pytest.raises(
         CatalogError, match=r"pattern '\^\(\?P<label>a\)' finds no label in 2 file names, such as '1'; c"
     ):
         choose_layout(tmp_path, None, "^(?P<label>a)").class_names  # noqa: B018
     with pytest.raises(ConfigError, match=r"--label-pattern: layout csv has none"):
         choose_layout(tmp_path, "csv", PATTERN)
+    with pytest.raises(ConfigError, match=r"--label-pattern '\(TUM\)': put \(\?P<label>"):
+        choose_layout(tmp_path, None, "(TUM)")
     with pytest.raises(ConfigError, match=r"--layout pattern: give --label-pattern too"):
         choose_layout(tmp_path, "pattern", None)
