@@ -120,7 +120,7 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
         yield from _pair_problems(valid["bezier.pairs"], valid["classes"])
     for key in ("filter.epochs", _WANTED, "curation.candidates", "curation.max_candidates"):
         for strategy in strategies:
-            told = key.startswith("curation.") and key != _WANTED and strategy not in valid.get(_WANTED, (strategy,))
+            told = key.startswith("curation.") and key != _WANTED and strategy not in valid.get(_WANTED, ())
             if key in valid and strategy not in valid[key] and not told:
                 yield f"{key}: no number for {strategy}; give one number for all, or one for each strategy"
     for key in (_WANTED, "curation.candidates"):

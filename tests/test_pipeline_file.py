@@ -101,6 +101,10 @@ def test_what_is_wrong_between_a_key_and_defaults_is_told(tmp_path: Path) -> Non
         short(tmp_path, "canvas: 1\n")
     with pytest.raises(ConfigError, match=r"1 mistake\n  curation\.wanted: no number for bezier"):
         short(tmp_path, "curation: {wanted: {mosaic: 3}}\n")
+    with pytest.raises(
+        ConfigError, match=r"1 mistake\n  curation\.wanted\.bezzier: no such key; did you mean 'bezier'"
+    ):
+        short(tmp_path, "curation: {wanted: {mosaic: 3, bezzier: 3}}\n")
 
 
 def test_classes_without_a_colour_get_one_that_no_other_has(tmp_path: Path) -> None:
