@@ -14,7 +14,7 @@ from synthpipe.patches.claims import Claim
 from synthpipe.patches.layouts import read_layout
 from synthpipe.taxonomy import Taxonomy
 
-MOVED = "if the patches have moved, say where they lie now: --patches DIR (folder, CSV or URL, as patches.root)"
+MOVED = "if the patches have moved, say where they lie now: --patches ROOT (folder, CSV or URL, as patches.root)"
 """What to do about patches of a run that are not where they were."""
 
 

@@ -82,7 +82,7 @@ def rendering(
 
 def _check_patch(patch: PatchRef) -> Fault | None:
     cure = (
-        "restore the patch from a copy, or give --patches DIR if the patches moved; without it no composite of its "
+        "restore the patch from a copy, or give --patches ROOT if the patches moved; without it no composite of its "
         "donors can be made again"
     )
     try:

@@ -22,11 +22,13 @@ def test_verify_and_replay_name_the_option_that_says_where_patches_are_now(tmp_p
     (tmp_path / "phantom").rename(tmp_path / "moved")
     (tmp_path / "run").rename(tmp_path / "other")
     faults = verify(tmp_path / "other", 2, Silent()).faults
-    assert faults and all("--patches DIR" in fault.cure for fault in faults)
+    assert faults and all("--patches ROOT" in fault.cure for fault in faults)
     assert not verify(tmp_path / "other", 2, Silent(), root=str(tmp_path / "moved")).faults
     replay = ["replay", str(tmp_path / "other"), "mosaic", "0", "-o", str(tmp_path / "0.png")]
     result = CliRunner().invoke(main, replay)
-    assert result.exit_code == 1 and "if the patches have moved, say where they lie now: --patches DIR" in result.stderr
+    assert (
+        result.exit_code == 1 and "if the patches have moved, say where they lie now: --patches ROOT" in result.stderr
+    )
     assert not (tmp_path / "0.png").exists()
     result = CliRunner().invoke(main, [*replay, "--patches", str(tmp_path / "moved")])
     assert result.exit_code == 0 and "equal to the stored pixels" in result.stdout
