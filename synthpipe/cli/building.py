@@ -159,7 +159,7 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
     check_patches(pipeline, catalog)
     for remark in remarks(pipeline, catalog):
         say(f"note: {remark}")
-    say(f"\nwould {'go on with' if run.exists() else 'make'} {path}:")
+    say(f"\nwould {'resume' if run.exists() else 'make'} {path}:")
     bank = bank_bytes(catalog.donors, pipeline.canvas if pipeline.bezier else None)
     say(f"  donor bank: {human_bytes(bank)} on each machine while it builds, in --scratch or TMPDIR")
     height, width = pipeline.canvas

@@ -99,7 +99,7 @@ class ExplainingGroup(click.Group):
                 raise _failure(
                     f"a process that reads ahead has died: {str(error).splitlines()[0]}\nPerhaps memory was short, or "
                     "shared memory, of which containers have 64 MB (docker run --shm-size=2g gives more). Give fewer "
-                    "--readers, or --readers 0, then give the command again: it goes on from its last checkpoint"
+                    "--readers, or --readers 0, then give the command again: it resumes from its last checkpoint"
                 ) from error
             if isinstance(error, RuntimeError) and "torchvision::" in str(error):
                 raise _failure(

@@ -232,7 +232,7 @@ def _report(outcome: Outcome, output: Path) -> None:
     draw_curves(output, output / "curves.png")
     if not outcome.finished:
         raise click.ClickException(
-            f"stopped after step {outcome.step} of {outcome.steps}; give the command again to go on from there"
+            f"stopped after step {outcome.step} of {outcome.steps}; give the command again to resume"
         )
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     best, test = (shlex.quote(str(output / name)) for name in ("best.ckpt", "test"))
@@ -583,10 +583,10 @@ def baseline(
 ) -> None:
     """Train what composites are measured against.
 
-    CURATED are the sets that `synthpipe train` had, and the settings are its too: an epoch takes as many steps, and a
-    step as many images. The lower bound knows image labels alone: its masks are those of the class activation map. The
-    upper bound knows true masks, where the data has them.
-    Both are measured on --data beside the checkpoints of --compare. --mask-map and --any-palette hold for all masks.
+    Give the CURATED sets and the settings of `synthpipe train`, so that an epoch takes as many steps, and a step as
+    many images. The lower bound knows image labels alone: its masks are those of the class activation map. The upper
+    bound knows true masks, where the data has them. Both are measured on --data beside the checkpoints of --compare.
+    --mask-map and --any-palette hold for all masks.
 
     \b
     Examples:
