@@ -230,7 +230,7 @@ class PatchesSection(Section):
         Text | None,
         Field(
             description="a regular expression on the file name without its suffix; its first group is the slide or "
-            "patient; null: that of the layout, or every patch is a slide of its own",
+            "patient; null: that of the layout, or each file name is a slide of its own",
             examples=["^([^-]+)-"],
         ),
     ] = None

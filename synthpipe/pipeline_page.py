@@ -23,9 +23,9 @@ patches:
 canvas: 224
 ```
 
-`synthpipe init DIR` writes such a file for your patches, and `synthpipe validate FILE` lists every mistake in one. All
-other keys have defaults: the constants of the published method. A key given by `--set mosaic.scale=0.1` replaces that
-of the file for one build. The files in [`pipelines/`](../pipelines) spell every key out.
+`synthpipe init DIRECTORY` writes such a file for your patches, and `synthpipe validate FILE` lists every mistake in
+one. All other keys have defaults: the constants of the published method. A key given by `--set mosaic.scale=0.1`
+replaces that of the file for one build. The files in [`pipelines/`](../pipelines) spell every key out.
 
 Numbers are written as 12, 0.5 or 1e-3, booleans as true or false; anything else is text. Sizes are in pixels; where one
 number stands for height and width, `[height, width]` may be given. Shares are from 0 to 1. `classes.N.name` is the name

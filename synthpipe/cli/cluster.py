@@ -67,7 +67,7 @@ def cluster_options(command: Command) -> Command:
                 type=KeyValue("synthpipe.runtime:JobSettings"),
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Replace a key of it; may be given often.",
+                help="Replace a key of --cluster-config; may be given often.",
             ),
             click.option(
                 "--device",

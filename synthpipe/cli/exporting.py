@@ -33,8 +33,8 @@ def export(curated: Location, form: str, output: Location, part: int, workers: i
     """Write a curated set in the form of another tool.
 
     CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. If the same command is given
-    again, an export that was interrupted resumes. Parts that are there
-    are told by their digests; what was damaged or removed since is written again. The same set gives the same bytes.
+    again, an export that was interrupted resumes. Parts that are there are known by their digests; what was damaged or
+    removed since is written again. The same set gives the same bytes.
 
     \b
     Examples:

@@ -42,10 +42,10 @@ _MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Location | None) -> None:
     """Summarise a run or a store, or show its composites.
 
-    PATH is a run, a Zarr store or a group of one. It may be a URL, and may still be being built.
+    PATH is a run, a Zarr store or a group of one, or the URL of either. The build of the run need not be finished.
 
-    --index shows composites with their recipe: which patch each region came from. They are those of the curated set
-    where PATH is a run; name candidates.zarr/mosaic, say, for others.
+    --index shows composites with their recipe: which patch each region came from. If PATH is a run, they are those of
+    the curated set; give a store such as RUN/candidates.zarr/mosaic for others.
 
     \b
     Examples:

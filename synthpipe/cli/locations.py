@@ -78,6 +78,11 @@ CLASSES_OPTION = click.option(
     callback=_class_names,
     help="Class names in index order, with commas between [those that the patches name].",
 )
+LABEL_PATTERN_OPTION = click.option(
+    "--label-pattern",
+    metavar="REGEX",
+    help="For layout pattern: finds the class in file names, as (?P<label>[A-Z]+)_.",
+)
 LOCATION = LocationType()
 EXISTING = LocationType(exists=True)
 

@@ -11,7 +11,15 @@ from typing import Any
 import click
 import numpy as np
 
-from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, LOCATION, MAX_PIXELS_OPTION, json_option, patches_option
+from synthpipe.cli.locations import (
+    CLASSES_OPTION,
+    EXISTING,
+    LABEL_PATTERN_OPTION,
+    LOCATION,
+    MAX_PIXELS_OPTION,
+    json_option,
+    patches_option,
+)
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.config import LAYOUTS, Layout, PatchesSection
@@ -40,7 +48,7 @@ from synthpipe.taxonomy import Taxonomy, TissueClass
 @click.command()
 @click.argument("directory", type=EXISTING)
 @click.option("--layout", type=click.Choice(LAYOUTS), help="How the patches are laid out [found by folders and names].")
-@click.option("--label-pattern", help="Of layout pattern: regular expression on the stem, with a group (?P<label>...).")
+@LABEL_PATTERN_OPTION
 @CLASSES_OPTION
 @click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")

@@ -29,7 +29,7 @@ An argument or an option means the same in every command that has it.
 
 | option | is |
 |---|---|
-| `-o`, `--output` | what the command writes: new, or begun by the same command, which then resumes. Other files are never replaced, so there is no `--force` |
+| `-o`, `--output` | what the command writes. A folder or store is new, or begun by the same command, which then resumes; others are refused, so there is no `--force`. A single file is replaced, except by `init`; `report` replaces only reports |
 | `--set` | replaces a key of the settings file: of `PIPELINE`, or of `--config`. It may be repeated, as may `--cluster-set`, for `--cluster-config`, and `--window` |
 | `--config` | a settings file, or the name of one that comes with synthpipe |
 | `--dry-run` | says what would be done, and writes nothing |
@@ -42,6 +42,8 @@ An argument or an option means the same in every command that has it.
 | `--patches` | where the patches of a run lie now, if they have moved or need credentials |
 | `--real` | real patches that a network is trained on, or that it labels |
 | `--layout` | how patches are laid out in folders and names |
+| `--label-pattern` | for layout `pattern`: a regular expression that finds the class in file names |
+| `--classes` | class names in index order; without it those that the patches name |
 | `--val`, `--data`, `--masks` | folders with `img/` and `mask/`: to choose weights by, to measure on, to train on |
 | `--mask-map` | what the values of masks mean; without it they are class indices |
 | `--any-palette` | takes the values of masks as class indices, whatever colours the palettes have |
@@ -49,8 +51,8 @@ An argument or an option means the same in every command that has it.
 | `--max-pixels` | images with more pixels are refused before they are decoded |
 | `--index` | of composites, counted from 0; `--sample` is how many of them are drawn |
 
-A command that is refused leaves nothing: no folder, no parent folder, no lock. The exit code is 0 if all went well, 1 if
-something is wrong with what the command works on, and 2 if its arguments are wrong.
+A command that is refused leaves nothing: no folder, no parent folder, no lock. The exit code is 0 if all went well, 2 if the
+command line is not that of the usage, and 1 if anything else is wrong.
 """  # noqa: E501  # rows of tables
 
 

@@ -17,9 +17,9 @@ from synthpipe.storage.summary import human_bytes
 def report(run: Location, output: Location | None, anonymous: bool) -> None:
     """Write the report of a run, one HTML file.
 
-    RUN may still be being built. The report says what was built from what, and shows kept and other composites with
-    their recipes, scores, shares of classes, reuse of donors and slides, the filter's training, and times. It needs no
-    network. You can print it, mail it or put it on a web server. A build writes it at its end.
+    The build of RUN need not be finished. The report says what was built from what, and shows kept and other composites
+    with their recipes, scores, shares of classes, reuse of donors and slides, the filter's training, and times. It
+    needs no network. You can print it, mail it or put it on a web server. A build writes it at its end.
 
     --anonymous leaves out every path, the names of patches, slides, patients, the run and its pipeline, the license,
     messages of problems, and remarks that contain a name. Patches become "patch 12" and slides "slide 3"; commands and

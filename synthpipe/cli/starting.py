@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from synthpipe import pipeline_file
-from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, MAX_PIXELS_OPTION
+from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, LABEL_PATTERN_OPTION, MAX_PIXELS_OPTION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.shipped import SHIPPED
@@ -37,17 +37,15 @@ _SHIPPED = {"wsss4luad": "wsss4luad", "bcss-wsss": "bcss", "luad-histoseg": "lua
 
 
 @click.command()
-@click.argument("directory", metavar="DIR", type=EXISTING)
+@click.argument("directory", type=EXISTING)
 @click.option("--layout", type=click.Choice(LAYOUTS), help="How the patches are laid out [found by folders and names].")
-@click.option(
-    "--label-pattern", metavar="REGEX", help="For layout pattern: finds the class in file names, as (?P<label>[A-Z]+)_."
-)
+@LABEL_PATTERN_OPTION
 @CLASSES_OPTION
 @click.option(
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write [the name of DIR, and .yaml].",
+    help="File to write [the name of DIRECTORY, and .yaml].",
 )
 @MAX_PIXELS_OPTION
 def init(
@@ -58,11 +56,14 @@ def init(
     output: Path | None,
     most: int,
 ) -> None:
-    """Write a pipeline file for the patches in DIR (or a CSV file), which builds as it stands.
+    """Write a pipeline file for your patches.
 
-    Reads all patches. Finds their layout, classes and slides, and chooses what follows from them: the canvas, whether a
-    filter can be trained, and how many composites. Change what you like in the file: it has comments. A file that is
-    there is never overwritten.
+    The file builds as it stands. DIRECTORY is the folder of the patches, their CSV file, or the URL of either. init
+    reads all patches, finds their layout, classes and slides, and chooses the canvas, whether a filter can be trained,
+    and how many composites to make. The file has comments: change what you like. An existing file is never overwritten.
+
+    Folders are classes, unless file names hold labels and the folders are slides by their names, such as slide7 or
+    TCGA-A1-A0SK. The first lines that init prints say where it found labels. --layout decides otherwise.
 
     \b
     Examples:
