@@ -53,7 +53,7 @@ class Built:
     candidates : int
         How many are rendered for each that is used.
     drawn : bool
-        Whether all candidates are kept by the build, and the used ones drawn from them at random.
+        Whether the used ones are drawn at random from all candidates of the first plan that pass the build's checks.
     """
 
     overrides: tuple[str, ...]
@@ -70,8 +70,12 @@ class Built:
         curated = open_curated(run / "curated.zarr")
         if self.drawn:
             rng = np.random.Generator(np.random.Philox(seed))
-            places = [np.flatnonzero(curated.strategies == each) for each in np.unique(curated.strategies)]
-            curated = curated.subset(np.concatenate([rng.choice(each, used, replace=False) for each in places]))
+            # the build goes on beyond the plan in place of candidates that it rejects; other rows rank the plan alone
+            origins = map(curated.origin, range(len(curated)))
+            indices, codes = np.array([origin[1] for origin in origins if origin]), curated.strategies
+            places = [np.flatnonzero((codes == each) & (indices < planned)) for each in np.unique(codes)]
+            drawn = [rng.choice(each, min(used, len(each)), replace=False) for each in places]
+            curated = curated.subset(np.concatenate(drawn))
         return Samples(*curated.read(range(len(curated))))
 
 
