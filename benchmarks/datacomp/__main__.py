@@ -32,7 +32,7 @@ def among(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 @click.command()
 @click.argument("rows", nargs=-1, type=click.Choice(list(ROWS)))
-@click.option("--list", "listed", is_flag=True, help="List rows, networks and data sets, and end.")
+@click.option("--list", "listed", is_flag=True, help="List rows, networks and data sets, and exit.")
 @click.option("--networks", type=among(TRAINERS), default="pretrained,scratch", show_default=True)
 @click.option("--sets", type=among(SETS), default="glas,phantom", show_default=True)
 @click.option("--sizes", type=among(("1500", "6000")), default="1500", show_default=True, help="Samples of a row.")
@@ -82,25 +82,25 @@ def main(
         ):
             say("\n".join([f"{title}:", *(f"  {name:12} {about}" for name, about in named.items())]))
         return
-    if page:
-        write_atomically(PAGE, write_page(output))
-        say(str(PAGE))
-        return
-    output.mkdir(parents=True, exist_ok=True)
     try:
+        if page:
+            write_atomically(PAGE, write_page(output))
+            say(str(PAGE))
+            return
+        output.mkdir(parents=True, exist_ok=True)
         benches = {name: Bench(SETS[name][1](data, directory), output, directory / "runs") for name in sets}
     except SynthpipeError as error:
         raise click.ClickException(str(error)) from error
     failed = 0
     for seed, (name, bench), size, row in product(range(seeds), benches.items(), sizes, rows or ROWS):
-        click.echo(f"{name}, {size}, {row}, seed {seed}", err=True)
+        say(f"{name}, {size}, {row}, seed {seed}", err=True)
         try:
             bench.run([(Cell(name, each, int(size), row, seed), TRAINERS[each]) for each in networks], threads)
         except SynthpipeError as error:  # a filter may accept too few; other rows do not need it
             say(f"Error: {error}", err=True)
             failed += 1
     if failed:
-        raise click.ClickException(f"{failed} results could not be made; the messages above say why")
+        raise click.ClickException(f"{failed} rows could not be measured; the messages above say why")
 
 
 if __name__ == "__main__":

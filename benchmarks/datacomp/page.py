@@ -14,6 +14,8 @@ from benchmarks.datacomp.rows import ROWS
 from benchmarks.datacomp.sets import SETS
 from benchmarks.datacomp.statistics import compared
 from benchmarks.datacomp.trainer import TRAINERS
+from synthpipe.config import differences
+from synthpipe.errors import ConfigError
 from synthpipe.segment import metrics
 
 RESULTS = Path(__file__).parents[1] / "results" / "datacomp"
@@ -24,7 +26,13 @@ Table = Mapping[str, Mapping[int, Result]]
 
 
 def write_page(results: Path = RESULTS) -> str:
-    """Return the page: how it is measured, and a section for each data set, network and size in `results`."""
+    """Return the page: how it is measured, and a section for each data set, network and size in `results`.
+
+    Raises
+    ------
+    ConfigError
+        Results of one table were made by different settings, so they cannot be compared.
+    """
     lines = [(Path(__file__).parent / "datacomp.md").read_text(encoding="utf-8").rstrip(), ""]
     tables: dict[tuple[str, str, int], dict[str, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
     for result in read_all(results):
@@ -34,20 +42,40 @@ def write_page(results: Path = RESULTS) -> str:
         for trainer in TRAINERS:
             for size in sorted({size for *names, size in tables if names == [data, trainer]}):
                 found = tables[data, trainer, size]
-                rows = {row: dict(sorted(found[row].items())) for row in ROWS if row in found}
-                lines += _section(f"{data}, {trainer}, {size} samples", rows)
+                if rows := {row: dict(sorted(found[row].items())) for row in ROWS if row in found}:
+                    _check(rows, results)
+                    lines += _section(f"{data}, {trainer}, {size} samples", rows)
     if not tables:
         lines += ["No results yet.", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _check(rows: Table, results: Path) -> None:
+    """Refuse results of different settings; of these only the recipe differs by row."""
+    first = _one(rows)
+    for seeds in rows.values():
+        recipe = next(iter(seeds.values())).about["made by"]["recipe"]
+        for each in seeds.values():
+            changes = list(differences({**first.about["made by"], "recipe": recipe}, each.about["made by"]))
+            if changes:
+                raise ConfigError(
+                    f"{results / each.cell.file}: was made by other settings than others of its table "
+                    f"({'; '.join(changes)[:400]}); delete the outdated results and measure them again"
+                )
+
+
+def _one(rows: Table) -> Result:
+    return next(iter(next(iter(rows.values())).values()))
+
+
 def _section(title: str, rows: Table) -> Iterator[str]:
-    one = next(iter(next(iter(rows.values())).values()))
-    trainer, (about, _) = TRAINERS[one.cell.trainer], SETS[one.cell.data]
+    one = _one(rows)
+    trainer, (about, _) = one.about["made by"]["trainer"], SETS[one.cell.data]
     times = [each.about["seconds"]["training"] for seeds in rows.values() for each in seeds.values()]
     yield from (f"## {title}", "")
     yield f"{about}."
-    yield f"{trainer.about}; {trainer.steps} steps of {trainer.batch} images; {len(one.confusions)} test images."
+    taught = f"{TRAINERS[one.cell.trainer].about}; {trainer['steps']} steps of {trainer['batch']} images"
+    yield f"{taught}; {len(one.confusions)} test images."
     yield f"A training took {statistics.median(times):.0f} seconds (median)."
     yield ""
     yield f"| row | trained on | mIoU | of true masks | boundary F | {' | '.join(one.classes)} | seeds |"

@@ -12,10 +12,11 @@ from benchmarks.datacomp.__main__ import main
 from benchmarks.datacomp.glas import by_grade, by_patient
 from benchmarks.datacomp.kept import Bench, Cell, Result, read
 from benchmarks.datacomp.page import write_page
-from benchmarks.datacomp.rows import ROWS, Predict, Samples
+from benchmarks.datacomp.rows import ROWS, Built, Predict, Samples
 from benchmarks.datacomp.sets import DataSet
 from benchmarks.datacomp.statistics import compared, miou
 from benchmarks.datacomp.trainer import Trainer
+from synthpipe import open_run
 from synthpipe.errors import ConfigError
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.segment.metrics import Counts, measure
@@ -59,6 +60,7 @@ def test_rows_are_measured_kept_and_made_again_alike(bench: Bench) -> None:
     assert {path: path.read_bytes() for path in written} == written
     page = write_page(bench.results)
     assert all(f"| {row} | {ROWS[row].about} |" in page for row in ROUND) and "| mosaic | labels |" in page
+    assert "4 steps of 4 images" in page
 
 
 def test_the_seed_changes_the_composites_and_the_network(bench: Bench) -> None:
@@ -94,6 +96,20 @@ def test_a_row_trains_on_masks_that_it_predicted(bench: Bench) -> None:
     assert len(trained) == 4 and np.array_equal(trained[3].masks, made["pseudo-sure"].masks)
 
 
+def test_random_k_draws_nothing_that_top_k_does_not_rank(bench: Bench) -> None:
+    strict = "curation.min_class_share=0.3"  # so the build makes more candidates than planned
+    row, run = ROWS["random-k"].recipe, bench.runs / "strict"
+    assert isinstance(row, Built)
+    drawn = replace(row, overrides=(*row.overrides, strict))(bench.data, 24, 0, run, untrained)
+    planned = 24 // 2 * row.candidates
+    first: set[bytes] = set()
+    for strategy in bench.data.settings().strategies:
+        images = np.asarray(open_run(run).candidates(strategy)["image"][:])  # type: ignore[index]
+        assert len(images) > planned
+        first |= {image.tobytes() for image in images[:planned]}
+    assert len(drawn.images) > 12 and {image.tobytes() for image in drawn.images} <= first
+
+
 def test_patches_are_labelled_as_a_whole(bench: Bench) -> None:
     samples = ROWS["labels"].recipe(bench.data, 1000, 0, bench.runs, untrained)
     background = bench.data.description.taxonomy.background
@@ -106,6 +122,19 @@ def test_results_of_other_settings_are_refused(bench: Bench) -> None:
     bench.run([(cell, TINY)], threads=1)
     with pytest.raises(ConfigError, match=r"labels-0\.json: was made by other settings \(trainer\.steps: 4 -> 5\)"):
         bench.run([(cell, replace(TINY, steps=5))], threads=1)
+
+
+def test_results_of_different_settings_make_no_table(bench: Bench, tmp_path: Path) -> None:
+    other = Bench(bench.data, tmp_path, bench.runs)
+    other.run([(Cell("phantom", "scratch", 8, "labels", 0), TINY)], threads=1)
+    other.run([(Cell("phantom", "scratch", 8, "masks", 0), replace(TINY, batch=2))], threads=1)
+    told = r"labels-0\.json: was made by other settings than others of its table \(trainer\.batch: 2 -> 4\); delete"
+    with pytest.raises(ConfigError, match=told):
+        write_page(tmp_path)
+    (tmp_path / "phantom-scratch-8-masks-0.json").unlink()
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text().replace('"row": "labels"', '"row": "former"'))
+    assert "former" not in write_page(tmp_path)
 
 
 def test_no_patient_is_in_two_parts() -> None:

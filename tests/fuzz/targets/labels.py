@@ -22,7 +22,9 @@ TAXONOMY = Taxonomy(
     )
 )
 PARSERS = ("bracket", "cell", "names")
-_CLASS_OF = {name.casefold(): number for number, each in enumerate(TAXONOMY.classes) for name in (each.name, *each.aliases)}
+_CLASS_OF = {
+    name.casefold(): number for number, each in enumerate(TAXONOMY.classes) for name in (each.name, *each.aliases)
+}
 _LABEL = re.compile(r"\[[\s,]*([01](?:[\s,]*[01])*)[\s,]*\]")
 _NOISE = (
     *("", " ", ",", "[", "]", "+", ";", "|", "0", "1", "2", "-", "-1", "1.0", "True", ".png", "[1, 0]", "[0, 1, 0, 0]"),
