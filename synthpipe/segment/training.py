@@ -286,11 +286,14 @@ class _Run:
 
     def train(self, workers: int, should_stop: Callable[[], bool]) -> Outcome:
         """Take the steps that are left, and tell how it ended."""
-        if self.step < self.total:
-            by_the_first(self.fabric, lambda: write_atomically(self.directory / "settings.yaml", self._settings_text()))
-            self._take_steps(workers, should_stop)
-        if self.journal:
-            self.journal.close()
+        with ExitStack() as stack:
+            if self.journal:
+                stack.callback(self.journal.close)  # its thread writes: it ends before the folder is removed
+            if self.step < self.total:
+                by_the_first(
+                    self.fabric, lambda: write_atomically(self.directory / "settings.yaml", self._settings_text())
+                )
+                self._take_steps(workers, should_stop)
         finished = self.step == self.total
         return Outcome(finished, self.step, self.total, **self.progress, first_process=self.fabric.is_global_zero)
 
