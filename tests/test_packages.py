@@ -117,7 +117,9 @@ def test_without_torch_a_build_without_filter_makes_the_same_bytes(tmp_path: Pat
 
 def test_without_its_packages_the_segmentation_stage_names_all_of_them(tmp_path: Path) -> None:
     env = without(tmp_path / "site", "torch", "lightning")
-    result = synthpipe("evaluate", "a.ckpt", "--data", str(tmp_path), "-o", str(tmp_path / "out"), env=env)
+    checkpoint, image = tmp_path / "a.ckpt", ROOT / "docs" / "demo-segmentation.jpg"
+    checkpoint.touch()
+    result = synthpipe("predict", str(checkpoint), str(image), "-o", str(tmp_path / "out"), env=env)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert result.stderr.endswith("which are not installed; install with: pip install torch lightning\n")
 
