@@ -80,6 +80,7 @@ def _pipeline(pipeline: Pipeline) -> Pipeline:
     patches = pipeline.patches
     placeholders = {
         "root": "PATCHES",
+        "label_pattern": patches.label_pattern and "LABEL_PATTERN",
         "group_pattern": patches.group_pattern and "GROUP_PATTERN",
         "exclude": tuple("EXCLUDED" for _ in patches.exclude),
     }

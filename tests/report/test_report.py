@@ -19,6 +19,7 @@ from upath import UPath
 
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
+from synthpipe.config import PatchesSection
 from synthpipe.errors import FilterError, StoreError
 from synthpipe.handoff import open_run
 from synthpipe.patches.catalog import load_catalog
@@ -313,6 +314,16 @@ def test_an_anonymous_report_names_no_network_of_a_user(run: Path) -> None:
     changed = replace(facts, pipeline=facts.pipeline.model_copy(update={"filter": settings}), strategies=own)
     text = page(anonymous(changed))
     assert "someone" not in text and "network: NETWORK" in text and "weights: WEIGHTS" in text
+
+
+def test_an_anonymous_report_has_no_text_that_a_user_chose_for_the_patches(run: Path) -> None:
+    facts = gather(run)
+    texts = PatchesSection.model_fields.keys() - {"layout", "on_error", "min_side", "max_pixels"}
+    chosen = dict.fromkeys(texts, "of-someone") | {"exclude": ("of-someone",)}
+    patches = facts.pipeline.patches.model_copy(update=chosen)
+    settings = {"patches": patches, "name": "of-someone", "license": "of-someone"}
+    named = replace(facts, pipeline=facts.pipeline.model_copy(update=settings))
+    assert "label_pattern: of-someone" in page(named) and "someone" not in page(anonymous(named))
 
 
 def test_an_anonymous_report_is_a_file_of_its_own(run: Path) -> None:
