@@ -82,9 +82,10 @@ def _accelerator(device: str | None) -> tuple[str, int | str | list[int]]:
     if device is None:
         return "auto", "auto"
     kinds, _, numbers = zip(*(each.strip().partition(":") for each in device.split(",")), strict=True)
-    if len(set(kinds)) > 1 or (any(numbers) and not all(map(str.isdecimal, numbers))):
+    numbered = kinds[0] != "cpu" and all(map(str.isdecimal, numbers))
+    if not kinds[0] or len(set(kinds)) > 1 or (any(numbers) and not numbered):
         raise ConfigError(f"--device {device}: expected devices of one kind, such as cuda:0,cuda:1, or cpu")
-    return kinds[0], [int(number) for number in numbers] if any(numbers) else len(kinds)
+    return kinds[0], [int(number) for number in numbers] if numbered else len(kinds)
 
 
 def by_the_first(fabric: Fabric, work: Callable[[], object]) -> None:

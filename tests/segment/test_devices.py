@@ -18,3 +18,9 @@ def test_a_gpu_that_others_fill_is_not_one_that_is_missing(monkeypatch: pytest.M
         with pytest.raises(RuntimeError, match="out of memory") as found:
             begin()
         assert not isinstance(found.value, ConfigError)
+
+
+@pytest.mark.parametrize("device", ["", ",", "cpu:0", "cuda:0,cuda", "cpu,cuda", "cuda:-1"])
+def test_devices_that_are_written_wrongly_are_refused_in_words_of_the_option(device: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--device {device}: expected devices of one kind, such as cuda:0,cuda:1"):
+        open_fabric(Hardware(device), mixed=False)
