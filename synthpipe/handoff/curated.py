@@ -211,6 +211,13 @@ class CuratedSet:
         place = int(self.indices[chosen])
         return Sample(self._images[place], self._masks[place], self.labels[chosen], self.taxonomy)
 
+    def __contains__(self, sample: object) -> bool:
+        """Return whether a sample is equal to one of the set; only those of the same classes are read."""
+        if not isinstance(sample, Sample) or sample.taxonomy != self.taxonomy:
+            return False
+        alike = np.flatnonzero((self.labels == sample.labels).all(1)).tolist()
+        return any(self[place] == sample for place in alike)
+
     def __iter__(self) -> Iterator[Sample]:
         return (self[index] for index in range(len(self)))
 
@@ -420,7 +427,7 @@ def _store(path: Location) -> Location:
         return path
     if not run.journal().get("finished"):
         raise StoreError(
-            f"{path}: is a run that is not finished, so it has no curated set yet; give its `synthpipe build` command "
-            f"again (`synthpipe status {shlex.quote(str(path))}` says how far it is)"
+            f"{path}: is a run that is not finished, so its curated set is not ready; give its `synthpipe build` "
+            f"command again (`synthpipe status {shlex.quote(str(path))}` says how far it is)"
         )
     return run.curated

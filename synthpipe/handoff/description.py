@@ -27,7 +27,8 @@ _ARRAYS = ("image", "mask", "labels")  # of a sample
 class Sample(Mapping[str, NDArray[np.uint8]]):
     """One composite of a curated set: its three arrays by name, ``sample["image"]`` or ``sample.image``.
 
-    Samples are equal where their arrays and classes are.
+    Samples are equal where their arrays and classes are. Like a dict, a sample has no hash: keep indices in sets and
+    caches.
 
     Attributes
     ----------

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from synthpipe.display import without_secrets
 from synthpipe.pictures import data_uri, jpeg, overlay, palette_png
 from synthpipe.records import Image, Mask, Reason
 from synthpipe.taxonomy import Taxonomy
 from synthpipe.verdicts import told, warning
-from synthpipe.words import STRATEGY, candidate
+from synthpipe.words import STRATEGY, candidate, stage
 
 if TYPE_CHECKING:
     from synthpipe.handoff.curated import CuratedSet
@@ -48,8 +49,8 @@ def curated_html(curated: CuratedSet) -> str:
     counts = ", ".join(f"{count:,} {STRATEGY.get(name, name)}" for name, count in curated.counts().items())
     slides = len(np.unique(curated.donor_groups[curated.donor_groups >= 0]))
     title = (
-        f"<b>{escape(str(curated.path))}</b>: {len(curated):,} samples ({counts}) of {height} &times; {width} pixels, "
-        f"from {slides:,} {'slide or patient' if slides == 1 else 'slides or patients'}"
+        f"<b>{escape(without_secrets(curated.path))}</b>: {len(curated):,} samples ({counts}) of {height} &times; "
+        f"{width} pixels, from {slides:,} {'slide or patient' if slides == 1 else 'slides or patients'}"
     )
     if not len(curated):
         return _block(title)
@@ -69,7 +70,8 @@ def run_html(run: Run) -> str:
     """Return how far a run is, what became of its candidates, and its curated set, if it has that."""
     journal = run.journal
     state = "finished" if run.finished else "not finished"
-    title = f"<b>{escape(str(run.path))}</b>: run of {escape(run.name)}, {state}; fingerprint {run.fingerprint[:12]}…"
+    path, fingerprint = escape(without_secrets(run.path)), run.fingerprint[:12]
+    title = f"<b>{path}</b>: run of {escape(run.name)}, {state}; fingerprint {fingerprint}…"
     rows, warnings = [], list[str]()
     for strategy, entry in journal["strategies"].items():
         verdicts: dict[Reason, int] = entry.get("verdicts") or {}
@@ -83,7 +85,7 @@ def run_html(run: Run) -> str:
         if below := entry.get("below_threshold"):
             warnings.append(f"<p>Warning: {escape(warning(strategy, below, run.pipeline.curation.threshold))}.</p>")
         rows.append(tuple(map(escape, (STRATEGY[strategy], *numbers))))
-    seconds = ", ".join(f"{escape(name)} {spent:.1f} s" for name, spent in journal["stages"].items())
+    seconds = ", ".join(f"{escape(stage(name))} {spent:.1f} s" for name, spent in journal["stages"].items())
     parts = [_table(("strategy", "candidates", "kept", "not kept"), rows)] if rows else []
     parts += warnings
     parts += [f"<p>{seconds}</p>"] if seconds else []

@@ -11,7 +11,7 @@ import zarr
 from synthpipe.config import Pipeline
 from synthpipe.display import printable, without_secrets
 from synthpipe.errors import StoreError
-from synthpipe.files import Location, located
+from synthpipe.files import Location, exists, located
 from synthpipe.handoff.curated import CuratedSet
 from synthpipe.handoff.description import Sample
 from synthpipe.handoff.notebook import run_html
@@ -79,7 +79,8 @@ class Run:
         StoreError
             There is none yet, or it is not complete.
         """
-        return CuratedSet(RunDirectory(self.path).curated)
+        path = RunDirectory(self.path).curated
+        return CuratedSet(path if exists(path) else self.path)  # which says how to finish the run
 
     def candidates(self, strategy: Strategy) -> zarr.Group:
         """Return the candidates of a strategy: arrays ``image``, ``mask``, ``recipe``, ``p_real``, ``verdict``, ...

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -185,7 +186,7 @@ def test_a_run_that_is_not_finished_has_no_curated_set(data_set: DataSet, tmp_pa
     journal = json.loads((run / "build.json").read_text())
     del journal["finished"]
     (run / "build.json").write_text(json.dumps(journal))
-    with pytest.raises(StoreError, match="is a run that is not finished, so it has no curated set yet; give its"):
+    with pytest.raises(StoreError, match="is a run that is not finished, so its curated set is not ready; give its"):
         synthpipe.open_curated(run)
 
 
@@ -212,6 +213,10 @@ def test_samples_are_indexed_as_a_list_is(curated: CuratedSet) -> None:
         assert isinstance(part, CuratedSet) and part.indices.tolist() == list(range(24))[chosen]
     assert curated[4] in curated and curated[4] not in curated[:4]
     assert curated[-2:].subset([-1])[0] == curated[23]
+    assert replace(curated[4], labels=1 - curated[4].labels) not in curated
+    unread = curated[:]
+    unread._images = unread._masks = None  # type: ignore[assignment]  # what is no sample of these classes needs no pixels
+    assert 5 not in unread and None not in unread
     for index in (24, -25):
         for ask in (curated.__getitem__, lambda index: curated.subset([0, index]), lambda index: curated.read([index])):
             with pytest.raises(IndexError, match=f"^no sample {index}; there are 24, counted from 0$"):

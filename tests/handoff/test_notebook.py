@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import shutil
 from html.parser import HTMLParser
@@ -102,6 +103,9 @@ def test_a_set(curated: CuratedSet) -> None:
     assert f"{share:.1%}" in page.text
     first, *_, last = page.pictures
     assert (first, last) == ("0: Mosaic 0", f"79: Bezier {curated.origin(79)[1]}")  # type: ignore[index]
+    signed = copy.copy(curated)
+    signed.path = "https://me:secret@host/curated.zarr?X-Amz-Signature=secret"  # type: ignore[assignment]
+    assert "https://host/curated.zarr" in curated_html(signed) and "secret" not in curated_html(signed)
     part = Page(curated.subset([70])._repr_html_())
     assert list(part.pictures) == [f"0: Bezier {curated.origin(70)[1]}"]  # type: ignore[index]
     assert "".join(Page(curated_html(curated.subset([]))).text).endswith("slides or patients")
@@ -132,6 +136,7 @@ def test_a_run(place: Path) -> None:
     assert len(html) < 300_000 and curated_html(run.curated) in html
     text = "".join(Page(html).text)
     assert f"{run.path}: run of demo, finished; fingerprint {run.fingerprint[:12]}…" in text
+    assert ", Bezier candidates " in text and "bezier" not in text
     kept = run.journal["strategies"]["bezier"]["verdicts"]
     assert (
         f"Bezier{run.journal['strategies']['bezier']['candidates']}60{kept['too_few_classes']} too few classes" in text
@@ -155,7 +160,9 @@ def test_a_run_that_is_not_finished(begun: Path) -> None:
     text = "".join(page.text)
     assert not run.finished and f"run of {HOSTILE}, not finished" in text and f"{HOSTILE} 1.0 s" in text
     assert not page.pictures and not {"script", "table"} & set(page.tags) and page.tags.count("b") == 1
-    with pytest.raises(synthpipe.errors.StoreError, match="no Zarr v3 group"):
+    with pytest.raises(
+        synthpipe.errors.StoreError, match="is a run that is not finished, so its curated set is not ready"
+    ):
         _ = run.curated
 
 
