@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import textwrap
 from collections.abc import Iterator
 
@@ -104,4 +105,4 @@ def _row(option: click.Option) -> str:
 
 
 if __name__ == "__main__":
-    click.echo(page(), nl=False)
+    sys.stdout.write(page())  # its examples have passwords, which `say` would leave out

@@ -164,7 +164,7 @@ def test_of_very_many_composites_an_even_sample_is_judged(
     for entry in status(path)["strategies"].values():
         assert (entry["judged"], entry["of"]) == (16, 30), "shards 0 and 2 of 4"
     assert (
-        "mosaic: 16 judged so far, a sample of 30; rejected: " in CliRunner().invoke(main, ["status", str(path)]).output
+        "Mosaic: 16 judged so far, a sample of 30; rejected: " in CliRunner().invoke(main, ["status", str(path)]).output
     )
 
 
