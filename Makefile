@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test test-all test-matrix check browser demo notebook bench experiments fuzz clean
+.PHONY: install test test-all test-matrix check pages browser demo notebook bench experiments fuzz clean
 
 install: $(VENV)/installed
 
@@ -25,6 +25,11 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --recursive synthpipe
+	$(BIN)/python -m tests.pages --check
+
+# writes docs/commands.md and all other files that are made from code and results
+pages: install
+	$(BIN)/python -m tests.pages
 
 # reports are tested in a real browser
 browser:

@@ -6,12 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.page import write_page
 from tests.conftest import ROOT
-
-
-def test_the_page_is_made_from_the_results_that_are_kept() -> None:
-    assert (ROOT / "docs" / "performance.md").read_text(encoding="utf-8") == write_page()
 
 
 def test_a_small_measurement_runs_to_the_end(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from synthpipe import open_run
 from synthpipe.errors import ConfigError
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.segment.metrics import Counts, measure
-from tests.conftest import DEMO, ROOT, SMALL
+from tests.conftest import DEMO, SMALL
 
 TINY = Trainer("tiny", "FPN", "test_resnet", False, steps=4, batch=4, learning_rate=1e-3, looks=2)
 ROUND = ("masks", "labels", "mosaic", "random-k")
@@ -170,10 +170,6 @@ def test_the_vectorised_miou_is_that_of_the_metrics() -> None:
     counts = np.random.default_rng(1).integers(0, 50, (4, 3, 3))
     counts[0, 2] = 0  # an absent class
     assert miou(counts).tolist() == pytest.approx([measure(each).miou for each in counts])
-
-
-def test_the_page_is_made_from_the_results_that_are_kept() -> None:
-    assert (ROOT / "docs" / "datacomp.md").read_text(encoding="utf-8") == write_page()
 
 
 def test_everything_is_listed() -> None:

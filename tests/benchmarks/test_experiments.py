@@ -6,13 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.experiments import ROWS, write_page
+from benchmarks.experiments import ROWS
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import ROOT
-
-
-def test_the_page_is_made_from_the_results_that_are_kept() -> None:
-    assert (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8") == write_page()
 
 
 def test_all_rows_are_measured_and_finished_ones_are_kept(tmp_path: Path) -> None:

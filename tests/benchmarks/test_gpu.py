@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu.found import Found, is_wrong, table
-from benchmarks.gpu.page import write_page
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.running import SHARES, run_parts
 from tests.conftest import ROOT
@@ -84,7 +83,3 @@ def test_without_a_gpu_the_command_says_so() -> None:
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1 and "torch sees no GPU here; --cpu runs everything small" in done.stderr
-
-
-def test_the_page_is_made_from_the_results_that_are_kept() -> None:
-    assert (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8") == write_page()

@@ -10,14 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from synthpipe.cli import main
-from synthpipe.cli.manual import RULES, page
-from tests.conftest import ROOT
+from synthpipe.cli.manual import RULES
 
 COMMANDS = {name: main.get_command(click.Context(main), name) for name in main.list_commands(click.Context(main))}
-
-
-def test_the_page_is_what_the_commands_say() -> None:
-    assert (ROOT / "docs" / "commands.md").read_text(encoding="utf-8") == page(), "write it anew, as it says itself"
 
 
 def test_an_option_of_several_commands_has_one_rule() -> None:
