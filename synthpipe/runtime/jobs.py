@@ -105,7 +105,7 @@ Seconds = Annotated[
     Whole,
     BeforeValidator(_seconds),
     Field(gt=0, le=_LONGEST_TIME),
-    PlainSerializer("{}s".format, when_used="json-unless-none"),  # JSON is read back as it is written
+    PlainSerializer(lambda seconds: f"{seconds}s", when_used="json-unless-none"),  # JSON is read back as it is written
 ]
 Word = Annotated[Text, AfterValidator(_word)]
 Bytes = Annotated[Whole, BeforeValidator(parse_size), Field(ge=1 << 20, le=1 << 50)]
