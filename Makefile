@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test test-all test-matrix check pages browser demo notebook bench experiments fuzz clean
+.PHONY: install test test-all test-matrix check pages browser demo demo-training notebook bench experiments fuzz clean
 
 install: $(VENV)/installed
 
@@ -51,6 +51,13 @@ demo: install
 	$(BIN)/synthpipe phantom data/phantom
 	$(BIN)/synthpipe build pipelines/demo.yaml -o $(RUN)
 	@echo "The commands are in $(BIN). Try: $(BIN)/synthpipe replay $(RUN) bezier 0 -o bezier-0.png"
+	@echo "make demo-training trains a network on it, and compares it with image labels alone and with true masks."
+
+# a network on the demo's composites, on image labels alone and on true masks; all are measured on the same test images
+demo-training: install
+	$(BIN)/synthpipe train $(RUN) --real data/phantom --val data/phantom/2.validation --config demo -o $(RUN)/segmentation
+	$(BIN)/synthpipe baseline $(RUN) --real data/phantom --masks data/phantom/masked --val data/phantom/2.validation \
+		--data data/phantom/3.testing --config demo --compare $(RUN)/segmentation -o $(RUN)/baseline
 
 # runs docs/explore.ipynb on the demo and stores its outputs in it
 notebook: install

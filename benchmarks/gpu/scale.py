@@ -40,7 +40,11 @@ class Scale:
     build_set: tuple[str, ...] = ()
 
 
-FULL = Scale()
+FULL = Scale(
+    demo_set=("network.architecture=Unet", "network.encoder=resnet18"),
+    build_set=("filter.network=resnet18", "filter.batch=32"),
+)
+"""On a GPU: networks that fill it more than the demo's."""
 _SMALL_NETWORK = ("network.encoder=tu-test_resnet", "network.architecture=Unet", "composites=2", "real=2")
 SMALL = Scale(
     canvas=48,

@@ -29,7 +29,7 @@ def test_published_values_stand() -> None:
 
 
 def test_the_demos_training_is_valid() -> None:
-    assert load_settings(TrainSettings, ROOT / "pipelines" / "training" / "demo.yaml").network.encoder == "resnet18"
+    assert load_settings(TrainSettings, ROOT / "pipelines" / "training" / "demo.yaml").network.architecture == "Linknet"
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
