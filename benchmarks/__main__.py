@@ -15,7 +15,7 @@ import cv2
 
 from benchmarks import subjects
 from benchmarks.page import RESULTS, shares, write_page
-from synthpipe import pipeline_file
+from synthpipe.config import pipeline_file
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.phantom import PhantomSpec, write_phantom

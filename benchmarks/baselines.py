@@ -14,10 +14,10 @@ from PIL import Image as PillowImage
 from torch import Tensor, from_numpy
 from torch.utils.data import Dataset
 
+from benchmarks.reference import control_polygons
 from synthpipe.compose.geometry import source_map
 from synthpipe.compose.mosaic import quadrant_places
-from synthpipe.compose.reference import control_polygons
-from synthpipe.records import BezierRecipe, Composite, Image, Mask, MosaicRecipe, PatchRef, Recipe
+from synthpipe.core.records import BezierRecipe, Composite, Image, Mask, MosaicRecipe, PatchRef, Recipe
 
 
 def render_from_files(recipe: Recipe, patches: Mapping[str, PatchRef]) -> Composite:

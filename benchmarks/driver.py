@@ -10,11 +10,11 @@ from pathlib import Path
 import click
 
 from benchmarks.memory import peak
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
+from synthpipe.config.pipeline_file import load
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.pipeline_file import load
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 
 _DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
 

@@ -19,11 +19,13 @@ import click
 import torch
 
 from benchmarks.glas import prepare
-from synthpipe import pipeline_file
+from synthpipe.build import build
 from synthpipe.cli.progress import reporter
-from synthpipe.errors import SynthpipeError
-from synthpipe.files import write_atomically
-from synthpipe.handoff import CuratedSet
+from synthpipe.config import pipeline_file
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.curated import CuratedSet
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings
@@ -37,8 +39,6 @@ from synthpipe.segment.pseudo import pseudo_label
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
 from synthpipe.segment.training import TrainingData, train
-from synthpipe.settings_file import load_settings
-from synthpipe.stages import build
 
 RESULTS = Path(__file__).parent / "results" / "experiments"
 PAGE = Path("docs/experiments.md")

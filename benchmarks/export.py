@@ -16,11 +16,11 @@ import click
 import numpy as np
 
 from benchmarks.page import RESULTS
+from synthpipe.core.progress import Silent
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, PART, export, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.work import reader_of
-from synthpipe.handoff import CuratedSet
-from synthpipe.progress import Silent
 from synthpipe.storage.summary import human_bytes
 
 RESULT = RESULTS / "export" / "forms.json"

@@ -12,12 +12,12 @@ from pathlib import Path
 import click
 
 from benchmarks.memory import peak
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.files import Location
+from synthpipe.config.pipeline_file import load
+from synthpipe.files.locations import Location
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.pipeline_file import load
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 
 _DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
 _OF_ONE = "import sys; from benchmarks.report import measure; measure(sys.argv[1])"

@@ -18,22 +18,22 @@ import numpy as np
 from distributed import Security
 
 from benchmarks.page import RESULTS
-from synthpipe import pipeline_file
-from synthpipe.config import Pipeline
+from synthpipe.build.candidates import judge_plan
+from synthpipe.build.curated_set import write_verdicts
+from synthpipe.build.layout import add_scores, composites_group
+from synthpipe.build.state import BuildState
+from synthpipe.build.tasks import Job, ShardTask
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.progress import Silent
+from synthpipe.core.records import PatchRef
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.node_bank import BankPlace
-from synthpipe.progress import Silent
-from synthpipe.records import PatchRef
+from synthpipe.patches.shared_bank import BankPlace
 from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, local, open_cluster, run_tasks
-from synthpipe.stages.candidates import judge_plan
-from synthpipe.stages.curated_set import write_verdicts
-from synthpipe.stages.layout import add_scores, composites_group
-from synthpipe.stages.state import BuildState
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array
 from synthpipe.storage.shards import write_shard
 from synthpipe.storage.summary import human_bytes
-from synthpipe.tasks import Job, ShardTask
 
 RESULT = RESULTS / "scaling" / "tasks.json"
 PAGE = Path("docs/scaling.md")

@@ -25,25 +25,24 @@ from torch.utils.data import DataLoader
 from benchmarks.baselines import PngDataset, render_from_files, write_durably, write_files
 from benchmarks.measure import Rate, Subject, one_core, rates, ratios
 from benchmarks.memory import of_this_process
+from benchmarks.reference import render_plainly
+from synthpipe.build.layout import composites_group
+from synthpipe.build.tasks import Job, ShardTask, open_donors, render_shard
 from synthpipe.compose import Donors, render, sample
-from synthpipe.compose.reference import render_plainly
-from synthpipe.config import Codec, Pipeline
-from synthpipe.files import Location
-from synthpipe.handoff import CuratedSet
+from synthpipe.config.pipeline import Codec, Pipeline
+from synthpipe.core.records import STRATEGIES, Mask, Strategy
+from synthpipe.core.resizing import fit_packed
+from synthpipe.curated import CuratedSet
+from synthpipe.files.locations import Location
 from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.node_bank import BankPlace
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import STRATEGIES, Mask, Strategy
-from synthpipe.resizing import fit_packed
+from synthpipe.patches.shared_bank import BankPlace
 from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster, run_tasks
-from synthpipe.segment.data import CuratedDataset
-from synthpipe.stages.layout import composites_group
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, open_group
 from synthpipe.storage.shards import object_path
-from synthpipe.tasks import Job, ShardTask, open_donors, render_shard
 
 _RECIPES = 512
 _BLOCK = 32  # as workers do
@@ -222,7 +221,7 @@ def reading(bench: Bench) -> Iterator[Row]:
     job = bench.job("reading")
     path = _curated(bench, job)
     curated = CuratedSet(path)
-    dataset, group = CuratedDataset(curated), open_group(path)
+    dataset, group = curated.to_torch(), open_group(path)
     count, few = len(curated), len(curated) // 8
     order = np.random.default_rng(0).permutation(count).tolist()
     directory = bench.scratch / "reading-png"
@@ -404,8 +403,8 @@ def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, nam
 
 def _curated(bench: Bench, job: Job) -> Location:
     """Build a small curated set without a filter."""
+    from synthpipe.build import build
     from synthpipe.cli.progress import LogReporter
-    from synthpipe.stages import build
 
     wanted = dict.fromkeys(STRATEGIES, 768)
     curation = bench.pipeline.curation.model_copy(update={"wanted": wanted, "max_candidates": wanted, "min_classes": 1})

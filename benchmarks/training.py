@@ -17,9 +17,11 @@ from typing import Any
 import click
 import torch
 
-from synthpipe import pipeline_file
+from synthpipe.build import build
 from synthpipe.cli.progress import reporter
-from synthpipe.handoff import CuratedSet
+from synthpipe.config import pipeline_file
+from synthpipe.config.settings_file import load_settings
+from synthpipe.curated import CuratedSet
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
@@ -28,8 +30,6 @@ from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
 from synthpipe.segment.training import TrainingData, train
-from synthpipe.settings_file import load_settings
-from synthpipe.stages import build
 from synthpipe.storage.summary import human_bytes
 
 _PIPELINES = Path(__file__).parent.parent / "pipelines"

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from synthpipe.compose import Donors
-from synthpipe.config import Pipeline
-from synthpipe.pipeline_file import load
-from synthpipe.records import Donor
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.config.pipeline_file import load
+from synthpipe.core.records import Donor
 
 # tests run side by side, a core each; with more threads each waits for the rest
 os.environ.setdefault("OMP_NUM_THREADS", "1")

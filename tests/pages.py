@@ -14,7 +14,7 @@ import benchmarks.gpu.page
 import benchmarks.page
 import benchmarks.scaling
 import synthpipe.cli.manual
-import synthpipe.pipeline_page
+import synthpipe.config.pipeline_page
 import tests.requirements
 from tests.conftest import ROOT
 
@@ -25,7 +25,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/export.md": benchmarks.export.write_page,
     "docs/gpu.md": benchmarks.gpu.page.write_page,
     "docs/performance.md": benchmarks.page.write_page,
-    "docs/pipeline-file.md": synthpipe.pipeline_page.page,
+    "docs/pipeline-file.md": synthpipe.config.pipeline_page.page,
     "docs/scaling.md": benchmarks.scaling.write_page,
     "requirements/render.txt": tests.requirements.render_requirements,
 }

@@ -14,8 +14,8 @@ from benchmarks.datacomp.rows import ROWS
 from benchmarks.datacomp.sets import SETS
 from benchmarks.datacomp.trainer import TRAINERS
 from synthpipe.cli.output import say
-from synthpipe.errors import SynthpipeError
-from synthpipe.files import write_atomically
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.files.writing import write_atomically
 
 
 def among(known: Iterable[str]) -> Callable[[str], list[str]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.glas import cut
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
 
 TILE, STRIDE = 96, 48
 

@@ -17,10 +17,10 @@ import torch
 from benchmarks.datacomp.rows import ROWS, Predict, Samples
 from benchmarks.datacomp.sets import DataSet
 from benchmarks.datacomp.trainer import Trainer, fit, measure, predict
-from synthpipe.config import differences
-from synthpipe.errors import ConfigError
-from synthpipe.files import write_atomically
-from synthpipe.records import Image, Mask
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import Image, Mask
+from synthpipe.files.writing import write_atomically
 from synthpipe.segment.metrics import Counts
 from synthpipe.storage.run import versions
 

@@ -14,8 +14,8 @@ from benchmarks.datacomp.rows import ROWS
 from benchmarks.datacomp.sets import SETS
 from benchmarks.datacomp.statistics import compared
 from benchmarks.datacomp.trainer import TRAINERS
-from synthpipe.config import differences
-from synthpipe.errors import ConfigError
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import ConfigError
 from synthpipe.segment import metrics
 
 RESULTS = Path(__file__).parents[1] / "results" / "datacomp"

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from benchmarks.datacomp.sets import DataSet
 from synthpipe import open_curated
+from synthpipe.build import build
 from synthpipe.cli.progress import reporter
-from synthpipe.records import Image, Mask
+from synthpipe.core.records import Image, Mask
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.segment.pseudo import fit_to_patches, gated
 from synthpipe.segment.sources import MaskedCrops, RealPatches
-from synthpipe.stages import build
 
 
 class Samples(NamedTuple):

@@ -8,10 +8,10 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from benchmarks.datacomp.glas import TILE, Parts, by_grade, by_patient, write_parts
-from synthpipe import pipeline_file
-from synthpipe.config import Pipeline
-from synthpipe.errors import ConfigError
-from synthpipe.handoff import Description
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import ConfigError
+from synthpipe.curated import Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.segment.masks import MaskedImage, digest_of, masked_images

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.datacomp.rows import Samples
-from synthpipe.pretrained import Weights, heads, own_normalisation, quiet_hub, read_weights, timm_outline
-from synthpipe.records import Image, Mask
+from synthpipe.core.records import Image, Mask
+from synthpipe.curated.torch_data import Epochs
+from synthpipe.pretrained.weights import Weights, heads, own_normalisation, quiet_hub, read_weights, timm_outline
 from synthpipe.segment import metrics
 from synthpipe.segment.augmentation import draw_view, see
-from synthpipe.segment.data import Epochs
 from synthpipe.segment.network import reflect
 from synthpipe.segment.settings import AugmentationSection, WindowSection
-from synthpipe.segment.windows import window_probabilities
+from synthpipe.segment.sliding_window import window_probabilities
 
 _AUGMENTATION = AugmentationSection()
 _WEIGHT_DECAY = 0.01

@@ -15,21 +15,21 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.scale import Scale
-from synthpipe import pipeline_file
-from synthpipe.config import Pipeline
+from synthpipe.build import build
+from synthpipe.build.tasks import Job
+from synthpipe.build.worker_setup import place_bank
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.progress import Silent
+from synthpipe.core.records import Image
 from synthpipe.filtering.training import EpochMetrics, FilterData, train_filter
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.progress import Silent
-from synthpipe.records import Image
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from synthpipe.storage.filter_report import FilterReport, load_report
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
-from synthpipe.tasks import Job
-from synthpipe.workplace import place_bank
 
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
 DEMO = PIPELINES / "demo.yaml"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from benchmarks.gpu.bench import DEMO, PIPELINES, Bench, command, options
 from benchmarks.gpu.found import Found
-from synthpipe import pipeline_file
-from synthpipe.config import Pipeline
-from synthpipe.progress import Silent
-from synthpipe.records import STRATEGIES
+from synthpipe.build import build
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.progress import Silent
+from synthpipe.core.records import STRATEGIES
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 

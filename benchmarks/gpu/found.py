@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from synthpipe.files import write_atomically
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.summary import human_bytes
 
 

@@ -11,12 +11,12 @@ import torch
 from benchmarks.gpu.bench import PIPELINES, Bench, options, python
 from benchmarks.gpu.chain import demo_patches, demo_pipeline
 from benchmarks.gpu.found import Found
-from synthpipe.errors import FilterError
+from synthpipe.build import build
+from synthpipe.core.errors import FilterError
+from synthpipe.core.progress import Silent
 from synthpipe.filtering.network import FilterNetwork
 from synthpipe.filtering.scoring import Scorer
-from synthpipe.progress import Silent
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 
 _LEFT = 16 << 20  # bytes that torch may still take
 _FULL = {

@@ -13,12 +13,12 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filtering import rate
 from benchmarks.gpu.found import Found
 from benchmarks.gpu.watching import watched
+from synthpipe.build.layout import add_scores
+from synthpipe.build.tasks import Job, ScoreTask, score_shards
 from synthpipe.filtering.scoring import Scorer
-from synthpipe.stages.layout import add_scores
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range
-from synthpipe.tasks import Job, ScoreTask, score_shards
 
 _ROUNDS = 5
 _TARGET = 0.9  # of the bare network's rate

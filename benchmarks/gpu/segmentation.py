@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from benchmarks.gpu.bench import PIPELINES, Bench, command, options
 from benchmarks.gpu.found import Found
 from benchmarks.training import PUBLISHED, measure, prepare
+from synthpipe.config.settings_file import load_settings
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.settings_file import load_settings
 
 _MOST_WAITING = 0.05  # of the time
 _CLOSE = 0.05  # of the first losses, where one was computed in bfloat16

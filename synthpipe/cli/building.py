@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import click
 import yaml
 
-from synthpipe import pipeline_file
+from synthpipe.build.curation import first_plan
 from synthpipe.cli.cluster import ClusterOptions, cluster_options, cluster_settings
 from synthpipe.cli.completion import KeyValue
 from synthpipe.cli.interrupts import interruptible
@@ -19,20 +19,20 @@ from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.shipped import SettingsFile
-from synthpipe.config import Pipeline, json_schema
-from synthpipe.curation import first_plan
-from synthpipe.files import Location, exists
-from synthpipe.folders import claim
-from synthpipe.packages import require_filter
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline, json_schema
+from synthpipe.config.pipeline_page import page
+from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.packages import require_filter
+from synthpipe.files.folders import claim
+from synthpipe.files.locations import Location, exists
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, load_catalog, read_catalog
 from synthpipe.patches.claims import told
 from synthpipe.patches.layouts import read_layout
-from synthpipe.pipeline_page import page
 from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.summary import human_bytes
-from synthpipe.words import STRATEGY
 
 _pipeline_argument = click.argument("pipeline", type=SettingsFile())
 _set_option = click.option(
@@ -86,7 +86,7 @@ def build(
         _dry_run(settings, path, extend)
         return
     with interruptible():
-        from synthpipe import stages  # loads Dask, which other commands need not wait for
+        from synthpipe import build as stages  # loads Dask, which other commands need not wait for
 
         journal = stages.build(settings, path, cluster_settings(**cluster), reporter(), extend)
     say(_outcome(settings, path, journal))
@@ -154,7 +154,7 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
         single = sum(patch.classes == (index,) for patch in catalog.donors)
         occurs = sum(index in patch.classes for patch in catalog.patches)
         say(f"  {name}: in {occurs} patches, {single} donors")
-    from synthpipe.stages import check_patches, remarks
+    from synthpipe.build import check_patches, remarks
 
     check_patches(pipeline, catalog)
     for remark in remarks(pipeline, catalog):

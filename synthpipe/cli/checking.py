@@ -13,9 +13,9 @@ from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION, json_option, patches_option, workers_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
-from synthpipe.files import Location
-from synthpipe.words import STRATEGY, VERDICT
-from synthpipe.words import stage as in_words
+from synthpipe.core.display_names import STRATEGY, VERDICT
+from synthpipe.core.display_names import stage as in_words
+from synthpipe.files.locations import Location
 
 if TYPE_CHECKING:
     from synthpipe.verification import Checkup
@@ -94,7 +94,7 @@ def status(run: Location, as_json: bool) -> None:
       watch -n 10 synthpipe status runs/demo
       synthpipe status runs/demo --json
     """
-    from synthpipe.stages.status import status_of
+    from synthpipe.build.status import status_of
 
     found = status_of(run)
     say(json.dumps(found, indent=1) if as_json else "\n".join(_status_lines(found)))

@@ -119,8 +119,8 @@ def cluster_settings(
     ConfigError
         The file is wrong; the message lists every mistake.
     """
+    from synthpipe.config.settings_file import load_settings
     from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
-    from synthpipe.settings_file import load_settings
 
     local = scheduler is None and cluster in (None, "local")
     if scheduler is not None and cluster is not None:

@@ -18,7 +18,7 @@ from click.shell_completion import (
 )
 from pydantic import BaseModel
 
-from synthpipe.settings_file import choices
+from synthpipe.config.settings_file import choices
 
 SHELLS = ("bash", "zsh", "fish")
 

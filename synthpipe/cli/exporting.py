@@ -8,10 +8,10 @@ from synthpipe.cli.interrupts import interruptible
 from synthpipe.cli.locations import LOCATION, workers_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, PART, Exported
 from synthpipe.export import export as write_export
-from synthpipe.files import Location
-from synthpipe.handoff import CuratedSet
+from synthpipe.files.locations import Location
 from synthpipe.storage.summary import human_bytes
 
 

@@ -13,18 +13,19 @@ import numpy as np
 
 from synthpipe.cli.locations import LOCATION, json_option
 from synthpipe.cli.output import plain, say
-from synthpipe.errors import ConfigError
-from synthpipe.files import Location, write_atomically
-from synthpipe.records import STRATEGIES
+from synthpipe.core.display_names import STRATEGY, VERDICT
+from synthpipe.core.display_names import stage as in_words
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import STRATEGIES
+from synthpipe.core.verdict_text import told, warning
+from synthpipe.files.locations import Location
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.filter_report import accuracy_text
 from synthpipe.storage.summary import human_bytes, stored_bytes, summarise
-from synthpipe.verdicts import told, warning
-from synthpipe.words import STRATEGY, VERDICT
-from synthpipe.words import stage as in_words
 
 if TYPE_CHECKING:
+    from synthpipe.core.taxonomy import Taxonomy
     from synthpipe.report.stored import Stored, StoredComposites
-    from synthpipe.taxonomy import Taxonomy
 
 _ON_SHEET = 24  # composites of a contact sheet, unless others are asked for
 _MOST = 300

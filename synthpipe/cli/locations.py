@@ -8,10 +8,10 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from synthpipe.config import MAX_PIXELS
-from synthpipe.errors import ConfigError, SynthpipeError
-from synthpipe.files import Location, exists, located
-from synthpipe.taxonomy import same_name
+from synthpipe.config.pipeline import MAX_PIXELS
+from synthpipe.core.errors import ConfigError, SynthpipeError
+from synthpipe.core.taxonomy import same_name
+from synthpipe.files.locations import Location, exists, located
 
 
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only

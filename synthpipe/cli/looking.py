@@ -22,10 +22,16 @@ from synthpipe.cli.locations import (
 )
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
-from synthpipe.config import LAYOUTS, Layout, PatchesSection
-from synthpipe.display import without_secrets
-from synthpipe.errors import CatalogError, ConfigError, StoreError
-from synthpipe.files import Location, address, write_atomically
+from synthpipe.config.messages import shown
+from synthpipe.config.pipeline import LAYOUTS, Layout, PatchesSection
+from synthpipe.core.display import without_secrets
+from synthpipe.core.errors import CatalogError, ConfigError, StoreError
+from synthpipe.core.patterns import pattern_fault
+from synthpipe.core.pictures import palette_png, png
+from synthpipe.core.records import STRATEGIES, Strategy
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.files.locations import Location, address
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.access import MOVED, find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
@@ -33,16 +39,11 @@ from synthpipe.patches.claims import told
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.proposing import choose_layout
 from synthpipe.patches.remarks import catalog_remarks
-from synthpipe.patterns import pattern_fault
-from synthpipe.pictures import palette_png, png
-from synthpipe.records import STRATEGIES, Strategy
-from synthpipe.settings_messages import shown
 from synthpipe.storage.recipes import read_recipe, unreadable
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 
 @click.command()

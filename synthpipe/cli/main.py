@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from synthpipe.cli.output import plain
-from synthpipe.errors import SynthpipeError, cause_of, cure_of, is_of_client, is_of_memory
-from synthpipe.packages import TORCH, TRAIN, absent, needs
+from synthpipe.core.errors import SynthpipeError, cause_of, cure_of, is_of_client, is_of_memory
+from synthpipe.core.packages import TORCH, TRAIN, absent, needs
 
 DEBUG = "SYNTHPIPE_DEBUG"
 _COMMANDS: Mapping[str, str] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from synthpipe.display import printable, without_secrets
+from synthpipe.core.display import printable, without_secrets
 
 
 def plain(text: object) -> str:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import click
 
 from synthpipe.cli.output import plain, say
-from synthpipe.progress import Advance, Silent
+from synthpipe.core.progress import Advance, Silent
 
 _SECONDS_BETWEEN_LINES = 10.0
 

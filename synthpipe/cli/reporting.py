@@ -6,7 +6,7 @@ import click
 
 from synthpipe.cli.locations import LOCATION
 from synthpipe.cli.output import say
-from synthpipe.files import Location
+from synthpipe.files.locations import Location
 from synthpipe.storage.summary import human_bytes
 
 

@@ -11,22 +11,22 @@ from typing import Any
 
 import click
 
-from synthpipe import pipeline_file
 from synthpipe.cli.locations import CLASSES_OPTION, EXISTING, LABEL_PATTERN_OPTION, MAX_PIXELS_OPTION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.shipped import SHIPPED
-from synthpipe.config import LAYOUTS, MAX_PIXELS, PUBLISHED_GLASS, Layout, PatchesSection, Pipeline
-from synthpipe.display import printable, without_secrets
-from synthpipe.errors import CatalogError, ConfigError, FilterError
-from synthpipe.files import Location, address
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import LAYOUTS, MAX_PIXELS, PUBLISHED_GLASS, Layout, PatchesSection, Pipeline
+from synthpipe.config.schema import flow
+from synthpipe.core.display import printable, without_secrets
+from synthpipe.core.errors import CatalogError, ConfigError, FilterError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass, distinct_colors, same_name
+from synthpipe.files.locations import Location, address
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.claims import told
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.proposing import Found, choose_layout, group_pattern
 from synthpipe.patches.published import PUBLISHED
-from synthpipe.settings_schema import flow
-from synthpipe.taxonomy import Taxonomy, TissueClass, distinct_colors, same_name
 
 _LARGEST_CANVAS = 512
 _USES = 10  # composites a donor and strategy in a first build
@@ -190,7 +190,7 @@ def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
     CatalogError
         They do not make composites with a filter or without.
     """
-    from synthpipe.stages import check_patches  # loads Dask, which other commands need not wait for
+    from synthpipe.build import check_patches  # loads Dask, which other commands need not wait for
 
     if not catalog.mixed:
         check_patches(

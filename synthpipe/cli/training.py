@@ -18,15 +18,17 @@ from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION, Check
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.shipped import SHIPPED, SettingsFile
-from synthpipe.config import LARGEST, LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection, differences
-from synthpipe.display import file_stem
-from synthpipe.errors import ConfigError, StoreError
-from synthpipe.files import Location, address, located, write_atomically
-from synthpipe.folders import Kind, belongs, claim
-from synthpipe.handoff import PSEUDO_LABELLED, CuratedSet, Description
+from synthpipe.config.fields import LARGEST, differences
+from synthpipe.config.pipeline import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.display import file_stem
+from synthpipe.core.errors import ConfigError, StoreError
+from synthpipe.curated import PSEUDO_LABELLED, CuratedSet, Description
+from synthpipe.files.folders import Kind, belongs, claim
+from synthpipe.files.locations import Location, address, located
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
-from synthpipe.settings_file import load_settings
 from synthpipe.storage.summary import human_bytes
 
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
@@ -200,7 +202,9 @@ def train(
             f"{', '.join(description.taxonomy.names)}; {len(images)} validation images choose the best weights"
         )
         return
-    _report(_train(settings, data, output, _hardware(device, readers)), output)
+    from synthpipe.segment.devices import choose_hardware
+
+    _report(_train(settings, data, output, choose_hardware(device, readers)), output)
 
 
 def _train(settings: Any, data: Any, output: Path, hardware: Hardware) -> Outcome:
@@ -279,15 +283,6 @@ def _train_settings(config: Path | None, overrides: tuple[str, ...]) -> TrainSet
     if file and isinstance(path := located(file), Path) and not path.exists():
         raise ConfigError(f"network.weights: {file}: not found; give a file that every training machine can read")
     return settings
-
-
-def _hardware(device: str | None, readers: int | None) -> Hardware:
-    import torch
-
-    from synthpipe.segment.devices import Hardware
-
-    on_gpu = (device or "cuda").startswith("cuda") and torch.cuda.is_available()
-    return Hardware(device, (4 if on_gpu else 0) if readers is None else readers)
 
 
 def _catalog(real: Location, layout: Layout | None, description: Description, most: int) -> Catalog:
@@ -615,6 +610,7 @@ def baseline(
 
     from synthpipe.segment.baselines import lower_bound, upper_bound
     from synthpipe.segment.checkpoint import Checkpoint
+    from synthpipe.segment.devices import choose_hardware
     from synthpipe.segment.evaluation import evaluate
     from synthpipe.segment.references import BASELINES
 
@@ -630,7 +626,7 @@ def baseline(
         if changes := list(differences(description.taxonomy.to_json(), other.taxonomy.to_json())):
             raise ConfigError("\n  ".join([f"--compare {path}: has other classes than {curated[0]}:", *changes]))
     for name, (chosen, training) in trainings.items():
-        outcome = _train(chosen, training, output / name, _hardware(device, readers))
+        outcome = _train(chosen, training, output / name, choose_hardware(device, readers))
         if not outcome.finished:
             _report(outcome, output / name)
             return

@@ -15,8 +15,8 @@ from numpy.typing import DTypeLike, NDArray
 from synthpipe.compose.bezier import render_bezier, sample_bezier
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.mosaic import render_mosaic, sample_mosaic
-from synthpipe.config import Pipeline
-from synthpipe.records import Composite, Image, Mask, MosaicRecipe, Recipe, Strategy
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import Composite, Image, Mask, MosaicRecipe, Recipe, Strategy
 
 Purpose = Literal["candidate", "filter", "view"]
 """What a composite is for: to be curated, to train the filter; or a view of a real patch beside the latter."""

@@ -9,8 +9,8 @@ import numpy as np
 from synthpipe.compose.curve import bernstein, sample_points
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.kernels import paste_curve
-from synthpipe.config import Pipeline
-from synthpipe.records import BezierRecipe, Donor, Image, Mask
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import BezierRecipe, Donor, Image, Mask
 
 
 def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> BezierRecipe:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import choose_corners
-from synthpipe.config import BezierSection
+from synthpipe.config.pipeline import BezierSection
 
 _AT_ONCE = 4  # draws: with twelve corners nearly always enough, and cheaper than asking for each
 

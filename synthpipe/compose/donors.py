@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import count_other
-from synthpipe.records import Donor, PackedPixels, pack
-from synthpipe.resizing import fit_packed
+from synthpipe.core.records import Donor, PackedPixels, pack
+from synthpipe.core.resizing import fit_packed
 
 
 class Donors:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import inverse_maps
-from synthpipe.records import Flip, ShiftScaleRotate
+from synthpipe.core.records import Flip, ShiftScaleRotate
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) image or (H, W) mask, uint8."""

@@ -2,7 +2,7 @@
 
 They work on *packed* pixels: one uint32 a pixel, red in the lowest byte, then green, blue and the class, so that a
 pixel and its class are read and moved at once. Arithmetic on pixels is integer, or exact in float32: the same bytes on
-every machine. `synthpipe.compose.reference` holds the same in plain OpenCV and NumPy, which tests compare them with.
+every machine. `benchmarks.reference` holds the same in plain OpenCV and NumPy, which tests compare them with.
 """
 
 from __future__ import annotations

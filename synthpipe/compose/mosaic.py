@@ -9,8 +9,9 @@ import numpy as np
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.geometry import map_numbers, window_range
 from synthpipe.compose.kernels import inverse_maps, unpack, warp_quadrants
-from synthpipe.config import MosaicSection, Pipeline, even_ceil
-from synthpipe.records import Crop, Flip, Image, Mask, MosaicRecipe, PackedPixels, Quadrant, ShiftScaleRotate
+from synthpipe.config.fields import even_ceil
+from synthpipe.config.pipeline import MosaicSection, Pipeline
+from synthpipe.core.records import Crop, Flip, Image, Mask, MosaicRecipe, PackedPixels, Quadrant, ShiftScaleRotate
 
 _FLIPS: tuple[Flip, ...] = ("horizontal", "vertical", "both")
 _buffers = threading.local()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from synthpipe.compose.bezier import render_bezier
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.mosaic import render_mosaic
-from synthpipe.records import BezierRecipe, Crop, Donor, MosaicRecipe, Recipe
+from synthpipe.core.records import BezierRecipe, Crop, Donor, MosaicRecipe, Recipe
 
 _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from synthpipe.compose.geometry import source_map, warp_into, window_range
 from synthpipe.compose.mosaic import sample_transform
-from synthpipe.config import Pipeline
-from synthpipe.records import Image, Strategy
-from synthpipe.resizing import fit
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import Image, Strategy
+from synthpipe.core.resizing import fit
 
 
 def real_view(rng: np.random.Generator, image: Image, strategy: Strategy, pipeline: Pipeline) -> Image:

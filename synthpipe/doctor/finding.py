@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from synthpipe.errors import SynthpipeError
+from synthpipe.core.errors import SynthpipeError
 
 State = Literal["fine", "note", "wrong"]
 

@@ -13,13 +13,13 @@ from uuid import uuid4
 
 import numpy as np
 
+from synthpipe.core.errors import StoreError, SynthpipeError
 from synthpipe.doctor.finding import Finding, checked
-from synthpipe.errors import StoreError, SynthpipeError
-from synthpipe.files import Location, told
-from synthpipe.folders import Kind
-from synthpipe.lock import held
-from synthpipe.scratch import ANOTHER_PLACE, has_locks, private_directory
-from synthpipe.storage.objects import ObjectWriter
+from synthpipe.files.folders import Kind
+from synthpipe.files.locations import Location, told
+from synthpipe.files.lock import held
+from synthpipe.files.scratch import ANOTHER_PLACE, has_locks, private_directory
+from synthpipe.storage.direct_io import ObjectWriter
 
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
 _LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of an object that is written, and of what is handed over at once

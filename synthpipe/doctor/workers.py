@@ -7,11 +7,11 @@ import shutil
 import time
 from collections.abc import Iterator
 
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.core.packages import absent
+from synthpipe.core.threads import available_cores
 from synthpipe.doctor.finding import Finding, checked
-from synthpipe.errors import SynthpipeError
-from synthpipe.packages import absent
 from synthpipe.runtime import ClusterSettings, Demand, Local, available_memory, open_cluster, visible_gpus
-from synthpipe.threads import available_cores
 
 _MEMORY = 2 << 30  # bytes a worker
 

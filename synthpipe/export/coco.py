@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.cards.croissant import Node, field, file_object, file_set, from_file, record_set
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Mask
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
 from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
 from synthpipe.export.ledger import sha256_of
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
-from synthpipe.records import Mask
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import Node, field, file_object, file_set, from_file, record_set
 
 ANNOTATIONS = "annotations/instances.json"
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.handoff import CuratedSet
-from synthpipe.records import Image, Mask, Strategy
+from synthpipe.core.records import Image, Mask, Strategy
+from synthpipe.curated import CuratedSet
 
 
 @dataclass(frozen=True, slots=True)

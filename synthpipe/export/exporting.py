@@ -11,10 +11,11 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from synthpipe.cards.croissant import croissant
-from synthpipe.cards.facts import facts_of, run_of
-from synthpipe.cards.readme import readme
-from synthpipe.errors import AccessError, ConfigError, StaleRunError, StoreError
+from synthpipe.core.errors import AccessError, ConfigError, StaleRunError, StoreError
+from synthpipe.core.packages import require
+from synthpipe.core.progress import Reporter
+from synthpipe.core.threads import available_cores
+from synthpipe.curated import CuratedSet, Description
 from synthpipe.export.coco import CocoRuns
 from synthpipe.export.fiftyone import FiftyOneFolder
 from synthpipe.export.form import Form
@@ -24,13 +25,13 @@ from synthpipe.export.nnunet import NnUNetRaw
 from synthpipe.export.png import PngFolders
 from synthpipe.export.webdataset import WebDatasetShards
 from synthpipe.export.work import ExportJob, begin, do_part
-from synthpipe.files import Location, exists, stream_atomically, write_atomically
-from synthpipe.folders import claim, sweep
-from synthpipe.handoff import CuratedSet, Description
-from synthpipe.lock import held
-from synthpipe.packages import require
-from synthpipe.progress import Reporter
-from synthpipe.threads import available_cores
+from synthpipe.files.folders import claim, sweep
+from synthpipe.files.locations import Location, exists
+from synthpipe.files.lock import held
+from synthpipe.files.writing import stream_atomically, write_atomically
+from synthpipe.report.data_cards.croissant import croissant
+from synthpipe.report.data_cards.facts import facts_of, run_of
+from synthpipe.report.data_cards.readme import readme
 
 Done = tuple[PartRecord, bool]
 _FORMS: Mapping[str, Callable[[Description], Form]] = {

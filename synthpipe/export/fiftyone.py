@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from synthpipe.cards.croissant import field, file_set, from_file, record_set
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
 from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
 from synthpipe.export.png import CLASSES, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
 
 _MASK = "ground_truth"
 _VERSION = "1.0.0"

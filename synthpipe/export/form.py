@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from synthpipe.cards.croissant import Node
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Image, Mask
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Part
-from synthpipe.files import Location
-from synthpipe.handoff import Description
+from synthpipe.files.locations import Location
 from synthpipe.patches.pixels import opened
-from synthpipe.records import Image, Mask
+from synthpipe.report.data_cards.croissant import Node
 
 Pixels = tuple[Image, Mask]
 Files = Iterator[tuple[str, bytes]]
@@ -36,7 +36,7 @@ class Card:
     lines : sequence of str
         Of Markdown, about the files.
     files, records : sequence of mapping
-        Of Croissant, as `synthpipe.cards.croissant` makes them.
+        Of Croissant, as `synthpipe.report.data_cards.croissant` makes them.
     header : mapping
         More keys of the README's YAML header.
     """

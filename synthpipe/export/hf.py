@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthpipe.cards.croissant import field, file_set, record_set
+from synthpipe.core.pictures import palette_png
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
 from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
-from synthpipe.pictures import palette_png
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, record_set
 
 if TYPE_CHECKING:
     import pyarrow

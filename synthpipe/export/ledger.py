@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synthpipe.config import differences
-from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import Location, exists, open_regular, write_atomically
-from synthpipe.folders import Kind
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import StaleRunError, StoreError
+from synthpipe.files.folders import Kind
+from synthpipe.files.locations import Location, exists
+from synthpipe.files.reading import open_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.run import json_text, read_json
 
 FORMAT_VERSION = 1

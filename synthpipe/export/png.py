@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.cards.croissant import field, file_set, from_file, record_set
-from synthpipe.config import Layout
+from synthpipe.config.pipeline import Layout
+from synthpipe.core.pictures import palette_png
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
 from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
-from synthpipe.files import Location
-from synthpipe.handoff import Description
-from synthpipe.pictures import palette_png
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
 
 CLASSES = "classes.json"
 CLASSES_LINE = "- `classes.json`: class names and colours by index, and the index to be ignored"

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.cards.croissant import field, file_set, from_file, record_set
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Part
 from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.curated import CuratedSet
 from synthpipe.export.entries import Copy, Entry, Part, part_of
 from synthpipe.export.form import Form, Pixels
 from synthpipe.export.ledger import PartRecord, digest_of
-from synthpipe.files import Location, write_atomically
-from synthpipe.handoff import CuratedSet
+from synthpipe.files.locations import Location
+from synthpipe.files.writing import write_atomically
 
 
 class StoppedError(Exception):

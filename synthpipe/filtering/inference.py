@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthpipe.core.threads import in_threads
 from synthpipe.filtering.network import FilterNetwork, Images
-from synthpipe.threads import in_threads
 
 _BUFFERS = 3  # one is computed while others are read
 _CPU_BATCH = 32  # a CPU computes one image after another, so this decides no result

@@ -17,12 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from synthpipe.config import Above0, FilterSection, Section
-from synthpipe.display import printable
-from synthpipe.errors import FilterError, explain
-from synthpipe.files import Location, read_regular, write_atomically
-from synthpipe.pretrained import check_timm_hub, heads, hub_of, own_normalisation, quiet_hub, read_weights
-from synthpipe.tensors import KEY, LARGEST, check_like, read_safetensors
+from synthpipe.config.fields import Above0, Section
+from synthpipe.config.pipeline import FilterSection
+from synthpipe.core.display import printable
+from synthpipe.core.errors import FilterError, explain
+from synthpipe.files.locations import Location
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
+from synthpipe.pretrained.tensors import KEY, LARGEST, check_like, read_safetensors
+from synthpipe.pretrained.weights import check_timm_hub, heads, hub_of, own_normalisation, quiet_hub, read_weights
 
 FORMAT_VERSION = 1
 CLASSES = ("synthetic", "real")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from synthpipe.errors import FilterError, is_of_memory
+from synthpipe.core.errors import FilterError, is_of_memory
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 

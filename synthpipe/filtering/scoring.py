@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.files import Location
+from synthpipe.files.locations import Location
 from synthpipe.filtering.inference import Fill, from_array, infer
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
 from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from synthpipe.errors import FilterError
-from synthpipe.records import PatchRef
+from synthpipe.core.errors import FilterError
+from synthpipe.core.records import PatchRef
 
 _STREAM = 3  # a word of the generator's key that no composite uses
 

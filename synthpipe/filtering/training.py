@@ -15,12 +15,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import binary_auroc
 
-from synthpipe.config import FilterSection, digest
-from synthpipe.display import printable
-from synthpipe.errors import FilterError, StoreError
-from synthpipe.files import Location, write_atomically
+from synthpipe.config.fields import digest
+from synthpipe.config.pipeline import FilterSection
+from synthpipe.core.display import printable
+from synthpipe.core.errors import FilterError, StoreError
+from synthpipe.core.records import STRATEGIES, Strategy
+from synthpipe.core.threads import in_threads
+from synthpipe.files.locations import Location
+from synthpipe.files.writing import write_atomically
+from synthpipe.filtering.checkpoint import TrainingState, load_state, save_state
 from synthpipe.filtering.inference import from_array, infer
-from synthpipe.filtering.interrupted import TrainingState, load_state, save_state
 from synthpipe.filtering.network import (
     REAL,
     FilterNetwork,
@@ -30,9 +34,7 @@ from synthpipe.filtering.network import (
     save_weights,
 )
 from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
-from synthpipe.records import STRATEGIES, Strategy
 from synthpipe.storage.filter_report import EpochMetrics, FilterReport, load_report
-from synthpipe.threads import in_threads
 
 __all__ = ["EpochMetrics", "FilterData", "FilterReport", "balanced_batches", "load_report", "train_filter"]
 

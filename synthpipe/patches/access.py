@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from synthpipe.config import PatchesSection
-from synthpipe.display import without_secrets
-from synthpipe.errors import CatalogError
-from synthpipe.files import Location
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.display import without_secrets
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.claims import Claim
 from synthpipe.patches.layouts import read_layout
-from synthpipe.taxonomy import Taxonomy
 
 MOVED = "if the patches have moved, say where they lie now: --patches ROOT (folder, CSV or URL, as patches.root)"
 """What to do about patches of a run that are not where they were."""

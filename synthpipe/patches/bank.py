@@ -12,13 +12,13 @@ from typing import IO
 import google_crc32c
 import numpy as np
 
-from synthpipe.config import GlassSection
-from synthpipe.errors import StoreError, SynthpipeError
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.errors import StoreError, SynthpipeError
+from synthpipe.core.records import Donor, Mask, PackedPixels, PatchRef, pack
+from synthpipe.core.threads import in_threads
+from synthpipe.files.scratch import ANOTHER_PLACE, open_own
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import Donor, Mask, PackedPixels, PatchRef, pack
-from synthpipe.scratch import ANOTHER_PLACE, open_own
-from synthpipe.threads import in_threads
 
 _PIXELS, _FITTED, _INDEX = "donors.bin", "fitted.bin", "donors.json"
 _BLOCK = 16 << 20  # bytes of a file that are read at once for its checksum

@@ -17,7 +17,7 @@ from typing import Literal
 
 from PIL import TiffTags
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
 
 _MOST_PARTS = 2**18  # a PNG at the bound of pixels has fewer chunks, even of 4 kB each
 _MOST_TAGS = 2**16 - 1  # of a TIFF that is no BigTIFF

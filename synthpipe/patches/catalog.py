@@ -12,19 +12,21 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import get_args
 
-from synthpipe import config
-from synthpipe.config import PatchesSection
-from synthpipe.display import from_cell, to_cell, without_secrets
-from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import Location, read_regular, write_atomically
-from synthpipe.files import told as telling
+from synthpipe.config.fields import digest
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.display import from_cell, to_cell, without_secrets
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.core.threads import available_cores, in_threads
+from synthpipe.files.locations import Location
+from synthpipe.files.locations import told as telling
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.claims import Claim, Problem, ProblemKind, told
 from synthpipe.patches.examining import examine, sift
 from synthpipe.patches.labels import parse_names
 from synthpipe.patches.layouts import read_layout
-from synthpipe.records import PatchRef
-from synthpipe.taxonomy import Taxonomy
-from synthpipe.threads import available_cores, in_threads
 
 LISTED = 20
 """The most lines of problems in a message."""
@@ -70,7 +72,7 @@ class Catalog:
     @property
     def digest(self) -> str:
         """The SHA-256 of all that composites depend on: ids, bytes, classes and groups, wherever the files lie."""
-        return config.digest([[patch.id, patch.sha256, patch.classes, patch.group] for patch in self.patches])
+        return digest([[patch.id, patch.sha256, patch.classes, patch.group] for patch in self.patches])
 
     @property
     def access(self) -> dict[str, str]:

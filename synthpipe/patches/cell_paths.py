@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 from fsspec.utils import get_protocol
 
-from synthpipe.display import without_secrets
-from synthpipe.files import Location, address
+from synthpipe.core.display import without_secrets
+from synthpipe.files.locations import Location, address
 
 _FILES = ("file", "local")
 _HTTP = ("http", "https")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from synthpipe.config import MOST
+from synthpipe.config.fields import MOST
 from synthpipe.patches.listing import is_patch
 
 ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path", "too_small", "blank", "mask"]

@@ -10,12 +10,12 @@ import cv2
 import google_crc32c
 import numpy as np
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import Image, PatchRef
+from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.patches.claims import Claim, Problem
 from synthpipe.patches.names import masks_among
 from synthpipe.patches.pixels import dark_remark, decode_bytes, read_bytes
-from synthpipe.records import Image, PatchRef
-from synthpipe.taxonomy import Taxonomy
 
 _BLANK = 0.5  # standard deviation of a picture of one colour
 _NEARLY_BLANK = 4.0  # that of tissue is above 10

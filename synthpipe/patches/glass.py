@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from synthpipe.config import GlassSection
-from synthpipe.records import Image, Mask
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.records import Image, Mask
 
 
 def glass_mask(image: Image, settings: GlassSection) -> Mask:

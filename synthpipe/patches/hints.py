@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from synthpipe.config import Layout
-from synthpipe.errors import CatalogError
-from synthpipe.files import Location
+from synthpipe.config.pipeline import Layout
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.locations import Location
 from synthpipe.patches.labels import parse_bracket, parse_names
 from synthpipe.patches.listing import is_directory, is_patch, listing
 from synthpipe.patches.published import PUBLISHED
-from synthpipe.taxonomy import Taxonomy
 
 _NAMED = 5
 _LOOKED_AT = 50  # names of a folder

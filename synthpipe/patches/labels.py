@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 import re
 
-from synthpipe.errors import CatalogError
-from synthpipe.taxonomy import BETWEEN_NAMES, Taxonomy
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.taxonomy import BETWEEN_NAMES, Taxonomy
 
 _LABEL = re.compile(r"\[(?:[\s,]*[01]){2,}[\s,]*\]")
 _LONGEST_NAME = 100  # that is compared

@@ -12,18 +12,18 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from synthpipe.config import Layout, PatchesSection
-from synthpipe.display import without_secrets
-from synthpipe.errors import CatalogError, ConfigError
-from synthpipe.files import Location, located
+from synthpipe.config.pipeline import Layout, PatchesSection
+from synthpipe.core.display import without_secrets
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.patterns import find_groups
+from synthpipe.core.taxonomy import Taxonomy, same_name
+from synthpipe.files.locations import Location, located
 from synthpipe.patches.claims import Claim, Entry, ProblemKind
 from synthpipe.patches.hints import what_fits, what_lies_at
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
 from synthpipe.patches.listing import SUFFIXES, files, is_directory, is_patch, listing
 from synthpipe.patches.published import PUBLISHED, Published
 from synthpipe.patches.tables import csv_entries
-from synthpipe.patterns import find_groups
-from synthpipe.taxonomy import Taxonomy, same_name
 
 
 def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = True) -> tuple[Claim, ...]:

@@ -11,8 +11,8 @@ from urllib.parse import unquote
 from fsspec.utils import get_protocol
 from upath import UPath
 
-from synthpipe.errors import CatalogError, cause_of, cure_of
-from synthpipe.files import Location, address
+from synthpipe.core.errors import CatalogError, cause_of, cure_of
+from synthpipe.files.locations import Location, address
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 """File names that are patches end in one of these, in any case."""

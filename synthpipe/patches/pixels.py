@@ -20,12 +20,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 
-from synthpipe.config import MAX_PIXELS
-from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import located, read_regular
+from synthpipe.config.pipeline import MAX_PIXELS
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.records import Image, Mask, PatchRef
+from synthpipe.files.locations import located
+from synthpipe.files.reading import read_regular
 from synthpipe.patches.bare import Bare, bare_bmp, bare_jpeg, bare_png, bare_tiff
 from synthpipe.patches.samples import SAMPLES, indices, rgb, understood
-from synthpipe.records import Image, Mask, PatchRef
 
 _MOST_BYTES = 2**30  # of a file; where more pixels are allowed, eight bytes for each
 _MOST_SIDE = 2**20  # pixels; decoders hold a pointer a row

@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
 
-from synthpipe.config import Layout
-from synthpipe.errors import CatalogError, ConfigError
-from synthpipe.files import Location
+from synthpipe.config.messages import shown
+from synthpipe.config.pipeline import Layout
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.patterns import pattern_fault
+from synthpipe.core.taxonomy import Taxonomy, TissueClass, same_name
+from synthpipe.files.locations import Location
 from synthpipe.patches.hints import layout_of, what_lies_at
 from synthpipe.patches.labels import split_names
 from synthpipe.patches.layouts import absolute, class_names
 from synthpipe.patches.listing import files, is_directory, is_patch, listing
 from synthpipe.patches.names import is_mask_folder
 from synthpipe.patches.published import PUBLISHED
-from synthpipe.patterns import pattern_fault
-from synthpipe.settings_messages import shown
-from synthpipe.taxonomy import Taxonomy, TissueClass, same_name
 
 _SPLIT = re.compile(r"[\d. _-]*((?P<train>train(ing)?)|val(id(ation)?)?|test(ing)?)", re.IGNORECASE)
 _SLIDE = re.compile(r".*(slide|wsi|patient|case|TCGA|\d{3})", re.IGNORECASE)  # a class may have a digit or two

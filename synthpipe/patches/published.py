@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from synthpipe.config import Layout
+from synthpipe.config.pipeline import Layout
 
 
 @dataclass(frozen=True, slots=True)

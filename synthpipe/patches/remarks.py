@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from synthpipe.config import Layout
+from synthpipe.config.pipeline import Layout
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.names import alike_folders
-from synthpipe.records import PatchRef
-from synthpipe.taxonomy import Taxonomy
 
 
 def catalog_remarks(catalog: Catalog, taxonomy: Taxonomy, layout: Layout) -> Iterator[str]:

@@ -13,8 +13,8 @@ import PIL.Image
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from synthpipe.errors import CatalogError
-from synthpipe.records import Image, Mask
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import Image, Mask
 
 SAMPLES = "samples"
 """The key of `PIL.Image.Image.info` under which an opened picture has its `Samples`."""

@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 
 from fsspec.utils import get_protocol
 
-from synthpipe.display import without_secrets
-from synthpipe.errors import CatalogError
-from synthpipe.files import Location, read_regular
+from synthpipe.core.display import without_secrets
+from synthpipe.core.errors import CatalogError
+from synthpipe.files.locations import Location
+from synthpipe.files.reading import read_regular
 from synthpipe.patches.cell_paths import name_patch
 from synthpipe.patches.claims import Entry, ProblemKind
 

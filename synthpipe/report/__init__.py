@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, refuse_irregular, told, write_atomically
+from synthpipe.core.errors import StoreError
+from synthpipe.files.locations import Location, told
+from synthpipe.files.writing import refuse_irregular, write_atomically
 from synthpipe.report.anonymous import anonymous as without_names
 from synthpipe.report.facts import gather
 from synthpipe.report.html import page

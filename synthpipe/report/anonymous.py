@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from synthpipe.config import Pipeline
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import BezierRecipe, Recipe
 from synthpipe.patches.catalog import Catalog
-from synthpipe.records import BezierRecipe, Recipe
 from synthpipe.report.composites import Shown
 from synthpipe.report.facts import RunFacts
 

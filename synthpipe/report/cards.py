@@ -10,10 +10,13 @@ from typing import Any
 from markupsafe import Markup
 
 from synthpipe.compose.mosaic import quadrant_places
-from synthpipe.config import Pipeline
-from synthpipe.files import Location
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.display_names import candidate, score
+from synthpipe.core.records import BezierRecipe, MosaicRecipe, Recipe
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.core.verdict_text import told
+from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog
-from synthpipe.records import BezierRecipe, MosaicRecipe, Recipe
 from synthpipe.report.charts import tissue
 from synthpipe.report.composites import (
     Seen,
@@ -26,9 +29,6 @@ from synthpipe.report.composites import (
     region_layer,
     seen,
 )
-from synthpipe.taxonomy import Taxonomy
-from synthpipe.verdicts import told
-from synthpipe.words import candidate, score
 
 _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 

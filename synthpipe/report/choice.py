@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.records import REASONS
+from synthpipe.core.records import REASONS
 from synthpipe.report.tallies import Tally
 
 _LEAST = 3  # of a reason of rejection, however rare it is

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from synthpipe.compose.regions import Region, region_map, regions
-from synthpipe.pictures import data_uri, edges
-from synthpipe.records import REASONS, Image, Mask, Reason, Recipe, Strategy
+from synthpipe.core.pictures import data_uri, edges
+from synthpipe.core.records import REASONS, Image, Mask, Reason, Recipe, Strategy
+from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.storage.recipes import read_recipe
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array
-from synthpipe.taxonomy import LOST, Taxonomy
 
 Number = TypeVar("Number", bound=np.generic)
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.config import Pipeline
-from synthpipe.files import Location, exists
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import Strategy
+from synthpipe.files.locations import Location, exists
 from synthpipe.patches.catalog import Catalog, load_catalog
-from synthpipe.records import Strategy
 from synthpipe.report.choice import chosen_kept, chosen_rejected
 from synthpipe.report.composites import Shown, read_shown
 from synthpipe.report.tallies import Tally, tally

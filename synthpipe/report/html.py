@@ -18,12 +18,12 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.display_names import stage as in_words
 from synthpipe.report.charts import bar, tissue
 from synthpipe.report.facts import RunFacts
 from synthpipe.report.strategies import section
 from synthpipe.storage.summary import human_bytes, stored_bytes
-from synthpipe.words import STRATEGY
-from synthpipe.words import stage as in_words
 
 _FILES = Path(__file__).parent / "page"
 _ROWS = 40  # of a table, where there may be any number

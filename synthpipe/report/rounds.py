@@ -8,10 +8,10 @@ from typing import Any
 
 from markupsafe import Markup
 
-from synthpipe.records import Strategy
+from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.records import Strategy
+from synthpipe.core.verdict_text import possible, told
 from synthpipe.report.charts import stacks
-from synthpipe.verdicts import possible, told
-from synthpipe.words import STRATEGY
 
 
 @dataclass(frozen=True, slots=True)

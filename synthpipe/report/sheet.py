@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from synthpipe.pictures import colors_of, overlay, png
-from synthpipe.records import Image, Mask
+from synthpipe.core.pictures import colors_of, overlay, png
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.report.stored import Stored
-from synthpipe.taxonomy import Taxonomy
 
 _SIZES = 128, 256  # pixels of a picture's longer side: smaller ones are enlarged, larger ones reduced
 _COLUMNS = 3

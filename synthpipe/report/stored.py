@@ -9,9 +9,12 @@ from typing import Any
 
 import zarr
 
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, exists, parse_json
-from synthpipe.records import REASONS, STRATEGIES, Image, Mask, Reason, Recipe
+from synthpipe.core.display_names import VERDICT, candidate, score
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import REASONS, STRATEGIES, Image, Mask, Reason, Recipe
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.files.locations import Location, exists
 from synthpipe.report.composites import Seen, class_shares, seen
 from synthpipe.storage.nodes import damaged, taxonomy_of
 from synthpipe.storage.recipes import read_recipe, unreadable
@@ -19,8 +22,6 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, arrays_of, groups_of, open_group
 from synthpipe.storage.shards import complete_shards, read_range, shard_size
-from synthpipe.taxonomy import LOST, Taxonomy
-from synthpipe.words import VERDICT, candidate, score
 
 _NEEDED = ("recipe", "mask", "image")
 

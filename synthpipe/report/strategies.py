@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from synthpipe.records import REASONS, Reason
+from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.records import REASONS, Reason
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.core.verdict_text import below_threshold, meaning, possible, told, warning
 from synthpipe.report.cards import Card, card
 from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
 from synthpipe.report.facts import RunFacts, StrategyFacts
 from synthpipe.report.rounds import Rounds, rounds
 from synthpipe.report.tallies import Tally, score_counts
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
-from synthpipe.taxonomy import LOST, Taxonomy
-from synthpipe.verdicts import below_threshold, meaning, possible, told, warning
-from synthpipe.words import STRATEGY
 
 _BINS = 40
 _MOST = 15  # rows of what is used most

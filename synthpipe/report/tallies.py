@@ -9,11 +9,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from synthpipe.records import REASONS, PatchRef
+from synthpipe.core.records import REASONS, PatchRef
+from synthpipe.core.taxonomy import LOST
 from synthpipe.storage.contents import composites_of_each
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all, has_array
 from synthpipe.storage.shards import read_range, shard_size
-from synthpipe.taxonomy import LOST
 
 Counts = NDArray[np.int64]
 

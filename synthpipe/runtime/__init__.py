@@ -5,7 +5,7 @@ import synthpipe.runtime.site  # noqa: F401  # first: it tells what is wrong wit
 
 # isort: on
 from synthpipe.runtime.cluster import Cluster, check_reachable, open_cluster
-from synthpipe.runtime.jobs import JobSettings, parse_size
+from synthpipe.runtime.job_settings import JobSettings, parse_size
 from synthpipe.runtime.local import available_memory, visible_gpus
 from synthpipe.runtime.progress import announce, announced
 from synthpipe.runtime.settings import (
@@ -19,7 +19,7 @@ from synthpipe.runtime.settings import (
     QueueKind,
     Tls,
 )
-from synthpipe.runtime.window import run_tasks
+from synthpipe.runtime.submission import run_tasks
 
 __all__ = [
     "QUEUE_KINDS",

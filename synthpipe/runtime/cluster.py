@@ -16,13 +16,18 @@ from typing import Any
 import dask
 from distributed import Client
 
-from synthpipe.errors import ClusterError
-from synthpipe.files import parse_json, read_regular
-from synthpipe.runtime.crew import Crew
+from synthpipe.core.errors import ClusterError
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.reading import read_regular
+from synthpipe.files.scratch import private_directory
 from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, check_queue, job_cluster
 from synthpipe.runtime.keys import made_keys, security
 from synthpipe.runtime.local import local_cluster
-from synthpipe.runtime.preparation import (
+from synthpipe.runtime.progress import heard
+from synthpipe.runtime.renewal import jobs_renewed
+from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued
+from synthpipe.runtime.site import starting
+from synthpipe.runtime.worker_plugin import (
     PREPARED,
     REFUSED,
     WARNED,
@@ -32,11 +37,7 @@ from synthpipe.runtime.preparation import (
     plugin_name,
     prepare_workers,
 )
-from synthpipe.runtime.progress import heard
-from synthpipe.runtime.renewal import jobs_renewed
-from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued
-from synthpipe.runtime.site import starting
-from synthpipe.scratch import private_directory
+from synthpipe.runtime.workers import Crew
 
 _SETTINGS = {
     **WORKER_SETTINGS,

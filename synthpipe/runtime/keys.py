@@ -10,7 +10,8 @@ from uuid import uuid4
 
 from distributed import Security
 
-from synthpipe.files import PARTIAL, told
+from synthpipe.files.locations import told
+from synthpipe.files.writing import PARTIAL
 from synthpipe.runtime.settings import Tls
 
 _ROLES = ("scheduler", "worker", "client")

@@ -13,12 +13,12 @@ from typing import Any
 from dask.utils import format_bytes
 from distributed import Nanny, Security, SpecCluster, scheduler, system, worker
 
-from synthpipe.errors import ClusterError
-from synthpipe.runtime.crew import GPU
+from synthpipe.core.errors import ClusterError
+from synthpipe.core.threads import available_cores
 from synthpipe.runtime.servers import Scheduler, Worker
 from synthpipe.runtime.settings import Demand, DeviceUse, Local
 from synthpipe.runtime.site import starting
-from synthpipe.threads import available_cores
+from synthpipe.runtime.workers import GPU
 
 _LOOPBACK = "127.0.0.1"
 _LEAST_MEMORY = 256 << 20

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from distributed import Client, get_worker
-
-if TYPE_CHECKING:
-    from synthpipe.runtime.cluster import Cluster
 
 _TOPIC = "synthpipe-progress"
 
@@ -20,9 +16,9 @@ def announce(steps: int) -> None:
 
 
 @contextmanager
-def announced(cluster: Cluster, advance: Callable[[int], None]) -> Iterator[None]:
+def announced(client: Client, advance: Callable[[int], None]) -> Iterator[None]:
     """Call `advance` with the steps that tasks announce while the block runs."""
-    with heard(cluster.client, _TOPIC, advance):
+    with heard(client, _TOPIC, advance):
         yield
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from synthpipe.runtime.jobs import JobSettings
+from synthpipe.runtime.job_settings import JobSettings
 
 DeviceUse = Literal["auto", "cuda", "cpu"]
 QueueKind = Literal["slurm", "pbs", "lsf", "sge"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from synthpipe.handoff import Description
+from synthpipe.curated import Description
 from synthpipe.segment.batches import steps_per_epoch
 from synthpipe.segment.masks import MaskedImage, digest_of
 from synthpipe.segment.settings import TrainSettings

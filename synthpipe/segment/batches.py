@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from synthpipe.errors import SynthpipeError
+from synthpipe.core.errors import SynthpipeError
 from synthpipe.segment.augmentation import Views, draw_view
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Source

@@ -8,9 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from synthpipe.pictures import colors_of
-from synthpipe.records import Image, Mask
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.core.pictures import colors_of
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.taxonomy import Taxonomy
 
 EXAMPLES = 3
 """Composites, and validation images, that are shown after each epoch."""

@@ -20,15 +20,26 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from synthpipe import torch_archive
-from synthpipe.config import Section
-from synthpipe.display import printable
-from synthpipe.errors import ConfigError, StoreError, explain
-from synthpipe.files import open_regular, parse_json, read_regular, write_atomically
-from synthpipe.handoff import Description
+from synthpipe.config.fields import Section
+from synthpipe.core.display import printable
+from synthpipe.core.errors import ConfigError, StoreError, explain
+from synthpipe.core.strict_json import parse_json
+from synthpipe.curated import Description
+from synthpipe.files.reading import open_regular, read_regular
+from synthpipe.files.writing import write_atomically
+from synthpipe.pretrained import torch_archive
+from synthpipe.pretrained.tensors import (
+    LARGEST,
+    adam_state,
+    check_finite,
+    check_like,
+    flat_moments,
+    is_safetensors,
+    pack,
+    unpack,
+)
 from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.tensors import LARGEST, adam_state, check_finite, check_like, flat_moments, is_safetensors, pack, unpack
 
 FORMAT_VERSION = 2
 _CURE = "use a copy of it that is sound, or train again"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.records import Mask
+from synthpipe.core.records import Mask
 
 _ROUNDS = 200
 _CLOSE = 0.005  # relative difference of a share from the wanted one

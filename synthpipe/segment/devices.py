@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from synthpipe.errors import ConfigError, SynthpipeError, is_of_memory
+from synthpipe.core.errors import ConfigError, SynthpipeError, is_of_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,12 @@ class Hardware:
 
     device: str | None = None
     readers: int = 0
+
+
+def choose_hardware(device: str | None, readers: int | None) -> Hardware:
+    """Return the hardware of a training; by default 4 processes read ahead for each GPU, and none for a CPU."""
+    on_gpu = (device or "cuda").startswith("cuda") and torch.cuda.is_available()
+    return Hardware(device, (4 if on_gpu else 0) if readers is None else readers)
 
 
 def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:

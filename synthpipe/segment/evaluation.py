@@ -15,15 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.config import GlassSection
-from synthpipe.display import file_stem, printable, to_cell
-from synthpipe.errors import StoreError
-from synthpipe.files import parse_json, read_regular, replacing, told, write_atomically
-from synthpipe.folders import claim, resolved, sweep
-from synthpipe.lock import held
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.display import file_stem, printable, to_cell
+from synthpipe.core.errors import StoreError
+from synthpipe.core.progress import Reporter
+from synthpipe.core.records import Mask
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.folders import claim, resolved, sweep
+from synthpipe.files.locations import told
+from synthpipe.files.lock import held
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import replacing, write_atomically
 from synthpipe.patches.glass import glass_mask
-from synthpipe.progress import Reporter
-from synthpipe.records import Mask
 from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
@@ -42,8 +46,7 @@ from synthpipe.segment.metrics import (
 from synthpipe.segment.outputs import EVALUATION
 from synthpipe.segment.references import constant
 from synthpipe.segment.settings import WindowSection, default_windows
-from synthpipe.segment.windows import Segment, predict, predict_mask
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.segment.sliding_window import Segment, predict, predict_mask
 
 _KNOWN = {"validation images": "chose the best weights of", "masked images": "trained"}
 _MOST_RECORD = 2**24  # bytes of the names of drawn pictures

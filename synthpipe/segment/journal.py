@@ -13,10 +13,11 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from synthpipe.display import printable
-from synthpipe.errors import StoreError
-from synthpipe.files import read_regular, write_atomically
-from synthpipe.records import Image
+from synthpipe.core.display import printable
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Image
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.segment.board import Board
 from synthpipe.segment.devices import by_the_first
 from synthpipe.segment.losses import Losses

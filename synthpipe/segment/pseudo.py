@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.config import GlassSection
-from synthpipe.files import Location
-from synthpipe.handoff import begin_pseudo_labelled, write_pseudo_labelled
-from synthpipe.progress import Reporter
-from synthpipe.records import Image, Mask, PatchRef
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.progress import Reporter
+from synthpipe.core.records import Image, Mask, PatchRef
+from synthpipe.curated import begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.files.locations import Location
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.confidence import Confidence, fit_confidence
 from synthpipe.segment.settings import WindowSection
+from synthpipe.segment.sliding_window import window_probabilities
 from synthpipe.segment.sources import RealPatches
-from synthpipe.segment.windows import window_probabilities
 
 _FITTED = 1000  # patches
 _SIDE = 32  # points along the longer side of each

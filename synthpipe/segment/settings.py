@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from synthpipe.config import (
+from synthpipe.config.fields import (
     MOST,
     Above0,
     Deviation,

@@ -23,15 +23,15 @@ import yaml
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from synthpipe.config import differences
-from synthpipe.errors import ConfigError, StaleRunError, StoreError
-from synthpipe.files import write_atomically
-from synthpipe.folders import is_marked, resolved, sweep
-from synthpipe.handoff import Description
-from synthpipe.lock import held
-from synthpipe.pretrained import Weights
-from synthpipe.progress import Reporter, Silent
-from synthpipe.records import Image, Mask
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import ConfigError, StaleRunError, StoreError
+from synthpipe.core.progress import Reporter, Silent
+from synthpipe.core.records import Image, Mask
+from synthpipe.curated import Description
+from synthpipe.files.folders import is_marked, resolved, sweep
+from synthpipe.files.lock import held
+from synthpipe.files.writing import write_atomically
+from synthpipe.pretrained.weights import Weights
 from synthpipe.segment.augmentation import see
 from synthpipe.segment.batches import Batch, Steps, batches, steps_per_epoch
 from synthpipe.segment.board import EXAMPLES, triple
@@ -59,8 +59,8 @@ from synthpipe.segment.network import (
 from synthpipe.segment.outputs import TRAINING
 from synthpipe.segment.references import constant
 from synthpipe.segment.settings import TrainSettings, WindowSection
+from synthpipe.segment.sliding_window import predict_mask
 from synthpipe.segment.sources import Source
-from synthpipe.segment.windows import predict_mask
 
 Pictures = Mapping[str, Sequence[Image]]
 """Pictures of an epoch's end, by what they show."""

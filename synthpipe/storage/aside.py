@@ -14,7 +14,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from synthpipe.files import Location, exists, told
+from synthpipe.files.locations import Location, exists, told
 
 ROOT = "zarr.json"
 """The file that makes a folder a store."""

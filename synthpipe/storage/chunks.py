@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, VLenUTF8Codec, ZstdCodec
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
 
 Samples = NDArray[Any] | Sequence[str]
 Bytes = bytes | NDArray[np.uint8]

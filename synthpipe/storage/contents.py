@@ -10,13 +10,13 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from synthpipe.errors import StoreError
-from synthpipe.records import REASONS, STRATEGIES
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import REASONS, STRATEGIES
+from synthpipe.core.taxonomy import LOST
 from synthpipe.storage.nodes import HOW_TO_MEND, taxonomy_of
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import arrays_of
 from synthpipe.storage.shards import complete_shards, read_range, shard_size
-from synthpipe.taxonomy import LOST
 
 _SHARDS_AT_ONCE = 16  # that are read together
 _MASKS = 1024  # whose pixels are counted

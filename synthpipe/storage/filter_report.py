@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from synthpipe.errors import AccessError, FilterError, explain
-from synthpipe.files import Location, parse_json, read_regular
-from synthpipe.records import Strategy
+from synthpipe.core.errors import AccessError, FilterError, explain
+from synthpipe.core.records import Strategy
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.locations import Location
+from synthpipe.files.reading import read_regular
 
 FORMAT_VERSION = 1
 _CURE = "`synthpipe verify RUN` says how to mend it"

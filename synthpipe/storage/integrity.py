@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, parse_json, reached, read_regular
+from synthpipe.core.errors import StoreError
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.locations import Location, reached
+from synthpipe.files.reading import read_regular
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, split_checksum
 from synthpipe.storage.nodes import COPIES, METADATA
 from synthpipe.storage.shards import shard_key, shard_numbers, shard_size

@@ -16,11 +16,13 @@ from zarr.core.group import AsyncGroup
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
-from synthpipe.config import MOST
-from synthpipe.errors import AccessError, StoreError, explain
-from synthpipe.files import Location, parse_json, read_regular
-from synthpipe.records import Strategy
-from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.config.fields import MOST
+from synthpipe.core.errors import AccessError, StoreError, explain
+from synthpipe.core.records import Strategy
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.files.locations import Location
+from synthpipe.files.reading import read_regular
 
 METADATA = "zarr.json"
 COPIES = "consolidated_metadata"

@@ -6,8 +6,8 @@ from typing import Any
 
 import zarr
 
-from synthpipe.errors import StoreError
-from synthpipe.records import Recipe, recipe_from_json
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Recipe, recipe_from_json
 from synthpipe.storage.nodes import damaged, where
 from synthpipe.storage.shards import read_range
 

@@ -15,12 +15,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from synthpipe.config import MOST, Fraction, Pipeline, Stage, differences
-from synthpipe.errors import AccessError, StaleRunError, StoreError, explain
-from synthpipe.files import Location, exists, parse_json, read_regular, told, write_atomically
-from synthpipe.folders import Kind, sweep
-from synthpipe.packages import TORCH
-from synthpipe.records import STRATEGIES, Reason, Strategy
+from synthpipe.config.fields import MOST, Fraction, differences
+from synthpipe.config.pipeline import Pipeline, Stage
+from synthpipe.core.errors import AccessError, StaleRunError, StoreError, explain
+from synthpipe.core.packages import TORCH
+from synthpipe.core.records import STRATEGIES, Reason, Strategy
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.folders import Kind, sweep
+from synthpipe.files.locations import Location, exists, told
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.aside import ROOT, remove_rest, set_aside
 
 FORMAT_VERSION = 1

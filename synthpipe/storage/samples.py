@@ -21,8 +21,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, address, exists, located, open_regular, told
+from synthpipe.core.errors import StoreError
+from synthpipe.files.locations import Location, address, exists, located, told
+from synthpipe.files.reading import open_regular
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.nodes import HOW_TO_MEND, damaged
 from synthpipe.storage.shards import object_path, shard_size

@@ -20,14 +20,14 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
-from synthpipe.config import Codec, StoreSection
-from synthpipe.errors import StoreError
-from synthpipe.files import Location
-from synthpipe.records import REASONS, STRATEGIES
+from synthpipe.config.pipeline import Codec, StoreSection
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import REASONS, STRATEGIES
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.files.locations import Location
 from synthpipe.storage.chunks import ChunkCodec
 from synthpipe.storage.nodes import METADATA, damaged, has_copies, open_node, taxonomy_of, where
 from synthpipe.storage.shards import complete_shards, listing, missing_shards, shard_key, shard_size
-from synthpipe.taxonomy import LOST, Taxonomy
 
 FORMAT_VERSION = 1
 

@@ -26,12 +26,14 @@ from zarr.codecs import ShardingCodec
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore, StorePath
 
-from synthpipe.errors import AccessError, StoreError
-from synthpipe.files import Location, reached, read_regular, told, write_atomically
+from synthpipe.core.errors import AccessError, StoreError
+from synthpipe.core.threads import in_threads
+from synthpipe.files.locations import Location, reached, told
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum, split_checksum
+from synthpipe.storage.direct_io import ObjectWriter
 from synthpipe.storage.nodes import damaged, location_of
-from synthpipe.storage.objects import ObjectWriter
-from synthpipe.threads import in_threads
 
 _OBJECTS_AT_ONCE = 16  # each waits for the network where they are not on a disk
 

@@ -11,9 +11,10 @@ import zarr
 from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, ShardingCodec
 
-from synthpipe.errors import StoreError
-from synthpipe.files import PARTIAL, Location, exists, reached
-from synthpipe.records import STRATEGIES
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import STRATEGIES
+from synthpipe.files.locations import Location, exists, reached
+from synthpipe.files.writing import PARTIAL
 from synthpipe.storage.chunks import settings
 from synthpipe.storage.contents import contents
 from synthpipe.storage.filter_report import load_report

@@ -13,13 +13,16 @@ from typing import Any
 import zarr
 from zarr.storage import MemoryStore
 
+from synthpipe.build.layout import add_scores, add_verdicts, composites_group, curated_group
 from synthpipe.compose import Purpose
-from synthpipe.config import MOST, Pipeline
-from synthpipe.errors import AccessError
-from synthpipe.files import Location, exists, parse_json, reached, read_regular
+from synthpipe.config.fields import MOST
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import AccessError
+from synthpipe.core.records import Strategy
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.locations import Location, exists, reached
+from synthpipe.files.reading import read_regular
 from synthpipe.patches.catalog import Catalog
-from synthpipe.records import Strategy
-from synthpipe.stages.layout import add_scores, add_verdicts, composites_group, curated_group
 from synthpipe.storage.integrity import DamageError, StoredArray, check_metadata, metadata_of
 from synthpipe.storage.nodes import METADATA, MOST_METADATA
 from synthpipe.storage.run import RunDirectory

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from synthpipe.files import PARTIAL, Location, reached
+from synthpipe.files.locations import Location, reached
+from synthpipe.files.writing import PARTIAL
 from synthpipe.storage.nodes import METADATA
 from synthpipe.verification.expected import ExpectedGroup
 from synthpipe.verification.faults import Fault

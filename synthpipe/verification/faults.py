@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from synthpipe.files import Location
+from synthpipe.files.locations import Location
 
 FaultKind = Literal["missing", "damaged", "extra", "metadata", "contradiction", "file", "patch"]
 """``missing``: an object is not there. ``damaged``: its bytes are not those that were stored. ``extra``: an object lies

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import count_classes
-from synthpipe.config import Pipeline
-from synthpipe.errors import AccessError
-from synthpipe.records import REASONS, Composite, Recipe, recipe_from_json, recipe_to_json
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import AccessError
+from synthpipe.core.records import REASONS, Composite, Recipe, recipe_from_json, recipe_to_json
 from synthpipe.storage.integrity import DamageError, StoredArray, decode_shard
 from synthpipe.storage.shards import shards_of
 from synthpipe.verification.expected import ExpectedGroup

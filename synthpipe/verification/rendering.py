@@ -8,21 +8,21 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from synthpipe.build.tasks import Job, release_donors, render_recipe, sample_recipe
+from synthpipe.build.worker_setup import place_bank
 from synthpipe.compose import Donors, Purpose, render
-from synthpipe.config import Pipeline
-from synthpipe.errors import CatalogError
-from synthpipe.files import located
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import Composite, PatchRef, Recipe, Strategy
+from synthpipe.core.resizing import fit_packed
+from synthpipe.core.threads import available_cores, in_threads
+from synthpipe.files.locations import located
 from synthpipe.patches.bank import build_bank, load_donor
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.node_bank import hold_bank
 from synthpipe.patches.pixels import read_bytes
-from synthpipe.records import Composite, PatchRef, Recipe, Strategy
-from synthpipe.resizing import fit_packed
+from synthpipe.patches.shared_bank import hold_bank
 from synthpipe.storage.run import RunDirectory
-from synthpipe.tasks import Job, release_donors, render_recipe, sample_recipe
-from synthpipe.threads import available_cores, in_threads
 from synthpipe.verification.faults import Fault
-from synthpipe.workplace import place_bank
 
 Again = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
 """Samples a composite anew and renders the recipe that is stored of it; None where its donors are not at hand."""

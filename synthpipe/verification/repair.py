@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from synthpipe.config import Pipeline
-from synthpipe.files import Location, write_atomically
-from synthpipe.folders import resolved
-from synthpipe.lock import held
+from synthpipe.build import build
+from synthpipe.build.run import tidy
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.progress import Reporter
+from synthpipe.files.folders import resolved
+from synthpipe.files.locations import Location
+from synthpipe.files.lock import held
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.catalog import write_catalog
-from synthpipe.progress import Reporter
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
-from synthpipe.stages.build import tidy
 from synthpipe.storage.run import RUN, RunDirectory
-from synthpipe.verification.checkup import verify
 from synthpipe.verification.faults import Checkup, Fault
-from synthpipe.verification.small_files import find_catalog
+from synthpipe.verification.file_checks import find_catalog
+from synthpipe.verification.whole_run import verify
 
 _ROUNDS = 4  # composites, their scores, verdicts, the curated set
 

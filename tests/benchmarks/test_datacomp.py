@@ -17,7 +17,7 @@ from benchmarks.datacomp.sets import DataSet
 from benchmarks.datacomp.statistics import compared, miou
 from benchmarks.datacomp.trainer import Trainer
 from synthpipe import open_run
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.segment.metrics import Counts, measure
 from tests.conftest import DEMO, SMALL

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
 from synthpipe.cli import main
-from synthpipe.config import json_schema
+from synthpipe.config.pipeline import json_schema
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import DEMO, ROOT, SMALL
 

@@ -14,8 +14,8 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image as Pillow
 
-from synthpipe import pipeline_file
 from synthpipe.cli import main
+from synthpipe.config import pipeline_file
 from tests import conftest
 from tests.conftest import DEMO
 from tests.segment.conftest import settings

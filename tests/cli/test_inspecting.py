@@ -19,15 +19,15 @@ from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 from upath import UPath
 
+from synthpipe.build import build
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
-from synthpipe.handoff import CuratedSet, begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.core.pictures import overlay
+from synthpipe.core.records import PatchRef
+from synthpipe.curated import CuratedSet, begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.pictures import overlay
-from synthpipe.records import PatchRef
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from tests.conftest import SMALL, pipeline
 

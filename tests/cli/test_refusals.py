@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from PIL import Image as PillowImage
 
 from synthpipe.cli import main
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
 from tests.conftest import DEMO, ROOT, SMALL
 from tests.segment.conftest import CPU, DataSet, data_set, settings
 

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
 from synthpipe.cli import main
+from synthpipe.config.pipeline_file import load
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.pipeline_file import load
 
 
 def synthpipe(*arguments: object) -> Result:

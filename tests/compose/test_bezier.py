@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
+from benchmarks.reference import control_polygons, fill, outline
 from synthpipe.compose import Donors, generator, render, sample
 from synthpipe.compose.curve import bernstein, evaluate, sample_points
-from synthpipe.compose.reference import control_polygons, fill, outline
-from synthpipe.records import BezierRecipe, Donor, recipe_from_json, recipe_to_json
+from synthpipe.core.records import BezierRecipe, Donor, recipe_from_json, recipe_to_json
 from tests.conftest import FLAT_COLORS, flat_donors, pipeline, textured_donors
 
 

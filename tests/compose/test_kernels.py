@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.reference import render_plainly
 from synthpipe.compose import Donors, render, sample
 from synthpipe.compose.geometry import window
 from synthpipe.compose.kernels import count_classes
-from synthpipe.compose.reference import render_plainly
-from synthpipe.records import STRATEGIES, Donor, Strategy, pack
+from synthpipe.core.records import STRATEGIES, Donor, Strategy, pack
 from tests.conftest import pipeline, textured_donors
 
 

@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 
 from synthpipe.compose import Donors, generator, render, sample
 from synthpipe.compose.geometry import source_map
-from synthpipe.config import even_ceil
-from synthpipe.records import Crop, Donor, MosaicRecipe, Quadrant, ShiftScaleRotate, recipe_from_json, recipe_to_json
+from synthpipe.config.fields import even_ceil
+from synthpipe.core.records import (
+    Crop,
+    Donor,
+    MosaicRecipe,
+    Quadrant,
+    ShiftScaleRotate,
+    recipe_from_json,
+    recipe_to_json,
+)
 from tests.conftest import FLAT_COLORS, flat_donors, pipeline, textured_donors
 
 

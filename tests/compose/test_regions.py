@@ -7,7 +7,7 @@ import pytest
 
 from synthpipe.compose import render, sample
 from synthpipe.compose.regions import region_map, regions
-from synthpipe.records import STRATEGIES, Strategy
+from synthpipe.core.records import STRATEGIES, Strategy
 from tests.conftest import flat_donors, pipeline, textured_donors
 
 

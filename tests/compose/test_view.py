@@ -6,7 +6,7 @@ import pytest
 
 from synthpipe.compose import generator
 from synthpipe.compose.view import real_view
-from synthpipe.records import Image
+from synthpipe.core.records import Image
 from tests.conftest import pipeline
 
 

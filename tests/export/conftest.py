@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import Layout, PatchesSection
-from synthpipe.handoff import CuratedSet, Description, begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.config.pipeline import Layout, PatchesSection
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.curated import CuratedSet, Description, begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.records import PatchRef
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.conftest import pipeline
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import yaml
 
-from synthpipe.cards.croissant import croissant
-from synthpipe.cards.facts import facts_of, run_of
-from synthpipe.cards.readme import escaped, readme
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import Pipeline
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS
-from synthpipe.handoff import CuratedSet
+from synthpipe.report.data_cards.croissant import croissant
+from synthpipe.report.data_cards.facts import facts_of, run_of
+from synthpipe.report.data_cards.readme import escaped, readme
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification import repair, verify
 from tests.export.conftest import noise

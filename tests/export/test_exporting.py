@@ -17,12 +17,12 @@ import pytest
 from click.testing import CliRunner
 
 from synthpipe.cli import main
-from synthpipe.errors import MissingPackageError, StaleRunError, StoreError
+from synthpipe.core.errors import MissingPackageError, StaleRunError, StoreError
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.ledger import digest_of
 from synthpipe.export.work import reader_of
-from synthpipe.handoff import CuratedSet
 from tests.export.conftest import noise
 from tests.export.test_forms import digests, exported
 

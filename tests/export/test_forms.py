@@ -23,18 +23,18 @@ from pycocotools import mask as pycoco
 from pycocotools.coco import COCO
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import Layout, PatchesSection
+from synthpipe.config.pipeline import Layout, PatchesSection
+from synthpipe.core.progress import Silent
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, Exported, export, form_of
 from synthpipe.export.coco import from_runs, runs_of
 from synthpipe.export.entries import Part, entry, part_of
 from synthpipe.export.work import reader_of
-from synthpipe.files import Location
-from synthpipe.handoff import CuratedSet
+from synthpipe.files.locations import Location
 from synthpipe.patches.layouts import read_layout
-from synthpipe.progress import Silent
 from synthpipe.segment.mask_check import check_masks
 from synthpipe.segment.masks import masked_images
-from synthpipe.taxonomy import Taxonomy
 from tests.export.conftest import noise
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from synthpipe.config import PatchesSection
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.curated import Description
 from synthpipe.export.nnunet import NnUNetRaw
-from synthpipe.handoff import Description
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.export.conftest import noise
 from tests.export.test_forms import by_key, exported
 

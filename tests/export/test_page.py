@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS
 from synthpipe.export.entries import entry
-from synthpipe.handoff import CuratedSet
 from tests.conftest import ROOT
 from tests.export.test_forms import by_key, exported
 

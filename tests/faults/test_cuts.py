@@ -15,17 +15,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from synthpipe.build import build
+from synthpipe.build.run import is_finished
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import Pipeline
-from synthpipe.errors import StaleRunError
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import StaleRunError
+from synthpipe.curated import CuratedSet
 from synthpipe.export import export, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.ledger import Ledger, digest_of
-from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
-from synthpipe.stages.build import is_finished
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard

@@ -19,7 +19,7 @@ import zarr
 from click.testing import CliRunner
 
 from synthpipe.cli import main
-from synthpipe.lock import held
+from synthpipe.files.lock import held
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.storage.run import RUN
 from tests.conftest import DEMO, SMALL
@@ -160,7 +160,7 @@ def test_of_very_many_composites_an_even_sample_is_judged(
     rules = ("filter.enabled=false", "curation.rule=threshold", "curation.wanted=30", "curation.candidates=40")
     with building(path, patches, *rules) as process:
         assert process.wait(timeout=120) == 0
-    monkeypatch.setattr("synthpipe.stages.status._JUDGED", 2)
+    monkeypatch.setattr("synthpipe.build.status._JUDGED", 2)
     for entry in status(path)["strategies"].values():
         assert (entry["judged"], entry["of"]) == (16, 30), "shards 0 and 2 of 4"
     assert (

@@ -21,18 +21,18 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image as PillowImage
 
+from synthpipe.build import build
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import StoreError
-from synthpipe.handoff import open_run
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.threads import available_cores
+from synthpipe.curated import open_run
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.records import PatchRef
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
+from synthpipe.storage.checksums import write_sums
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.sums import write_sums
-from synthpipe.threads import available_cores
 from synthpipe.verification import Checkup, repair, verify
 from synthpipe.verification.rendering import check_patch_files
 from tests.conftest import DEMO, SMALL, Watched, pipeline

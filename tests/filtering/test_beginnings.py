@@ -10,16 +10,16 @@ import pytest
 import timm
 import torch
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import FilterSection
-from synthpipe.errors import ConfigError, FilterError, StaleRunError
+from synthpipe.config.pipeline import FilterSection
+from synthpipe.core.errors import ConfigError, FilterError, StaleRunError
+from synthpipe.core.records import Image
 from synthpipe.filtering.network import Architecture, FilterNetwork, initial_network
 from synthpipe.filtering.scoring import Scorer
 from synthpipe.filtering.training import train_filter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.records import Image
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from tests.conftest import SMALL, pipeline
 from tests.filtering.test_filter import data, settings
 from tests.imagenet import LITE0

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
 from synthpipe.filtering.training import EpochMetrics, FilterReport, train_filter
-from synthpipe.tensors import pack, unpack
+from synthpipe.pretrained.tensors import pack, unpack
 from tests.filtering.test_filter import data, settings
 
 KILLED = """

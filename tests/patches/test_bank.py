@@ -12,10 +12,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from synthpipe.compose import Donors, render, sample
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.resizing import fit_packed
 from synthpipe.patches.bank import bank_bytes, build_bank, load_donor, open_bank
-from synthpipe.records import PatchRef
-from synthpipe.resizing import fit_packed
 from tests.conftest import pipeline
 
 CANVAS = (64, 64)

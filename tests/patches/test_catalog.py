@@ -19,8 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synthpipe.config import PatchesSection
-from synthpipe.errors import CatalogError, StoreError
+from synthpipe.build import remarks
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.catalog import (
     Catalog,
     load_catalog,
@@ -31,9 +34,6 @@ from synthpipe.patches.catalog import (
 from synthpipe.patches.claims import Problem, told
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.pixels import decode
-from synthpipe.records import PatchRef
-from synthpipe.stages import remarks
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.conftest import Watched, pipeline
 
 LUNG = Taxonomy(

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.config import PatchesSection
-from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import located
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.files.locations import located
 from synthpipe.patches.catalog import survey
 from synthpipe.patches.cell_paths import name_patch
 from synthpipe.patches.pixels import read_bytes
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 HERE = Path("/data/set/table.csv")
 THERE = "https://host/data/table.csv"

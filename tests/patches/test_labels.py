@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 LUNG = Taxonomy(
     (

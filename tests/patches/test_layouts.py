@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from synthpipe.config import PatchesSection
-from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.claims import Claim
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.published import PUBLISHED
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 LUNG = Taxonomy(
     (

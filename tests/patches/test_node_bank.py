@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import CatalogError, StoreError
-from synthpipe.patches import node_bank
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.files.scratch import sweep
+from synthpipe.patches import shared_bank as node_bank
 from synthpipe.patches.bank import build_bank, is_complete
-from synthpipe.patches.node_bank import BankPlace, hold_bank, name_bank
-from synthpipe.scratch import sweep
+from synthpipe.patches.shared_bank import BankPlace, hold_bank, name_bank
 
 SPAWN = multiprocessing.get_context("spawn")
 

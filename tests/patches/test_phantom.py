@@ -15,14 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from synthpipe.config import PatchesSection
-from synthpipe.errors import ConfigError, StoreError
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.errors import ConfigError, StoreError
+from synthpipe.core.records import Image, Mask
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.phantom import PHANTOM_TAXONOMY, PhantomSpec, PhantomSummary, slide_name, write_phantom
 from synthpipe.patches.phantom.fields import grain, smooth_field, strands
 from synthpipe.patches.phantom.tissue import render_slide
 from synthpipe.patches.phantom.windows import choose_windows
-from synthpipe.records import Image, Mask
 
 SMALL = PhantomSpec(seed=3, slides=3, patches=12, size=48, images=1)
 GLASS = PHANTOM_TAXONOMY.background

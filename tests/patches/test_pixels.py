@@ -18,12 +18,12 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from synthpipe.config import MAX_PIXELS
-from synthpipe.errors import CatalogError
+from synthpipe.config.pipeline import MAX_PIXELS
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import Image, PatchRef
 from synthpipe.export.form import from_png
 from synthpipe.patches import samples
 from synthpipe.patches.pixels import decode, decode_bytes, decode_mask, read_palette, read_pixels
-from synthpipe.records import Image, PatchRef
 from tests.fuzz.images import sound_images
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.core.errors import CatalogError, ConfigError
 from synthpipe.patches.proposing import choose_layout, find_layout, group_pattern, label_pattern
 from tests.patches.test_layouts import touch
 

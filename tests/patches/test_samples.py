@@ -19,12 +19,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.export.form import from_png
 from synthpipe.patches.pixels import decode, decode_mask, read_pixels
-from synthpipe.records import PatchRef
 from synthpipe.segment.masks import MaskedImage
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 TAXONOMY = Taxonomy((TissueClass("tumour", (0, 64, 128)), TissueClass("stroma", (64, 128, 0))))
 HEIGHT, WIDTH = 16, 24

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.catalog import survey
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from tests import conftest
 from tests.conftest import pipeline
 

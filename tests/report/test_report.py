@@ -17,13 +17,15 @@ import zarr
 from click.testing import CliRunner
 from upath import UPath
 
+from synthpipe.build import build
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import PatchesSection
-from synthpipe.errors import FilterError, StoreError
-from synthpipe.handoff import open_run
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.errors import FilterError, StoreError
+from synthpipe.core.records import REASONS, STRATEGIES, Strategy
+from synthpipe.curated import open_run
 from synthpipe.patches.catalog import load_catalog
-from synthpipe.records import REASONS, STRATEGIES, Strategy
 from synthpipe.report import write_report
 from synthpipe.report.anonymous import anonymous
 from synthpipe.report.choice import chosen_kept, chosen_rejected, evenly
@@ -31,11 +33,9 @@ from synthpipe.report.facts import gather
 from synthpipe.report.html import page
 from synthpipe.report.tallies import score_counts, tally
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import open_group
 from synthpipe.verification import repair, verify
-from synthpipe.words import STRATEGY
 from tests.conftest import pipeline
 from tests.report.conftest import SMALL
 

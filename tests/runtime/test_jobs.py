@@ -13,8 +13,10 @@ import dask
 import psutil
 import pytest
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import ClusterError, ConfigError
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.errors import ClusterError, ConfigError
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import (
     ClusterSettings,
@@ -27,11 +29,9 @@ from synthpipe.runtime import (
     run_tasks,
 )
 from synthpipe.runtime.jobs import job_cluster
-from synthpipe.settings_file import load_settings
-from synthpipe.stages import build
+from tests.build.test_build import hashes, small
 from tests.runtime.conftest import Bare, cluster_of
 from tests.runtime.test_strangers import listening, refuses
-from tests.test_build import hashes, small
 
 # jobs as background processes of this machine: what it takes of Slurm to run workers
 SBATCH = """#!/bin/sh
@@ -82,7 +82,7 @@ def pid(number: int) -> int:
 def test_the_package_of_queues_does_not_take_ctrl_c() -> None:
     """Its import makes Ctrl-C end the process as if all were well."""
     code = (
-        "import signal; from synthpipe.runtime.jobs import JobSettings, job_cluster\n"
+        "import signal; from synthpipe.runtime import JobSettings; from synthpipe.runtime.jobs import job_cluster\n"
         "from synthpipe.runtime import Demand\nfrom synthpipe.runtime.settings import Queued\n"
         "before = signal.getsignal(signal.SIGINT)\n"
         "job_cluster(Queued('slurm', JobSettings()), Demand()).close()\n"

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from distributed import Client, get_worker
 
-from synthpipe.errors import ClusterError
+from synthpipe.core.errors import ClusterError
 from synthpipe.runtime import ClusterSettings, Demand, Joined, Tls, open_cluster, run_tasks
-from synthpipe.runtime.preparation import Preparation
+from synthpipe.runtime.worker_plugin import Preparation
 from tests.runtime.conftest import Bare, cluster_of
 
 ROOT = Path(__file__).parents[2]

@@ -15,7 +15,7 @@ def three_steps(number: int) -> int:
 def test_steps_announced_inside_tasks_reach_the_client() -> None:
     heard: list[int] = []
     with cluster_of(two()) as cluster:
-        with announced(cluster, heard.append):
+        with announced(cluster.client, heard.append):
             assert sorted(run_tasks(cluster, three_steps, range(4))) == [0, 1, 2, 3]
             deadline = time.monotonic() + 10
             while len(heard) < 12 and time.monotonic() < deadline:

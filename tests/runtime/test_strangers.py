@@ -17,10 +17,10 @@ import pytest
 from distributed import Client, Security
 from distributed.core import connect
 
+from synthpipe.build import build
+from synthpipe.core.progress import Advance, Silent
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.progress import Advance, Silent
 from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster
-from synthpipe.stages import build
 from tests.conftest import SMALL, pipeline
 from tests.runtime.conftest import two
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import CatalogError, ClusterError
+from synthpipe.core.errors import CatalogError, ClusterError
 from synthpipe.runtime import Cluster, ClusterSettings, Local, run_tasks
 from tests.runtime.conftest import Bare, cluster_of, two
 

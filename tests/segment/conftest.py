@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.handoff import CuratedSet, Description
+from synthpipe.curated import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
@@ -17,7 +18,6 @@ from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
 from synthpipe.segment.training import TrainingData
-from synthpipe.stages import build
 from tests.conftest import pipeline
 
 CPU = Hardware("cpu")

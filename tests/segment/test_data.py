@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from synthpipe.errors import StoreError
-from synthpipe.handoff import CuratedSet
-from synthpipe.segment.data import CuratedDataset, Tensors
+from synthpipe.core.errors import StoreError
+from synthpipe.curated import CuratedSet
+from synthpipe.curated.torch_data import CuratedDataset, Tensors
 from synthpipe.storage.schema import open_group
 from tests.conftest import pipeline
 
 
 @pytest.fixture(scope="module")
 def dataset(curated: Path) -> CuratedDataset:
-    return CuratedDataset(curated)
+    return CuratedSet(curated).to_torch()
 
 
 def test_the_curated_set_is_what_zarr_reads(curated: Path) -> None:

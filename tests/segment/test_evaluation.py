@@ -14,9 +14,9 @@ from PIL import Image as PillowImage
 from sklearn.metrics import confusion_matrix as independent
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import PUBLISHED_GLASS
-from synthpipe.errors import ConfigError, StaleRunError, StoreError
-from synthpipe.handoff import CuratedSet
+from synthpipe.config.pipeline import PUBLISHED_GLASS
+from synthpipe.core.errors import ConfigError, StaleRunError, StoreError
+from synthpipe.curated import CuratedSet
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
 from synthpipe.segment.evaluation import Predictor, draw_curves, evaluate, table

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
 from synthpipe.segment.masks import digest_of, masked_images
 from tests.conftest import pipeline
 from tests.segment.conftest import DataSet

@@ -20,10 +20,11 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import CatalogError, ConfigError, StaleRunError, StoreError
-from synthpipe.folders import LOCK
-from synthpipe.handoff import CuratedSet
-from synthpipe.lock import held
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.errors import CatalogError, ConfigError, StaleRunError, StoreError
+from synthpipe.curated import CuratedSet
+from synthpipe.files.folders import LOCK
+from synthpipe.files.lock import held
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
@@ -32,7 +33,6 @@ from synthpipe.segment.outputs import TRAINING
 from synthpipe.segment.settings import OptimizerSection, TrainSettings, WindowSection
 from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches
 from synthpipe.segment.training import TrainingData, learning_rate, train
-from synthpipe.settings_file import load_settings
 from tests.conftest import ROOT
 from tests.segment.conftest import CPU, DataSet, settings
 

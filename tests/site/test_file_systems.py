@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synthpipe.files import located
+from synthpipe.files.locations import located
 from synthpipe.patches.listing import listing
-from synthpipe.storage.objects import LocalFile
+from synthpipe.storage.direct_io import LocalFile
 
 
 def test_an_object_is_closed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
+from synthpipe.build import build
 from synthpipe.cli import main
+from synthpipe.core.progress import Silent
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.progress import Silent
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from synthpipe.verification import verify
-from tests.test_build import small
+from tests.build.test_build import small
 
 
 def test_verify_and_replay_name_the_option_that_says_where_patches_are_now(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import dask
 import pytest
 
-from synthpipe.errors import ClusterError
+from synthpipe.core.errors import ClusterError
 from synthpipe.runtime import ClusterSettings, Demand, Joined, Local, open_cluster
+from tests.doctor.test_doctor import examined
 from tests.runtime.conftest import cluster_of
 from tests.runtime.test_joining import process
-from tests.test_doctor import examined
 
 WITHOUT_SYNTHPIPE = """
 import sys

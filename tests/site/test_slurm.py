@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from tests.build.test_build import hashes
 from tests.conftest import DEMO, ROOT
-from tests.test_build import hashes
 
 pytestmark = pytest.mark.slow
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from synthpipe.storage import objects
-from synthpipe.storage.objects import ObjectWriter
+from synthpipe.storage import direct_io as objects
+from synthpipe.storage.direct_io import ObjectWriter
 
 PARTS = [1, 4095, 4096, 10_000, 3, 70_000, 0, 8192, 12_345]
 Write = Callable[[int, NDArray[np.uint8]], int]

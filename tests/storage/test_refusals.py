@@ -16,13 +16,15 @@ from werkzeug.serving import make_server
 from werkzeug.test import run_wsgi_app
 
 import synthpipe
+from synthpipe.build import build
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import StoreError
-from synthpipe.files import located, read_regular, write_atomically
+from synthpipe.core.errors import StoreError
+from synthpipe.files.locations import located
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from tests.conftest import DEMO, SMALL, pipeline
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"

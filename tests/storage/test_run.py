@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from synthpipe.errors import FilterError, StoreError
+from synthpipe.core.errors import FilterError, StoreError
 from synthpipe.storage import run as run_module
 from synthpipe.storage.filter_report import EpochMetrics, FilterReport, load_report
 from synthpipe.storage.run import RunDirectory, write_json

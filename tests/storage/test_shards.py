@@ -10,10 +10,11 @@ import tensorstore
 import xarray
 import zarr
 
-from synthpipe.config import Codec, StoreSection
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, located
-from synthpipe.storage import objects
+from synthpipe.config.pipeline import Codec, StoreSection
+from synthpipe.core.errors import StoreError
+from synthpipe.core.taxonomy import LOST
+from synthpipe.files.locations import Location, located
+from synthpipe.storage import direct_io as objects
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
@@ -40,7 +41,6 @@ from synthpipe.storage.shards import (
     stored_at,
     write_shard,
 )
-from synthpipe.taxonomy import LOST
 
 SHARD = 4
 STORE = StoreSection(shard=SHARD)

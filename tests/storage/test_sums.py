@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.storage.checksums import read_sums, sha256, write_sums
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.sums import read_sums, sha256, write_sums
 
 
 def run_at(path: Path) -> RunDirectory:

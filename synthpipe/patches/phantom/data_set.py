@@ -26,15 +26,17 @@ import cv2
 import numpy as np
 from PIL import Image as PillowImage
 
-from synthpipe.config import differences
-from synthpipe.errors import ConfigError, StoreError
-from synthpipe.files import parse_json, read_regular, write_atomically
-from synthpipe.folders import Kind, claim, is_half_written, resolved, sweep
-from synthpipe.lock import held
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import ConfigError, StoreError
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.files.folders import Kind, claim, is_half_written, resolved, sweep
+from synthpipe.files.lock import held
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.phantom.tissue import SMALLEST, render_slide
 from synthpipe.patches.phantom.windows import Window, choose_windows
-from synthpipe.records import Image, Mask
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 FORMAT_VERSION = 2
 """Raised whenever the same spec comes to mean other pixels."""

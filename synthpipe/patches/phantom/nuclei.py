@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from synthpipe.core.records import Mask
 from synthpipe.patches.phantom.fields import Field
-from synthpipe.records import Mask
 
 Points = NDArray[np.float64]
 """(N, 2) float64: positions, or directions of length 1, as (y, x) in pixels."""

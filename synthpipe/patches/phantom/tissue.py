@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import Image, Mask
 from synthpipe.patches.phantom.fields import Field, grain, smooth_field, strands
 from synthpipe.patches.phantom.nuclei import (
     CODES,
@@ -27,7 +28,6 @@ from synthpipe.patches.phantom.nuclei import (
     scatter,
     stain_nuclei,
 )
-from synthpipe.records import Image, Mask
 
 TUMOUR, STROMA, NORMAL, GLASS = range(4)
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import Mask
 from synthpipe.patches.phantom.tissue import GLASS
-from synthpipe.records import Mask
 
 Boxes = NDArray[np.int64]
 """(N, 4) int64: y, x, height and width of windows."""

@@ -1,0 +1,85 @@
+"""Whether a build would go on with the bytes that it began with: the same patches, and packages that render alike."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from synthpipe.compose import Purpose
+from synthpipe.core.errors import StaleRunError
+from synthpipe.files.locations import Location, exists
+from synthpipe.patches.catalog import Catalog, changes, load_catalog
+from synthpipe.runtime import run_tasks
+from synthpipe.build.state import BuildState
+from synthpipe.storage.run import RunDirectory, versions
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all, has_array, open_group
+from synthpipe.storage.shards import object_path
+from synthpipe.build.tasks import ShardTask, equals_stored
+
+_LISTED = 20
+
+
+def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
+    """Refuse patches other than those that the composites of a run were made from.
+
+    Raises
+    ------
+    StaleRunError
+        The message lists the patches that differ.
+    """
+    if not run.exists() or not run.holds_composites() or run.read()["catalog_digest"] == catalog.digest:
+        return
+    found = list(islice(changes(load_catalog(run.path, run.pipeline().taxonomy), catalog), _LISTED + 1))
+    more = ["and more"] if len(found) > _LISTED else []
+    raise StaleRunError(
+        "\n  ".join(
+            [
+                f"{run.path}: was made from other patches than there are now; restore them, or build into another "
+                "directory:",
+                *(found[:_LISTED] or ["catalog.csv is not the one that the run was begun with"]),
+                *more,
+            ]
+        )
+    )
+
+
+def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -> None:
+    """Refuse to go on where a composite that is stored would be sampled or rendered otherwise now.
+
+    Shards with a `broken` object are not looked at.
+
+    Raises
+    ------
+    StaleRunError
+        The message lists the packages whose versions differ.
+    """
+    run = state.run
+    stores: dict[Purpose, Location] = {"candidate": run.candidates, "filter": run.training}
+    tasks, avoided = [], set(map(str, broken))
+    for purpose, store in stores.items():
+        for strategy in state.pipeline.strategies:
+            group = open_group(store, strategy) if exists(store / strategy / "zarr.json") else None
+            if group is None or not has_array(group, "image"):
+                continue
+            arrays = [array(group, name) for name in CANDIDATE_ARRAYS]
+            shards = complete_in_all(group, CANDIDATE_ARRAYS)
+            sound = (
+                shard
+                for shard in sorted(shards)
+                if avoided.isdisjoint(str(object_path(each, shard).absolute()) for each in arrays)
+            )
+            tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in islice(sound, 1)]
+    if all(run_tasks(state.cluster, equals_stored, tasks)):
+        return
+    before, here = run.read()["versions"], versions(state.pipeline.filter.enabled)
+    found = [
+        f"{name}: {before.get(name)} -> {version}" for name, version in here.items() if before.get(name) != version
+    ]
+    raise StaleRunError(
+        "\n  ".join(
+            [
+                f"{run.path}: its composites would be made otherwise by what is installed here; install what it was "
+                "begun with, or build into another directory. If versions are the same, see `synthpipe verify`:",
+                *(found or ["no version differs"]),
+            ]
+        )
+    )

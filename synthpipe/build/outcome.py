@@ -1,0 +1,46 @@
+"""Remarks on a finished curated set: the classes that it hardly shows, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.patches.catalog import Catalog
+from synthpipe.core.verdict_text import told
+from synthpipe.core.display_names import STRATEGY
+
+_RARE = 0.01  # of the kept pixels
+
+
+def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the classes with under 1 % of the kept pixels, and what became of the candidates that show them.
+
+    Parameters
+    ----------
+    pipeline, catalog
+        Of the run.
+    entries : mapping
+        What ``build.json`` holds of each strategy once its candidates are judged.
+    """
+    can_balance = pipeline.mosaic and not pipeline.donors.balance_classes
+    balance = "set donors.balance_classes: true, or " if can_balance else ""
+    kept = {strategy: entry["verdicts"]["kept"] for strategy, entry in entries.items()}
+    for index, name in enumerate(pipeline.taxonomy.names):
+        pixels = sum(entry["class_share"][name] * kept[strategy] for strategy, entry in entries.items())
+        share = pixels / max(1, sum(kept.values()))
+        donors = sum(patch.classes == (index,) for patch in catalog.donors)
+        if share >= _RARE:
+            continue
+        reasons = [f"{donors} of {len(catalog.donors)} donors show it"]
+        for strategy, entry in entries.items():
+            verdicts = entry["class_verdicts"][name]
+            counts = ", ".join(
+                f"{count} {told(reason, pipeline.ranked)}" for reason, count in verdicts.items() if count
+            )
+            shown = sum(verdicts.values())
+            reasons.append(
+                f"{shown} of {entry['candidates']} {STRATEGY[strategy]} candidates show it{counts and f' ({counts})'}"
+            )
+        cure = f"{balance}add donors" if donors else "add single-class patches of it"
+        yield f"{name} has {share:.1%} of the kept pixels: {'; '.join(reasons)}; {cure}"

@@ -1,0 +1,127 @@
+"""A run, opened: what a build has made so far, to look at from Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import zarr
+
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.display import printable, without_secrets
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Strategy
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.curated.curated_set import CuratedSet
+from synthpipe.curated.description import Sample
+from synthpipe.files.locations import Location, exists, located
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.samples import SampleReader
+from synthpipe.storage.schema import array, open_group
+from synthpipe.storage.shards import complete_shards, shard_size
+
+
+def open_run(path: str | Location) -> Run:
+    """Open a run, finished or not, at a path or URL.
+
+    Raises
+    ------
+    StoreError
+        There is no run at `path`, or what it says of itself is damaged.
+    """
+    directory = RunDirectory(located(path))
+    data = directory.read()
+    return Run(directory.path, str(data["name"]), str(data["fingerprint"]), directory.pipeline())
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Run:
+    """A run: its pipeline, how far it is, its candidates and its curated set.
+
+    Attributes
+    ----------
+    path : Path or UPath
+        The run directory.
+    name : str
+        The pipeline's.
+    fingerprint : str
+        Of the pipeline: runs with the same one, of the same patches, have the same bytes.
+    pipeline : Pipeline
+        Every setting it was built with.
+    """
+
+    path: Location
+    name: str
+    fingerprint: str
+    pipeline: Pipeline
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        return self.pipeline.taxonomy
+
+    @property
+    def journal(self) -> dict[str, Any]:
+        """What ``build.json`` says: seconds a stage, verdicts and class shares a strategy, whether it is finished."""
+        return RunDirectory(self.path).journal()
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.journal.get("finished"))
+
+    @property
+    def curated(self) -> CuratedSet:
+        """Its curated set.
+
+        Raises
+        ------
+        StoreError
+            There is none yet, or it is not complete.
+        """
+        path = RunDirectory(self.path).curated
+        return CuratedSet(path if exists(path) else self.path)  # which says how to finish the run
+
+    def candidates(self, strategy: Strategy) -> zarr.Group:
+        """Return the candidates of a strategy: arrays ``image``, ``mask``, ``recipe``, ``p_real``, ``verdict``, ...
+
+        Raises
+        ------
+        StoreError
+            There are none.
+        """
+        return open_group(RunDirectory(self.path).candidates, strategy)
+
+    def candidate(self, strategy: Strategy, index: int) -> Sample:
+        """Return one candidate, whatever its verdict.
+
+        Raises
+        ------
+        StoreError
+            There is none of that index, or it is not made yet.
+        """
+        group = self.candidates(strategy)
+        images, masks = array(group, "image"), array(group, "mask")
+        count = masks.shape[0]
+        if not 0 <= index < count:
+            raise StoreError(f"{self.path}: no {strategy} candidate {index}; there are {count}, counted from 0")
+        if index // shard_size(images) not in complete_shards(images) & complete_shards(masks):
+            raise StoreError(f"{self.path}: {strategy} candidate {index} is not made yet; finish the build first")
+        image, mask = SampleReader(images)[index], SampleReader(masks)[index]
+        labels = np.isin(np.arange(len(self.taxonomy)), mask).astype(np.uint8)
+        return Sample(image, mask, labels, self.taxonomy)
+
+    def __repr__(self) -> str:
+        """Say what was built, whether it is finished, and where it lies."""
+        state = "finished" if self.finished else "not finished"
+        lines = [
+            f"Run of {self.name}, {state}",
+            f"  classes      {', '.join(self.taxonomy.names)}",
+            f"  fingerprint  {self.fingerprint}",
+            f"  path         {without_secrets(self.path)}",
+        ]
+        return "\n".join(map(printable, lines))
+
+    def _repr_html_(self) -> str:
+        from synthpipe.curated.notebook import run_html  # loads OpenCV and Pillow
+
+        return run_html(self)

@@ -1,0 +1,1 @@
+"""Pretrained weights: reading them, checking them, and fitting them to a network."""

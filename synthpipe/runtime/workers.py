@@ -1,0 +1,174 @@
+"""Who works on the cluster now: the workers, what they have, and whether the scheduler still answers."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from distributed import Client
+from distributed.comm.core import CommClosedError
+
+from synthpipe.core.errors import ClusterError
+from synthpipe.runtime.site import suspects
+
+Answer = TypeVar("Answer")
+
+GPU = "GPU"
+_LEAST_SECONDS_BETWEEN_LOOKS, _MOST_SECONDS_BETWEEN_LOOKS, _SECONDS_TO_ANSWER = 0.5, 10.0, 30.0
+_LOOKING_SHARE = 0.05  # of the driver's time that may be spent on looking
+
+
+@dataclass(frozen=True, slots=True)
+class Roll:
+    """The workers at one moment, by address."""
+
+    workers: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def hosts(self) -> int:
+        """How many machines there are."""
+        return len({worker["host"] for worker in self.workers.values()})
+
+    def slots(self, gpu: bool) -> int:
+        """Return how many tasks can run at once; with `gpu`, tasks that take the resource GPU."""
+        if not gpu:
+            return sum(worker["nthreads"] for worker in self.workers.values())
+        return sum(min(worker["nthreads"], int(worker["resources"].get(GPU, 0))) for worker in self.workers.values())
+
+
+class Crew:
+    """The workers of a cluster, looked at from time to time; the scheduler's loss, and theirs, become clear errors.
+
+    Attributes
+    ----------
+    memory_kills : dict
+        Bytes that workers held when they were stopped for it, by the workers' addresses.
+    """
+
+    def __init__(self, client: Client, patience: float) -> None:
+        self._client, self._patience = client, patience
+        self._address = client.scheduler.address
+        self._roll = Roll({})
+        self._next_look = 0.0
+        self._missing_since: dict[bool, float] = {}
+        self.memory_kills: dict[str, int] = {}
+        client.subscribe_topic("worker-restart-memory", self._note_kill)
+
+    def now(self, fresh: bool = False) -> Roll:
+        """Return the workers, as they were a moment ago; with `fresh`, as they are.
+
+        Raises
+        ------
+        ClusterError
+            The scheduler is lost.
+        """
+        self.check_scheduler()
+        start = time.monotonic()
+        if fresh or start >= self._next_look:
+            try:
+                found = self._client.sync(self._identity, callback_timeout=_SECONDS_TO_ANSWER)
+                self._roll = Roll(found["workers"])
+            except TimeoutError:
+                pass  # it is busy: what was seen last has to do
+            except (OSError, CommClosedError) as error:
+                raise self.lost() from error
+            spent = time.monotonic() - start
+            pause = min(_MOST_SECONDS_BETWEEN_LOOKS, spent / _LOOKING_SHARE)
+            self._next_look = time.monotonic() + max(_LEAST_SECONDS_BETWEEN_LOOKS, pause)
+        return self._roll
+
+    def slots(self, gpu: bool, fresh: bool = False) -> int:
+        """Return `Roll.slots` of `now`.
+
+        Raises
+        ------
+        ClusterError
+            There has been none for longer than anyone has patience, or the scheduler is lost.
+        """
+        slots = self.now(fresh).slots(gpu)
+        if slots:
+            self._missing_since.pop(gpu, None)
+            return slots
+        since = self._missing_since.setdefault(gpu, time.monotonic())
+        if time.monotonic() - since > self._patience:
+            raise ClusterError(self._nobody(gpu))
+        return 0
+
+    def wait(self, gpu: bool = False) -> None:
+        """Wait until there is a worker; with `gpu`, one that has the resource GPU.
+
+        Raises
+        ------
+        ClusterError
+            Nobody came in time, or the scheduler is lost.
+        """
+        while not self.slots(gpu, fresh=True):
+            time.sleep(_LEAST_SECONDS_BETWEEN_LOOKS / 2)
+
+    def answer(self, ask: Callable[[], Answer]) -> Answer:
+        """Return what `ask` does, which asks all workers, however long that takes while they give signs of life.
+
+        Raises
+        ------
+        ClusterError
+            A worker has been silent for longer than anyone has patience, or the scheduler is lost.
+        """
+        answer = Future[Answer]()
+
+        def work() -> None:
+            try:
+                answer.set_result(ask())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        signs: dict[str, tuple[float, float]] = {}
+        while not wait((answer,), _LEAST_SECONDS_BETWEEN_LOOKS).done:
+            now = time.monotonic()
+            for address, worker in self.now().workers.items():
+                if signs.get(address, (None, now))[0] != worker["last_seen"]:
+                    signs[address] = worker["last_seen"], now
+                elif now - signs[address][1] > self._patience:
+                    raise ClusterError(
+                        f"worker {address} has given no sign of life for {self._patience:.0f} s (--patience): it is "
+                        "stopped, or its machine hangs; end it, then give the command again: finished work is kept"
+                    )
+        return answer.result()
+
+    def check_scheduler(self) -> None:
+        """Raise `ClusterError` when the connection to the scheduler is lost."""
+        if self._client.status != "running":
+            raise self.lost()
+
+    def lost(self) -> ClusterError:
+        """Return the error that tells of a lost scheduler."""
+        return ClusterError(
+            f"the scheduler at {self._address} is gone; finished work is kept: when there is one again, give the "
+            "command again"
+        )
+
+    def _nobody(self, gpu: bool) -> str:
+        waited = f"for {self._patience:.0f} s (--patience)"
+        finished = "finished work is kept: give the command again when there are workers"
+        if not self._roll.workers:
+            reason = (
+                f"{len(self.memory_kills)} were stopped because they held all the memory that they may use: give "
+                "them more (--memory; of jobs, memory, or fewer processes), or use fewer --workers"
+                if self.memory_kills
+                else "; ".join(filter(None, ("look at the workers' logs, or at the queue", suspects())))
+            )
+            return f"the scheduler at {self._address} has had no worker {waited}; {reason}; {finished}"
+        return (
+            f"none of the {len(self._roll.workers)} workers has had the resource GPU {waited}; start some with "
+            f"--resources GPU=1, or do without: --device cpu; {finished}"
+        )
+
+    def _note_kill(self, event: tuple[float, Mapping[str, Any]]) -> None:
+        self.memory_kills[event[1]["worker"]] = event[1]["rss"]
+
+    async def _identity(self) -> Any:
+        return await self._client.scheduler.identity(n_workers=-1)

@@ -1,0 +1,87 @@
+"""``SHA256SUMS``: the digests of a finished run's small files, which have no checksums of their own.
+
+`sha256sum --check SHA256SUMS` reads it too. Its last line is a comment with the digest of the lines before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+from synthpipe.core.errors import AccessError, StoreError
+from synthpipe.files.locations import Location, exists
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
+from synthpipe.storage.run import RunDirectory
+
+_LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
+_LARGEST = 1 << 20  # bytes
+_MOST = 1 << 31  # bytes: weights of the largest networks
+_END = "# sha256 of the lines above: "
+
+
+def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
+    """Write the digests of a run's small files: those that are there, and those whose bytes are `known` already.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written.
+    """
+    contents = {path: read_file(path) for path in run.small_files() if exists(path)} | dict(known)
+    digests = {_name(run, path): sha256(data) for path, data in contents.items()}
+    text = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n", durable=True)
+
+
+def read_sums(run: RunDirectory) -> dict[Location, str]:
+    """Return the digests that ``SHA256SUMS`` holds.
+
+    Raises
+    ------
+    StoreError
+        It is missing or damaged, or names a file that no build lists there.
+    """
+    try:
+        text = read_regular(run.sums_file, _LARGEST).decode("ascii")
+    except FileNotFoundError as error:
+        raise StoreError(f"{run.sums_file}: not found") from error
+    except AccessError:
+        raise
+    except OSError as error:
+        raise StoreError(f"{run.sums_file}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StoreError(f"{run.sums_file}: is not ASCII") from error
+    body, _, end = text.rpartition(_END)
+    if end != f"{sha256(body.encode())}\n":
+        raise StoreError(f"{run.sums_file}: its last line is not the digest of those before")
+    known = {_name(run, path): path for path in run.small_files()}
+    sums = dict[Location, str]()
+    for line in body.splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None or match[2] not in known:
+            raise StoreError(f"{run.sums_file}: holds {line[:200]!r}, which names no small file of a run")
+        sums[known[match[2]]] = match[1]
+    return sums
+
+
+def read_file(path: Location) -> bytes:
+    """Return the bytes of one of the small files.
+
+    Raises
+    ------
+    OSError
+        It is not there, is no file, is larger than any is, or cannot be read.
+    """
+    return read_regular(path, _MOST)
+
+
+def _name(run: RunDirectory, path: Location) -> str:
+    """Return a small file's path below its run."""
+    return str(path).removeprefix(f"{run.path}/")
+
+
+def sha256(data: bytes) -> str:
+    """Return the digest of some bytes, in hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()

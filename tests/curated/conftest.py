@@ -1,0 +1,38 @@
+"""A run of enough slides to be split, lying where the documents' code looks for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from synthpipe.build import build
+from synthpipe.cli.progress import LogReporter
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.runtime import ClusterSettings, Local
+from tests.conftest import pipeline
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run in ``runs/demo``, 20 Mosaics and 60 Beziers of ten slides, and its ``data/phantom``."""
+    directory = tmp_path_factory.mktemp("place")
+    write_phantom(directory / "data" / "phantom", PhantomSpec(slides=10, patches=100, size=64, images=2))
+    overrides = ("filter.enabled=false", "curation.rule=threshold", "curation.wanted={mosaic: 20, bezier: 60}")
+    more = (
+        "curation.candidates={mosaic: 32, bezier: 64}",
+        "curation.min_class_share=0.15",
+        "store.shard=16",
+        f"patches.root={directory / 'data' / 'phantom'}",
+    )
+    build(pipeline(*overrides, *more), directory / "runs" / "demo", ClusterSettings(Local(workers=1)), LogReporter())
+    return directory
+
+
+@pytest.fixture
+def beside(place: Path, tmp_path: Path) -> Path:
+    """An empty folder in which ``runs/demo`` is that run, and ``data`` its patches."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(place / "runs" / "demo")
+    (tmp_path / "data").symlink_to(place / "data")
+    return tmp_path
