@@ -16,7 +16,7 @@ from synthpipe.build import build
 from synthpipe.cli.progress import reporter
 from synthpipe.core.records import Image, Mask
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.segment.pseudo import fit_to_patches, gated
+from synthpipe.segment.pseudo import fit_to_patches, restrict_to_labels
 from synthpipe.segment.sources import MaskedCrops, RealPatches
 
 
@@ -142,7 +142,7 @@ class SelfTrained:
                 masks[some] = (
                     sure.mask(probabilities, labels[some], data.description.taxonomy.background)
                     if sure
-                    else gated(probabilities, labels[some])
+                    else restrict_to_labels(probabilities, labels[some])
                 )
             masks = np.where(glass, glass, masks)
             half = size - len(chosen)

@@ -20,7 +20,7 @@ from synthpipe.core.records import Image, Mask
 from synthpipe.curated.torch_data import Epochs
 from synthpipe.pretrained.weights import Weights, heads, own_normalisation, quiet_hub, read_weights, timm_outline
 from synthpipe.segment import metrics
-from synthpipe.segment.augmentation import draw_view, see
+from synthpipe.segment.augmentation import apply_views, draw_view
 from synthpipe.segment.network import reflect
 from synthpipe.segment.settings import AugmentationSection, WindowSection
 from synthpipe.segment.sliding_window import window_probabilities
@@ -228,5 +228,5 @@ def _batches(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Ite
             epochs.epoch += 1
         views = np.stack([draw_view(rng, _AUGMENTATION, (size[0], size[1])) for _ in chosen])
         images = torch.from_numpy(samples.images[chosen]).permute(0, 3, 1, 2)
-        seen, masks = see(images, torch.from_numpy(samples.masks[chosen]), torch.from_numpy(views), classes)
+        seen, masks = apply_views(images, torch.from_numpy(samples.masks[chosen]), torch.from_numpy(views), classes)
         yield seen, masks.clamp(max=classes).long()

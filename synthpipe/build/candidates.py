@@ -31,7 +31,7 @@ from synthpipe.storage.schema import (
 )
 from synthpipe.storage.shards import complete_shards, planned_in, read_range, shards_of
 from synthpipe.build.tasks import NetworkTask, ScoreTask, ShardTask, TrainTask, check_network, render_shard, score_shards, train
-from synthpipe.core.verdict_text import warning
+from synthpipe.core.verdict_text import below_threshold_warning
 from synthpipe.core.display_names import STRATEGY, VERDICT
 
 _SCORED_ON_GPU = 4096  # composites a task: at the beginning and the end of each, a GPU waits
@@ -95,7 +95,7 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
     if found.kept < wanted:
         raise _too_few(state, _shortfall(strategy, found.verdicts, wanted))
     if found.below_threshold:
-        state.reporter.note(f"warning: {warning(strategy, found.below_threshold, settings.threshold)}")
+        state.reporter.note(f"warning: {below_threshold_warning(strategy, found.below_threshold, settings.threshold)}")
     return found.verdicts
 
 

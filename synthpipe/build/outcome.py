@@ -7,7 +7,7 @@ from typing import Any
 
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.patches.catalog import Catalog
-from synthpipe.core.verdict_text import told
+from synthpipe.core.verdict_text import verdict_text
 from synthpipe.core.display_names import STRATEGY
 
 _RARE = 0.01  # of the kept pixels
@@ -36,7 +36,7 @@ def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Map
         for strategy, entry in entries.items():
             verdicts = entry["class_verdicts"][name]
             counts = ", ".join(
-                f"{count} {told(reason, pipeline.ranked)}" for reason, count in verdicts.items() if count
+                f"{count} {verdict_text(reason, pipeline.ranked)}" for reason, count in verdicts.items() if count
             )
             shown = sum(verdicts.values())
             reasons.append(

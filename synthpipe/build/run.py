@@ -18,7 +18,7 @@ from typing import Any
 from synthpipe.report.data_cards.of_run import write_cards
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import StaleRunError, SynthpipeError
-from synthpipe.files.locations import Location, exists, in_memory, reached
+from synthpipe.files.locations import Location, exists, in_memory, translate_access_errors
 from synthpipe.files.writing import write_atomically
 from synthpipe.files.folders import LOCK, claim, is_half_written
 from synthpipe.files.lock import held, holds
@@ -26,7 +26,7 @@ from synthpipe.core.packages import require_filter
 from synthpipe.patches.access import with_access
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, Catalog, load_catalog, read_catalog, write_catalog
-from synthpipe.patches.claims import told
+from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.shared_bank import BankPlace
 from synthpipe.core.progress import Reporter
@@ -42,9 +42,9 @@ from synthpipe.build.state import BuildState, timed
 from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.run import RUN, RunDirectory, json_text, versions, write_json
 from synthpipe.storage.schema import CURATED_ARRAYS, arrays_of, groups_of, missing_objects, open_group
-from synthpipe.storage.checksums import write_sums
+from synthpipe.storage.checksums import write_checksums
 from synthpipe.build.tasks import Job, real_patches
-from synthpipe.build.worker_setup import open_workplace, place_bank
+from synthpipe.build.worker_setup import open_worker_setup, place_bank
 
 _TORCH_BYTES = 2 << 30
 
@@ -120,7 +120,7 @@ def tidy(path: Location, reporter: Reporter) -> None:
     The run is finished without it, so what goes wrong is only noted.
     """
     try:
-        with reached(path):
+        with translate_access_errors(path):
             names = {each.name for each in path.iterdir()}
             if "report.html" in names and not any(name == LOCK or is_half_written(name) for name in names):
                 return
@@ -185,7 +185,7 @@ def _build(
         job = Job(pipeline, RunDirectory(run.path.absolute()), place)
         if isinstance(cluster.where, Local) and in_memory(run.path, pipeline.patches.root):
             cluster = replace(cluster, where=replace(cluster.where, processes=False))
-        workplace = stack.enter_context(open_workplace(job, catalog))
+        workplace = stack.enter_context(open_worker_setup(job, catalog))
         shared = job.run.path if isinstance(job.run.path, Path) else None
         workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog, split), reporter.note, shared))
         with timed(journal, "donors"):
@@ -205,7 +205,7 @@ def _build(
             journal["remarks"] += rare_classes(pipeline, catalog, journal["strategies"])
             journal["finished"] = True
             write_cards(run, journal)
-            write_sums(run, {run.build_file: json_text(journal).encode()})
+            write_checksums(run, {run.build_file: json_text(journal).encode()})
         except BaseException:
             journal.pop("finished", None)  # cards and digests belong to it
             raise
@@ -323,7 +323,7 @@ def _catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bo
             "\n  ".join(
                 [
                     f"{left} patches left out; problems.csv in the run lists all, as does `synthpipe index`:",
-                    *told(catalog.problems, LISTED),
+                    *problem_lines(catalog.problems, LISTED),
                 ]
             )
         )

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.build.curation import acceptance, assess, code, first_plan, tally
 from synthpipe.core.errors import AccessError, StoreError
-from synthpipe.files.locations import Location, exists, reached
+from synthpipe.files.locations import Location, exists, translate_access_errors
 from synthpipe.files.lock import holder_of
 from synthpipe.core.records import Strategy
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, has_array, open_group
 from synthpipe.storage.shards import complete_shards, read_range, shards_of, stored_at
 from synthpipe.core.threads import in_threads
-from synthpipe.core.verdict_text import warning
+from synthpipe.core.verdict_text import below_threshold_warning
 
 _DAMAGE = (StoreError, ValueError, KeyError, OSError)  # zarr has no exceptions of its own for broken metadata
 _WINDOW = 300.0  # seconds of which a rate is taken
@@ -82,7 +82,7 @@ def _warnings(run: RunDirectory, pipeline: Pipeline) -> Iterator[str]:
     journal = run.journal()
     for strategy in pipeline.strategies if journal.get("finished") else ():
         if below := journal["strategies"].get(strategy, {}).get("below_threshold"):
-            yield warning(strategy, below, pipeline.curation.threshold)
+            yield below_threshold_warning(strategy, below, pipeline.curation.threshold)
 
 
 def _epochs_stored_at(run: RunDirectory, pipeline: Pipeline) -> Iterator[float]:
@@ -93,7 +93,7 @@ def _epochs_stored_at(run: RunDirectory, pipeline: Pipeline) -> Iterator[float]:
 
 
 def _stored_at(path: Location) -> float:
-    with reached(path):
+    with translate_access_errors(path):
         return path.stat().st_mtime
 
 

@@ -36,7 +36,7 @@ _PREPARING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class BuildWorkerSetup:
     """What the driver sees, for workers to compare with, and the bank that they use.
 
     Attributes
@@ -131,9 +131,9 @@ class Workplace:
 
 
 @contextmanager
-def open_workplace(job: Job, catalog: Catalog) -> Iterator[Workplace]:
+def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
     """Leave a token in the run while the block runs, by which workers know the run for the driver's."""
-    workplace = Workplace(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
+    workplace = BuildWorkerSetup(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
     read_pixels(workplace.first)  # what the driver cannot read either is no fault of workers
     token = job.run.token
     write_atomically(token, workplace.token)
@@ -155,7 +155,7 @@ def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, share
     return BankPlace(name, scratch, shared)
 
 
-def _build(workplace: Workplace, on_donors: Callable[[int], None], directory: Path) -> None:
+def _build(workplace: BuildWorkerSetup, on_donors: Callable[[int], None], directory: Path) -> None:
     pipeline = workplace.job.pipeline
     donors = load_catalog(workplace.job.run.path, pipeline.taxonomy, workplace.access).donors
     fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None

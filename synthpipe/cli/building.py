@@ -28,7 +28,7 @@ from synthpipe.files.folders import claim
 from synthpipe.files.locations import Location, exists
 from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, load_catalog, read_catalog
-from synthpipe.patches.claims import told
+from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
 from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
@@ -148,7 +148,7 @@ def _dry_run(pipeline: Pipeline, path: Location, extend: bool) -> None:
     say("pipeline:\n" + yaml.safe_dump(pipeline.model_dump(mode="json"), sort_keys=False, width=100))
     mixed, donors = len(catalog.mixed), len(catalog.donors)
     say(f"patches: {len(catalog.patches)} ({donors} donors, {mixed} mixed), {len(catalog.problems)} left out")
-    for line in told(catalog.problems, LISTED):
+    for line in problem_lines(catalog.problems, LISTED):
         say(f"  {line}")
     for index, name in enumerate(pipeline.taxonomy.names):
         single = sum(patch.classes == (index,) for patch in catalog.donors)

@@ -18,7 +18,7 @@ from synthpipe.core.display_names import stage as in_words
 from synthpipe.files.locations import Location
 
 if TYPE_CHECKING:
-    from synthpipe.verification import Checkup
+    from synthpipe.verification import VerifyReport
 
 _LISTED = 50  # faults that are printed; --json has all
 
@@ -100,7 +100,7 @@ def status(run: Location, as_json: bool) -> None:
     say(json.dumps(found, indent=1) if as_json else "\n".join(_status_lines(found)))
 
 
-def _checkup_lines(found: Checkup) -> Iterator[str]:
+def _checkup_lines(found: VerifyReport) -> Iterator[str]:
     from synthpipe.storage.summary import human_bytes
 
     for note in found.notes:

@@ -120,7 +120,7 @@ def cluster_settings(
         The file is wrong; the message lists every mistake.
     """
     from synthpipe.config.settings_file import load_settings
-    from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
+    from synthpipe.runtime import ClusterSettings, ExistingCluster, JobQueue, JobSettings, Local, Tls
 
     local = scheduler is None and cluster in (None, "local")
     if scheduler is not None and cluster is not None:
@@ -135,14 +135,14 @@ def cluster_settings(
     if paths and (local or len(paths) < 3):
         raise click.UsageError("--tls-ca, --tls-cert and --tls-key go together, with --scheduler or --cluster")
     tls = Tls(*(path.absolute() for path in paths)) if paths else None
-    where: Local | Joined | Queued
+    where: Local | ExistingCluster | JobQueue
     if local:
         where = Local(workers, None if memory is None else _bytes(memory))
     elif scheduler is not None:
-        where = Joined(scheduler, tls)
+        where = ExistingCluster(scheduler, tls)
     else:
         jobs = load_settings(JobSettings, cluster_config, cluster_set, option="--cluster-set")
-        where = Queued(_kind(cluster), jobs, tls)
+        where = JobQueue(_kind(cluster), jobs, tls)
     return ClusterSettings(where, device, patience, scratch.absolute() if scratch else None)
 
 

@@ -17,7 +17,7 @@ from synthpipe.core.display_names import STRATEGY, VERDICT
 from synthpipe.core.display_names import stage as in_words
 from synthpipe.core.errors import ConfigError
 from synthpipe.core.records import STRATEGIES
-from synthpipe.core.verdict_text import told, warning
+from synthpipe.core.verdict_text import below_threshold_warning, verdict_text
 from synthpipe.files.locations import Location
 from synthpipe.files.writing import write_atomically
 from synthpipe.storage.filter_report import accuracy_text
@@ -144,9 +144,9 @@ def _strategy_lines(
     shares = ", ".join(f"{name} {share:.0%}" for name, share in entry["class_share"].items())
     donors = entry["donors"]
     yield f"  {STRATEGY[strategy]}: {entry['candidates']} candidates{rate}"
-    yield f"    verdicts: {_counted({told(reason, ranked): n for reason, n in entry['verdicts'].items()})}"
+    yield f"    verdicts: {_counted({verdict_text(reason, ranked): n for reason, n in entry['verdicts'].items()})}"
     if below := entry.get("below_threshold"):
-        yield f"    warning: {warning(strategy, below, threshold)}"
+        yield f"    warning: {below_threshold_warning(strategy, below, threshold)}"
     yield f"    kept pixels: {shares}"
     yield (
         f"    donors: {donors['used']} of {donors['available']} used, one of them in up to "

@@ -11,7 +11,7 @@ from click.shell_completion import CompletionItem
 from synthpipe.config.pipeline import MAX_PIXELS
 from synthpipe.core.errors import ConfigError, SynthpipeError
 from synthpipe.core.taxonomy import same_name
-from synthpipe.files.locations import Location, exists, located
+from synthpipe.files.locations import Location, exists, parse_location
 
 
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
@@ -24,7 +24,7 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
         try:
-            location = located(value)
+            location = parse_location(value)
             missing = self._exists and not exists(location)
         except SynthpipeError as error:
             self.fail(str(error), param, ctx)

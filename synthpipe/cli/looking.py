@@ -35,7 +35,7 @@ from synthpipe.files.writing import write_atomically
 from synthpipe.patches.access import MOVED, find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
-from synthpipe.patches.claims import told
+from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.proposing import choose_layout
 from synthpipe.patches.remarks import catalog_remarks
@@ -198,5 +198,5 @@ def _catalog_lines(found: Mapping[str, Any], catalog: Catalog) -> Iterator[str]:
             break
         yield f"  {count:7} {size}"
     yield f"problems: {len(found['problems']) or 'none'}"
-    yield from (f"  {line}" for line in told(catalog.problems))
+    yield from (f"  {line}" for line in problem_lines(catalog.problems))
     yield from (f"note: {remark}" for remark in found["remarks"])

@@ -23,7 +23,7 @@ from synthpipe.core.errors import CatalogError, ConfigError, FilterError
 from synthpipe.core.taxonomy import Taxonomy, TissueClass, distinct_colors, same_name
 from synthpipe.files.locations import Location, address
 from synthpipe.patches.catalog import Catalog, read_catalog
-from synthpipe.patches.claims import told
+from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.proposing import Found, choose_layout, group_pattern
 from synthpipe.patches.published import PUBLISHED
@@ -84,7 +84,7 @@ def init(
     try:
         filterless = _filter_fault(pipeline, catalog)
     except CatalogError as error:
-        raise CatalogError("\n  ".join([str(error), *told(catalog.problems, _LISTED)])) from error
+        raise CatalogError("\n  ".join([str(error), *problem_lines(catalog.problems, _LISTED)])) from error
     if filterless:
         keys["filter"] = {"enabled": False}
         pipeline = pipeline_file.from_keys(keys, output)
@@ -257,7 +257,7 @@ def _report(output: Path, pipeline: Pipeline, catalog: Catalog, notes: dict[str,
     say(f"  filter: {'on' if pipeline.filter.enabled else 'off'}; {notes['filter']}")
     if catalog.problems:
         say(f"  {_problems(catalog)}; what has one is left out:")
-        for line in told(catalog.problems, _LISTED):
+        for line in problem_lines(catalog.problems, _LISTED):
             say(f"    {line}")
     say("\nNext:")
     for command in _commands(output):

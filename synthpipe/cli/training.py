@@ -25,7 +25,7 @@ from synthpipe.core.display import file_stem
 from synthpipe.core.errors import ConfigError, StoreError
 from synthpipe.curated import PSEUDO_LABELLED, CuratedSet, Description
 from synthpipe.files.folders import Kind, belongs, claim
-from synthpipe.files.locations import Location, address, located
+from synthpipe.files.locations import Location, address, parse_location
 from synthpipe.files.writing import write_atomically
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
@@ -280,7 +280,7 @@ def _train_settings(config: Path | None, overrides: tuple[str, ...]) -> TrainSet
 
     settings = load_settings(TrainSettings, config, overrides)
     file = settings.network.weights_file
-    if file and isinstance(path := located(file), Path) and not path.exists():
+    if file and isinstance(path := parse_location(file), Path) and not path.exists():
         raise ConfigError(f"network.weights: {file}: not found; give a file that every training machine can read")
     return settings
 

@@ -15,7 +15,7 @@ from synthpipe.core.errors import ConfigError
 from synthpipe.core.patterns import pattern_fault
 from synthpipe.core.records import STRATEGIES
 from synthpipe.core.taxonomy import BETWEEN_NAMES, distinct_colors, same_name
-from synthpipe.files.locations import address, located
+from synthpipe.files.locations import address, parse_location
 from synthpipe.files.reading import LARGEST_WEIGHTS, read_regular
 
 _BEZIER_CLASSES = 2
@@ -97,7 +97,7 @@ def _times(wanted: Any, factor: int, over: int = 1) -> Any:
 
 def _with_digest(section: FilterSection) -> FilterSection:
     """Return the filter's settings with the absolute path of its weights, and with their digest."""
-    location, digest = located(section.weights or ""), section.weights_sha256
+    location, digest = parse_location(section.weights or ""), section.weights_sha256
     try:
         location = location.expanduser().absolute() if isinstance(location, Path) else location
         digest = digest or hashlib.sha256(read_regular(location, LARGEST_WEIGHTS)).hexdigest()

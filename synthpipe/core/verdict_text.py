@@ -19,19 +19,19 @@ _MEANT: dict[Reason, str] = {
 }
 
 
-def told(reason: Reason, ranked: bool) -> str:
+def verdict_text(reason: Reason, ranked: bool) -> str:
     """Return a verdict in words; if candidates are ranked, ``surplus`` means ranked below the cut."""
     return "ranked below the cut" if reason == "surplus" and ranked else VERDICT[reason]
 
 
-def meaning(reason: Reason, ranked: bool) -> str:
+def rejection_reason(reason: Reason, ranked: bool) -> str:
     """Return why a candidate with this verdict is not kept; empty for ``kept``."""
     if reason == "surplus" and ranked:
         return "enough others have higher scores; rule top_k compares no score with curation.threshold"
     return _MEANT.get(reason, "")
 
 
-def possible(ranked: bool, counts: Mapping[Reason, int]) -> list[Reason]:
+def possible_verdicts(ranked: bool, counts: Mapping[Reason, int]) -> list[Reason]:
     """Return the verdicts that candidates can get, in their order, and any others that `counts` has."""
     return [each for each in REASONS if counts.get(each) or not (each == "looks_synthetic" and ranked)]
 
@@ -55,7 +55,7 @@ def below_threshold(kept: NDArray[np.float32], threshold: float) -> dict[str, An
     return {"count": count, "kept": len(kept), "lowest": float(kept.min())} if count else None
 
 
-def warning(strategy: str, below: Mapping[str, Any], threshold: float) -> str:
+def below_threshold_warning(strategy: str, below: Mapping[str, Any], threshold: float) -> str:
     """Return a warning about kept composites of a strategy, of which `below_threshold` returned `below`."""
     return (
         f"{below['count']:,} of the {below['kept']:,} kept {STRATEGY[strategy]} composites score no more than "

@@ -26,7 +26,7 @@ from synthpipe.curated.description import Description, Sample
 from synthpipe.curated.napari import LayerData, layer_data
 from synthpipe.curated.splits import By, Split, split_places
 from synthpipe.curated.weights import WeightKind, class_weights, sample_weights
-from synthpipe.files.locations import Location, exists, located
+from synthpipe.files.locations import Location, exists, parse_location
 from synthpipe.storage.nodes import METADATA, damaged, where
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
@@ -92,7 +92,7 @@ class CuratedSet:
     """
 
     def __init__(self, path: str | Location) -> None:
-        self.path = _store(located(path))
+        self.path = _store(parse_location(path))
         group = open_group(self.path)
         attributes: dict[str, Any] = dict(group.attrs)
         arrays = arrays_of(group, CURATED_ARRAYS)

@@ -14,7 +14,7 @@ from synthpipe.core.display_names import STRATEGY, candidate, stage
 from synthpipe.core.pictures import data_uri, jpeg, overlay, palette_png
 from synthpipe.core.records import Image, Mask, Reason
 from synthpipe.core.taxonomy import Taxonomy
-from synthpipe.core.verdict_text import told, warning
+from synthpipe.core.verdict_text import below_threshold_warning, verdict_text
 
 if TYPE_CHECKING:
     from synthpipe.curated.curated_set import CuratedSet
@@ -76,14 +76,16 @@ def run_html(run: Run) -> str:
     for strategy, entry in journal["strategies"].items():
         verdicts: dict[Reason, int] = entry.get("verdicts") or {}
         others = ", ".join(
-            f"{count:,} {told(reason, run.pipeline.ranked)}"
+            f"{count:,} {verdict_text(reason, run.pipeline.ranked)}"
             for reason, count in verdicts.items()
             if count and reason != "kept"
         )
         kept = verdicts.get("kept", 0)
         numbers = (f"{entry.get('candidates', 0):,}", f"{kept:,}", others or "none")
         if below := entry.get("below_threshold"):
-            warnings.append(f"<p>Warning: {escape(warning(strategy, below, run.pipeline.curation.threshold))}.</p>")
+            warnings.append(
+                f"<p>Warning: {escape(below_threshold_warning(strategy, below, run.pipeline.curation.threshold))}.</p>"
+            )
         rows.append(tuple(map(escape, (STRATEGY[strategy], *numbers))))
     seconds = ", ".join(f"{escape(stage(name))} {spent:.1f} s" for name, spent in journal["stages"].items())
     parts = [_table(("strategy", "candidates", "kept", "not kept"), rows)] if rows else []

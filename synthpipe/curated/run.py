@@ -15,7 +15,7 @@ from synthpipe.core.records import Strategy
 from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.curated.curated_set import CuratedSet
 from synthpipe.curated.description import Sample
-from synthpipe.files.locations import Location, exists, located
+from synthpipe.files.locations import Location, exists, parse_location
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
@@ -30,7 +30,7 @@ def open_run(path: str | Location) -> Run:
     StoreError
         There is no run at `path`, or what it says of itself is damaged.
     """
-    directory = RunDirectory(located(path))
+    directory = RunDirectory(parse_location(path))
     data = directory.read()
     return Run(directory.path, str(data["name"]), str(data["fingerprint"]), directory.pipeline())
 

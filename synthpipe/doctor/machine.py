@@ -16,7 +16,7 @@ import numpy as np
 from synthpipe.core.errors import StoreError, SynthpipeError
 from synthpipe.doctor.finding import Finding, checked
 from synthpipe.files.folders import Kind
-from synthpipe.files.locations import Location, told
+from synthpipe.files.locations import Location, translate_errors
 from synthpipe.files.lock import held
 from synthpipe.files.scratch import ANOTHER_PLACE, has_locks, private_directory
 from synthpipe.storage.direct_io import ObjectWriter
@@ -65,7 +65,7 @@ def storage(directory: Location) -> Iterator[Finding]:
     place = directory / f".doctor-{uuid4().hex}"
     made = _missing(place)
     try:
-        with told(directory, "cannot be used"):
+        with translate_errors(directory, "cannot be used"):
             yield _speed(place)
             with held(place, _TRIAL):
                 yield locks(place)
@@ -174,7 +174,7 @@ def _write(path: Location, blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8
 
 def _remove(place: Location, made: list[Path]) -> None:
     if not isinstance(place, Path):
-        with suppress(StoreError), told(place, "cannot be removed"):
+        with suppress(StoreError), translate_errors(place, "cannot be removed"):
             if place.exists():
                 place.fs.rm(place.path, recursive=True)
         return

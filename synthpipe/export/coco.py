@@ -14,7 +14,7 @@ from synthpipe.core.errors import StoreError
 from synthpipe.core.records import Mask
 from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, image_png
 from synthpipe.export.ledger import sha256_of
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
 from synthpipe.files.locations import Location
@@ -78,11 +78,11 @@ class CocoRuns:
         yield CLASSES, [classes_json(self.description)]
         yield ANNOTATIONS, self._merged(folder, parts)
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
         def listed(path: str) -> Node:
             return {"fileObject": {"@id": "annotations"}, "extract": {"jsonPath": f"$.images[*].{path}"}}
 
-        return Card(
+        return DataCard(
             lines=(
                 "- `images/`: RGB images, PNG",
                 f"- `{ANNOTATIONS}`: an annotation a class of an image, in run lengths; category 1 is class 0",

@@ -12,7 +12,7 @@ import numpy as np
 
 from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, grey_png, image_png
 from synthpipe.export.png import CLASSES, classes_json
 from synthpipe.files.locations import Location
 from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
@@ -77,8 +77,8 @@ class FiftyOneFolder:
         yield CLASSES, [classes_json(self.description)]
         yield "metadata.json", [json.dumps(content).encode()]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
-        return Card(
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
+        return DataCard(
             lines=(
                 "- `data/`: RGB images, PNG",
                 f"- `fields/{_MASK}/`: masks of the same names, grey PNG; 0 is background, class 0 is 1, and so on",

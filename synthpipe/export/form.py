@@ -28,7 +28,7 @@ _PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class DataCard:
     """What the data cards of an export tell of its form.
 
     Attributes
@@ -80,7 +80,7 @@ class Form(Protocol):
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         """Yield the files that the whole set of so many `composites` needs beside its `parts`, once these are there."""
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
         """Return what to tell of an export of so many composites and bytes, all of which is written."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from synthpipe.core.pictures import palette_png
 from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, image_png
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
 from synthpipe.files.locations import Location
 from synthpipe.report.data_cards.croissant import field, file_set, record_set
@@ -80,7 +80,7 @@ class HuggingFaceParquet:
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
         def column(name: str, **more: Any) -> dict[str, Any]:
             return {"fileSet": {"@id": "parquet"}, "extract": {"column": name}, **more}
 
@@ -92,7 +92,7 @@ class HuggingFaceParquet:
             "dataset_size": size,
         }
         default = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
-        return Card(
+        return DataCard(
             lines=(
                 "- `data/train-*.parquet`: columns `image`, `mask` (PNG; a palette's indices are the classes),",
                 "  `labels` (the classes that occur), `key`, `strategy`, `index`, `p_real`, `groups`",

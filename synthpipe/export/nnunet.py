@@ -11,7 +11,7 @@ import numpy as np
 from synthpipe.core.records import Mask
 from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, grey_png, image_png
 from synthpipe.export.png import CLASSES, classes_json
 from synthpipe.files.locations import Location
 from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
@@ -68,8 +68,8 @@ class NnUNetRaw:
         yield CLASSES, [classes_json(self.description)]
         yield "dataset.json", [(json.dumps(content, indent=1) + "\n").encode()]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
-        return Card(
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
+        return DataCard(
             lines=(
                 "- `imagesTr/`: RGB images, PNG",
                 "- `labelsTr/`: grey PNG; a label is the class index plus 1, the highest label is to be ignored",

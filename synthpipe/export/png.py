@@ -11,7 +11,7 @@ from synthpipe.config.pipeline import Layout
 from synthpipe.core.pictures import palette_png
 from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, image_png
 from synthpipe.files.locations import Location
 from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
 
@@ -65,8 +65,8 @@ class PngFolders:
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
-        return Card(
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
+        return DataCard(
             lines=(
                 "- `img/`: RGB images, PNG; the label in a name has a digit a class, 1 where it occurs",
                 "- `mask/`: masks of the same names, palette PNG; pixel values are class indices",

@@ -11,7 +11,7 @@ from typing import Any
 
 from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, grey_png, image_png
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
 from synthpipe.files.locations import Location
 from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
@@ -64,10 +64,10 @@ class WebDatasetShards:
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
         pattern = {"transform": {"regex": r"^([^.]+)\."}}
         image, mask = ({**from_file(name, "filename"), **pattern} for name in ("image", "mask"))
-        return Card(
+        return DataCard(
             lines=(
                 "- `shard-NNNNNN.tar`: for every composite `KEY.image.png` (RGB), `KEY.mask.png` (grey, class indices)",
                 "  and `KEY.json` (labels, strategy, index, p_real, groups)",

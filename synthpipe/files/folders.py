@@ -15,7 +15,7 @@ from typing import Any
 from synthpipe.core.display import printable
 from synthpipe.core.errors import StoreError
 from synthpipe.core.strict_json import parse_json
-from synthpipe.files.locations import KINDS, Location, exists, told
+from synthpipe.files.locations import KINDS, Location, exists, translate_errors
 from synthpipe.files.reading import read_regular
 
 LOCK = ".lock"
@@ -72,7 +72,7 @@ def claim(folder: Location, kind: Kind, known: bool = False) -> Location:
     StoreError
         It holds files and is of another kind, is no folder, cannot be read, holds a link, or is a URL with a pattern.
     """
-    with told(folder, "cannot be used"):
+    with translate_errors(folder, "cannot be used"):
         if isinstance(folder, Path):
             folder = resolved(folder)
             if folder.exists() and not folder.is_dir():
@@ -176,7 +176,7 @@ def read_lock(folder: Location) -> bytes:
         It is no regular file, too large for a lock, or cannot be read.
     """
     path = folder / LOCK
-    with told(path, "is no lock that can be read", "remove it, or choose another folder"):
+    with translate_errors(path, "is no lock that can be read", "remove it, or choose another folder"):
         if isinstance(path, Path) and path.is_symlink():
             raise OSError("it is a link")
         with suppress(FileNotFoundError):

@@ -28,7 +28,7 @@ _HTTP = ("http", "https")
 _NO_PASSWORDS = ("s3", "s3a", "gs", "gcs")  # to them what stands before @ is a part of the bucket's name
 
 
-def located(text: str | Location) -> Location:
+def parse_location(text: str | Location) -> Location:
     """Return the path or the URL that a user wrote: ``runs/demo``, ``file:///data``, ``s3://bucket/run``.
 
     User name and password of an HTTP URL become options of its client, so the text of what is returned lacks them.
@@ -81,7 +81,9 @@ def in_memory(*places: str | Location) -> bool:
 
 
 @contextmanager
-def told(path: Location, what: str, cure: str = "check the disk, then give the command again") -> Iterator[None]:
+def translate_errors(
+    path: Location, what: str, cure: str = "check the disk, then give the command again"
+) -> Iterator[None]:
     """Turn what goes wrong while a file is read or written into an error that names it.
 
     Clients of object stores raise exceptions of their own besides `OSError`.
@@ -117,7 +119,7 @@ def _in_full(path: Location, error: Exception) -> Exception:
 
 
 @contextmanager
-def reached(path: Location) -> Iterator[None]:
+def translate_access_errors(path: Location) -> Iterator[None]:
     """Name `path` in what keeps it out of reach; other errors pass, such as that of a file that is not there.
 
     Raises
@@ -129,7 +131,7 @@ def reached(path: Location) -> Iterator[None]:
         yield
     except Exception as error:
         if is_of_access(error):
-            with told(path, "cannot be read"):
+            with translate_errors(path, "cannot be read"):
                 raise
         raise
 
@@ -142,7 +144,7 @@ def exists(path: Location) -> bool:
     AccessError
         A store refuses to tell; fsspec's own `isfile` takes that for no.
     """
-    with reached(path):
+    with translate_access_errors(path):
         if isinstance(path, Path):
             return path.exists()
         try:

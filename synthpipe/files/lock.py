@@ -25,7 +25,7 @@ from uuid import uuid4
 from synthpipe.core.display import printable
 from synthpipe.core.errors import StaleRunError, StoreError
 from synthpipe.files.folders import LARGEST_LOCK, LOCK, Kind, claim, is_empty, is_marked, parse_lock, read_lock
-from synthpipe.files.locations import Location, told
+from synthpipe.files.locations import Location, translate_errors
 from synthpipe.files.scratch import CAREFULLY, keeps_others_out
 from synthpipe.files.writing import write_atomically
 
@@ -93,7 +93,7 @@ def _locked(folder: Path, kind: Kind) -> int | None:
     """Lock a folder, and return its lock as an open file; None where its file system has no locks that work."""
     path = folder / LOCK
     while True:
-        with told(path, "cannot be written"):
+        with translate_errors(path, "cannot be written"):
             folder.mkdir(parents=True, exist_ok=True)
             descriptor = _open(path)
             try:

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from synthpipe.files.locations import KINDS, Location, reached
+from synthpipe.files.locations import KINDS, Location, translate_access_errors
 
 LARGEST_WEIGHTS = 8 << 30
 """The largest file of a network's weights that is read, in bytes."""
@@ -30,7 +30,7 @@ def read_regular(path: Location, most: int) -> bytes:
     OSError
         It is not there, cannot be read, is no regular file, or is larger; `strerror` says which.
     """
-    with reached(path):
+    with translate_access_errors(path):
         return _read(path, most)
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from synthpipe.core.errors import StoreError
-from synthpipe.files.locations import KINDS, Location, told
+from synthpipe.files.locations import KINDS, Location, translate_errors
 
 Buffer = bytes | NDArray[np.uint8]
 
@@ -39,7 +39,7 @@ def write_atomically(path: Location, data: bytes | str, durable: bool = False) -
     if isinstance(path, Path):
         stream_atomically(path, [content], durable)
         return
-    with told(path, "cannot be written"):
+    with translate_errors(path, "cannot be written"):
         path.fs.pipe_file(path.path, content)
 
 
@@ -51,7 +51,7 @@ def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = F
     StoreError
         It cannot be written; nothing is left behind.
     """
-    with told(path, "cannot be written"):
+    with translate_errors(path, "cannot be written"):
         if not isinstance(path, Path):
             with closing(upload(path)) as target:
                 for chunk in chunks:

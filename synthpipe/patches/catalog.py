@@ -20,10 +20,10 @@ from synthpipe.core.records import PatchRef
 from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.core.threads import available_cores, in_threads
 from synthpipe.files.locations import Location
-from synthpipe.files.locations import told as telling
+from synthpipe.files.locations import translate_errors as telling
 from synthpipe.files.reading import read_regular
 from synthpipe.files.writing import write_atomically
-from synthpipe.patches.claims import Claim, Problem, ProblemKind, told
+from synthpipe.patches.claims import Claim, Problem, ProblemKind, problem_lines
 from synthpipe.patches.examining import examine, sift
 from synthpipe.patches.labels import parse_names
 from synthpipe.patches.layouts import read_layout
@@ -246,7 +246,7 @@ def _summary(root: str, catalog: Catalog, advice: str) -> str:
     count = len(catalog.problems)
     patches = len(catalog.patches) + len({problem.id for problem in catalog.problems})
     lines = [f"{root}: {count} problem{'s' * (count != 1)} in {patches} patch{'es' * (patches != 1)}"]
-    return "\n  ".join([*lines, *told(catalog.problems, LISTED), advice])
+    return "\n  ".join([*lines, *problem_lines(catalog.problems, LISTED), advice])
 
 
 def _columns(record: type[PatchRef] | type[Problem]) -> list[str]:

@@ -60,7 +60,7 @@ class Entry:
         return Problem(self.id, kind, f"patch {self.id!r}{where}: {message}")
 
 
-def told(problems: Iterable[Problem], most: int = MOST) -> Iterator[str]:
+def problem_lines(problems: Iterable[Problem], most: int = MOST) -> Iterator[str]:
     """Yield the messages of problems in at most `most` lines; patches with the same problem share one."""
     alike: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:

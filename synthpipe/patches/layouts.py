@@ -17,7 +17,7 @@ from synthpipe.core.display import without_secrets
 from synthpipe.core.errors import CatalogError, ConfigError
 from synthpipe.core.patterns import find_groups
 from synthpipe.core.taxonomy import Taxonomy, same_name
-from synthpipe.files.locations import Location, located
+from synthpipe.files.locations import Location, parse_location
 from synthpipe.patches.claims import Claim, Entry, ProblemKind
 from synthpipe.patches.hints import what_fits, what_lies_at
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
@@ -53,7 +53,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
     ConfigError
         `patches.group_pattern` or `patches.label_pattern` is none, is missing, or takes too long.
     """
-    root = absolute(located(patches.root))
+    root = absolute(parse_location(patches.root))
     entries, parse, cure = _entries(root, patches, taxonomy)
     if not entries:
         raise _misfit(root, patches.layout, taxonomy, f"no patches found; {_wanted(patches.layout, taxonomy)}")

@@ -23,7 +23,7 @@ from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 from synthpipe.config.pipeline import MAX_PIXELS
 from synthpipe.core.errors import CatalogError, StoreError
 from synthpipe.core.records import Image, Mask, PatchRef
-from synthpipe.files.locations import located
+from synthpipe.files.locations import parse_location
 from synthpipe.files.reading import read_regular
 from synthpipe.patches.bare import Bare, bare_bmp, bare_jpeg, bare_png, bare_tiff
 from synthpipe.patches.samples import SAMPLES, indices, rgb, understood
@@ -160,7 +160,7 @@ def read_bytes(path: str | Path, most: int = MAX_PIXELS) -> bytes:
         Says why it cannot be read, but not which file it is.
     """
     try:
-        location = located(path)
+        location = parse_location(path)
     except StoreError as error:
         raise CatalogError(f"cannot be read: {error}") from error
     try:

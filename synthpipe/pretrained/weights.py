@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from synthpipe.core.display import printable
 from synthpipe.core.errors import ConfigError, SynthpipeError
-from synthpipe.files.locations import located
+from synthpipe.files.locations import parse_location
 from synthpipe.files.reading import LARGEST_WEIGHTS, read_regular
 from synthpipe.pretrained import torch_archive
 from synthpipe.pretrained.tensors import check_finite, is_safetensors, load_safetensors
@@ -140,7 +140,7 @@ def read_weights(setting: str, path: str) -> Weights:
     """
     name = f"{setting}: {path}"
     try:
-        data = read_regular(located(path), LARGEST_WEIGHTS)
+        data = read_regular(parse_location(path), LARGEST_WEIGHTS)
     except FileNotFoundError as error:
         raise ConfigError(f"{name}: not found; give a file that every training machine can read") from error
     except SynthpipeError as error:

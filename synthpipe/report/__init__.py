@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from synthpipe.core.errors import StoreError
-from synthpipe.files.locations import Location, told
+from synthpipe.files.locations import Location, translate_errors
 from synthpipe.files.writing import refuse_irregular, write_atomically
 from synthpipe.report.anonymous import anonymous as without_names
 from synthpipe.report.facts import gather
@@ -51,7 +51,7 @@ def write_report(path: Location, output: Location | None = None, anonymous: bool
 
 def _refuse_others(target: Location) -> None:
     """Refuse to write over a file that is no report."""
-    with told(target, "cannot be read"), suppress(FileNotFoundError):
+    with translate_errors(target, "cannot be read"), suppress(FileNotFoundError):
         if isinstance(target, Path):
             refuse_irregular(target)
         with target.open("rb") as file:

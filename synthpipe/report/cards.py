@@ -14,7 +14,7 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.display_names import candidate, score
 from synthpipe.core.records import BezierRecipe, MosaicRecipe, Recipe
 from synthpipe.core.taxonomy import Taxonomy
-from synthpipe.core.verdict_text import told
+from synthpipe.core.verdict_text import verdict_text
 from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog
 from synthpipe.report.charts import tissue
@@ -34,7 +34,7 @@ _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class CompositeCard:
     """What the page shows of a composite; texts are not escaped yet, pictures are data URIs.
 
     `regions` and `quadrants` are rows of tables, `told` pairs of a name and a value.
@@ -63,7 +63,7 @@ class Card:
     replay: str
 
 
-def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> Card:
+def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> CompositeCard:
     """Describe a composite of the run at `run`, made by `pipeline` from the patches of `catalog`."""
     taxonomy = pipeline.taxonomy
     name, scored = candidate(shown.strategy, shown.index), score(shown.p_real)
@@ -75,7 +75,7 @@ def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> C
     replay = (
         f"synthpipe replay {shlex.quote(str(run))} {shown.strategy} {shown.index} -o {shown.strategy}-{shown.index}.png"
     )
-    return Card(
+    return CompositeCard(
         shown.strategy,
         shown.index,
         name,
@@ -106,7 +106,7 @@ def _reason(shown: Shown, pipeline: Pipeline) -> str:
         return "not chosen yet"
     if shown.verdict == "kept" and shown.p_real is not None and shown.p_real <= pipeline.curation.threshold:
         return "kept, below the threshold"
-    return told(shown.verdict, pipeline.ranked)
+    return verdict_text(shown.verdict, pipeline.ranked)
 
 
 def _region(each: Seen, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:

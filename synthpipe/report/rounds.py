@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.records import Strategy
-from synthpipe.core.verdict_text import possible, told
+from synthpipe.core.verdict_text import possible_verdicts, verdict_text
 from synthpipe.report.charts import stacks
 
 
@@ -28,8 +28,10 @@ def rounds(strategy: Strategy, found: Sequence[Mapping[str, Any]], ranked: bool)
     own = [each for each in found if each["strategy"] == strategy]
     if not own:
         return None
-    reasons = possible(ranked, {reason: 1 for each in own for reason in possible(False, {}) if each[reason]})
-    words = [told(reason, ranked) for reason in reasons]
+    reasons = possible_verdicts(
+        ranked, {reason: 1 for each in own for reason in possible_verdicts(False, {}) if each[reason]}
+    )
+    words = [verdict_text(reason, ranked) for reason in reasons]
     heads = ["round", "wanted", "candidates", "new", "scored", "filter accepts", *words, "donors used", "seconds"]
     rows = [
         [

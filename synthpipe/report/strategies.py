@@ -13,8 +13,14 @@ from markupsafe import Markup
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.records import REASONS, Reason
 from synthpipe.core.taxonomy import LOST, Taxonomy
-from synthpipe.core.verdict_text import below_threshold, meaning, possible, told, warning
-from synthpipe.report.cards import Card, card
+from synthpipe.core.verdict_text import (
+    below_threshold,
+    below_threshold_warning,
+    possible_verdicts,
+    rejection_reason,
+    verdict_text,
+)
+from synthpipe.report.cards import CompositeCard, card
 from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
 from synthpipe.report.facts import RunFacts, StrategyFacts
 from synthpipe.report.rounds import Rounds, rounds
@@ -49,12 +55,12 @@ class Section:
     verdicts_told: str
     share_heads: Sequence[str]
     shares: Sequence[Sequence[Any]]
-    examples: Sequence[Card]
+    examples: Sequence[CompositeCard]
     kept_title: str
     kept_told: str
-    kept: Sequence[Card]
+    kept: Sequence[CompositeCard]
     rejected_told: str
-    rejected: Sequence[Card]
+    rejected: Sequence[CompositeCard]
     scores: Markup | None
     score_rows: Sequence[Sequence[Any]]
     rounds: Rounds | None
@@ -133,7 +139,7 @@ def _warning(facts: RunFacts, found: StrategyFacts) -> str:
     """Return a warning if the filter rejects kept composites; else an empty text. Runs of any version have it."""
     scores, threshold = found.tally.p_real[found.tally.kept], facts.pipeline.curation.threshold
     below = below_threshold(scores, threshold)
-    return f"Warning: {warning(found.strategy, below, threshold)}." if below else ""
+    return f"Warning: {below_threshold_warning(found.strategy, below, threshold)}." if below else ""
 
 
 def _judged_so_far(facts: RunFacts, found: StrategyFacts) -> str:
@@ -164,9 +170,14 @@ def _gallery_told(shown: int, count: int, tallied: Tally) -> str:
 
 def _verdict_rows(verdicts: Mapping[Reason, int], ranked: bool) -> list[tuple[Any, ...]]:
     total = max(1, sum(verdicts.values()))
-    counts = [(reason, verdicts.get(reason, 0)) for reason in possible(ranked, verdicts)] if verdicts else []
+    counts = [(reason, verdicts.get(reason, 0)) for reason in possible_verdicts(ranked, verdicts)] if verdicts else []
     return [
-        (told(reason, ranked), f"{count:,}", f"{count / total:.1%}", bar(count / total, "other" if code else "kept"))
+        (
+            verdict_text(reason, ranked),
+            f"{count:,}",
+            f"{count / total:.1%}",
+            bar(count / total, "other" if code else "kept"),
+        )
         for code, (reason, count) in enumerate(counts)
     ]
 
@@ -174,7 +185,7 @@ def _verdict_rows(verdicts: Mapping[Reason, int], ranked: bool) -> list[tuple[An
 def _verdicts_told(verdicts: Mapping[Reason, int], ranked: bool) -> str:
     """Say what those reasons of rejection mean that occur."""
     found = [reason for reason in REASONS if reason != "kept" and verdicts.get(reason)]
-    return "; ".join(f"{told(reason, ranked)}: {meaning(reason, ranked)}" for reason in found)
+    return "; ".join(f"{verdict_text(reason, ranked)}: {rejection_reason(reason, ranked)}" for reason in found)
 
 
 def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]:

@@ -23,21 +23,21 @@ from synthpipe.files.scratch import private_directory
 from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, check_queue, job_cluster
 from synthpipe.runtime.keys import made_keys, security
 from synthpipe.runtime.local import local_cluster
-from synthpipe.runtime.progress import heard
+from synthpipe.runtime.progress import subscribed
 from synthpipe.runtime.renewal import jobs_renewed
-from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued
+from synthpipe.runtime.settings import ClusterSettings, Demand, ExistingCluster, JobQueue, Local
 from synthpipe.runtime.site import starting
 from synthpipe.runtime.worker_plugin import (
     PREPARED,
     REFUSED,
     WARNED,
-    Workplace,
+    WorkerSetup,
     check_scheduler,
     check_workers,
     plugin_name,
     prepare_workers,
 )
-from synthpipe.runtime.workers import Crew
+from synthpipe.runtime.workers import WorkerPool
 
 _SETTINGS = {
     **WORKER_SETTINGS,
@@ -72,14 +72,14 @@ class Cluster:
     ----------
     client : distributed.Client
         Connected to it.
-    crew : Crew
+    crew : WorkerPool
         Its workers.
     settings : ClusterSettings
         What was asked for.
     """
 
     client: Client
-    crew: Crew
+    crew: WorkerPool
     settings: ClusterSettings
 
     def uses_gpus(self) -> bool:
@@ -88,7 +88,7 @@ class Cluster:
         return use == "cuda" or (use == "auto" and self.crew.now(fresh=True).slots(gpu=True) > 0)
 
     @contextmanager
-    def prepared(self, workplace: Workplace, on_steps: Callable[[int], None]) -> Iterator[None]:
+    def prepared(self, workplace: WorkerSetup, on_steps: Callable[[int], None]) -> Iterator[None]:
         """Check all workers and prepare them, those that come later too, for as long as the block runs.
 
         `on_steps` is called with the steps that workers announce while the first of them are prepared.
@@ -98,11 +98,11 @@ class Cluster:
         ClusterError
             Workers, or the scheduler, are not fit for the build.
         """
-        if isinstance(self.settings.where, Joined):
+        if isinstance(self.settings.where, ExistingCluster):
             self.crew.answer(lambda: check_scheduler(self.client, workplace))
         self.crew.answer(lambda: check_workers(self.client, workplace))
         try:
-            with heard(self.client, PREPARED, on_steps):
+            with subscribed(self.client, PREPARED, on_steps):
                 self.crew.answer(lambda: prepare_workers(self.client, self.crew, workplace))
             yield
         finally:
@@ -122,10 +122,10 @@ def check_reachable(settings: ClusterSettings) -> None:
     ClusterError
         It cannot be joined, or submitted to.
     """
-    if isinstance(settings.where, Joined):
+    if isinstance(settings.where, ExistingCluster):
         with dask.config.set(_REMOTE_SETTINGS), _quiet():
             _join(settings.where).close()
-    elif isinstance(settings.where, Queued):
+    elif isinstance(settings.where, JobQueue):
         check_queue(settings.where)
 
 
@@ -159,7 +159,9 @@ def open_cluster(
     with ExitStack() as stack:
         # Dask loads code from its directory, which in a shared one another user may have made before
         private = (
-            {} if isinstance(where, Joined) else {"temporary-directory": str(stack.enter_context(private_directory()))}
+            {}
+            if isinstance(where, ExistingCluster)
+            else {"temporary-directory": str(stack.enter_context(private_directory()))}
         )
         stack.enter_context(dask.config.set(_SETTINGS | remote | private))
         stack.enter_context(_quiet())
@@ -167,7 +169,7 @@ def open_cluster(
             client = stack.enter_context(_client(settings, demand, note, shared or Path.cwd(), stack))
         client.subscribe_topic(REFUSED, lambda event: note(f"refused, and stopped: {event[1]}"))
         client.subscribe_topic(WARNED, _once(note))
-        cluster = Cluster(client, Crew(client, patience), settings)
+        cluster = Cluster(client, WorkerPool(client, patience), settings)
         if not cluster.crew.now().workers:
             note(f"waiting for workers, at most {patience:.0f} s")
         cluster.crew.wait()
@@ -196,7 +198,7 @@ def _client(
     settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path, stack: ExitStack
 ) -> Client:
     where = settings.where
-    if isinstance(where, Joined):
+    if isinstance(where, ExistingCluster):
         return _join(where)
     if isinstance(where, Local):
         return _client_of(stack.enter_context(local_cluster(where, settings.device, demand)))
@@ -221,7 +223,7 @@ def _client_of(cluster: Any) -> Client:
         return Client(cluster)
 
 
-def _join(joined: Joined) -> Client:
+def _join(joined: ExistingCluster) -> Client:
     address = _address(joined.scheduler)
     with starting(f"--scheduler {address}: no connection", "is it running there, and does it use TLS as you do?"):
         return Client(address, security=security(joined.tls), timeout=_SECONDS_TO_CONNECT)

@@ -17,7 +17,7 @@ from distributed import Status
 from synthpipe.core.errors import ClusterError
 from synthpipe.core.packages import require
 from synthpipe.runtime.servers import Scheduler, Worker
-from synthpipe.runtime.settings import Demand, Queued, QueueKind
+from synthpipe.runtime.settings import Demand, JobQueue, QueueKind
 from synthpipe.runtime.site import starting
 
 _KEPT_BYTES = 256 << 20
@@ -42,7 +42,7 @@ WORKER_ENVIRONMENT = WORKER_MEMORY | {
 """What workers are started with; `docs/cluster.md` says it to those who start their own."""
 
 
-def check_queue(queued: Queued) -> None:
+def check_queue(queued: JobQueue) -> None:
     """Refuse a queue that this machine cannot submit to.
 
     Raises
@@ -58,7 +58,7 @@ def check_queue(queued: Queued) -> None:
         )
 
 
-def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
+def job_cluster(queued: JobQueue, demand: Demand, **options: Any) -> Any:
     """Start a scheduler in this process, and a Dask cluster that submits jobs once it is scaled.
 
     Raises
@@ -133,7 +133,7 @@ def job_cluster(queued: Queued, demand: Demand, **options: Any) -> Any:
         )
 
 
-def job_options(queued: Queued, demand: Demand) -> dict[str, Any]:
+def job_options(queued: JobQueue, demand: Demand) -> dict[str, Any]:
     """Return the arguments of dask-jobqueue's cluster that describe a job."""
     jobs = queued.jobs
     lifetime, stagger = jobs.life
@@ -191,19 +191,19 @@ def _of_site(kind: QueueKind, key: str) -> Any:
     return dask.config.get(f"jobqueue.{kind}.{key}", None)
 
 
-def _walltime(queued: Queued) -> str:
+def _walltime(queued: JobQueue) -> str:
     minutes, seconds = divmod(queued.jobs.walltime, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02}:{minutes:02}" if queued.kind == "lsf" else f"{hours:02}:{minutes:02}:{seconds:02}"
 
 
-def _gpu_directive(queued: Queued) -> list[str]:
+def _gpu_directive(queued: JobQueue) -> list[str]:
     """Return how the queue is asked for GPUs where nothing else is said; PBS takes them with the other resources."""
     directive = {"slurm": "--gres=gpu:{}", "lsf": '-gpu "num={}"', "sge": "-l gpu={}"}.get(queued.kind)
     return [directive.format(queued.jobs.gpus)] if directive and queued.jobs.gpus else []
 
 
-def _resource_spec(queued: Queued) -> dict[str, str]:
+def _resource_spec(queued: JobQueue) -> dict[str, str]:
     jobs = queued.jobs
     if queued.kind not in ("pbs", "sge"):
         return {}

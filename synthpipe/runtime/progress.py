@@ -18,12 +18,12 @@ def announce(steps: int) -> None:
 @contextmanager
 def announced(client: Client, advance: Callable[[int], None]) -> Iterator[None]:
     """Call `advance` with the steps that tasks announce while the block runs."""
-    with heard(client, _TOPIC, advance):
+    with subscribed(client, _TOPIC, advance):
         yield
 
 
 @contextmanager
-def heard(client: Client, topic: str, advance: Callable[[int], None]) -> Iterator[None]:
+def subscribed(client: Client, topic: str, advance: Callable[[int], None]) -> Iterator[None]:
     """Call `advance` with the numbers that workers log under `topic` while the block runs."""
     client.subscribe_topic(topic, lambda event: advance(event[1]))
     try:

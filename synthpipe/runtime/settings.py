@@ -46,7 +46,7 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class ExistingCluster:
     """A Dask cluster that someone else started: the scheduler's address, or the file that it wrote."""
 
     scheduler: str
@@ -54,7 +54,7 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class JobQueue:
     """Jobs of a queueing system, each with worker processes."""
 
     kind: QueueKind
@@ -68,7 +68,7 @@ class ClusterSettings:
 
     Attributes
     ----------
-    where : Local, Joined or Queued
+    where : Local, ExistingCluster or JobQueue
         The machines.
     device : {"auto", "cuda", "cpu"}
         Where filters score and train: ``cuda``: only on workers with the resource GPU; ``auto``: on those where there
@@ -79,7 +79,7 @@ class ClusterSettings:
         Folder on the own disk of each machine for the donor bank; by default its temporary directory.
     """
 
-    where: Local | Joined | Queued = Local()
+    where: Local | ExistingCluster | JobQueue = Local()
     device: DeviceUse = "auto"
     patience: float = 600.0
     scratch: Path | None = None
@@ -87,7 +87,7 @@ class ClusterSettings:
     @property
     def scratch_on_nodes(self) -> Path | None:
         """The folder of `scratch`; jobs that name a local directory have it there."""
-        if self.scratch is None and isinstance(self.where, Queued) and self.where.jobs.local_directory:
+        if self.scratch is None and isinstance(self.where, JobQueue) and self.where.jobs.local_directory:
             return Path(self.where.jobs.local_directory)
         return self.scratch
 

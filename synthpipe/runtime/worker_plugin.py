@@ -13,7 +13,7 @@ from distributed import Client, Reschedule, Scheduler, Worker, WorkerPlugin, get
 from distributed.protocol.pickle import dumps
 
 from synthpipe.core.errors import ClusterError, SynthpipeError
-from synthpipe.runtime.workers import Crew
+from synthpipe.runtime.workers import WorkerPool
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -29,7 +29,7 @@ _SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
 _TRIES, _LISTED = 5, 5
 
 
-class Workplace(Protocol):
+class WorkerSetup(Protocol):
     """What a worker needs; travels to it by pickle."""
 
     @property
@@ -46,13 +46,13 @@ class Workplace(Protocol):
         """Give back what `prepare` took."""
 
 
-class Preparation(WorkerPlugin):  # type: ignore[misc]
+class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
     """Check and prepare a worker; one that is not fit for the build leaves the cluster.
 
     `client` is the driver's id at the scheduler: where it is gone, workers that join are not ours, and are left alone.
     """
 
-    def __init__(self, workplace: Workplace, client: str) -> None:
+    def __init__(self, workplace: WorkerSetup, client: str) -> None:
         self.name = plugin_name(workplace)
         self._workplace, self._client = workplace, client
 
@@ -129,12 +129,12 @@ def on_fit_worker(function: Callable[[Argument], Result], argument: Argument) ->
     return function(argument)
 
 
-def plugin_name(workplace: Workplace) -> str:
+def plugin_name(workplace: WorkerSetup) -> str:
     """Name the plugin so that a build replaces what an earlier, killed one left at the scheduler."""
     return f"synthpipe-{workplace.key}"
 
 
-def check_scheduler(client: Client, workplace: Workplace) -> None:
+def check_scheduler(client: Client, workplace: WorkerSetup) -> None:
     """Refuse a scheduler that cannot read the build's tasks.
 
     Raises
@@ -153,7 +153,7 @@ def check_scheduler(client: Client, workplace: Workplace) -> None:
         ) from error
 
 
-def check_workers(client: Client, workplace: Workplace) -> None:
+def check_workers(client: Client, workplace: WorkerSetup) -> None:
     """Refuse a cluster whose workers are not fit for the build.
 
     Raises
@@ -182,7 +182,7 @@ def check_workers(client: Client, workplace: Workplace) -> None:
         )
 
 
-def prepare_workers(client: Client, crew: Crew, workplace: Workplace) -> None:
+def prepare_workers(client: Client, crew: WorkerPool, workplace: WorkerSetup) -> None:
     """Have all workers prepare themselves, those too that come later.
 
     Raises
@@ -192,7 +192,7 @@ def prepare_workers(client: Client, crew: Crew, workplace: Workplace) -> None:
         unchanged.
     """
     try:
-        client.register_plugin(Preparation(workplace, client.id))
+        client.register_plugin(SetupPlugin(workplace, client.id))
         return
     except Exception as error:
         if not _has_died(error):
@@ -216,15 +216,15 @@ def prepare_workers(client: Client, crew: Crew, workplace: Workplace) -> None:
     )
 
 
-def _read(workplace: Workplace) -> None:
+def _read(workplace: WorkerSetup) -> None:
     """Do nothing: to be called with what a build sends is all."""
 
 
-async def _ask(workplace: Workplace) -> list[str]:
+async def _ask(workplace: WorkerSetup) -> list[str]:
     return await asyncio.to_thread(workplace.problems)
 
 
-async def _prepare(workplace: Workplace) -> None:
+async def _prepare(workplace: WorkerSetup) -> None:
     await asyncio.to_thread(workplace.prepare, lambda steps: None)
 
 

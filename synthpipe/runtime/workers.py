@@ -23,7 +23,7 @@ _LOOKING_SHARE = 0.05  # of the driver's time that may be spent on looking
 
 
 @dataclass(frozen=True, slots=True)
-class Roll:
+class WorkerSnapshot:
     """The workers at one moment, by address."""
 
     workers: Mapping[str, Mapping[str, Any]]
@@ -40,7 +40,7 @@ class Roll:
         return sum(min(worker["nthreads"], int(worker["resources"].get(GPU, 0))) for worker in self.workers.values())
 
 
-class Crew:
+class WorkerPool:
     """The workers of a cluster, looked at from time to time; the scheduler's loss, and theirs, become clear errors.
 
     Attributes
@@ -52,13 +52,13 @@ class Crew:
     def __init__(self, client: Client, patience: float) -> None:
         self._client, self._patience = client, patience
         self._address = client.scheduler.address
-        self._roll = Roll({})
+        self._roll = WorkerSnapshot({})
         self._next_look = 0.0
         self._missing_since: dict[bool, float] = {}
         self.memory_kills: dict[str, int] = {}
         client.subscribe_topic("worker-restart-memory", self._note_kill)
 
-    def now(self, fresh: bool = False) -> Roll:
+    def now(self, fresh: bool = False) -> WorkerSnapshot:
         """Return the workers, as they were a moment ago; with `fresh`, as they are.
 
         Raises
@@ -71,7 +71,7 @@ class Crew:
         if fresh or start >= self._next_look:
             try:
                 found = self._client.sync(self._identity, callback_timeout=_SECONDS_TO_ANSWER)
-                self._roll = Roll(found["workers"])
+                self._roll = WorkerSnapshot(found["workers"])
             except TimeoutError:
                 pass  # it is busy: what was seen last has to do
             except (OSError, CommClosedError) as error:

@@ -50,7 +50,7 @@ def draw_view(rng: np.random.Generator, settings: AugmentationSection, size: tup
     return np.array([*view[:2].ravel(), distortion], np.float32)
 
 
-def see(images: Tensor, masks: Tensor, views: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
+def apply_views(images: Tensor, masks: Tensor, views: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
     """Return images and masks as `views` see them.
 
     Parameters

@@ -94,7 +94,7 @@ def _accelerator(device: str | None) -> tuple[str, int | str | list[int]]:
     return kinds[0], [int(number) for number in numbers] if numbered else len(kinds)
 
 
-def by_the_first(fabric: Fabric, work: Callable[[], object]) -> None:
+def on_rank_zero(fabric: Fabric, work: Callable[[], object]) -> None:
     """Let the first process do something for all; where it fails, all do: none is left waiting for it."""
     failure: SynthpipeError | OSError | None = None
     if fabric.is_global_zero:

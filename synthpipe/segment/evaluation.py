@@ -23,7 +23,7 @@ from synthpipe.core.records import Mask
 from synthpipe.core.strict_json import parse_json
 from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.files.folders import claim, resolved, sweep
-from synthpipe.files.locations import told
+from synthpipe.files.locations import translate_errors
 from synthpipe.files.lock import held
 from synthpipe.files.reading import read_regular
 from synthpipe.files.writing import replacing, write_atomically
@@ -133,7 +133,10 @@ class Predictor:
         height, width = image.shape[:2]
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(self.taxonomy), height, width)}
         mask = np.empty((height, width), np.uint8)
-        with told(path, "cannot be written", "free some space, or choose another folder"), replacing(path) as file:
+        with (
+            translate_errors(path, "cannot be written", "free some space, or choose another folder"),
+            replacing(path) as file,
+        ):
             # no memory map: where the disk is full, that ends the process
             np.lib.format.write_array_header_1_0(file, header)
             begin = file.tell()

@@ -19,7 +19,7 @@ from synthpipe.core.records import Image
 from synthpipe.files.reading import read_regular
 from synthpipe.files.writing import write_atomically
 from synthpipe.segment.board import Board
-from synthpipe.segment.devices import by_the_first
+from synthpipe.segment.devices import on_rank_zero
 from synthpipe.segment.losses import Losses
 
 _LARGEST = 4 << 30  # bytes of a table that is read
@@ -144,7 +144,7 @@ class Rows:
             begun = known.pop("begun")
             rows.append({**known, **dict(zip(("loss", *Losses._fields), numbers, strict=True)), "seconds": end - begun})
         self._waiting = []
-        by_the_first(self._fabric, lambda: self._journal.add_steps(rows) if self._journal else None)
+        on_rank_zero(self._fabric, lambda: self._journal.add_steps(rows) if self._journal else None)
         return rows
 
 

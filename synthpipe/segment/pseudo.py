@@ -97,7 +97,7 @@ def pseudo_label(
                 if confidence:
                     masks[some] = confidence.mask(found, labels[some], taxonomy.background)
                 else:
-                    masks[some] = gated(found, labels[some])
+                    masks[some] = restrict_to_labels(found, labels[some])
                 advance(len(found))
             masks[ignored == taxonomy.background] = taxonomy.background
             write_pseudo_labelled(path, shard, [patches[place] for place in part], images, masks)
@@ -132,7 +132,7 @@ def fit_to_patches(
     return fit_confidence(points, np.concatenate(owners), share) if len(points) else None
 
 
-def gated(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Mask:
+def restrict_to_labels(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Mask:
     """Return the (N, H, W) most probable class of each pixel, among those of the image's label.
 
     Parameters

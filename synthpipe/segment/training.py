@@ -32,16 +32,16 @@ from synthpipe.files.folders import is_marked, resolved, sweep
 from synthpipe.files.lock import held
 from synthpipe.files.writing import write_atomically
 from synthpipe.pretrained.weights import Weights
-from synthpipe.segment.augmentation import see
+from synthpipe.segment.augmentation import apply_views
 from synthpipe.segment.batches import Batch, Steps, batches, steps_per_epoch
 from synthpipe.segment.board import EXAMPLES, triple
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import (
     Hardware,
-    by_the_first,
     deterministic,
     device_name,
     has_bfloat16,
+    on_rank_zero,
     open_fabric,
     peak_device_memory,
 )
@@ -171,7 +171,7 @@ def _held(fabric: Fabric, directory: Path) -> Iterator[None]:
                 stack.push(partial(_discard, directory))
             sweep(directory, deep=False)
 
-        by_the_first(fabric, hold)
+        on_rank_zero(fabric, hold)
         yield
 
 
@@ -252,7 +252,7 @@ class _Run:
             self.encoder_weights = kept.progress.get("encoder_weights", self.encoder_weights)
         self.module: SegmentationNetwork = network
         self.journal: Journal | None = None  # of the first process
-        by_the_first(fabric, self._open_journal)
+        on_rank_zero(fabric, self._open_journal)
 
     def _open_journal(self) -> None:
         sweep(self.directory, deep=False)
@@ -290,7 +290,7 @@ class _Run:
             if self.journal:
                 stack.callback(self.journal.close)  # its thread writes: it ends before the folder is removed
             if self.step < self.total:
-                by_the_first(
+                on_rank_zero(
                     self.fabric, lambda: write_atomically(self.directory / "settings.yaml", self._settings_text())
                 )
                 self._take_steps(workers, should_stop)
@@ -325,7 +325,7 @@ class _Run:
                 if ends or stopping or self.step % (self.settings.save_steps or self.total) == 0:
                     self._check_finite(rows.flush())
                     took = (time.perf_counter() - started, self.step - first) if self.step == self.total else None
-                    by_the_first(self.fabric, partial(self._save, took))
+                    on_rank_zero(self.fabric, partial(self._save, took))
                 if stopping:
                     break
 
@@ -335,7 +335,7 @@ class _Run:
         images, masks, labels, views = (
             batch[name].to(device, non_blocking=True) for name in ("images", "masks", "labels", "views")
         )
-        images, masks = see(images, masks, views, self.ignore)
+        images, masks = apply_views(images, masks, views, self.ignore)
         terms = losses(
             self.network(images.contiguous(memory_format=torch.channels_last)),
             masks,
@@ -361,7 +361,7 @@ class _Run:
         better = not found.miou <= self.progress["best_miou"]  # also where there was none yet
         if better:
             self.progress = {"best_miou": found.miou, "best_epoch": epoch}
-        by_the_first(self.fabric, lambda: self._tell_epoch(epoch, found, better, pictures))
+        on_rank_zero(self.fabric, lambda: self._tell_epoch(epoch, found, better, pictures))
 
     def _tell_epoch(self, epoch: int, found: SegmentationMetrics, better: bool, pictures: Pictures) -> None:
         """Tell what an epoch came to, and keep its weights if they are the best so far."""

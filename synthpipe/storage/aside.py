@@ -14,7 +14,7 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from synthpipe.files.locations import Location, exists, told
+from synthpipe.files.locations import Location, exists, translate_errors
 
 ROOT = "zarr.json"
 """The file that makes a folder a store."""
@@ -33,9 +33,9 @@ def set_aside(store: Location, places: Iterable[Location]) -> Location:
         with suppress(OSError):  # some file systems rename no folders
             store.rename(str(aside))
             return aside
-    with told(aside, "cannot be written"):
+    with translate_errors(aside, "cannot be written"):
         _copy(store, aside)
-    with told(store, "cannot be removed"):
+    with translate_errors(store, "cannot be removed"):
         remove_rest(store, aside)
     return aside
 

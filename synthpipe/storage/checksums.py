@@ -21,7 +21,7 @@ _MOST = 1 << 31  # bytes: weights of the largest networks
 _END = "# sha256 of the lines above: "
 
 
-def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
+def write_checksums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
     """Write the digests of a run's small files: those that are there, and those whose bytes are `known` already.
 
     Raises
@@ -35,7 +35,7 @@ def write_sums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
     write_atomically(run.sums_file, f"{text}{_END}{sha256(text.encode())}\n", durable=True)
 
 
-def read_sums(run: RunDirectory) -> dict[Location, str]:
+def read_checksums(run: RunDirectory) -> dict[Location, str]:
     """Return the digests that ``SHA256SUMS`` holds.
 
     Raises

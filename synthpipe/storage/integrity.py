@@ -21,7 +21,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from synthpipe.core.errors import StoreError
 from synthpipe.core.strict_json import parse_json
-from synthpipe.files.locations import Location, reached
+from synthpipe.files.locations import Location, translate_access_errors
 from synthpipe.files.reading import read_regular
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, split_checksum
 from synthpipe.storage.nodes import COPIES, METADATA
@@ -69,7 +69,7 @@ class StoredArray:
 
     def names(self) -> list[str]:
         """Return the names of all that lies in its folder."""
-        with reached(self.path):
+        with translate_access_errors(self.path):
             return [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
 
     def read(self, shard: int) -> bytes:

@@ -22,7 +22,7 @@ from synthpipe.core.packages import TORCH
 from synthpipe.core.records import STRATEGIES, Reason, Strategy
 from synthpipe.core.strict_json import parse_json
 from synthpipe.files.folders import Kind, sweep
-from synthpipe.files.locations import Location, exists, told
+from synthpipe.files.locations import Location, exists, translate_errors
 from synthpipe.files.reading import read_regular
 from synthpipe.files.writing import write_atomically
 from synthpipe.storage.aside import ROOT, remove_rest, set_aside
@@ -218,7 +218,7 @@ class RunDirectory:
         sweep(self.path, deep=False)
         for folder in (self.candidates, self.filter, self.curated):
             sweep(folder)
-        with told(self.path, "cannot be written"):
+        with translate_errors(self.path, "cannot be written"):
             self.token.unlink(missing_ok=True)
             if self._is_set_aside():
                 remove_rest(self.curated, next(self._former()))
@@ -271,7 +271,7 @@ class RunDirectory:
     def discard(self) -> None:
         """Remove what a build writes before its first composite: nothing has been made that could be used again."""
         for path in (self.split_file, self.build_file, *self.tables(), self.run_file):
-            with told(path, "cannot be removed"):
+            with translate_errors(path, "cannot be removed"):
                 path.unlink(missing_ok=True)
         if isinstance(self.filter, Path):
             with suppress(OSError):  # there is none, or it holds something

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 
 from synthpipe.core.errors import StoreError
-from synthpipe.files.locations import Location, address, exists, located, told
+from synthpipe.files.locations import Location, address, exists, parse_location, translate_errors
 from synthpipe.files.reading import open_regular
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.nodes import HOW_TO_MEND, damaged
@@ -85,9 +85,9 @@ class _Remote:
         return self._range(-size, None)
 
     def _range(self, start: int, stop: int | None) -> bytes:
-        path = located(self._url)  # anew each time: what was opened before a fork hangs after it
+        path = parse_location(self._url)  # anew each time: what was opened before a fork hangs after it
         assert not isinstance(path, Path)  # nosec B101 # for mypy: it is a URL
-        with told(path, "cannot be read"):
+        with translate_errors(path, "cannot be read"):
             data: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return data
 
@@ -237,7 +237,7 @@ class SampleReader:
             file = self._files.get(shard)
             if file is None:
                 path = object_path(self._array, shard)
-                with told(path, "cannot be read"):
+                with translate_errors(path, "cannot be read"):
                     try:
                         file = _opened(path)
                     except FileNotFoundError as error:

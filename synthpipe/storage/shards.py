@@ -28,7 +28,7 @@ from zarr.storage import MemoryStore, StorePath
 
 from synthpipe.core.errors import AccessError, StoreError
 from synthpipe.core.threads import in_threads
-from synthpipe.files.locations import Location, reached, told
+from synthpipe.files.locations import Location, translate_access_errors, translate_errors
 from synthpipe.files.reading import read_regular
 from synthpipe.files.writing import write_atomically
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum, split_checksum
@@ -155,7 +155,7 @@ class ShardWriter:
         return sum(map(len, pieces))
 
     def _told(self) -> AbstractContextManager[None]:
-        return told(self._path, "cannot be written")
+        return translate_errors(self._path, "cannot be written")
 
 
 def commit(*writers: ShardWriter) -> None:
@@ -194,7 +194,7 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
 def holds(array: zarr.Array[Any], shard: int, samples: Samples) -> bool:
     """Whether an array that holds a shard's worth in a chunk has a shard as `write_shard` would store it."""
     path = object_path(array, shard)
-    with suppress(StoreError), told(path, "cannot be read"):
+    with suppress(StoreError), translate_errors(path, "cannot be read"):
         expected = _chunk(array, samples)
         return read_regular(path, len(expected)) == expected
     return False
@@ -279,7 +279,7 @@ def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
                 with suppress(FileNotFoundError):  # half written then, and under its own name by now
                     times[entry.name] = entry.stat().st_mtime
     else:
-        with reached(folder):
+        with translate_access_errors(folder):
             entries = folder.fs.ls(folder.path, detail=True)
         times = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: _appeared(entry) for entry in entries}
     numbers = shard_numbers(array, times)
@@ -308,7 +308,7 @@ def listing(place: StorePath) -> list[str]:
 
     if isinstance(place.store, MemoryStore):
         return sync(names())
-    with told(location_of(place), "cannot be listed"):
+    with translate_errors(location_of(place), "cannot be listed"):
         return sync(names())
 
 

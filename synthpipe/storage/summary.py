@@ -13,7 +13,7 @@ from zarr.codecs import BloscCodec, ShardingCodec
 
 from synthpipe.core.errors import StoreError
 from synthpipe.core.records import STRATEGIES
-from synthpipe.files.locations import Location, exists, reached
+from synthpipe.files.locations import Location, exists, translate_access_errors
 from synthpipe.files.writing import PARTIAL
 from synthpipe.storage.chunks import settings
 from synthpipe.storage.contents import contents
@@ -116,7 +116,7 @@ def _bytes_stored(array: zarr.Array[Any]) -> int:
     """Return the bytes of an array's objects; those that are being written, or vanish meanwhile, do not count."""
     folder = object_path(array, 0).parent
     if not isinstance(folder, Path):
-        with reached(folder):
+        with translate_access_errors(folder):
             return array.nbytes_stored()
     total = 0
     for file in folder.iterdir() if folder.is_dir() else ():

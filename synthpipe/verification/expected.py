@@ -20,7 +20,7 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import AccessError
 from synthpipe.core.records import Strategy
 from synthpipe.core.strict_json import parse_json
-from synthpipe.files.locations import Location, exists, reached
+from synthpipe.files.locations import Location, exists, translate_access_errors
 from synthpipe.files.reading import read_regular
 from synthpipe.patches.catalog import Catalog
 from synthpipe.storage.integrity import DamageError, StoredArray, check_metadata, metadata_of
@@ -28,7 +28,7 @@ from synthpipe.storage.nodes import METADATA, MOST_METADATA
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import ARRAYS, CANDIDATE_ARRAYS, CURATED_ARRAYS
 from synthpipe.storage.shards import shard_size, shards_of
-from synthpipe.verification.faults import Fault, Looked
+from synthpipe.verification.faults import CheckResult, Fault
 
 _MOST_MISSING = 10_000  # shards that are named; a build makes all
 
@@ -131,7 +131,7 @@ def expected_curated(
     return _expected(run.curated, group, list(CURATED_ARRAYS), {run.curated: group}, finished, length)
 
 
-def check_group(expected: ExpectedGroup) -> Looked:
+def check_group(expected: ExpectedGroup) -> CheckResult:
     """Compare every ``zarr.json`` of a group with the expected one."""
     faults, size = [], 0
     for path, wanted in expected.metadata.items():
@@ -151,7 +151,7 @@ def check_group(expected: ExpectedGroup) -> Looked:
             _check(data, wanted, expected)
         except DamageError as error:
             faults.append(_fault(path, error.found, error.expected, wanted))
-    return Looked(tuple(faults), len(expected.metadata), size)
+    return CheckResult(tuple(faults), len(expected.metadata), size)
 
 
 def _expected(
@@ -188,7 +188,7 @@ def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
 
 
 def _holds_objects(folder: Location) -> bool:
-    with reached(folder):
+    with translate_access_errors(folder):
         return folder.is_dir() and any(file.name.startswith("c.") for file in folder.iterdir())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from synthpipe.files.locations import Location, reached
+from synthpipe.files.locations import Location, translate_access_errors
 from synthpipe.files.writing import PARTIAL
 from synthpipe.storage.nodes import METADATA
 from synthpipe.verification.expected import ExpectedGroup
@@ -38,7 +38,7 @@ def note_extras(groups: list[ExpectedGroup]) -> Iterator[str]:
             if folder.parent in known:
                 known[folder.parent].add(folder.name)
     for folder, names in known.items():
-        with reached(folder):
+        with translate_access_errors(folder):
             found = [each.name for each in folder.iterdir()] if folder.is_dir() else []
         others = sorted(
             name for name in found if name not in names and not name.startswith("c.") and PARTIAL not in name

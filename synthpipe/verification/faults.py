@@ -63,7 +63,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class CheckResult:
     """What a part of a checkup found, and how much it read."""
 
     faults: tuple[Fault, ...] = ()
@@ -72,7 +72,7 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkup:
+class VerifyReport:
     """What a whole checkup found.
 
     Attributes

@@ -13,7 +13,7 @@ from synthpipe.files.folders import irregular
 from synthpipe.files.locations import Location, exists
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import read_layout
-from synthpipe.storage.checksums import read_file, read_sums, sha256
+from synthpipe.storage.checksums import read_checksums, read_file, sha256
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.run import RUN, RunDirectory, json_text, read_json
@@ -59,7 +59,7 @@ def check_links(run: RunDirectory) -> list[Fault]:
 def check_sums(run: RunDirectory) -> list[Fault]:
     """Compare the small files of a finished run with ``SHA256SUMS``."""
     try:
-        sums = read_sums(run)
+        sums = read_checksums(run)
     except StoreError as error:
         cure = "give --repair: it is written anew, of the files as they are"
         found = found_by(error, run.sums_file)

@@ -16,7 +16,7 @@ from synthpipe.core.records import REASONS, Composite, Recipe, recipe_from_json,
 from synthpipe.storage.integrity import DamageError, StoredArray, decode_shard
 from synthpipe.storage.shards import shards_of
 from synthpipe.verification.expected import ExpectedGroup
-from synthpipe.verification.faults import Fault, Looked
+from synthpipe.verification.faults import CheckResult, Fault
 
 Samples = Mapping[str, NDArray[Any]]
 """The samples of a shard by array, of those arrays whose objects are sound."""
@@ -48,7 +48,7 @@ class CompositeCheck:
     chosen: Collection[int]
 
 
-def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]], Looked]:
+def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]], CheckResult]:
     """Read a shard of every array of a group; return what is sound, and what is not.
 
     Objects that are not made yet are no fault.
@@ -77,7 +77,7 @@ def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]
             samples[name] = decode_shard(stored.array, data)
         except DamageError as error:
             faults.append(Fault("damaged", path, error.found, error.expected, remove=(path,)))
-    return samples, Looked(tuple(faults), objects, size)
+    return samples, CheckResult(tuple(faults), objects, size)
 
 
 def check_composites(group: ExpectedGroup, shard: int, samples: Samples, check: CompositeCheck) -> tuple[Fault, ...]:

@@ -16,7 +16,7 @@ from synthpipe.core.errors import CatalogError
 from synthpipe.core.records import Composite, PatchRef, Recipe, Strategy
 from synthpipe.core.resizing import fit_packed
 from synthpipe.core.threads import available_cores, in_threads
-from synthpipe.files.locations import located
+from synthpipe.files.locations import parse_location
 from synthpipe.patches.bank import build_bank, load_donor
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.pixels import read_bytes
@@ -24,7 +24,7 @@ from synthpipe.patches.shared_bank import hold_bank
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.faults import Fault
 
-Again = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
+Rerender = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
 """Samples a composite anew and renders the recipe that is stored of it; None where its donors are not at hand."""
 
 
@@ -42,7 +42,7 @@ def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> dict[
 @contextmanager
 def rendering(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, altered: frozenset[str], advance: Callable[[int], None]
-) -> Iterator[Again]:
+) -> Iterator[Rerender]:
     """Yield what samples and renders composites again.
 
     Where donors are `altered`, their ids being given, nothing can be sampled anew, since any donor might be drawn; what
@@ -88,7 +88,9 @@ def _check_patch(patch: PatchRef) -> Fault | None:
     try:
         found = hashlib.sha256(read_bytes(patch.secret_url or patch.path, patch.height * patch.width)).hexdigest()
     except CatalogError as error:
-        return Fault("patch", located(patch.path), str(error), f"the patch {patch.id!r}", cure, lasting=True)
+        return Fault("patch", parse_location(patch.path), str(error), f"the patch {patch.id!r}", cure, lasting=True)
     if found == patch.sha256:
         return None
-    return Fault("patch", located(patch.path), f"digest {found}", f"{patch.sha256} of {patch.id!r}", cure, lasting=True)
+    return Fault(
+        "patch", parse_location(patch.path), f"digest {found}", f"{patch.sha256} of {patch.id!r}", cure, lasting=True
+    )

@@ -20,14 +20,16 @@ from synthpipe.files.writing import write_atomically
 from synthpipe.patches.catalog import write_catalog
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RUN, RunDirectory
-from synthpipe.verification.faults import Checkup, Fault
+from synthpipe.verification.faults import Fault, VerifyReport
 from synthpipe.verification.file_checks import find_catalog
 from synthpipe.verification.whole_run import verify
 
 _ROUNDS = 4  # composites, their scores, verdicts, the curated set
 
 
-def repair(path: Location, samples: int, workers: int | None, reporter: Reporter, root: str | None = None) -> Checkup:
+def repair(
+    path: Location, samples: int, workers: int | None, reporter: Reporter, root: str | None = None
+) -> VerifyReport:
     """Check a run, mend what can be mended, and check it again.
 
     Parameters
@@ -39,7 +41,7 @@ def repair(path: Location, samples: int, workers: int | None, reporter: Reporter
 
     Returns
     -------
-    Checkup
+    VerifyReport
         The last: without faults, or with those that stay. Where there are some that no build can mend, nothing is
         touched, so that they can be mended first; nor where patches lie behind URLs and there is no `root`.
 
@@ -74,7 +76,7 @@ def _pipeline(run: RunDirectory, root: str | None) -> Pipeline:
     return pipeline.model_copy(update={"patches": patches})
 
 
-def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:
+def _prepare(run: RunDirectory, pipeline: Pipeline, found: VerifyReport) -> None:
     """Write what is known; what has to be made again goes when the build is sure to go on."""
     if {fault.path for fault in found.faults} & set(run.tables()):
         catalog, _ = find_catalog(run, pipeline, trusted=False, root=pipeline.patches.root)

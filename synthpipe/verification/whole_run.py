@@ -23,7 +23,7 @@ from synthpipe.core.errors import StoreError
 from synthpipe.core.progress import Reporter
 from synthpipe.core.records import Strategy
 from synthpipe.core.threads import available_cores, in_threads
-from synthpipe.files.locations import Location, exists, told
+from synthpipe.files.locations import Location, exists, translate_errors
 from synthpipe.patches.access import find_patches, unread
 from synthpipe.patches.catalog import Catalog
 from synthpipe.storage.integrity import decode_shard
@@ -32,7 +32,7 @@ from synthpipe.storage.schema import open_group
 from synthpipe.storage.shards import shards_of
 from synthpipe.verification.expected import ExpectedGroup, check_group, expected_composites, expected_curated
 from synthpipe.verification.extras import check_extras, note_extras
-from synthpipe.verification.faults import Checkup, Fault, Looked
+from synthpipe.verification.faults import CheckResult, Fault, VerifyReport
 from synthpipe.verification.file_checks import (
     check_filter_files,
     check_journal,
@@ -46,12 +46,12 @@ from synthpipe.verification.file_checks import (
     scored_by,
 )
 from synthpipe.verification.objects import CompositeCheck, check_composites, check_curated, read_shard
-from synthpipe.verification.rendering import Again, check_patch_files, rendering
+from synthpipe.verification.rendering import Rerender, check_patch_files, rendering
 
 
 def verify(
     path: Location, samples: int, reporter: Reporter, patches: bool | None = None, root: str | None = None
-) -> Checkup:
+) -> VerifyReport:
     """Check all that a run holds; it need not be finished, and nothing is written.
 
     Parameters
@@ -76,7 +76,7 @@ def verify(
         `root` lacks some of the patches.
     """
     run = RunDirectory(path)
-    with told(path, "cannot be read"):
+    with translate_errors(path, "cannot be read"):
         is_run = path.is_dir() and (run.exists() or exists(run.build_file) or run.holds_composites())
     if not is_run:
         raise StoreError(f"{path}: is no run directory; expected one that `synthpipe build` made")
@@ -97,7 +97,7 @@ class _Checking:
         self.finished = exists(run.sums_file) or bool(not journal and run.journal().get("finished"))
         self.faults += journal
 
-    def result(self) -> Checkup:
+    def result(self) -> VerifyReport:
         """Check everything."""
         start = time.monotonic()
         self._check()
@@ -105,7 +105,7 @@ class _Checking:
         seconds = time.monotonic() - start
         notes = tuple(self.notes)
         counts = self.objects, self.size, self.rendered
-        return Checkup(self.run.path, self.finished, faults, notes, *counts, seconds, self.unread)
+        return VerifyReport(self.run.path, self.finished, faults, notes, *counts, seconds, self.unread)
 
     def _check(self) -> None:
         run = self.run
@@ -137,7 +137,7 @@ class _Checking:
             self.faults += check_extras(group)
         self.notes += note_extras(groups)
         with ExitStack() as stack:
-            again: Again | None = None
+            again: Rerender | None = None
             if self.samples:
                 with self.reporter.stage("donors", len(catalog.donors)) as advance:
                     again = stack.enter_context(rendering(run, pipeline, catalog, altered, advance))
@@ -180,7 +180,7 @@ class _Checking:
         return [group for group in found.values() if group]
 
     def _composites(
-        self, groups: list[ExpectedGroup], pipeline: Pipeline, catalog: Catalog, again: Again | None
+        self, groups: list[ExpectedGroup], pipeline: Pipeline, catalog: Catalog, again: Rerender | None
     ) -> dict[Strategy, Verdicts]:
         """Check the shards of all composites; return the verdicts of those that are sound, recomputed."""
         numbers = {patch.id: number for number, patch in enumerate(catalog.donors)}
@@ -246,7 +246,7 @@ class _Checking:
             self.notes += _not_made_yet({group.path: group})
         numbers = group_numbers([patch.group for patch in catalog.donors])
 
-        def check(shard: int) -> Looked:
+        def check(shard: int) -> CheckResult:
             samples, looked = read_shard(group, shard)
             origins = part_of(kept, shard * group.shard, (shard + 1) * group.shard)
             expected = curated_shard(pipeline, self.run, group.group, origins, numbers) if comparable else None
@@ -255,7 +255,7 @@ class _Checking:
 
         self._shards(group, check)
 
-    def _shards(self, group: ExpectedGroup, check: Callable[[int], Looked]) -> None:
+    def _shards(self, group: ExpectedGroup, check: Callable[[int], CheckResult]) -> None:
         shards = group.shards()
         name = "/".join(group.path.parts[len(self.run.path.parts) :])
         with self.reporter.stage(f"{name}, shards", len(shards)) as advance:
@@ -263,7 +263,7 @@ class _Checking:
                 self._add(looked)
                 advance(1)
 
-    def _add(self, looked: Looked) -> None:
+    def _add(self, looked: CheckResult) -> None:
         self.faults += looked.faults
         self.objects += looked.objects
         self.size += looked.size
@@ -289,7 +289,7 @@ class _Checking:
         )
 
 
-def _check_composite_shard(group: ExpectedGroup, check: CompositeCheck, shard: int) -> Looked:
+def _check_composite_shard(group: ExpectedGroup, check: CompositeCheck, shard: int) -> CheckResult:
     samples, looked = read_shard(group, shard)
     return replace(looked, faults=looked.faults + check_composites(group, shard, samples, check))
 

@@ -30,7 +30,7 @@ from zarr.storage import LocalStore
 from synthpipe.build import build
 from synthpipe.build.run import demand
 from synthpipe.build.tasks import Job, ScoreTask, ShardTask, render_shard, score_shards
-from synthpipe.build.worker_setup import open_workplace, place_bank
+from synthpipe.build.worker_setup import open_worker_setup, place_bank
 from synthpipe.cli.main import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
@@ -585,7 +585,7 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
     catalog = load_catalog(path, settings.taxonomy)
     job = Job(settings, RunDirectory(path), place_bank(settings, catalog, tmp_path / "scratch"))
     monkeypatch.setattr("synthpipe.build.tasks.render", fail)
-    with open_workplace(job, catalog) as workplace:
+    with open_worker_setup(job, catalog) as workplace:
         workplace.prepare(lambda steps: None)
         with pytest.raises(ZeroDivisionError, match="no such curve") as caught:
             render_shard(ShardTask(job, "bezier", "candidate", 2))

@@ -10,7 +10,7 @@ import pytest
 from synthpipe.build import build
 from synthpipe.core.errors import StaleRunError, StoreError
 from synthpipe.core.progress import Advance, Silent
-from synthpipe.files.locations import Location, located
+from synthpipe.files.locations import Location, parse_location
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from tests.conftest import pipeline
@@ -46,7 +46,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["disk", "memory"])
 def run(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    return located(f"memory://{tmp_path.name}/run") if request.param == "memory" else tmp_path / "run"
+    return parse_location(f"memory://{tmp_path.name}/run") if request.param == "memory" else tmp_path / "run"
 
 
 def names(run: Location) -> set[str]:
@@ -77,8 +77,8 @@ def test_a_run_that_was_there_stays(patches: Path, run: Location) -> None:
 
 
 def test_a_url_that_is_a_pattern_is_refused(patches: Path, tmp_path: Path) -> None:
-    other = located(f"memory://{tmp_path.name}/run1/run.json")
+    other = parse_location(f"memory://{tmp_path.name}/run1/run.json")
     other.write_text("of another run")
     with pytest.raises(StoreError, match=r"run\[1\]: has \*, \? or \[ in its name"):
-        build(pipeline(*SMALL, f"patches.root={patches}"), located(f"memory://{tmp_path.name}/run[1]"), HERE, Failing())
+        build(pipeline(*SMALL, f"patches.root={patches}"), parse_location(f"memory://{tmp_path.name}/run[1]"), HERE, Failing())
     assert other.read_text() == "of another run"

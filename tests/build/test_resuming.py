@@ -23,7 +23,7 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import ClusterError, FilterError, StaleRunError
 from synthpipe.curated import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.runtime import ClusterSettings, Joined, Local, Queued
+from synthpipe.runtime import ClusterSettings, ExistingCluster, Local, JobQueue
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
@@ -239,12 +239,12 @@ def test_a_refused_extension_leaves_a_finished_run_as_it_was(
 @pytest.mark.parametrize(
     ("where", "found"),
     [
-        (Joined("tcp://127.0.0.1:9"), r"--scheduler tcp://127\.0\.0\.1:9: no connection"),
-        (Queued("slurm"), "--cluster slurm: sbatch is not found"),
+        (ExistingCluster("tcp://127.0.0.1:9"), r"--scheduler tcp://127\.0\.0\.1:9: no connection"),
+        (JobQueue("slurm"), "--cluster slurm: sbatch is not found"),
     ],
 )
 def test_a_cluster_that_is_not_there_is_named_before_patches_are_read(
-    where: Joined | Queued, found: str, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: ExistingCluster | JobQueue, found: str, patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("synthpipe.runtime.cluster._SECONDS_TO_CONNECT", 1)
     monkeypatch.setenv("PATH", str(tmp_path))

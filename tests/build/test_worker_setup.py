@@ -9,7 +9,7 @@ import pytest
 
 from synthpipe.build import worker_setup as module
 from synthpipe.build.tasks import Job, open_donors
-from synthpipe.build.worker_setup import Workplace, open_workplace, place_bank
+from synthpipe.build.worker_setup import BuildWorkerSetup, open_worker_setup, place_bank
 from synthpipe.patches.catalog import read_catalog, write_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.storage.run import RunDirectory, versions
@@ -17,7 +17,7 @@ from tests.conftest import pipeline
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workplace]:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BuildWorkerSetup]:
     monkeypatch.setattr(module, "_SECONDS_TO_APPEAR", 0.3)
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=30, size=48, images=0))
     settings = pipeline(f"patches.root={tmp_path / 'phantom'}", "canvas=32", "mosaic.tile=16")
@@ -26,12 +26,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Workp
     run.path.mkdir()
     write_catalog(catalog, settings.taxonomy, run.path)
     job = Job(settings, run, place_bank(settings, catalog, tmp_path / "scratch"))
-    with open_workplace(job, catalog) as opened:
+    with open_worker_setup(job, catalog) as opened:
         yield opened
     assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == []
 
 
-def test_a_worker_like_the_driver_gets_the_bank_and_gives_it_back(workplace: Workplace, tmp_path: Path) -> None:
+def test_a_worker_like_the_driver_gets_the_bank_and_gives_it_back(workplace: BuildWorkerSetup, tmp_path: Path) -> None:
     assert workplace.problems() == []
     steps: list[int] = []
     workplace.prepare(steps.append)
@@ -43,7 +43,7 @@ def test_a_worker_like_the_driver_gets_the_bank_and_gives_it_back(workplace: Wor
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_builds_that_share_a_bank_let_go_of_it_one_by_one(workplace: Workplace, tmp_path: Path) -> None:
+def test_builds_that_share_a_bank_let_go_of_it_one_by_one(workplace: BuildWorkerSetup, tmp_path: Path) -> None:
     other = replace(workplace, job=replace(workplace.job, run=RunDirectory(tmp_path / "other")))
     for each in (workplace, other):
         each.prepare(lambda _: None)
@@ -53,7 +53,7 @@ def test_builds_that_share_a_bank_let_go_of_it_one_by_one(workplace: Workplace, 
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_a_worker_that_differs_says_in_what(workplace: Workplace, tmp_path: Path) -> None:
+def test_a_worker_that_differs_says_in_what(workplace: BuildWorkerSetup, tmp_path: Path) -> None:
     other = replace(workplace, versions=workplace.versions | {"numpy": "1.0"})
     (problem,) = other.problems()
     assert problem.startswith("numpy is 2.") and problem.endswith(" there, 1.0 here")
@@ -64,7 +64,7 @@ def test_a_worker_that_differs_says_in_what(workplace: Workplace, tmp_path: Path
     assert workplace.first.id in problem and "patches.root" in problem
 
 
-def test_only_a_filter_makes_torch_count(workplace: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_filter_makes_torch_count(workplace: BuildWorkerSetup, monkeypatch: pytest.MonkeyPatch) -> None:
     job = workplace.job
     unfiltered = job.pipeline.model_copy(update={"filter": job.pipeline.filter.model_copy(update={"enabled": False})})
     rendering = replace(workplace, job=replace(job, pipeline=unfiltered), versions=versions(filtered=False))
@@ -74,7 +74,7 @@ def test_only_a_filter_makes_torch_count(workplace: Workplace, monkeypatch: pyte
     assert problem.startswith("the filter needs torch, which is not installed; install with: pip install torch; or")
 
 
-def test_banks_of_other_contents_have_other_names(workplace: Workplace) -> None:
+def test_banks_of_other_contents_have_other_names(workplace: BuildWorkerSetup) -> None:
     settings = workplace.job.pipeline
     catalog = read_catalog(settings.patches, settings.taxonomy)
     assert place_bank(settings, catalog, None).name == workplace.job.bank.name

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from synthpipe.cli.cluster import ClusterOptions, cluster_settings
 from synthpipe.cli.main import main
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
+from synthpipe.runtime import ClusterSettings, ExistingCluster, JobQueue, JobSettings, Local, Tls
 from tests.conftest import DEMO, ROOT
 
 NOTHING: dict[str, Any] = {
@@ -41,10 +41,10 @@ def test_options_become_settings(tmp_path: Path) -> None:
     pem = tmp_path / "a.pem"
     tls = {**NOTHING, "tls_ca": pem, "tls_cert": pem, "tls_key": pem}
     joined = cluster_settings(**given({**tls, "scheduler": "tls://head:8786", "device": "cuda", "patience": 5.0}))
-    assert joined == ClusterSettings(Joined("tls://head:8786", Tls(pem, pem, pem)), "cuda", 5.0)
+    assert joined == ClusterSettings(ExistingCluster("tls://head:8786", Tls(pem, pem, pem)), "cuda", 5.0)
     file = ROOT / "pipelines" / "clusters" / "slurm.yaml"
     queued = cluster_settings(**given({"cluster": "slurm", "cluster_config": file, "cluster_set": ("jobs=7",)}))
-    assert isinstance(queued.where, Queued) and isinstance(queued.where.jobs, JobSettings)
+    assert isinstance(queued.where, JobQueue) and isinstance(queued.where.jobs, JobSettings)
     assert queued.where.jobs.jobs == 7 and queued.where.kind == "slurm"
     assert queued.scratch_on_nodes == Path(queued.where.jobs.local_directory or "")
 

@@ -25,7 +25,7 @@ from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import CatalogError
-from synthpipe.files.locations import address, located
+from synthpipe.files.locations import address, parse_location
 from synthpipe.patches.catalog import Catalog, load_catalog, read_catalog, survey, write_catalog
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
@@ -339,10 +339,10 @@ def test_a_run_at_a_url_with_a_password_is_read_and_shown_without(
 
 
 def test_credentials_are_options_of_a_location() -> None:
-    path = located(f"http://{USER}:{quote(PASSWORD, safe='')}@host/a/b")
+    path = parse_location(f"http://{USER}:{quote(PASSWORD, safe='')}@host/a/b")
     assert str(path) == "http://host/a/b" and str(path.parent) == "http://host/a"
     assert address(path / "c") == f"http://{USER}:{quote(PASSWORD, safe='')}@host/a/b/c"
-    assert address(located("memory://a")) == "memory://a" and address(Path("a")) == "a"
+    assert address(parse_location("memory://a")) == "memory://a" and address(Path("a")) == "a"
     assert RunDirectory(path).run_file.parent == path
 
 

@@ -6,20 +6,28 @@ import numpy as np
 import pytest
 
 from synthpipe.core.records import REASONS
-from synthpipe.core.verdict_text import below_threshold, meaning, possible, told, warning
+from synthpipe.core.verdict_text import (
+    below_threshold,
+    below_threshold_warning,
+    possible_verdicts,
+    rejection_reason,
+    verdict_text,
+)
 
 
 def test_what_is_ranked_below_the_cut_is_never_called_good_enough() -> None:
-    assert told("surplus", True) == "ranked below the cut" and "have higher scores" in meaning("surplus", True)
-    assert told("surplus", False) == "not needed" and "lower indices" in meaning("surplus", False)
-    assert told("looks_synthetic", True) == "looks synthetic"
-    assert all(meaning(reason, ranked) for reason in REASONS if reason != "kept" for ranked in (False, True))
+    assert verdict_text("surplus", True) == "ranked below the cut" and "have higher scores" in rejection_reason(
+        "surplus", True
+    )
+    assert verdict_text("surplus", False) == "not needed" and "lower indices" in rejection_reason("surplus", False)
+    assert verdict_text("looks_synthetic", True) == "looks synthetic"
+    assert all(rejection_reason(reason, ranked) for reason in REASONS if reason != "kept" for ranked in (False, True))
 
 
 def test_looks_synthetic_is_no_verdict_where_scores_are_only_ranked() -> None:
-    assert possible(False, {}) == list(REASONS)
-    assert possible(True, {"looks_synthetic": 0}) == ["kept", "too_few_classes", "donor_overused", "surplus"]
-    assert "looks_synthetic" in possible(True, {"looks_synthetic": 1})
+    assert possible_verdicts(False, {}) == list(REASONS)
+    assert possible_verdicts(True, {"looks_synthetic": 0}) == ["kept", "too_few_classes", "donor_overused", "surplus"]
+    assert "looks_synthetic" in possible_verdicts(True, {"looks_synthetic": 1})
 
 
 @pytest.mark.parametrize(
@@ -38,6 +46,6 @@ def test_kept_composites_that_the_filter_rejects_are_counted(
 
 
 def test_the_warning_names_counts_scores_and_what_to_set() -> None:
-    text = warning("bezier", {"count": 1368, "kept": 1400, "lowest": 0.00125}, 0.5)
+    text = below_threshold_warning("bezier", {"count": 1368, "kept": 1400, "lowest": 0.00125}, 0.5)
     assert text.startswith("1,368 of the 1,400 kept Bezier composites score no more than curation.threshold (0.5), ")
     assert "the lowest 0.001" in text and "curation.rule=threshold" in text

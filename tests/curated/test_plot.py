@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image as Pillow
-from synthpipe.curated import Sample
-from synthpipe.core.pictures import colors_of, overlay
 
 import synthpipe
+from synthpipe.core.pictures import colors_of, overlay
+from synthpipe.curated import Sample
 from tests.segment.test_pictures import TAXONOMY, example
 
 

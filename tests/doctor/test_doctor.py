@@ -19,7 +19,7 @@ from synthpipe.cli import main
 from synthpipe.core.packages import TORCH
 from synthpipe.doctor import Finding, installation, machine
 from synthpipe.doctor.finding import checked
-from synthpipe.files.locations import located
+from synthpipe.files.locations import parse_location
 
 
 def examined(directory: Path, **environment: str) -> tuple[int, dict[str, Any]]:
@@ -137,5 +137,5 @@ def test_a_store_that_cannot_be_reached_is_a_finding(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "y")
     fsspec.get_filesystem_class("s3").clear_instance_cache()  # other tests' clients have no credentials
-    (found,) = machine.storage(located("s3://bucket/runs"))
+    (found,) = machine.storage(parse_location("s3://bucket/runs"))
     assert found.state == "wrong" and "s3://bucket/runs: cannot be used: Could not connect" in found.found

@@ -31,9 +31,9 @@ from synthpipe.curated import open_run
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.storage.checksums import write_sums
+from synthpipe.storage.checksums import write_checksums
 from synthpipe.storage.run import RunDirectory
-from synthpipe.verification import Checkup, repair, verify
+from synthpipe.verification import VerifyReport, repair, verify
 from synthpipe.verification.rendering import check_patch_files
 from tests.conftest import DEMO, SMALL, Watched, pipeline
 
@@ -61,11 +61,11 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def check(path: Path, samples: int = 0) -> Checkup:
+def check(path: Path, samples: int = 0) -> VerifyReport:
     return verify(path, samples, LogReporter())
 
 
-def mend(path: Path, samples: int = 0) -> Checkup:
+def mend(path: Path, samples: int = 0) -> VerifyReport:
     return repair(path, samples, 1, LogReporter())
 
 
@@ -404,7 +404,7 @@ def test_plans_that_grew_and_limits_of_donor_use_are_judged_again(patches: Path,
     tallied = json.loads((path / "build.json").read_text())
     tallied["strategies"]["mosaic"]["verdicts"]["surplus"] += 1
     (path / "build.json").write_text(json.dumps(tallied, indent=1) + "\n")
-    write_sums(RunDirectory(path), {})  # whoever altered it saw to the digests
+    write_checksums(RunDirectory(path), {})  # whoever altered it saw to the digests
     (fault,) = check(path).faults
     assert fault.path == path / "build.json" and "'surplus'" in fault.found
 

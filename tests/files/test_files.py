@@ -13,7 +13,7 @@ from upath import UPath
 
 from synthpipe.core.errors import AccessError, StoreError
 from synthpipe.core.strict_json import parse_json
-from synthpipe.files.locations import told
+from synthpipe.files.locations import translate_errors
 from synthpipe.files.reading import read_regular
 
 
@@ -77,7 +77,7 @@ def test_nothing_but_files_is_read_or_waited_for(tmp_path: Path) -> None:
 def test_what_goes_wrong_is_told_with_its_own_cure(error: OSError, kind: type[StoreError], message: str) -> None:
     with (
         pytest.raises(StoreError, match=rf"^place: cannot be written: .*{message}") as caught,
-        told(Path("place"), "cannot be written"),
+        translate_errors(Path("place"), "cannot be written"),
     ):
         raise error
     assert type(caught.value) is kind

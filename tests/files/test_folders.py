@@ -16,11 +16,11 @@ from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.core.errors import StoreError
 from synthpipe.files.folders import Kind, claim, sweep
-from synthpipe.files.locations import located
+from synthpipe.files.locations import parse_location
 from synthpipe.files.lock import held, holder_of
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.storage.checksums import write_sums
+from synthpipe.storage.checksums import write_checksums
 from synthpipe.storage.run import RunDirectory, read_json, write_json
 from tests.conftest import DEMO, pipeline
 
@@ -171,7 +171,7 @@ def test_a_run_may_be_reached_through_a_link(patches: Path, run: Path, tmp_path:
 def test_what_run_json_says_becomes_no_path(patches: Path, run: Path, victim: Path) -> None:
     said = read_json(run / "run.json")
     write_json(run / "run.json", {**said, "fingerprint": "/../../h"})
-    write_sums(RunDirectory(run), {})
+    write_checksums(RunDirectory(run), {})
     before = contents(run), contents(victim)
     result = build_again(patches, run, "--extend", "--set", "curation.wanted=5")
     assert result.exit_code == 1 and "run.json: fingerprint is '/../../h', expected 64 hex" in result.stderr
@@ -240,7 +240,7 @@ def test_a_report_replaces_reports_alone(run: Path, victim: Path) -> None:
 
 @pytest.mark.parametrize("place", ["disk", "memory"])
 def test_a_folder_is_known_by_its_marker_or_by_the_lock_of_a_first_attempt(place: str, tmp_path: Path) -> None:
-    folder = located(f"memory://{tmp_path.name}") if place == "memory" else tmp_path / "new"
+    folder = parse_location(f"memory://{tmp_path.name}") if place == "memory" else tmp_path / "new"
     with pytest.raises(RuntimeError), held(folder, KIND):
         (folder / "other").write_text("written before its marker")
         raise RuntimeError

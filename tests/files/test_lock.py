@@ -16,16 +16,16 @@ from fsspec.implementations.memory import MemoryFileSystem
 from synthpipe.core.errors import StaleRunError
 from synthpipe.files import lock
 from synthpipe.files.folders import Kind
-from synthpipe.files.locations import Location, located
+from synthpipe.files.locations import Location, parse_location
 from synthpipe.files.lock import held, holder_of
 
 KIND = Kind("test", ())
 HOLDER = """
 import os, sys, time
-from synthpipe.files import located
+from synthpipe.files.locations import parse_location
 from synthpipe.files.folders import Kind
 from synthpipe.files.lock import held
-with held(located(sys.argv[1]), Kind("test", ())):
+with held(parse_location(sys.argv[1]), Kind("test", ())):
     print("held", flush=True)
     if len(sys.argv) > 2 and os.fork() == 0:
         time.sleep(1)
@@ -46,7 +46,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(fcntl, "flock", refuse)
     if request.param == "disk whose locks do nothing":
         monkeypatch.setattr(fcntl, "flock", lambda *_: None)
-    yield located("memory://run") if request.param == "memory" else tmp_path / "run"
+    yield parse_location("memory://run") if request.param == "memory" else tmp_path / "run"
     MemoryFileSystem.store.clear()
 
 

@@ -31,7 +31,7 @@ from synthpipe.config.pipeline import StoreSection
 from synthpipe.core.errors import CatalogError, StoreError
 from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, export
-from synthpipe.files.locations import Location, located
+from synthpipe.files.locations import Location, parse_location
 from synthpipe.files.writing import stream_atomically, write_atomically
 from synthpipe.patches.catalog import load_catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
@@ -104,7 +104,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_sets_of_the_same_fingerprint_are_put_aside_side_by_side(bucket: str) -> None:
-    run = RunDirectory(located(f"{bucket}/aside"))
+    run = RunDirectory(parse_location(f"{bucket}/aside"))
     about = {"name": "any", "fingerprint": "01234567" * 8, "catalog_digest": "", "versions": {}, "pipeline": {}}
     write_json(run.run_file, {"format_version": 1, **about})
     # what a process that was killed had copied so far: it is gone on with
@@ -121,19 +121,19 @@ def test_sets_of_the_same_fingerprint_are_put_aside_side_by_side(bucket: str) ->
 
 
 def test_what_a_user_writes_is_a_path_or_a_url(tmp_path: Path) -> None:
-    assert located("runs/demo") == Path("runs/demo") and isinstance(located("runs/demo"), Path)
-    assert located(f"file://{tmp_path}") == tmp_path
-    assert located("slide::1/a.png") == Path("slide::1/a.png")
-    assert str(located("memory://a/b")) == "memory://a/b"
-    assert pickle.loads(pickle.dumps(located("memory://a/b"))) == located("memory://a/b")
+    assert parse_location("runs/demo") == Path("runs/demo") and isinstance(parse_location("runs/demo"), Path)
+    assert parse_location(f"file://{tmp_path}") == tmp_path
+    assert parse_location("slide::1/a.png") == Path("slide::1/a.png")
+    assert str(parse_location("memory://a/b")) == "memory://a/b"
+    assert pickle.loads(pickle.dumps(parse_location("memory://a/b"))) == parse_location("memory://a/b")
     with pytest.raises(StoreError, match=r"nope://x: .*expected a path, or a URL such as s3://bucket/run"):
-        located("nope://x")
+        parse_location("nope://x")
     with pytest.raises(CatalogError, match="cannot be read: nope://x: "):
         read_bytes("nope://x")
 
 
 def test_files_are_replaced_as_a_whole(bucket: str) -> None:
-    path = located(f"{bucket}/folder/file.json")
+    path = parse_location(f"{bucket}/folder/file.json")
     write_atomically(path, "one")
     write_atomically(path, b"another")
     assert path.read_bytes() == b"another"
@@ -165,7 +165,7 @@ def test_shards_behind_a_url_have_the_bytes_of_those_on_a_disk(bucket: str, tmp_
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (8, 64, 500, 3), dtype=np.uint8)
     masks = rng.integers(0, 3, (8, 64, 500), dtype=np.uint8)
-    here, there = stored(tmp_path / "a.zarr", images, masks), stored(located(f"{bucket}/a.zarr"), images, masks)
+    here, there = stored(tmp_path / "a.zarr", images, masks), stored(parse_location(f"{bucket}/a.zarr"), images, masks)
     for name, values in (("image", images), ("mask", masks)):
         assert complete_shards(array(there, name)) == {0, 1}
         for shard in (0, 1):
@@ -181,7 +181,9 @@ def test_shards_behind_a_url_have_the_bytes_of_those_on_a_disk(bucket: str, tmp_
 
 def test_one_listing_tells_when_shards_appeared(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values, asked, begun = np.zeros((8, 64, 500, 3), np.uint8), list[str](), time.time()
-    groups = [stored(place, values, values[..., 0]) for place in (located(f"{bucket}/t.zarr"), tmp_path / "t.zarr")]
+    groups = [
+        stored(place, values, values[..., 0]) for place in (parse_location(f"{bucket}/t.zarr"), tmp_path / "t.zarr")
+    ]
     arrays = [(array(group, "mask"), array(group, "class_pixels")) for group in groups]
     ask = s3fs.S3FileSystem._call_s3
 
@@ -199,7 +201,7 @@ def test_one_listing_tells_when_shards_appeared(bucket: str, tmp_path: Path, mon
 
 def test_a_shard_that_is_not_committed_leaves_nothing(bucket: str) -> None:
     values = np.zeros((8, 64, 500, 3), np.uint8)
-    group = stored(located(f"{bucket}/b.zarr"), values, values[..., 0])
+    group = stored(parse_location(f"{bucket}/b.zarr"), values, values[..., 0])
     target = array(group, "image")
     object_path(target, 1).unlink()
     with pytest.raises(KeyboardInterrupt), ShardWriter(target, 1) as writer:
@@ -214,7 +216,7 @@ def test_a_shard_that_is_not_committed_leaves_nothing(bucket: str) -> None:
 
 def test_damage_behind_a_url_is_named(bucket: str) -> None:
     values = np.ones((8, 64, 500, 3), np.uint8)
-    target = array(stored(located(f"{bucket}/c.zarr"), values, values[..., 0]), "image")
+    target = array(stored(parse_location(f"{bucket}/c.zarr"), values, values[..., 0]), "image")
     path = object_path(target, 0)
     data = bytearray(path.read_bytes())
     data[100_000] ^= 1
@@ -230,7 +232,7 @@ def test_damage_behind_a_url_is_named(bucket: str) -> None:
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_processes_share_a_reader(s3: str, method: str) -> None:
     values = np.random.default_rng(1).integers(0, 256, (8, 64, 500, 3), dtype=np.uint8)
-    reader = SampleReader(array(stored(located(f"{s3}/{method}.zarr"), values, values[..., 0]), "image"))
+    reader = SampleReader(array(stored(parse_location(f"{s3}/{method}.zarr"), values, values[..., 0]), "image"))
     expected = [total(reader, sample) for sample in range(4)]
     with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
         assert list(pool.map(total, [reader] * 4, range(4), timeout=60)) == expected
@@ -239,14 +241,14 @@ def test_processes_share_a_reader(s3: str, method: str) -> None:
 def test_catalogs_of_patches_behind_a_url_are_the_same(bucket: str, patches: Path) -> None:
     settings = pipeline(f"patches.root={patches}")
     here = read_catalog(settings.patches, settings.taxonomy)
-    root = located(f"{bucket}/phantom")
+    root = parse_location(f"{bucket}/phantom")
     for path in (patches / "1.training").iterdir():
         (root / "1.training" / path.name).write_bytes(path.read_bytes())
     (root / "1.training" / ".hidden-[1, 0, 0].png").write_bytes(b"")
     there = read_catalog(settings.patches.model_copy(update={"root": str(root)}), settings.taxonomy)
     assert there.digest == here.digest
     assert there.patches[0].path == f"{bucket}/phantom/1.training/{here.patches[0].id}"
-    table = located(f"{bucket}/table.csv")
+    table = parse_location(f"{bucket}/table.csv")
     rows = [f'"phantom/1.training/{patch.id}",{settings.taxonomy.names[patch.classes[0]]}' for patch in here.donors[:3]]
     rows.append(f'"{root}/1.training/{here.donors[3].id}",{settings.taxonomy.names[here.donors[3].classes[0]]}')
     table.write_text("\n".join(["path,labels", *rows]))
@@ -271,14 +273,14 @@ def objects(path: Location) -> dict[str, bytes]:
 
 def test_a_build_behind_urls_makes_the_same_bytes(bucket: str, patches: Path, tmp_path: Path) -> None:
     """Patches and run on S3, real worker processes, or in memory; then shards are lost and made again."""
-    root = located(f"{bucket}/patches")
+    root = parse_location(f"{bucket}/patches")
     for path in (patches / "1.training").iterdir():
         (root / "1.training" / path.name).write_bytes(path.read_bytes())
     few_objects = (*SMALL, "store.shard=16")  # each is some requests to a slow server
     here = pipeline(*few_objects, f"patches.root={patches}")
     there = pipeline(*few_objects, f"patches.root={root}")
     build(here, tmp_path / "run", ClusterSettings(Local(2)), LogReporter())
-    run = located(f"{bucket}/runs/one")
+    run = parse_location(f"{bucket}/runs/one")
     build(there, run, ClusterSettings(Local(2)), LogReporter())
     local, remote = objects(tmp_path / "run"), objects(run)
     assert remote.keys() == local.keys()
@@ -340,7 +342,7 @@ def test_a_store_that_does_not_answer_is_an_error_with_its_address(s3: str) -> N
 
 @pytest.mark.parametrize("form", FORMS)
 def test_an_export_goes_to_a_bucket_with_the_same_bytes(form: str, s3: str, tmp_path: Path) -> None:
-    curated, there = noise(tmp_path / "set.zarr"), located(f"{s3}/exports/{form}")
+    curated, there = noise(tmp_path / "set.zarr"), parse_location(f"{s3}/exports/{form}")
     for place in (there, tmp_path / "here"):
         found = export(curated, form, place, LogReporter(), part=5, workers=1)
         assert found.composites == 12 and found.kept == 0 and found.read_back
@@ -351,7 +353,7 @@ def test_an_export_goes_to_a_bucket_with_the_same_bytes(form: str, s3: str, tmp_
 
 
 def test_a_large_file_is_uploaded_in_parts_or_not_at_all(s3: str) -> None:
-    place = located(f"{s3}/large.json")
+    place = parse_location(f"{s3}/large.json")
     parts = [bytes([number]) * (1 << 20) for number in range(96)]
     tracemalloc.start()
     stream_atomically(place, parts)

@@ -31,7 +31,7 @@ from synthpipe.patches.catalog import (
     survey,
     write_catalog,
 )
-from synthpipe.patches.claims import Problem, told
+from synthpipe.patches.claims import Problem, problem_lines
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.pixels import decode
 from tests.conftest import Watched, pipeline
@@ -211,7 +211,7 @@ def test_equal_problems_are_one_line_with_their_count(root: Path) -> None:
         shutil.copy(root / "1.training" / "s2-2-[1, 1, 0].png", root / "1.training" / f"u-{number:03}-[1, 1, 0].png")
     problems = survey(section(root), LUNG).problems
     assert len(problems) == 200
-    empty, double = told(problems)
+    empty, double = problem_lines(problems)
     assert empty.startswith(
         "100 x unreadable: patch 't-000-[1, 0, 0].png': is empty, expected PNG, JPEG, TIFF or BMP; "
     )

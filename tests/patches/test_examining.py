@@ -12,7 +12,7 @@ import PIL.PngImagePlugin
 import pytest
 
 from synthpipe.patches.catalog import Catalog, survey
-from synthpipe.patches.claims import told
+from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.names import alike_folders, masks_among
 from synthpipe.patches.remarks import catalog_remarks
 from tests.patches.test_catalog import LUNG, save, section
@@ -139,7 +139,7 @@ def test_masks_beside_images_are_problems_with_the_pattern_that_leaves_them_out(
         save(root / "normal/images" / f"{name}.png", ord(name), 40, 30)
         save(root / "normal/masks" / f"{name}.png", ord(name) + 10, 40, 30)
     catalog = found(root)
-    assert list(told(catalog.problems)) == [
+    assert list(problem_lines(catalog.problems)) == [
         "2 x mask: patch 'normal/masks/e.png': its name makes it the mask of 'normal/images/e.png'; leave masks out "
         "with patches.exclude: ['*/masks/*']; the same holds for 'normal/masks/f.png'"
     ]

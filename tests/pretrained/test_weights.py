@@ -230,7 +230,7 @@ def in_process(code: str, hub: str, home: Path) -> str:
 
 
 CHECK = (
-    "import synthpipe.pretrained as p; p._SECONDS = 1.0\n"
+    "import synthpipe.pretrained.weights as p; p._SECONDS = 1.0\n"
     "from synthpipe.filtering.network import check_start\n"
     "from tests.filtering.test_filter import settings\n"
     "try: check_start(settings(pretrained=True)); print('had')\n"
@@ -261,7 +261,7 @@ def test_the_segmentation_stage_asks_a_silent_hub_once_too(
 ) -> None:
     hub, asked = silent_server
     code = (
-        "import synthpipe.pretrained as p; p._SECONDS = 1.0\n"
+        "import synthpipe.pretrained.weights as p; p._SECONDS = 1.0\n"
         "from synthpipe.segment.network import pretrained_network\n"
         "from synthpipe.segment.settings import NetworkSection\n"
         "for encoder in ('resnet18', 'tu-test_resnet'):\n"

@@ -20,8 +20,8 @@ from cryptography.x509.oid import NameOID
 from distributed import Client, get_worker
 
 from synthpipe.core.errors import ClusterError
-from synthpipe.runtime import ClusterSettings, Demand, Joined, Tls, open_cluster, run_tasks
-from synthpipe.runtime.worker_plugin import Preparation
+from synthpipe.runtime import ClusterSettings, Demand, ExistingCluster, Tls, open_cluster, run_tasks
+from synthpipe.runtime.worker_plugin import SetupPlugin
 from tests.runtime.conftest import Bare, cluster_of
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +100,7 @@ def test_tasks_for_gpus_go_to_workers_with_one_and_late_workers_are_prepared(tmp
     with ExitStack() as stack:
         file, _ = stack.enter_context(scheduler(tmp_path))
         stack.enter_context(process(*worker(file, "--name", "plain")))
-        settings = ClusterSettings(Joined(file), patience=20)
+        settings = ClusterSettings(ExistingCluster(file), patience=20)
         marks = tmp_path / "marks"
         marks.mkdir()
         with cluster_of(settings, Bare(marks)) as cluster:
@@ -121,7 +121,7 @@ def test_workers_that_join_after_a_killed_driver_are_left_alone(tmp_path: Path) 
         stack.enter_context(process(*worker(file)))
         with Client(scheduler_file=file) as driver:
             driver.wait_for_workers(1, 30)
-            driver.register_plugin(Preparation(Choosy(refused="LATE"), driver.id))
+            driver.register_plugin(SetupPlugin(Choosy(refused="LATE"), driver.id))
         late = stack.enter_context(process(*worker(file, "--name", "late", "--no-nanny"), LATE="1"))
         with Client(scheduler_file=file) as other:
             other.wait_for_workers(2, 30)
@@ -134,7 +134,7 @@ def test_workers_that_join_after_a_killed_driver_are_left_alone(tmp_path: Path) 
 
 def test_a_gpu_that_nobody_has_is_no_endless_wait(tmp_path: Path) -> None:
     with scheduler(tmp_path) as (file, _), process(*worker(file)):
-        settings = ClusterSettings(Joined(file), device="cuda", patience=8)
+        settings = ClusterSettings(ExistingCluster(file), device="cuda", patience=8)
         with pytest.raises(ClusterError, match=r"none of the 1 workers has had the resource GPU for 8 s.*--device cpu"):
             open_and_close(settings)
 
@@ -143,7 +143,7 @@ def test_a_lost_scheduler_is_told_within_seconds(tmp_path: Path, capfd: pytest.C
     with scheduler(tmp_path) as (file, running), process(*worker(file)):
         with (
             pytest.raises(ClusterError, match=r"scheduler at tcp://127\.0\.0\.1:\d+ is gone.*give the command again"),
-            cluster_of(ClusterSettings(Joined(file), patience=20)) as cluster,
+            cluster_of(ClusterSettings(ExistingCluster(file), patience=20)) as cluster,
         ):
             for done in run_tasks(cluster, slow, range(1000)):
                 if done == 2:
@@ -158,7 +158,7 @@ def test_workers_that_all_vanish_are_no_endless_wait(tmp_path: Path) -> None:
     with ExitStack() as stack:
         file, _ = stack.enter_context(scheduler(tmp_path))
         workers = [stack.enter_context(process(*worker(file, "--no-nanny"))) for _ in range(2)]
-        with cluster_of(ClusterSettings(Joined(file), patience=4)) as cluster:
+        with cluster_of(ClusterSettings(ExistingCluster(file), patience=4)) as cluster:
             cluster.client.wait_for_workers(2, 30)
             start = 0.0
             with pytest.raises(ClusterError, match="has had no worker for 4 s"):
@@ -176,7 +176,7 @@ def test_a_worker_that_is_stopped_is_no_endless_wait(tmp_path: Path) -> None:
         file, _ = stack.enter_context(scheduler(tmp_path))
         stack.enter_context(process(*worker(file, "--no-nanny")))
         other = stack.enter_context(process(*worker(file, "--no-nanny")))
-        settings = ClusterSettings(Joined(file), patience=5)
+        settings = ClusterSettings(ExistingCluster(file), patience=5)
         try:
             with pytest.raises(KeyboardInterrupt), cluster_of(settings) as cluster:
                 cluster.client.wait_for_workers(2, 30)
@@ -196,7 +196,7 @@ def test_workers_that_differ_are_refused_early_and_late(tmp_path: Path) -> None:
     with ExitStack() as stack:
         file, _ = stack.enter_context(scheduler(tmp_path))
         stack.enter_context(process(*worker(file, "--name", "good"), EARLY="1"))
-        settings = ClusterSettings(Joined(file), patience=20)
+        settings = ClusterSettings(ExistingCluster(file), patience=20)
         with pytest.raises(ClusterError, match=r"1 of 1 workers differ.*\n  worker tcp://.*: numpy is 1\.0 there"):
             open_and_close(settings, Choosy(refused="EARLY"))
         with (
@@ -217,9 +217,9 @@ def test_workers_that_differ_are_refused_early_and_late(tmp_path: Path) -> None:
 def test_a_wrong_scheduler_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("synthpipe.runtime.cluster._SECONDS_TO_CONNECT", 1)
     with pytest.raises(ClusterError, match=r"--scheduler tcp://127\.0\.0\.1:9: no connection"):
-        open_and_close(ClusterSettings(Joined("tcp://127.0.0.1:9")))
+        open_and_close(ClusterSettings(ExistingCluster("tcp://127.0.0.1:9")))
     with pytest.raises(ClusterError, match=r"nowhere\.json: neither an address"):
-        open_and_close(ClusterSettings(Joined("nowhere.json")))
+        open_and_close(ClusterSettings(ExistingCluster("nowhere.json")))
 
 
 def certificate(directory: Path) -> Tls:
@@ -250,9 +250,9 @@ def test_tls_is_spoken_and_without_it_nobody_is_let_in(tmp_path: Path, monkeypat
     tls = certificate(tmp_path)
     options = ("--tls-ca-file", str(tls.ca), "--tls-cert", str(tls.cert), "--tls-key", str(tls.key))
     with scheduler(tmp_path, *options, "--protocol", "tls") as (file, _), process(*worker(file, *options)):
-        with cluster_of(ClusterSettings(Joined(file, tls), patience=20)) as cluster:
+        with cluster_of(ClusterSettings(ExistingCluster(file, tls), patience=20)) as cluster:
             assert cluster.client.scheduler.address.startswith("tls://")
             assert sorted(run_tasks(cluster, slow, range(3))) == [0, 1, 2]
         monkeypatch.setattr("synthpipe.runtime.cluster._SECONDS_TO_CONNECT", 2)
         with pytest.raises(ClusterError, match=r"--scheduler tls://.*no connection"):
-            open_and_close(ClusterSettings(Joined(file)))
+            open_and_close(ClusterSettings(ExistingCluster(file)))

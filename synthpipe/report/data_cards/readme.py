@@ -11,7 +11,7 @@ import yaml
 from synthpipe.core.display import printable
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.records import REASONS
-from synthpipe.core.verdict_text import possible, told, warning
+from synthpipe.core.verdict_text import below_threshold_warning, possible_verdicts, verdict_text
 from synthpipe.report.data_cards.facts import Facts, RunFacts
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
 
@@ -179,7 +179,7 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
         yield f"\nKept: the first that score above {run.threshold}."
     for strategy, entry in run.strategies.items():
         if below := entry.get("below_threshold"):
-            text = warning(strategy, below, run.threshold)
+            text = below_threshold_warning(strategy, below, run.threshold)
             yield f"\n**Warning:** {text}.\n"
     for strategy, report in run.filters.items():
         told_of = f"The {STRATEGY[strategy]} filter tells real from synthetic with {accuracy_text(report)}."
@@ -199,7 +199,7 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
 def _verdicts(run: RunFacts) -> Iterator[str]:
     entries = run.strategies
     counts = {reason: sum(entry["verdicts"].get(reason, 0) for entry in entries.values()) for reason in REASONS}
-    reasons = possible(run.ranked, counts)
+    reasons = possible_verdicts(run.ranked, counts)
     rows = (
         (
             *(STRATEGY[strategy], entry["candidates"]),
@@ -208,7 +208,9 @@ def _verdicts(run: RunFacts) -> Iterator[str]:
         )
         for strategy, entry in entries.items()
     )
-    yield from _table(("strategy", "candidates", "filter accepts", *(told(each, run.ranked) for each in reasons)), rows)
+    yield from _table(
+        ("strategy", "candidates", "filter accepts", *(verdict_text(each, run.ranked) for each in reasons)), rows
+    )
 
 
 def _origin(facts: Facts) -> Iterator[str]:
