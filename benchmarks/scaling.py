@@ -29,7 +29,8 @@ from synthpipe.core.progress import Silent
 from synthpipe.core.records import PatchRef
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.shared_bank import BankPlace
-from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, local, open_cluster, run_tasks
+from synthpipe.runtime import ClusterSettings, Demand, Executor, Local, local, open_executor
+from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array
 from synthpipe.storage.shards import write_shard
@@ -64,7 +65,7 @@ def measure(count: int, workers: int) -> dict[str, Any]:
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
         start, cpu = time.perf_counter(), time.process_time()
-        for done, _ in enumerate(run_tasks(cluster, no_work, tasks), 1):
+        for done, _ in enumerate(cluster.run(no_work, tasks), 1):
             if done % (count // _POINTS) == 0:
                 memory.append({"tasks": done, "resident_bytes": _resident()})
         return {
@@ -94,7 +95,7 @@ def _timed_tasks(count: int, workers: int) -> tuple[float, dict[str, float]]:
         cluster.client.wait_for_workers(workers)
         ready, cpu = time.perf_counter(), time.process_time()
         tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
-        for _ in run_tasks(cluster, no_work, tasks):
+        for _ in cluster.run(no_work, tasks):
             pass
         seconds, cpu = time.perf_counter() - ready, time.process_time() - cpu
         return ready, {"task_seconds": seconds / count, "task_cpu_seconds": cpu / count}
@@ -106,18 +107,18 @@ def _plain() -> dict[str, Any]:
 
 def measure_verdicts(shards: int) -> list[dict[str, Any]]:
     """Judge `shards` shards of candidates, of each size, and store the verdicts; return the seconds that each takes."""
-    with open_cluster(ClusterSettings(Local(processes=False)), Demand(), lambda message: None) as cluster:
-        return [_judged(cluster, size, shards) for size in _SHARDS]
+    with open_executor(ClusterSettings(Local(0)), Demand(), lambda message: None) as executor:
+        return [_judged(executor, size, shards) for size in _SHARDS]
 
 
-def _judged(cluster: Cluster, size: int, shards: int) -> dict[str, Any]:
+def _judged(executor: Executor, size: int, shards: int) -> dict[str, Any]:
     count = size * shards
     keep_all = [f"curation.{key}={count}" for key in ("wanted", "candidates", "max_candidates")]
     pipeline = pipeline_file.load(_PIPELINE, [f"store.shard={size}", *keep_all])
     donors = tuple(PatchRef(f"{number:05}", "", "", (0,), 1, 1, "") for number in range(_DONORS))
     with tempfile.TemporaryDirectory() as folder:
         job = Job(pipeline, RunDirectory(Path(folder)), BankPlace("none"))
-        state = BuildState(job, Catalog(donors), cluster, Silent(), {"stages": {}, "strategies": {}})
+        state = BuildState(job, Catalog(donors), executor, Silent(), {"stages": {}, "strategies": {}})
         group = composites_group(job.run.candidates, pipeline, "mosaic", "candidate", count)
         add_scores(group, pipeline, count, "none")
         rng, pixels = np.random.default_rng(0), pipeline.canvas[0] * pipeline.canvas[1]

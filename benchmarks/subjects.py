@@ -38,7 +38,8 @@ from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.patches.shared_bank import BankPlace
-from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster, run_tasks
+from synthpipe.runtime import ClusterSettings, DaskExecutor, Demand, Local
+from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, open_group
@@ -337,7 +338,7 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
     job = bench.job("memory")
     _create(job, "mosaic", 8 * shard)
     with _cluster(bench, 2) as cluster:
-        for _ in run_tasks(cluster, render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
+        for _ in cluster.run(render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
             pass
         processes = cluster.client.run(of_this_process, str(bench.bank.directory))
     canvas = bench.pipeline.canvas if bench.pipeline.bezier else None
@@ -366,7 +367,7 @@ class Prepared:
 
 
 @contextmanager
-def _cluster(bench: Bench, workers: int) -> Iterator[Cluster]:
+def _cluster(bench: Bench, workers: int) -> Iterator[DaskExecutor]:
     with (
         open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster,
         cluster.prepared(Prepared(bench.bank), lambda steps: None),
@@ -389,12 +390,12 @@ def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, nam
     _create(job, strategy, shards * bench.pipeline.store.shard)
     tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards)]
     with _cluster(bench, count) as cluster:
-        for _ in run_tasks(cluster, render_shard, tasks):
+        for _ in cluster.run(render_shard, tasks):
             pass
         for path in job.run.candidates.rglob("c.*"):
             path.unlink()
         start = time.perf_counter()
-        for _ in run_tasks(cluster, render_shard, tasks):
+        for _ in cluster.run(render_shard, tasks):
             pass
         spent = time.perf_counter() - start
     shutil.rmtree(str(job.run.path))

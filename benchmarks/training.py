@@ -47,7 +47,7 @@ def prepare(folder: Path, size: int) -> TrainingData:
         *("curation.rule=threshold", "curation.wanted=200", "curation.candidates=200"),
     )
     pipeline = pipeline_file.load(_PIPELINES / "demo.yaml", changes)
-    build(pipeline, folder / "run", ClusterSettings(Local(processes=False)), reporter())
+    build(pipeline, folder / "run", ClusterSettings(Local(0)), reporter())
     curated = CuratedSet(folder / "run" / "curated.zarr")
     catalog = read_catalog(pipeline.patches, pipeline.taxonomy)
     real = RealPatches(catalog.patches, curated.description)

@@ -66,7 +66,7 @@ class Built:
         planned = used * self.candidates
         plan = {"wanted": planned if self.drawn else used, "candidates": planned, "max_candidates": 10 * planned}
         numbers = (f"seed={plain.seed + seed}", *(f"curation.{key}={count}" for key, count in plan.items()))
-        build(data.settings(*self.overrides, *numbers), run, ClusterSettings(Local(processes=False)), reporter())
+        build(data.settings(*self.overrides, *numbers), run, ClusterSettings(Local(0)), reporter())
         curated = open_curated(run / "curated.zarr")
         if self.drawn:
             rng = np.random.Generator(np.random.Philox(seed))

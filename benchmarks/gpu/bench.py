@@ -66,7 +66,7 @@ class Bench:
     def scored_run(self, name: str, candidates: int, shard: int) -> Job:
         """Return the job of a run that has composites and a filter; build it if it is missing."""
         pipeline, path = self.pipeline(candidates, shard), self.folder / name
-        in_this_process = ClusterSettings(Local(processes=False), device="cpu")  # starting processes takes longer
+        in_this_process = ClusterSettings(Local(0), device="cpu")  # starting processes takes longer
         build(pipeline, path, in_this_process, Silent())
         run = RunDirectory(path)
         enabled = pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": True})})

@@ -32,7 +32,7 @@ def full_memory(bench: Bench, found: Found) -> None:
     weights, folder = bench.job.run.weights("mosaic"), bench.folder
     sha256 = bench.filter.model_sha256
     scorer = Scorer.load(weights)
-    here = ClusterSettings(Local(processes=False, gpus=("0",) if bench.on_gpu else None), device="auto")
+    here = ClusterSettings(Local(0, gpus=("0",) if bench.on_gpu else None), device="auto")
     with _full(bench):
         _expect(found, "scoring", "filter.batch", lambda: scorer.score(bench.images, bench.scale.batch))
         _expect(found, "filter training", "filter.batch", lambda: bench.train_filter(folder / "full-filter"))

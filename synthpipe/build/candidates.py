@@ -15,7 +15,6 @@ from synthpipe.build.curation import Verdicts, code, first_plan, next_plan, tall
 from synthpipe.core.errors import FilterError, StaleRunError
 from synthpipe.files.locations import exists
 from synthpipe.core.records import REASONS, Reason, Strategy
-from synthpipe.runtime import announced, run_tasks
 from synthpipe.build.verdicts import Judgement, blocks, judge
 from synthpipe.build.layout import add_scores, composites_group
 from synthpipe.build.rounds import add_round
@@ -47,7 +46,7 @@ def make_filters(state: BuildState) -> None:
     ]
     if missing:
         with timed(state.journal, "filter composites"):
-            for _ in run_tasks(state.cluster, check_network, [NetworkTask(pipeline.filter)]):
+            for _ in state.executor.run(check_network, [NetworkTask(pipeline.filter)]):
                 pass
             for strategy in missing:
                 _render(state, strategy, "filter", pipeline.filter.candidates)
@@ -55,10 +54,10 @@ def make_filters(state: BuildState) -> None:
         with (
             timed(state.journal, "filter training"),
             state.reporter.stage("filter training, epochs", epochs) as advance,
-            announced(state.cluster.client, advance),
+            state.executor.announced(advance),
         ):
             tasks = [TrainTask(state.job, strategy, state.catalog.access) for strategy in missing]
-            for notes in run_tasks(state.cluster, train, tasks, gpu=True):
+            for notes in state.executor.run(train, tasks, gpu=True):
                 for note in notes:
                     state.reporter.note(note)
     for strategy in pipeline.strategies:
@@ -108,7 +107,7 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
     title = f"{strategy} {purpose} composites"
     with state.reporter.stage(title, planned_in(missing, count, store.shard)) as advance:
-        for shard in run_tasks(state.cluster, render_shard, tasks):
+        for shard in state.executor.run(render_shard, tasks):
             advance(planned_in([shard], count, store.shard))
 
 
@@ -124,14 +123,14 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
         )
     add_scores(group, pipeline, count, sha256)
     missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
-    together = math.ceil(_SCORED_ON_GPU / store.shard) if state.cluster.uses_gpus() else 1
+    together = math.ceil(_SCORED_ON_GPU / store.shard) if state.executor.uses_gpus() else 1
     tasks = (
         ScoreTask(state.job, strategy, tuple(missing[first : first + together]))
         for first in range(0, len(missing), together)
     )
     scored = accepted = 0
     with state.reporter.stage(f"{strategy} scores", planned_in(missing, count, store.shard)) as advance:
-        for done, above in run_tasks(state.cluster, score_shards, tasks, gpu=True):
+        for done, above in state.executor.run(score_shards, tasks, gpu=True):
             scored, accepted = scored + done, accepted + above
             advance(done, f"{accepted / scored:.1%} accepted so far")
 

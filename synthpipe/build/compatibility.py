@@ -8,7 +8,6 @@ from synthpipe.compose import Purpose
 from synthpipe.core.errors import StaleRunError
 from synthpipe.files.locations import Location, exists
 from synthpipe.patches.catalog import Catalog, changes, load_catalog
-from synthpipe.runtime import run_tasks
 from synthpipe.build.state import BuildState
 from synthpipe.storage.run import RunDirectory, versions
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all, has_array, open_group
@@ -68,7 +67,7 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
                 if avoided.isdisjoint(str(object_path(each, shard).absolute()) for each in arrays)
             )
             tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in islice(sound, 1)]
-    if all(run_tasks(state.cluster, equals_stored, tasks)):
+    if all(state.executor.run(equals_stored, tasks)):
         return
     before, here = run.read()["versions"], versions(state.pipeline.filter.enabled)
     found = [

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from synthpipe.build.curation import Kept, Verdicts, code
 from synthpipe.core.records import STRATEGIES, Strategy
-from synthpipe.runtime import run_tasks
 from synthpipe.build.layout import add_verdicts, curated_group
 from synthpipe.build.state import BuildState
 from synthpipe.storage.schema import (
@@ -77,7 +76,7 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
     missing = sorted(set(shards_of(count, size)) - complete_in_all(target, CURATED_ARRAYS))
     tasks = (CuratedTask(state.job, shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
     with state.reporter.stage("curated set", planned_in(missing, count, size)) as advance:
-        for copied in run_tasks(state.cluster, write_curated_shard, tasks):
+        for copied in state.executor.run(write_curated_shard, tasks):
             advance(copied)
 
 

@@ -31,7 +31,7 @@ from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.shared_bank import BankPlace
 from synthpipe.core.progress import Reporter
 from synthpipe.report import write_report
-from synthpipe.runtime import ClusterSettings, Demand, Local, check_reachable, open_cluster
+from synthpipe.runtime import ClusterSettings, Demand, Local, check_reachable, open_executor
 from synthpipe.files.scratch import ANOTHER_PLACE, has_locks, sweep
 from synthpipe.build.candidates import make_candidates, make_filters
 from synthpipe.build.curated_set import write_curated_set, write_verdicts
@@ -184,15 +184,15 @@ def _build(
             stack.callback(sweep, place.scratch)  # of workers that had to be killed
         job = Job(pipeline, RunDirectory(run.path.absolute()), place)
         if isinstance(cluster.where, Local) and in_memory(run.path, pipeline.patches.root):
-            cluster = replace(cluster, where=replace(cluster.where, processes=False))
+            cluster = replace(cluster, where=replace(cluster.where, workers=0))
         workplace = stack.enter_context(open_worker_setup(job, catalog))
         shared = job.run.path if isinstance(job.run.path, Path) else None
-        workers = stack.enter_context(open_cluster(cluster, demand(pipeline, catalog, split), reporter.note, shared))
+        executor = stack.enter_context(open_executor(cluster, demand(pipeline, catalog, split), reporter.note, shared))
         with timed(journal, "donors"):
-            donors = len(catalog.donors) * workers.crew.now().hosts
+            donors = len(catalog.donors) * executor.hosts()
             with reporter.stage("donors", donors) as advance:
-                stack.enter_context(workers.prepared(workplace, advance))
-        state = BuildState(job, catalog, workers, reporter, journal)
+                stack.enter_context(executor.prepared(workplace, advance))
+        state = BuildState(job, catalog, executor, reporter, journal)
         check_pixels(state, broken)
         _check_stores(run)
         undo.pop_all()  # until here a build that is refused leaves the run as it was

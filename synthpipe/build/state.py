@@ -12,7 +12,7 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.patches.catalog import Catalog
 from synthpipe.core.progress import Reporter
 from synthpipe.core.records import Strategy
-from synthpipe.runtime import Cluster
+from synthpipe.runtime import Executor
 from synthpipe.storage.run import RunDirectory
 from synthpipe.build.tasks import Job
 
@@ -23,7 +23,7 @@ class BuildState:
 
     job: Job
     catalog: Catalog
-    cluster: Cluster
+    executor: Executor
     reporter: Reporter
     journal: dict[str, Any]
 

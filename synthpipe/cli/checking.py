@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from synthpipe.cli.interrupts import interruptible
-from synthpipe.cli.locations import LOCATION, json_option, patches_option, workers_option
+from synthpipe.cli.locations import LOCATION, build_workers_option, json_option, patches_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.core.display_names import STRATEGY, VERDICT
@@ -37,7 +37,7 @@ _run_argument = click.argument("run", type=LOCATION)
 )
 @patches_option
 @click.option("--repair", "mend", is_flag=True, help="Make what is broken again, then check once more.")
-@workers_option
+@build_workers_option
 @json_option
 def verify(run: Location, samples: int, root: str | None, mend: bool, workers: int | None, as_json: bool) -> None:
     """Check every byte of a run, and repair it if asked.
@@ -64,7 +64,7 @@ def verify(run: Location, samples: int, root: str | None, mend: bool, workers: i
       synthpipe verify runs/demo --patches /new/place/phantom
       synthpipe verify runs/demo --patches https://USER:PASSWORD@host/patches.csv
     """
-    if workers and not mend:
+    if workers is not None and not mend:
         raise click.UsageError("--workers are those of --repair; give both or neither")
     with interruptible():
         from synthpipe import verification  # loads Dask, which other commands need not wait for

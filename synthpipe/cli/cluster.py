@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from synthpipe.cli.completion import KeyValue
-from synthpipe.cli.locations import workers_option
+from synthpipe.cli.locations import build_workers_option
 from synthpipe.cli.shipped import SHIPPED, SettingsFile
 
 if TYPE_CHECKING:  # loads Dask, which `--help` and other commands need not wait for
@@ -40,7 +40,7 @@ def cluster_options(command: Command) -> Command:
     """Add the options to a command; it gets what `cluster_settings` takes."""
     for option in reversed(
         (
-            workers_option,
+            build_workers_option,
             click.option(
                 "--memory", metavar="SIZE", help="Memory of each worker, such as 4GiB [an even share of the machine's]."
             ),
@@ -131,6 +131,8 @@ def cluster_settings(
         )
     if (cluster_config or cluster_set) and cluster in (None, "local"):
         raise click.UsageError("--cluster-config and --cluster-set describe jobs: name their queue with --cluster")
+    if workers == 0 and memory is not None:
+        raise click.UsageError("--memory limits worker processes, and --workers 0 starts none: leave one of them out")
     paths = [path for path in (tls_ca, tls_cert, tls_key) if path]
     if paths and (local or len(paths) < 3):
         raise click.UsageError("--tls-ca, --tls-cert and --tls-key go together, with --scheduler or --cluster")

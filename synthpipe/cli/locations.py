@@ -96,4 +96,9 @@ patches_option = click.option(
 workers_option = click.option(
     "--workers", type=click.IntRange(min=1), help="Worker processes on this machine [one a core]."
 )
+build_workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Worker processes on this machine; 0 runs all tasks in the command's own process, without Dask [one a core].",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

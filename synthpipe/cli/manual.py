@@ -35,7 +35,7 @@ An argument or an option means the same in every command that has it.
 | `--config` | a settings file, or the name of one that comes with synthpipe |
 | `--dry-run` | says what would be done, and writes nothing |
 | `--json` | prints everything as JSON |
-| `--workers` | worker processes on this machine; by default one a core |
+| `--workers` | worker processes on this machine; by default one a core. With 0, `build` and `verify --repair` run all tasks in the command's own process, without Dask |
 | `--readers` | processes of each device of a training that read ahead |
 | `--device` | where networks compute: `cpu`, `cuda` (any GPU), `cuda:1`. A training takes several, as `cuda:0,cuda:1`. A build has workers, so it takes a kind alone |
 | `--batch` | images a call of the network; of images that are cut into windows, `--window batch=N` says how many windows |

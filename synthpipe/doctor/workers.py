@@ -11,7 +11,7 @@ from synthpipe.core.errors import SynthpipeError
 from synthpipe.core.packages import absent
 from synthpipe.core.threads import available_cores
 from synthpipe.doctor.finding import Finding, checked
-from synthpipe.runtime import ClusterSettings, Demand, Local, available_memory, open_cluster, visible_gpus
+from synthpipe.runtime import ClusterSettings, Demand, Local, available_memory, open_executor, visible_gpus
 
 _MEMORY = 2 << 30  # bytes a worker
 
@@ -52,10 +52,14 @@ def dask() -> Finding:
     """Start a cluster of one worker process, and have it do something."""
     begun = time.perf_counter()
     try:
-        with open_cluster(ClusterSettings(Local(workers=1), device="cpu"), Demand(), lambda _: None) as cluster:
-            pid = cluster.client.submit(os.getpid).result(timeout=60)
+        with open_executor(ClusterSettings(Local(workers=1), device="cpu"), Demand(), lambda _: None) as executor:
+            (pid,) = executor.run(_process_id, [None])
             seconds = time.perf_counter() - begun
             return Finding("Dask", "fine", f"a worker process ({pid}) was ready in {seconds:.1f} s")
     except (SynthpipeError, OSError, TimeoutError) as error:
         cure = "mend what is named; if nothing is, see whether a firewall closes the loopback interface"
         return Finding("Dask", "wrong", f"no worker: {error}", cure)
+
+
+def _process_id(_: None) -> int:
+    return os.getpid()

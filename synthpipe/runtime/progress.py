@@ -1,25 +1,59 @@
-"""Progress from inside a task that takes long: steps that a worker announces reach the one who waits for it."""
+"""What reaches the process that waits for tasks: the steps that they announce, and warnings."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 
 from distributed import Client, get_worker
 
-_TOPIC = "synthpipe-progress"
+ANNOUNCED = "synthpipe-progress"
+"""Topic of the steps that tasks announce on a Dask cluster."""
+
+_LOGGER = logging.getLogger("synthpipe")
+_listener: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
 
 
 def announce(steps: int) -> None:
-    """Tell the client, from inside a task, that `steps` more steps are done."""
-    get_worker().log_event(_TOPIC, steps)
+    """Report, from inside a task, that `steps` more steps are done."""
+    if listener := _listener.get():
+        listener(steps)
+    else:
+        get_worker().log_event(ANNOUNCED, steps)
 
 
 @contextmanager
-def announced(client: Client, advance: Callable[[int], None]) -> Iterator[None]:
-    """Call `advance` with the steps that tasks announce while the block runs."""
-    with subscribed(client, _TOPIC, advance):
+def announcements_to(advance: Callable[[int], None]) -> Iterator[None]:
+    """Call `advance` with the steps that tasks of this thread announce while the block runs."""
+    token = _listener.set(advance)
+    try:
         yield
+    finally:
+        _listener.reset(token)
+
+
+@contextmanager
+def warnings_to(note: Callable[[str], None]) -> Iterator[None]:
+    """Call `note` with the warnings that synthpipe logs in this process while the block runs."""
+    handler = _Notes(note)
+    _LOGGER.addHandler(handler)
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+
+
+class _Notes(logging.Handler):
+    """Passes the text of warnings to a function."""
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._note = note
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._note(record.getMessage())
 
 
 @contextmanager

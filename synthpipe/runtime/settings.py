@@ -15,25 +15,23 @@ QUEUE_KINDS: tuple[QueueKind, ...] = get_args(QueueKind)
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Workers on this machine, reached by its loopback address only.
+    """Worker processes on this machine, which listen on its loopback address only, or this process alone.
 
     Attributes
     ----------
     workers : int or None
-        How many; by default one a core.
+        Number of worker processes; by default one a core. With 0, this process runs all tasks itself, one after the
+        other: it alone can read and write ``memory:`` URLs.
     memory : int or None
         Bytes that each may use; by default an even share of the machine's memory, and what the task in hand needs
         beyond that.
     gpus : tuple of str or None
         CUDA devices, one a worker; by default those that torch sees.
-    processes : bool
-        Without it there is one worker, a thread of this process: it alone sees what lies in this process's memory.
     """
 
     workers: int | None = None
     memory: int | None = None
     gpus: tuple[str, ...] | None = None
-    processes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

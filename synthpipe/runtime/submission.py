@@ -8,12 +8,11 @@ from typing import TypeVar
 from uuid import uuid4
 
 from dask.utils import format_bytes, key_split
-from distributed import Future, KilledWorker, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
 
 from synthpipe.core.errors import ClusterError
-from synthpipe.runtime.cluster import Cluster
 from synthpipe.runtime.worker_plugin import on_fit_worker
-from synthpipe.runtime.workers import GPU
+from synthpipe.runtime.workers import GPU, WorkerPool
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -27,7 +26,11 @@ _TASKS_TO_REMEMBER = 1000
 
 
 def run_tasks(
-    cluster: Cluster, function: Callable[[Argument], Result], arguments: Iterable[Argument], gpu: bool = False
+    client: Client,
+    pool: WorkerPool,
+    function: Callable[[Argument], Result],
+    arguments: Iterable[Argument],
+    on_gpu: bool = False,
 ) -> Iterator[Result]:
     """Yield ``function(argument)`` for every argument, in order of completion.
 
@@ -37,12 +40,14 @@ def run_tasks(
 
     Parameters
     ----------
-    cluster : Cluster
-        Where they run.
+    client : distributed.Client
+        Connected to the cluster.
+    pool : WorkerPool
+        The cluster's workers.
     function, arguments
         What runs.
-    gpu : bool
-        Whether they are for workers with a GPU, if `cluster` has such.
+    on_gpu : bool
+        Whether they are only for workers with a GPU.
 
     Raises
     ------
@@ -51,12 +56,10 @@ def run_tasks(
         itself raises is raised unchanged, with a note that names the task. In any case the tasks that were not begun
         are dropped.
     """
-    client, crew = cluster.client, cluster.crew
-    on_gpu = gpu and cluster.uses_gpus()
     resources = {GPU: 1} if on_gpu else None
     waiting = iter(arguments)
     pending: dict[Future, tuple[Argument, int]] = {}
-    # with results: a result that is gone with its worker is waited for there, while we look at the crew
+    # with results: a result that is gone with its worker is waited for there, while we look at the workers
     completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
     done = 0
 
@@ -67,7 +70,7 @@ def run_tasks(
         completed.add(future)
 
     def fill() -> None:
-        room = _TASKS_A_SLOT * crew.slots(on_gpu) - len(pending)
+        room = _TASKS_A_SLOT * pool.slots(on_gpu) - len(pending)
         # without a worker a few tasks wait: they show an adaptive cluster that there is work
         for argument in islice(waiting, max(room, 0 if pending else 1)):
             submit(argument, 0)
@@ -80,15 +83,15 @@ def run_tasks(
                     completed.thread_condition.wait(_SECONDS_BETWEEN_LOOKS)
                 fill()
             future, result = next(completed)
-            crew.check_scheduler()
+            pool.check_scheduler()
             argument, losses = pending.pop(future)
-            if (lost := _losses(cluster, future, argument)) and losses + lost <= _LOSSES:
+            if (lost := _losses(pool, future, argument)) and losses + lost <= _LOSSES:
                 submit(argument, losses + lost)
                 continue
             if lost:
                 raise _killer(argument, losses + lost)
             if future.status == "error":
-                raise _noted(cluster, future, argument)
+                raise _noted(pool, future, argument)
             yield result
             done += 1
             if done % _TASKS_TO_REMEMBER == 0:
@@ -99,13 +102,13 @@ def run_tasks(
             client.cancel(list(pending))
 
 
-def _losses(cluster: Cluster, future: Future, argument: object) -> int:
+def _losses(pool: WorkerPool, future: Future, argument: object) -> int:
     """Return how many workers a task lost without a result."""
     if future.status in ("lost", "cancelled"):
         return 1
     if future.status != "error" or not isinstance(error := future.exception(), KilledWorker):
         return 0
-    if held := cluster.crew.memory_kills.get(error.last_worker.address):
+    if held := pool.memory_kills.get(error.last_worker.address):
         raise ClusterError(
             f"{argument!r} ended {error.allowed_failures + 1} workers, the last one because it held "
             f"{format_bytes(held)}, all the memory that it may use. Finished work is kept; give workers more "
@@ -123,9 +126,9 @@ def _killer(argument: object, losses: int) -> ClusterError:
     )
 
 
-def _noted(cluster: Cluster, future: Future, argument: object) -> BaseException:
+def _noted(pool: WorkerPool, future: Future, argument: object) -> BaseException:
     """Return what a task raised, with a note that names the task."""
-    cluster.crew.check_scheduler()
+    pool.check_scheduler()
     error: BaseException = future.exception()
     error.add_note(f"in {argument!r}")
     return error

@@ -7,12 +7,14 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from distributed import Client, Reschedule, Scheduler, Worker, WorkerPlugin, get_worker
 from distributed.protocol.pickle import dumps
 
 from synthpipe.core.errors import ClusterError, SynthpipeError
+from synthpipe.runtime.executor import WorkerSetup
+from synthpipe.runtime.progress import warnings_to
 from synthpipe.runtime.workers import WorkerPool
 
 Argument = TypeVar("Argument")
@@ -29,32 +31,15 @@ _SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
 _TRIES, _LISTED = 5, 5
 
 
-class WorkerSetup(Protocol):
-    """What a worker needs; travels to it by pickle."""
-
-    @property
-    def key(self) -> str:
-        """Tell the workplaces of different builds apart."""
-
-    def problems(self) -> list[str]:
-        """Say why this worker cannot take part; an empty list if it can."""
-
-    def prepare(self, on_steps: Callable[[int], None]) -> None:
-        """Get this worker process ready; `on_steps` is called with steps as they are done."""
-
-    def release(self) -> None:
-        """Give back what `prepare` took."""
-
-
 class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
     """Check and prepare a worker; one that is not fit for the build leaves the cluster.
 
     `client` is the driver's id at the scheduler: where it is gone, workers that join are not ours, and are left alone.
     """
 
-    def __init__(self, workplace: WorkerSetup, client: str) -> None:
-        self.name = plugin_name(workplace)
-        self._workplace, self._client = workplace, client
+    def __init__(self, setup: WorkerSetup, client: str) -> None:
+        self.name = plugin_name(setup)
+        self._setup, self._client = setup, client
 
     async def setup(self, worker: Worker) -> None:
         self._level = _LOGGER.level
@@ -64,7 +49,7 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
         # what fails in a task reaches its user through the task, without Dask's own traceback before it
         _LOGGER.setLevel(logging.CRITICAL)
         try:
-            if problems := await asyncio.to_thread(self._workplace.problems):
+            if problems := await asyncio.to_thread(self._setup.problems):
                 raise ClusterError("; ".join(problems))
             await self._prepare(worker)
         except Exception as error:
@@ -78,32 +63,17 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
 
     async def _prepare(self, worker: Worker) -> None:
         work = asyncio.ensure_future(
-            asyncio.to_thread(self._workplace.prepare, lambda steps: worker.log_event(PREPARED, steps))
+            asyncio.to_thread(self._setup.prepare, lambda steps: worker.log_event(PREPARED, steps))
         )
-        warnings = _Warnings(worker)
-        _OWN_LOGGER.addHandler(warnings)
-        try:
+        with warnings_to(lambda message: worker.log_event(WARNED, message)):
             # a worker that joins late gives no sign of life by itself before it is set up
             while not (await asyncio.wait({work}, timeout=_SECONDS_BETWEEN_SIGNS_OF_LIFE))[0]:
                 await worker.heartbeat()
             await work
-        finally:
-            _OWN_LOGGER.removeHandler(warnings)
 
     def teardown(self, worker: Worker) -> None:
         _LOGGER.setLevel(self._level)
-        self._workplace.release()
-
-
-class _Warnings(logging.Handler):
-    """Sends what a worker logs to the driver."""
-
-    def __init__(self, worker: Worker) -> None:
-        super().__init__(logging.WARNING)
-        self._worker = worker
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._worker.log_event(WARNED, record.getMessage())
+        self._setup.release()
 
 
 async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:
@@ -129,12 +99,12 @@ def on_fit_worker(function: Callable[[Argument], Result], argument: Argument) ->
     return function(argument)
 
 
-def plugin_name(workplace: WorkerSetup) -> str:
+def plugin_name(setup: WorkerSetup) -> str:
     """Name the plugin so that a build replaces what an earlier, killed one left at the scheduler."""
-    return f"synthpipe-{workplace.key}"
+    return f"synthpipe-{setup.key}"
 
 
-def check_scheduler(client: Client, workplace: WorkerSetup) -> None:
+def check_scheduler(client: Client, setup: WorkerSetup) -> None:
     """Refuse a scheduler that cannot read the build's tasks.
 
     Raises
@@ -143,7 +113,7 @@ def check_scheduler(client: Client, workplace: WorkerSetup) -> None:
         It lacks synthpipe, or has another version of it.
     """
     try:
-        client.run_on_scheduler(_read, workplace)
+        client.run_on_scheduler(_read, setup)
     except Exception as error:
         if _has_died(error):
             raise
@@ -153,7 +123,7 @@ def check_scheduler(client: Client, workplace: WorkerSetup) -> None:
         ) from error
 
 
-def check_workers(client: Client, workplace: WorkerSetup) -> None:
+def check_workers(client: Client, setup: WorkerSetup) -> None:
     """Refuse a cluster whose workers are not fit for the build.
 
     Raises
@@ -161,7 +131,7 @@ def check_workers(client: Client, workplace: WorkerSetup) -> None:
     ClusterError
         The message lists the workers, and in what each differs from the driver.
     """
-    found = client.run(_ask, workplace, on_error="return")
+    found = client.run(_ask, setup, on_error="return")
     problems = {
         address: "; ".join(answer) if isinstance(answer, list) else f"cannot take part: {answer!r}"
         for address, answer in found.items()
@@ -182,17 +152,17 @@ def check_workers(client: Client, workplace: WorkerSetup) -> None:
         )
 
 
-def prepare_workers(client: Client, crew: WorkerPool, workplace: WorkerSetup) -> None:
+def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> None:
     """Have all workers prepare themselves, those too that come later.
 
     Raises
     ------
     ClusterError
-        Workers keep ending before they are ready, or there are none. What `Workplace.prepare` raises is raised
+        Workers keep ending before they are ready, or there are none. What `WorkerSetup.prepare` raises is raised
         unchanged.
     """
     try:
-        client.register_plugin(SetupPlugin(workplace, client.id))
+        client.register_plugin(SetupPlugin(setup, client.id))
         return
     except Exception as error:
         if not _has_died(error):
@@ -200,8 +170,8 @@ def prepare_workers(client: Client, crew: WorkerPool, workplace: WorkerSetup) ->
     # a worker ended meanwhile; the others go on preparing themselves, and one that is started again does so too
     tries = 0
     while tries < _TRIES:
-        crew.wait()
-        if not (answers := client.run(_prepare, workplace, on_error="return")):
+        pool.wait()
+        if not (answers := client.run(_prepare, setup, on_error="return")):
             continue  # all have ended just now
         tries += 1
         failures = [answer for answer in answers.values() if isinstance(answer, Exception)]
@@ -216,16 +186,16 @@ def prepare_workers(client: Client, crew: WorkerPool, workplace: WorkerSetup) ->
     )
 
 
-def _read(workplace: WorkerSetup) -> None:
+def _read(setup: WorkerSetup) -> None:
     """Do nothing: to be called with what a build sends is all."""
 
 
-async def _ask(workplace: WorkerSetup) -> list[str]:
-    return await asyncio.to_thread(workplace.problems)
+async def _ask(setup: WorkerSetup) -> list[str]:
+    return await asyncio.to_thread(setup.problems)
 
 
-async def _prepare(workplace: WorkerSetup) -> None:
-    await asyncio.to_thread(workplace.prepare, lambda steps: None)
+async def _prepare(setup: WorkerSetup) -> None:
+    await asyncio.to_thread(setup.prepare, lambda steps: None)
 
 
 def _has_died(answer: object) -> bool:

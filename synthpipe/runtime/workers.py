@@ -52,13 +52,13 @@ class WorkerPool:
     def __init__(self, client: Client, patience: float) -> None:
         self._client, self._patience = client, patience
         self._address = client.scheduler.address
-        self._roll = WorkerSnapshot({})
+        self._snapshot = WorkerSnapshot({})
         self._next_look = 0.0
         self._missing_since: dict[bool, float] = {}
         self.memory_kills: dict[str, int] = {}
         client.subscribe_topic("worker-restart-memory", self._note_kill)
 
-    def now(self, fresh: bool = False) -> WorkerSnapshot:
+    def snapshot(self, fresh: bool = False) -> WorkerSnapshot:
         """Return the workers, as they were a moment ago; with `fresh`, as they are.
 
         Raises
@@ -71,7 +71,7 @@ class WorkerPool:
         if fresh or start >= self._next_look:
             try:
                 found = self._client.sync(self._identity, callback_timeout=_SECONDS_TO_ANSWER)
-                self._roll = WorkerSnapshot(found["workers"])
+                self._snapshot = WorkerSnapshot(found["workers"])
             except TimeoutError:
                 pass  # it is busy: what was seen last has to do
             except (OSError, CommClosedError) as error:
@@ -79,17 +79,17 @@ class WorkerPool:
             spent = time.monotonic() - start
             pause = min(_MOST_SECONDS_BETWEEN_LOOKS, spent / _LOOKING_SHARE)
             self._next_look = time.monotonic() + max(_LEAST_SECONDS_BETWEEN_LOOKS, pause)
-        return self._roll
+        return self._snapshot
 
     def slots(self, gpu: bool, fresh: bool = False) -> int:
-        """Return `Roll.slots` of `now`.
+        """Return `WorkerSnapshot.slots` of `snapshot`.
 
         Raises
         ------
         ClusterError
             There has been none for longer than anyone has patience, or the scheduler is lost.
         """
-        slots = self.now(fresh).slots(gpu)
+        slots = self.snapshot(fresh).slots(gpu)
         if slots:
             self._missing_since.pop(gpu, None)
             return slots
@@ -129,7 +129,7 @@ class WorkerPool:
         signs: dict[str, tuple[float, float]] = {}
         while not wait((answer,), _LEAST_SECONDS_BETWEEN_LOOKS).done:
             now = time.monotonic()
-            for address, worker in self.now().workers.items():
+            for address, worker in self.snapshot().workers.items():
                 if signs.get(address, (None, now))[0] != worker["last_seen"]:
                     signs[address] = worker["last_seen"], now
                 elif now - signs[address][1] > self._patience:
@@ -154,7 +154,7 @@ class WorkerPool:
     def _nobody(self, gpu: bool) -> str:
         waited = f"for {self._patience:.0f} s (--patience)"
         finished = "finished work is kept: give the command again when there are workers"
-        if not self._roll.workers:
+        if not self._snapshot.workers:
             reason = (
                 f"{len(self.memory_kills)} were stopped because they held all the memory that they may use: give "
                 "them more (--memory; of jobs, memory, or fewer processes), or use fewer --workers"
@@ -163,7 +163,7 @@ class WorkerPool:
             )
             return f"the scheduler at {self._address} has had no worker {waited}; {reason}; {finished}"
         return (
-            f"none of the {len(self._roll.workers)} workers has had the resource GPU {waited}; start some with "
+            f"none of the {len(self._snapshot.workers)} workers has had the resource GPU {waited}; start some with "
             f"--resources GPU=1, or do without: --device cpu; {finished}"
         )
 

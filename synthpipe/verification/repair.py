@@ -37,7 +37,7 @@ def repair(
     path, samples, reporter, root
         As of `verify`.
     workers : int or None
-        Worker processes of the build; by default one a core.
+        Worker processes of the build; by default one a core; with 0 this process builds.
 
     Returns
     -------

@@ -239,7 +239,7 @@ def test_copies_of_metadata_in_the_stores_are_passed_over_and_dropped(
     out = ["export", str(stores[2]), "--to", "png", "-o", str(tmp_path / "png"), "--workers", "1"]
     assert CliRunner().invoke(main, out).exit_code == 0
     more = small(patches, "curation.wanted=14")
-    build(more, path, ClusterSettings(Local(processes=False)), LogReporter(), extend=True)
+    build(more, path, ClusterSettings(Local(0)), LogReporter(), extend=True)
     assert len(CuratedSet(path / "curated.zarr")) == 28 and not verify(path, 0, LogReporter()).faults
     for store in stores:
         assert "consolidated_metadata" not in json.loads((store / "zarr.json").read_text())
@@ -254,7 +254,7 @@ def test_damaged_metadata_is_told_before_the_curated_set_makes_room(
     more = small(patches, "filter.enabled=false", "curation.wanted=32")
     for _ in range(2):
         with pytest.raises(StoreError, match=r"bezier/mask/zarr\.json: damaged"):
-            build(more, path, ClusterSettings(Local(processes=False)), LogReporter(), extend=True)
+            build(more, path, ClusterSettings(Local(0)), LogReporter(), extend=True)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file() and file.name != ".lock"} == before
 
 
@@ -263,7 +263,7 @@ def test_workers_shards_and_order_do_not_change_bytes(unfiltered: Path, patches:
     changes = ["filter.enabled=false", "curation.wanted=30"]
     run(small(patches, *changes), tmp_path / "two", workers=2)
     assert hashes(tmp_path / "two" / "candidates.zarr") | hashes(tmp_path / "two" / "curated.zarr") == expected
-    run(small(patches, *changes, "store.shard=7"), tmp_path / "sevens", workers=2)
+    run(small(patches, *changes, "store.shard=7"), tmp_path / "sevens", workers=0)
     assert hashes(tmp_path / "sevens" / "candidates.zarr") | hashes(tmp_path / "sevens" / "curated.zarr") == expected
     # as if the first shards had been the last to be finished, and the driver had died before the end
     for lost in [*tmp_path.glob("two/candidates.zarr/*/*/c.0*"), *tmp_path.glob("two/curated.zarr/*/c.1*")]:
@@ -648,16 +648,16 @@ def test_training_is_given_room_for_the_patches_that_it_holds() -> None:
         assert room(size, 100) - room(16, 100) == 32 * 3 * (2 * size**2 - 32**2)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 0)])
 def test_an_interrupted_build_cleans_up_and_says_how_to_go_on(
-    patches: Path, tmp_path: Path, number: signal.Signals
+    patches: Path, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(tmp_path / "run")]
     for override in (*SMALL, f"patches.root={patches}", "filter.enabled=false", "curation.wanted=100000"):
         command += ["--set", override]
-    command += ["--set", "curation.max_candidates=200000"]
+    command += ["--set", "curation.max_candidates=200000", "--workers", str(workers)]
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -95,7 +95,7 @@ def test_a_run_says_what_it_hardly_shows_and_keeps_its_patches(
         *("filter.enabled=false", "curation.candidates=12", "curation.max_candidates=80", "store.shard=8"),
     ]
     run = RunDirectory(tmp_path / "run")
-    cluster = ClusterSettings(Local(1, processes=False))
+    cluster = ClusterSettings(Local(0))
     journal = build(pipeline(*keys, "curation.wanted=12", "patches.min_side=1"), run.path, cluster, LogReporter())
     rare = (
         "normal has 0.0% of the kept pixels: 0 of 7 donors show it; 0 of 12 Mosaic candidates show it; add "

@@ -15,7 +15,7 @@ from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from tests.conftest import pipeline
 
-HERE = ClusterSettings(Local(processes=False))
+HERE = ClusterSettings(Local(0))
 SMALL = (
     *("canvas=32", "filter.enabled=false", "mosaic=null", "curation.rule=threshold", "curation.wanted=4"),
     *("curation.candidates=8", "curation.max_candidates=8", "store.shard=8"),

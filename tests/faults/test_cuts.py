@@ -33,7 +33,7 @@ from synthpipe.verification import repair, verify
 from tests.conftest import pipeline
 from tests.faults.cuts import Cut, cut_at
 
-HERE = ClusterSettings(Local(processes=False))
+HERE = ClusterSettings(Local(0))
 SECONDS = {"build.json", "SHA256SUMS", "report.html"}  # hold seconds
 CUTS = int(os.environ.get("SYNTHPIPE_CUTS", "8"))
 """Of each test, evenly spread over the steps; 1000 are all."""

@@ -25,9 +25,8 @@ from synthpipe.runtime import (
     JobSettings,
     Local,
     QueueKind,
-    open_cluster,
-    run_tasks,
 )
+from synthpipe.runtime.cluster import open_cluster
 from synthpipe.runtime.jobs import job_cluster
 from tests.build.test_build import hashes, small
 from tests.runtime.conftest import Bare, cluster_of
@@ -215,7 +214,7 @@ def test_paths_of_a_job_script_may_hold_what_shells_take_apart(slurm: Path, tmp_
     (tmp_path / "a b").symlink_to(python)
     queued = ClusterSettings(JobQueue("slurm", settings), patience=60)
     with open_cluster(queued, Demand(), lambda message: None, odd) as cluster:
-        assert len(set(run_tasks(cluster, pid, range(3)))) == 1
+        assert len(set(cluster.run(pid, range(3)))) == 1
     assert queued.scratch_on_nodes == odd and not list(tmp_path.rglob("it"))
 
 
@@ -229,10 +228,10 @@ def test_jobs_do_tasks_are_renewed_and_leave_nothing(slurm: Path) -> None:
     settings = ClusterSettings(JobQueue("slurm", one_core(processes=2)), patience=60)
     with cluster_of(settings) as cluster:
         cluster.client.wait_for_workers(2, 60)
-        assert len(set(run_tasks(cluster, pid, range(20)))) == 2
+        assert len(set(cluster.run(pid, range(20)))) == 2
         (job,) = submitted(slurm)
         os.killpg(job, 9)  # the machine is taken away: nobody says goodbye
-        assert len(set(run_tasks(cluster, pid, range(20)))) == 2
+        assert len(set(cluster.run(pid, range(20)))) == 2
         assert len(submitted(slurm)) == 2
         workers = list(cluster.client.run(os.getpid).values())
     deadline = time.monotonic() + 10
@@ -276,7 +275,7 @@ def test_a_queue_that_takes_no_job_is_heard_and_asked_again(slurm: Path, tmp_pat
     notes: list[str] = []
     settings = ClusterSettings(JobQueue("slurm", one_core(processes=1)), patience=60)
     with open_cluster(settings, Demand(), notes.append) as cluster, cluster.prepared(Bare(), lambda steps: None):
-        assert len(set(run_tasks(cluster, pid, range(5)))) == 1
+        assert len(set(cluster.run(pid, range(5)))) == 1
         held = list(cluster.client.cluster.workers.values())  # as the traceback of a submission may
         assert held
     (told,) = (note for note in notes if "takes no job" in note)

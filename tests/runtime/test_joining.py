@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 from distributed import Client, get_worker
 
 from synthpipe.core.errors import ClusterError
-from synthpipe.runtime import ClusterSettings, Demand, ExistingCluster, Tls, open_cluster, run_tasks
+from synthpipe.runtime import ClusterSettings, Demand, ExistingCluster, Tls
+from synthpipe.runtime.cluster import open_cluster
 from synthpipe.runtime.worker_plugin import SetupPlugin
 from tests.runtime.conftest import Bare, cluster_of
 
@@ -104,14 +105,14 @@ def test_tasks_for_gpus_go_to_workers_with_one_and_late_workers_are_prepared(tmp
         marks = tmp_path / "marks"
         marks.mkdir()
         with cluster_of(settings, Bare(marks)) as cluster:
-            assert set(run_tasks(cluster, name, range(4), gpu=True)) == {"plain"}
+            assert set(cluster.run(name, range(4), gpu=True)) == {"plain"}
             assert len(list(marks.iterdir())) == 1
             stack.enter_context(process(*worker(file, "--name", "gpu", "--resources", "GPU=1")))
             cluster.client.wait_for_workers(2, 20)
             time.sleep(1)
             assert len(list(marks.iterdir())) == 2
-            assert set(run_tasks(cluster, name, range(12), gpu=True)) == {"gpu"}
-            assert set(run_tasks(cluster, name, range(40))) == {"gpu", "plain"}
+            assert set(cluster.run(name, range(12), gpu=True)) == {"gpu"}
+            assert set(cluster.run(name, range(40))) == {"gpu", "plain"}
 
 
 def test_workers_that_join_after_a_killed_driver_are_left_alone(tmp_path: Path) -> None:
@@ -145,7 +146,7 @@ def test_a_lost_scheduler_is_told_within_seconds(tmp_path: Path, capfd: pytest.C
             pytest.raises(ClusterError, match=r"scheduler at tcp://127\.0\.0\.1:\d+ is gone.*give the command again"),
             cluster_of(ClusterSettings(ExistingCluster(file), patience=20)) as cluster,
         ):
-            for done in run_tasks(cluster, slow, range(1000)):
+            for done in cluster.run(slow, range(1000)):
                 if done == 2:
                     running.send_signal(signal.SIGKILL)
                     start = time.monotonic()
@@ -162,7 +163,7 @@ def test_workers_that_all_vanish_are_no_endless_wait(tmp_path: Path) -> None:
             cluster.client.wait_for_workers(2, 30)
             start = 0.0
             with pytest.raises(ClusterError, match="has had no worker for 4 s"):
-                for number, _ in enumerate(run_tasks(cluster, name, count())):
+                for number, _ in enumerate(cluster.run(name, count())):
                     if number == 20:
                         for each in workers:
                             each.kill()
@@ -205,11 +206,11 @@ def test_workers_that_differ_are_refused_early_and_late(tmp_path: Path) -> None:
         ):
             late = stack.enter_context(process(*worker(file, "--name", "late"), LATE="1"))
             # it is given tasks before it has left
-            assert set(run_tasks(cluster, name, until(lambda: late.poll() is not None))) == {"good"}
+            assert set(cluster.run(name, until(lambda: late.poll() is not None))) == {"good"}
             assert late.wait(30) == 0
             broken = stack.enter_context(process(*worker(file, "--name", "broken"), BROKEN="1"))
-            assert set(run_tasks(cluster, name, until(lambda: broken.poll() is not None))) == {"good"}
-            assert set(run_tasks(cluster, name, range(10))) == {"good"}
+            assert set(cluster.run(name, until(lambda: broken.poll() is not None))) == {"good"}
+            assert set(cluster.run(name, range(10))) == {"good"}
     assert any("no room on its disk" in note for note in notes)
     assert any("refused, and stopped: worker tcp://" in note for note in notes)
 
@@ -252,7 +253,7 @@ def test_tls_is_spoken_and_without_it_nobody_is_let_in(tmp_path: Path, monkeypat
     with scheduler(tmp_path, *options, "--protocol", "tls") as (file, _), process(*worker(file, *options)):
         with cluster_of(ClusterSettings(ExistingCluster(file, tls), patience=20)) as cluster:
             assert cluster.client.scheduler.address.startswith("tls://")
-            assert sorted(run_tasks(cluster, slow, range(3))) == [0, 1, 2]
+            assert sorted(cluster.run(slow, range(3))) == [0, 1, 2]
         monkeypatch.setattr("synthpipe.runtime.cluster._SECONDS_TO_CONNECT", 2)
         with pytest.raises(ClusterError, match=r"--scheduler tls://.*no connection"):
             open_and_close(ClusterSettings(ExistingCluster(file)))

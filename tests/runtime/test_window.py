@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from synthpipe.core.errors import CatalogError, ClusterError
-from synthpipe.runtime import Cluster, ClusterSettings, Local, run_tasks
+from synthpipe.runtime import ClusterSettings, DaskExecutor, Local
 from tests.runtime.conftest import Bare, cluster_of, two
 
 
@@ -48,17 +48,17 @@ def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(marks: Path) -> Iterator[Cluster]:
+def cluster(marks: Path) -> Iterator[DaskExecutor]:
     with cluster_of(two(), Bare(marks)) as cluster:
         yield cluster
 
 
-def test_every_argument_gets_its_result(cluster: Cluster) -> None:
-    assert sorted(run_tasks(cluster, square, range(50))) == [number**2 for number in range(50)]
-    assert list(run_tasks(cluster, square, [])) == []
+def test_every_argument_gets_its_result(cluster: DaskExecutor) -> None:
+    assert sorted(cluster.run(square, range(50))) == [number**2 for number in range(50)]
+    assert list(cluster.run(square, [])) == []
 
 
-def test_workers_are_prepared_processes_on_loopback(cluster: Cluster, marks: Path) -> None:
+def test_workers_are_prepared_processes_on_loopback(cluster: DaskExecutor, marks: Path) -> None:
     pids = set(cluster.client.run(os.getpid).values())
     assert len(pids) == 2 and os.getpid() not in pids
     assert {mark.name for mark in marks.iterdir()} >= set(map(str, pids))
@@ -66,7 +66,7 @@ def test_workers_are_prepared_processes_on_loopback(cluster: Cluster, marks: Pat
     assert set(cluster.client.nthreads().values()) == {1}
 
 
-def test_arguments_are_taken_only_as_results_are_made(cluster: Cluster) -> None:
+def test_arguments_are_taken_only_as_results_are_made(cluster: DaskExecutor) -> None:
     taken = 0
 
     def arguments() -> Iterator[int]:
@@ -75,39 +75,39 @@ def test_arguments_are_taken_only_as_results_are_made(cluster: Cluster) -> None:
             taken += 1
             yield number
 
-    results = run_tasks(cluster, square, arguments())
+    results = cluster.run(square, arguments())
     for done in range(1, 100):
         next(results)
         assert taken <= done + 6
     results.close()  # type: ignore[attr-defined]
 
 
-def test_what_a_task_raises_reaches_the_caller_and_the_cluster_lives_on(cluster: Cluster) -> None:
+def test_what_a_task_raises_reaches_the_caller_and_the_cluster_lives_on(cluster: DaskExecutor) -> None:
     with pytest.raises(CatalogError, match="patch 'seven' is broken") as caught:
-        list(run_tasks(cluster, fail_at_seven, range(100)))
+        list(cluster.run(fail_at_seven, range(100)))
     assert caught.value.__notes__ == ["in 7"]
-    assert sorted(run_tasks(cluster, square, range(5))) == [0, 1, 4, 9, 16]
+    assert sorted(cluster.run(square, range(5))) == [0, 1, 4, 9, 16]
 
 
-def test_killed_workers_cost_no_result(cluster: Cluster, tmp_path: Path) -> None:
-    found = sorted(run_tasks(cluster, die, [(tmp_path, number, 1) for number in range(20)]))
+def test_killed_workers_cost_no_result(cluster: DaskExecutor, tmp_path: Path) -> None:
+    found = sorted(cluster.run(die, [(tmp_path, number, 1) for number in range(20)]))
     assert found == list(range(20))
     assert len(list(tmp_path.glob("died-*"))) == 4
 
 
-def test_a_task_outlives_ten_of_its_workers_but_no_endless_row_of_them(cluster: Cluster, tmp_path: Path) -> None:
-    assert list(run_tasks(cluster, die, [(tmp_path, 0, 10)])) == [0]
+def test_a_task_outlives_ten_of_its_workers_but_no_endless_row_of_them(cluster: DaskExecutor, tmp_path: Path) -> None:
+    assert list(cluster.run(die, [(tmp_path, 0, 10)])) == [0]
     with pytest.raises(ClusterError, match=r"lost 16 workers, which ended while they had it.*build again"):
-        list(run_tasks(cluster, die, [(tmp_path, 5, 100)]))
+        list(cluster.run(die, [(tmp_path, 5, 100)]))
     assert len(list(tmp_path.glob("died-5-*"))) == 16
-    assert sorted(run_tasks(cluster, square, range(5))) == [0, 1, 4, 9, 16]
+    assert sorted(cluster.run(square, range(5))) == [0, 1, 4, 9, 16]
 
 
 def test_a_task_that_needs_too_much_memory_is_found_out_soon(capfd: pytest.CaptureFixture[str]) -> None:
     with cluster_of(two(memory=500 << 20)) as cluster:
         with pytest.raises(ClusterError, match=r"3 ended 4 workers, the last one because it held .* MiB.*--memory"):
-            list(run_tasks(cluster, fill_memory, range(10)))
-        assert sorted(run_tasks(cluster, square, range(5))) == [0, 1, 4, 9, 16]
+            list(cluster.run(fill_memory, range(10)))
+        assert sorted(cluster.run(square, range(5))) == [0, 1, 4, 9, 16]
     assert capfd.readouterr().err == ""
 
 
@@ -137,7 +137,7 @@ def device(number: int) -> str:
 def test_a_gpu_is_seen_by_one_worker_and_its_tasks_go_there() -> None:
     local = Local(workers=2, gpus=("GPU-7",))
     with cluster_of(ClusterSettings(local, device="cuda")) as cluster:
-        assert set(run_tasks(cluster, device, range(10), gpu=True)) == {"GPU-7"}
-        assert set(run_tasks(cluster, device, range(40))) == {"GPU-7", ""}
+        assert set(cluster.run(device, range(10), gpu=True)) == {"GPU-7"}
+        assert set(cluster.run(device, range(40))) == {"GPU-7", ""}
     with cluster_of(ClusterSettings(local, device="cpu")) as cluster:
-        assert set(run_tasks(cluster, device, range(10), gpu=True)) == {""}
+        assert set(cluster.run(device, range(10), gpu=True)) == {""}

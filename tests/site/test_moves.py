@@ -18,7 +18,7 @@ from tests.build.test_build import small
 def test_verify_and_replay_name_the_option_that_says_where_patches_are_now(tmp_path: Path) -> None:
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=60, size=48, images=0))
     settings = small(tmp_path / "phantom", "filter.enabled=false")
-    build(settings, tmp_path / "run", ClusterSettings(Local(processes=False)), Silent())
+    build(settings, tmp_path / "run", ClusterSettings(Local(0)), Silent())
     (tmp_path / "phantom").rename(tmp_path / "moved")
     (tmp_path / "run").rename(tmp_path / "other")
     faults = verify(tmp_path / "other", 2, Silent()).faults

@@ -10,7 +10,8 @@ import dask
 import pytest
 
 from synthpipe.core.errors import ClusterError
-from synthpipe.runtime import ClusterSettings, Demand, ExistingCluster, Local, open_cluster
+from synthpipe.runtime import ClusterSettings, Demand, ExistingCluster, Local
+from synthpipe.runtime.cluster import open_cluster
 from tests.doctor.test_doctor import examined
 from tests.runtime.conftest import cluster_of
 from tests.runtime.test_joining import process

@@ -86,7 +86,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Pa
         write_phantom(folder / "phantom", PhantomSpec(slides=6, patches=30, size=48, images=0))
         files.put(f"{folder}/phantom", "bucket/phantom", recursive=True)
         few = pipeline(*UNFILTERED, f"patches.root={folder}/phantom")
-        build(few, parse_location(RUN), ClusterSettings(Local(processes=False)), LogReporter())
+        build(few, parse_location(RUN), ClusterSettings(Local(0)), LogReporter())
         yield store, folder
         s3fs.S3FileSystem.clear_instance_cache()
     server.shutdown()
