@@ -8,9 +8,9 @@ from pathlib import Path
 from synthpipe.core.errors import StoreError
 from synthpipe.files.locations import Location, translate_errors
 from synthpipe.files.writing import refuse_irregular, write_atomically
-from synthpipe.report.anonymous import anonymous as without_names
-from synthpipe.report.facts import gather
-from synthpipe.report.html import page
+from synthpipe.report.anonymous import without_names
+from synthpipe.report.facts import gather_facts
+from synthpipe.report.html import html_page
 from synthpipe.storage.run import RunDirectory
 
 __all__ = ["write_report"]
@@ -43,9 +43,11 @@ def write_report(path: Location, output: Location | None = None, anonymous: bool
     """
     target = output or RunDirectory(path).report_page
     _refuse_others(target)
-    facts = gather(path)
+    facts = gather_facts(path)
     # names that are no Unicode keep their bytes as surrogates, which a page cannot hold
-    write_atomically(target, page(without_names(facts) if anonymous else facts).encode("utf-8", "backslashreplace"))
+    write_atomically(
+        target, html_page(without_names(facts) if anonymous else facts).encode("utf-8", "backslashreplace")
+    )
     return target
 
 

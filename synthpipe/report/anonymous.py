@@ -10,11 +10,11 @@ from pathlib import Path
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import BezierRecipe, Recipe
 from synthpipe.patches.catalog import Catalog
-from synthpipe.report.composites import Shown
+from synthpipe.report.composites import GalleryComposite
 from synthpipe.report.facts import RunFacts
 
 
-def anonymous(facts: RunFacts) -> RunFacts:
+def without_names(facts: RunFacts) -> RunFacts:
     """Return the facts of a run with a number in place of every name.
 
     Patches become ``patch 12`` and slides or patients ``slide 3``, in the order of their names. Paths and patterns
@@ -104,7 +104,7 @@ def _network(name: str) -> str:
     return "NETWORK" if re.search(r"[:/\\]", name) else name
 
 
-def _shown(gallery: tuple[Shown, ...], name: Callable[[str], str]) -> tuple[Shown, ...]:
+def _shown(gallery: tuple[GalleryComposite, ...], name: Callable[[str], str]) -> tuple[GalleryComposite, ...]:
     return tuple(replace(each, recipe=_recipe(each.recipe, name)) for each in gallery)
 
 

@@ -62,7 +62,7 @@ def histogram(
     return _svg(title, parts, list(zip(("kept", "other"), names, strict=True)) if any(others) else [])
 
 
-def curves(
+def line_chart(
     title: str, series: Mapping[str, Sequence[float]], best: int | None = None, top: float | None = None
 ) -> Markup:
     """Draw a line a series over epochs counted from 1, the one numbered `best` from 0 marked; from 0 to `top`."""
@@ -93,7 +93,7 @@ def curves(
     return _svg(title, parts, legend)
 
 
-def ranks(title: str, uses: Sequence[int], what: str) -> Markup:
+def rank_chart(title: str, uses: Sequence[int], what: str) -> Markup:
     """Draw falling counts as one area: how often the most used is used, and so on to the least used."""
     top = _above(max([1, *uses]))
     ordered = sorted(uses, reverse=True)
@@ -110,7 +110,7 @@ def ranks(title: str, uses: Sequence[int], what: str) -> Markup:
     return _svg(title, [_axes(_ticks(top), marks, what, "composites"), area], [])
 
 
-def stacks(title: str, rows: Sequence[tuple[str, Sequence[int]]], names: Sequence[str]) -> Markup:
+def stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[int]]], names: Sequence[str]) -> Markup:
     """Draw a bar a row, with its label beside it: the counts one after the other, up to five of them with `names`."""
     top, left = max([1, *(sum(counts) for _, counts in rows)]), 70
     kinds = [f"part{number}" for number in range(len(names))]
@@ -143,7 +143,7 @@ def swatch(color: Sequence[int]) -> Markup:
     ).format("#" + bytes(color).hex())
 
 
-def tissue(name: str, *colors: Sequence[int]) -> Markup:
+def class_label(name: str, *colors: Sequence[int]) -> Markup:
     """Return the name of a class, or of several, with its colours before it."""
     return Markup('<span class="tissue">{} {}</span>').format(Markup("").join(map(swatch, colors)), name)
 

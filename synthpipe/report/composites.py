@@ -30,7 +30,7 @@ _LEAST = 0.004  # of the pixels: smaller regions get no number in the picture
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class VisibleRegion:
     """A region that is seen in a composite.
 
     Attributes
@@ -53,7 +53,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shown:
+class GalleryComposite:
     """A composite that is shown.
 
     Attributes
@@ -79,13 +79,13 @@ class Shown:
     mask: Mask
 
 
-def read_shown(
+def read_gallery(
     group: zarr.Group,
     strategy: Strategy,
     indices: Sequence[int],
     verdicts: NDArray[np.uint8],
     p_real: NDArray[np.float32],
-) -> Iterator[Shown]:
+) -> Iterator[GalleryComposite]:
     """Yield some candidates of a strategy's group, by their verdicts and scores, (N,) each.
 
     Raises
@@ -97,7 +97,7 @@ def read_shown(
     recipes = array(group, "recipe")
     for index in indices:
         code, score = int(verdicts[index]), float(p_real[index])
-        yield Shown(
+        yield GalleryComposite(
             strategy,
             index,
             None if code == LOST else REASONS[code],
@@ -108,7 +108,7 @@ def read_shown(
         )
 
 
-def seen(recipe: Recipe, mask: Mask) -> tuple[tuple[Seen, ...], NDArray[np.uint16]]:
+def visible_regions(recipe: Recipe, mask: Mask) -> tuple[tuple[VisibleRegion, ...], NDArray[np.uint16]]:
     """Return the regions of a composite that are seen, largest first, and the map of all their numbers, (H, W)."""
     numbers = region_map(recipe)
     found = []
@@ -119,11 +119,11 @@ def seen(recipe: Recipe, mask: Mask) -> tuple[tuple[Seen, ...], NDArray[np.uint1
             depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
             y, x = divmod(int(depth.argmax()), mask.shape[1])
             place = (_inward(y, mask.shape[0]), _inward(x, mask.shape[1]))
-            found.append(Seen(region, int(values.argmax()), count / mask.size, *place))
+            found.append(VisibleRegion(region, int(values.argmax()), count / mask.size, *place))
     return tuple(sorted(found, key=lambda each: (-each.share, each.region.number))), numbers
 
 
-def numbered(found: Sequence[Seen]) -> list[Seen]:
+def numbered_regions(found: Sequence[VisibleRegion]) -> list[VisibleRegion]:
     """Return the regions that are large enough for a number in the picture."""
     return [each for each in found if each.share >= _LEAST]
 

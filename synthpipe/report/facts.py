@@ -10,9 +10,9 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import Strategy
 from synthpipe.files.locations import Location, exists
 from synthpipe.patches.catalog import Catalog, load_catalog
-from synthpipe.report.choice import chosen_kept, chosen_rejected
-from synthpipe.report.composites import Shown, read_shown
-from synthpipe.report.tallies import Tally, tally
+from synthpipe.report.composites import GalleryComposite, read_gallery
+from synthpipe.report.galleries import choose_kept, choose_rejected
+from synthpipe.report.tallies import Tally, tally_candidates
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, has_array, open_group
@@ -32,7 +32,7 @@ class StrategyFacts:
         Which.
     tally : Tally
         Its candidates, added up: those of the plan, once they are judged.
-    kept, rejected : tuple of Shown
+    kept, rejected : tuple of GalleryComposite
         Some of them, highest score first; candidates that are not judged yet count as kept.
     filter : mapping or None
         What ``filter/STRATEGY.json`` holds.
@@ -44,8 +44,8 @@ class StrategyFacts:
 
     strategy: Strategy
     tally: Tally
-    kept: tuple[Shown, ...]
-    rejected: tuple[Shown, ...]
+    kept: tuple[GalleryComposite, ...]
+    rejected: tuple[GalleryComposite, ...]
     filter: Mapping[str, Any] | None
     journal: Mapping[str, Any]
     beyond: int
@@ -77,7 +77,7 @@ class RunFacts:
     strategies: tuple[StrategyFacts, ...]
 
 
-def gather(path: Location) -> RunFacts:
+def gather_facts(path: Location) -> RunFacts:
     """Gather what there is of a run, finished or not.
 
     Raises
@@ -104,10 +104,10 @@ def _strategy(
         return None
     journal = summary["strategies"].get(strategy, {})
     planned = journal.get("candidates") if has_array(group, "verdict") else None
-    tallied = tally(group, len(pipeline.classes), catalog.donors, planned)
+    tallied = tally_candidates(group, len(pipeline.classes), catalog.donors, planned)
     galleries = [
-        tuple(read_shown(group, strategy, indices, tallied.verdicts, tallied.p_real))
-        for indices in (chosen_kept(tallied, GALLERY), chosen_rejected(tallied, GALLERY))
+        tuple(read_gallery(group, strategy, indices, tallied.verdicts, tallied.p_real))
+        for indices in (choose_kept(tallied, GALLERY), choose_rejected(tallied, GALLERY))
     ]
     report = run.report(strategy)
     return StrategyFacts(

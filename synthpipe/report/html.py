@@ -20,9 +20,9 @@ from markupsafe import Markup
 
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.display_names import stage as in_words
-from synthpipe.report.charts import bar, tissue
+from synthpipe.report.charts import bar, class_label
 from synthpipe.report.facts import RunFacts
-from synthpipe.report.strategies import section
+from synthpipe.report.strategies import strategy_section
 from synthpipe.storage.summary import human_bytes, stored_bytes
 
 _FILES = Path(__file__).parent / "page"
@@ -30,7 +30,7 @@ _ROWS = 40  # of a table, where there may be any number
 _FEWER = 10
 
 
-def page(facts: RunFacts) -> str:
+def html_page(facts: RunFacts) -> str:
     """Return the report of a run as HTML; equal runs give equal pages."""
     environment = Environment(
         loader=FileSystemLoader(_FILES),
@@ -60,15 +60,15 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
     taxonomy, catalog = facts.pipeline.taxonomy, facts.catalog
     text = yaml.safe_dump(facts.pipeline.model_dump(mode="json"), sort_keys=False, width=100, allow_unicode=True)
     file = f"{facts.path.name or 'pipeline'}.yaml"
-    colors = [tissue(each.name, each.color) for each in taxonomy.classes]
+    colors = [class_label(each.name, each.color) for each in taxonomy.classes]
     return {
         "name": facts.pipeline.name,
         "path": str(facts.path),
         "finished": facts.finished,
         "tiles": list(_tiles(facts)),
-        "classes": [*colors, tissue("background, ignored", taxonomy.background_color)],
-        "strategies": [section(facts, each) for each in facts.strategies],
-        "patches_told": (
+        "classes": [*colors, class_label("background, ignored", taxonomy.background_color)],
+        "strategies": [strategy_section(facts, each) for each in facts.strategies],
+        "patches_note": (
             f"{len(catalog.patches):,} patches of {len(catalog.groups):,} slides or patients: {len(catalog.donors):,} "
             f"of one class, which donate pixels, and {len(catalog.mixed):,} of several, which stand for real ones when "
             "the filter is trained."
@@ -77,7 +77,7 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
         "sizes": list(_sizes(facts)),
         "groups": list(_groups(facts)),
         "remarks": facts.summary["remarks"],
-        "problems_told": _problems_told(facts),
+        "problems_note": _problems_note(facts),
         "problems": [(problem.kind.replace("_", " "), problem.message) for problem in catalog.problems[:_ROWS]],
         "stages": list(_stages(facts)),
         "stores": [
@@ -143,7 +143,7 @@ def _groups(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
         yield name, f"{count:,}", f"{donors[name]:,}"
 
 
-def _problems_told(facts: RunFacts) -> str:
+def _problems_note(facts: RunFacts) -> str:
     count = len(facts.catalog.problems)
     if not count:
         return "None: every patch that was found could be used."

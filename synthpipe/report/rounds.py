@@ -11,11 +11,11 @@ from markupsafe import Markup
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.records import Strategy
 from synthpipe.core.verdict_text import possible_verdicts, verdict_text
-from synthpipe.report.charts import stacks
+from synthpipe.report.charts import stacked_bars
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
+class RoundsTable:
     """What the page shows of them."""
 
     heads: Sequence[str]
@@ -23,7 +23,7 @@ class Rounds:
     chart: Markup
 
 
-def rounds(strategy: Strategy, found: Sequence[Mapping[str, Any]], ranked: bool) -> Rounds | None:
+def rounds_table(strategy: Strategy, found: Sequence[Mapping[str, Any]], ranked: bool) -> RoundsTable | None:
     """Describe the rounds of a strategy among those that ``build.json`` has; None where it has none."""
     own = [each for each in found if each["strategy"] == strategy]
     if not own:
@@ -44,4 +44,4 @@ def rounds(strategy: Strategy, found: Sequence[Mapping[str, Any]], ranked: bool)
     ]
     counts = [(f"round {each['round']}", [each[reason] for reason in reasons]) for each in own]
     title = f"What became of the {STRATEGY[strategy]} candidates in each round"
-    return Rounds(heads, rows, stacks(title, counts, words))
+    return RoundsTable(heads, rows, stacked_bars(title, counts, words))

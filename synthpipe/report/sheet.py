@@ -11,7 +11,7 @@ from PIL import ImageDraw, ImageFont
 from synthpipe.core.pictures import colors_of, overlay, png
 from synthpipe.core.records import Image, Mask
 from synthpipe.core.taxonomy import Taxonomy
-from synthpipe.report.stored import Stored
+from synthpipe.report.stored import StoredComposite
 
 _SIZES = 128, 256  # pixels of a picture's longer side: smaller ones are enlarged, larger ones reduced
 _COLUMNS = 3
@@ -20,12 +20,12 @@ _BACK, _FRONT = (255, 255, 255), (30, 30, 30)
 _PARTS = ("image", "mask", "overlay")
 
 
-def contact_sheet(composites: Sequence[Stored], taxonomy: Taxonomy) -> bytes:
+def contact_sheet(composites: Sequence[StoredComposite], taxonomy: Taxonomy) -> bytes:
     """Return a PNG with image, mask and overlay of each composite side by side, its name below.
 
     Parameters
     ----------
-    composites : sequence of Stored
+    composites : sequence of StoredComposite
         At least one.
     taxonomy : Taxonomy
         Their classes; colours are the taxonomy's.
@@ -44,7 +44,7 @@ def contact_sheet(composites: Sequence[Stored], taxonomy: Taxonomy) -> bytes:
         left, upper = _MARGIN + place % columns * cell_width, top + place // columns * cell_height
         for part, picture in enumerate(_triple(composite.image, composite.mask, taxonomy, (width, height))):
             sheet.paste(picture, (left + part * (width + _GAP), upper))
-        caption = _shortened(f"{composite.index}: {composite.told()}", 3 * width + 2 * _GAP, font)
+        caption = _shortened(f"{composite.index}: {composite.caption()}", 3 * width + 2 * _GAP, font)
         draw.text((left, upper + height + 2), caption, _FRONT, font)
     return png(np.asarray(sheet))
 

@@ -15,7 +15,7 @@ from synthpipe.core.records import REASONS, STRATEGIES, Image, Mask, Reason, Rec
 from synthpipe.core.strict_json import parse_json
 from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.files.locations import Location, exists
-from synthpipe.report.composites import Seen, class_shares, seen
+from synthpipe.report.composites import VisibleRegion, class_shares, visible_regions
 from synthpipe.storage.nodes import damaged, taxonomy_of
 from synthpipe.storage.recipes import read_recipe, unreadable
 from synthpipe.storage.run import RunDirectory
@@ -27,7 +27,7 @@ _NEEDED = ("recipe", "mask", "image")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stored:
+class StoredComposite:
     """A composite as a store holds it, or a real patch with its predicted mask.
 
     Attributes
@@ -57,11 +57,11 @@ class Stored:
     p_real: float | None
     verdict: Reason | None
 
-    def regions(self) -> tuple[Seen, ...]:
+    def regions(self) -> tuple[VisibleRegion, ...]:
         """Return which patch each region came from, largest first; empty of a real patch."""
-        return seen(self.recipe, self.mask)[0] if self.recipe else ()
+        return visible_regions(self.recipe, self.mask)[0] if self.recipe else ()
 
-    def told(self) -> str:
+    def caption(self) -> str:
         """Say in a few words what it is."""
         verdict = VERDICT[self.verdict] if self.verdict else ""
         name = candidate(self.recipe.strategy, self.recipe.index) if self.recipe else self.origin
@@ -96,7 +96,7 @@ class StoredComposites:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> Stored:
+    def __getitem__(self, index: int) -> StoredComposite:
         if not 0 <= index < len(self):
             raise StoreError(f"{self._where}: no sample {index}; there are {len(self)}, counted from 0")
         text = str(self._value("recipe", index) or "")
@@ -115,7 +115,7 @@ class StoredComposites:
             raise damaged(
                 f"{self._where}/verdict", f"sample {index} has code {verdict}; expected one of {len(REASONS)}"
             )
-        return Stored(
+        return StoredComposite(
             index,
             f"{recipe.strategy} {recipe.index}" if recipe else str(source.get("patch")),
             self._images[index],
@@ -126,7 +126,7 @@ class StoredComposites:
             None if verdict is None or verdict == LOST else REASONS[int(verdict)],
         )
 
-    def evenly(self, count: int) -> list[int]:
+    def evenly_spaced(self, count: int) -> list[int]:
         """Return at most `count` indices, evenly over all that are made by now."""
         size = shard_size(self._arrays["image"])
         complete = sorted(frozenset.intersection(*(complete_shards(self._arrays[name]) for name in _NEEDED)))
@@ -161,7 +161,7 @@ def open_composites(path: Location) -> StoredComposites:
     raise StoreError(f"{path}: has no curated set yet; there is {there}")
 
 
-def as_json(stored: Stored, taxonomy: Taxonomy) -> dict[str, Any]:
+def as_json(stored: StoredComposite, taxonomy: Taxonomy) -> dict[str, Any]:
     """Describe a composite, JSON-ready: its recipe, and the patch, class and share of each region that is seen."""
     return {
         "index": stored.index,
@@ -174,7 +174,7 @@ def as_json(stored: Stored, taxonomy: Taxonomy) -> dict[str, Any]:
     }
 
 
-def _regions(stored: Stored, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
+def _regions(stored: StoredComposite, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
     for each in stored.regions():
         yield {
             "number": each.region.number,
@@ -186,6 +186,6 @@ def _regions(stored: Stored, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
         }
 
 
-def class_name(found: Seen, taxonomy: Taxonomy) -> str:
+def class_name(found: VisibleRegion, taxonomy: Taxonomy) -> str:
     """Name what most of a region's pixels are."""
     return taxonomy.names[found.label] if found.label < len(taxonomy) else "background"

@@ -20,10 +20,10 @@ from synthpipe.core.verdict_text import (
     rejection_reason,
     verdict_text,
 )
-from synthpipe.report.cards import CompositeCard, card
-from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
+from synthpipe.report.charts import bar, class_label, histogram, line_chart, rank_chart
+from synthpipe.report.composite_cards import CompositeCard, composite_card
 from synthpipe.report.facts import RunFacts, StrategyFacts
-from synthpipe.report.rounds import Rounds, rounds
+from synthpipe.report.rounds import RoundsTable, rounds_table
 from synthpipe.report.tallies import Tally, score_counts
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
 
@@ -44,7 +44,7 @@ _EPOCH = {
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class StrategySection:
     """What the page shows of a strategy: names of the template."""
 
     name: str
@@ -52,31 +52,31 @@ class Section:
     summary: str
     warning: str
     verdicts: Sequence[Sequence[Any]]
-    verdicts_told: str
+    verdicts_note: str
     share_heads: Sequence[str]
     shares: Sequence[Sequence[Any]]
     examples: Sequence[CompositeCard]
     kept_title: str
-    kept_told: str
+    kept_note: str
     kept: Sequence[CompositeCard]
-    rejected_told: str
+    rejected_note: str
     rejected: Sequence[CompositeCard]
     scores: Markup | None
     score_rows: Sequence[Sequence[Any]]
-    rounds: Rounds | None
-    pairs_told: str
+    rounds: RoundsTable | None
+    pairs_caption: str
     pair_names: Sequence[str]
     pairs: Sequence[Mapping[str, Any]]
-    reuse_told: str
+    reuse_note: str
     reuse: Sequence[Mapping[str, Any]]
     filter: Mapping[str, Any] | None
 
 
-def section(facts: RunFacts, found: StrategyFacts) -> Section:
+def strategy_section(facts: RunFacts, found: StrategyFacts) -> StrategySection:
     """Describe a strategy."""
     taxonomy, tallied = facts.pipeline.taxonomy, found.tally
     kept, rejected = (
-        [card(shown, facts.pipeline, facts.catalog, facts.path) for shown in gallery]
+        [composite_card(shown, facts.pipeline, facts.catalog, facts.path) for shown in gallery]
         for gallery in (found.kept, found.rejected)
     )
     spread = np.linspace(0, len(kept) - 1, min(_EXAMPLES, len(kept))).round().astype(int).tolist()
@@ -85,28 +85,28 @@ def section(facts: RunFacts, found: StrategyFacts) -> Section:
     names, pairs = _pairs(tallied, taxonomy)
     verdicts, ranked = _verdicts(found), facts.pipeline.ranked
     what = "kept composites" if tallied.judged else "candidates"
-    return Section(
+    return StrategySection(
         found.strategy,
         STRATEGY[found.strategy],
         _summary(facts, found),
         _warning(facts, found),
         _verdict_rows(verdicts, ranked),
-        _verdicts_told(verdicts, ranked),
+        _verdicts_note(verdicts, ranked),
         ["class", "kept" if tallied.judged else "by now", "", "all candidates"],
         list(_share_rows(tallied, taxonomy)),
         [kept[place] for place in spread],
         judged,
-        _gallery_told(len(kept), int(np.count_nonzero(tallied.kept if tallied.judged else tallied.stored)), tallied),
+        _gallery_note(len(kept), int(np.count_nonzero(tallied.kept if tallied.judged else tallied.stored)), tallied),
         kept,
-        _gallery_told(len(rejected), int(np.count_nonzero(_rejected(tallied))), tallied),
+        _gallery_note(len(rejected), int(np.count_nonzero(_rejected(tallied))), tallied),
         rejected,
         chart,
         score_rows,
-        rounds(found.strategy, facts.summary["rounds"], ranked),
+        rounds_table(found.strategy, facts.summary["rounds"], ranked),
         f"in how many of the {what} two classes occur together; on the diagonal, in how many one occurs",
         names,
         pairs,
-        _reuse_told(tallied, what),
+        _reuse_note(tallied, what),
         _reuse(facts, tallied),
         _filter(found.filter) if found.filter else None,
     )
@@ -163,7 +163,7 @@ def _verdicts(found: StrategyFacts) -> Mapping[Reason, int]:
     return {reason: int(np.count_nonzero(found.tally.verdicts == code)) for code, reason in enumerate(REASONS)}
 
 
-def _gallery_told(shown: int, count: int, tallied: Tally) -> str:
+def _gallery_note(shown: int, count: int, tallied: Tally) -> str:
     order = "evenly over the scores, highest first" if tallied.scored else "evenly over the indices"
     return f"{shown:,} of {count:,}, {order}. Choose one for its recipe and donors."
 
@@ -182,7 +182,7 @@ def _verdict_rows(verdicts: Mapping[Reason, int], ranked: bool) -> list[tuple[An
     ]
 
 
-def _verdicts_told(verdicts: Mapping[Reason, int], ranked: bool) -> str:
+def _verdicts_note(verdicts: Mapping[Reason, int], ranked: bool) -> str:
     """Say what those reasons of rejection mean that occur."""
     found = [reason for reason in REASONS if reason != "kept" and verdicts.get(reason)]
     return "; ".join(f"{verdict_text(reason, ranked)}: {rejection_reason(reason, ranked)}" for reason in found)
@@ -193,7 +193,7 @@ def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]
     colors = [*(each.color for each in taxonomy.classes), taxonomy.background_color]
     names = [*taxonomy.names, "background"]
     for name, color, share, whole in zip(names, colors, shares.tolist(), of_all.tolist(), strict=True):
-        yield tissue(name, color), f"{share:.1%}", bar(share), f"{whole:.1%}"
+        yield class_label(name, color), f"{share:.1%}", bar(share), f"{whole:.1%}"
 
 
 def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[tuple[Any, ...]]]:
@@ -227,7 +227,7 @@ def _pairs(tallied: Tally, taxonomy: Taxonomy) -> tuple[list[str], list[dict[str
     return [taxonomy.names[each] for each in order], rows
 
 
-def _reuse_told(tallied: Tally, what: str) -> str:
+def _reuse_note(tallied: Tally, what: str) -> str:
     parts = []
     for name, uses in (("donor patches", tallied.donor_uses), ("slides or patients", tallied.group_uses)):
         used = uses[uses > 0]
@@ -257,7 +257,12 @@ def _reuse(facts: RunFacts, tallied: Tally) -> list[dict[str, Any]]:
         caption = f"the {len(rows)} of {len(names):,} that occur most"
         plural = {"donor patch": "donor patches", "slide": "slides or patients"}[what]
         found.append(
-            {"what": what, "caption": caption, "rows": rows, "chart": ranks(title, uses.tolist(), f"{plural}, ranked")}
+            {
+                "what": what,
+                "caption": caption,
+                "rows": rows,
+                "chart": rank_chart(title, uses.tolist(), f"{plural}, ranked"),
+            }
         )
     return found
 
@@ -266,7 +271,7 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     """Describe a filter's report; what it holds besides training and validation is listed as it is."""
     epochs: Sequence[Mapping[str, Any]] = report["epochs"]
     best = int(report["best_epoch"])
-    rows_told = [
+    properties = [
         ("network", report["network"]),
         ("validation", f"{accuracy_text(report)}, on slides that it never saw"),
         ("accuracy", "of real patches and composites evenly; guessing has 0.5"),
@@ -280,14 +285,14 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     rows = [[_number(epoch.get(key), key) for key in heads] for epoch in epochs]
     losses = _series(epochs, ("train_loss", "val_loss"))
     shares = _series(epochs, ("val_accuracy", "val_auroc"))
-    charts = [curves("Loss of the filter after each epoch, the kept one marked", losses, best)] if losses else []
+    charts = [line_chart("Loss of the filter after each epoch, the kept one marked", losses, best)] if losses else []
     if shares:
         charts.append(
-            curves("Accuracy and AUROC of the filter after each epoch, the kept one marked", shares, best, 1.0)
+            line_chart("Accuracy and AUROC of the filter after each epoch, the kept one marked", shares, best, 1.0)
         )
     further = list(_flat({key: value for key, value in report.items() if key not in _KNOWN}))
     return {
-        "told": rows_told,
+        "properties": properties,
         "calibration": calibration_text(report),
         "charts": charts,
         "heads": [_EPOCH.get(head, head.replace("_", " ")) for head in heads],

@@ -68,7 +68,7 @@ class Tally:
         return not bool(np.isnan(self.p_real).all())
 
 
-def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef], planned: int | None = None) -> Tally:
+def tally_candidates(group: zarr.Group, classes: int, donors: Sequence[PatchRef], planned: int | None = None) -> Tally:
     """Add up the candidates that a group holds.
 
     Parameters

@@ -21,7 +21,7 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS
 from synthpipe.report.data_cards.croissant import croissant
-from synthpipe.report.data_cards.facts import facts_of, run_of
+from synthpipe.report.data_cards.facts import card_facts, finished_run_of
 from synthpipe.report.data_cards.readme import escaped, readme
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RunDirectory
@@ -159,18 +159,18 @@ def test_croissant_reads_the_pixels_of_all_forms_but_tars(
 
 def test_sets_outside_of_their_run_have_shorter_cards(tmp_path: Path, run: Path) -> None:
     curated = noise(tmp_path / "run" / "pseudo.zarr")
-    assert run_of(curated) is None
-    card = readme(facts_of(curated, None), ["- files"])
+    assert finished_run_of(curated) is None
+    card = readme(card_facts(curated, None), ["- files"])
     assert "| real patches with predicted masks | 12 |" in card and "Source patches" not in card
     assert "weakly-labelled histopathology patches, of which a network trained on composites says" in card
     assert "synthpipe pseudo-label CHECKPOINT" in card and "c" * 64 in card and "synthpipe build" not in card
-    described = json.loads(croissant(facts_of(curated, None), [], []))
+    described = json.loads(croissant(card_facts(curated, None), [], []))
     for text in (card, json.dumps(described)):
         assert "pseudo-labels" in text and "real patients" in text and "synthetic:" not in text
         assert "taken from" not in text and "put together" not in text
     assert "synthetic" not in header(card)["tags"] + described["keywords"]
     shutil.copytree(run / "curated.zarr", tmp_path / "alone" / "curated.zarr")
-    assert run_of(CuratedSet(tmp_path / "alone" / "curated.zarr")) is None
+    assert finished_run_of(CuratedSet(tmp_path / "alone" / "curated.zarr")) is None
 
 
 def test_text_of_others_is_shown_as_it_is(run: Path, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_text_of_others_is_shown_as_it_is(run: Path, tmp_path: Path) -> None:
     data = json.loads((copy / "run.json").read_text())
     data["pipeline"] = pipeline.model_copy(update={"name": evil, "license": evil}).model_dump(mode="json")
     (copy / "run.json").write_text(json.dumps(data))
-    facts = facts_of(CuratedSet(run / "curated.zarr"), RunDirectory(copy))
+    facts = card_facts(CuratedSet(run / "curated.zarr"), RunDirectory(copy))
     card = readme(facts, [])
     assert header(card)["license_name"] == evil and header(card)["license"] == "other"
     body = card.split("---\n", 2)[2]
@@ -192,7 +192,7 @@ def test_text_of_others_is_shown_as_it_is(run: Path, tmp_path: Path) -> None:
 
 
 def test_a_filter_is_told_with_its_figures(run: Path) -> None:
-    facts = facts_of(CuratedSet(run / "curated.zarr"), RunDirectory(run))
+    facts = card_facts(CuratedSet(run / "curated.zarr"), RunDirectory(run))
     assert facts.run
     strategies = {
         name: {**entry, "acceptance": 0.084, "verdicts": {"kept": 11, "looks_synthetic": 120}}
@@ -213,7 +213,7 @@ def test_a_filter_is_told_with_its_figures(run: Path) -> None:
 
 
 def test_a_card_warns_of_composites_that_the_filter_rejects(run: Path) -> None:
-    facts = facts_of(CuratedSet(run / "curated.zarr"), RunDirectory(run))
+    facts = card_facts(CuratedSet(run / "curated.zarr"), RunDirectory(run))
     assert facts.run
     entry = {**facts.run.strategies["bezier"], "candidates": 20, "acceptance": 0.08}
     entry |= {"verdicts": {"kept": 11, "surplus": 9}, "below_threshold": {"count": 10, "kept": 11, "lowest": 0.00125}}

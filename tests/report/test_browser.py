@@ -52,7 +52,7 @@ def test_it_renders_and_hostile_names_are_text(chromium: Browser, run: Path) -> 
         pictures = evaluated(page, "[...document.images].map(image => [image.complete, image.naturalWidth])")
         assert len(pictures) > 300 and all(complete and width for complete, width in pictures)
         patch = FILE.format(name="<b>", number=0).rsplit("-", 1)[0]
-        assert patch in page.locator(".card .told").first.text_content()  # type: ignore[operator]
+        assert patch in page.locator(".card .description").first.text_content()  # type: ignore[operator]
         assert "<svg onload=window.hacked='slide'>" in page.locator("#patches").text_content()  # type: ignore[operator]
         assert "<i onclick=window.hacked=2>broken.png" in page.locator("#patches").text_content()  # type: ignore[operator]
         for strategy in ("mosaic", "bezier"):
@@ -159,9 +159,12 @@ def test_without_scripts_everything_is_there(chromium: Browser, run: Path) -> No
         page = context.new_page()
         page.goto((run / "report.html").as_uri())
         card = page.locator("#mosaic .card").first
-        assert card.locator(".photo").is_visible() and not card.locator(".told").is_visible()
+        assert card.locator(".photo").is_visible() and not card.locator(".description").is_visible()
         card.locator("summary").click()
-        assert card.locator(".told").is_visible() and "synthpipe replay" in card.locator(".told").inner_text()
+        assert (
+            card.locator(".description").is_visible()
+            and "synthpipe replay" in card.locator(".description").inner_text()
+        )
         row = page.locator("#mosaic .gallery").first.bounding_box()
         opened_card, photo = card.bounding_box(), card.locator(".photo").bounding_box()
         assert row and opened_card and photo and opened_card["width"] == row["width"] > 600 > 300 > photo["width"]

@@ -27,11 +27,11 @@ from synthpipe.core.records import REASONS, STRATEGIES, Strategy
 from synthpipe.curated import open_run
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.report import write_report
-from synthpipe.report.anonymous import anonymous
-from synthpipe.report.choice import chosen_kept, chosen_rejected, evenly
-from synthpipe.report.facts import gather
-from synthpipe.report.html import page
-from synthpipe.report.tallies import score_counts, tally
+from synthpipe.report.anonymous import without_names
+from synthpipe.report.facts import gather_facts
+from synthpipe.report.galleries import choose_kept, choose_rejected, evenly_spaced
+from synthpipe.report.html import html_page
+from synthpipe.report.tallies import score_counts, tally_candidates
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import open_group
@@ -51,7 +51,7 @@ def go_on(run: Path) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_candidates_are_added_up_block_by_block(run: Path, strategy: Strategy) -> None:
     donors = load_catalog(run, RunDirectory(run).pipeline().taxonomy).donors
-    found = tally(open_group(run / "candidates.zarr", strategy), 3, donors)
+    found = tally_candidates(open_group(run / "candidates.zarr", strategy), 3, donors)
     group = zarr.open_group(run / "candidates.zarr" / strategy, mode="r")
     values = {name: np.asarray(group[name][:]) for name in ("p_real", "verdict", "class_pixels", "donors")}  # type: ignore[index]
     kept = values["verdict"] == REASONS.index("kept")
@@ -77,8 +77,8 @@ def test_candidates_are_added_up_block_by_block(run: Path, strategy: Strategy) -
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_galleries_are_sorted_and_show_both_ends_of_the_scores(run: Path, strategy: Strategy) -> None:
     donors = load_catalog(run, RunDirectory(run).pipeline().taxonomy).donors
-    found = tally(open_group(run / "candidates.zarr", strategy), 3, donors)
-    kept, rejected = chosen_kept(found, 10), chosen_rejected(found, 10)
+    found = tally_candidates(open_group(run / "candidates.zarr", strategy), 3, donors)
+    kept, rejected = choose_kept(found, 10), choose_rejected(found, 10)
     assert len(kept) == len(set(kept)) == 10 and found.kept[kept].all() and not found.kept[rejected].any()
     for gallery, among in ((kept, found.kept), (rejected, ~found.kept)):
         scores = found.p_real[gallery]
@@ -89,15 +89,15 @@ def test_galleries_are_sorted_and_show_both_ends_of_the_scores(run: Path, strate
 
 def test_choosing_evenly_needs_no_scores() -> None:
     scores = np.full(100, np.nan, np.float32)
-    assert evenly(scores, np.ones(100, bool), 5) == [0, 25, 50, 74, 99]
-    assert evenly(scores, np.zeros(100, bool), 5) == []
+    assert evenly_spaced(scores, np.ones(100, bool), 5) == [0, 25, 50, 74, 99]
+    assert evenly_spaced(scores, np.zeros(100, bool), 5) == []
     scores[[7, 3]] = 0.5
-    assert evenly(scores, np.ones(100, bool), 100)[:2] == [3, 7]
+    assert evenly_spaced(scores, np.ones(100, bool), 100)[:2] == [3, 7]
 
 
 def test_a_build_ends_with_a_report_that_follows_from_what_is_stored(run: Path, tmp_path: Path) -> None:
     stored = (run / "report.html").read_text(encoding="utf-8")
-    assert stored == page(gather(run))
+    assert stored == html_page(gather_facts(run))
     data = json.loads((run / "run.json").read_text())
     for text in (data["fingerprint"], data["catalog_digest"], data["versions"]["zarr"], "synthpipe verify"):
         assert text in stored
@@ -199,7 +199,9 @@ def test_what_is_kept_against_the_filter_is_said_wherever_a_run_is_shown(
     build(strict, path, ClusterSettings(Local(1)), LogReporter())
     lowest = {}
     for strategy in STRATEGIES:
-        found = tally(open_group(path / "candidates.zarr", strategy), 3, load_catalog(path, settings.taxonomy).donors)
+        found = tally_candidates(
+            open_group(path / "candidates.zarr", strategy), 3, load_catalog(path, settings.taxonomy).donors
+        )
         kept = found.p_real[found.kept]
         lowest[strategy] = f"{kept.min():.3f}"
         entry = json.loads((path / "build.json").read_text())["strategies"][strategy]
@@ -232,14 +234,14 @@ def test_what_is_kept_against_the_filter_is_said_wherever_a_run_is_shown(
 
 
 def test_a_filter_that_is_not_calibrated_is_explained(run: Path) -> None:
-    facts = gather(run)
+    facts = gather_facts(run)
     epoch = facts.strategies[0].filter["epochs"][0]  # type: ignore[index]
     assert epoch["val_best_accuracy"] >= epoch["val_accuracy"] and 0 <= epoch["val_best_threshold"] <= 1
 
     def shown(**changes: float | None) -> str:
         report = {"accuracy": 0.66, "auroc": 0.97, "best_epoch": 0, "epochs": [{**epoch, **changes}]}
         told = [replace(each, filter={**(each.filter or {}), **report}) for each in facts.strategies]
-        return page(replace(facts, strategies=tuple(told)))
+        return html_page(replace(facts, strategies=tuple(told)))
 
     text = shown(val_best_accuracy=0.93, val_best_threshold=0.083)
     assert "accuracy 0.660 at the threshold 0.5, at best 0.930 (threshold 0.083), AUROC 0.970" in text
@@ -250,9 +252,9 @@ def test_a_filter_that_is_not_calibrated_is_explained(run: Path) -> None:
 
 
 def test_what_a_filter_tells_besides_is_shown(run: Path) -> None:
-    facts, found = gather(run), {"expected_error": 0.0625, "bins": list(range(20)), "by_slide": {"<b>": 1}}
+    facts, found = gather_facts(run), {"expected_error": 0.0625, "bins": list(range(20)), "by_slide": {"<b>": 1}}
     told = [replace(each, filter={**(each.filter or {}), "calibration": found}) for each in facts.strategies]
-    text = page(replace(facts, strategies=tuple(told)))
+    text = html_page(replace(facts, strategies=tuple(told)))
     for part in ("<dt>calibration, expected error</dt><dd>0.0625</dd>", "10, 11, ... (20 in all)", "&lt;b&gt;</dt>"):
         assert part in text
 
@@ -267,7 +269,7 @@ def test_a_report_of_a_run_at_a_url(run: Path) -> None:
     assert result.exit_code == 0 and "memory://reports/run/report.html: " in result.stdout
     text = (target / "report.html").read_text()
     assert "synthpipe replay memory://reports/run mosaic" in text
-    assert page(gather(run)).replace("&#39;", "").count('class="card"') == text.count('class="card"')
+    assert html_page(gather_facts(run)).replace("&#39;", "").count('class="card"') == text.count('class="card"')
 
 
 def test_there_must_be_a_run(tmp_path: Path) -> None:
@@ -279,7 +281,7 @@ def test_there_must_be_a_run(tmp_path: Path) -> None:
 
 def test_an_anonymous_report_has_no_name_of_the_run_and_its_patches(run: Path, tmp_path: Path) -> None:
     target = tmp_path / "mailed.html"
-    facts = gather(run)
+    facts = gather_facts(run)
     result = CliRunner().invoke(main, ["report", str(run), "--anonymous", "-o", str(target)])
     assert result.exit_code == 0, result.output
     text = target.read_text(encoding="utf-8")
@@ -296,34 +298,36 @@ def test_an_anonymous_report_has_no_name_of_the_run_and_its_patches(run: Path, t
     assert "synthpipe replay RUN bezier" in text and "root: PATCHES" in text
     shown = facts.strategies[1].kept[0]
     number = 1 + [patch.id for patch in patches].index(shown.recipe.background)  # type: ignore[union-attr]
-    assert f"<code>patch {number:02}</code>" in page(anonymous(facts))
+    assert f"<code>patch {number:02}</code>" in html_page(without_names(facts))
     for card in RunDirectory(run).cards():  # cards are made for others
         assert not [name for name in named - {facts.pipeline.name} if name in card.read_text(encoding="utf-8")]
 
 
 def test_remarks_with_a_name_are_left_out_of_an_anonymous_report(run: Path) -> None:
-    facts = gather(run)
+    facts = gather_facts(run)
     remarks = ["stroma has 0.1% of the kept pixels", f"a single donor, {facts.catalog.patches[3].id!r}"]
-    assert anonymous(replace(facts, summary={**facts.summary, "remarks": remarks})).summary["remarks"] == remarks[:1]
+    assert (
+        without_names(replace(facts, summary={**facts.summary, "remarks": remarks})).summary["remarks"] == remarks[:1]
+    )
 
 
 def test_an_anonymous_report_names_no_network_of_a_user(run: Path) -> None:
-    facts, name = gather(run), "local-dir:/home/someone/network"
+    facts, name = gather_facts(run), "local-dir:/home/someone/network"
     settings = facts.pipeline.filter.model_copy(update={"network": name, "weights": "/home/someone/weights.pt"})
     own = tuple(replace(each, filter={**(each.filter or {}), "network": name}) for each in facts.strategies)
     changed = replace(facts, pipeline=facts.pipeline.model_copy(update={"filter": settings}), strategies=own)
-    text = page(anonymous(changed))
+    text = html_page(without_names(changed))
     assert "someone" not in text and "network: NETWORK" in text and "weights: WEIGHTS" in text
 
 
 def test_an_anonymous_report_has_no_text_that_a_user_chose_for_the_patches(run: Path) -> None:
-    facts = gather(run)
+    facts = gather_facts(run)
     texts = PatchesSection.model_fields.keys() - {"layout", "on_error", "min_side", "max_pixels"}
     chosen = dict.fromkeys(texts, "of-someone") | {"exclude": ("of-someone",)}
     patches = facts.pipeline.patches.model_copy(update=chosen)
     settings = {"patches": patches, "name": "of-someone", "license": "of-someone"}
     named = replace(facts, pipeline=facts.pipeline.model_copy(update=settings))
-    assert "label_pattern: of-someone" in page(named) and "someone" not in page(anonymous(named))
+    assert "label_pattern: of-someone" in html_page(named) and "someone" not in html_page(without_names(named))
 
 
 def test_an_anonymous_report_is_a_file_of_its_own(run: Path) -> None:
@@ -334,13 +338,13 @@ def test_an_anonymous_report_is_a_file_of_its_own(run: Path) -> None:
 
 
 def test_the_rounds_of_the_plan_are_shown(run: Path) -> None:
-    facts = gather(run)
+    facts = gather_facts(run)
     row = facts.summary["rounds"][0]
     grown = [row, {**row, "round": 2, "candidates": 128, "new": 64, "surplus": row["surplus"] + 64, "seconds": 1234.5}]
-    text = page(replace(facts, summary={**facts.summary, "rounds": grown}))
+    text = html_page(replace(facts, summary={**facts.summary, "rounds": grown}))
     assert text.count("Rounds of the plan") == 1 and '<td class="number">1,234.5</td>' in text
     assert f'<td class="number">{row["donors"]}</td>' in text and ">round 2</text>" in text
-    earlier = page(replace(facts, summary={**facts.summary, "rounds": []}))  # of a version that stored none
+    earlier = html_page(replace(facts, summary={**facts.summary, "rounds": []}))  # of a version that stored none
     assert "Rounds of the plan" not in earlier
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthpipe.report.data_cards.facts import Facts
+from synthpipe.report.data_cards.facts import CardFacts
 from synthpipe.report.data_cards.readme import CITATION, NO_LICENSE, USE, about, keywords, limits, title
 
 Node = Mapping[str, Any]
@@ -51,12 +51,12 @@ _CONTEXT = {
 }
 
 
-def croissant(facts: Facts, files: Sequence[Node], records: Sequence[Node]) -> str:
-    """Return the JSON-LD of a set: its files, its records, and what `Facts` tell of it.
+def croissant(facts: CardFacts, files: Sequence[Node], records: Sequence[Node]) -> str:
+    """Return the JSON-LD of a set: its files, its records, and what `CardFacts` tell of it.
 
     Parameters
     ----------
-    facts : Facts
+    facts : CardFacts
         What to tell.
     files : sequence of mapping
         `file_object` and `file_set` of what lies beside it.
@@ -117,7 +117,7 @@ def from_file(files: str, what: str) -> Node:
     return {"fileSet": {"@id": files}, "extract": {"fileProperty": what}}
 
 
-def _classes(facts: Facts) -> Node:
+def _classes(facts: CardFacts) -> Node:
     taxonomy = facts.taxonomy
     colors = [tissue.color for tissue in taxonomy.classes] + [taxonomy.background_color]
     rows = [

@@ -15,7 +15,7 @@ from synthpipe.storage.run import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
-class RunFacts:
+class RunSummary:
     """What only the run of a set knows.
 
     Attributes
@@ -58,7 +58,7 @@ class RunFacts:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class CardFacts:
     """What a card tells of a set.
 
     Attributes
@@ -75,7 +75,7 @@ class Facts:
         By strategy (``real`` is patches with predicted masks), the samples and how many of them show each class.
     checkpoint : str or None
         SHA-256 of the network that predicted masks; None for composites.
-    run : RunFacts or None
+    run : RunSummary or None
         None where the set lies in no run of its own.
     """
 
@@ -86,7 +86,7 @@ class Facts:
     layout: str
     counts: Mapping[str, tuple[int, Mapping[str, int]]]
     checkpoint: str | None
-    run: RunFacts | None
+    run: RunSummary | None
 
     @property
     def synthetic(self) -> bool:
@@ -107,7 +107,7 @@ class Facts:
         return sum(count for count, _ in self.counts.values())
 
 
-def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str, Any] | None = None) -> Facts:
+def card_facts(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str, Any] | None = None) -> CardFacts:
     """Gather what is known of a curated set.
 
     Parameters
@@ -131,7 +131,7 @@ def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str
         if len(labels):
             shown = dict(zip(description.taxonomy.names, labels.sum(axis=0, dtype=int).tolist(), strict=True))
             counts[strategy] = (len(labels), shown)
-    return Facts(
+    return CardFacts(
         taxonomy=description.taxonomy,
         size=description.size,
         fingerprint=description.fingerprint,
@@ -139,11 +139,11 @@ def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str
         layout=description.patches.layout,
         counts=counts,
         checkpoint=curated.source.get("checkpoint"),
-        run=_run_facts(run, journal) if run else None,
+        run=run_summary(run, journal) if run else None,
     )
 
 
-def run_of(curated: CuratedSet) -> RunDirectory | None:
+def finished_run_of(curated: CuratedSet) -> RunDirectory | None:
     """Return the finished run that a set is the curated set of, if it lies in one."""
     run = RunDirectory(curated.path.parent)
     if run.curated != curated.path or not run.exists() or not run.journal().get("finished"):
@@ -151,12 +151,12 @@ def run_of(curated: CuratedSet) -> RunDirectory | None:
     return run if run.read()["fingerprint"] == curated.fingerprint else None
 
 
-def _run_facts(run: RunDirectory, journal: Mapping[str, Any] | None) -> RunFacts:
+def run_summary(run: RunDirectory, journal: Mapping[str, Any] | None) -> RunSummary:
     data, pipeline = run.read(), run.pipeline()
     catalog = load_catalog(run.path, pipeline.taxonomy)
     label_sets = {pipeline.taxonomy.label(classes): count for classes, count in sorted(catalog.counts().items())}
     reports = {each: run.report(each) for each in pipeline.strategies if pipeline.filter.enabled}
-    return RunFacts(
+    return RunSummary(
         name=pipeline.name,
         license=pipeline.license,
         catalog_digest=data["catalog_digest"],

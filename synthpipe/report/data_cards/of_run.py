@@ -8,7 +8,7 @@ from typing import Any
 from synthpipe.curated import CuratedSet
 from synthpipe.files.writing import write_atomically
 from synthpipe.report.data_cards.croissant import croissant, field, file_object, file_set, record_set
-from synthpipe.report.data_cards.facts import facts_of
+from synthpipe.report.data_cards.facts import card_facts
 from synthpipe.report.data_cards.readme import readme
 from synthpipe.storage.checksums import sha256
 from synthpipe.storage.run import RunDirectory
@@ -39,7 +39,7 @@ def write_cards(run: RunDirectory, journal: Mapping[str, Any]) -> None:
     StoreError
         Something of the run cannot be read, or a card not be written.
     """
-    facts = facts_of(CuratedSet(run.curated), run, journal)
+    facts = card_facts(CuratedSet(run.curated), run, journal)
     catalog, _ = run.tables()
     metadata = run.curated / "zarr.json"
     files = (

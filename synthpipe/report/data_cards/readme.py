@@ -12,7 +12,7 @@ from synthpipe.core.display import printable
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.records import REASONS
 from synthpipe.core.verdict_text import below_threshold_warning, possible_verdicts, verdict_text
-from synthpipe.report.data_cards.facts import Facts, RunFacts
+from synthpipe.report.data_cards.facts import CardFacts, RunSummary
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
 
 NO_LICENSE = "not given: that of the source patches applies"
@@ -57,12 +57,12 @@ USE = (
 )
 
 
-def title(facts: Facts) -> str:
+def title(facts: CardFacts) -> str:
     """Return what a set is called."""
     return f"{facts.name}: {'curated composites' if facts.synthetic else 'patches with predicted masks'}"
 
 
-def about(facts: Facts) -> str:
+def about(facts: CardFacts) -> str:
     """Return a sentence on what a set holds and how it came to be."""
     height, width = facts.size
     images = f"{facts.composites} images of {height} x {width} pixels with"
@@ -77,22 +77,22 @@ def about(facts: Facts) -> str:
     )
 
 
-def limits(facts: Facts) -> tuple[str, ...]:
+def limits(facts: CardFacts) -> tuple[str, ...]:
     """Return what a set cannot do, a sentence or two each."""
     return (*(_OF_COMPOSITES if facts.synthetic else _OF_REAL_PATCHES), *_OF_ALL)
 
 
-def keywords(facts: Facts) -> list[str]:
+def keywords(facts: CardFacts) -> list[str]:
     """Return what a set is found by."""
     return ["histopathology", "synthetic" if facts.synthetic else "pseudo-labels"]
 
 
-def readme(facts: Facts, files: Sequence[str], extra: Mapping[str, Any] | None = None) -> str:
+def readme(facts: CardFacts, files: Sequence[str], extra: Mapping[str, Any] | None = None) -> str:
     """Return a card as Markdown with a YAML header as the Hugging Face hub reads it.
 
     Parameters
     ----------
-    facts : Facts
+    facts : CardFacts
         What to tell.
     files : sequence of str
         Lines of Markdown about the files beside it.
@@ -108,7 +108,7 @@ def escaped(text: str) -> str:
     return _MARKUP.sub(r"\\\1", plain)
 
 
-def _header(facts: Facts, extra: Mapping[str, Any]) -> Iterator[str]:
+def _header(facts: CardFacts, extra: Mapping[str, Any]) -> Iterator[str]:
     header: dict[str, Any] = {"pretty_name": title(facts), **_license(facts.license)}
     header |= {"task_categories": ["image-segmentation"], "size_categories": [_size(facts.composites)]}
     header |= {"tags": [*keywords(facts), "synthpipe"], **extra}
@@ -131,7 +131,7 @@ def _size(count: int) -> str:
     return next((name for power, name in enumerate(bounds, 3) if count < 10**power), "100M<n<1B")
 
 
-def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
+def _body(facts: CardFacts, files: Sequence[str]) -> Iterator[str]:
     yield f"\n# {escaped(title(facts))}\n"
     yield about(facts)
     if facts.synthetic:
@@ -156,13 +156,13 @@ def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
     yield f"\n## Citation\n\n```bibtex\n{CITATION}\n```"
 
 
-def _classes(facts: Facts) -> Iterator[tuple[object, ...]]:
+def _classes(facts: CardFacts) -> Iterator[tuple[object, ...]]:
     for index, tissue in enumerate(facts.taxonomy.classes):
         yield index, escaped(tissue.name), _color(tissue.color)
     yield facts.taxonomy.background, "background (ignored)", _color(facts.taxonomy.background_color)
 
 
-def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
+def _run(run: RunSummary, names: Sequence[str]) -> Iterator[str]:
     shares = [
         (STRATEGY[each], *(f"{share:.1%}" for share in entry["class_share"].values()))
         for each, entry in run.strategies.items()
@@ -196,7 +196,7 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
     yield from _table(("shows", "patches"), [(escaped(name), count) for name, count in run.label_sets.items()])
 
 
-def _verdicts(run: RunFacts) -> Iterator[str]:
+def _verdicts(run: RunSummary) -> Iterator[str]:
     entries = run.strategies
     counts = {reason: sum(entry["verdicts"].get(reason, 0) for entry in entries.values()) for reason in REASONS}
     reasons = possible_verdicts(run.ranked, counts)
@@ -213,7 +213,7 @@ def _verdicts(run: RunFacts) -> Iterator[str]:
     )
 
 
-def _origin(facts: Facts) -> Iterator[str]:
+def _origin(facts: CardFacts) -> Iterator[str]:
     yield "\n## How it was made\n"
     yield f"Pipeline fingerprint `{facts.fingerprint}`, digest of the set `{facts.digest}`."
     if not facts.synthetic:

@@ -4,7 +4,7 @@
   const dialog = document.getElementById("viewer");
   const title = document.getElementById("viewer-title");
   const panels = dialog.querySelector(".panels");
-  const told = dialog.querySelector(".told");
+  const description = dialog.querySelector(".description");
   const views = { image: "image", mask: "mask", overlay: "overlay", regions: "regions by their number" };
   let cards = [];
   let place = 0;
@@ -39,9 +39,9 @@
     const card = cards[place];
     title.textContent = card.dataset.title;
     panels.replaceChildren(...Object.keys(views).map((view) => panel(card, view)));
-    const copy = card.querySelector(".told").cloneNode(true);
+    const copy = card.querySelector(".description").cloneNode(true);
     copy.removeAttribute("id");
-    told.replaceChildren(...copy.childNodes);
+    description.replaceChildren(...copy.childNodes);
     if (!dialog.open) dialog.showModal();
     resize(0);
     dialog.scrollTop = 0;

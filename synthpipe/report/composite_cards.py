@@ -17,17 +17,17 @@ from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.core.verdict_text import verdict_text
 from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog
-from synthpipe.report.charts import tissue
+from synthpipe.report.charts import class_label
 from synthpipe.report.composites import (
-    Seen,
-    Shown,
+    GalleryComposite,
+    VisibleRegion,
     class_shares,
     edge_layer,
     mask_layer,
-    numbered,
+    numbered_regions,
     photo,
     region_layer,
-    seen,
+    visible_regions,
 )
 
 _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
@@ -56,19 +56,19 @@ class CompositeCard:
     mask: str
     edges: str
     borders: str
-    numbers: Sequence[Seen]
+    numbers: Sequence[VisibleRegion]
     told: Sequence[tuple[str, str]]
     regions: Sequence[Sequence[Any]]
     quadrants: Sequence[Sequence[str]]
     replay: str
 
 
-def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> CompositeCard:
+def composite_card(shown: GalleryComposite, pipeline: Pipeline, catalog: Catalog, run: Location) -> CompositeCard:
     """Describe a composite of the run at `run`, made by `pipeline` from the patches of `catalog`."""
     taxonomy = pipeline.taxonomy
     name, scored = candidate(shown.strategy, shown.index), score(shown.p_real)
     reason = _reason(shown, pipeline)
-    found, numbers = seen(shown.recipe, shown.mask)
+    found, numbers = visible_regions(shown.recipe, shown.mask)
     shares = ", ".join(f"{share:.0%} {found_class}" for found_class, share in class_shares(shown.mask, taxonomy))
     title = ", ".join(part for part in (name, reason, scored) if part)
     height, width = shown.mask.shape
@@ -92,7 +92,7 @@ def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> C
         mask_layer(shown.mask, taxonomy),
         edge_layer(shown.mask, taxonomy),
         region_layer(numbers),
-        numbered(found),
+        numbered_regions(found),
         [("classes", shares), *_told(shown.recipe, len(found))],
         [_region(each, taxonomy, catalog) for each in found],
         _quadrants(shown.recipe) if isinstance(shown.recipe, MosaicRecipe) else [],
@@ -100,7 +100,7 @@ def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> C
     )
 
 
-def _reason(shown: Shown, pipeline: Pipeline) -> str:
+def _reason(shown: GalleryComposite, pipeline: Pipeline) -> str:
     """Return what became of a composite; of a kept one also whether the filter rejects it."""
     if shown.verdict is None:
         return "not chosen yet"
@@ -109,10 +109,10 @@ def _reason(shown: Shown, pipeline: Pipeline) -> str:
     return verdict_text(shown.verdict, pipeline.ranked)
 
 
-def _region(each: Seen, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:
+def _region(each: VisibleRegion, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:
     patch = catalog.by_id(each.region.patch)
     colors = [taxonomy.classes[label].color for label in patch.classes]
-    name = tissue(taxonomy.label(patch.classes), *colors)
+    name = class_label(taxonomy.label(patch.classes), *colors)
     donor = Markup("<code>{}</code>").format(patch.path)
     return each.region.number, f"{each.share:.1%}", name, donor, each.region.place, each.region.window
 
