@@ -1,4 +1,4 @@
-"""Which composites a report shows: some of each kind, evenly over the sorted scores."""
+"""The choice of composites for the galleries: some of each verdict, evenly spaced over the sorted scores."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from numpy.typing import NDArray
 from synthpipe.core.records import REASONS
 from synthpipe.report.tallies import Tally
 
-_LEAST = 3  # of a reason of rejection, however rare it is
+_LEAST = 3  # examples of each reason of rejection, however rare it is
 
 
 def choose_kept(tallied: Tally, count: int) -> list[int]:
-    """Return the indices of at most `count` kept candidates, highest score first; of unjudged ones, where none is."""
+    """Return the indices of at most `count` kept candidates, highest score first.
+
+    Before the candidates are judged, all stored candidates are eligible.
+    """
     return evenly_spaced(tallied.p_real, tallied.kept if tallied.judged else tallied.stored, count)
 
 
 def choose_rejected(tallied: Tally, count: int) -> list[int]:
-    """Return the indices of about `count` rejected candidates, highest score first: some of every reason."""
+    """Return the indices of about `count` rejected candidates, highest score first, with examples of every reason."""
     parts = [tallied.verdicts == number for number, reason in enumerate(REASONS) if reason != "kept"]
     total = sum(map(np.count_nonzero, parts))
     indices: list[int] = []
@@ -29,12 +32,21 @@ def choose_rejected(tallied: Tally, count: int) -> list[int]:
 
 
 def evenly_spaced(scores: NDArray[np.float32], among: NDArray[np.bool_], count: int) -> list[int]:
-    """Return at most `count` indices, evenly over those `among` in the order of falling scores, both ends included.
+    """Return at most `count` indices, evenly spaced over the candidates in order of falling scores.
 
-    Equal scores come in index order, and NaN last.
+    The first and the last candidate are always included. Equal scores come in index order, and NaN comes last.
+
+    Parameters
+    ----------
+    scores : (N,) float32
+        Scores of all candidates; NaN for candidates without a score.
+    among : (N,) bool
+        The candidates to choose from.
+    count : int
+        The largest number of indices to return.
     """
     indices = np.flatnonzero(among)
     ordered = indices[np.argsort(-scores[indices], kind="stable")]
-    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    found: list[int] = ordered[places].tolist()
-    return found
+    positions = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
+    spaced: list[int] = ordered[positions].tolist()
+    return spaced
