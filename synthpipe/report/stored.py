@@ -88,7 +88,8 @@ class StoredComposites:
         if not self._arrays.keys() >= set(_NEEDED):
             inside = ", ".join(groups_of(group)) or "none"
             raise StoreError(
-                f"{self._where}: has no composites of its own; its groups: {inside}. Name one of them, or a curated.zarr"
+                f"{self._where}: has no composites of its own; its groups: {inside}; name one of them, or a "
+                "curated.zarr"
             )
         self.taxonomy = taxonomy_of(group)
         self._images, self._masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))

@@ -1,4 +1,4 @@
-"""Charts are well-formed SVG that says what it shows, whatever the numbers."""
+"""Charts are well-formed SVG with a title, for any numbers."""
 
 from __future__ import annotations
 

@@ -194,7 +194,8 @@ def _run(run: RunSummary, names: Sequence[str]) -> Iterator[str]:
         )
     yield "\n## Source patches\n"
     catalog, label = run.catalog, run.pipeline.taxonomy.label
-    yield f"{len(catalog.patches)} patches of {len(catalog.groups)} slides or patients; left out: {len(catalog.problems)}."
+    counts = f"{len(catalog.patches)} patches of {len(catalog.groups)} slides or patients"
+    yield f"{counts}; left out: {len(catalog.problems)}."
     yield f"SHA-256 of their names, bytes, labels and slides: `{run.catalog_digest}`\n"
     rows = [(escaped(label(classes)), count) for classes, count in sorted(catalog.counts().items())]
     yield from _table(("classes", "patches"), rows)
