@@ -1,6 +1,6 @@
-"""Rendering in plain OpenCV and NumPy: what the compiled kernels are held against, byte for byte.
+"""Reference rendering in plain OpenCV and NumPy; the compiled kernels must give the same bytes.
 
-Slower, and easier to follow: grid images are put together whole, curves are drawn in a picture of their own.
+It is slower and easier to follow: it assembles whole grid images, and draws each curve as a mask.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from synthpipe.core.resizing import fit
 
 
 def render_plainly(recipe: Recipe, donors: Donors) -> Composite:
-    """Render a recipe as `compose.render` does."""
+    """Render a recipe to the same bytes as `compose.render`."""
     if isinstance(recipe, MosaicRecipe):
         return _render_mosaic(recipe, donors)
     return _render_bezier(recipe, donors)
@@ -26,8 +26,8 @@ def render_plainly(recipe: Recipe, donors: Donors) -> Composite:
 def _render_mosaic(recipe: MosaicRecipe, donors: Donors) -> Composite:
     image = np.empty((*recipe.canvas, 3), np.uint8)
     mask = np.empty(recipe.canvas, np.uint8)
-    places = quadrant_places(recipe.split, recipe.canvas)
-    for quadrant, (top, left, height, width) in zip(recipe.quadrants, places, strict=True):
+    windows = quadrant_places(recipe.split, recipe.canvas)
+    for quadrant, (top, left, height, width) in zip(recipe.quadrants, windows, strict=True):
         here = np.s_[top : top + height, left : left + width]
         grid_image, grid_mask = _grid_image(quadrant, recipe, donors)
         affine = source_map(grid_mask.shape, quadrant.flip, quadrant.warp, quadrant.y, quadrant.x)
@@ -42,10 +42,10 @@ def _grid_image(quadrant: Quadrant, recipe: MosaicRecipe, donors: Donors) -> tup
     mask = np.empty(image.shape[:2], np.uint8)
     for number, crop in enumerate(quadrant.tiles):
         row, column = divmod(number, recipe.grid[1])
-        place = np.s_[row * height : (row + 1) * height, column * width : (column + 1) * width]
+        tile = np.s_[row * height : (row + 1) * height, column * width : (column + 1) * width]
         donor = donors[crop.patch]
-        image[place] = window(donor.image, crop.y, crop.x, recipe.tile)
-        mask[place] = donor.label if donor.mask is None else window(donor.mask, crop.y, crop.x, recipe.tile)
+        image[tile] = window(donor.image, crop.y, crop.x, recipe.tile)
+        mask[tile] = donor.label if donor.mask is None else window(donor.mask, crop.y, crop.x, recipe.tile)
     return image, mask
 
 
@@ -68,8 +68,9 @@ def _on_canvas(donors: Donors, patch: str, size: tuple[int, int]) -> tuple[Image
 def control_polygons(points: Points, edgy: float, radius: float) -> Points:
     """Return the cubic segments of the closed curve through `points`.
 
-    The tangent at a point is a blend of the angles of the incoming and the outgoing chord, the outgoing one weighted
-    with ``p = arctan(edgy) / pi + 1/2``. The inner control points lie on the tangents, `radius` chord lengths away.
+    The angle of the tangent at a point is the weighted mean of the angles of the incoming and the outgoing chord; the
+    outgoing one has the weight ``p = arctan(edgy) / pi + 1/2``. The inner control points are on the tangents, `radius`
+    chord lengths from the ends.
 
     Returns
     -------
@@ -88,9 +89,9 @@ def control_polygons(points: Points, edgy: float, radius: float) -> Points:
 
 
 def outline(points: Points, edgy: float, radius: float, samples: int) -> Points:
-    """Return the closed curve through `points` as (N * samples, 2) float64, `samples` points a segment."""
+    """Return the closed curve through `points` as (N * samples, 2) float64, with `samples` points per segment."""
     polygons = control_polygons(points, edgy, radius)
-    # a sum of four products, not a matrix product: its rounding is the same on every machine
+    # a sum of four products rounds in the same way on every machine, unlike a matrix product
     terms = (polygons[:, number, None, :] * row[None, :, None] for number, row in enumerate(bernstein(samples)))
     first, second, third, fourth = terms
     curve: Points = (((first + second) + third) + fourth).reshape(-1, 2)
@@ -98,15 +99,15 @@ def outline(points: Points, edgy: float, radius: float, samples: int) -> Points:
 
 
 def fill(curve: Points, size: tuple[int, int]) -> Mask:
-    """Return (H, W) uint8, 1 where a pixel's centre lies inside the closed `curve`.
+    """Return (H, W) uint8, with 1 at each pixel whose centre is inside the closed `curve`.
 
-    The unit square is scaled to `size` = (height, width). A centre is inside when an odd number of edges lies left of
-    it, on its own height.
+    The unit square is scaled to `size` = (height, width). A centre is inside if the row through it crosses an odd
+    number of edges to its left.
     """
     height, width = size
     ends = curve * (width, height)
     starts = np.roll(ends, 1, axis=0)
-    # the rows whose centres lie between the heights of an edge's ends
+    # the rows whose centres are between the two ends of an edge
     first, last = (
         np.clip(np.ceil(pick(starts[:, 1], ends[:, 1]) - 0.5), 0, height).astype(int)
         for pick in (np.minimum, np.maximum)

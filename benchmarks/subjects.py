@@ -1,4 +1,4 @@
-"""What is measured: each function returns rows of the table, in the order of a composite's way."""
+"""The measurements: each function yields rows of the table, in the order in which composites are processed."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, open_group
 from synthpipe.storage.shards import object_path
 
 _RECIPES = 512
-_BLOCK = 32  # as workers do
+_BLOCK = 32  # composites that workers sample before they render
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all measurements share: a pipeline, real donors in a bank and as PNG files, and a place to write."""
+    """The inputs of all measurements: a pipeline, donors in a bank and as PNG files, and a folder to write into."""
 
     pipeline: Pipeline
     catalog: Catalog
@@ -68,7 +68,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table."""
+    """A row of the table of results."""
 
     what: str
     rate: Rate
@@ -77,7 +77,7 @@ class Row:
 
 
 def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int) -> Bench:
-    """Decode the donors into a bank, and write them as PNG files for the baselines."""
+    """Decode the donors into a bank, and write them as PNG files for the baselines; return the inputs."""
     bench = Bench(pipeline, catalog, scratch, rounds)
     bench.bank.directory.mkdir(mode=0o700, parents=True)
     background = pipeline.taxonomy.background
@@ -93,9 +93,9 @@ def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int)
 
 
 def rendering(bench: Bench) -> Iterator[Row]:
-    """Recipes into arrays, on one core; beside it the kernels' plain form, files, and a copy of finished arrays."""
+    """Measure rendering on one core, against the OpenCV reference, files, and copies of finished arrays."""
     donors = Donors(*open_bank(bench.bank.directory))
-    # OpenCV works on images of their own, not on packed pixels
+    # OpenCV needs separate images, not packed pixels
     planes = Donors(replace(donor, image=donor.image.copy(), mask=_copy(donor.mask)) for donor in donors)
     patches = {patch.id: patch for patch in bench.catalog.patches}
     canvas = bench.pipeline.canvas
@@ -149,7 +149,7 @@ def rendering(bench: Bench) -> Iterator[Row]:
 
 
 def storing(bench: Bench) -> Iterator[Row]:
-    """The stage that a worker does, on one core: sample, render, encode, and store shards durably."""
+    """Measure the whole task of a worker on one core: sample, render, encode, and store shards durably."""
     donors = Donors(*open_bank(bench.bank.directory))
     patches = {patch.id: patch for patch in bench.catalog.patches}
     shard = bench.pipeline.store.shard
@@ -170,7 +170,7 @@ def storing(bench: Bench) -> Iterator[Row]:
             for path, payload in data.items():
                 write_durably(path, payload)
 
-        # what was written goes first, so that both find memory for their pages that the system has at hand
+        # the previous files are removed first, so that both programs get pages that are already in memory
         def remove(paths: Iterable[Location] = paths) -> None:
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -202,7 +202,7 @@ def storing(bench: Bench) -> Iterator[Row]:
 
 
 def workers(bench: Bench) -> Iterator[Row]:
-    """The same stage on a Dask cluster: two workers, and one."""
+    """Measure the same task on a Dask cluster with two workers, against one worker."""
     shard = bench.pipeline.store.shard
     for strategy in bench.pipeline.strategies:
         shards = 16 if strategy == "mosaic" else 24
@@ -218,7 +218,7 @@ def workers(bench: Bench) -> Iterator[Row]:
 
 
 def reading(bench: Bench) -> Iterator[Row]:
-    """Single samples of a curated set in random order, and all in order, on one core."""
+    """Measure reading a curated set on one core: single samples and batches in random order, and all in order."""
     job = bench.job("reading")
     path = _curated(bench, job)
     curated = CuratedSet(path)
@@ -226,10 +226,7 @@ def reading(bench: Bench) -> Iterator[Row]:
     count, few = len(curated), len(curated) // 8
     order = np.random.default_rng(0).permutation(count).tolist()
     directory = bench.scratch / "reading-png"
-    directory.mkdir()
-    for index, one in enumerate(curated):
-        PillowImage.fromarray(one.image).save(directory / f"{index}.png")
-        PillowImage.fromarray(one.mask).save(directory / f"{index}-mask.png")
+    _write_pngs(curated, directory)
     images, masks = array(group, "image"), array(group, "mask")
     chunks = [chunk for part in (images, masks) for chunk in _chunks(part)]
     outs = {id(codec): np.empty(shape, np.uint8) for _, codec, shape in chunks}
@@ -251,14 +248,12 @@ def reading(bench: Bench) -> Iterator[Row]:
         for index in order[:few]:
             images[index], masks[index]
 
-    def scan() -> None:
-        for start in range(0, count, 32):
-            curated.read(range(start, min(start + 32, count)), *buffers(min(32, count - start)))
-
     block = np.empty((32, *curated.size, 3), np.uint8), np.empty((32, *curated.size), np.uint8)
 
-    def buffers(size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return block[0][:size], block[1][:size]
+    def scan() -> None:
+        for start in range(0, count, 32):
+            indices = range(start, min(start + 32, count))
+            curated.read(indices, block[0][: len(indices)], block[1][: len(indices)])
 
     def decode() -> None:
         for stored, codec, _ in chunks:
@@ -287,7 +282,7 @@ def reading(bench: Bench) -> Iterator[Row]:
 
 
 def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Every codec of images and of masks: bytes, writing and reading of Mosaics, on one core."""
+    """Measure every codec of images and masks on one core: size, writing and reading of Mosaics."""
     shard = bench.pipeline.store.shard
     for kind in ("image", "mask"):
         for codec in get_args(Codec):
@@ -323,7 +318,7 @@ def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def driver_memory(bench: Bench, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Build runs of small Beziers of ever more composites; the driver's largest resident set of each."""
+    """Build a run of small Beziers for each count of composites; return the driver's peak memory of each."""
     found = []
     for count in counts:
         command = [sys.executable, "-m", "benchmarks.driver", str(count), str(bench.scratch / f"driver-{count}")]
@@ -333,7 +328,7 @@ def driver_memory(bench: Bench, counts: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def worker_memory(bench: Bench) -> dict[str, Any]:
-    """What worker processes hold after rendering: their own memory, and what they share."""
+    """Return the memory of worker processes after rendering, and the part of it that they share."""
     shard = bench.pipeline.store.shard
     job = bench.job("memory")
     _create(job, "mosaic", 8 * shard)
@@ -347,7 +342,7 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A worker with the bench's donors."""
+    """A worker setup that opens the donor bank of the benchmark."""
 
     bank: BankPlace
 
@@ -363,7 +358,7 @@ class Prepared:
         open_donors(self.bank)
 
     def release(self) -> None:
-        """The bank goes with the bench."""
+        """Do nothing: the bank is removed with the benchmark's folder."""
 
 
 @contextmanager
@@ -375,17 +370,24 @@ def _cluster(bench: Bench, workers: int) -> Iterator[DaskExecutor]:
         yield cluster
 
 
+def _write_pngs(curated: CuratedSet, directory: Path) -> None:
+    directory.mkdir()
+    for index, stored in enumerate(curated):
+        PillowImage.fromarray(stored.image).save(directory / f"{index}.png")
+        PillowImage.fromarray(stored.mask).save(directory / f"{index}-mask.png")
+
+
 def _copy(mask: Mask | None) -> Mask | None:
     return None if mask is None else mask.copy()
 
 
 def _create(job: Job, strategy: Strategy, count: int) -> None:
-    """Make the arrays of `count` candidates."""
+    """Create the arrays of `count` candidates."""
     composites_group(job.run.candidates, job.pipeline, strategy, "candidate", count)
 
 
 def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, name: str) -> float:
-    """Return shards a second of a cluster that is warm: it has made them before, and they were removed."""
+    """Return the shards per second of a warm cluster, which has made the same shards before."""
     job = bench.job(name)
     _create(job, strategy, shards * bench.pipeline.store.shard)
     tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards)]
@@ -403,7 +405,7 @@ def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, nam
 
 
 def _curated(bench: Bench, job: Job) -> Location:
-    """Build a small curated set without a filter."""
+    """Build a small curated set without a filter, and return its path."""
     from synthpipe.build import build
     from synthpipe.cli.progress import LogReporter
 
@@ -420,7 +422,7 @@ def _curated(bench: Bench, job: Job) -> Location:
 
 
 def _chunks(part: zarr.Array[Any]) -> Iterator[tuple[NDArray[np.uint8], ChunkCodec, tuple[int, ...]]]:
-    """Yield the stored bytes, checksum and all, of every sample."""
+    """Yield the stored bytes of every sample, including the checksum, with its codec and its shape."""
     codec, size = ChunkCodec.of(part), part.shards[0]  # type: ignore[index]
     for shard in range(-(-part.shape[0] // size)):
         path = object_path(part, shard)

@@ -1,4 +1,4 @@
-"""The commands of the README on a GPU, one after the other, and two workers that share it."""
+"""The parts that run the README's commands one after the other, and a build by two workers that share a GPU."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from synthpipe.storage.run import RunDirectory
 
 
 def whole_chain(bench: Bench, found: Found) -> None:
-    """Make the phantom, build, verify, train and evaluate."""
+    """Make the phantom, build a run, verify it, train a network and evaluate it."""
     patches, run = demo_patches(bench), bench.folder / "demo"
     start = time.perf_counter()
     _build_demo(bench, run)
@@ -45,7 +45,7 @@ def whole_chain(bench: Bench, found: Found) -> None:
 
 
 def shared_card(bench: Bench, found: Found) -> None:
-    """Build the demo by two workers that share the card: the bytes must be those of one worker."""
+    """Build the demo by two workers that share the card, and compare the bytes with those of one worker."""
     one, two = bench.folder / "demo", bench.folder / "demo-shared"
     _build_demo(bench, one)  # already built, unless this part runs alone
     gpus = (os.environ["CUDA_VISIBLE_DEVICES"],) * 2 if bench.on_gpu else None
@@ -64,7 +64,7 @@ def demo_patches(bench: Bench) -> Path:
 
 
 def demo_pipeline(bench: Bench) -> Pipeline:
-    """Return the demo's pipeline, of the scale's size."""
+    """Return the demo's pipeline at the scale's size."""
     return pipeline_file.load(DEMO, (f"patches.root={demo_patches(bench)}", *bench.scale.build_set))
 
 

@@ -1,4 +1,4 @@
-"""The filter on a GPU: how fast it is trained, and whether one seed gives one filter."""
+"""The parts that train the filter on a GPU: its speed, and whether one seed gives the same filter twice."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from synthpipe.filtering.network import Architecture, FilterNetwork
 from synthpipe.filtering.reproducible import reproducible
 
 STAGES: Mapping[str, Mapping[str, object]] = {"float32": {}, "mixed precision": {"precision": "mixed"}}
-"""Settings of the filter, by the names of the rows; each is trained twice, as a build trains it."""
-_CLOSE = 0.05  # of two losses, where one was computed in bfloat16
+"""Settings of the filter by the name of the row; each filter is trained twice, in the same way as in a build."""
+_CLOSE = 0.05  # largest difference of two losses if one is computed in bfloat16
 
 
 def filter_training(bench: Bench, found: Found) -> None:
-    """Train the filter as a build does, twice from one seed, and time single steps in other forms."""
+    """Train the filter twice from one seed, in the same way as a build, and time single steps with other settings."""
     for name, changes in STAGES.items():
         _whole_stage(bench, found, name, changes)
     losses = {
@@ -36,7 +36,7 @@ def filter_training(bench: Bench, found: Found) -> None:
 
 
 def compiled_training(bench: Bench, found: Found) -> None:
-    """Take steps of the filter's training with ``torch.compile``."""
+    """Time training steps of the filter with ``torch.compile``, and compare the loss."""
     plain = _steps(bench, found, "mixed precision", mixed=True)
     loss = _steps(bench, found, "mixed precision, compiled", mixed=True, compiled=True)
     found.check("compiled, it has the loss of before", abs(plain - loss) < _CLOSE)
@@ -69,7 +69,7 @@ def _steps(
     compiled: bool = False,
     free: bool = False,
 ) -> float:
-    """Time steps on one batch that lies on the device; return the loss of the first."""
+    """Time training steps on one batch that is already on the device; return the loss of the first step."""
     settings, device = bench.job.pipeline.filter, bench.device
     pixels = torch.from_numpy(bench.images[: settings.batch]).to(device)
     labels = (torch.arange(len(pixels)) % 2).to(device)
@@ -101,7 +101,7 @@ def _steps(
 
 
 def rate(work: Callable[[], Any], bench: Bench) -> float:
-    """Return how often a second a device does some work, measured for the scale's seconds."""
+    """Return the calls of `work` per second on the device, measured for the scale's seconds."""
     few = 4 if bench.on_gpu else 1
     for _ in range(few):
         work()

@@ -1,4 +1,4 @@
-"""What a part found, kept in a file while it runs, so a part that fails or is stopped loses no result."""
+"""Results of a part, stored in a file while the part runs, so that a part that fails or is stopped loses none."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from synthpipe.storage.summary import human_bytes
 
 
 class Found:
-    """Rows of figures, and checks that are true or false."""
+    """The results of a part: rows of figures, and checks that are right or wrong."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._found: dict[str, Any] = {"rows": {}, "checks": {}}
 
     def row(self, name: str, figures: Mapping[str, float | int]) -> None:
-        """Keep figures, by the keys of `FIGURES`."""
+        """Store a row of figures; the keys are those of `FIGURES`."""
         self._found["rows"][name] = dict(figures)
         self._keep()
 
     def check(self, name: str, right: bool) -> None:
-        """Keep whether a result is right."""
+        """Store whether a result is right."""
         self._found["checks"][name] = bool(right)
         self._keep()
 
     def note(self, text: str) -> None:
-        """Keep a remark."""
+        """Store a remark."""
         self._found.setdefault("notes", []).append(text)
         self._keep()
 
     def error(self, text: str) -> None:
-        """Keep why the part ended early."""
+        """Store the error that ended the part."""
         self._found["error"] = " ".join(text.split())[-1500:]
         self._keep()
 
@@ -53,22 +53,22 @@ FIGURES: Mapping[str, Callable[[Any], str]] = {
     "difference_before_the_kill": lambda value: f"{value:.2g} apart before",
     "steps_before_the_kill": lambda value: f"killed after step {value}",
 }
-"""How each figure is written."""
+"""The text of each figure on the page."""
 
 
 def phrase(row: Mapping[str, Any]) -> str:
-    """Return the figures of a row as text."""
+    """Return the figures of a row as one text."""
     return "; ".join(write(row[key]) for key, write in FIGURES.items() if row.get(key) is not None)
 
 
 def is_wrong(part: Mapping[str, Any]) -> bool:
-    """Whether a part failed, or one of its checks did."""
+    """Whether a part has an error or a failed check."""
     return "error" in part or not all(part["checks"].values())
 
 
 def table(parts: Mapping[str, Any]) -> list[str]:
-    """Return the lines of a table: a row a measurement, a check, a remark or a failure."""
-    lines = ["| part | what | result |", "|---|---|---|"]
+    """Return the lines of a table with a row for each measurement, check, remark and error."""
+    lines = ["| part | measurement or check | result |", "|---|---|---|"]
     for name, part in parts.items():
         cells = [(what, phrase(row)) for what, row in part["rows"].items()]
         cells += [(what, "yes" if right else "**NO**") for what, right in part["checks"].items()]

@@ -1,4 +1,4 @@
-"""A GPU whose memory is full: each stage must end with a message that says what to set."""
+"""The part that fills a GPU's memory: each stage must end with a message that names the setting to change."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from synthpipe.filtering.network import FilterNetwork
 from synthpipe.filtering.scoring import Scorer
 from synthpipe.runtime import ClusterSettings, Local
 
-_LEFT = 16 << 20  # bytes that torch may still take
+_LEFT = 16 << 20  # bytes that torch can still allocate
 _FULL = {
     "cuda": "torch.cuda.set_per_process_memory_fraction(0.001)",
     "cpu": "from unittest.mock import Mock; torch.optim.AdamW.step = Mock(side_effect=torch.OutOfMemoryError('full'))",
 }
-"""Code that leaves a process hardly any GPU memory; on a CPU it only pretends to."""
+"""Code that leaves a process very little GPU memory; on a CPU it simulates the error."""
 _COMMAND = "import sys, torch; {}; from synthpipe.cli import main; main(sys.argv[1:])"
 
 
 def full_memory(bench: Bench, found: Found) -> None:
-    """Let scoring, a filter's training, a build and a segmentation training run out of memory."""
+    """Let scoring, a filter's training, a build and a segmentation training run out of memory; check the messages."""
     weights, folder = bench.job.run.weights("mosaic"), bench.folder
     sha256 = bench.filter.model_sha256
     scorer = Scorer.load(weights)
@@ -63,7 +63,7 @@ def _expect(found: Found, name: str, setting: str, work: Callable[[], object]) -
 
 @contextmanager
 def _full(bench: Bench) -> Iterator[None]:
-    """Leave this process hardly any GPU memory; on a CPU, pretend to."""
+    """Leave this process very little GPU memory during a block; on a CPU, simulate the error."""
     if not bench.on_gpu:
         full = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         with patch.object(FilterNetwork, "logits", side_effect=full):

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu.parts NAME FOLDER [--cpu]``: one part, in this process. `running` starts it."""
+"""``python -m benchmarks.gpu.parts NAME FOLDER [--cpu]``: run one part in this process; `running` starts it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ PARTS: Mapping[str, Callable[[Bench, Found], None]] = {
     "full memory": full_memory,
     "compiled": compiled_training,
 }
-"""What each part of `running.SHARES` does. Rendering on a GPU would be one more."""
+"""The function of each part in `running.SHARES`."""
 
 
 def main(name: str, folder: str, cpu: bool) -> None:
-    """Run a part in this process; its error is part of what it found."""
+    """Run a part in this process; an error becomes a part of its result."""
     device = torch.device("cpu" if cpu else "cuda")
     found = Found(Path(folder) / f"{name}.json")
     try:

@@ -1,4 +1,4 @@
-"""Scoring on a GPU: its speed beside the bare network's, and whether scores depend on anything but the image."""
+"""The part that scores on a GPU: the speed relative to the bare network, and whether only the image decides a score."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import read_range
 
 _ROUNDS = 5
-_TARGET = 0.9  # of the bare network's rate
-_NEAR = 0.02  # probabilities of a GPU, which rounds convolutions to TF32, and of a CPU
+_TARGET = 0.9  # wanted share of the bare network's rate
+_NEAR = 0.02  # largest difference of scores between a CPU and a GPU, which rounds convolutions to TF32
 
 
 def scoring(bench: Bench, found: Found) -> None:
-    """Score candidates from Zarr to Zarr, and compare with the bare network on images that lie on the device."""
+    """Score candidates from Zarr to Zarr, and compare the speed with the bare network on images on the device."""
     sha256 = bench.filter.model_sha256
     job, batch = bench.job, bench.scale.batch
     images = SampleReader(array(open_group(job.run.candidates, "mosaic"), "image"))
@@ -49,9 +49,9 @@ def scoring(bench: Bench, found: Found) -> None:
     other = _with_another_shard(bench, sha256)
     found.check("another shard size, equal bits", np.array_equal(other, stored[: len(other)]))
     few = images.read_many(range(min(len(images), 2 * batch + 7)))
-    places = range(0, len(few), max(1, len(few) // 16))
-    alone = np.concatenate([scorer.score(few[place : place + 1], batch) for place in places])
-    found.check("alone or among others, equal bits", np.array_equal(alone, stored[: len(few)][list(places)]))
+    indices = range(0, len(few), max(1, len(few) // 16))
+    alone = np.concatenate([scorer.score(few[index : index + 1], batch) for index in indices])
+    found.check("alone or among others, equal bits", np.array_equal(alone, stored[: len(few)][list(indices)]))
     found.row("another batch", {"largest_difference": _apart(scorer.score(few, max(1, batch // 2)), stored)})
     on_cpu = Scorer.load(job.run.weights("mosaic"), "cpu", torch.get_num_threads()).score(few[:64], batch)
     found.row("against a CPU", {"largest_difference": _apart(on_cpu, stored)})
@@ -69,7 +69,7 @@ def _scores(job: Job, sha256: str, *tasks: tuple[int, ...]) -> NDArray[np.float3
 
 
 def _with_another_shard(bench: Bench, sha256: str) -> NDArray[np.float32]:
-    """Return the scores of the first candidates in a run of another shard size, a task a shard."""
+    """Return the scores of the first candidates in a run with another shard size, with one task per shard."""
     shard = bench.scale.shard * 3 // 4
     job = bench.scored_run("other-shards", 2 * shard, shard)
     bench.copy_filter(job)
@@ -77,7 +77,7 @@ def _with_another_shard(bench: Bench, sha256: str) -> NDArray[np.float32]:
 
 
 def _bare_rate(bench: Bench, scorer: Scorer, images: NDArray[np.uint8]) -> float:
-    """Return how many images a second the network alone computes, of one batch that lies on the device."""
+    """Return the images per second of the network alone, on one batch that is already on the device."""
     network = scorer.network
     pixels = torch.from_numpy(images).to(network.device)
     parts = [pixels] if bench.on_gpu else list(pixels.split(1))  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ from synthpipe.storage.summary import human_bytes, stored_bytes, summarise
 
 if TYPE_CHECKING:
     from synthpipe.core.taxonomy import Taxonomy
-    from synthpipe.report.stored import Stored, StoredComposites
+    from synthpipe.report.stored import StoredComposite, StoredComposites
 
 _ON_SHEET = 24  # composites of a contact sheet, unless others are asked for
 _MOST = 300
@@ -63,7 +63,7 @@ def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Loca
     from synthpipe.report import stored  # compiles, which the rest need not wait for
 
     found = stored.open_composites(path)
-    shown = [found[index] for index in chosen or found.evenly(_ON_SHEET)]
+    shown = [found[index] for index in chosen or found.evenly_spaced(_ON_SHEET)]
     if as_json:
         say(json.dumps({"path": str(path), "samples": [stored.as_json(each, found.taxonomy) for each in shown]}))
     elif samples:
@@ -73,7 +73,7 @@ def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Loca
         say(f"{sheet}: {len(shown)} of {len(found)} composites", err=as_json)
 
 
-def _write_sheet(sheet: Location, shown: Sequence[Stored], found: StoredComposites) -> None:
+def _write_sheet(sheet: Location, shown: Sequence[StoredComposite], found: StoredComposites) -> None:
     from synthpipe.report.sheet import contact_sheet
 
     if not shown:
@@ -187,17 +187,17 @@ def _content_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"slides or patients: {found['slides']['used']} of {found['slides']['known']} used"
 
 
-def _sample_lines(shown: Stored, taxonomy: Taxonomy) -> Iterator[str]:
-    from synthpipe.report.composites import class_shares, seen
+def _sample_lines(shown: StoredComposite, taxonomy: Taxonomy) -> Iterator[str]:
+    from synthpipe.report.composites import class_shares, visible_regions
     from synthpipe.report.stored import class_name
 
     height, width = shown.mask.shape
-    yield plain(f"{shown.index}: {shown.told()}, {height} x {width} pixels")
+    yield plain(f"{shown.index}: {shown.caption()}, {height} x {width} pixels")
     yield plain("  " + ", ".join(f"{share:.1%} {name}" for name, share in class_shares(shown.mask, taxonomy)))
     if shown.recipe is None:
         yield plain(f"  patch {shown.source.get('patch')}, sha256 {shown.source.get('sha256')}")
         return
-    regions, numbers = seen(shown.recipe, shown.mask)
+    regions, numbers = visible_regions(shown.recipe, shown.mask)
     marks = {each.region.number: _MARKS[place % len(_MARKS)] for place, each in enumerate(regions)}
     yield from (f"  {line}" for line in _map(numbers, shown.mask, marks, taxonomy))
     places = max(len(each.region.place) for each in regions)

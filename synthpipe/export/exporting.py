@@ -30,7 +30,7 @@ from synthpipe.files.locations import Location, exists
 from synthpipe.files.lock import held
 from synthpipe.files.writing import stream_atomically, write_atomically
 from synthpipe.report.data_cards.croissant import croissant
-from synthpipe.report.data_cards.facts import facts_of, run_of
+from synthpipe.report.data_cards.facts import card_facts, finished_run_of
 from synthpipe.report.data_cards.readme import readme
 
 Done = tuple[PartRecord, bool]
@@ -128,7 +128,7 @@ def export(
 
 
 def _write_cards(curated: CuratedSet, form: Form, folder: Location, ledger: Ledger) -> None:
-    facts = facts_of(curated, run_of(curated))
+    facts = card_facts(curated, finished_run_of(curated))
     card = form.card(folder, len(curated), sum(record.bytes for record in ledger.parts.values()))
     write_atomically(folder / "README.md", readme(facts, card.lines, card.header))
     write_atomically(folder / "croissant.json", croissant(facts, card.files, card.records))

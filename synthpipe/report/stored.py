@@ -1,4 +1,4 @@
-"""The composites of any store, by their index: of a run, of a curated set, of one strategy's candidates."""
+"""Access to single stored composites by index, in a curated set or among a strategy's candidates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synthpipe.core.records import REASONS, STRATEGIES, Image, Mask, Reason, Rec
 from synthpipe.core.strict_json import parse_json
 from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.files.locations import Location, exists
-from synthpipe.report.composites import Seen, class_shares, seen
+from synthpipe.report.composites import VisibleRegion, class_shares, visible_regions
 from synthpipe.storage.nodes import damaged, taxonomy_of
 from synthpipe.storage.recipes import read_recipe, unreadable
 from synthpipe.storage.run import RunDirectory
@@ -27,25 +27,25 @@ _NEEDED = ("recipe", "mask", "image")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stored:
-    """A composite as a store holds it, or a real patch with its predicted mask.
+class StoredComposite:
+    """A composite, or a real patch with its predicted mask, as a store holds it.
 
     Attributes
     ----------
     index : int
-        Its place in the store.
+        Index in the store.
     origin : str
-        Strategy and index among the candidates, or the patch: its name for people.
+        Strategy and candidate index, such as ``mosaic 41``, or the name of the real patch.
     image, mask : (H, W, 3) and (H, W) uint8
-        Its pixels.
+        Pixels and class indices.
     recipe : Recipe or None
-        None of a real patch.
+        The recipe of a composite; None for a real patch.
     source : mapping
-        What the store holds as its recipe.
+        The stored JSON object that describes the recipe or the real patch.
     p_real : float or None
-        Its score.
+        The filter's score; None without one.
     verdict : Reason or None
-        What became of a candidate.
+        The verdict on a candidate; None without one.
     """
 
     index: int
@@ -57,24 +57,24 @@ class Stored:
     p_real: float | None
     verdict: Reason | None
 
-    def regions(self) -> tuple[Seen, ...]:
-        """Return which patch each region came from, largest first; empty of a real patch."""
-        return seen(self.recipe, self.mask)[0] if self.recipe else ()
+    def regions(self) -> tuple[VisibleRegion, ...]:
+        """Return the visible regions of a composite, largest first; none for a real patch."""
+        return visible_regions(self.recipe, self.mask)[0] if self.recipe else ()
 
-    def told(self) -> str:
-        """Say in a few words what it is."""
+    def caption(self) -> str:
+        """Return the name, the verdict and the score in one line, such as ``Mosaic 41, kept, score 0.812``."""
         verdict = VERDICT[self.verdict] if self.verdict else ""
         name = candidate(self.recipe.strategy, self.recipe.index) if self.recipe else self.origin
         return ", ".join(filter(None, (name, verdict, score(self.p_real))))
 
 
 class StoredComposites:
-    """The composites of a group, read one at a time.
+    """A sequence of the composites in a Zarr group, each read when it is asked for.
 
     Parameters
     ----------
     group : zarr.Group
-        A curated set, or a strategy's candidates, or composites that train a filter; may be incomplete.
+        A curated set, a strategy's candidates, or a strategy's filter composites. The group may be incomplete.
 
     Raises
     ------
@@ -88,7 +88,8 @@ class StoredComposites:
         if not self._arrays.keys() >= set(_NEEDED):
             inside = ", ".join(groups_of(group)) or "none"
             raise StoreError(
-                f"{self._where}: holds no composites itself; its groups: {inside}. Name one of them, or a curated.zarr"
+                f"{self._where}: has no composites of its own; its groups: {inside}; name one of them, or a "
+                "curated.zarr"
             )
         self.taxonomy = taxonomy_of(group)
         self._images, self._masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))
@@ -96,12 +97,12 @@ class StoredComposites:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> Stored:
+    def __getitem__(self, index: int) -> StoredComposite:
         if not 0 <= index < len(self):
             raise StoreError(f"{self._where}: no sample {index}; there are {len(self)}, counted from 0")
         text = str(self._value("recipe", index) or "")
         if not text:
-            raise StoreError(f"{self._where}: sample {index} is not made yet; see `synthpipe status`")
+            raise StoreError(f"{self._where}: sample {index} is not stored yet; see `synthpipe status`")
         recipes = self._arrays["recipe"]
         try:
             source = parse_json(text)
@@ -115,7 +116,7 @@ class StoredComposites:
             raise damaged(
                 f"{self._where}/verdict", f"sample {index} has code {verdict}; expected one of {len(REASONS)}"
             )
-        return Stored(
+        return StoredComposite(
             index,
             f"{recipe.strategy} {recipe.index}" if recipe else str(source.get("patch")),
             self._images[index],
@@ -126,17 +127,17 @@ class StoredComposites:
             None if verdict is None or verdict == LOST else REASONS[int(verdict)],
         )
 
-    def evenly(self, count: int) -> list[int]:
-        """Return at most `count` indices, evenly over all that are made by now."""
+    def evenly_spaced(self, count: int) -> list[int]:
+        """Return at most `count` indices, evenly spaced over the samples that are stored completely."""
         size = shard_size(self._arrays["image"])
         complete = sorted(frozenset.intersection(*(complete_shards(self._arrays[name]) for name in _NEEDED)))
         made = sum(max(0, min(size, len(self) - shard * size)) for shard in complete)
         count = min(count, made)
-        places = [number * (made - 1) // max(1, count - 1) for number in range(count)]
-        return [complete[place // size] * size + place % size for place in places]
+        positions = [number * (made - 1) // max(1, count - 1) for number in range(count)]
+        return [complete[position // size] * size + position % size for position in positions]
 
     def _value(self, name: str, index: int) -> Any:
-        """Return a value of a small array, which may be shorter than the others while a build goes on."""
+        """Return a value of a small array, or None; during a build it may be shorter than the other arrays."""
         found = self._arrays.get(name)
         if found is None or index >= found.shape[0]:
             return None
@@ -144,12 +145,12 @@ class StoredComposites:
 
 
 def open_composites(path: Location) -> StoredComposites:
-    """Open the composites at `path`: of a run, its curated set.
+    """Open the composites at `path`: the curated set of a run, or those of a Zarr group.
 
     Raises
     ------
     StoreError
-        There are none.
+        The run has no curated set yet, or the group has no composites.
     """
     run = RunDirectory(path)
     if not run.exists():
@@ -157,12 +158,13 @@ def open_composites(path: Location) -> StoredComposites:
     if exists(run.curated / "zarr.json"):
         return StoredComposites(open_group(run.curated))
     names = [each for each in STRATEGIES if exists(run.candidates / each / "zarr.json")]
-    there = ", ".join(str(run.candidates / each) for each in names) or "no candidates either"
-    raise StoreError(f"{path}: has no curated set yet; there is {there}")
+    stored = ", ".join(str(run.candidates / each) for each in names)
+    advice = f"name a store of candidates instead: {stored}" if names else "it has no candidates either"
+    raise StoreError(f"{path}: has no curated set yet; {advice}")
 
 
-def as_json(stored: Stored, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Describe a composite, JSON-ready: its recipe, and the patch, class and share of each region that is seen."""
+def as_json(stored: StoredComposite, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return a composite's recipe and visible regions as JSON-ready data."""
     return {
         "index": stored.index,
         "origin": stored.origin,
@@ -174,7 +176,7 @@ def as_json(stored: Stored, taxonomy: Taxonomy) -> dict[str, Any]:
     }
 
 
-def _regions(stored: Stored, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
+def _regions(stored: StoredComposite, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
     for each in stored.regions():
         yield {
             "number": each.region.number,
@@ -186,6 +188,6 @@ def _regions(stored: Stored, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
         }
 
 
-def class_name(found: Seen, taxonomy: Taxonomy) -> str:
-    """Name what most of a region's pixels are."""
-    return taxonomy.names[found.label] if found.label < len(taxonomy) else "background"
+def class_name(region: VisibleRegion, taxonomy: Taxonomy) -> str:
+    """Return the name of the class that most pixels of a region have."""
+    return taxonomy.names[region.label] if region.label < len(taxonomy) else "background"

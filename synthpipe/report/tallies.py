@@ -1,4 +1,7 @@
-"""What a strategy's candidates are, added up: read in blocks, a few bytes a candidate are held."""
+"""Counts over a strategy's candidates: scores, verdicts, class pixels, class pairs and uses of donors.
+
+The arrays are read in blocks, so memory holds only a few bytes for each candidate.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +25,26 @@ _KEPT = REASONS.index("kept")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """The candidates of a strategy that are stored whole. What is *counted* is kept, or not judged yet.
+    """Counts over the candidates of a strategy.
+
+    The *counted* candidates are the kept ones, or all stored ones before they are judged.
 
     Attributes
     ----------
     p_real : (N,) float32
-        The filter's scores; NaN where there is none.
+        The filter's scores; NaN for candidates without one.
     verdicts : (N,) uint8
-        Places in `records.REASONS`; ``LOST`` where a candidate is not judged, or not stored whole.
+        Codes, which are indices of `records.REASONS`; ``LOST`` for candidates that are not judged or not stored.
     stored : (N,) bool
-        Whether all arrays have a candidate.
+        Whether a candidate is stored completely.
     class_pixels : (C + 1,) int64
-        Pixels of every class, and of the background, in what is counted.
+        Pixels of every class, and of the background, in the counted candidates.
     all_class_pixels : (C + 1,) int64
-        The same in all that is stored.
+        The same pixels in all stored candidates.
     together : (C, C) int64
-        In how many of what is counted two classes occur together; on the diagonal, in how many one occurs.
+        The number of counted candidates in which two classes occur together; on the diagonal, in which one occurs.
     donor_uses, group_uses : (D,) and (G,) int64
-        In how many of what is counted each donor patch, and each slide or patient, occurs.
+        The number of counted candidates in which each donor patch, and each slide or patient, occurs.
     """
 
     p_real: NDArray[np.float32]
@@ -53,39 +58,40 @@ class Tally:
 
     @property
     def kept(self) -> NDArray[np.bool_]:
-        """Which are kept: (N,)."""
+        """Whether each candidate is kept, (N,)."""
         kept: NDArray[np.bool_] = self.verdicts == _KEPT
         return kept
 
     @property
     def judged(self) -> bool:
-        """Whether there are verdicts."""
+        """Whether any candidate has a verdict."""
         return bool((self.verdicts != LOST).any())
 
     @property
     def scored(self) -> bool:
-        """Whether there are scores."""
+        """Whether any candidate has a score."""
         return not bool(np.isnan(self.p_real).all())
 
 
-def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef], planned: int | None = None) -> Tally:
-    """Add up the candidates that a group holds.
+def tally_candidates(group: zarr.Group, classes: int, donors: Sequence[PatchRef], planned: int | None = None) -> Tally:
+    """Count over the candidates of a strategy.
 
     Parameters
     ----------
     group : zarr.Group
-        A strategy's, of ``candidates.zarr``; it may lack scores and verdicts, and be incomplete.
+        The strategy's group in ``candidates.zarr``. It may be incomplete, and may have no scores and verdicts.
     classes : int
-        How many tissue classes there are.
+        The number of tissue classes.
     donors : sequence of PatchRef
         The donors of the catalog, in its order.
     planned : int, optional
-        Only the first so many: what lies beyond a plan was made for settings that were changed since.
+        The number of candidates in the plan. Candidates beyond it, made for settings that have changed since, are
+        left out.
 
     Raises
     ------
     StoreError
-        What is stored is damaged.
+        A stored array is damaged.
     """
     count = array(group, "class_pixels").shape[0] if planned is None else planned
     groups, group_of = np.unique([donor.group for donor in donors], return_inverse=True)
@@ -124,7 +130,7 @@ def tally(group: zarr.Group, classes: int, donors: Sequence[PatchRef], planned: 
 
 
 def score_counts(tallied: Tally, bins: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how many of the kept, and of the other candidates, score in each of `bins` equal parts of 0 to 1."""
+    """Return histograms of the scores from 0 to 1 with `bins` bins: of the kept and of the other candidates."""
     scored = ~np.isnan(tallied.p_real)
     counts = [
         np.histogram(tallied.p_real[scored & part], bins, (0, 1))[0].astype(np.int64)
@@ -134,7 +140,7 @@ def score_counts(tallied: Tally, bins: int) -> tuple[NDArray[np.int64], NDArray[
 
 
 def _blocks(group: zarr.Group, count: int) -> Iterator[slice]:
-    """Yield the shards that are complete."""
+    """Yield the range of candidates in each complete shard."""
     size = shard_size(array(group, "class_pixels"))
     for shard in sorted(complete_in_all(group, CANDIDATE_ARRAYS)):
         if shard * size < count:

@@ -1,4 +1,4 @@
-"""Whether a run is what its pipeline makes of its patches, to the byte; and mending what is not."""
+"""Verify a run byte by byte against its pipeline and patches, and repair it."""
 
 from synthpipe.verification.faults import Fault, VerifyReport
 from synthpipe.verification.repair import repair

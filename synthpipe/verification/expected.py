@@ -1,4 +1,4 @@
-"""What the Zarr stores of a run ought to hold: groups and arrays as a build would make them now, in memory."""
+"""Expected groups, arrays and metadata of a run's Zarr stores, made in memory as a build makes them."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from synthpipe.storage.schema import ARRAYS, CANDIDATE_ARRAYS, CURATED_ARRAYS
 from synthpipe.storage.shards import shard_size, shards_of
 from synthpipe.verification.faults import CheckResult, Fault
 
-_MOST_MISSING = 10_000  # shards that are named; a build makes all
+_MOST_MISSING = 10_000  # missing shards that are named; a repair makes all of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpectedGroup:
-    """A group of composites, or the curated set, as it ought to be.
+    """The expected state of a group of composites or of the curated set.
 
     Attributes
     ----------
     path : Path or UPath
-        Its folder.
+        The folder of the group.
     group : zarr.Group
-        In memory: metadata alone.
+        A copy of the group in memory that has metadata only.
     arrays : mapping of str to StoredArray
-        Those that must be there, or are.
+        The arrays that must exist, and the optional ones that do.
     metadata : mapping of path to bytes
-        Every ``zarr.json``, that of its store's root too.
+        The expected bytes of every ``zarr.json``, including the root of the store.
     required : bool
-        Whether all of it must be there: the run is finished.
+        Whether all shards must exist, because the run is finished.
     length : int
-        Of its arrays.
-    strategy, purpose
-        Of what composites; None of the curated set.
+        The length of the arrays.
+    strategy, purpose : str or None
+        The strategy and the purpose of the composites; None for the curated set.
     optional : frozenset of str
-        Arrays that need not be complete: scores of a filter that was switched off since.
+        Arrays that may be incomplete: the scores of a filter that has been switched off.
     """
 
     path: Location
@@ -69,22 +69,22 @@ class ExpectedGroup:
 
     @property
     def shard(self) -> int:
-        """Composites a shard."""
+        """The number of composites in a shard."""
         return shard_size(next(iter(self.arrays.values())).array)
 
     def shards(self) -> list[int]:
-        """Return the numbers of the shards to look at: those that must be there, and those that are."""
+        """Return the numbers of the shards to check: all stored ones, and the missing ones that must exist."""
         stored = frozenset[int]().union(*(each.shards() for each in self.arrays.values()))
         missing = (shard for shard in shards_of(self.length, self.shard) if shard not in stored)
         named = islice(missing, _MOST_MISSING if self.required else 0)
         return sorted({*named, *(shard for shard in stored if shard < self.planned())})
 
     def planned(self) -> int:
-        """Return how many shards its arrays have."""
+        """Return the number of shards in each array."""
         return len(shards_of(self.length, self.shard))
 
-    def unmade(self) -> int:
-        """Return how many of the planned shards are not complete yet."""
+    def incomplete(self) -> int:
+        """Return the number of planned shards that are not stored in every array yet."""
         complete = frozenset.intersection(*(stored.shards() for stored in self.arrays.values()))
         return self.planned() - sum(shard < self.planned() for shard in complete)
 
@@ -92,9 +92,18 @@ class ExpectedGroup:
 def expected_composites(
     run: RunDirectory, pipeline: Pipeline, strategy: Strategy, purpose: Purpose, finished: bool, model: str
 ) -> ExpectedGroup | None:
-    """Return how the composites of a strategy ought to lie, or None where none are made yet, or asked for.
+    """Return the expected group of a strategy's composites, or None if it does not exist and need not.
 
-    `model` is the digest of the filter that scored them.
+    Parameters
+    ----------
+    run, pipeline : RunDirectory and Pipeline
+        The run and its pipeline.
+    strategy, purpose : str
+        The strategy and the purpose of the composites.
+    finished : bool
+        Whether the run is finished.
+    model : str
+        The digest of the filter that scored the candidates.
     """
     root = run.training if purpose == "filter" else run.candidates
     path = root / strategy
@@ -122,7 +131,17 @@ def expected_composites(
 def expected_curated(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool, count: int | None
 ) -> ExpectedGroup | None:
-    """Return how the curated set of `count` composites, if that is known, ought to lie; None where it is not begun."""
+    """Return the expected curated set, or None if it does not exist and need not.
+
+    Parameters
+    ----------
+    run, pipeline, catalog : RunDirectory, Pipeline and Catalog
+        The run, its pipeline and its source patches.
+    finished : bool
+        Whether the run is finished.
+    count : int or None
+        The number of composites in the set, if it is known.
+    """
     if not finished and not exists(run.curated):
         return None
     length = count or _length(run.curated, finished)
@@ -132,19 +151,19 @@ def expected_curated(
 
 
 def check_group(expected: ExpectedGroup) -> CheckResult:
-    """Compare every ``zarr.json`` of a group with the expected one."""
+    """Compare every ``zarr.json`` of a group with its expected content."""
     faults, size = [], 0
     for path, wanted in expected.metadata.items():
         try:
             data = read_regular(path, MOST_METADATA)
         except (FileNotFoundError, NotADirectoryError):
             if expected.required or _holds_objects(path.parent):
-                faults.append(_fault(path, "nothing", "the metadata of what lies there", wanted))
+                faults.append(_fault(path, "nothing", "the metadata of this group or array", wanted))
             continue
         except AccessError:
             raise
         except OSError as error:
-            faults.append(_fault(path, error.strerror or str(error), "metadata that can be read", wanted))
+            faults.append(_fault(path, error.strerror or str(error), "readable metadata", wanted))
             continue
         size += len(data)
         try:
@@ -170,12 +189,15 @@ def _expected(
 
 
 def _fault(path: Location, found: str, expected: str, wanted: bytes) -> Fault:
-    cure = "give --repair: it is written anew, and no composite is touched"
+    cure = "give --repair: it writes this metadata again and changes no composite"
     return Fault("metadata", path, found, expected, cure, replace=wanted)
 
 
 def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
-    """Compare; a build that was killed while it lengthened a group leaves some of its arrays shorter, which is fine."""
+    """Raise DamageError if metadata is not as expected.
+
+    A shorter array is sound in an unfinished run: a build that is killed while it extends a plan leaves some.
+    """
     try:
         check_metadata(data, wanted)
     except DamageError:
@@ -193,7 +215,7 @@ def _holds_objects(folder: Location) -> bool:
 
 
 def _length(folder: Location, finished: bool) -> int:
-    """Return the length of a group's arrays, by what most of them say; of one that is being lengthened, the longest."""
+    """Return the length of a group's arrays: the most frequent one, or the longest one in an unfinished run."""
     found = Counter(_lengths(folder))
     if not found:
         return 0
@@ -209,7 +231,7 @@ def _lengths(folder: Location) -> Iterator[int]:
 
 
 def _length_of(data: bytes) -> int | None:
-    """Return the length that a ``zarr.json`` gives its array, if it says so at all."""
+    """Return the length of the array that a ``zarr.json`` describes, or None if it has no valid length."""
     try:
         length = parse_json(data)["shape"][0]
     except (ValueError, KeyError, IndexError, TypeError):

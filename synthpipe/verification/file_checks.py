@@ -1,4 +1,4 @@
-"""Checking the files of a run that are no part of a Zarr store: what they follow from, and ``SHA256SUMS``."""
+"""Checks of the small files of a run: against ``SHA256SUMS``, and against the data that they are derived from."""
 
 from __future__ import annotations
 
@@ -17,55 +17,56 @@ from synthpipe.storage.checksums import read_checksums, read_file, sha256
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.run import RUN, RunDirectory, json_text, read_json
-from synthpipe.verification.faults import MADE_AGAIN, Fault
+from synthpipe.verification.faults import MAKE_AGAIN, Fault
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _RETRAINED = (
-    "give --repair: the filter is trained again, which gives the same weights on the same kind of machine only; or "
-    "restore both files of it from a copy"
+    "give --repair: it trains the filter again, which gives the same weights only on the same kind of machine; or "
+    "restore the filter's weights and report from a copy"
 )
-_RUN_FILE = "restore it from a copy: --repair cannot, since all else follows from it"
-_CATALOG = "give --repair: it is made again from the patches, if these are as they were"
+_RUN_FILE = "restore it from a copy: --repair cannot make it again, because everything else depends on it"
+_CATALOG = "give --repair: it makes the catalog again from the patches, if these have not changed"
 
 
-def found_by(error: SynthpipeError, path: Location) -> str:
-    """Return what an error found in a file: without the file's name and what to do, which a fault says itself."""
+def error_finding(error: SynthpipeError, path: Location) -> str:
+    """Return the finding in an error's message, without the file's name and the advice, which a fault has itself."""
     return str(error).removeprefix(f"{path}: ").partition("; ")[0]
 
 
 def check_run_file(run: RunDirectory) -> tuple[Pipeline | None, list[Fault]]:
-    """Return the run's pipeline, or None where nobody can tell it, with the faults of ``run.json``."""
+    """Return the run's pipeline and the faults of ``run.json``; the pipeline is None if the file is damaged."""
     try:
         pipeline = run.pipeline()
-        said = run.read()
+        stored = run.read()
     except StoreError as error:
-        found = found_by(error, run.run_file)
-        return None, [Fault("file", run.run_file, found, "the run's pipeline", _RUN_FILE, lasting=True)]
-    if said["fingerprint"] != pipeline.fingerprint():
-        found, expected = f"fingerprint {said['fingerprint']}", f"{pipeline.fingerprint()}, that of its pipeline"
-        return None, [Fault("file", run.run_file, found, expected, _RUN_FILE, lasting=True)]
+        found = error_finding(error, run.run_file)
+        return None, [Fault("file", run.run_file, found, "the run's pipeline", _RUN_FILE, permanent=True)]
+    if stored["fingerprint"] != pipeline.fingerprint():
+        found = f"fingerprint {stored['fingerprint']}"
+        expected = f"{pipeline.fingerprint()}, the fingerprint of its pipeline"
+        return None, [Fault("file", run.run_file, found, expected, _RUN_FILE, permanent=True)]
     return pipeline, []
 
 
 def check_links(run: RunDirectory) -> list[Fault]:
-    """Look for links, pipes and devices in a run: what they lead to is neither read nor removed."""
-    cure = "remove it, or put a copy of what it stands for in its place: --repair touches nothing before"
+    """Return a fault for each link, pipe and device in a run; they are not followed, read or removed."""
+    cure = "remove it, or replace it by a copy of its target: --repair changes nothing while it is there"
     return [
-        Fault("damaged", path, what, "a file or a folder", cure, lasting=True)
+        Fault("damaged", path, what, "a file or a folder", cure, permanent=True)
         for path, what in irregular(run.path, RUN.parts)
     ]
 
 
-def check_sums(run: RunDirectory) -> list[Fault]:
+def check_checksums(run: RunDirectory) -> list[Fault]:
     """Compare the small files of a finished run with ``SHA256SUMS``."""
     try:
-        sums = read_checksums(run)
+        checksums = read_checksums(run)
     except StoreError as error:
-        cure = "give --repair: it is written anew, of the files as they are"
-        found = found_by(error, run.sums_file)
+        cure = "give --repair: it writes the checksums of the existing files"
+        found = error_finding(error, run.sums_file)
         return [Fault("file", run.sums_file, found, "digests of the small files", cure, remove=(run.sums_file,))]
     faults = []
-    for path, expected in sums.items():
+    for path, expected in checksums.items():
         found = _digest(path)
         if found != expected:
             faults.append(_small_file(run, path, found, expected))
@@ -73,17 +74,17 @@ def check_sums(run: RunDirectory) -> list[Fault]:
 
 
 def check_journal(run: RunDirectory) -> list[Fault]:
-    """Check that ``build.json`` can be read."""
+    """Return a fault if ``build.json`` cannot be read."""
     try:
         run.journal()
     except StoreError as error:
-        found = found_by(error, run.build_file)
-        return [_small_file(run, run.build_file, found, "what the build tells of itself")]
+        found = error_finding(error, run.build_file)
+        return [_small_file(run, run.build_file, found, "the journal of the build")]
     return []
 
 
-def check_tally(run: RunDirectory, strategy: Strategy, expected: Mapping[Reason, int]) -> list[Fault]:
-    """Compare what ``build.json``, where it can be read, tells of a strategy's verdicts."""
+def check_verdict_counts(run: RunDirectory, strategy: Strategy, expected: Mapping[Reason, int]) -> list[Fault]:
+    """Compare a strategy's counts of verdicts in ``build.json`` with the expected ones."""
     try:
         found = run.journal()["strategies"][strategy]["verdicts"]
     except (StoreError, KeyError, TypeError) as error:
@@ -92,7 +93,7 @@ def check_tally(run: RunDirectory, strategy: Strategy, expected: Mapping[Reason,
 
 
 def check_filter_files(run: RunDirectory, pipeline: Pipeline, finished: bool) -> Iterator[Fault]:
-    """Compare the filters' weights with their reports."""
+    """Compare the weights of each filter with the checksum in its report."""
     for strategy in pipeline.strategies:
         weights, report = run.weights(strategy), run.report(strategy)
         if not exists(report):
@@ -102,32 +103,39 @@ def check_filter_files(run: RunDirectory, pipeline: Pipeline, finished: bool) ->
         try:
             expected = load_report(report).model_sha256
         except FilterError as error:
-            yield _small_file(run, report, found_by(error, report), "a filter's report")
+            yield _small_file(run, report, error_finding(error, report), "a filter's report")
             continue
         found = _digest(weights)
         if found != expected:
-            yield _small_file(run, weights, found, f"{expected}, as {report.name} says")
+            yield _small_file(run, weights, found, f"{expected}, the SHA-256 in {report.name}")
 
 
 def check_split(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool) -> Iterator[Fault]:
-    """Compare ``split.json`` with the split that the pipeline gives."""
+    """Compare ``split.json`` with the split that the pipeline makes of the patches."""
     if not pipeline.filter.enabled or not (finished or exists(run.split_file)):
         return
     expected = json_text(split_json(check_patches(pipeline, catalog))).encode()
     found = _digest(run.split_file)
     if found != sha256(expected):
         what = "another split" if _SHA256.fullmatch(found) else found
-        yield Fault("file", run.split_file, what, "the split that the pipeline gives", replace=expected)
+        yield Fault("file", run.split_file, what, "the split that the pipeline makes", replace=expected)
 
 
 def find_catalog(
     run: RunDirectory, pipeline: Pipeline, trusted: bool, root: str | None
 ) -> tuple[Catalog | None, list[Fault]]:
-    """Return the run's catalog: as stored where it is `trusted` and can be read, else from the patches at `root`.
+    """Return the run's catalog and the faults of its files.
 
-    Without `root` they are sought where the pipeline says, but not behind URLs.
+    The catalog is None if neither the stored one nor the one of the patches matches the digest in ``run.json``.
 
-    None where neither is the one that the run was made from; the faults say why.
+    Parameters
+    ----------
+    run, pipeline : RunDirectory and Pipeline
+        The run and its pipeline.
+    trusted : bool
+        Whether the stored catalog has the right checksum. Otherwise the patches are read.
+    root : str or None
+        The location of the patches; by default the pipeline's, unless that is a URL.
     """
     expected = str(run.read()["catalog_digest"])
     path, problems = run.tables()
@@ -143,15 +151,18 @@ def find_catalog(
             former = catalog
         if trusted and former:
             return former, []
-        fault = Fault("file", path, f"digest {catalog.digest}", f"{expected}, as run.json says", _CATALOG)
+        fault = Fault("file", path, f"digest {catalog.digest}", f"{expected}, the digest in run.json", _CATALOG)
     try:
         catalog = _survey(pipeline, root, former)
     except (CatalogError, StoreError):
         catalog = Catalog(())
     if catalog.digest == expected:
         return catalog, [fault] if trusted else []
-    cure = "restore it, or the patches, from a copy, or name them by --patches: those that were found give another"
-    return None, [Fault("file", path, fault.found, fault.expected, cure, lasting=True)]
+    cure = (
+        "restore it or the patches from a copy, or give the patches' location by --patches: the available patches give "
+        "another catalog"
+    )
+    return None, [Fault("file", path, fault.found, fault.expected, cure, permanent=True)]
 
 
 def _survey(pipeline: Pipeline, root: str | None, former: Catalog | None) -> Catalog:
@@ -164,10 +175,11 @@ def _survey(pipeline: Pipeline, root: str | None, former: Catalog | None) -> Cat
     return survey(patches, pipeline.taxonomy, claims=claims, former=former, canvas=pipeline.canvas)
 
 
-def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:
-    """Return the digest of a strategy's filter, by the first witness that is not known to be wrong.
+def scoring_model(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:
+    """Return the digest of the filter that scored a strategy's candidates, from the first file without a fault.
 
-    Weights are known to be right by their digest in ``SHA256SUMS``; without that, the scores' own word comes first.
+    The filter's report comes first, then weights that ``SHA256SUMS`` confirms, then the metadata of the scores, and
+    last the weights without such a confirmation.
     """
     report, weights = run.report(strategy), run.weights(strategy)
     if report not in faulty and exists(report):
@@ -176,14 +188,14 @@ def scored_by(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]
     if digest and run.sums_file not in faulty:
         return digest
     try:
-        said = str(read_json(run.candidates / strategy / "p_real" / METADATA)["attributes"]["model_sha256"])
+        stored = str(read_json(run.candidates / strategy / "p_real" / METADATA)["attributes"]["model_sha256"])
     except (SynthpipeError, KeyError, TypeError):
         return digest
-    return said if _SHA256.fullmatch(said) else digest
+    return stored if _SHA256.fullmatch(stored) else digest
 
 
 def _digest(path: Location) -> str:
-    """Return the digest of a file; where it has none, what is there instead."""
+    """Return the SHA-256 of a file, or ``nothing`` or an error's text if it cannot be read."""
     try:
         return sha256(read_file(path))
     except FileNotFoundError:
@@ -196,15 +208,15 @@ def _digest(path: Location) -> str:
 
 def _small_file(run: RunDirectory, path: Location, found: str, expected: str) -> Fault:
     if path == run.run_file:
-        return Fault("file", path, found, expected, _RUN_FILE, lasting=True)
+        return Fault("file", path, found, expected, _RUN_FILE, permanent=True)
     if path in run.tables():
         return Fault("file", path, found, expected, _CATALOG)
     if path == run.build_file:
-        cure = "give --repair: it is written anew; seconds of stages that are done are lost"
+        cure = "give --repair: it writes the journal again, without the seconds of the finished stages"
         return Fault("file", path, found, expected, cure, remove=(path,))
     if path == run.split_file:
-        return Fault("file", path, found, expected, MADE_AGAIN)
+        return Fault("file", path, found, expected, MAKE_AGAIN)
     if path in run.cards():
-        return Fault("file", path, found, expected, MADE_AGAIN, remove=(path,))
+        return Fault("file", path, found, expected, MAKE_AGAIN, remove=(path,))
     strategy_files = (path.with_suffix(".safetensors"), path.with_suffix(".json"))
     return Fault("file", path, found, expected, _RETRAINED, remove=strategy_files)

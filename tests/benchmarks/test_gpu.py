@@ -60,7 +60,7 @@ def test_every_part_has_a_share_of_the_time() -> None:
 
 def test_a_part_that_takes_too_long_is_cut_and_its_error_says_so(tmp_path: Path) -> None:
     ((name, part),) = run_parts(["scoring"], tmp_path, cpu=True, seconds=0)
-    assert name == "scoring" and "was stopped: it took more than its" in part["error"] and is_wrong(part)
+    assert name == "scoring" and "was stopped: it took longer than its" in part["error"] and is_wrong(part)
     assert f"| scoring | **failed** | {part['error']} |" in table({name: part})
 
 
@@ -82,4 +82,4 @@ def test_without_a_gpu_the_command_says_so() -> None:
     command = [sys.executable, "-m", "benchmarks.gpu"]
     hidden = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env=hidden, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 1 and "torch sees no GPU here; --cpu runs everything small" in done.stderr
+    assert done.returncode == 1 and "torch finds no GPU; --cpu runs all parts" in done.stderr

@@ -329,7 +329,7 @@ def test_low_acceptance_stops_with_choices_and_nothing_is_lost(patches: Path, tm
     times = [file.stat().st_mtime_ns for file in stored if file.name.startswith("c.")]
     assert len(times) == 3 and not (tmp_path / "run" / "curated.zarr").exists()
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")  # as the error recommends
-    assert "Candidates, none chosen yet" in page and "of the first 20 the build may keep 0, and wants" in page
+    assert "Candidates, none chosen yet" in page and "of the first 20, 0 may be kept;" in page
     journal = run(small(patches, *rules, "filter.enabled=false"), tmp_path / "run")
     assert [file.stat().st_mtime_ns for file in stored if file.name.startswith("c.")] == times
     assert journal["strategies"]["mosaic"]["verdicts"]["kept"] == 12

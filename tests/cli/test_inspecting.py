@@ -91,7 +91,7 @@ def test_a_run_that_is_being_built(run: Path, tmp_path: Path) -> None:
     text = inspect(path).stdout
     assert "not finished; `synthpipe status`" in text and "1 of 2 shards" in text and "pixels: tumour" in text
     result = inspect(path, "--index", 1)
-    assert result.exit_code == 1 and "has no curated set yet; there is" in result.stderr
+    assert result.exit_code == 1 and "has no curated set yet; name a store of candidates instead: " in result.stderr
     mosaic = path / "candidates.zarr" / "mosaic"
     assert "0 of" not in inspect(mosaic, "--sheet", tmp_path / "sheet.png").stdout
     found = json.loads(inspect(mosaic, "--sheet", tmp_path / "sheet.png", "--json").stdout)

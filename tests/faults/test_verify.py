@@ -163,8 +163,8 @@ def test_every_random_fault_is_found_and_nothing_else_is_named(run: Path) -> Non
 
 def test_random_faults_are_mended_to_the_same_bytes(run: Path) -> None:
     before = contents(run)
-    lasting = run / "run.json"
-    chosen = {hit.name: hit for hit in hits(run, FAULTS, seed=5) if hit.name != lasting.name}
+    permanent = run / "run.json"
+    chosen = {hit.name: hit for hit in hits(run, FAULTS, seed=5) if hit.name != permanent.name}
     trained = [name for name in chosen if name.startswith("filter/mosaic.") or name.startswith("filter/bezier.")]
     groups = [[name for name in chosen if name not in trained][start::4] for start in range(4)]
     groups[0] += trained  # a filter is trained again in one of the rounds: that takes long
@@ -187,7 +187,7 @@ def test_what_cannot_be_mended_is_said_and_nothing_is_touched(run: Path) -> None
     shard.write_bytes(shard.read_bytes()[:-1])
     before = {file: file.read_bytes() for file in files(run)}
     found = mend(run)
-    assert [fault.path for fault in found.faults if fault.lasting] == [run / "run.json"]
+    assert [fault.path for fault in found.faults if fault.permanent] == [run / "run.json"]
     assert "restore it from a copy" in found.faults[0].cure
     assert {file: file.read_bytes() for file in files(run)} == before
 
@@ -216,7 +216,7 @@ def test_sound_bytes_in_the_wrong_place_are_found(run: Path) -> None:
     assert kinds["candidates.zarr/mosaic/image/c.1.0.0.0"] == "contradiction"
     assert kinds["candidates.zarr/mosaic/class_pixels/c.2.0"] == "contradiction"
     assert kinds["candidates.zarr/mosaic/mask/c.2.0.0"] == "contradiction"
-    assert found.notes == (f"{run / 'curated.zarr'}: was not compared with its origins, which have faults",)
+    assert found.notes == (f"{run / 'curated.zarr'}: not compared with its candidates, which have faults",)
     assert not mend(run, samples=24).faults
     assert contents(run) == before
 
@@ -263,7 +263,7 @@ def test_a_run_that_is_not_finished_has_no_faults_for_what_it_lacks(run: Path) -
     assert found.notes[0] == "the run is not finished"
     notes = {note.removeprefix(f"{run}/") for note in found.notes}
     assert "candidates.zarr/mosaic: 1 of 3 shards are not complete yet" in notes
-    assert {f"{name}: nothing is made yet" for name in ("candidates.zarr/bezier", "curated.zarr")} <= notes
+    assert {f"{name}: not built yet" for name in ("candidates.zarr/bezier", "curated.zarr")} <= notes
     assert "filter/bezier.json: the filter is not trained yet" in notes
     victim = run / "candidates.zarr" / "mosaic" / "mask" / "c.0.0.0"
     victim.write_bytes(b"")
@@ -299,7 +299,7 @@ def test_what_the_pipeline_does_not_make_is_named_and_left_alone(run: Path) -> N
     found = check(run)
     assert not found.faults
     assert set(found.notes) == {
-        f"{run / folder}: {name}: not part of what the pipeline makes; not checked"
+        f"{run / folder}: {name}: not made by the pipeline; not checked"
         for folder, name in (
             *(("curated.zarr", "is_train"), ("candidates.zarr", "notes.txt")),
             ("candidates.zarr/mosaic/image", "thumbnail.png"),
@@ -363,7 +363,7 @@ def test_of_what_is_damaged_in_a_finished_run_messages_name_what_mends_it(run: P
         "filter/mosaic.json: is no filter's report, or damaged: " in told and "`synthpipe verify RUN` says how" in told
     )
     faults = {str(fault) for fault in check(run).faults}
-    assert any("give --repair: the filter is trained again" in fault for fault in faults)
+    assert any("give --repair: it trains the filter again" in fault for fault in faults)
     assert not any("build again" in fault or "verify" in fault for fault in faults)
 
 
@@ -461,5 +461,5 @@ def test_the_command_tells_people_and_machines(run: Path) -> None:
 def test_what_is_no_run_is_told_in_a_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["verify", str(tmp_path)])
     assert result.exit_code == 1
-    expected = f"Error: {tmp_path}: is no run directory; expected one that `synthpipe build` made\n"
+    expected = f"Error: {tmp_path}: is not a run directory; expected one that `synthpipe build` made\n"
     assert result.stderr == expected

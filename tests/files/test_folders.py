@@ -234,7 +234,7 @@ def test_a_report_replaces_reports_alone(run: Path, victim: Path) -> None:
     before = contents(victim)
     for output in ("README.md", "zarr.json"):
         result = synthpipe("report", run, "-o", victim / output)
-        assert result.exit_code == 1 and f"{output}: is no report of synthpipe" in result.stderr
+        assert result.exit_code == 1 and f"{output}: is not a report of synthpipe" in result.stderr
     assert synthpipe("report", victim).exit_code == 1 and contents(victim) == before
 
 

@@ -1,1 +1,1 @@
-"""Data cards: what a curated set is, for people (README) and for machines (Croissant)."""
+"""Data cards that describe a curated set: ``README.md`` for people and ``croissant.json`` for machines."""

@@ -1,4 +1,4 @@
-"""``croissant.json``: a set described for machines, as MLCommons' Croissant 1.0 wants it."""
+"""``croissant.json``: the description of a set for machines, in MLCommons' format Croissant 1.0."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from synthpipe.report.data_cards.facts import Facts
+from synthpipe.report.data_cards.facts import CardFacts
 from synthpipe.report.data_cards.readme import CITATION, NO_LICENSE, USE, about, keywords, limits, title
 
 Node = Mapping[str, Any]
@@ -51,17 +51,17 @@ _CONTEXT = {
 }
 
 
-def croissant(facts: Facts, files: Sequence[Node], records: Sequence[Node]) -> str:
-    """Return the JSON-LD of a set: its files, its records, and what `Facts` tell of it.
+def croissant(facts: CardFacts, files: Sequence[Node], records: Sequence[Node]) -> str:
+    """Return the Croissant description of a set as JSON-LD text.
 
     Parameters
     ----------
-    facts : Facts
-        What to tell.
+    facts : CardFacts
+        The facts about the set.
     files : sequence of mapping
-        `file_object` and `file_set` of what lies beside it.
+        The files beside the description, each from `file_object` or `file_set`.
     records : sequence of mapping
-        `record_set` of what these hold; the classes are told besides.
+        The records in these files, each from `record_set`. The record set of the classes is always added.
     """
     data = {
         "@context": _CONTEXT,
@@ -83,7 +83,7 @@ def croissant(facts: Facts, files: Sequence[Node], records: Sequence[Node]) -> s
 
 
 def file_object(name: str, url: str, encoding: str, sha256: str, description: str) -> Node:
-    """Describe a file."""
+    """Return the Croissant description of one file."""
     return {
         **{"@type": "cr:FileObject", "@id": name, "name": name, "description": description},
         **{"contentUrl": url, "encodingFormat": encoding, "sha256": sha256},
@@ -91,7 +91,10 @@ def file_object(name: str, url: str, encoding: str, sha256: str, description: st
 
 
 def file_set(name: str, pattern: str, encoding: str, description: str, within: str | None = None) -> Node:
-    """Describe the files that a shell pattern matches, in the folder or in the archives of another set."""
+    """Return the Croissant description of the files that a shell pattern matches.
+
+    The files are in the folder of the description, or in the archives of the file set `within`.
+    """
     inside = {"containedIn": {"@id": within}} if within else {}
     return {
         **{"@type": "cr:FileSet", "@id": name, "name": name, "description": description, **inside},
@@ -100,24 +103,38 @@ def file_set(name: str, pattern: str, encoding: str, description: str, within: s
 
 
 def record_set(name: str, description: str, *fields: Node, key: str | None = None) -> Node:
-    """Describe records by their fields."""
+    """Return the Croissant description of records with these fields."""
     with_key = {"key": {"@id": f"{name}/{key}"}} if key else {}
     named = [{**field, "@id": f"{name}/{field['name']}"} for field in fields]
     return {"@type": "cr:RecordSet", "@id": name, "name": name, "description": description, **with_key, "field": named}
 
 
 def field(name: str, kind: str, description: str, source: Node | None = None, **more: Any) -> Node:
-    """Describe a field of a record: its data type, such as ``sc:Text``, and where it is found."""
+    """Return the Croissant description of a record's field.
+
+    Parameters
+    ----------
+    name : str
+        The field's name.
+    kind : str
+        The data type, such as ``sc:Text``.
+    description : str
+        The meaning of the field, for people.
+    source : mapping, optional
+        The location of the values, as from `from_file`.
+    **more
+        Further keys of the description.
+    """
     found = {"source": source} if source else {}
     return {"@type": "cr:Field", "name": name, "dataType": kind, "description": description, **found, **more}
 
 
 def from_file(files: str, what: str) -> Node:
-    """Say that a field is the ``filename`` or the ``content`` of the files of a set."""
+    """Return the source of a field that is the ``filename`` or the ``content`` of each file of a set."""
     return {"fileSet": {"@id": files}, "extract": {"fileProperty": what}}
 
 
-def _classes(facts: Facts) -> Node:
+def _classes(facts: CardFacts) -> Node:
     taxonomy = facts.taxonomy
     colors = [tissue.color for tissue in taxonomy.classes] + [taxonomy.background_color]
     rows = [
@@ -125,8 +142,8 @@ def _classes(facts: Facts) -> Node:
         for index, (name, color) in enumerate(zip([*taxonomy.names, "background"], colors, strict=True))
     ]
     fields = (
-        field("index", "sc:Integer", "value of a mask's pixels"),
-        field("name", "sc:Text", "tissue; the background is to be ignored"),
-        field("color", "sc:Text", "in palettes and overlays"),
+        field("index", "sc:Integer", "value of the class in masks"),
+        field("name", "sc:Text", "name of the tissue class; losses and metrics must ignore the background"),
+        field("color", "sc:Text", "colour of the class in palettes and overlays"),
     )
-    return {**record_set("classes", "what the values of masks mean", *fields, key="index"), "data": rows}
+    return {**record_set("classes", "meaning of the values of masks", *fields, key="index"), "data": rows}

@@ -1,4 +1,4 @@
-"""What a data card tells of a curated set, gathered from the set and from the run that it lies in."""
+"""The facts of a data card, read from a curated set and from its run."""
 
 from __future__ import annotations
 
@@ -6,77 +6,66 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import STRATEGIES
 from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.curated import CuratedSet
-from synthpipe.patches.catalog import load_catalog
+from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 
 
 @dataclass(frozen=True, slots=True)
-class RunFacts:
-    """What only the run of a set knows.
+class RunSummary:
+    """The part of a data card that comes from the run of a set.
 
     Attributes
     ----------
-    name : str
-        The pipeline's.
-    license : str or None
-        As the pipeline file gives it.
+    pipeline : Pipeline
+        The pipeline that made the set.
+    catalog : Catalog
+        The source patches.
     catalog_digest : str
         SHA-256 of the source patches' ids, bytes, classes and groups.
-    label_sets : mapping of str to int
-        Patches by what they show, as ``tumour+stroma``.
-    slides : int
-        Slides or patients of the patches.
-    left_out : int
-        Patches with problems.
     strategies : mapping
-        What ``build.json`` says of every strategy.
+        The entry of each strategy in ``build.json``.
     filters : mapping
-        The reports of the filters, by strategy.
-    ranked : bool
-        Whether the candidates with the highest scores are kept.
-    threshold : float
-        The filter accepts scores above it.
+        The report of each strategy's filter.
     versions : mapping of str to str
-        Of the packages that the first composites were made with.
+        Versions of the packages that made the first composites.
     """
 
-    name: str
-    license: str | None
+    pipeline: Pipeline
+    catalog: Catalog
     catalog_digest: str
-    label_sets: Mapping[str, int]
-    slides: int
-    left_out: int
     strategies: Mapping[str, Any]
     filters: Mapping[str, Any]
-    ranked: bool
-    threshold: float
     versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a card tells of a set.
+class CardFacts:
+    """The facts that a data card states about a set.
 
     Attributes
     ----------
     taxonomy : Taxonomy
         Class names and colours.
     size : tuple of int
-        Height and width of the samples.
-    fingerprint, digest : str
-        Of the pipeline, and of the set.
+        Height and width of the samples, in pixels.
+    fingerprint : str
+        The fingerprint of the pipeline.
+    digest : str
+        The digest of the set.
     layout : str
-        Of the source patches.
+        The layout of the source patches, as in ``patches.layout``.
     counts : mapping of str to (int, mapping of str to int)
-        By strategy (``real`` is patches with predicted masks), the samples and how many of them show each class.
+        The number of samples of each strategy, and how many of them show each class. ``real`` stands for patches with
+        predicted masks.
     checkpoint : str or None
-        SHA-256 of the network that predicted masks; None for composites.
-    run : RunFacts or None
-        None where the set lies in no run of its own.
+        SHA-256 of the network that predicted the masks; None for composites.
+    run : RunSummary or None
+        The run of the set; None if the set is not the curated set of a finished run.
     """
 
     taxonomy: Taxonomy
@@ -86,20 +75,20 @@ class Facts:
     layout: str
     counts: Mapping[str, tuple[int, Mapping[str, int]]]
     checkpoint: str | None
-    run: RunFacts | None
+    run: RunSummary | None
 
     @property
     def synthetic(self) -> bool:
-        """Whether these are composites, not real patches with predicted masks."""
+        """Whether the samples are composites, not real patches with predicted masks."""
         return set(self.counts) != {"real"}
 
     @property
     def name(self) -> str:
-        return self.run.name if self.run else "synthpipe"
+        return self.run.pipeline.name if self.run else "synthpipe"
 
     @property
     def license(self) -> str | None:
-        return self.run.license if self.run else None
+        return self.run.pipeline.license if self.run else None
 
     @property
     def composites(self) -> int:
@@ -107,17 +96,17 @@ class Facts:
         return sum(count for count, _ in self.counts.values())
 
 
-def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str, Any] | None = None) -> Facts:
-    """Gather what is known of a curated set.
+def card_facts(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str, Any] | None = None) -> CardFacts:
+    """Read the facts of a curated set's data card.
 
     Parameters
     ----------
     curated : CuratedSet
         The set.
     run : RunDirectory or None
-        The run that made it.
+        The run that made the set, if there is one.
     journal : mapping, optional
-        What ``build.json`` will hold, where it is not written yet.
+        The content of ``build.json`` if the file is not written yet.
 
     Raises
     ------
@@ -131,7 +120,7 @@ def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str
         if len(labels):
             shown = dict(zip(description.taxonomy.names, labels.sum(axis=0, dtype=int).tolist(), strict=True))
             counts[strategy] = (len(labels), shown)
-    return Facts(
+    return CardFacts(
         taxonomy=description.taxonomy,
         size=description.size,
         fingerprint=description.fingerprint,
@@ -139,33 +128,26 @@ def facts_of(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[str
         layout=description.patches.layout,
         counts=counts,
         checkpoint=curated.source.get("checkpoint"),
-        run=_run_facts(run, journal) if run else None,
+        run=_run_summary(run, journal) if run else None,
     )
 
 
-def run_of(curated: CuratedSet) -> RunDirectory | None:
-    """Return the finished run that a set is the curated set of, if it lies in one."""
+def finished_run_of(curated: CuratedSet) -> RunDirectory | None:
+    """Return the finished run whose curated set this is, or None."""
     run = RunDirectory(curated.path.parent)
     if run.curated != curated.path or not run.exists() or not run.journal().get("finished"):
         return None
     return run if run.read()["fingerprint"] == curated.fingerprint else None
 
 
-def _run_facts(run: RunDirectory, journal: Mapping[str, Any] | None) -> RunFacts:
+def _run_summary(run: RunDirectory, journal: Mapping[str, Any] | None) -> RunSummary:
     data, pipeline = run.read(), run.pipeline()
-    catalog = load_catalog(run.path, pipeline.taxonomy)
-    label_sets = {pipeline.taxonomy.label(classes): count for classes, count in sorted(catalog.counts().items())}
     reports = {each: run.report(each) for each in pipeline.strategies if pipeline.filter.enabled}
-    return RunFacts(
-        name=pipeline.name,
-        license=pipeline.license,
+    return RunSummary(
+        pipeline=pipeline,
+        catalog=load_catalog(run.path, pipeline.taxonomy),
         catalog_digest=data["catalog_digest"],
-        label_sets=label_sets,
-        slides=len(catalog.groups),
-        left_out=len(catalog.problems),
         strategies=(journal or run.journal())["strategies"],
         filters={strategy: load_report(path).fields() for strategy, path in reports.items()},
-        ranked=pipeline.ranked,
-        threshold=pipeline.curation.threshold,
         versions=data["versions"],
     )

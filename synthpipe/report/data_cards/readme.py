@@ -1,4 +1,4 @@
-"""``README.md``: the card that tells people what a curated set is, what it is for, and what not."""
+"""``README.md``: the data card that tells people what a curated set is, what it is for, and what its limits are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from synthpipe.core.display import printable
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.records import REASONS
 from synthpipe.core.verdict_text import below_threshold_warning, possible_verdicts, verdict_text
-from synthpipe.report.data_cards.facts import Facts, RunFacts
+from synthpipe.report.data_cards.facts import CardFacts, RunSummary
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
 
-NO_LICENSE = "not given: that of the source patches applies"
+NO_LICENSE = "not given: the license of the source patches applies"
 _KNOWN_LICENSES = (
     *("apache-2.0", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0"),
     *("mit", "odbl", "pddl"),
@@ -33,37 +33,38 @@ CITATION = """\
 }"""
 
 _OF_COMPOSITES = (
-    "The images are synthetic: pieces of real patches put together. No composite shows tissue as it lies in a body, "
-    "and borders between tissues are where a recipe put them.",
-    "A pixel's class is the label of the patch that it comes from. Where that label is wrong or incomplete, so is the "
-    "mask; small structures of other tissue within a patch have its class too.",
-    "Composites of one set share patches and slides, so they are no independent samples. Split by slide or patient, "
+    "The images are synthetic: each is assembled from pieces of real patches. No composite shows natural tissue "
+    "architecture, and a recipe decides where the borders between tissues are.",
+    "A pixel's class is the label of the patch that it comes from. If that label is wrong or incomplete, so is the "
+    "mask. Small structures of other tissue within a patch get the class of the patch.",
+    "Composites of one set share patches and slides, so they are not independent samples. Split by slide or patient, "
     "and evaluate on real images with masks drawn by people.",
 )
 _OF_REAL_PATCHES = (
-    "The images are patches of real patients: what their data set allows and forbids holds for them.",
-    "A pixel's class is what a network predicts among the classes of the patch's label, and a patch of one class has "
-    "it everywhere. Nobody has looked at the masks; they repeat the network's errors, and prove nothing about it.",
-    "Patches of one slide are no independent samples. Split by slide or patient, and evaluate on real images with "
+    "The images are patches of real patients. The terms of their data set apply.",
+    "A network predicts the class of each pixel among the classes of the patch's label; every pixel of a single-class "
+    "patch has that class. Nobody has checked the masks. They repeat the network's errors and cannot measure its "
+    "accuracy.",
+    "Patches of one slide are not independent samples. Split by slide or patient, and evaluate on real images with "
     "masks drawn by people.",
 )
 _OF_ALL = (
     "Stain, scanner and patients are those of the source patches, with all their biases.",
-    "Not for diagnosis, nor for any decision about a patient.",
+    "Not for diagnosis or any other decision about a patient.",
 )
 USE = (
-    "Training of networks that segment tissue in H&E images, together with the real patches and their labels, and "
-    "research on weak supervision and synthetic data."
+    "Train networks that segment tissue in H&E images, together with the real patches and their labels. Study weak "
+    "supervision and synthetic data."
 )
 
 
-def title(facts: Facts) -> str:
-    """Return what a set is called."""
+def title(facts: CardFacts) -> str:
+    """Return the title of a set's data card."""
     return f"{facts.name}: {'curated composites' if facts.synthetic else 'patches with predicted masks'}"
 
 
-def about(facts: Facts) -> str:
-    """Return a sentence on what a set holds and how it came to be."""
+def about(facts: CardFacts) -> str:
+    """Return a sentence about the content and the origin of a set."""
     height, width = facts.size
     images = f"{facts.composites} images of {height} x {width} pixels with"
     if facts.synthetic:
@@ -72,43 +73,43 @@ def about(facts: Facts) -> str:
             "(arXiv:2412.20924)."
         )
     return (
-        f"{images} predicted masks: weakly-labelled histopathology patches, of which a network trained on composites "
-        "says within their labels what each pixel is (stage 2 of HisynSeg, arXiv:2412.20924)."
+        f"{images} predicted masks: weakly-labelled histopathology patches. A network trained on composites predicts "
+        "the class of each pixel among the classes of the patch's label (stage 2 of HisynSeg, arXiv:2412.20924)."
     )
 
 
-def limits(facts: Facts) -> tuple[str, ...]:
-    """Return what a set cannot do, a sentence or two each."""
+def limits(facts: CardFacts) -> tuple[str, ...]:
+    """Return the limits of a set, each in a few sentences."""
     return (*(_OF_COMPOSITES if facts.synthetic else _OF_REAL_PATCHES), *_OF_ALL)
 
 
-def keywords(facts: Facts) -> list[str]:
-    """Return what a set is found by."""
+def keywords(facts: CardFacts) -> list[str]:
+    """Return the search keywords of a set."""
     return ["histopathology", "synthetic" if facts.synthetic else "pseudo-labels"]
 
 
-def readme(facts: Facts, files: Sequence[str], extra: Mapping[str, Any] | None = None) -> str:
-    """Return a card as Markdown with a YAML header as the Hugging Face hub reads it.
+def readme(facts: CardFacts, files: Sequence[str], extra: Mapping[str, Any] | None = None) -> str:
+    """Return a data card as Markdown, with the YAML header that the Hugging Face hub reads.
 
     Parameters
     ----------
-    facts : Facts
-        What to tell.
+    facts : CardFacts
+        The facts that the card states.
     files : sequence of str
-        Lines of Markdown about the files beside it.
+        Lines of Markdown about the files beside the card.
     extra : mapping, optional
-        More keys of the header.
+        Additional keys of the header.
     """
     return "\n".join([*_header(facts, extra or {}), *_body(facts, files)]) + "\n"
 
 
 def escaped(text: str) -> str:
-    """Return text that a user or a disk gave so that Markdown, HTML and a terminal show it as it is, in one line."""
+    """Return text in one line, escaped so that Markdown, HTML and a terminal show it unchanged."""
     plain = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(r"\\\1", plain)
 
 
-def _header(facts: Facts, extra: Mapping[str, Any]) -> Iterator[str]:
+def _header(facts: CardFacts, extra: Mapping[str, Any]) -> Iterator[str]:
     header: dict[str, Any] = {"pretty_name": title(facts), **_license(facts.license)}
     header |= {"task_categories": ["image-segmentation"], "size_categories": [_size(facts.composites)]}
     header |= {"tags": [*keywords(facts), "synthpipe"], **extra}
@@ -118,7 +119,7 @@ def _header(facts: Facts, extra: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _license(text: str | None) -> dict[str, str]:
-    """Return the hub's keys: a name that it knows, or another license by its name."""
+    """Return the license keys of the hub's header: one of the hub's names, or ``other`` and the license's name."""
     if text is None:
         return {"license": "unknown"}
     known = text.strip().lower()
@@ -126,21 +127,21 @@ def _license(text: str | None) -> dict[str, str]:
 
 
 def _size(count: int) -> str:
-    """Return the hub's name for so many samples."""
+    """Return the hub's size category for `count` samples."""
     bounds = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M")
     return next((name for power, name in enumerate(bounds, 3) if count < 10**power), "100M<n<1B")
 
 
-def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
+def _body(facts: CardFacts, files: Sequence[str]) -> Iterator[str]:
     yield f"\n# {escaped(title(facts))}\n"
     yield about(facts)
     if facts.synthetic:
-        yield "Every pixel of a composite has the class of the single-class patch that it was taken from, or is glass."
+        yield "Each pixel of a composite has the class of the single-class patch that it comes from, or is glass."
     yield f"\nLicense: {escaped(facts.license or NO_LICENSE)}\n"
     yield "## Files\n"
     yield from files
     yield "\n## Classes\n"
-    yield "A mask's values are the indices; the background (glass) is to be ignored by losses and metrics.\n"
+    yield "The values of a mask are class indices. Losses and metrics must ignore the background (glass).\n"
     yield from _table(("index", "class", "colour"), _classes(facts))
     yield f"\n## {'Composites' if facts.synthetic else 'Patches'}\n"
     names = [escaped(name) for name in facts.taxonomy.names]
@@ -156,13 +157,13 @@ def _body(facts: Facts, files: Sequence[str]) -> Iterator[str]:
     yield f"\n## Citation\n\n```bibtex\n{CITATION}\n```"
 
 
-def _classes(facts: Facts) -> Iterator[tuple[object, ...]]:
+def _classes(facts: CardFacts) -> Iterator[tuple[object, ...]]:
     for index, tissue in enumerate(facts.taxonomy.classes):
         yield index, escaped(tissue.name), _color(tissue.color)
     yield facts.taxonomy.background, "background (ignored)", _color(facts.taxonomy.background_color)
 
 
-def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
+def _run(run: RunSummary, names: Sequence[str]) -> Iterator[str]:
     shares = [
         (STRATEGY[each], *(f"{share:.1%}" for share in entry["class_share"].values()))
         for each, entry in run.strategies.items()
@@ -171,35 +172,39 @@ def _run(run: RunFacts, names: Sequence[str]) -> Iterator[str]:
     yield from _table(("strategy", *names), shares)
     yield "\n## Curation\n"
     yield from _verdicts(run)
+    threshold = run.pipeline.curation.threshold
     if not run.filters:
-        yield "\nThere is no filter, so there are no scores."
-    elif run.ranked:
-        yield f"\nKept: the highest scores, whatever they are. The filter accepts scores above {run.threshold}."
+        yield "\nThe pipeline has no filter, so the composites have no scores."
+    elif run.pipeline.ranked:
+        yield f"\nCuration keeps the highest scores, however low they are. The filter accepts scores above {threshold}."
     else:
-        yield f"\nKept: the first that score above {run.threshold}."
+        yield f"\nCuration keeps the first candidates that score above {threshold}."
     for strategy, entry in run.strategies.items():
         if below := entry.get("below_threshold"):
-            text = below_threshold_warning(strategy, below, run.threshold)
+            text = below_threshold_warning(strategy, below, threshold)
             yield f"\n**Warning:** {text}.\n"
     for strategy, report in run.filters.items():
-        told_of = f"The {STRATEGY[strategy]} filter tells real from synthetic with {accuracy_text(report)}."
-        yield " ".join(filter(None, (told_of, calibration_text(report))))
+        accuracy = f"The {STRATEGY[strategy]} filter distinguishes real from synthetic with {accuracy_text(report)}."
+        yield " ".join(filter(None, (accuracy, calibration_text(report))))
     for strategy, entry in run.strategies.items():
         donors = entry["donors"]
         yield (
-            f"{STRATEGY[strategy]} composites use {donors['used']} of {donors['available']} donors, one of them "
-            f"in {donors['most_composites_of_one']} composites."
+            f"{STRATEGY[strategy]} composites use {donors['used']} of {donors['available']} donors. The most used "
+            f"donor is in {donors['most_composites_of_one']} composites."
         )
     yield "\n## Source patches\n"
-    yield f"{sum(run.label_sets.values())} patches of {run.slides} slides or patients; left out: {run.left_out}."
+    catalog, label = run.catalog, run.pipeline.taxonomy.label
+    counts = f"{len(catalog.patches)} patches of {len(catalog.groups)} slides or patients"
+    yield f"{counts}; left out: {len(catalog.problems)}."
     yield f"SHA-256 of their names, bytes, labels and slides: `{run.catalog_digest}`\n"
-    yield from _table(("shows", "patches"), [(escaped(name), count) for name, count in run.label_sets.items()])
+    rows = [(escaped(label(classes)), count) for classes, count in sorted(catalog.counts().items())]
+    yield from _table(("classes", "patches"), rows)
 
 
-def _verdicts(run: RunFacts) -> Iterator[str]:
+def _verdicts(run: RunSummary) -> Iterator[str]:
     entries = run.strategies
     counts = {reason: sum(entry["verdicts"].get(reason, 0) for entry in entries.values()) for reason in REASONS}
-    reasons = possible_verdicts(run.ranked, counts)
+    reasons = possible_verdicts(run.pipeline.ranked, counts)
     rows = (
         (
             *(STRATEGY[strategy], entry["candidates"]),
@@ -209,22 +214,23 @@ def _verdicts(run: RunFacts) -> Iterator[str]:
         for strategy, entry in entries.items()
     )
     yield from _table(
-        ("strategy", "candidates", "filter accepts", *(verdict_text(each, run.ranked) for each in reasons)), rows
+        ("strategy", "candidates", "filter accepts", *(verdict_text(each, run.pipeline.ranked) for each in reasons)),
+        rows,
     )
 
 
-def _origin(facts: Facts) -> Iterator[str]:
+def _origin(facts: CardFacts) -> Iterator[str]:
     yield "\n## How it was made\n"
     yield f"Pipeline fingerprint `{facts.fingerprint}`, digest of the set `{facts.digest}`."
     if not facts.synthetic:
-        yield f"The network has the SHA-256 `{facts.checkpoint}`. It gives the same masks again:\n"
+        yield f"The network has the SHA-256 `{facts.checkpoint}`. This command predicts the same masks again:\n"
         yield "```sh\nsynthpipe pseudo-label CHECKPOINT --real PATCHES -o STORE\n```"
         return
-    yield f"Patches are laid out as `{facts.layout}`. The same pipeline file and patches give the same set again:\n"
+    yield f"The layout of the patches is `{facts.layout}`. The same pipeline file and patches give the same set:\n"
     yield "```sh\nsynthpipe build PIPELINE.yaml --set patches.root=PATCHES -o RUN\n```"
     if facts.run:
         versions = ", ".join(f"{escaped(name)} {escaped(number)}" for name, number in facts.run.versions.items())
-        yield f"\nThe run's own `run.json` holds the whole pipeline. Made with {versions}."
+        yield f"\nThe file `run.json` of the run holds the whole pipeline. Package versions: {versions}."
 
 
 def _table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Iterator[str]:

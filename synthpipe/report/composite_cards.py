@@ -1,4 +1,4 @@
-"""A composite as the page shows it: its layers, what it is in words, where it came from, how it is made again."""
+"""Cards of composites: what the page shows of one composite, with its layers, regions, donors and replay command."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.core.verdict_text import verdict_text
 from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog
-from synthpipe.report.charts import tissue
+from synthpipe.report.charts import class_label
 from synthpipe.report.composites import (
-    Seen,
-    Shown,
+    GalleryComposite,
+    VisibleRegion,
     class_shares,
     edge_layer,
     mask_layer,
-    numbered,
+    numbered_regions,
     photo,
     region_layer,
-    seen,
+    visible_regions,
 )
 
 _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
@@ -35,9 +35,10 @@ _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 
 @dataclass(frozen=True, slots=True)
 class CompositeCard:
-    """What the page shows of a composite; texts are not escaped yet, pictures are data URIs.
+    """What the page shows of a composite.
 
-    `regions` and `quadrants` are rows of tables, `told` pairs of a name and a value.
+    Texts are not escaped yet, and pictures are data URIs. `regions` and `quadrants` are rows of tables; `properties`
+    are pairs of a name and a value.
     """
 
     strategy: str
@@ -56,20 +57,30 @@ class CompositeCard:
     mask: str
     edges: str
     borders: str
-    numbers: Sequence[Seen]
-    told: Sequence[tuple[str, str]]
+    numbers: Sequence[VisibleRegion]
+    properties: Sequence[tuple[str, str]]
     regions: Sequence[Sequence[Any]]
     quadrants: Sequence[Sequence[str]]
     replay: str
 
 
-def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> CompositeCard:
-    """Describe a composite of the run at `run`, made by `pipeline` from the patches of `catalog`."""
+def composite_card(shown: GalleryComposite, pipeline: Pipeline, catalog: Catalog, run: Location) -> CompositeCard:
+    """Return the card of a composite.
+
+    Parameters
+    ----------
+    shown : GalleryComposite
+        The composite.
+    pipeline, catalog : Pipeline and Catalog
+        The pipeline of its run, and the source patches.
+    run : Path or UPath
+        The run directory, for the replay command.
+    """
     taxonomy = pipeline.taxonomy
     name, scored = candidate(shown.strategy, shown.index), score(shown.p_real)
     reason = _reason(shown, pipeline)
-    found, numbers = seen(shown.recipe, shown.mask)
-    shares = ", ".join(f"{share:.0%} {found_class}" for found_class, share in class_shares(shown.mask, taxonomy))
+    visible, numbers = visible_regions(shown.recipe, shown.mask)
+    shares = ", ".join(f"{share:.0%} {each}" for each, share in class_shares(shown.mask, taxonomy))
     title = ", ".join(part for part in (name, reason, scored) if part)
     height, width = shown.mask.shape
     replay = (
@@ -92,16 +103,16 @@ def card(shown: Shown, pipeline: Pipeline, catalog: Catalog, run: Location) -> C
         mask_layer(shown.mask, taxonomy),
         edge_layer(shown.mask, taxonomy),
         region_layer(numbers),
-        numbered(found),
-        [("classes", shares), *_told(shown.recipe, len(found))],
-        [_region(each, taxonomy, catalog) for each in found],
-        _quadrants(shown.recipe) if isinstance(shown.recipe, MosaicRecipe) else [],
+        numbered_regions(visible),
+        [("classes", shares), *_recipe_properties(shown.recipe, len(visible))],
+        [_region_row(each, taxonomy, catalog) for each in visible],
+        _quadrant_rows(shown.recipe) if isinstance(shown.recipe, MosaicRecipe) else [],
         replay,
     )
 
 
-def _reason(shown: Shown, pipeline: Pipeline) -> str:
-    """Return what became of a composite; of a kept one also whether the filter rejects it."""
+def _reason(shown: GalleryComposite, pipeline: Pipeline) -> str:
+    """Return the verdict on a composite in words; a kept one that the filter rejects is marked."""
     if shown.verdict is None:
         return "not chosen yet"
     if shown.verdict == "kept" and shown.p_real is not None and shown.p_real <= pipeline.curation.threshold:
@@ -109,32 +120,32 @@ def _reason(shown: Shown, pipeline: Pipeline) -> str:
     return verdict_text(shown.verdict, pipeline.ranked)
 
 
-def _region(each: Seen, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:
+def _region_row(each: VisibleRegion, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]:
     patch = catalog.by_id(each.region.patch)
     colors = [taxonomy.classes[label].color for label in patch.classes]
-    name = tissue(taxonomy.label(patch.classes), *colors)
+    name = class_label(taxonomy.label(patch.classes), *colors)
     donor = Markup("<code>{}</code>").format(patch.path)
     return each.region.number, f"{each.share:.1%}", name, donor, each.region.place, each.region.window
 
 
-def _told(recipe: Recipe, regions: int) -> list[tuple[str, str]]:
+def _recipe_properties(recipe: Recipe, regions: int) -> list[tuple[str, str]]:
     height, width = recipe.canvas
     rows = [("canvas", f"{height} x {width} pixels")]
     if isinstance(recipe, BezierRecipe):
         curve = f"{len(recipe.points)} corners, edgy {recipe.edgy:g}, radius {recipe.radius:g}"
         return [*rows, ("curve", curve)]
     rows.append(("split point", f"y {recipe.split[0]}, x {recipe.split[1]}"))
-    rows.append(("tiles", f"{regions} of {len(tuple(recipe.donors()))} are seen"))
+    rows.append(("tiles", f"{regions} of {len(tuple(recipe.donors()))} are visible"))
     return rows
 
 
-def _quadrants(recipe: MosaicRecipe) -> list[tuple[str, ...]]:
+def _quadrant_rows(recipe: MosaicRecipe) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    places = quadrant_places(recipe.split, recipe.canvas)
-    for name, quadrant, (_, _, height, width) in zip(_QUADRANTS, recipe.quadrants, places, strict=True):
+    windows = quadrant_places(recipe.split, recipe.canvas)
+    for name, quadrant, (_, _, height, width) in zip(_QUADRANTS, recipe.quadrants, windows, strict=True):
         warp = quadrant.warp
-        told = ("none", "none", "none")
+        cells = ("none", "none", "none")
         if warp:
-            told = (f"{warp.angle:.1f}°", f"{warp.scale:.2f}", f"{warp.shift_y:+.1%}, {warp.shift_x:+.1%}")
-        rows.append((name, f"{height} x {width}", quadrant.flip, *told))
+            cells = (f"{warp.angle:.1f}°", f"{warp.scale:.2f}", f"{warp.shift_y:+.1%}, {warp.shift_x:+.1%}")
+        rows.append((name, f"{height} x {width}", quadrant.flip, *cells))
     return rows
