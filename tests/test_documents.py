@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from synthpipe.config.pipeline import PatchesSection
 from tests.conftest import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PACKAGES = "|".join(path.parent.name for path in (ROOT / "synthpipe").glob("*/__init__.py"))
 _LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
@@ -33,3 +35,19 @@ def test_the_glossary_is_alphabetical_and_defines_each_term_once() -> None:
         cells = [line.split("|")[1].lower() for line in table.splitlines() if line.startswith("| ")][1:]
         terms = [re.sub("[^a-z]", "", cell) for cell in cells]
         assert len(terms) > 10 and terms == sorted(set(terms))
+
+
+@pytest.mark.parametrize("name", ["architecture", "building", "runs", "training"])
+def test_pages_name_modules_and_functions_that_exist(name: str) -> None:
+    text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    named = re.findall(rf"`(?:synthpipe\.)?({PACKAGES})((?:\.(?!json|zarr)\w+)+)", text)
+    assert len(named) > 4
+    for package, rest in named:
+        first, *others = rest[1:].split(".")
+        module = ROOT / "synthpipe" / package / first
+        if package == "patches" and first in PatchesSection.model_fields:
+            continue
+        file = next((each for each in (module.with_suffix(".py"), module / "__init__.py") if each.exists()), None)
+        names = others if file else [first]
+        content = (file or module.parent / "__init__.py").read_text(encoding="utf-8")
+        assert all(re.search(rf"\b{each}\b", content) for each in names), f"{name}.md: `{package}{rest}` does not exist"
