@@ -19,8 +19,9 @@ from tests.conftest import ROOT
 
 _SHIPPED = {str(path.relative_to(ROOT)) for path in (ROOT / "pipelines").rglob("*.yaml")}
 _SOURCE = (
-    *("synthpipe", "pipelines", "tests", "docs", "benchmarks", "requirements", ".ci", "README.md", "setup.cfg"),
-    *("LICENSE", "pyproject.toml", "MANIFEST.in", "CHANGELOG.md", "SECURITY.md", "constraints.txt"),
+    *("synthpipe", "pipelines", "tests", "docs", "benchmarks", "requirements", "changelog.d", ".ci", ".github"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "CITATION.cff", "LICENSE", "MANIFEST.in"),
+    *("setup.cfg", "pyproject.toml", "constraints.txt", ".pre-commit-config.yaml"),
     *("Makefile", "Dockerfile", ".dockerignore"),
 )
 _QUICK = (

@@ -1,4 +1,4 @@
-"""The code of docs/handoff.md as it stands, with the packages that it names."""
+"""The code of docs/curated-sets.md as it stands, with the packages that it names."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-PAGE = (ROOT / "docs" / "handoff.md").read_text()
+PAGE = (ROOT / "docs" / "curated-sets.md").read_text()
 CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 PIECES = {
     "print(curated)": r"^CuratedSet of 80 samples .*\n(  .*\n)+\(64, 64, 3\) \(64, 64\) \['image', 'mask', 'labels'\]\n"
