@@ -21,7 +21,8 @@ _COMMANDS: Mapping[str, str] = {
     **dict.fromkeys(("build", "schema", "validate"), "building"),
     **dict.fromkeys(("doctor", "status", "verify"), "checking"),
     **dict.fromkeys(("index", "replay"), "looking"),
-    **dict.fromkeys(("baseline", "evaluate", "predict", "pseudo-label", "train"), "training"),
+    **{name: name for name in ("baseline", "evaluate", "predict", "train")},
+    "pseudo-label": "pseudo_label",
     **{"completion": "completion", "export": "exporting", "init": "starting", "inspect": "inspecting"},
     **{"phantom": "phantom", "report": "reporting"},
 }

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+from synthpipe.core.progress import Reporter
 from synthpipe.curated import Description
+from synthpipe.files.writing import write_atomically
 from synthpipe.segment.batches import steps_per_epoch
+from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.masks import MaskedImage, digest_of
+from synthpipe.segment.references import BASELINES
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedCrops, Source
 from synthpipe.segment.training import TrainingData
@@ -53,3 +60,75 @@ def upper_bound(
     crops = MaskedCrops(masked, description)
     sources = {"masked images": digest_of(masked), "validation images": digest_of(validation)}
     return chosen, TrainingData(description, crops, None, validation, sources)
+
+
+def bounds(
+    settings: TrainSettings,
+    description: Description,
+    composites: Source,
+    real: Source,
+    masked: Sequence[MaskedImage] | None,
+    validation: tuple[MaskedImage, ...],
+    digest: str,
+) -> dict[str, tuple[TrainSettings, TrainingData]]:
+    """Return the trainings to compare with, by the names of their folders: ``labels``, and ``masks`` if there are any.
+
+    Parameters
+    ----------
+    settings, description, composites, validation
+        Of the training on composites.
+    real : Source
+        Real patches with labels.
+    masked : sequence of MaskedImage, optional
+        Images with true masks.
+    digest : str
+        Of the real patches.
+    """
+    found = {"labels": lower_bound(settings, description, composites, real, validation, digest)}
+    if masked is not None:
+        found["masks"] = upper_bound(settings, description, composites, masked, validation)
+    return found
+
+
+def compare_networks(
+    output: Path,
+    others: Sequence[Path],
+    with_masks: bool,
+    load: Callable[[Path], Predictor],
+    images: Sequence[MaskedImage],
+    reporter: Reporter,
+) -> dict[str, dict[str, Any]]:
+    """Evaluate the bounds and other checkpoints on the same images, and write ``baseline.json``.
+
+    Parameters
+    ----------
+    output : Path
+        Folder of the trainings of `bounds`. Evaluations are written to ``test-*/`` in it.
+    others : sequence of Path
+        Checkpoints to compare.
+    with_masks : bool
+        Whether there is a training on true masks.
+    load : callable
+        Loads a checkpoint.
+    images : sequence of MaskedImage
+        Images to measure on.
+    reporter : Reporter
+        Reports the progress.
+
+    Returns
+    -------
+    dict
+        Results of `evaluate` by name: the lower bound, the paths of `others`, the upper bound.
+    """
+    paths = {BASELINES["test-labels"]: (output / "labels" / "best.ckpt", "test-labels")}
+    paths |= {str(path): (path, f"test-{number}") for number, path in enumerate(others, 1)}
+    if with_masks:
+        paths[BASELINES["test-masks"]] = output / "masks" / "best.ckpt", "test-masks"
+    results = {name: evaluate(load(path), images, output / folder, reporter) for name, (path, folder) in paths.items()}
+    rows = {
+        name: {key: result[key] for key in ("miou", "fwiou", "mean_dice", "mean_boundary_f", "checkpoint")}
+        | {"miou_interval": result["intervals"]["miou"], "details": paths[name][1]}
+        for name, result in results.items()
+    }
+    write_atomically(output / "baseline.json", json.dumps(rows, indent=1) + "\n")
+    return results
