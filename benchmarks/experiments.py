@@ -38,7 +38,8 @@ from synthpipe.segment.masks import MaskedImage, digest_of, masked_images
 from synthpipe.segment.pseudo import pseudo_label
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
-from synthpipe.segment.training import TrainingData, train
+from synthpipe.segment.training import train
+from synthpipe.segment.training_records import TrainingData
 
 RESULTS = Path(__file__).parent / "results" / "experiments"
 PAGE = Path("docs/experiments.md")

@@ -29,7 +29,8 @@ from synthpipe.segment.devices import Hardware, choose_device
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
-from synthpipe.segment.training import TrainingData, train
+from synthpipe.segment.training import train
+from synthpipe.segment.training_records import TrainingData
 from synthpipe.storage.summary import human_bytes
 
 _PIPELINES = Path(__file__).parent.parent / "pipelines"

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands
     from synthpipe.segment.evaluation import Predictor
     from synthpipe.segment.mask_check import CheckedImages
     from synthpipe.segment.settings import TrainSettings, WindowSection
-    from synthpipe.segment.training import Outcome
+    from synthpipe.segment.training_records import Outcome
 
 
 def training_settings(config: Path | None, overrides: tuple[str, ...]) -> TrainSettings:

@@ -101,7 +101,8 @@ def train(
     sources["validation images"] = digest_of(images)
 
     from synthpipe.segment.network import SegmentationNetwork, read_file, with_own_normalisation
-    from synthpipe.segment.training import TrainingData, check_network
+    from synthpipe.segment.training_checks import check_network
+    from synthpipe.segment.training_records import TrainingData
 
     data = TrainingData(
         description,

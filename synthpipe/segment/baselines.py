@@ -16,7 +16,7 @@ from synthpipe.segment.masks import MaskedImage, digest_of
 from synthpipe.segment.references import BASELINES
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import MaskedCrops, Source
-from synthpipe.segment.training import TrainingData
+from synthpipe.segment.training_records import TrainingData
 
 
 def lower_bound(

@@ -17,7 +17,7 @@ from synthpipe.segment.devices import Hardware
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
-from synthpipe.segment.training import TrainingData
+from synthpipe.segment.training_records import TrainingData
 from tests.conftest import pipeline
 
 CPU = Hardware("cpu")

@@ -30,9 +30,10 @@ from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.outputs import TRAINING
-from synthpipe.segment.settings import OptimizerSection, TrainSettings, WindowSection
+from synthpipe.segment.settings import OptimizerSection, TrainSettings, WindowSection, learning_rate
 from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches
-from synthpipe.segment.training import TrainingData, learning_rate, train
+from synthpipe.segment.training import train
+from synthpipe.segment.training_records import TrainingData
 from tests.conftest import ROOT
 from tests.segment.conftest import CPU, DataSet, settings
 
