@@ -45,7 +45,7 @@ def copied(run: Path, tmp_path: Path) -> Path:
 
 
 def go_on(run: Path) -> None:
-    build(RunDirectory(run).pipeline(), run, ClusterSettings(Local(1)), LogReporter())
+    build(RunDirectory(run).pipeline(), run, ClusterSettings(Local(0)), LogReporter())
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -126,7 +126,7 @@ def test_it_is_made_anew_whenever_a_build_changes_the_run(run: Path, tmp_path: P
     assert "<h1>" in (path / "report.html").read_text()
     (path / "report.html").write_text("old")
     (path / "curated.zarr" / "image" / "c.0.0.0.0").unlink()
-    repair(path, 0, 1, LogReporter())
+    repair(path, 0, 0, LogReporter())
     assert "<h1>" in (path / "report.html").read_text()
 
 
@@ -168,7 +168,7 @@ def test_a_run_that_is_still_being_built_has_a_report_too(run: Path, tmp_path: P
 
 def test_a_build_that_stopped_shows_why(hostile: Path, tmp_path: Path) -> None:
     """No donor may be in five composites, so too few are kept; then fewer are wanted, the rest is beyond the plan."""
-    path, local = tmp_path / "run", ClusterSettings(Local(1))
+    path, local = tmp_path / "run", ClusterSettings(Local(0))
     changes = (
         *(*SMALL, "patches.layout=csv", f"patches.root={hostile}", "patches.on_error=skip", "bezier=null"),
         *("filter.enabled=false", "curation.rule=threshold", "curation.max_donor_uses=4"),
@@ -196,7 +196,7 @@ def test_what_is_kept_against_the_filter_is_said_wherever_a_run_is_shown(
     settings = RunDirectory(path).pipeline()
     strict = settings.model_copy(update={"curation": settings.curation.model_copy(update={"threshold": 1.0})})
     RunDirectory(path).reopen()
-    build(strict, path, ClusterSettings(Local(1)), LogReporter())
+    build(strict, path, ClusterSettings(Local(0)), LogReporter())
     lowest = {}
     for strategy in STRATEGIES:
         found = tally(open_group(path / "candidates.zarr", strategy), 3, load_catalog(path, settings.taxonomy).donors)
