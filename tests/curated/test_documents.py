@@ -88,6 +88,7 @@ def test_a_training_loop_learns(heading: str, printed: Callable[[str], list[str]
         assert any(re.match(rf"epoch {epoch} .*validation \w+ 0?\d\.\d{{4}}$", line) for line in lines)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("heading", LOOPS[:2])
 def test_a_loop_that_is_killed_goes_on_to_the_same_numbers(
     heading: str, printed: Callable[[str], list[str]], beside: Path
