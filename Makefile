@@ -37,11 +37,12 @@ browser:
 		|| { echo "the tests of reports need Chromium: install the package chromium of your system, then try again"; exit 1; }
 
 test: check browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
 
-# the slow tests too: builds on a real Slurm, which needs the packages slurmctld, slurmd, slurm-client and munge
+# also the tests that are marked slow or faults: killed builds, full disks, and a real Slurm, which needs the packages
+# slurmctld, slurmd, slurm-client and munge
 test-all: check browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=30 -m ""
 
 # the oldest and the newest versions that setup.cfg promises: 12 GB, with interpreters of Python 3.11, 3.12 and 3.13
 test-matrix: install

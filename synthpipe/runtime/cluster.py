@@ -57,11 +57,11 @@ _REMOTE_SETTINGS = {
 _GENTLE_ADAPTING = {
     "interval": "2s",
     "wait_count": 30,  # a minute without work before a job is given back
-    "target_duration": "10ms",  # the window shows the scheduler only a little of the work: every task is worth a worker
+    "target_duration": "10ms",  # the scheduler knows only a little of the work at a time: every task is worth a worker
 }
 _SECONDS_TO_CONNECT, _SECONDS_TO_RELEASE = 20, 10
 _LOCAL_PATIENCE = 60.0
-_MOST_RECORD = 2**20  # bytes of a scheduler's file
+_MOST_BYTES = 2**20  # bytes of a scheduler's file
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class DaskExecutor:
 
 
 def check_reachable(settings: ClusterSettings) -> None:
-    """Refuse a scheduler that does not answer, or a queue that is not here, before anything is done for it.
+    """Refuse a scheduler that does not answer, or a queue that this machine cannot submit to.
 
     Raises
     ------
@@ -158,11 +158,11 @@ def open_cluster(
     Parameters
     ----------
     settings : ClusterSettings
-        Where and how.
+        Where and how tasks run.
     demand : Demand
-        What tasks need of memory.
+        Memory that tasks need.
     note : callable
-        Told what is worth a line.
+        Called with messages for the user.
     shared : Path, optional
         Folder that jobs of a queue see under the same path, for the keys that are made for them; by default the working
         directory.
@@ -201,15 +201,15 @@ def open_cluster(
 
 
 def _once(note: Callable[[str], None]) -> Callable[[tuple[float, str]], None]:
-    """Return what notes the messages of events, each message once: workers of a node send the same."""
-    told = set[str]()
+    """Return a function that passes the messages of events to `note`, each once: workers of a node send the same."""
+    noted = set[str]()
 
-    def hear(event: tuple[float, str]) -> None:
-        if event[1] not in told:
-            told.add(event[1])
+    def note_once(event: tuple[float, str]) -> None:
+        if event[1] not in noted:
+            noted.add(event[1])
             note(event[1])
 
-    return hear
+    return note_once
 
 
 def _client(
@@ -241,10 +241,10 @@ def _client_of(cluster: Any) -> Client:
         return Client(cluster)
 
 
-def _join(joined: ExistingCluster) -> Client:
-    address = _address(joined.scheduler)
+def _join(existing: ExistingCluster) -> Client:
+    address = _address(existing.scheduler)
     with starting(f"--scheduler {address}: no connection", "is it running there, and does it use TLS as you do?"):
-        return Client(address, security=security(joined.tls), timeout=_SECONDS_TO_CONNECT)
+        return Client(address, security=security(existing.tls), timeout=_SECONDS_TO_CONNECT)
 
 
 def _address(scheduler: str) -> str:
@@ -252,7 +252,7 @@ def _address(scheduler: str) -> str:
     if "://" in scheduler:
         return scheduler
     try:
-        address = parse_json(read_regular(Path(scheduler), _MOST_RECORD))["address"]
+        address = parse_json(read_regular(Path(scheduler), _MOST_BYTES))["address"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ClusterError(

@@ -74,17 +74,31 @@ def job_cluster(queued: JobQueue, demand: Demand, **options: Any) -> Any:
 
     if signal.getsignal(signal.SIGINT) != handler:
         signal.signal(signal.SIGINT, handler)  # importing it makes Ctrl-C end the process without a word
-    cluster = {
+    kinds = {
         "slurm": dask_jobqueue.SLURMCluster,
         "pbs": dask_jobqueue.PBSCluster,
         "lsf": dask_jobqueue.LSFCluster,
         "sge": dask_jobqueue.SGECluster,
-    }[queued.kind]
+    }
+    cluster = kinds[queued.kind]
+    with starting(f"--cluster {queued.kind} cannot be started"):
+        return cluster(
+            job_cls=_job_class(cluster.job_cls, queued.kind),
+            scheduler_cls=Scheduler,
+            scheduler_options={**(_of_site(queued.kind, "scheduler-options") or {}), "dashboard": False},
+            **job_options(queued, demand),
+            **options,
+        )
 
-    base: Any = cluster.job_cls
+
+def _job_class(base: Any, kind: QueueKind) -> Any:
+    """Return dask-jobqueue's class of jobs, changed where its own does harm."""
 
     class Job(base):  # type: ignore[misc]
         """Says that it is closed, which Dask makes sure of at the end where a failed submission still holds it."""
+
+        refusal = ""
+        """Why the queue did not take the job."""
 
         def __init__(self, *arguments: Any, security: Any = None, **options: Any) -> None:
             if security is not None:
@@ -102,17 +116,18 @@ def job_cluster(queued: JobQueue, demand: Demand, **options: Any) -> Any:
                 yield file.name
 
         async def _submit_job(self, script_filename: str) -> Any:
-            """Submit the script; what the queue says to it does not depend on the script's name, which is random."""
+            """Submit the script; keep the queue's reason, without the script's random name, where it refuses."""
             try:
                 return await super()._submit_job(script_filename)
-            except RuntimeError as error:
-                said = str(error).rpartition("stderr:")[2].strip() or str(error)
-                raise RuntimeError(said.replace(script_filename, "SCRIPT")) from error
+            except (OSError, RuntimeError) as error:
+                reason = str(error).rpartition("stderr:")[2].strip() or str(error)
+                self.refusal = reason.replace(script_filename, "SCRIPT")
+                raise RuntimeError(self.refusal) from error
 
         @classmethod
         async def in_queue(cls) -> frozenset[str] | None:
             """Return this user's jobs that wait or run; None where that is not known, as of queues other than Slurm."""
-            if queued.kind != "slurm":
+            if kind != "slurm":
                 return None
             try:
                 return frozenset((await cls._call(["squeue", "--noheader", "--me", "--format=%A"])).split())
@@ -123,14 +138,7 @@ def job_cluster(queued: JobQueue, demand: Demand, **options: Any) -> Any:
             await super().close()
             self.status = Status.closed
 
-    with starting(f"--cluster {queued.kind} cannot be started"):
-        return cluster(
-            job_cls=Job,
-            scheduler_cls=Scheduler,
-            scheduler_options={**(_of_site(queued.kind, "scheduler-options") or {}), "dashboard": False},
-            **job_options(queued, demand),
-            **options,
-        )
+    return Job
 
 
 def job_options(queued: JobQueue, demand: Demand) -> dict[str, Any]:

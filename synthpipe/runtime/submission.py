@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import TypeVar
+from typing import Generic, TypeVar
 from uuid import uuid4
 
 from dask.utils import format_bytes, key_split
@@ -21,7 +21,7 @@ _TASKS_A_SLOT = 3
 # Workers that one task may lose. Those that were taken away count for every task that waited on them, so innocent tasks
 # lose some; a task that ends its workers for want of memory is found out earlier, by the first error that Dask makes.
 _LOSSES = 12
-_SECONDS_BETWEEN_LOOKS = 0.1
+_SECONDS_BETWEEN_CHECKS = 0.1
 _TASKS_TO_REMEMBER = 1000
 
 
@@ -32,61 +32,34 @@ def run_tasks(
     arguments: Iterable[Argument],
     on_gpu: bool = False,
 ) -> Iterator[Result]:
-    """Yield ``function(argument)`` for every argument, in order of completion.
+    """Yield ``function(argument)`` for every argument, in order of completion; see `Executor.run`.
 
-    Only a few tasks a worker are known to the scheduler at a time, so memory does not grow with their number; workers
-    that join widen the window, those that leave narrow it. Tasks must be idempotent: one that loses its worker runs
-    again.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected to the cluster.
-    pool : WorkerPool
-        The cluster's workers.
-    function, arguments
-        What runs.
-    on_gpu : bool
-        Whether they are only for workers with a GPU.
+    The scheduler knows only a few tasks of each worker at a time: more when workers join, fewer when they leave.
 
     Raises
     ------
     ClusterError
-        A task kept ending its workers, there were no workers for too long, or the scheduler is lost. What a task
-        itself raises is raised unchanged, with a note that names the task. In any case the tasks that were not begun
-        are dropped.
+        A task kept ending its workers, there were no workers for too long, or the scheduler is lost.
     """
-    resources = {GPU: 1} if on_gpu else None
     waiting = iter(arguments)
-    pending: dict[Future, tuple[Argument, int]] = {}
-    # with results: a result that is gone with its worker is waited for there, while we look at the workers
-    completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+    submitted = _Submitted(client, function, on_gpu)
     done = 0
 
-    def submit(argument: Argument, losses: int) -> None:
-        key = f"{function.__name__}-{uuid4().hex}"  # by which a dashboard sorts tasks
-        future = client.submit(on_fit_worker, function, argument, key=key, pure=False, resources=resources)
-        pending[future] = (argument, losses)
-        completed.add(future)
-
     def fill() -> None:
-        room = _TASKS_A_SLOT * pool.slots(on_gpu) - len(pending)
+        room = _TASKS_A_SLOT * pool.slots(on_gpu) - len(submitted.tasks)
         # without a worker a few tasks wait: they show an adaptive cluster that there is work
-        for argument in islice(waiting, max(room, 0 if pending else 1)):
-            submit(argument, 0)
+        for argument in islice(waiting, max(room, 0 if submitted.tasks else 1)):
+            submitted.add(argument, losses=0)
 
     try:
         fill()
-        while pending:
-            while not completed.has_ready():
-                with completed.thread_condition:
-                    completed.thread_condition.wait(_SECONDS_BETWEEN_LOOKS)
+        while submitted.tasks:
+            while not submitted.wait():
                 fill()
-            future, result = next(completed)
+            future, argument, losses, result = submitted.next()
             pool.check_scheduler()
-            argument, losses = pending.pop(future)
             if (lost := _losses(pool, future, argument)) and losses + lost <= _LOSSES:
-                submit(argument, losses + lost)
+                submitted.add(argument, losses + lost)
                 continue
             if lost:
                 raise _killer(argument, losses + lost)
@@ -98,8 +71,44 @@ def run_tasks(
                 key_split.cache_clear()  # Dask keeps the names of the last hundred thousand tasks
             fill()
     finally:
-        if client.status == "running":
-            client.cancel(list(pending))
+        submitted.cancel()
+
+
+class _Submitted(Generic[Argument, Result]):
+    """The tasks that the scheduler knows, with their arguments and the number of workers that each lost."""
+
+    def __init__(self, client: Client, function: Callable[[Argument], Result], on_gpu: bool) -> None:
+        self.tasks: dict[Future, tuple[Argument, int]] = {}
+        self._client, self._function = client, function
+        self._resources = {GPU: 1} if on_gpu else None
+        # with results: a result that is gone with its worker is waited for there, while we look at the workers
+        self._completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
+
+    def add(self, argument: Argument, losses: int) -> None:
+        """Submit a task that lost as many workers before."""
+        key = f"{self._function.__name__}-{uuid4().hex}"  # by which a dashboard sorts tasks
+        future = self._client.submit(
+            on_fit_worker, self._function, argument, key=key, pure=False, resources=self._resources
+        )
+        self.tasks[future] = (argument, losses)
+        self._completed.add(future)
+
+    def wait(self) -> bool:
+        """Wait a moment; return whether a task is completed."""
+        if not self._completed.has_ready():
+            with self._completed.thread_condition:
+                self._completed.thread_condition.wait(_SECONDS_BETWEEN_CHECKS)
+        return bool(self._completed.has_ready())
+
+    def next(self) -> tuple[Future, Argument, int, Result]:
+        """Remove a completed task; return it with its argument, the workers that it lost, and its result."""
+        future, result = next(self._completed)
+        return future, *self.tasks.pop(future), result
+
+    def cancel(self) -> None:
+        """Drop all tasks."""
+        if self._client.status == "running":
+            self._client.cancel(list(self.tasks))
 
 
 def _losses(pool: WorkerPool, future: Future, argument: object) -> int:

@@ -25,7 +25,6 @@ _LOGGER, _OWN_LOGGER = logging.getLogger("distributed.worker"), logging.getLogge
 PREPARED, REFUSED, WARNED = "synthpipe-prepared", "synthpipe-refused", "synthpipe-warned"
 """Topics of what workers tell the driver: steps that are done, why one may not take part, and warnings."""
 
-_unfit = set[str]()  # addresses of workers of this process that may not take part, until they are closed
 _SECONDS_BEFORE_ANOTHER = 0.5
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
 _TRIES, _LISTED = 5, 5
@@ -40,6 +39,7 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
     def __init__(self, setup: WorkerSetup, client: str) -> None:
         self.name = plugin_name(setup)
         self._setup, self._client = setup, client
+        self.is_unfit = False  # then its worker takes no task until it is closed
 
     async def setup(self, worker: Worker) -> None:
         self._level = _LOGGER.level
@@ -54,7 +54,7 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
             await self._prepare(worker)
         except Exception as error:
             if joins:  # nobody sees what is raised; Dask gives the worker tasks all the same
-                _unfit.add(worker.address)
+                self.is_unfit = True
                 message = f"worker {worker.address}: {error}"
                 _OWN_LOGGER.error("refused, and stopped: %s", message)
                 worker.log_event(REFUSED, message)
@@ -92,8 +92,8 @@ def _let_go(client: str, plugin: str, dask_scheduler: Scheduler) -> bool:
 
 
 def on_fit_worker(function: Callable[[Argument], Result], argument: Argument) -> Result:
-    """Run a task, unless its worker may not take part: then it goes to another."""
-    if get_worker().address in _unfit:
+    """Run a task, or send it to another worker if this one cannot take part."""
+    if any(isinstance(plugin, SetupPlugin) and plugin.is_unfit for plugin in get_worker().plugins.values()):
         time.sleep(_SECONDS_BEFORE_ANOTHER)  # or it would come back at once
         raise Reschedule
     return function(argument)

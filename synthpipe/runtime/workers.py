@@ -1,4 +1,4 @@
-"""Who works on the cluster now: the workers, what they have, and whether the scheduler still answers."""
+"""The workers of a cluster, the resources that they have, and whether the scheduler still answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from synthpipe.runtime.site import suspects
 Answer = TypeVar("Answer")
 
 GPU = "GPU"
-_LEAST_SECONDS_BETWEEN_LOOKS, _MOST_SECONDS_BETWEEN_LOOKS, _SECONDS_TO_ANSWER = 0.5, 10.0, 30.0
-_LOOKING_SHARE = 0.05  # of the driver's time that may be spent on looking
+_LEAST_SECONDS_BETWEEN_CHECKS, _MOST_SECONDS_BETWEEN_CHECKS, _SECONDS_TO_ANSWER = 0.5, 10.0, 30.0
+_CHECKING_SHARE = 0.05  # of the driver's time that checks of the workers may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class WorkerSnapshot:
 
 
 class WorkerPool:
-    """The workers of a cluster, looked at from time to time; the scheduler's loss, and theirs, become clear errors.
+    """The workers of a cluster, checked from time to time; a lost scheduler and lost workers become clear errors.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class WorkerPool:
         self._client, self._patience = client, patience
         self._address = client.scheduler.address
         self._snapshot = WorkerSnapshot({})
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._missing_since: dict[bool, float] = {}
         self.memory_kills: dict[str, int] = {}
         client.subscribe_topic("worker-restart-memory", self._note_kill)
@@ -68,7 +68,7 @@ class WorkerPool:
         """
         self.check_scheduler()
         start = time.monotonic()
-        if fresh or start >= self._next_look:
+        if fresh or start >= self._next_check:
             try:
                 found = self._client.sync(self._identity, callback_timeout=_SECONDS_TO_ANSWER)
                 self._snapshot = WorkerSnapshot(found["workers"])
@@ -77,8 +77,8 @@ class WorkerPool:
             except (OSError, CommClosedError) as error:
                 raise self.lost() from error
             spent = time.monotonic() - start
-            pause = min(_MOST_SECONDS_BETWEEN_LOOKS, spent / _LOOKING_SHARE)
-            self._next_look = time.monotonic() + max(_LEAST_SECONDS_BETWEEN_LOOKS, pause)
+            pause = min(_MOST_SECONDS_BETWEEN_CHECKS, spent / _CHECKING_SHARE)
+            self._next_check = time.monotonic() + max(_LEAST_SECONDS_BETWEEN_CHECKS, pause)
         return self._snapshot
 
     def slots(self, gpu: bool, fresh: bool = False) -> int:
@@ -87,7 +87,7 @@ class WorkerPool:
         Raises
         ------
         ClusterError
-            There has been none for longer than anyone has patience, or the scheduler is lost.
+            There has been no such worker for longer than `patience`, or the scheduler is lost.
         """
         slots = self.snapshot(fresh).slots(gpu)
         if slots:
@@ -95,7 +95,7 @@ class WorkerPool:
             return slots
         since = self._missing_since.setdefault(gpu, time.monotonic())
         if time.monotonic() - since > self._patience:
-            raise ClusterError(self._nobody(gpu))
+            raise ClusterError(self._no_worker_text(gpu))
         return 0
 
     def wait(self, gpu: bool = False) -> None:
@@ -104,18 +104,18 @@ class WorkerPool:
         Raises
         ------
         ClusterError
-            Nobody came in time, or the scheduler is lost.
+            No such worker came in time, or the scheduler is lost.
         """
         while not self.slots(gpu, fresh=True):
-            time.sleep(_LEAST_SECONDS_BETWEEN_LOOKS / 2)
+            time.sleep(_LEAST_SECONDS_BETWEEN_CHECKS / 2)
 
     def answer(self, ask: Callable[[], Answer]) -> Answer:
-        """Return what `ask` does, which asks all workers, however long that takes while they give signs of life.
+        """Return the result of `ask`, which asks all workers, and wait for it while they give signs of life.
 
         Raises
         ------
         ClusterError
-            A worker has been silent for longer than anyone has patience, or the scheduler is lost.
+            A worker has given no sign of life for longer than `patience`, or the scheduler is lost.
         """
         answer = Future[Answer]()
 
@@ -127,7 +127,7 @@ class WorkerPool:
 
         threading.Thread(target=work, daemon=True).start()
         signs: dict[str, tuple[float, float]] = {}
-        while not wait((answer,), _LEAST_SECONDS_BETWEEN_LOOKS).done:
+        while not wait((answer,), _LEAST_SECONDS_BETWEEN_CHECKS).done:
             now = time.monotonic()
             for address, worker in self.snapshot().workers.items():
                 if signs.get(address, (None, now))[0] != worker["last_seen"]:
@@ -145,13 +145,13 @@ class WorkerPool:
             raise self.lost()
 
     def lost(self) -> ClusterError:
-        """Return the error that tells of a lost scheduler."""
+        """Return the error of a lost scheduler."""
         return ClusterError(
             f"the scheduler at {self._address} is gone; finished work is kept: when there is one again, give the "
             "command again"
         )
 
-    def _nobody(self, gpu: bool) -> str:
+    def _no_worker_text(self, gpu: bool) -> str:
         waited = f"for {self._patience:.0f} s (--patience)"
         finished = "finished work is kept: give the command again when there are workers"
         if not self._snapshot.workers:

@@ -42,6 +42,7 @@ def untrained(samples: Samples) -> Predict:
     raise AssertionError("this row trains no network of its own")
 
 
+@pytest.mark.slow
 def test_rows_are_measured_kept_and_made_again_alike(bench: Bench) -> None:
     cells = {(row, seed): Cell("phantom", "scratch", 16, row, seed) for row in ROUND for seed in (0, 1)}
     for cell in cells.values():
@@ -63,6 +64,7 @@ def test_rows_are_measured_kept_and_made_again_alike(bench: Bench) -> None:
     assert "4 steps of 4 images" in page
 
 
+@pytest.mark.slow
 def test_the_seed_changes_the_composites_and_the_network(bench: Bench) -> None:
     first, second = (
         ROWS["mosaic"].recipe(bench.data, 8, seed, bench.runs / f"of-{seed}", untrained) for seed in (0, 1)

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.experiments import ROWS
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_all_rows_are_measured_and_finished_ones_are_kept(tmp_path: Path) -> None:
     """The whole table with trainings of two steps; then one result is lost, and only that one is made again."""
     data = tmp_path / "data"

@@ -41,7 +41,9 @@ ON_A_CPU = {
 }
 
 
-@pytest.mark.parametrize("part", SHARES)
+@pytest.mark.parametrize(
+    "part", [pytest.param(part, marks=[] if part == "scoring" else pytest.mark.slow) for part in SHARES]
+)
 def test_each_part_runs_to_its_end_and_is_right(part: str, tmp_path: Path) -> None:
     result = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "benchmarks.gpu", "--cpu", "--part", part, "--seconds", "500", "-o", str(result)]

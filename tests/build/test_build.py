@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import CatalogError, FilterError, StaleRunError, StoreError
-from synthpipe.core.progress import Advance
+from synthpipe.core.progress import Advance, Silent
 from synthpipe.core.records import REASONS, STRATEGIES, PatchRef, Strategy, recipe_from_json
 from synthpipe.core.taxonomy import LOST
 from synthpipe.curated import CuratedSet
@@ -56,17 +56,15 @@ CANDIDATE_ARRAYS = ("image", "mask", "recipe", "class_pixels", "donors")
 
 
 @pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
-    return directory
+def patches(phantom: Path) -> Path:
+    return phantom
 
 
 def small(patches: Path, *overrides: str) -> Pipeline:
     return pipeline(*SMALL, f"patches.root={patches}", *overrides)
 
 
-def run(settings: Pipeline, path: Path, workers: int = 2) -> dict[str, Any]:
+def run(settings: Pipeline, path: Path, workers: int = 0) -> dict[str, Any]:
     return build(settings, path, ClusterSettings(Local(workers)), LogReporter())
 
 
@@ -88,15 +86,14 @@ def hashes(path: Path, names: tuple[str, ...] = CANDIDATE_ARRAYS) -> dict[str, s
 
 
 @pytest.fixture(scope="module")
-def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    path = tmp_path_factory.mktemp("runs") / "small"
-    return path, run(small(patches), path)
+def finished(small_run: Path) -> tuple[Path, dict[str, Any]]:
+    return small_run, RunDirectory(small_run).journal()
 
 
 @pytest.fixture(scope="module")
 def unfiltered(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "unfiltered"
-    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
+    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path)
     return path
 
 
@@ -189,9 +186,10 @@ def test_recipes_render_the_stored_bytes(finished: tuple[Path, dict[str, Any]], 
 def test_a_finished_build_does_nothing(finished: tuple[Path, dict[str, Any]], patches: Path) -> None:
     path, journal = finished
     before = {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()}
-    start = time.monotonic()
-    assert run(small(patches), path) == json.loads((path / "build.json").read_text()) == journal
-    assert time.monotonic() - start < 2
+    reporter = Recorder()
+    journal_again = build(small(patches), path, ClusterSettings(Local(2)), reporter)
+    assert journal_again == json.loads((path / "build.json").read_text()) == journal
+    assert reporter.stages == [] and reporter.notes == [f"{path} is finished: nothing to do"]
     assert {file: file.stat().st_mtime_ns for file in path.rglob("*") if file.is_file()} == before
 
 
@@ -263,7 +261,7 @@ def test_workers_shards_and_order_do_not_change_bytes(unfiltered: Path, patches:
     changes = ["filter.enabled=false", "curation.wanted=30"]
     run(small(patches, *changes), tmp_path / "two", workers=2)
     assert hashes(tmp_path / "two" / "candidates.zarr") | hashes(tmp_path / "two" / "curated.zarr") == expected
-    run(small(patches, *changes, "store.shard=7"), tmp_path / "sevens", workers=0)
+    run(small(patches, *changes, "store.shard=7"), tmp_path / "sevens")
     assert hashes(tmp_path / "sevens" / "candidates.zarr") | hashes(tmp_path / "sevens" / "curated.zarr") == expected
     # as if the first shards had been the last to be finished, and the driver had died before the end
     for lost in [*tmp_path.glob("two/candidates.zarr/*/*/c.0*"), *tmp_path.glob("two/curated.zarr/*/c.1*")]:
@@ -273,7 +271,7 @@ def test_workers_shards_and_order_do_not_change_bytes(unfiltered: Path, patches:
     assert hashes(tmp_path / "two" / "candidates.zarr") != {
         key: value for key, value in expected.items() if not key.startswith("curated")
     }
-    run(small(patches, *changes), tmp_path / "two", workers=1)
+    run(small(patches, *changes), tmp_path / "two")
     assert hashes(tmp_path / "two" / "candidates.zarr") | hashes(tmp_path / "two" / "curated.zarr") == expected
 
 
@@ -378,7 +376,7 @@ def test_a_shard_that_any_array_lacks_is_made_again(unfiltered: Path, patches: P
     shutil.rmtree(path / "curated.zarr")
     for shard in path.glob(f"candidates.zarr/*/{name}/c.1*"):
         shard.unlink()
-    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
+    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path)
     for store in ("candidates.zarr", "curated.zarr"):
         assert hashes(path / store) == hashes(unfiltered / store)
 
@@ -390,7 +388,7 @@ def test_other_versions_are_told_and_the_first_ones_stay(
     data = json.loads((path / "run.json").read_text())
     data["versions"]["opencv-python-headless"] = "3.0"
     (path / "run.json").write_text(json.dumps(data))
-    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
+    run(small(patches, "filter.enabled=false", "curation.wanted=30"), path)
     assert "was begun with opencv-python-headless 3.0, here is 4" in capsys.readouterr().err
     assert json.loads((path / "run.json").read_text())["versions"] == data["versions"]
 
@@ -398,7 +396,7 @@ def test_other_versions_are_told_and_the_first_ones_stay(
 def test_a_curated_set_that_is_gone_is_made_again(unfiltered: Path, patches: Path, tmp_path: Path) -> None:
     shutil.copytree(unfiltered, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "curated.zarr")
-    run(small(patches, "filter.enabled=false", "curation.wanted=30"), tmp_path / "run", workers=1)
+    run(small(patches, "filter.enabled=false", "curation.wanted=30"), tmp_path / "run")
     assert hashes(tmp_path / "run" / "curated.zarr") == hashes(unfiltered / "curated.zarr")
 
 
@@ -489,9 +487,9 @@ def test_a_damaged_shard_is_named_and_made_again(unfiltered: Path, patches: Path
     victim.write_bytes(data)
     settings = small(patches, "filter.enabled=false", "curation.wanted=30")
     with pytest.raises(StoreError, match=r"class_pixels/c\.1\.0: damaged: .*remove this object and give the command"):
-        run(settings, path, workers=1)
+        run(settings, path)
     victim.unlink()
-    run(settings, path, workers=1)
+    run(settings, path)
     assert hashes(path / "curated.zarr") == hashes(unfiltered / "curated.zarr")
 
 
@@ -507,6 +505,21 @@ def turn_around(path: RunDirectory, strategy: Strategy) -> None:
     digest = save_weights(path.weights(strategy), network.architecture, weights)
     report = path.report(strategy)
     report.write_text(replace(load_report(report), model_sha256=digest).to_json())
+
+
+class Recorder(Silent):
+    """Keeps the titles of stages and the notes."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+        self.notes: list[str] = []
+
+    def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
+        self.stages.append(title)
+        return super().stage(title, total)
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 class StopsAtTheCuratedSet(LogReporter):
@@ -526,16 +539,16 @@ def test_of_another_filters_scores_follows_another_curated_set(
     for strategy in STRATEGIES:
         turn_around(RunDirectory(path), strategy)
     with pytest.raises(StaleRunError, match=r"scored by another filter .*remove its p_real folder and build again"):
-        run(settings, path, workers=1)
+        run(settings, path)
     for strategy in STRATEGIES:
         shutil.rmtree(path / "candidates.zarr" / strategy / "p_real")
     with pytest.raises(KeyboardInterrupt):
-        build(settings, path, ClusterSettings(Local(1)), StopsAtTheCuratedSet())
+        build(settings, path, ClusterSettings(Local(0)), StopsAtTheCuratedSet())
     with pytest.raises(StoreError, match=r"curated\.zarr: is not complete"):
         CuratedSet(path / "curated.zarr")
     image = Path("curated.zarr", "image", "c.0.0.0.0")  # with it, a whole shard of the former set is there
     shutil.copy(finished[0] / image, path / image)
-    run(settings, path, workers=1)
+    run(settings, path)
     new = CuratedSet(path / "curated.zarr")
     assert len(new) == len(old) and {*map(new.origin, range(24))} != {*map(old.origin, range(24))}
     assert not verify(path, 0, LogReporter()).faults
@@ -543,15 +556,15 @@ def test_of_another_filters_scores_follows_another_curated_set(
 
 def test_a_set_of_former_scores_gives_way_where_new_ones_keep_too_few(patches: Path, tmp_path: Path) -> None:
     path, rules = tmp_path / "run", ("bezier=null", "curation.rule=threshold", "curation.threshold=0")
-    run(small(patches, *rules), path, workers=1)
+    run(small(patches, *rules), path)
     old = CuratedSet(path / "curated.zarr").digest
     scores = array(open_group(path / "candidates.zarr", "mosaic", writable=True), "p_real")
     for shard in complete_shards(scores):
         write_shard(scores, shard, np.zeros(shard_size(scores), np.float32))
     (path / "build.json").unlink()
     with pytest.raises(FilterError, match=r"accepts 0\.00%.*\n(.*\n)*.*filter\.enabled=false"):
-        run(small(patches, *rules), path, workers=1)
-    run(small(patches, *rules, "filter.enabled=false"), path, workers=1)  # as the error recommends
+        run(small(patches, *rules), path)
+    run(small(patches, *rules, "filter.enabled=false"), path)  # as the error recommends
     assert np.isnan(CuratedSet(path / "curated.zarr").p_real).all()
     assert [CuratedSet(aside).digest for aside in path.glob("curated-*.zarr")] == [old]
 
@@ -568,9 +581,9 @@ def test_a_build_that_is_stopped_before_its_cards_is_not_finished(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(sys.modules[demand.__module__], "write_cards", stop)
-        run(settings, path, workers=1)
+        run(settings, path)
     assert "finished" not in RunDirectory(path).journal()
-    run(settings, path, workers=1)
+    run(settings, path)
     assert not verify(path, 0, LogReporter()).faults and (path / "README.md").exists()
 
 
@@ -598,7 +611,7 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
 def test_a_journal_that_says_little_is_no_end(unfiltered: Path, patches: Path, tmp_path: Path) -> None:
     path = copy_unfinished(unfiltered, tmp_path / "run")
     (path / "build.json").write_text('{"finished": true}')
-    journal = run(small(patches, "filter.enabled=false", "curation.wanted=30"), path, workers=1)
+    journal = run(small(patches, "filter.enabled=false", "curation.wanted=30"), path)
     assert journal["strategies"]["mosaic"]["verdicts"]["kept"] == 30
 
 

@@ -22,7 +22,6 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import ClusterError, FilterError, StaleRunError
 from synthpipe.curated import CuratedSet
-from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, ExistingCluster, Local, JobQueue
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
@@ -30,7 +29,7 @@ from synthpipe.storage.shards import write_shard
 from synthpipe.verification import verify
 from tests.conftest import DEMO, pipeline
 
-ONE, TWO = ClusterSettings(Local(1)), ClusterSettings(Local(2))
+HERE = ClusterSettings(Local(0))
 SMALL = (
     *("canvas=32", "mosaic.tile=16", "filter.enabled=false", "curation.rule=threshold", "curation.wanted=12"),
     *("curation.candidates=16", "curation.max_candidates=80", "store.shard=8"),
@@ -38,10 +37,8 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
-    return directory
+def patches(phantom: Path) -> Path:
+    return phantom
 
 
 def small(patches: Path, *overrides: str) -> Pipeline:
@@ -51,7 +48,7 @@ def small(patches: Path, *overrides: str) -> Pipeline:
 @pytest.fixture(scope="module")
 def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "finished"
-    build(small(patches), path, ONE, LogReporter())
+    build(small(patches), path, HERE, LogReporter())
     return path
 
 
@@ -117,9 +114,9 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
     old, before = CuratedSet(run / "curated.zarr"), objects(run / "candidates.zarr")
     more = small(patches, "curation.wanted={mosaic: 30, bezier: 12}")
     with pytest.raises(StaleRunError, match=r"is finished; give --extend .*\n.*curation\.wanted\.mosaic: 12 -> 30"):
-        build(more, run, ONE, LogReporter())
+        build(more, run, HERE, LogReporter())
     rounds = RunDirectory(run).journal()["rounds"]
-    build(more, run, TWO, LogReporter(), extend=True)
+    build(more, run, HERE, LogReporter(), extend=True)
     extended = RunDirectory(run).journal()["rounds"]
     assert [row for row in extended if row["wanted"] == 12 and row["strategy"] == "mosaic"] == rounds[:1]
     assert [row["kept"] for row in extended if row["strategy"] == "mosaic"][-1] == 30
@@ -128,12 +125,12 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
     after = objects(run / "candidates.zarr")
     assert len(after) > len(before)
     assert all(after[name] == data for name, data in before.items() if "verdict" not in name)
-    build(more, tmp_path / "fresh", TWO, LogReporter())
+    build(more, tmp_path / "fresh", HERE, LogReporter())
     assert objects(run / "curated.zarr") == objects(tmp_path / "fresh" / "curated.zarr")
     aside = list(run.glob("curated-*.zarr"))
     assert len(aside) == 1 and CuratedSet(aside[0]).digest == old.digest
     assert any(f"{aside[0]}: was set aside" in note for note in verify(run, 0, LogReporter()).notes)
-    build(more, run, ONE, LogReporter())  # finished: nothing to do
+    build(more, run, HERE, LogReporter())  # finished: nothing to do
 
 
 def test_after_an_extension_that_failed_a_run_may_be_extended_again(patches: Path, tmp_path: Path) -> None:
@@ -141,12 +138,12 @@ def test_after_an_extension_that_failed_a_run_may_be_extended_again(patches: Pat
         return small(patches, "mosaic=null", "curation.max_donor_uses=2", f"curation.wanted={count}")
 
     path = tmp_path / "run"
-    build(wanted(8), path, ONE, LogReporter())
+    build(wanted(8), path, HERE, LogReporter())
     old = CuratedSet(path / "curated.zarr")
     with pytest.raises(FilterError, match=r"of 80 Bezier candidates may be kept, but 60 are wanted"):
-        build(wanted(60), path, ONE, LogReporter(), extend=True)
-    build(wanted(8), path, ONE, LogReporter())
-    build(wanted(10), path, ONE, LogReporter(), extend=True)
+        build(wanted(60), path, HERE, LogReporter(), extend=True)
+    build(wanted(8), path, HERE, LogReporter())
+    build(wanted(10), path, HERE, LogReporter(), extend=True)
     assert len(CuratedSet(path / "curated.zarr")) == 10
     assert [CuratedSet(aside).digest for aside in path.glob("curated-*.zarr")] == [old.digest] * 2
 
@@ -161,7 +158,7 @@ def test_verdicts_are_written_where_they_are_new_and_nowhere_else(
     damaged, gone, *_ = sorted(before)
     damaged.write_bytes(b"")
     gone.unlink()
-    build(small(patches), unfinished(run), ONE, LogReporter())
+    build(small(patches), unfinished(run), HERE, LogReporter())
     assert objects(run / "candidates.zarr") == bytes_before
     assert {path for path, written in verdicts().items() if written != before[path]} == {damaged, gone}
     log = capsys.readouterr().err
@@ -171,19 +168,19 @@ def test_verdicts_are_written_where_they_are_new_and_nowhere_else(
 def test_only_more_of_the_same_is_an_extension(run: Path, patches: Path) -> None:
     for change in ("curation.wanted=11", "curation.threshold=0.9", "seed=3"):
         with pytest.raises(StaleRunError, match=f"--extend allows more curation.wanted.*\\n.*{change.split('=')[0]}"):
-            build(small(patches, change), run, ONE, LogReporter(), extend=True)
+            build(small(patches, change), run, HERE, LogReporter(), extend=True)
     with pytest.raises(StaleRunError, match="is not finished; finish it before it is extended"):
-        build(small(patches, "curation.wanted=20"), unfinished(run), ONE, LogReporter(), extend=True)
+        build(small(patches, "curation.wanted=20"), unfinished(run), HERE, LogReporter(), extend=True)
 
 
 def test_by_rule_top_k_more_candidates_might_replace_some(patches: Path, tmp_path: Path) -> None:
     rule = "curation.rule=top_k"
-    build(small(patches, rule), tmp_path / "run", ONE, LogReporter())
+    build(small(patches, rule), tmp_path / "run", HERE, LogReporter())
     with pytest.raises(StaleRunError, match=r"curation\.candidates\.mosaic: 16 -> 32"):
         build(
             small(patches, rule, "curation.candidates=32"),
             tmp_path / "run",
-            ONE,
+            HERE,
             LogReporter(),
             extend=True,
         )
@@ -199,7 +196,7 @@ def test_patches_that_changed_are_named(run: Path, patches: Path, tmp_path: Path
     with (other / "1.training" / names[2]).open("ab") as file:
         file.write(b"more")
     with pytest.raises(StaleRunError) as caught:
-        build(small(other), unfinished(run), ONE, LogReporter())
+        build(small(other), unfinished(run), HERE, LogReporter())
     message = str(caught.value)
     assert f"patch {names[0]!r}: is gone" in message and f"patch {names[2]!r}: has other bytes" in message
     assert f"patch {names[1]!r}: is gone" in message and f"patch 'a{names[1]}': is new" in message
@@ -214,7 +211,7 @@ def test_packages_that_make_other_pixels_are_refused(run: Path, patches: Path) -
     data["versions"]["opencv-python-headless"] = "3.2.1"
     (run / "run.json").write_text(json.dumps(data))
     with pytest.raises(StaleRunError, match=r"would be made otherwise.*\n  opencv-python-headless: 3\.2\.1 -> \d"):
-        build(small(patches), unfinished(run), ONE, LogReporter())
+        build(small(patches), unfinished(run), HERE, LogReporter())
 
 
 @pytest.mark.parametrize("reason", ["pixels", "cluster", "moved patches"])
@@ -231,7 +228,7 @@ def test_a_refused_extension_leaves_a_finished_run_as_it_was(
         more = small(moved, "curation.wanted={mosaic: 30, bezier: 12}")
     before = files(run)
     with pytest.raises(ClusterError if reason == "cluster" else StaleRunError):
-        where = ClusterSettings(Local(1, memory=1 << 20)) if reason == "cluster" else ONE
+        where = ClusterSettings(Local(1, memory=1 << 20)) if reason == "cluster" else HERE
         build(more, run, where, LogReporter(), extend=True)
     assert files(run) == before
 
@@ -261,7 +258,7 @@ def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path)
     of_a_training.parent.mkdir()
     for path in (left, run / f".run.json.{number}.partial", of_a_training, of_a_user):
         path.write_bytes(b"half")
-    build(small(patches), unfinished(run), ONE, LogReporter())
+    build(small(patches), unfinished(run), HERE, LogReporter())
     assert {*run.rglob("*.partial")} == {of_a_training, of_a_user}, "a training has a lock of its own"
 
 

@@ -69,7 +69,10 @@ def test_every_command_has_examples_that_are_tried() -> None:
     assert set(ORDER) == set(names) and all(map(examples, names))
 
 
-@pytest.mark.parametrize("command", ORDER)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=pytest.mark.slow if ORDER.index(name) >= ORDER.index("build") else []) for name in ORDER],
+)
 def test_the_first_example_runs(place: Path, command: str) -> None:
     line = examples(command)[0]
     assert re.search(rf"\bsynthpipe {command}\b", line)

@@ -43,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for patch in sorted((folder / "phantom" / "1.training").iterdir())[:30]:
         patch.rename(patch.with_name(patch.name.replace("-[", "-\x1b[31m\u202e<b>-[")))  # would steer a terminal
     settings = pipeline(*SMALL, "filter.enabled=false", f"patches.root={folder / 'phantom'}")
-    build(settings, folder / "run", ClusterSettings(Local(1)), LogReporter())
+    build(settings, folder / "run", ClusterSettings(Local(0)), LogReporter())
     return folder / "run"
 
 

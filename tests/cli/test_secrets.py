@@ -228,7 +228,7 @@ def test_a_build_from_a_root_with_a_password_makes_the_same_bytes(folder: Path, 
     assert done.returncode == 0, done.stderr.decode()
     assert_no_secrets(done.stdout, done.stderr)
     assert_stored_without_secrets(tmp_path / "there")
-    build(from_folder(folder / "phantom", *FILTERED), tmp_path / "here", ClusterSettings(Local(1)), LogReporter())
+    build(from_folder(folder / "phantom", *FILTERED), tmp_path / "here", ClusterSettings(Local(0)), LogReporter())
     here, there = (
         {
             str(path.relative_to(tmp_path / side)): path.read_bytes()
@@ -266,7 +266,7 @@ def built(built_once: Path, server: Server, tmp_path: Path) -> Path:
 def build_signed(run: Path, table: Path) -> Result:
     overrides = ("filter.enabled=false", "patches.layout=csv", "patches.group_pattern=null", f"patches.root={table}")
     options = [part for each in (*SMALL, *overrides) for part in ("--set", each)]
-    return invoke("build", DEMO, *options, "-o", run, "--workers", 1)
+    return invoke("build", DEMO, *options, "-o", run, "--workers", 0)
 
 
 def test_a_build_resumes_with_a_renewed_signature(built: Path, folder: Path, server: Server) -> None:
@@ -316,7 +316,7 @@ def test_patches_are_read_where_the_user_names_them(built: Path, folder: Path, s
     lost = built / "candidates.zarr" / "mosaic" / "image" / "c.1.0.0.0"
     lost.unlink()
     (built / "catalog.csv").write_text("damaged")
-    mended = invoke("verify", built, "--repair", "--workers", 1, "--patches", table)
+    mended = invoke("verify", built, "--repair", "--workers", 0, "--patches", table)
     assert mended.exit_code == 0 and lost.exists(), mended.output
     assert_stored_without_secrets(built)
     table.write_text("\n".join(table.read_text().split("\n")[:-1]))

@@ -52,7 +52,7 @@ def test_from_file_names_to_a_curated_set(place: Path) -> None:
     assert found.taxonomy.names == ("ADI", "LYM", "MUS") and found.canvas == (40, 40) and not found.filter.enabled
     assert found.curation.wanted == {"mosaic": 120, "bezier": 120}
     assert synthpipe(*shlex.split(commands[0])[1:]).exit_code == 0
-    built = synthpipe(*shlex.split(commands[1])[1:], "--workers", 1)
+    built = synthpipe(*shlex.split(commands[1])[1:], "--workers", 0)
     assert built.exit_code == 0 and "a curated set of 240 composites" in built.stdout, built.output
     assert "is not used" not in built.output, "the file asks for nothing that the build leaves out"
 

@@ -453,6 +453,7 @@ def test_an_image_serves_one_purpose(data_set: DataSet, config: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_baselines_are_trained_on_several_devices(data_set: DataSet, config: Path, tmp_path: Path) -> None:
     """The second training goes on with the processes of the first."""
     arguments = (

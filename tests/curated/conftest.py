@@ -25,7 +25,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "store.shard=16",
         f"patches.root={directory / 'data' / 'phantom'}",
     )
-    build(pipeline(*overrides, *more), directory / "runs" / "demo", ClusterSettings(Local(workers=1)), LogReporter())
+    build(pipeline(*overrides, *more), directory / "runs" / "demo", ClusterSettings(Local(0)), LogReporter())
     return directory
 
 

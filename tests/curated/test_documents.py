@@ -26,7 +26,7 @@ PIECES = {
     "import tensorstore": r"\(3, 64, 64, 3\)",
     "import zarrs": r"\(12, 64, 64, 3\)",
     "from napari": r"^composites classes (0; class: tumour|1; class: stroma|2; class: normal|3; class: background)\n",
-    "synthpipe.open_run": "",
+    "synthpipe.open_run": r"\A\Z",  # it writes a picture and prints nothing
 }
 
 LOOPS = ("## Plain torch", "## Lightning", "## MONAI")
@@ -88,6 +88,7 @@ def test_a_training_loop_learns(heading: str, printed: Callable[[str], list[str]
         assert any(re.match(rf"epoch {epoch} .*validation \w+ 0?\d\.\d{{4}}$", line) for line in lines)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("heading", LOOPS[:2])
 def test_a_loop_that_is_killed_goes_on_to_the_same_numbers(
     heading: str, printed: Callable[[str], list[str]], beside: Path

@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("canvas=[32, 36]", "mosaic.tile=[16, 18]", "glass.min_area=80"),
         *("filter.enabled=false", "curation.wanted=11", "store.shard=8"),
     )
-    where = ClusterSettings(Local(workers=1))
+    where = ClusterSettings(Local(0))
     build(pipeline(*overrides, f"patches.root={directory / 'phantom'}"), directory / "run", where, LogReporter())
     return directory / "run"
 

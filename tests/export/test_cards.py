@@ -92,7 +92,7 @@ def test_cards_are_verified_and_mended(run: Path, tmp_path: Path) -> None:
     (copy / "croissant.json").unlink()
     found = verify(copy, 0, LogReporter())
     assert {fault.path.name for fault in found.faults} == set(before)
-    assert not repair(copy, 0, 1, LogReporter()).faults
+    assert not repair(copy, 0, 0, LogReporter()).faults
     assert {name: (copy / name).read_bytes() for name in before} == before
 
 
@@ -103,7 +103,7 @@ def test_a_license_decides_no_byte_of_the_set(run: Path, tmp_path: Path) -> None
     old = RunDirectory(copy).pipeline()
     licensed = old.model_copy(update={"license": "CC-BY-NC-4.0"})
     assert licensed.fingerprint() == old.fingerprint()
-    build(licensed, copy, ClusterSettings(Local(workers=1)), LogReporter())
+    build(licensed, copy, ClusterSettings(Local(0)), LogReporter())
     card = (copy / "README.md").read_text()
     assert header(card)["license"] == "cc-by-nc-4.0" and "License: CC-BY-NC-4.0" in card
     assert json.loads((copy / "croissant.json").read_text())["license"] == "CC-BY-NC-4.0"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import once
 from tests.faults.builds import Builds, digests
 
 
@@ -20,11 +21,10 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
-    return Builds.of_phantom(tmp_path_factory.mktemp("data") / "phantom")
+    return Builds.of_phantom(tmp_path_factory.mktemp("data") / "phantom")  # its own: tests change patches
 
 
 @pytest.fixture(scope="session")
 def whole(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    builds.finish(run, "--workers", "1")
+    run = once(tmp_path_factory, "undisturbed", lambda folder: builds.finish(folder, "--workers", "0"))
     return Undisturbed(run, digests(run))

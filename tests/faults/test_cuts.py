@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,14 @@ from tests.faults.cuts import Cut, cut_at
 HERE = ClusterSettings(Local(0))
 SECONDS = {"build.json", "SHA256SUMS", "report.html"}  # hold seconds
 CUTS = int(os.environ.get("SYNTHPIPE_CUTS", "8"))
-"""Of each test, evenly spread over the steps; 1000 are all."""
+"""Number of cuts of each test marked faults, evenly spread over the steps; 1000 are all."""
+
+
+@pytest.fixture(params=[2, pytest.param(CUTS, marks=pytest.mark.faults)], ids=["few", "many"])
+def cuts(request: pytest.FixtureRequest) -> int:
+    """The number of steps at which the power is cut."""
+    count: int = request.param
+    return count
 
 
 @pytest.fixture(scope="module")
@@ -73,15 +79,15 @@ def copied(source: Path | None, folder: Path) -> Path:
 
 
 def cut_everywhere(
-    source: Path | None, work: Callable[[Path], object], after: Callable[[Path], object], tmp_path: Path
+    source: Path | None, work: Callable[[Path], object], after: Callable[[Path], object], tmp_path: Path, cuts: int
 ) -> None:
-    """Cut the power at steps of some work on copies of a folder, and do the work again: it comes to the same."""
+    """Cut the power at `cuts` steps of some work on copies of a folder, and do the work again: it comes to the same."""
     whole = copied(source, tmp_path / "whole")
     with cut_at(whole, math.inf) as undisturbed:
         work(whole)
     expected, steps = contents(whole), undisturbed.steps
     assert steps > 10
-    for step in sorted({number * steps // CUTS for number in range(CUTS)} if steps > CUTS else range(steps)):
+    for step in sorted({number * steps // cuts for number in range(cuts)} if steps > cuts else range(steps)):
         folder = copied(source, tmp_path / f"cut-{step}")
         with cut_at(folder, step) as cut, suppress(Exception):
             work(folder)
@@ -92,12 +98,12 @@ def cut_everywhere(
         shutil.rmtree(folder)
 
 
-def test_a_build_that_is_cut_ends_at_the_next_attempt(patches: Path, tmp_path: Path) -> None:
+def test_a_build_that_is_cut_ends_at_the_next_attempt(patches: Path, tmp_path: Path, cuts: int) -> None:
     def built(run: Path) -> None:
         build(tiny(patches, 4), run, HERE, LogReporter())
         assert len(CuratedSet(run / "curated.zarr")) == 4
 
-    cut_everywhere(None, built, lambda run: None, tmp_path)
+    cut_everywhere(None, built, lambda run: None, tmp_path, cuts)
 
 
 @pytest.fixture(params=["folders are renamed", "folders are copied"])
@@ -115,7 +121,7 @@ def renames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("renames")
 def test_an_extension_that_is_cut_loses_nothing_and_ends_at_the_next_attempt(
-    finished: Path, patches: Path, tmp_path: Path
+    finished: Path, patches: Path, tmp_path: Path, cuts: int
 ) -> None:
     former = CuratedSet(finished / "curated.zarr").digest
 
@@ -127,7 +133,7 @@ def test_an_extension_that_is_cut_loses_nothing_and_ends_at_the_next_attempt(
         stores = [run / "curated.zarr", *run.glob("curated-*.zarr")]
         assert former in {_digest(store) for store in stores}
 
-    cut_everywhere(finished, extended, after, tmp_path)
+    cut_everywhere(finished, extended, after, tmp_path, cuts)
 
 
 @pytest.mark.usefixtures("renames")
@@ -158,14 +164,9 @@ def test_the_former_set_is_whole_at_every_step_of_setting_it_aside(finished: Pat
         assert contents(folder) == expected, f"cut at step {step} of {undisturbed.steps}"
 
 
-@pytest.fixture
-def repaired_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let repairs work in this process, so that their steps are seen."""
-    monkeypatch.setattr(import_module("synthpipe.verification.repair"), "ClusterSettings", lambda _: HERE)
-
-
-@pytest.mark.usefixtures("repaired_here")
-def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(finished: Path, tmp_path: Path) -> None:
+def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(
+    finished: Path, tmp_path: Path, cuts: int
+) -> None:
     damaged = copied(finished, tmp_path / "damaged")
     broken = {"candidates.zarr/bezier/image/c.0.0.0.0", "curated.zarr/mask/c.0.0.0", "croissant.json"}
     for name in broken:
@@ -174,12 +175,12 @@ def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(f
     assert found == {str(damaged / name) for name in broken}
 
     def mended(run: Path) -> None:
-        assert not repair(run, 0, 1, LogReporter()).faults
+        assert not repair(run, 0, 0, LogReporter()).faults
 
     def after(run: Path) -> None:
         assert all((run / name).exists() for name in contents(damaged).keys() - broken - UNFINISHED)
 
-    cut_everywhere(damaged, mended, after, tmp_path)
+    cut_everywhere(damaged, mended, after, tmp_path, cuts)
     assert contents(tmp_path / "whole") == contents(finished)
 
 
@@ -188,11 +189,10 @@ def test_a_repair_completes_the_end_of_a_build_that_was_killed(finished: Path, t
     (run / "report.html").unlink()
     for name in (".lock", ".driver", f".report.html.{'0' * 32}.partial"):
         (run / name).touch()
-    assert not repair(run, 0, 1, LogReporter()).faults
+    assert not repair(run, 0, 0, LogReporter()).faults
     assert contents(run) == contents(finished)
 
 
-@pytest.mark.usefixtures("repaired_here")
 def test_a_repair_whose_build_is_refused_removes_nothing(patches: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     build(tiny(patches, 12), run, HERE, LogReporter())
@@ -202,7 +202,7 @@ def test_a_repair_whose_build_is_refused_removes_nothing(patches: Path, tmp_path
     damaged.write_bytes(damaged.read_bytes()[:-1])
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     with pytest.raises(StaleRunError, match="would be made otherwise"):
-        repair(run, 0, 1, LogReporter())
+        repair(run, 0, 0, LogReporter())
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     assert before == after
 
@@ -240,7 +240,7 @@ def test_what_a_build_left_that_was_killed_at_its_end_goes_with_the_next(
 
 
 def test_an_export_that_is_cut_keeps_its_parts_and_ends_at_the_next_attempt(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: int
 ) -> None:
     # in this process, so that its steps are seen
     monkeypatch.setattr(
@@ -258,7 +258,7 @@ def test_an_export_that_is_cut_keeps_its_parts_and_ends_at_the_next_attempt(
             _, _, sha256 = digest_of((name, (folder / name).read_bytes()) for name in names)
             assert sha256 == record.sha256
 
-    cut_everywhere(None, lambda folder: export(curated, "png", folder, LogReporter(), 1, 1), after, tmp_path)
+    cut_everywhere(None, lambda folder: export(curated, "png", folder, LogReporter(), 1, 1), after, tmp_path, cuts)
 
 
 def test_a_run_that_is_cut_while_it_is_reopened_is_not_finished(finished: Path, tmp_path: Path) -> None:

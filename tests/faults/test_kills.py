@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.builds import Builds, digests, objects
 from tests.faults.conftest import Undisturbed
 from tests.faults.kills import kill_drivers, kill_workers
+
+pytestmark = pytest.mark.faults
 
 
 def test_killed_workers_change_no_byte(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:

@@ -20,22 +20,19 @@ from click.testing import CliRunner
 
 from synthpipe.cli import main
 from synthpipe.files.lock import held
-from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.storage.run import RUN
 from tests.conftest import DEMO, SMALL
 
 
 @pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
-    return directory
+def patches(phantom: Path) -> Path:
+    return phantom
 
 
 @contextmanager
 def building(path: Path, patches: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
     """A real build in a process of its own, with its workers; whatever happens, all of them end."""
-    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "1"]
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "0"]
     for override in (*SMALL, f"patches.root={patches}", *overrides):
         command += ["--set", override]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -119,6 +116,7 @@ def test_a_build_that_reads_its_patches_says_so(tmp_path: Path) -> None:
     assert "run.json: not found" in CliRunner().invoke(main, ["status", str(run)]).stderr
 
 
+@pytest.mark.slow
 def test_a_build_with_a_filter_is_watched_to_its_end(patches: Path, tmp_path: Path) -> None:
     path, stages = tmp_path / "run", list[str]()
     with building(path, patches, "curation.rule=threshold", "curation.threshold=0.1") as process:

@@ -29,7 +29,6 @@ from synthpipe.core.records import PatchRef
 from synthpipe.core.threads import available_cores
 from synthpipe.curated import open_run
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.checksums import write_checksums
 from synthpipe.storage.run import RunDirectory
@@ -37,22 +36,19 @@ from synthpipe.verification import VerifyReport, repair, verify
 from synthpipe.verification.rendering import check_patch_files
 from tests.conftest import DEMO, SMALL, Watched, pipeline
 
-FAULTS = 100
+COUNTS = pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.faults)])
+"""Number of random faults."""
 UNREPEATABLE = ("build.json", "mosaic.json", "bezier.json", "SHA256SUMS")  # hold seconds, or digests of such files
 
 
 @pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
-    return directory
+def patches(phantom: Path) -> Path:
+    return phantom
 
 
 @pytest.fixture(scope="module")
-def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "small"
-    build(pipeline(*SMALL, f"patches.root={patches}"), path, ClusterSettings(Local(2)), LogReporter())
-    return path
+def finished(small_run: Path) -> Path:
+    return small_run
 
 
 @pytest.fixture
@@ -66,7 +62,7 @@ def check(path: Path, samples: int = 0) -> VerifyReport:
 
 
 def mend(path: Path, samples: int = 0) -> VerifyReport:
-    return repair(path, samples, 1, LogReporter())
+    return repair(path, samples, 0, LogReporter())
 
 
 def files(path: Path) -> list[Path]:
@@ -150,9 +146,10 @@ def test_a_sound_run_has_no_faults_and_nothing_is_written(finished: Path) -> Non
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files(finished)} == before
 
 
-def test_every_random_fault_is_found_and_nothing_else_is_named(run: Path) -> None:
+@COUNTS
+def test_every_random_fault_is_found_and_nothing_else_is_named(run: Path, count: int) -> None:
     wrong = []
-    for hit in hits(run, FAULTS, seed=5):
+    for hit in hits(run, count, seed=5):
         with struck(run, hit):
             found = check(run)
         if [fault.path for fault in found.faults] != [run / hit.name]:
@@ -161,12 +158,14 @@ def test_every_random_fault_is_found_and_nothing_else_is_named(run: Path) -> Non
     assert not check(run).faults
 
 
-def test_random_faults_are_mended_to_the_same_bytes(run: Path) -> None:
+@COUNTS
+def test_random_faults_are_mended_to_the_same_bytes(run: Path, count: int) -> None:
     before = contents(run)
     permanent = run / "run.json"
-    chosen = {hit.name: hit for hit in hits(run, FAULTS, seed=5) if hit.name != permanent.name}
+    chosen = {hit.name: hit for hit in hits(run, count, seed=5) if hit.name != permanent.name}
     trained = [name for name in chosen if name.startswith("filter/mosaic.") or name.startswith("filter/bezier.")]
-    groups = [[name for name in chosen if name not in trained][start::4] for start in range(4)]
+    rounds = max(1, count // 25)
+    groups = [[name for name in chosen if name not in trained][start::rounds] for start in range(rounds)]
     groups[0] += trained  # a filter is trained again in one of the rounds: that takes long
     for names in groups:
         for name in names:
@@ -224,7 +223,7 @@ def test_sound_bytes_in_the_wrong_place_are_found(run: Path) -> None:
 def test_patches_that_are_gone_or_altered_are_named(patches: Path, tmp_path: Path) -> None:
     root, path = Path(shutil.copytree(patches, tmp_path / "patches")), tmp_path / "run"
     settings = pipeline(*SMALL, f"patches.root={root}", "filter.enabled=false", "curation.wanted=24")
-    build(settings, path, ClusterSettings(Local(1)), LogReporter())
+    build(settings, path, ClusterSettings(Local(0)), LogReporter())
     gone, altered = sorted((root / "1.training").glob("*0, 1, 0]*"))[:2]
     gone.unlink()
     PillowImage.new("RGB", (48, 48)).save(altered)
@@ -383,7 +382,7 @@ def test_scores_of_a_filter_that_was_switched_off_need_not_be_complete(patches: 
         (run / name).unlink()
     shutil.rmtree(run / "curated.zarr")
     settings = pipeline(*SMALL, f"patches.root={patches}", "filter.enabled=false", "curation.rule=threshold")
-    build(settings, run, ClusterSettings(Local(1)), LogReporter())
+    build(settings, run, ClusterSettings(Local(0)), LogReporter())
     assert check(run, samples=5).faults == ()
     victim = run / "candidates.zarr" / "bezier" / "p_real" / "c.1"
     victim.write_bytes(victim.read_bytes()[::-1])
@@ -396,7 +395,7 @@ def test_plans_that_grew_and_limits_of_donor_use_are_judged_again(patches: Path,
     grown = ("curation.min_classes=3", "curation.max_candidates=300", "mosaic.grid=1", "mosaic.tile=32")
     path = tmp_path / "run"
     journal = build(
-        pipeline(*SMALL, f"patches.root={patches}", *rules, *grown), path, ClusterSettings(Local(1)), LogReporter()
+        pipeline(*SMALL, f"patches.root={patches}", *rules, *grown), path, ClusterSettings(Local(0)), LogReporter()
     )
     counts = journal["strategies"]["mosaic"]["verdicts"]
     assert journal["strategies"]["mosaic"]["candidates"] > 20 and counts["donor_overused"] > 0
@@ -409,6 +408,7 @@ def test_plans_that_grew_and_limits_of_donor_use_are_judged_again(patches: Path,
     assert fault.path == path / "build.json" and "'surplus'" in fault.found
 
 
+@pytest.mark.faults
 def test_a_build_killed_at_any_moment_leaves_no_faults(patches: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "2"]

@@ -18,7 +18,6 @@ from synthpipe.core.errors import StoreError
 from synthpipe.files.folders import Kind, claim, sweep
 from synthpipe.files.locations import parse_location
 from synthpipe.files.lock import held, holder_of
-from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.checksums import write_checksums
 from synthpipe.storage.run import RunDirectory, read_json, write_json
@@ -37,16 +36,14 @@ def synthpipe(*arguments: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
-    return directory
+def patches(phantom: Path) -> Path:
+    return phantom
 
 
 @pytest.fixture(scope="module")
 def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "finished"
-    build(pipeline(*SMALL, f"patches.root={patches}"), path, ClusterSettings(Local(1)), LogReporter())
+    build(pipeline(*SMALL, f"patches.root={patches}"), path, ClusterSettings(Local(0)), LogReporter())
     return path
 
 
@@ -75,7 +72,7 @@ def contents(folder: Path) -> dict[str, str | None]:
 
 def build_again(patches: Path, run: Path, *options: str) -> Result:
     settings = [part for each in (*SMALL, f"patches.root={patches}") for part in ("--set", each)]
-    return synthpipe("build", DEMO, *settings, "-o", run, "--workers", 1, *options)
+    return synthpipe("build", DEMO, *settings, "-o", run, "--workers", 0, *options)
 
 
 @pytest.mark.parametrize("name", ["{home}/thesis", "../home/thesis", "filter/../../home/thesis.json", "README"])
@@ -88,7 +85,7 @@ def test_names_in_sha256sums_lead_nowhere(run: Path, victim: Path, name: str) ->
     sums.write_text(f"{body}# sha256 of the lines above: {hashlib.sha256(body.encode()).hexdigest()}\n")
     found = synthpipe("verify", run, "--sample", 0)
     assert found.exit_code == 1 and "which names no small file of a run" in found.stdout and "1 fault;" in found.stdout
-    mended = synthpipe("verify", run, "--sample", 0, "--repair", "--workers", 1)
+    mended = synthpipe("verify", run, "--sample", 0, "--repair", "--workers", 0)
     assert mended.exit_code == 0, mended.output
     assert contents(victim) == before
 
@@ -129,7 +126,7 @@ def test_a_lock_that_is_none_is_refused_and_keeps_its_bytes(
     attack(run / ".lock", victim)
     RunDirectory(run).reopen()
     before = contents(victim), contents(run)
-    for result in (build_again(patches, run), synthpipe("verify", run, "--sample", 0, "--repair", "--workers", 1)):
+    for result in (build_again(patches, run), synthpipe("verify", run, "--sample", 0, "--repair", "--workers", 0)):
         assert result.exit_code == 1 and LOCKS[attack] in result.output and "fault of synthpipe" not in result.output
         assert f"{run / '.lock'}" in result.output
     assert (contents(victim), contents(run)) == before
@@ -154,7 +151,7 @@ def test_links_in_a_run_are_not_followed(patches: Path, run: Path, victim: Path,
     path.symlink_to(victim)
     RunDirectory(run).reopen()
     before = contents(victim)
-    for result in (build_again(patches, run), synthpipe("verify", run, "--sample", 0, "--repair", "--workers", 1)):
+    for result in (build_again(patches, run), synthpipe("verify", run, "--sample", 0, "--repair", "--workers", 0)):
         assert result.exit_code == 1 and f"{path}" in result.output and "a link" in result.output, result.output
         assert "fault of synthpipe" not in result.output
     assert path.is_symlink() and contents(victim) == before
@@ -163,7 +160,7 @@ def test_links_in_a_run_are_not_followed(patches: Path, run: Path, victim: Path,
 def test_a_run_may_be_reached_through_a_link(patches: Path, run: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(run)
     (run / "candidates.zarr" / "mosaic" / "mask" / "c.0.0.0").unlink()
-    mended = synthpipe("verify", tmp_path / "link", "--sample", 0, "--repair", "--workers", 1)
+    mended = synthpipe("verify", tmp_path / "link", "--sample", 0, "--repair", "--workers", 0)
     assert mended.exit_code == 0, mended.output
     assert not (run / ".lock").exists()
 

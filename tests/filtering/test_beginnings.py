@@ -122,7 +122,7 @@ def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_build_takes_the_same_weights_at_another_path_and_refuses_others(tmp_path: Path) -> None:
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=4, patches=40, size=48, images=2))
-    run, cluster = tmp_path / "run", ClusterSettings(Local(workers=1))
+    run, cluster = tmp_path / "run", ClusterSettings(Local(0))
     keys = (*SMALL, "glass.min_area=80", "bezier=null", f"patches.root={tmp_path / 'phantom'}")
 
     def with_weights(path: Path, *more: str) -> None:

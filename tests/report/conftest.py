@@ -56,7 +56,7 @@ def run(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a finished run of the hostile patches, with filters."""
     path = tmp_path_factory.mktemp("runs") / "<b>run & 'report'"
     settings = pipeline(*SMALL, "patches.layout=csv", f"patches.root={hostile}", "patches.on_error=skip")
-    build(settings.model_copy(update={"name": NAME}), path, ClusterSettings(Local(2)), LogReporter())
+    build(settings.model_copy(update={"name": NAME}), path, ClusterSettings(Local(0)), LogReporter())
     return path
 
 

@@ -45,7 +45,7 @@ def copy_of(run: Path, tmp_path: Path) -> Path:
 
 
 def resume(run: Path) -> None:
-    build(RunDirectory(run).pipeline(), run, ClusterSettings(Local(1)), LogReporter())
+    build(RunDirectory(run).pipeline(), run, ClusterSettings(Local(0)), LogReporter())
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -126,7 +126,7 @@ def test_a_build_that_changes_the_run_writes_a_new_report(run: Path, tmp_path: P
     assert "<h1>" in (path / "report.html").read_text()
     (path / "report.html").write_text("old")
     (path / "curated.zarr" / "image" / "c.0.0.0.0").unlink()
-    repair(path, 0, 1, LogReporter())
+    repair(path, 0, 0, LogReporter())
     assert "<h1>" in (path / "report.html").read_text()
 
 
@@ -165,7 +165,7 @@ def test_an_unfinished_run_has_a_report(run: Path, tmp_path: Path) -> None:
 
 def test_a_build_that_stopped_shows_why(hostile: Path, tmp_path: Path) -> None:
     """A limit on donor uses keeps too few candidates; the next build wants fewer and shortens the plan."""
-    path, local = tmp_path / "run", ClusterSettings(Local(1))
+    path, local = tmp_path / "run", ClusterSettings(Local(0))
     changes = (
         *(*SMALL, "patches.layout=csv", f"patches.root={hostile}", "patches.on_error=skip", "bezier=null"),
         *("filter.enabled=false", "curation.rule=threshold", "curation.max_donor_uses=4"),
@@ -193,7 +193,7 @@ def test_every_view_of_a_run_warns_of_kept_composites_that_the_filter_rejects(
     settings = RunDirectory(path).pipeline()
     strict = settings.model_copy(update={"curation": settings.curation.model_copy(update={"threshold": 1.0})})
     RunDirectory(path).reopen()
-    build(strict, path, ClusterSettings(Local(1)), LogReporter())
+    build(strict, path, ClusterSettings(Local(0)), LogReporter())
     lowest = {}
     for strategy in STRATEGIES:
         found = tally_candidates(

@@ -36,11 +36,11 @@ class Bare:
 
 
 @contextmanager
-def cluster_of(settings: ClusterSettings, workplace: Bare | None = None) -> Iterator[DaskExecutor]:
+def cluster_of(settings: ClusterSettings, setup: Bare | None = None) -> Iterator[DaskExecutor]:
     """Open a cluster and prepare its workers."""
     with (
         open_cluster(settings, Demand(), lambda message: None) as cluster,
-        cluster.prepared(workplace or Bare(), lambda steps: None),
+        cluster.prepared(setup or Bare(), lambda steps: None),
     ):
         yield cluster
 

@@ -68,7 +68,7 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     build(
         pipeline(*overrides, f"patches.root={directory / 'phantom'}"),
         directory / "run",
-        ClusterSettings(Local(workers=1)),
+        ClusterSettings(Local(0)),
         LogReporter(),
     )
     return DataSet(directory / "phantom", directory / "run" / "curated.zarr")

@@ -121,6 +121,7 @@ def test_a_run_is_made_where_locks_and_renames_do_not_work(site: Site) -> None:
         assert named["state"] == "note" and cure in named["cure"]
 
 
+@pytest.mark.slow
 def test_a_run_is_made_on_a_gateway(gateway: Path, patches: Path) -> None:
     site = Site(gateway, patches, {})
     make_everything(site)

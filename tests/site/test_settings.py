@@ -14,7 +14,7 @@ from synthpipe.runtime import ClusterSettings, Demand, ExistingCluster, Local
 from synthpipe.runtime.cluster import open_cluster
 from tests.doctor.test_doctor import examined
 from tests.runtime.conftest import cluster_of
-from tests.runtime.test_joining import process
+from tests.runtime.test_existing_clusters import process
 
 WITHOUT_SYNTHPIPE = """
 import sys

@@ -95,6 +95,7 @@ def test_killed_workers_cost_no_result(cluster: DaskExecutor, tmp_path: Path) ->
     assert len(list(tmp_path.glob("died-*"))) == 4
 
 
+@pytest.mark.faults
 def test_a_task_outlives_ten_of_its_workers_but_no_endless_row_of_them(cluster: DaskExecutor, tmp_path: Path) -> None:
     assert list(cluster.run(die, [(tmp_path, 0, 10)])) == [0]
     with pytest.raises(ClusterError, match=r"lost 16 workers, which ended while they had it.*build again"):
@@ -103,6 +104,7 @@ def test_a_task_outlives_ten_of_its_workers_but_no_endless_row_of_them(cluster: 
     assert sorted(cluster.run(square, range(5))) == [0, 1, 4, 9, 16]
 
 
+@pytest.mark.faults
 def test_a_task_that_needs_too_much_memory_is_found_out_soon(capfd: pytest.CaptureFixture[str]) -> None:
     with cluster_of(two(memory=500 << 20)) as cluster:
         with pytest.raises(ClusterError, match=r"3 ended 4 workers, the last one because it held .* MiB.*--memory"):
@@ -121,6 +123,7 @@ class Greedy(Bare):
         on_steps(len(taken))
 
 
+@pytest.mark.faults
 def test_workers_that_never_get_ready_are_no_endless_wait(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ClusterError, match=r"before they were ready.*--memory"), cluster_of(two(400 << 20), Greedy()):
         pass

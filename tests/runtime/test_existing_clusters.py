@@ -92,8 +92,8 @@ def until(ended: Callable[[], bool], seconds: float = 60) -> Iterator[int]:
     yield from takewhile(lambda _: not ended() and time.monotonic() < deadline, count())
 
 
-def open_and_close(settings: ClusterSettings, workplace: Bare | None = None) -> None:
-    with cluster_of(settings, workplace):
+def open_and_close(settings: ClusterSettings, setup: Bare | None = None) -> None:
+    with cluster_of(settings, setup):
         pass
 
 
