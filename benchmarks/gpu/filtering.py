@@ -30,7 +30,7 @@ def filter_training(bench: Bench, found: Found) -> None:
         "float32": _steps(bench, found, "float32"),
         "mixed": _steps(bench, found, "mixed precision", mixed=True),
     }
-    found.check("mixed precision has the loss of float32", abs(losses["float32"] - losses["mixed"]) < _CLOSE)
+    found.check("mixed precision has the same loss as float32", abs(losses["float32"] - losses["mixed"]) < _CLOSE)
     _steps(bench, found, "float32, images in torch's own order", channels_last=False)
     _steps(bench, found, "float32, not reproducible", free=True)
 
@@ -39,7 +39,7 @@ def compiled_training(bench: Bench, found: Found) -> None:
     """Time training steps of the filter with ``torch.compile``, and compare the loss."""
     plain = _steps(bench, found, "mixed precision", mixed=True)
     loss = _steps(bench, found, "mixed precision, compiled", mixed=True, compiled=True)
-    found.check("compiled, it has the loss of before", abs(plain - loss) < _CLOSE)
+    found.check("compiled training has the same loss", abs(plain - loss) < _CLOSE)
 
 
 def _whole_stage(bench: Bench, found: Found, name: str, changes: Mapping[str, object]) -> None:

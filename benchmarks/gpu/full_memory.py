@@ -39,7 +39,7 @@ def full_memory(bench: Bench, found: Found) -> None:
         _expect(found, "build", "filter.batch", lambda: build(demo_pipeline(bench), folder / "full", here, Silent()))
     again = Scorer.load(weights)
     again.score(bench.images, bench.scale.batch)
-    found.check("where memory is free again, scoring goes on", again.sha256 == sha256)
+    found.check("scoring works again when memory is free", again.sha256 == sha256)
     patches = demo_patches(bench)
     message = python(
         *("-c", _COMMAND.format(_FULL[bench.device.type]), "train", bench.job.run.curated, "--real", patches),
@@ -48,7 +48,7 @@ def full_memory(bench: Bench, found: Found) -> None:
         ok=False,
     )
     found.note(f"segmentation: {' '.join(message.partition('Error: ')[2].split())}")
-    found.check("segmentation names what to set", "memory is full" in message and "composites" in message)
+    found.check("segmentation names the setting to change", "memory is full" in message and "composites" in message)
 
 
 def _expect(found: Found, name: str, setting: str, work: Callable[[], object]) -> None:
@@ -58,7 +58,7 @@ def _expect(found: Found, name: str, setting: str, work: Callable[[], object]) -
     except FilterError as error:
         message = str(error)
     found.note(f"{name}: {' '.join(message.split()) or 'no error'}")
-    found.check(f"{name} names what to set", setting in message)
+    found.check(f"{name} names the setting to change", setting in message)
 
 
 @contextmanager

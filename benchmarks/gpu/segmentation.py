@@ -44,7 +44,7 @@ def segmentation(bench: Bench, found: Found) -> None:
         losses = _losses(folder)
         found.check(f"{name}: the loss is finite", bool(np.isfinite(losses).all()))
         first[precision] = losses[0]
-    found.check("mixed precision has the first loss of float32", abs(first["32"] - first["mixed"]) < _CLOSE)
+    found.check("mixed precision has the same first loss as float32", abs(first["32"] - first["mixed"]) < _CLOSE)
 
 
 def resuming(bench: Bench, found: Found) -> None:
@@ -63,10 +63,10 @@ def resuming(bench: Bench, found: Found) -> None:
     reached = _kill([*arguments, "-o", bench.folder / "killed"], bench.folder / "killed")
     command(*arguments, "-o", bench.folder / "killed")
     alone, killed = (_losses(bench.folder / name) for name in ("alone", "killed"))
-    found.check("a killed training ends with as many steps", len(alone) == len(killed) == _STEPS)
+    found.check("a killed training ends with the same number of steps", len(alone) == len(killed) == _STEPS)
     apart = np.abs(alone - killed)
     found.row(
-        "losses of a killed training and of one left alone",
+        "losses of a killed and of an uninterrupted training",
         {
             "largest_difference": float(apart.max()),
             "difference_before_the_kill": float(apart[:_SAVED].max()),
@@ -74,9 +74,9 @@ def resuming(bench: Bench, found: Found) -> None:
         },
     )
     if bench.on_gpu:
-        found.check("it resumes to the same loss, nearly", bool(apart[_SAVED] < _NEAR * abs(alone[_SAVED])))
+        found.check("it resumes with nearly the same loss", bool(apart[_SAVED] < _NEAR * abs(alone[_SAVED])))
     else:
-        found.check("it resumes to the same losses, bit by bit", np.array_equal(alone, killed))
+        found.check("it resumes with the same losses, bit by bit", np.array_equal(alone, killed))
 
 
 def _kill(arguments: list[object], folder: Path) -> int:
