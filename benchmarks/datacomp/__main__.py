@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from benchmarks.datacomp.kept import Bench, Cell
 from benchmarks.datacomp.page import PAGE, RESULTS, write_page
 from benchmarks.datacomp.rows import ROWS
 from benchmarks.datacomp.sets import SETS
+from benchmarks.datacomp.stored_results import Bench, Cell
 from benchmarks.datacomp.trainer import TRAINERS
 from synthpipe.cli.output import say
 from synthpipe.core.errors import SynthpipeError

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datacomp.kept import Result, read_all
 from benchmarks.datacomp.rows import ROWS
 from benchmarks.datacomp.sets import SETS
 from benchmarks.datacomp.statistics import compared
+from benchmarks.datacomp.stored_results import Result, read_all
 from benchmarks.datacomp.trainer import TRAINERS
 from synthpipe.config.fields import differences
 from synthpipe.core.errors import ConfigError

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.datacomp.kept import Result
+from benchmarks.datacomp.stored_results import Result
 
 _REPLICATES = 10_000
 

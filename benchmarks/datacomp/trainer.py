@@ -101,7 +101,7 @@ TRAINERS: Mapping[str, Trainer] = {
 }
 """All trainers by name, in the order in which they run."""
 
-Looked = dict[int, float]
+ValidationScores = dict[int, float]
 """Validation mIoU by step."""
 
 
@@ -142,7 +142,7 @@ class Network(nn.Module):
 
 def fit(
     trainer: Trainer, samples: Samples, chosen_by: Sequence[tuple[Image, Mask]], classes: int, seed: int
-) -> tuple[Network, Looked]:
+) -> tuple[Network, ValidationScores]:
     """Train on samples; return the network with the best weights by validation, and all validation results.
 
     Parameters
@@ -166,7 +166,7 @@ def fit(
     )
     dice = DiceLoss("multiclass", ignore_index=classes)
     looks = {trainer.steps - trainer.steps // (2 * trainer.looks) * late for late in range(trainer.looks)}
-    seen: Looked = {}
+    seen: ValidationScores = {}
     best: dict[str, Tensor] = {}
     network.train()
     for step, (images, masks) in enumerate(_batches(samples, trainer, classes, seed), 1):

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.gpu.bench import PIPELINES, Bench, options, python
 from benchmarks.gpu.chain import demo_patches, demo_pipeline
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from synthpipe.build import build
 from synthpipe.core.errors import FilterError
 from synthpipe.core.progress import Silent
@@ -27,7 +27,7 @@ _FULL = {
 _COMMAND = "import sys, torch; {}; from synthpipe.cli import main; main(sys.argv[1:])"
 
 
-def full_memory(bench: Bench, found: Found) -> None:
+def full_memory(bench: Bench, found: PartResults) -> None:
     """Let scoring, a filter's training, a build and a segmentation training run out of memory; check the messages."""
     weights, folder = bench.job.run.weights("mosaic"), bench.folder
     sha256 = bench.filter.model_sha256
@@ -51,7 +51,7 @@ def full_memory(bench: Bench, found: Found) -> None:
     found.check("segmentation names the setting to change", "memory is full" in message and "composites" in message)
 
 
-def _expect(found: Found, name: str, setting: str, work: Callable[[], object]) -> None:
+def _expect(found: PartResults, name: str, setting: str, work: Callable[[], object]) -> None:
     message = ""
     try:
         work()

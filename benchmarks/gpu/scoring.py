@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filtering import rate
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from benchmarks.gpu.watching import watched
 from synthpipe.build.layout import add_scores
 from synthpipe.build.tasks import Job, ScoreTask, score_shards
@@ -25,7 +25,7 @@ _TARGET = 0.9  # wanted share of the bare network's rate
 _NEAR = 0.02  # largest difference of scores between a CPU and a GPU, which rounds convolutions to TF32
 
 
-def scoring(bench: Bench, found: Found) -> None:
+def scoring(bench: Bench, found: PartResults) -> None:
     """Score candidates from Zarr to Zarr, and compare the speed with the bare network on images on the device."""
     sha256 = bench.filter.model_sha256
     job, batch = bench.job, bench.scale.batch

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.bench import PIPELINES, Bench, command, options
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from benchmarks.training import PUBLISHED, measure, prepare
 from synthpipe.config.settings_file import load_settings
 from synthpipe.segment.settings import TrainSettings
@@ -25,7 +25,7 @@ _NEAR = 0.01  # largest relative difference of the loss of the first step after 
 _STEPS, _SAVED = 12, 4  # steps of a training that is killed, and steps between its checkpoints
 
 
-def segmentation(bench: Bench, found: Found) -> None:
+def segmentation(bench: Bench, found: PartResults) -> None:
     """Train the published network in float32 and in mixed precision, and check the losses."""
     data = prepare(bench.folder / "segmentation", bench.scale.canvas)
     first = {}
@@ -47,7 +47,7 @@ def segmentation(bench: Bench, found: Found) -> None:
     found.check("mixed precision has the same first loss as float32", abs(first["32"] - first["mixed"]) < _CLOSE)
 
 
-def resuming(bench: Bench, found: Found) -> None:
+def resuming(bench: Bench, found: PartResults) -> None:
     """Kill a training of the demo's network, resume it, and compare it with an uninterrupted one."""
     folder = bench.folder / "segmentation"
     if not (folder / "run" / "README.md").exists():

@@ -10,11 +10,11 @@ from click.testing import CliRunner
 
 from benchmarks.datacomp.__main__ import main
 from benchmarks.datacomp.glas import by_grade, by_patient
-from benchmarks.datacomp.kept import Bench, Cell, Result, read
 from benchmarks.datacomp.page import write_page
 from benchmarks.datacomp.rows import ROWS, Built, Predict, Samples
 from benchmarks.datacomp.sets import DataSet
 from benchmarks.datacomp.statistics import compared, miou
+from benchmarks.datacomp.stored_results import Bench, Cell, Result, read
 from benchmarks.datacomp.trainer import Trainer
 from synthpipe import open_run
 from synthpipe.core.errors import ConfigError

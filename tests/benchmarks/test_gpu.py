@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu.found import Found, is_wrong, table
+from benchmarks.gpu.part_results import PartResults, is_wrong, table
 from benchmarks.gpu.parts import PARTS
 from benchmarks.gpu.running import SHARES, run_parts
 from tests.conftest import ROOT
@@ -73,7 +73,7 @@ def test_a_part_that_takes_too_long_is_cut_and_its_error_says_so(tmp_path: Path)
 
 
 def test_what_a_part_found_before_it_failed_is_kept(tmp_path: Path) -> None:
-    found = Found(tmp_path / "part.json")
+    found = PartResults(tmp_path / "part.json")
     found.row("a row", {"images_a_second": 1200.0, "of_bare": 0.93, "peak_memory": 1 << 30})
     found.check("a check", True)
     found.error("RuntimeError: CUDA error:\nmisaligned address")

@@ -11,7 +11,7 @@ from synthpipe.files.writing import write_atomically
 from synthpipe.storage.summary import human_bytes
 
 
-class Found:
+class PartResults:
     """The results of a part: rows of figures, and checks that are right or wrong."""
 
     def __init__(self, path: Path) -> None:
