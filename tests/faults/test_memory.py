@@ -1,4 +1,4 @@
-"""Workers that may not use enough memory."""
+"""Workers whose memory limit is too low."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from tests.faults.builds import Builds, digests
 from tests.faults.conftest import Undisturbed
 
 
-def test_too_little_memory_ends_a_build_with_what_to_set(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
+def test_too_little_memory_ends_a_build_with_the_setting_to_change(
+    builds: Builds, whole: Undisturbed, tmp_path: Path
+) -> None:
     start = time.monotonic()
     build = builds.start(tmp_path / "run", "--workers", "1", "--memory", "300MiB")
     _, log = build.communicate(timeout=300)
