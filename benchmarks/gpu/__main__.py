@@ -15,8 +15,8 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.gpu.found import is_wrong, table
 from benchmarks.gpu.page import PAGE, RESULTS, write_page
+from benchmarks.gpu.part_results import is_wrong, table
 from benchmarks.gpu.running import SHARES, run_parts
 from benchmarks.gpu.scale import FULL, SMALL
 

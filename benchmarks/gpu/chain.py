@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu.bench import DEMO, PIPELINES, Bench, command, options
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from synthpipe.build import build
 from synthpipe.config import pipeline_file
 from synthpipe.config.pipeline import Pipeline
@@ -20,7 +20,7 @@ from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 
 
-def whole_chain(bench: Bench, found: Found) -> None:
+def whole_chain(bench: Bench, found: PartResults) -> None:
     """Make the phantom, build a run, verify it, train a network and evaluate it."""
     patches, run = demo_patches(bench), bench.folder / "demo"
     start = time.perf_counter()
@@ -44,7 +44,7 @@ def whole_chain(bench: Bench, found: Found) -> None:
     found.check("an evaluation has a mean IoU", 0 <= metrics["miou"] <= 1)
 
 
-def shared_card(bench: Bench, found: Found) -> None:
+def shared_card(bench: Bench, found: PartResults) -> None:
     """Build the demo by two workers that share the card, and compare the bytes with those of one worker."""
     one, two = bench.folder / "demo", bench.folder / "demo-shared"
     _build_demo(bench, one)  # already built, unless this part runs alone

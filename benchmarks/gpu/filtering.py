@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from benchmarks.gpu.watching import synchronise, watched
 from synthpipe.filtering.network import Architecture, FilterNetwork
 from synthpipe.filtering.reproducible import reproducible
@@ -22,7 +22,7 @@ STAGES: Mapping[str, Mapping[str, object]] = {"float32": {}, "mixed precision": 
 _CLOSE = 0.05  # largest difference of two losses if one is computed in bfloat16
 
 
-def filter_training(bench: Bench, found: Found) -> None:
+def filter_training(bench: Bench, found: PartResults) -> None:
     """Train the filter twice from one seed, in the same way as a build, and time single steps with other settings."""
     for name, changes in STAGES.items():
         _whole_stage(bench, found, name, changes)
@@ -30,19 +30,19 @@ def filter_training(bench: Bench, found: Found) -> None:
         "float32": _steps(bench, found, "float32"),
         "mixed": _steps(bench, found, "mixed precision", mixed=True),
     }
-    found.check("mixed precision has the loss of float32", abs(losses["float32"] - losses["mixed"]) < _CLOSE)
+    found.check("mixed precision has the same loss as float32", abs(losses["float32"] - losses["mixed"]) < _CLOSE)
     _steps(bench, found, "float32, images in torch's own order", channels_last=False)
     _steps(bench, found, "float32, not reproducible", free=True)
 
 
-def compiled_training(bench: Bench, found: Found) -> None:
+def compiled_training(bench: Bench, found: PartResults) -> None:
     """Time training steps of the filter with ``torch.compile``, and compare the loss."""
     plain = _steps(bench, found, "mixed precision", mixed=True)
     loss = _steps(bench, found, "mixed precision, compiled", mixed=True, compiled=True)
-    found.check("compiled, it has the loss of before", abs(plain - loss) < _CLOSE)
+    found.check("compiled training has the same loss", abs(plain - loss) < _CLOSE)
 
 
-def _whole_stage(bench: Bench, found: Found, name: str, changes: Mapping[str, object]) -> None:
+def _whole_stage(bench: Bench, found: PartResults, name: str, changes: Mapping[str, object]) -> None:
     # the first training is the run's own, and warms up
     folders = [
         bench.folder / "run" / "filter" if not changes else bench.folder / f"filter {name}",
@@ -62,7 +62,7 @@ def _whole_stage(bench: Bench, found: Found, name: str, changes: Mapping[str, ob
 
 def _steps(
     bench: Bench,
-    found: Found,
+    found: PartResults,
     name: str,
     mixed: bool = False,
     channels_last: bool = True,

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.gpu.bench import PIPELINES, Bench, options, python
 from benchmarks.gpu.chain import demo_patches, demo_pipeline
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from synthpipe.build import build
 from synthpipe.core.errors import FilterError
 from synthpipe.core.progress import Silent
@@ -27,7 +27,7 @@ _FULL = {
 _COMMAND = "import sys, torch; {}; from synthpipe.cli import main; main(sys.argv[1:])"
 
 
-def full_memory(bench: Bench, found: Found) -> None:
+def full_memory(bench: Bench, found: PartResults) -> None:
     """Let scoring, a filter's training, a build and a segmentation training run out of memory; check the messages."""
     weights, folder = bench.job.run.weights("mosaic"), bench.folder
     sha256 = bench.filter.model_sha256
@@ -39,7 +39,7 @@ def full_memory(bench: Bench, found: Found) -> None:
         _expect(found, "build", "filter.batch", lambda: build(demo_pipeline(bench), folder / "full", here, Silent()))
     again = Scorer.load(weights)
     again.score(bench.images, bench.scale.batch)
-    found.check("where memory is free again, scoring goes on", again.sha256 == sha256)
+    found.check("scoring works again when memory is free", again.sha256 == sha256)
     patches = demo_patches(bench)
     message = python(
         *("-c", _COMMAND.format(_FULL[bench.device.type]), "train", bench.job.run.curated, "--real", patches),
@@ -48,17 +48,17 @@ def full_memory(bench: Bench, found: Found) -> None:
         ok=False,
     )
     found.note(f"segmentation: {' '.join(message.partition('Error: ')[2].split())}")
-    found.check("segmentation names what to set", "memory is full" in message and "composites" in message)
+    found.check("segmentation names the setting to change", "memory is full" in message and "composites" in message)
 
 
-def _expect(found: Found, name: str, setting: str, work: Callable[[], object]) -> None:
+def _expect(found: PartResults, name: str, setting: str, work: Callable[[], object]) -> None:
     message = ""
     try:
         work()
     except FilterError as error:
         message = str(error)
     found.note(f"{name}: {' '.join(message.split()) or 'no error'}")
-    found.check(f"{name} names what to set", setting in message)
+    found.check(f"{name} names the setting to change", setting in message)
 
 
 @contextmanager

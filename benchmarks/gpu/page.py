@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.found import is_wrong, table
+from benchmarks.gpu.part_results import is_wrong, table
 from benchmarks.page import RESULTS as ALL_RESULTS
 from synthpipe.storage.summary import human_bytes
 

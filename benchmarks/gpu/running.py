@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 
 SHARES: Mapping[str, float] = {
     "filter training": 80,
@@ -49,7 +49,7 @@ def run_parts(names: Iterable[str], folder: Path, cpu: bool, seconds: float) -> 
 def _run_part(name: str, folder: Path, cpu: bool, seconds: float) -> dict[str, Any]:
     """Run a part in its own process, and return its result so far when it ends or is stopped."""
     result = folder / f"{name}.json"
-    found = Found(result)
+    found = PartResults(result)
     found.error("it ended without a message")
     command = [sys.executable, "-m", "benchmarks.gpu.parts", name, str(folder), *(["--cpu"] if cpu else [])]
     process = subprocess.Popen(command, start_new_session=True)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filtering import rate
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from benchmarks.gpu.watching import watched
 from synthpipe.build.layout import add_scores
 from synthpipe.build.tasks import Job, ScoreTask, score_shards
@@ -25,7 +25,7 @@ _TARGET = 0.9  # wanted share of the bare network's rate
 _NEAR = 0.02  # largest difference of scores between a CPU and a GPU, which rounds convolutions to TF32
 
 
-def scoring(bench: Bench, found: Found) -> None:
+def scoring(bench: Bench, found: PartResults) -> None:
     """Score candidates from Zarr to Zarr, and compare the speed with the bare network on images on the device."""
     sha256 = bench.filter.model_sha256
     job, batch = bench.job, bench.scale.batch
@@ -45,17 +45,17 @@ def scoring(bench: Bench, found: Found) -> None:
     found.row("from Zarr to Zarr", row)
     if bench.on_gpu:
         found.check("at least 90 % of the bare network", row["of_bare"] >= _TARGET)
-    found.check("any order of shards, equal bits", np.array_equal(stored, _scores(job, sha256, shards[::-1])))
+    found.check("the order of the shards changes no bit", np.array_equal(stored, _scores(job, sha256, shards[::-1])))
     other = _with_another_shard(bench, sha256)
-    found.check("another shard size, equal bits", np.array_equal(other, stored[: len(other)]))
+    found.check("the shard size changes no bit", np.array_equal(other, stored[: len(other)]))
     few = images.read_many(range(min(len(images), 2 * batch + 7)))
     indices = range(0, len(few), max(1, len(few) // 16))
     alone = np.concatenate([scorer.score(few[index : index + 1], batch) for index in indices])
-    found.check("alone or among others, equal bits", np.array_equal(alone, stored[: len(few)][list(indices)]))
+    found.check("other images change no bit of a score", np.array_equal(alone, stored[: len(few)][list(indices)]))
     found.row("another batch", {"largest_difference": _apart(scorer.score(few, max(1, batch // 2)), stored)})
     on_cpu = Scorer.load(job.run.weights("mosaic"), "cpu", torch.get_num_threads()).score(few[:64], batch)
     found.row("against a CPU", {"largest_difference": _apart(on_cpu, stored)})
-    found.check("as a CPU scores, nearly", _apart(on_cpu, stored) < _NEAR)
+    found.check("scores are close to those of a CPU", _apart(on_cpu, stored) < _NEAR)
 
 
 def _scores(job: Job, sha256: str, *tasks: tuple[int, ...]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.bench import PIPELINES, Bench, command, options
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from benchmarks.training import PUBLISHED, measure, prepare
 from synthpipe.config.settings_file import load_settings
 from synthpipe.segment.settings import TrainSettings
@@ -25,7 +25,7 @@ _NEAR = 0.01  # largest relative difference of the loss of the first step after 
 _STEPS, _SAVED = 12, 4  # steps of a training that is killed, and steps between its checkpoints
 
 
-def segmentation(bench: Bench, found: Found) -> None:
+def segmentation(bench: Bench, found: PartResults) -> None:
     """Train the published network in float32 and in mixed precision, and check the losses."""
     data = prepare(bench.folder / "segmentation", bench.scale.canvas)
     first = {}
@@ -44,10 +44,10 @@ def segmentation(bench: Bench, found: Found) -> None:
         losses = _losses(folder)
         found.check(f"{name}: the loss is finite", bool(np.isfinite(losses).all()))
         first[precision] = losses[0]
-    found.check("mixed precision has the first loss of float32", abs(first["32"] - first["mixed"]) < _CLOSE)
+    found.check("mixed precision has the same first loss as float32", abs(first["32"] - first["mixed"]) < _CLOSE)
 
 
-def resuming(bench: Bench, found: Found) -> None:
+def resuming(bench: Bench, found: PartResults) -> None:
     """Kill a training of the demo's network, resume it, and compare it with an uninterrupted one."""
     folder = bench.folder / "segmentation"
     if not (folder / "run" / "README.md").exists():
@@ -63,10 +63,10 @@ def resuming(bench: Bench, found: Found) -> None:
     reached = _kill([*arguments, "-o", bench.folder / "killed"], bench.folder / "killed")
     command(*arguments, "-o", bench.folder / "killed")
     alone, killed = (_losses(bench.folder / name) for name in ("alone", "killed"))
-    found.check("a killed training ends with as many steps", len(alone) == len(killed) == _STEPS)
+    found.check("a killed training ends with the same number of steps", len(alone) == len(killed) == _STEPS)
     apart = np.abs(alone - killed)
     found.row(
-        "losses of a killed training and of one left alone",
+        "losses of a killed and of an uninterrupted training",
         {
             "largest_difference": float(apart.max()),
             "difference_before_the_kill": float(apart[:_SAVED].max()),
@@ -74,9 +74,9 @@ def resuming(bench: Bench, found: Found) -> None:
         },
     )
     if bench.on_gpu:
-        found.check("it resumes to the same loss, nearly", bool(apart[_SAVED] < _NEAR * abs(alone[_SAVED])))
+        found.check("it resumes with nearly the same loss", bool(apart[_SAVED] < _NEAR * abs(alone[_SAVED])))
     else:
-        found.check("it resumes to the same losses, bit by bit", np.array_equal(alone, killed))
+        found.check("it resumes with the same losses, bit by bit", np.array_equal(alone, killed))
 
 
 def _kill(arguments: list[object], folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Cards of composites: what the page shows of one composite, with its layers, regions, donors and replay command."""
+"""Cards of composites: the layers, regions, donors and replay command that the page shows for each composite."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 
 @dataclass(frozen=True, slots=True)
 class CompositeCard:
-    """What the page shows of a composite.
+    """The data of a composite's card.
 
     Texts are not escaped yet, and pictures are data URIs. `regions` and `quadrants` are rows of tables; `properties`
     are pairs of a name and a value.

@@ -28,7 +28,7 @@ _NEEDED = ("recipe", "mask", "image")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredComposite:
-    """A composite, or a real patch with its predicted mask, as a store holds it.
+    """A composite, or a real patch with its predicted mask, from a store.
 
     Attributes
     ----------
@@ -69,7 +69,7 @@ class StoredComposite:
 
 
 class StoredComposites:
-    """A sequence of the composites in a Zarr group, each read when it is asked for.
+    """A sequence of the composites in a Zarr group, each read on access.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def open_composites(path: Location) -> StoredComposites:
 
 
 def as_json(stored: StoredComposite, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return a composite's recipe and visible regions as JSON-ready data."""
+    """Return the recipe, the verdict and the visible regions of a composite as JSON-ready data."""
     return {
         "index": stored.index,
         "origin": stored.origin,

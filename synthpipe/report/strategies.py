@@ -31,7 +31,7 @@ _BINS = 40
 _MOST = 15  # rows of a table of the most used donors or slides
 _CLASSES = 16  # classes in the matrix of pairs
 _EXAMPLES = 4
-_SHOWN = {  # keys of a filter's report that have a place of their own on the page
+_SHOWN = {  # keys of a filter's report with their own rows on the page
     *("format_version", "strategy", "network", "epochs", "best_epoch", "accuracy", "auroc", "synthetic_train"),
     *("synthetic_val", "real_train", "real_val", "model_sha256", "seconds", "device"),
 }
@@ -45,7 +45,7 @@ _EPOCH = {
 
 @dataclass(frozen=True, slots=True)
 class StrategySection:
-    """What the page shows of a strategy; the template uses these names."""
+    """The data of a strategy's section; the template uses these names."""
 
     name: str
     title: str
@@ -278,7 +278,7 @@ def _reuse(facts: RunFacts, tallied: Tally) -> list[dict[str, Any]]:
 
 
 def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the page shows of a filter's report.
+    """Return the data that the page shows from a filter's report.
 
     Values other than those of training and validation are listed under their keys.
     """

@@ -92,7 +92,7 @@ class ExpectedGroup:
 def expected_composites(
     run: RunDirectory, pipeline: Pipeline, strategy: Strategy, purpose: Purpose, finished: bool, model: str
 ) -> ExpectedGroup | None:
-    """Return the expected group of a strategy's composites, or None if it does not exist and need not.
+    """Return the expected group of a strategy's composites, or None if it does not exist yet.
 
     Parameters
     ----------
@@ -131,7 +131,7 @@ def expected_composites(
 def expected_curated(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool, count: int | None
 ) -> ExpectedGroup | None:
-    """Return the expected curated set, or None if it does not exist and need not.
+    """Return the expected curated set, or None if it does not exist yet.
 
     Parameters
     ----------
@@ -194,7 +194,7 @@ def _fault(path: Location, found: str, expected: str, wanted: bytes) -> Fault:
 
 
 def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
-    """Raise DamageError if metadata is not as expected.
+    """Raise DamageError if metadata differs from the expected one.
 
     A shorter array is sound in an unfinished run: a build that is killed while it extends a plan leaves some.
     """

@@ -29,7 +29,7 @@ _CATALOG = "give --repair: it makes the catalog again from the patches, if these
 
 
 def error_finding(error: SynthpipeError, path: Location) -> str:
-    """Return the finding in an error's message, without the file's name and the advice, which a fault has itself."""
+    """Return the part of an error's message between the file's name and the advice."""
     return str(error).removeprefix(f"{path}: ").partition("; ")[0]
 
 

@@ -176,7 +176,7 @@ def _check_values(samples: Samples, pipeline: Pipeline) -> Iterator[Finding]:
             expected = f"{counted[position].tolist()}, the counts in the mask"
             yield "class_pixels", f"{wrong} at position {position} of the shard", expected
     if "p_real" in samples:
-        wrong = ~((samples["p_real"] >= 0) & (samples["p_real"] <= 1))  # NaN too
+        wrong = ~((samples["p_real"] >= 0) & (samples["p_real"] <= 1))  # also true for NaN
         for position in np.flatnonzero(wrong)[:1]:
             yield "p_real", f"{samples['p_real'][position]} at position {position} of the shard", "a probability"
     if "verdict" in samples and (largest := int(samples["verdict"].max())) >= len(REASONS):

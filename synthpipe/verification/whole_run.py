@@ -217,7 +217,7 @@ class _Verification:
             path = stored.object(shard)
             try:
                 found = decode_shard(stored.array, stored.read(shard))
-            except OSError:  # DamageError is one
+            except OSError:  # includes DamageError
                 continue  # reported already
             wrong = np.flatnonzero(found != verdicts_of_shard(judged.verdicts, shard, group.shard))
             for position in wrong[:1]:

@@ -49,7 +49,7 @@ def test_all_rows_are_measured_and_finished_ones_are_kept(tmp_path: Path) -> Non
     assert all(f"| {name} |" in page for name in ROWS.values()) and "points of mIoU" in page
     lost = found["rows"]["bezier"].pop("0")
     results.write_text(json.dumps(found), encoding="utf-8")
-    told = run()
-    assert "Bezier, seed 0" in told and "Mosaic, seed 0" not in told and "training: 0 of" not in told
+    log = run()
+    assert "Bezier, seed 0" in log and "Mosaic, seed 0" not in log and "training: 0 of" not in log
     again = json.loads(results.read_text(encoding="utf-8"))["rows"]["bezier"]["0"]
     assert {**again, "seconds": 0} == {**lost, "seconds": 0}

@@ -220,4 +220,4 @@ def test_a_sheet_that_cannot_be_written(run: Path) -> None:
 
 def test_a_store_of_groups_names_them(run: Path) -> None:
     result = inspect(run / "candidates.zarr", "--index", 1)
-    assert result.exit_code == 1 and "its groups: bezier, mosaic. Name one of them" in result.stderr
+    assert result.exit_code == 1 and "its groups: bezier, mosaic; name one of them" in result.stderr

@@ -1,4 +1,4 @@
-"""One set of patches, and one build that nobody disturbed, for all faults."""
+"""One set of patches and one undisturbed build for all fault tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Power cuts at the steps of builds, extensions, repairs and exports: nothing is lost, and the next attempt ends."""
+"""Power cuts during builds, extensions, repairs and exports: nothing is lost, and the next attempt completes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return the digests of files; of those that hold seconds, that they are there."""
+    """Return the digests of all files; files with seconds have an empty digest."""
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {
         name: "" if path.name in SECONDS else hashlib.sha256(path.read_bytes()).hexdigest()
@@ -91,7 +91,7 @@ def cut_everywhere(
         folder = copied(source, tmp_path / f"cut-{step}")
         with cut_at(folder, step) as cut, suppress(Exception):
             work(folder)
-        assert cut.happened or step > steps - 10, "which thread comes first does not change more steps than these"
+        assert cut.happened or step > steps - 10, "the order of threads may change only the last few steps"
         after(folder)
         work(folder)
         assert contents(folder) == expected, f"cut at step {step} of {steps}"
@@ -137,7 +137,7 @@ def test_an_extension_that_is_cut_loses_nothing_and_ends_at_the_next_attempt(
 
 
 @pytest.mark.usefixtures("renames")
-def test_the_former_set_is_whole_at_every_step_of_setting_it_aside(finished: Path, tmp_path: Path) -> None:
+def test_the_former_set_is_complete_at_every_step_of_moving_it(finished: Path, tmp_path: Path) -> None:
     former = CuratedSet(finished / "curated.zarr").digest
 
     def set_aside(folder: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(
     assert contents(tmp_path / "whole") == contents(finished)
 
 
-def test_a_repair_completes_the_end_of_a_build_that_was_killed(finished: Path, tmp_path: Path) -> None:
+def test_a_repair_completes_a_build_that_was_killed_at_its_end(finished: Path, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     (run / "report.html").unlink()
     for name in (".lock", ".driver", f".report.html.{'0' * 32}.partial"):
@@ -218,11 +218,11 @@ def test_a_run_that_lost_its_candidates_keeps_the_former_set_when_it_is_extended
     assert CuratedSet(aside).digest == former and len(CuratedSet(run / "curated.zarr")) == 6
 
 
-UNFINISHED = {"SHA256SUMS", "report.html", "README.md"}  # what a run lacks that is not finished
+UNFINISHED = {"SHA256SUMS", "report.html", "README.md"}  # files that an unfinished run does not have
 
 
 @pytest.mark.parametrize("last", ["report.html", ".driver", ".lock"])
-def test_what_a_build_left_that_was_killed_at_its_end_goes_with_the_next(
+def test_the_next_build_removes_the_leftovers_of_a_killed_build(
     finished: Path, patches: Path, tmp_path: Path, last: str
 ) -> None:
     def extended(run: Path) -> None:
@@ -242,7 +242,7 @@ def test_what_a_build_left_that_was_killed_at_its_end_goes_with_the_next(
 def test_an_export_that_is_cut_keeps_its_parts_and_ends_at_the_next_attempt(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: int
 ) -> None:
-    # in this process, so that its steps are seen
+    # in this process, so that its steps can be cut
     monkeypatch.setattr(
         "synthpipe.export.exporting.ProcessPoolExecutor",
         lambda workers, _, begin, arguments: ThreadPoolExecutor(1, initializer=begin, initargs=arguments),
@@ -261,7 +261,7 @@ def test_an_export_that_is_cut_keeps_its_parts_and_ends_at_the_next_attempt(
     cut_everywhere(None, lambda folder: export(curated, "png", folder, LogReporter(), 1, 1), after, tmp_path, cuts)
 
 
-def test_a_run_that_is_cut_while_it_is_reopened_is_not_finished(finished: Path, tmp_path: Path) -> None:
+def test_a_cut_while_a_run_is_reopened_leaves_it_unfinished(finished: Path, tmp_path: Path) -> None:
     def reopened(folder: Path, step: float) -> Cut:
         with cut_at(copied(finished, folder), step) as cut, suppress(OSError):
             RunDirectory(folder).reopen()

@@ -1,4 +1,4 @@
-"""Disks that fill up, and patches that change under a build."""
+"""Disks that fill up, and patches that change during a build."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.faults.conftest import Undisturbed
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    """Yield the folder of a separate file system with 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
     made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], capture_output=True, text=True, check=False
     )
     if made.returncode:
         pytest.skip(f"no right to mount a small file system: {made.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 def failed(builds: Builds, run: Path) -> str:
@@ -42,10 +42,10 @@ def test_a_build_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
 ) -> None:
     run = small_disk / "run"
     assert "cannot be written: No space left on device; free some space" in failed(builds, run)
-    # room for the filter's composites, and not for all weights
+    # space for the filter's composites, but not for all weights
     weights = (whole.run / "filter" / "mosaic.safetensors").stat().st_size
-    room = 2**20 + sum(file.stat().st_size for file in (whole.run / "filter" / "training.zarr").rglob("c.*")) + weights
-    subprocess.run(["mount", "-o", f"remount,size={room}", str(small_disk)], check=True)
+    size = 2**20 + sum(file.stat().st_size for file in (whole.run / "filter" / "training.zarr").rglob("c.*")) + weights
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(small_disk)], check=True)
     error = failed(builds, run)
     assert "filter/" in error and "cannot be written: No space left on device; free some space" in error
     subprocess.run(["mount", "-o", "remount,size=800m", str(small_disk)], check=True)

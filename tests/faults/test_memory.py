@@ -1,4 +1,4 @@
-"""Workers that may not use enough memory."""
+"""Workers whose memory limit is too low."""
 
 from __future__ import annotations
 

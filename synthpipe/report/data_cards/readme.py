@@ -1,4 +1,4 @@
-"""``README.md``: the data card that tells people what a curated set is, what it is for, and what its limits are."""
+"""``README.md``: the data card that tells people the content, the intended use and the limits of a curated set."""
 
 from __future__ import annotations
 

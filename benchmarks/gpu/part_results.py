@@ -11,7 +11,7 @@ from synthpipe.files.writing import write_atomically
 from synthpipe.storage.summary import human_bytes
 
 
-class Found:
+class PartResults:
     """The results of a part: rows of figures, and checks that are right or wrong."""
 
     def __init__(self, path: Path) -> None:
@@ -49,8 +49,8 @@ FIGURES: Mapping[str, Callable[[Any], str]] = {
     "gpu_utilisation": lambda value: f"GPU {value:.0f} % busy",
     "peak_memory": lambda value: f"{human_bytes(value)} at most",
     "seconds": lambda value: f"{value:.1f} s",
-    "largest_difference": lambda value: f"{value:.2g} apart at most",
-    "difference_before_the_kill": lambda value: f"{value:.2g} apart before",
+    "largest_difference": lambda value: f"{value:.2g} at most",
+    "difference_before_the_kill": lambda value: f"{value:.2g} before the kill",
     "steps_before_the_kill": lambda value: f"killed after step {value}",
 }
 """The text of each figure on the page."""

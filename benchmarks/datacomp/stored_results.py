@@ -1,4 +1,4 @@
-"""Results on the disk: one small JSON file a data set, trainer, size, row and seed; what is there is not made again."""
+"""Stored results: one small JSON file for each data set, trainer, size, row and seed; existing ones are kept."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from synthpipe.segment.metrics import Counts
 from synthpipe.storage.run import versions
 
 FORMAT_VERSION = 1
-"""Raised whenever the same settings come to mean other results."""
+"""Version of the results; it is raised when the same settings give other results."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Which result: a place in all tables."""
+    """The key of a result: its data set, trainer, size, row and seed."""
 
     data: str
     trainer: str
@@ -45,20 +45,20 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What one training reached.
+    """The result of one training.
 
     Attributes
     ----------
     cell : Cell
-        Which one.
+        The key of the result.
     classes : tuple of str
-        Names, in index order.
+        Class names in the order of their indices.
     confusions : (N, C, C) int64
-        Of every test image.
+        The confusion matrix of every test image.
     boundaries : (N, C, 4) int64
         `metrics.boundary_counts` of every test image.
     about : mapping
-        The file's other keys.
+        The other keys of the file.
     """
 
     cell: Cell
@@ -69,20 +69,20 @@ class Result:
 
 
 def read(path: Path) -> Result:
-    """Read one file."""
+    """Read a stored result."""
     found = json.loads(path.read_text(encoding="utf-8"))
     confusions, boundaries = (np.array(found.pop(key), np.int64) for key in ("confusions", "boundaries"))
     return Result(Cell(**found["cell"]), tuple(found["classes"]), confusions, boundaries, found)
 
 
 def read_all(folder: Path) -> Iterator[Result]:
-    """Read all files of a folder, sorted by name."""
+    """Read all results in a folder, sorted by file name."""
     return (read(path) for path in sorted(folder.glob("*.json")))
 
 
 @dataclass(frozen=True)
 class Bench:
-    """One data set, and where its results and its builds lie."""
+    """One data set, with the folders of its results and its builds."""
 
     data: DataSet
     results: Path
@@ -94,7 +94,7 @@ class Bench:
         return {part: [each.read(taxonomy) for each in self.data.images(part)] for part in ("validation", "test")}
 
     def identity(self, cell: Cell, trainer: Trainer) -> dict[str, Any]:
-        """Return what a result depends on, JSON-ready, the machine aside."""
+        """Return everything except the machine that a result depends on, JSON-ready."""
         return {
             "format_version": FORMAT_VERSION,
             "recipe": repr(ROWS[cell.row].recipe),
@@ -104,12 +104,12 @@ class Bench:
         }
 
     def check(self, cell: Cell, trainer: Trainer) -> bool:
-        """Return whether a result is there.
+        """Return whether a result exists.
 
         Raises
         ------
         ConfigError
-            It was made by other settings.
+            The existing result comes from other settings.
         """
         path = self.results / cell.file
         if not path.exists():
@@ -117,19 +117,19 @@ class Bench:
         changes = list(differences(read(path).about["made by"], self.identity(cell, trainer)))
         if changes:
             raise ConfigError(
-                f"{path}: was made by other settings ({'; '.join(changes)[:400]}); choose another folder with -o, "
+                f"{path}: comes from other settings ({'; '.join(changes)[:400]}); choose another folder with -o, "
                 "delete the file, or undo the change"
             )
         return True
 
     def run(self, cells: Sequence[tuple[Cell, Trainer]], threads: int) -> None:
-        """Measure the cells of one row, size and seed by several trainers; results that are there are kept."""
+        """Measure one row, size and seed with several trainers; existing results are kept."""
         missing = [(cell, trainer) for cell, trainer in cells if not self.check(cell, trainer)]
         if not missing:
             return
         first = missing[0][0]
         run = self.runs / f"{first.data}-{first.size}-{first.row}-{first.seed}"
-        for cell, trainer in missing:  # a build of the row is made once, and found finished by the next trainer
+        for cell, trainer in missing:  # the first trainer builds the row's run, and the next ones reuse it
             start = time.monotonic()
             train = partial(self._predictor, trainer, cell.seed, threads)
             samples = ROWS[cell.row].recipe(self.data, cell.size, cell.seed, run, train)
@@ -142,7 +142,7 @@ class Bench:
         return partial(predict, network)
 
     def _train(self, cell: Cell, trainer: Trainer, samples: Samples, made: float, threads: int) -> None:
-        torch.set_num_threads(threads)  # the filter's training chose its own
+        torch.set_num_threads(threads)  # the filter's training has changed it
         taxonomy = self.data.description.taxonomy
         start = time.monotonic()
         network, looked = fit(trainer, samples, self._images["validation"], len(taxonomy), cell.seed)
