@@ -28,7 +28,7 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.progress import Silent
 from synthpipe.core.records import PatchRef
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.shared_bank import BankPlace
+from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, local, open_cluster, run_tasks
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array
@@ -59,7 +59,7 @@ def no_work(task: ShardTask) -> int:
 def measure(count: int, workers: int) -> dict[str, Any]:
     """Run `count` tasks that do no work; return seconds, CPU seconds of the driver, and its resident memory."""
     pipeline = pipeline_file.load(_PIPELINE)
-    job = Job(pipeline, RunDirectory(Path("runs/scaling")), BankPlace("none"))
+    job = Job(pipeline, RunDirectory(Path("runs/scaling")), BankLocation("none"))
     memory = []
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
@@ -89,7 +89,7 @@ def measure_encryption(count: int, workers: int, rounds: int) -> list[dict[str, 
 
 
 def _timed_tasks(count: int, workers: int) -> tuple[float, dict[str, float]]:
-    job = Job(pipeline_file.load(_PIPELINE), RunDirectory(Path("runs/scaling")), BankPlace("none"))
+    job = Job(pipeline_file.load(_PIPELINE), RunDirectory(Path("runs/scaling")), BankLocation("none"))
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         cluster.client.wait_for_workers(workers)
         ready, cpu = time.perf_counter(), time.process_time()
@@ -116,7 +116,7 @@ def _judged(cluster: Cluster, size: int, shards: int) -> dict[str, Any]:
     pipeline = pipeline_file.load(_PIPELINE, [f"store.shard={size}", *keep_all])
     donors = tuple(PatchRef(f"{number:05}", "", "", (0,), 1, 1, "") for number in range(_DONORS))
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(pipeline, RunDirectory(Path(folder)), BankPlace("none"))
+        job = Job(pipeline, RunDirectory(Path(folder)), BankLocation("none"))
         state = BuildState(job, Catalog(donors), cluster, Silent(), {"stages": {}, "strategies": {}})
         group = composites_group(job.run.candidates, pipeline, "mosaic", "candidate", count)
         add_scores(group, pipeline, count, "none")

@@ -37,7 +37,7 @@ from synthpipe.files.locations import Location
 from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.patches.shared_bank import BankPlace
+from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster, run_tasks
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.run import RunDirectory
@@ -58,8 +58,8 @@ class Bench:
     rounds: int
 
     @property
-    def bank(self) -> BankPlace:
-        return BankPlace("bench", self.scratch)
+    def bank(self) -> BankLocation:
+        return BankLocation("bench", self.scratch)
 
     def job(self, name: str, pipeline: Pipeline | None = None) -> Job:
         return Job(pipeline or self.pipeline, RunDirectory(self.scratch / name), self.bank)
@@ -348,7 +348,7 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
 class Prepared:
     """A worker with the bench's donors."""
 
-    bank: BankPlace
+    bank: BankLocation
 
     @property
     def key(self) -> str:

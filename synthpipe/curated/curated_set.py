@@ -24,7 +24,7 @@ from synthpipe.core.records import STRATEGIES, Image, Mask, Strategy
 from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.curated.description import Description, Sample
 from synthpipe.curated.napari import LayerData, layer_data
-from synthpipe.curated.splits import By, Split, split_places
+from synthpipe.curated.splits import By, Split, split_indices
 from synthpipe.curated.weights import WeightKind, class_weights, sample_weights
 from synthpipe.files.locations import Location, exists, parse_location
 from synthpipe.storage.nodes import METADATA, damaged, where
@@ -316,7 +316,7 @@ class CuratedSet:
         """
         used, numbers = np.unique(self.donor_groups, return_inverse=True)
         used, numbers = used[used >= 0], numbers.reshape(self.donor_groups.shape) - np.count_nonzero(used < 0)
-        found = split_places(numbers.astype(np.int32), len(used), fractions, by, seed)
+        found = split_indices(numbers.astype(np.int32), len(used), fractions, by, seed)
         groups = {name: tuple(self.groups[used[place]] for place in places) for name, places in found.groups.items()}
         split = Split({name: self.subset(places) for name, places in found.parts.items()}, groups, found.dropped)
         if loss := split.loss(self.counts()):

@@ -75,7 +75,7 @@ class Split(Mapping[str, "CuratedSet"]):
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SplitIndices:
     """A `Split` in numbers: places of samples, and of groups."""
 
     parts: Mapping[str, NDArray[np.int64]]
@@ -83,9 +83,9 @@ class Places:
     dropped: int
 
 
-def split_places(
+def split_indices(
     donor_groups: NDArray[np.int32], groups: int, fractions: Mapping[str, float], by: By, seed: int
-) -> Places:
+) -> SplitIndices:
     """Share out `groups` groups, or the samples; `donor_groups` (N, D) holds each sample's groups, then -1.
 
     Raises
@@ -104,7 +104,7 @@ def split_places(
     side = _sides(count, list(fractions.values()))[np.argsort(rng.permutation(count))]
     if by == "sample":
         parts = {name: np.flatnonzero(side == number) for number, name in enumerate(fractions)}
-        return Places(parts, dict.fromkeys(fractions, ()), 0)
+        return SplitIndices(parts, dict.fromkeys(fractions, ()), 0)
     sides = np.where(donor_groups >= 0, side[donor_groups], -1)
     highest = sides.max(1)
     whole = ((sides == highest[:, None]) | (sides < 0)).all(1)
@@ -117,7 +117,7 @@ def split_places(
                 "composites mix slides; give that part more, build more composites or of fewer donors (bezier), try "
                 "another seed, or split by 'sample'"
             )
-    return Places(parts, members, int((~whole).sum()))
+    return SplitIndices(parts, members, int((~whole).sum()))
 
 
 def _sides(count: int, fractions: list[float]) -> NDArray[np.int64]:

@@ -126,7 +126,7 @@ class CocoRuns:
     def _image(self, entry: Entry) -> dict[str, Any]:
         height, width = self.description.size
         about = {**entry.to_json(), "key": entry.key}
-        return {"id": entry.place + 1, "file_name": f"{entry.key}.png", "height": height, "width": width, **about}
+        return {"id": entry.position + 1, "file_name": f"{entry.key}.png", "height": height, "width": width, **about}
 
     def _annotations(self, entry: Entry, mask: Mask) -> Iterator[dict[str, Any]]:
         classes = len(self.description.taxonomy)
@@ -134,8 +134,8 @@ class CocoRuns:
             inside = mask == label
             if inside.any():
                 yield {
-                    "id": entry.place * classes + label + 1,
-                    "image_id": entry.place + 1,
+                    "id": entry.position * classes + label + 1,
+                    "image_id": entry.position + 1,
                     "category_id": label + 1,
                     "segmentation": {"size": list(mask.shape), "counts": runs_of(inside)},
                     "area": int(inside.sum()),

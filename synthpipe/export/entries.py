@@ -17,7 +17,7 @@ class Entry:
 
     Attributes
     ----------
-    place : int
+    position : int
         In the curated set, from 0.
     key : str
         Its name in all forms, unique in the set: strategy and index as in ``mosaic0000041``, of letters and digits
@@ -25,7 +25,7 @@ class Entry:
     strategy : str or None
         None for a real patch.
     index : int
-        Among the strategy's candidates; for a real patch, `place`.
+        Among the strategy's candidates; for a real patch, `position`.
     labels : tuple of int
         A digit a class, 1 where it occurs.
     p_real : float or None
@@ -34,7 +34,7 @@ class Entry:
         The slides or patients that its donors come from, sorted.
     """
 
-    place: int
+    position: int
     key: str
     strategy: Strategy | None
     index: int
@@ -80,7 +80,7 @@ def entry(curated: CuratedSet, place: int) -> Entry:
     score = float(curated.p_real[place])
     numbers = sorted({int(number) for number in curated.donor_groups[place] if number >= 0})
     return Entry(
-        place=place,
+        position=place,
         key=f"{strategy or 'patch'}{index:07}",
         strategy=strategy,
         index=index,

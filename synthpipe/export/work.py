@@ -123,7 +123,7 @@ def _paired(job: ExportJob, part: Part, copies: Iterable[Copy]) -> Iterator[tupl
 
 
 def _compare(job: ExportJob, entry: Entry, copy: Copy) -> None:
-    sample = job.curated[entry.place]
+    sample = job.curated[entry.position]
     same = {
         "image": np.array_equal(copy.image, sample.image),
         "mask": np.array_equal(copy.mask, sample.mask),
@@ -133,7 +133,7 @@ def _compare(job: ExportJob, entry: Entry, copy: Copy) -> None:
     if wrong := [name for name, is_same in same.items() if not is_same]:
         raise StoreError(
             f"{job.folder}: {entry.key}: {', '.join(wrong)} read back by {job.form.library} differ from composite "
-            f"{entry.place} of {job.curated.path}; check the disk, and export into another folder"
+            f"{entry.position} of {job.curated.path}; check the disk, and export into another folder"
         )
 
 
@@ -158,7 +158,7 @@ def _write(job: ExportJob, part: Part) -> PartRecord:
 def _pixels(job: ExportJob, part: Part) -> Iterator[Pixels]:
     for entry in part.entries:
         _go_on()
-        sample = job.curated[entry.place]
+        sample = job.curated[entry.position]
         yield sample.image, sample.mask
 
 

@@ -36,7 +36,7 @@ _SECONDS_OF_SILENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class BankPlace:
+class BankLocation:
     """Where the bank of a build lies on whichever node asks.
 
     Attributes
@@ -67,7 +67,7 @@ def name_bank(*made_of: object) -> str:
 class HeldBank:
     """A bank that stays where it is until this process, and every other of the node, released it or ended."""
 
-    def __init__(self, place: BankPlace, lock: int) -> None:
+    def __init__(self, place: BankLocation, lock: int) -> None:
         self._place, self._lock = place, lock
 
     def release(self) -> None:
@@ -77,14 +77,14 @@ class HeldBank:
         os.close(self._lock)
 
 
-def hold_bank(place: BankPlace, build: Callable[[Path], None]) -> HeldBank:
+def hold_bank(place: BankLocation, build: Callable[[Path], None]) -> HeldBank:
     """Hold the node's bank; build it first where it is not there, or wait while another process does.
 
     A warning is logged if that process stops making progress.
 
     Parameters
     ----------
-    place : BankPlace
+    place : BankLocation
         Which bank, and where.
     build : callable
         Makes the bank in the empty directory that it is given; what it raises is raised, and the directory removed.

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from synthpipe.compose.mosaic import quadrant_places
+from synthpipe.compose.mosaic import quadrant_windows
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.display_names import candidate, score
 from synthpipe.core.records import BezierRecipe, MosaicRecipe, Recipe
@@ -114,7 +114,7 @@ def _region(each: Seen, taxonomy: Taxonomy, catalog: Catalog) -> tuple[Any, ...]
     colors = [taxonomy.classes[label].color for label in patch.classes]
     name = tissue(taxonomy.label(patch.classes), *colors)
     donor = Markup("<code>{}</code>").format(patch.path)
-    return each.region.number, f"{each.share:.1%}", name, donor, each.region.place, each.region.window
+    return each.region.number, f"{each.share:.1%}", name, donor, each.region.position, each.region.window
 
 
 def _told(recipe: Recipe, regions: int) -> list[tuple[str, str]]:
@@ -130,7 +130,7 @@ def _told(recipe: Recipe, regions: int) -> list[tuple[str, str]]:
 
 def _quadrants(recipe: MosaicRecipe) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    places = quadrant_places(recipe.split, recipe.canvas)
+    places = quadrant_windows(recipe.split, recipe.canvas)
     for name, quadrant, (_, _, height, width) in zip(_QUADRANTS, recipe.quadrants, places, strict=True):
         warp = quadrant.warp
         told = ("none", "none", "none")

@@ -181,7 +181,7 @@ def _regions(stored: Stored, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
             "patch": each.region.patch,
             "class": class_name(each, taxonomy),
             "share": each.share,
-            "place": each.region.place,
+            "place": each.region.position,
             "window": each.region.window,
         }
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import synthpipe
 from synthpipe.core.errors import ConfigError, StoreError
 from synthpipe.curated import CuratedSet
-from synthpipe.curated.splits import Split, split_places
+from synthpipe.curated.splits import Split, split_indices
 from synthpipe.curated.torch_data import Epochs, ResumableLoader
 from synthpipe.curated.weights import class_weights, sample_weights
 from synthpipe.storage.schema import array, open_group
@@ -130,7 +130,7 @@ def test_a_composite_is_on_the_side_of_all_its_donors(
     numbers = np.array(donors, np.int32)
     numbers[:, 0] = np.abs(numbers[:, 0])  # everything has a donor
     try:
-        found = split_places(numbers, 6, fractions, "group", seed)
+        found = split_indices(numbers, 6, fractions, "group", seed)
     except ConfigError as error:
         assert "no composite has all its donors among" in str(error)
         return
@@ -145,7 +145,7 @@ def test_a_composite_is_on_the_side_of_all_its_donors(
 
 @given(st.integers(3, 200), st.integers(0, 9))
 def test_a_split_by_sample_drops_nothing_and_keeps_to_its_fractions(count: int, seed: int) -> None:
-    found = split_places(np.zeros((count, 2), np.int32), 1, {"a": 0.7, "b": 0.2, "c": 0.1}, "sample", seed)
+    found = split_indices(np.zeros((count, 2), np.int32), 1, {"a": 0.7, "b": 0.2, "c": 0.1}, "sample", seed)
     assert sorted(np.concatenate(list(found.parts.values())).tolist()) == list(range(count)) and not found.dropped
     for name, share in (("a", 0.7), ("b", 0.2), ("c", 0.1)):
         assert abs(len(found.parts[name]) - share * count) <= 2
@@ -165,7 +165,7 @@ def test_a_split_by_sample_drops_nothing_and_keeps_to_its_fractions(count: int, 
 def test_splits_that_cannot_be_made_are_refused(fractions: dict[str, float], by: Any, message: str) -> None:
     donors = np.array([[0, 1], [1, 2], [2, 3], [3, 0]], np.int32)
     with pytest.raises(ConfigError, match=message):
-        split_places(donors, 4, fractions, by, 0)
+        split_indices(donors, 4, fractions, by, 0)
 
 
 def test_class_pixels_are_those_of_the_masks(curated: CuratedSet) -> None:

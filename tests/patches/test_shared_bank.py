@@ -17,7 +17,7 @@ from synthpipe.core.errors import CatalogError, StoreError
 from synthpipe.files.scratch import sweep
 from synthpipe.patches import shared_bank as node_bank
 from synthpipe.patches.bank import build_bank, is_complete
-from synthpipe.patches.shared_bank import BankPlace, hold_bank, name_bank
+from synthpipe.patches.shared_bank import BankLocation, hold_bank, name_bank
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -34,7 +34,7 @@ def build_forever(directory: Path) -> None:
     time.sleep(60)
 
 
-def plant_bank(place: BankPlace, user: int) -> None:
+def plant_bank(place: BankLocation, user: int) -> None:
     """Make, as another user, a bank and its lock under the names that ours would have, and let all write to them."""
     os.umask(0)
     os.setuid(user)
@@ -44,7 +44,7 @@ def plant_bank(place: BankPlace, user: int) -> None:
     directory.with_name(f"{directory.name}.lock").touch()
 
 
-def hold_until(place: BankPlace, builder: Callable[[Path], None], held: Event, leave: Event) -> None:
+def hold_until(place: BankLocation, builder: Callable[[Path], None], held: Event, leave: Event) -> None:
     bank = hold_bank(place, builder)
     held.set()
     leave.wait(30)
@@ -53,7 +53,7 @@ def hold_until(place: BankPlace, builder: Callable[[Path], None], held: Event, l
 
 
 def test_a_bank_is_built_once_a_node_and_goes_with_its_last_process(tmp_path: Path) -> None:
-    place, leave = BankPlace("bank", tmp_path), [SPAWN.Event() for _ in range(4)]
+    place, leave = BankLocation("bank", tmp_path), [SPAWN.Event() for _ in range(4)]
     held = [SPAWN.Event() for _ in leave]
     processes = [SPAWN.Process(target=hold_until, args=(place, build, *pair)) for pair in zip(held, leave, strict=True)]
     for process in processes:
@@ -71,7 +71,7 @@ def test_a_bank_is_built_once_a_node_and_goes_with_its_last_process(tmp_path: Pa
 
 @pytest.mark.parametrize("builder", [build, build_forever])
 def test_what_a_killed_process_leaves_is_swept(tmp_path: Path, builder: Callable[[Path], None]) -> None:
-    place, held, leave = BankPlace("old", tmp_path), SPAWN.Event(), SPAWN.Event()
+    place, held, leave = BankLocation("old", tmp_path), SPAWN.Event(), SPAWN.Event()
     process = SPAWN.Process(target=hold_until, args=(place, builder, held, leave))
     process.start()
     deadline = time.monotonic() + 30
@@ -81,7 +81,7 @@ def test_what_a_killed_process_leaves_is_swept(tmp_path: Path, builder: Callable
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert place.directory.exists()
-    other = BankPlace("new", tmp_path)
+    other = BankLocation("new", tmp_path)
     bank = hold_bank(other, build)
     assert other.directory.exists() and not place.directory.exists()
     bank.release()
@@ -92,10 +92,10 @@ def test_what_a_killed_process_leaves_is_swept(tmp_path: Path, builder: Callable
 def test_a_bank_that_another_user_planted_is_not_used() -> None:
     with tempfile.TemporaryDirectory() as shared:  # that of pytest is closed to others
         Path(shared).chmod(0o1777)
-        check_planted_bank(BankPlace("bank", Path(shared)))
+        check_planted_bank(BankLocation("bank", Path(shared)))
 
 
-def check_planted_bank(place: BankPlace) -> None:
+def check_planted_bank(place: BankLocation) -> None:
     process = SPAWN.Process(target=plant_bank, args=(place, 12345))
     process.start()
     process.join()
@@ -109,7 +109,7 @@ def test_a_builder_that_hangs_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(node_bank, "_SECONDS_OF_SILENCE", 0.3)
-    place, held, leave = BankPlace("bank", tmp_path), SPAWN.Event(), SPAWN.Event()
+    place, held, leave = BankLocation("bank", tmp_path), SPAWN.Event(), SPAWN.Event()
     process = SPAWN.Process(target=hold_until, args=(place, build_forever, held, leave))
     process.start()
     deadline = time.monotonic() + 30
@@ -133,11 +133,11 @@ def test_what_fails_while_building_leaves_nothing(tmp_path: Path) -> None:
         raise CatalogError("patch 'a' is broken")
 
     with pytest.raises(CatalogError, match="patch 'a' is broken"):
-        hold_bank(BankPlace("bank", tmp_path), fail)
+        hold_bank(BankLocation("bank", tmp_path), fail)
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match=r"no donor bank: .*; name .* TMPDIR, or for `synthpipe build` with --scratch"):
-        hold_bank(BankPlace("bank", tmp_path / "file"), fail)
+        hold_bank(BankLocation("bank", tmp_path / "file"), fail)
 
 
 def test_a_name_follows_from_all_that_a_bank_is_made_of() -> None:
