@@ -74,7 +74,7 @@ def test_its_size_is_known_before(tmp_path: Path, patches: list[PatchRef], canva
 
 
 def test_where_it_cannot_lie_every_command_is_told_what_to_do(tmp_path: Path, patches: list[PatchRef]) -> None:
-    with pytest.raises(StoreError, match=r"at least \d+ MiB there.* TMPDIR, or for `synthpipe build` with --scratch"):
+    with pytest.raises(StoreError, match=r"at least \d+ MiB: .* TMPDIR, or for `synthpipe build` with --scratch"):
         build_bank(tmp_path / "gone", patches, GLASS, 3, lambda: None, 2)
 
 

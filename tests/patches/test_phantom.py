@@ -279,7 +279,7 @@ class TestWriting:
     @pytest.mark.parametrize("name", ["1.training/mine-[1, 0, 0].png", "2.validation/mask/1003370-0-0.png"])
     def test_foreign_patch_in_a_phantom_is_refused(self, small: Path, name: str) -> None:
         (small / name).write_bytes(b"")
-        with pytest.raises(StoreError, match=rf"holds '{re.escape(name)}', no part of the phantom; remove it"):
+        with pytest.raises(StoreError, match=rf"holds '{re.escape(name)}', not part of the phantom; remove it"):
             write_phantom(small, SMALL)
 
     def test_foreign_patch_in_an_unfinished_phantom_is_refused(self, small: Path) -> None:
@@ -287,7 +287,7 @@ class TestWriting:
         record = json.loads((small / "phantom.unfinished.json").read_text())
         (small / "phantom.unfinished.json").write_text(json.dumps({**record, "files": []}))
         (small / "3.testing" / "notes.txt").write_bytes(b"")
-        with pytest.raises(StoreError, match=r"holds '3\.testing/notes\.txt', no part of the phantom"):
+        with pytest.raises(StoreError, match=r"holds '3\.testing/notes\.txt', not part of the phantom"):
             write_phantom(small, SMALL)
 
     def test_folder_of_something_else_is_refused(self, tmp_path: Path) -> None:

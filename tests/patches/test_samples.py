@@ -96,15 +96,16 @@ def without(data: bytes, tag: int) -> bytes:
 
 
 LAST_CLEAR = np.where(np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) > 9, OPAQUE, 0)
-ALPHA, COLORS, DECODES = "has transparent pixels", "has colours of 12 bits in samples of 16", "cannot be decoded"
+ALPHA, COLORS, DECODES = "has transparent pixels", "has colours of 12 bits in 16-bit samples", "cannot be decoded"
 PALETTE = bytes(RNG.integers(0, 256, 9, dtype=np.uint8).tolist())
 PALETTE_RGB = np.frombuffer(PALETTE, np.uint8).reshape(3, 3)[SMALL]
 BITS = b"\x0c"
 PAGES = "has several pages, expected one picture"
-MODE = "is a picture of mode"
+NO_IMAGE = "is not an image, expected PNG"
+MODE = "has pixels of Pillow's mode"
 TWO = bytes((0, 0, 0, 0, 255, 255, 255, 0))
 V4 = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
-SIGNED, CHANNELS = "has signed integers as pixels", "keeps channels of 16 bits apart"
+SIGNED, CHANNELS = "has signed integers as pixels", "has separate, uncompressed channels of 16 bits"
 CMYK = np.dstack([COLOR, GREY])
 INKS = ((255 - CMYK[..., :3].astype(float)) * (255 - CMYK[..., 3:].astype(float)) / 255).round()
 
@@ -139,17 +140,17 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
         SMALL,
     ),
     "png no palette": (png(SMALL, kind=3), "has palette indices but no palette", "has palette indices but no palette"),
-    "tiff white is 0": (tiff(SMALL, photometric="miniswhite"), three(255 - SMALL), "where 0 is white"),
+    "tiff white is 0": (tiff(SMALL, photometric="miniswhite"), three(255 - SMALL), "in which 0 is white"),
     "tiff white is 0, 1 bit": (tiff(GREY > 99, photometric="miniswhite"), three(np.where(GREY > 99, 0, 255)), MODE),
     "tiff white is 0, 16 bits": (
         tiff(DEEP[..., 0], photometric="miniswhite"),
         three(65535 - DEEP[..., 0] >> 8),
-        "where 0 is white",
+        "in which 0 is white",
     ),
     "tiff white is 0, deflate": (
         tiff(DEEP[..., 0], photometric="miniswhite", compression="zlib"),
         three(65535 - DEEP[..., 0] >> 8),
-        "where 0 is white",
+        "in which 0 is white",
     ),
     "tiff nothing is white": (
         without(tiff(SMALL, photometric="minisblack"), 262),
@@ -159,8 +160,8 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     "tiff palette": (tiff(SMALL, photometric="palette", colormap=RAMP * 257), three(SMALL), SMALL),
     "tiff palette 8": (
         tiff(SMALL, photometric="palette", colormap=RAMP),
-        "has a palette of 8 bits",
-        "has a palette of 8 bits",
+        "has palette values of 8 bits",
+        "has palette values of 8 bits",
     ),
     "bmp 8, two colours": (
         bmp(8, SMALL // 2, TWO),
@@ -179,7 +180,7 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
         SMALL,
     ),
     # depth
-    "png 16": (png(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "holds 65535, expected class indices of at most 255"),
+    "png 16": (png(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "has the value 65535, expected class indices up to 255"),
     "png 16 small": (png(SMALL.astype(np.uint16), (b"sBIT", BITS)), three(SMALL >> 4), SMALL),
     "png 16 of 12": (png(TWELVE, (b"sBIT", BITS)), three(TWELVE >> 4), "holds 4095"),
     "png 16 stretched from 12": (png(TWELVE << 4 | TWELVE >> 8, (b"sBIT", BITS)), three(TWELVE >> 4), "holds 65535"),
@@ -202,7 +203,7 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     "tiff 16 white is 0, of 12": (
         tiff(TWELVE, photometric="miniswhite", extratags=[(281, 3, 1, 4095, True)]),
         three(4095 - TWELVE >> 4),
-        "where 0 is white",
+        "in which 0 is white",
     ),
     "tiff 16 colour": (tiff(DEEP, photometric="rgb"), DEEP >> 8, MODE),
     "tiff 16 colour of 12": (
@@ -288,8 +289,8 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
             subsampling=(1, 1),
             extratags=[(532, 5, 6, (16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1), True)],
         ),
-        "has YCbCr pixels of a narrow range",
-        "has YCbCr pixels of a narrow range",
+        "has YCbCr pixels that do not use the full range",
+        "has YCbCr pixels that do not use the full range",
     ),
     "jpeg of several": (
         saved(PIL.Image.fromarray(SMALL * 0), "MPO", save_all=True, append_images=[PIL.Image.fromarray(SMALL)]),
@@ -298,8 +299,12 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     ),
     "png gamma": (png(COLOR, (b"gAMA", struct.pack(">I", 100000)), (b"cHRM", bytes(32)), kind=2), COLOR, MODE),
     "png profile": (png(COLOR, (b"iCCP", b"name\0\0" + zlib.compress(bytes(200))), kind=2), COLOR, MODE),
-    "gif": (saved(PIL.Image.fromarray(SMALL), "GIF"), "is no image, expected PNG", "is no image, expected PNG"),
-    "webp": (saved(PIL.Image.fromarray(COLOR), "WEBP"), "is no image, expected PNG", "is no image, expected PNG"),
+    "gif": (saved(PIL.Image.fromarray(SMALL), "GIF"), NO_IMAGE, NO_IMAGE),
+    "webp": (
+        saved(PIL.Image.fromarray(COLOR), "WEBP"),
+        "is not an image, expected PNG",
+        "is not an image, expected PNG",
+    ),
 }
 
 
