@@ -57,7 +57,7 @@ STRIPS = (273, 4, 400, 100), (278, 4, 1, 32)
 HARMFUL = {
     "large.png": (
         png(60000, 60000),
-        r"has 60000 x 60000 pixels, expected at most 67108864; patches\.max_pixels or --max",
+        r"has 60000 x 60000 pixels, expected at most 67108864; raise patches\.max_pixels or --max",
     ),
     "large.bmp": (RUNS + bytes(7000), "has 40000 x 30000 pixels, expected at most 67108864"),
     "narrow.png": (png(1, MAX_PIXELS), "has 1 x 67108864 pixels, expected sides of at most 1048576"),

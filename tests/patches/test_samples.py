@@ -165,13 +165,13 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     ),
     "bmp 8, two colours": (
         bmp(8, SMALL // 2, TWO),
-        "has a palette of black and white",
-        "has a palette of black and white",
+        "has a black and white palette",
+        "has a black and white palette",
     ),
     "bmp 4, two colours": (
         bmp(4, SMALL[:, ::2] // 2, TWO),
-        "has a palette of black and white",
-        "has a palette of black and white",
+        "has a black and white palette",
+        "has a black and white palette",
     ),
     "bmp 1, two colours": (bmp(1, np.packbits(GREY > 99, axis=1), TWO), three(np.where(GREY > 99, 255, 0)), MODE),
     "bmp 8, palette": (
@@ -182,8 +182,8 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     # depth
     "png 16": (png(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "has the value 65535, expected class indices up to 255"),
     "png 16 small": (png(SMALL.astype(np.uint16), (b"sBIT", BITS)), three(SMALL >> 4), SMALL),
-    "png 16 of 12": (png(TWELVE, (b"sBIT", BITS)), three(TWELVE >> 4), "holds 4095"),
-    "png 16 stretched from 12": (png(TWELVE << 4 | TWELVE >> 8, (b"sBIT", BITS)), three(TWELVE >> 4), "holds 65535"),
+    "png 16 of 12": (png(TWELVE, (b"sBIT", BITS)), three(TWELVE >> 4), "has the value 4095"),
+    "png 16 stretched from 12": (png(TWELVE << 4 | TWELVE >> 8, (b"sBIT", BITS)), three(TWELVE >> 4), "has the value 65535"),
     "png 16 with alpha": (
         png(np.dstack([DEEP[..., 0], DEEP[..., 0] | 65535]), (b"sBIT", b"\x10\x10"), kind=4),
         three(DEEP[..., 0] >> 8),
@@ -191,14 +191,14 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     ),
     "png 16 colour": (png(DEEP, (b"sBIT", BITS * 3), kind=2), DEEP >> 8, MODE),
     "png 16 colour of 12": (png(DEEP >> 4, (b"sBIT", BITS * 3), kind=2), COLORS, MODE),
-    "tiff 16": (tiff(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "holds 65535"),
-    "tiff 16 big end": (tiff(DEEP[..., 0], byteorder=">"), three(DEEP[..., 0] >> 8), "holds 65535"),
+    "tiff 16": (tiff(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "has the value 65535"),
+    "tiff 16 big end": (tiff(DEEP[..., 0], byteorder=">"), three(DEEP[..., 0] >> 8), "has the value 65535"),
     "tiff 16 small": (tiff(SMALL.astype(np.uint16)), three(SMALL * 0), SMALL),
-    "tiff 16 of 12": (tiff(TWELVE, extratags=[(281, 3, 1, 4095, True)]), three(TWELVE >> 4), "holds 4095"),
+    "tiff 16 of 12": (tiff(TWELVE, extratags=[(281, 3, 1, 4095, True)]), three(TWELVE >> 4), "has the value 4095"),
     "tiff 16 up to 40000": (
         tiff(DEEP[..., 0] // 2, extratags=[(281, 3, 1, 32766, True)]),
         three(DEEP[..., 0] // 2 >> 8),
-        "holds 32767",
+        "has the value 32767",
     ),
     "tiff 16 white is 0, of 12": (
         tiff(TWELVE, photometric="miniswhite", extratags=[(281, 3, 1, 4095, True)]),
@@ -211,8 +211,8 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
         COLORS,
         MODE,
     ),
-    "tiff 12": (twelve(TWELVE, 1), three(TWELVE >> 4), "holds 4095"),
-    "tiff 12 deflate": (twelve(TWELVE, 8), three(TWELVE >> 4), "holds 4095"),
+    "tiff 12": (twelve(TWELVE, 1), three(TWELVE >> 4), "has the value 4095"),
+    "tiff 12 deflate": (twelve(TWELVE, 8), three(TWELVE >> 4), "has the value 4095"),
     "tiff int8": (tiff(SMALL.view(np.int8)), SIGNED, SIGNED),
     "tiff int16": (tiff(SMALL.astype(np.int16)), SIGNED, SIGNED),
     "tiff uint32": (tiff(SMALL.astype(np.uint32)), "has 32-bit pixels", "has 32-bit pixels"),
