@@ -96,19 +96,19 @@ def expected_sources(recipe: MosaicRecipe) -> tuple[NDArray[np.float64], NDArray
     number = (rows >= split_y) * 2 + (columns >= split_x)
     ys, xs = np.empty((height, width)), np.empty((height, width))
     grid = recipe.tile[0] * recipe.grid[0], recipe.tile[1] * recipe.grid[1]
-    for place, quadrant in enumerate(recipe.quadrants):
+    for index, quadrant in enumerate(recipe.quadrants):
         affine = source_map(grid, quadrant.flip, quadrant.warp, quadrant.y, quadrant.x)
-        here = number == place
+        here = number == index
         local = np.stack(
-            [columns[here] - (place % 2) * split_x, rows[here] - (place // 2) * split_y, np.ones(here.sum())]
+            [columns[here] - (index % 2) * split_x, rows[here] - (index // 2) * split_y, np.ones(here.sum())]
         )
         xs[here], ys[here] = affine @ local
     return ys, xs, number
 
 
-def reflect(place: NDArray[np.intp], size: int) -> NDArray[np.intp]:
-    place = np.abs(place) % (2 * size - 2)
-    return np.where(place >= size, 2 * size - 2 - place, place)
+def reflect(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    index = np.abs(index) % (2 * size - 2)
+    return np.where(index >= size, 2 * size - 2 - index, index)
 
 
 @pytest.mark.parametrize("index", range(12))

@@ -62,14 +62,14 @@ def losses(lines: list[str], epoch: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def printed(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+def printed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
     """What the code below a heading prints of its epochs when nothing disturbs it."""
 
     @cache
     def lines(heading: str) -> list[str]:
         folder = tmp_path_factory.mktemp("whole")
         for name in ("runs", "data"):
-            (folder / name).symlink_to(place / name)
+            (folder / name).symlink_to(home / name)
         return epochs(run(code_below(heading), folder))
 
     return lines

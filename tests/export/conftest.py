@@ -61,8 +61,8 @@ def noise(
         found = tuple(int(label) for label in np.unique(mask) if label < classes)
         patches.append(PatchRef(f"{number}.png", f"{number}.png", f"{number:064}", found, *size, f"slide{number % 3}"))
     source = {"patches": "noise", "checkpoint": "c" * 64}
-    for shard, places in begin_pseudo_labelled(path, about, source, patches).items():
-        images = rng.integers(0, 256, (len(places), *size, 3), np.uint8)
-        part = slice(places.start, places.stop)
+    for shard, positions in begin_pseudo_labelled(path, about, source, patches).items():
+        images = rng.integers(0, 256, (len(positions), *size, 3), np.uint8)
+        part = slice(positions.start, positions.stop)
         write_pseudo_labelled(path, shard, patches[part], images, masks[part])
     return CuratedSet(path)

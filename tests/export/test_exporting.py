@@ -151,7 +151,7 @@ def test_a_folder_of_something_else_is_left_alone(curated: CuratedSet, tmp_path:
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(StoreError, match=r"holds 'thesis.txt' but no export; choose a new or empty folder"):
         exported(curated, "png", tmp_path / "mine")
-    with pytest.raises(StaleRunError, match="lies in the Zarr store"):
+    with pytest.raises(StaleRunError, match="is in the Zarr store"):
         exported(curated, "png", curated.path / "png")
     (folder / "export.json").write_text('{"parts": 3}')
     with pytest.raises(StoreError, match=r"export.json: is damaged; remove"):

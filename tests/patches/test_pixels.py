@@ -235,9 +235,11 @@ def test_a_png_with_a_wrong_checksum_is_refused() -> None:
     PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(buffer, "PNG")
     sound = buffer.getvalue()
     start = sound.index(b"IDAT") + 4
-    for place in range(start, start + int.from_bytes(sound[start - 8 : start - 4]) + 4):  # pixels, and their checksum
+    for position in range(
+        start, start + int.from_bytes(sound[start - 8 : start - 4]) + 4
+    ):  # pixels, and their checksum
         damaged = bytearray(sound)
-        damaged[place] ^= 1
+        damaged[position] ^= 1
         with pytest.raises(CatalogError, match="the checksum of a chunk IDAT is wrong"):
             decode_bytes(bytes(damaged))
     with pytest.raises(CatalogError, match="its chunk IDAT ends after the end of the file"):

@@ -101,6 +101,7 @@ PALETTE = bytes(RNG.integers(0, 256, 9, dtype=np.uint8).tolist())
 PALETTE_RGB = np.frombuffer(PALETTE, np.uint8).reshape(3, 3)[SMALL]
 BITS = b"\x0c"
 PAGES = "has several pages, expected one picture"
+TOO_LARGE = "has the value 65535"
 NO_IMAGE = "is not an image, expected PNG"
 MODE = "has pixels of Pillow's mode"
 TWO = bytes((0, 0, 0, 0, 255, 255, 255, 0))
@@ -183,7 +184,11 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     "png 16": (png(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "has the value 65535, expected class indices up to 255"),
     "png 16 small": (png(SMALL.astype(np.uint16), (b"sBIT", BITS)), three(SMALL >> 4), SMALL),
     "png 16 of 12": (png(TWELVE, (b"sBIT", BITS)), three(TWELVE >> 4), "has the value 4095"),
-    "png 16 stretched from 12": (png(TWELVE << 4 | TWELVE >> 8, (b"sBIT", BITS)), three(TWELVE >> 4), "has the value 65535"),
+    "png 16 stretched from 12": (
+        png(TWELVE << 4 | TWELVE >> 8, (b"sBIT", BITS)),
+        three(TWELVE >> 4),
+        "has the value 65535",
+    ),
     "png 16 with alpha": (
         png(np.dstack([DEEP[..., 0], DEEP[..., 0] | 65535]), (b"sBIT", b"\x10\x10"), kind=4),
         three(DEEP[..., 0] >> 8),
@@ -191,8 +196,8 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     ),
     "png 16 colour": (png(DEEP, (b"sBIT", BITS * 3), kind=2), DEEP >> 8, MODE),
     "png 16 colour of 12": (png(DEEP >> 4, (b"sBIT", BITS * 3), kind=2), COLORS, MODE),
-    "tiff 16": (tiff(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "has the value 65535"),
-    "tiff 16 big end": (tiff(DEEP[..., 0], byteorder=">"), three(DEEP[..., 0] >> 8), "has the value 65535"),
+    "tiff 16": (tiff(DEEP[..., 0]), three(DEEP[..., 0] >> 8), TOO_LARGE),
+    "tiff 16 big end": (tiff(DEEP[..., 0], byteorder=">"), three(DEEP[..., 0] >> 8), TOO_LARGE),
     "tiff 16 small": (tiff(SMALL.astype(np.uint16)), three(SMALL * 0), SMALL),
     "tiff 16 of 12": (tiff(TWELVE, extratags=[(281, 3, 1, 4095, True)]), three(TWELVE >> 4), "has the value 4095"),
     "tiff 16 up to 40000": (
