@@ -21,7 +21,7 @@ def one_index(index: object, length: int) -> int:
         `index` is not an integer.
     """
     try:
-        chosen = operator.index(index)  # type: ignore[arg-type]  # what it is not raises
+        chosen = operator.index(index)  # type: ignore[arg-type]  # other types raise TypeError
     except TypeError:
         found = type(index).__name__
         raise TypeError(f"index is a {found}, expected an integer or a slice; subset takes several") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
@@ -106,17 +106,21 @@ def build_bank(
             f"{directory}: the donor bank cannot be written: {error.strerror}; it needs at least {size / 2**20:.0f} "
             f"MiB: free some space, or {ANOTHER_PLACE}"
         ) from error
-    temporary = directory / f"{_INDEX}.partial"
     stored = [asdict(replace(patch, secret_url=None)) for patch in patches]
     checksums = {_PIXELS: pixels.checksum, _FITTED: fitted_pixels.checksum}
-    index = {"patches": stored, "canvas": canvas, "checksums": checksums}
+    _write_index(directory, {"patches": stored, "canvas": canvas, "checksums": checksums})
+
+
+def _write_index(directory: Path, index: Mapping[str, object]) -> None:
+    """Write the file that makes a bank complete."""
+    temporary = directory / f"{_INDEX}.partial"
     with _create(temporary) as file:
         file.write(json.dumps(index).encode())
     temporary.replace(directory / _INDEX)
 
 
 class _PixelFile:
-    """A new file of packed pixels, and the CRC-32C of what was written to it."""
+    """A new file of packed pixels, and the CRC-32C of its contents."""
 
     def __init__(self, path: Path) -> None:
         self._file, self.checksum = _create(path), 0

@@ -249,7 +249,7 @@ def _tiff_tags(data: bytes, layout: _Layout, at: int, wanted: frozenset[int]) ->
 
 
 def _are_extra(data: bytes, layout: _Layout, at: int) -> Iterator[bool]:
-    """Yield whether each page after the one at `at` is a smaller copy or a mask of another page.
+    """Yield, for each page after the page at `at`, whether it is a smaller copy or a mask of another page.
 
     The first tag of a page says so. A link to a position after the end of the file ends the pages.
     """

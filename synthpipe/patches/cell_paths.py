@@ -1,4 +1,4 @@
-"""Paths in the cells of a CSV: the file or object that a cell names, its id, and whether a table is allowed to name it.
+"""Paths in the cells of a CSV: the file or object that a cell names, its id, and the reason if it is refused.
 
 A table can come from a stranger, so it can name only files and objects of plain stores. Other file systems of fsspec
 are refused, since some ask for passwords, run programs, or read other files of this machine.

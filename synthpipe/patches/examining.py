@@ -52,7 +52,7 @@ class Examined:
 
 
 def examine(claim: Claim, most: int) -> Examined | tuple[Problem, ...]:
-    """Read the file of a claim, which must have at most `most` pixels; return what is found, or its problems."""
+    """Read the file of a claim, which must have at most `most` pixels; return the patch or its problems."""
     if claim.problems:
         return claim.problems
     dark: list[bool] = []

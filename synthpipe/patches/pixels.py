@@ -103,7 +103,7 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
 
 
 def dark_remark(names: Sequence[str]) -> str:
-    """Return a remark on images that `decode` reports as dark; `names` has at least one."""
+    """Return a remark on the dark images that `decode` reports; `names` has at least one name."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
         f"{names[0]}{more}: 16-bit values below a tenth of the range are read as nearly black; if they have fewer "
@@ -112,12 +112,12 @@ def dark_remark(names: Sequence[str]) -> str:
 
 
 def read_palette(path: Path, most: int = MAX_PIXELS) -> tuple[int, ...]:
-    """Read the palette of a picture, (red, green, blue, red, ...); of one without a palette it is empty.
+    """Read the palette of a picture as (red, green, blue, red, ...); it is empty for a picture without a palette.
 
     Raises
     ------
     CatalogError
-        As for `decode`, except that pixels may not be decoded.
+        As for `decode`; the pixels themselves are not decoded or checked.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
         return tuple(picture.getpalette("RGB") or ()) if picture.mode == "P" else ()

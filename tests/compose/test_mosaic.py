@@ -90,7 +90,7 @@ def test_balanced_classes_draw_a_rare_class_as_often() -> None:
 
 
 def expected_sources(recipe: MosaicRecipe) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
-    """Where each pixel of a composite comes from in its grid image (y, x), and the number of its quadrant."""
+    """Return the position (y, x) of each pixel in its grid image, and the number of its quadrant."""
     (height, width), (split_y, split_x) = recipe.canvas, recipe.split
     rows, columns = np.mgrid[:height, :width]
     number = (rows >= split_y) * 2 + (columns >= split_x)
@@ -252,7 +252,7 @@ def test_streams_depend_on_seed_strategy_purpose_and_index() -> None:
 
 
 def test_golden_recipes() -> None:
-    """Recipes are forever: a changed hash means that no run can be extended or replayed from its seed."""
+    """Recipes must not change: with another hash, runs cannot be extended or replayed from their seeds."""
     text = "\n".join(map(recipe_to_json, recipes(20)))
     assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN_RECIPES
 

@@ -1,4 +1,4 @@
-"""Which donor each pixel came from, held against masks of donors whose class is known."""
+"""The donor of each pixel, compared with the masks of donors with known classes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_pixel_shows_the_class_of_the_donor_that_it_came_from(strategy: Strate
         assert np.array_equal(labels[numbers.astype(int) - 1], render(recipe, donors).mask)
 
 
-def test_regions_of_one_class_are_told_apart() -> None:
+def test_regions_of_one_class_have_separate_numbers() -> None:
     recipe = sample(pipeline("donors.balance_classes=true"), "mosaic", 3, flat_donors())
     mask, numbers = render(recipe, flat_donors()).mask, region_map(recipe)
     assert len(np.unique(numbers)) > len(np.unique(mask))

@@ -16,7 +16,7 @@ def noise(height: int, width: int) -> Image:
 
 @pytest.mark.parametrize("shape", [(64, 64), (120, 90), (40, 50), (20, 100)])
 def test_a_mosaic_view_shows_the_patch_as_it_is(shape: tuple[int, int]) -> None:
-    """Untransformed, every view is a window of the patch, reflected where it is too small: no pixel is invented."""
+    """Without a transformation, every view is a window of the patch, which is reflected if it is too small."""
     image = noise(*shape)
     around = cv2.copyMakeBorder(image, 64, 64, 64, 64, cv2.BORDER_REFLECT_101)
     positions = set()

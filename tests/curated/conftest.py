@@ -1,4 +1,4 @@
-"""A run of enough slides to be split, lying where the documents' code looks for it."""
+"""A run with enough slides for a split, at the path that the code in the documents uses."""
 
 from __future__ import annotations
 

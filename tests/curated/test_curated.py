@@ -1,4 +1,4 @@
-"""What a curated set offers to those who train on it."""
+"""Curated sets: samples, subsets, splits, weights and the torch data set."""
 
 from __future__ import annotations
 
@@ -287,7 +287,7 @@ def test_arrays_of_another_length_and_attributes_of_another_kind_are_refused(dat
 
 @pytest.mark.parametrize("name", ["is_train", "class_pixels"])
 def test_arrays_of_its_user_are_no_part_of_a_set(data_set: DataSet, tmp_path: Path, name: str) -> None:
-    """Not even where other groups of synthpipe have one of that name."""
+    """This also holds for names that other groups of synthpipe use."""
     store = Path(shutil.copytree(data_set.curated, tmp_path / "curated.zarr"))
     zarr.create_array(store / name, shape=(24, 2), chunks=(1, 2), dtype="int16")
     curated = synthpipe.open_curated(store)

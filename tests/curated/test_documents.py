@@ -56,14 +56,14 @@ def test_a_piece_runs_and_reads_the_same_pixels(sign: str, beside: Path) -> None
 
 
 def losses(lines: list[str], epoch: int) -> float:
-    """The mean training loss of an epoch."""
+    """Return the mean training loss of an epoch."""
     found = [float(line.split()[3]) for line in lines if line.startswith(f"epoch {epoch} loss")]
     return sum(found) / len(found)
 
 
 @pytest.fixture(scope="module")
 def printed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """What the code below a heading prints of its epochs when nothing disturbs it."""
+    """Return the epochs that the code below a heading prints without an interruption."""
 
     @cache
     def lines(heading: str) -> list[str]:

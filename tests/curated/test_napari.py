@@ -1,4 +1,4 @@
-"""Layers as napari takes them; napari itself shows them in tests.curated.test_documents."""
+"""Layers for napari; tests.curated.test_documents shows them in napari."""
 
 from __future__ import annotations
 

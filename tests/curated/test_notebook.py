@@ -1,4 +1,4 @@
-"""What notebooks show, read as HTML."""
+"""HTML that notebooks show."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def curated(home: Path) -> CuratedSet:
 
 
 def large(side: int) -> Sample:
-    """A composite that compresses badly, under a hostile name."""
+    """Return a composite with a hostile name that compresses badly."""
     rng = np.random.default_rng(0)
     classes = tuple(TissueClass(f"{HOSTILE}{number}", (9 * number, 200, 10)) for number in range(3))
     mask = (np.arange(side)[:, None] * 4 // side).astype(np.uint8).repeat(side, axis=1)
@@ -146,7 +146,7 @@ def test_a_run(home: Path) -> None:
 
 @pytest.fixture
 def begun(home: Path, tmp_path: Path) -> Path:
-    """A run that was stopped before its curated set, under a hostile name."""
+    """Return a run with a hostile name that was stopped before its curated set."""
     path = tmp_path / "<b>run"
     shutil.copytree(home / "runs" / "demo", path, ignore=lambda folder, names: {"curated.zarr"} & set(names))
     write_json(path / "build.json", {"stages": {HOSTILE: 1.0}, "strategies": {}})

@@ -1,4 +1,4 @@
-"""A curated set of a real build, and sets of made-up patches of any layout and size."""
+"""A curated set of a real build, and sets of random patches of any layout and size."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def curated(run: Path) -> CuratedSet:
 def noise(
     path: Path, layout: Layout = "bcss-wsss", count: int = 12, classes: int = 4, size: tuple[int, int] = (24, 20)
 ) -> CuratedSet:
-    """Write a set of patches of random pixels and masks, of which some are background everywhere but in a corner."""
+    """Write a set of patches with random pixels and masks; some masks are background except for a corner."""
     taxonomy, rng = Taxonomy(CLASSES[:classes]), np.random.default_rng(3)
     about = Description(taxonomy, size, "f" * 64, PatchesSection(root=".", layout=layout), None)
     masks = rng.integers(0, classes + 1, (count, *size), np.uint8)

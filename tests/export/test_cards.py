@@ -1,4 +1,4 @@
-"""The data cards of runs and exports: true, escaped, and accepted by their own validators."""
+"""Data cards of runs and exports are true and escaped, and their own validators accept them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refuse(*_: object) -> None:
 
 
 def dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> mlcroissant.Dataset:
-    """Open a Croissant file: valid without a look at the network; a recommended date would make equal sets differ."""
+    """Open a Croissant file without the network; it has no date, so that equal sets have equal files."""
     monkeypatch.chdir(folder)
     with monkeypatch.context() as patched:
         patched.setattr(socket.socket, "connect", refuse)
@@ -191,7 +191,7 @@ def test_text_of_others_is_shown_as_it_is(run: Path, tmp_path: Path) -> None:
     assert json.loads(croissant(facts, [], []))["license"] == evil
 
 
-def test_a_filter_is_told_with_its_figures(run: Path) -> None:
+def test_a_card_describes_the_filter_with_its_figures(run: Path) -> None:
     facts = facts_of(CuratedSet(run / "curated.zarr"), RunDirectory(run))
     assert facts.run
     strategies = {

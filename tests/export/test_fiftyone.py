@@ -1,4 +1,4 @@
-"""Form ``fiftyone``: what is written, and what FiftyOne's importer makes of it where fiftyone is installed."""
+"""Form ``fiftyone``: the written files, and their import by FiftyOne, if it is installed."""
 
 from __future__ import annotations
 

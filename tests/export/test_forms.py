@@ -1,4 +1,4 @@
-"""Every form: what is written, that its own library reads the same pixels, and that equal sets give equal bytes."""
+"""Every form: its own library reads the same pixels, and equal sets give equal bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Form ``nnunet``: labels as nnU-Net wants them, and its own check of the data set where nnunetv2 is installed."""
+"""Form ``nnunet``: its labels, and nnU-Net's own check of the data set, if nnunetv2 is installed."""
 
 from __future__ import annotations
 

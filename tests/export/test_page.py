@@ -1,4 +1,4 @@
-"""The loaders in docs/export.md, run as they stand there."""
+"""The loaders in docs/export.md run unchanged."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_loaders_read_what_was_exported(
 
 
 def check_fold(fold: dict[str, list[str]], curated: CuratedSet) -> None:
-    """No slide is on both sides."""
+    """No slide is in both parts."""
     positions = by_key(curated)
     groups = {
         name: {group for key in keys for group in entry(curated, positions[key]).groups} for name, keys in fold.items()
@@ -83,7 +83,7 @@ def check_fold(fold: dict[str, list[str]], curated: CuratedSet) -> None:
 
 
 def check_mmsegmentation(dataset: dict[str, Any], curated: CuratedSet) -> None:
-    """Pair images and masks as `BaseSegDataset` does: by their names without the suffixes."""
+    """Pair images and masks by their names without suffixes, as `BaseSegDataset` does."""
     root = Path(dataset["data_root"])
     images, masks = (root / dataset["data_prefix"][key] for key in ("img_path", "seg_map_path"))
     positions = by_key(curated)

@@ -1,4 +1,4 @@
-"""The catalog: every file is read and checked, and what is wrong is said."""
+"""The catalog reads and checks every file, and reports the problems."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_catalog(root: Path) -> None:
 
 
 def test_catalog_depends_on_files_alone(root: Path, tmp_path: Path) -> None:
-    """Neither the folder's own order, nor threads, nor the place, count."""
+    """The order of files, the number of threads and the location of the folder do not matter."""
     names = names_in(root / "1.training")
     copies = []
     for number, order in enumerate((names, names[::-1])):

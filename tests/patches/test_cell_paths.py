@@ -1,4 +1,4 @@
-"""What the path cells of a stranger's table name."""
+"""Path cells of a table that comes from a stranger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Problems and remarks from pixels, sizes and names of patches, before anything is built from them."""
+"""Problems and remarks about pixels, sizes and names of patches."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_the_result_does_not_depend_on_threads(root: Path) -> None:
 
 
 def test_patches_of_a_former_run_stay_usable(root: Path) -> None:
-    """A run that was made before these checks is extended from the patches that it was made of."""
+    """A run that was built before these checks existed is extended with its own patches."""
     again(root / "tumour/a.png", root / "stroma/z.png")
     former = survey(section(root, layout="folders", exclude=["tumour/a.png"]), LUNG)
     flat(root / "stroma/black.png", (0, 0, 0))

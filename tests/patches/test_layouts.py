@@ -1,4 +1,4 @@
-"""Data sets on disk. No layout opens a patch, so the files here are empty."""
+"""Layouts of data sets on a disk; they open no patches, so the files here are empty."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_labels_in_file_names(tmp_path: Path) -> None:
         ("^([A-Z]+)_", r"label_pattern '\^\(\[A-Z\]\+\)_': put \(\?P<label> \) around the part that names the classes"),
     ],
 )
-def test_a_pattern_that_finds_no_labels_is_told(tmp_path: Path, pattern: str | None, fault: str) -> None:
+def test_a_pattern_that_finds_no_labels_is_refused(tmp_path: Path, pattern: str | None, fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         claims(touch(tmp_path, "TUM_1.png"), "pattern", label_pattern=pattern)
 
@@ -379,7 +379,7 @@ def test_a_pattern_that_matches_nothing_is_shown_in_the_form_that_does(
         ("classes/absent", "folders", "{}/classes holds the folders 'test', 'train'"),
     ],
 )
-def test_a_root_or_layout_that_does_not_fit_is_told_with_what_does(
+def test_a_root_or_layout_that_does_not_fit_is_refused_with_settings_that_fit(
     tmp_path: Path, root: str, layout: str, fits: str
 ) -> None:
     touch(tmp_path / "set", "1.training/1-[1, 0, 0].png", "2.validation/img/00.png", "2.validation/mask/00.png")
@@ -392,7 +392,7 @@ def test_a_root_or_layout_that_does_not_fit_is_told_with_what_does(
     assert " holds " in str(caught.value)
 
 
-def test_a_folder_of_nearly_the_class_s_name_is_told_its_name(tmp_path: Path) -> None:
+def test_a_folder_with_nearly_a_class_name_is_refused_with_the_name(tmp_path: Path) -> None:
     touch(tmp_path, "Tumours/a.png", "STROMA /b.png", "Normals/c.png", "fat/d.png")
     found = claims(tmp_path, "folders")
     assert "names 'Tumours', which is no class (did you mean 'tumour'?), expected tumour (or TUM), stroma" in (
@@ -403,7 +403,7 @@ def test_a_folder_of_nearly_the_class_s_name_is_told_its_name(tmp_path: Path) ->
     assert "names 'fat', which is no class, expected tumour" in only_problem(found["fat/d.png"])
 
 
-def test_paths_of_windows_are_told_with_slashes(tmp_path: Path) -> None:
+def test_paths_of_windows_are_refused_with_slashes_as_advice(tmp_path: Path) -> None:
     touch(tmp_path, "set/a.png", "back\\slash.png")
     table = write_csv(tmp_path, "path,labels\nset\\a.png,TUM\nC:\\set\\b.png,TUM\nback\\slash.png,TUM\n")
     found = claims(table, "csv")

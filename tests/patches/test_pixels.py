@@ -1,4 +1,4 @@
-"""Pictures of strangers: bounded before they are decoded, and nothing but pixels is."""
+"""Pictures from strangers: sizes are checked before decoding, and only pixels are decoded."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def saved(picture: PIL.Image.Image, kind: str, **options: object) -> bytes:
 
 
 def png(width: int, height: int, *more: tuple[bytes, bytes], data: bytes = b"\0" * 100) -> bytes:
-    """A PNG in grey that declares a size, with chunks `more`."""
+    """Return a grey PNG that declares a size, with chunks `more`."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), *more, (b"IDAT", zlib.compress(data)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -43,7 +43,7 @@ def png(width: int, height: int, *more: tuple[bytes, bytes], data: bytes = b"\0"
 
 
 def tiff(*tags: tuple[int, int, int, int], size: tuple[int, int] = (64, 64), room: int = 8192) -> bytes:
-    """A grey TIFF, raw unless `tags` say otherwise; each is (tag, type, count, value or offset)."""
+    """Return a grey TIFF, uncompressed unless `tags` say otherwise; a tag is (tag, type, count, value or offset)."""
     own = {256: (4, 1, size[0]), 257: (4, 1, size[1]), 258: (3, 1, 8), 262: (3, 1, 1)}
     own |= {tag: rest for tag, *rest in tags}  # type: ignore[misc]
     entries = b"".join(struct.pack("<HHII", tag, *rest) for tag, rest in sorted(own.items()))
@@ -134,7 +134,7 @@ def test_masks_keep_their_indices(tmp_path: Path) -> None:
 
 
 def test_metadata_is_not_decoded() -> None:
-    """Tests turn warnings into errors: each of these files makes Pillow warn, fail or take memory."""
+    """Each of these files makes Pillow warn, fail or take much memory; tests turn warnings into errors."""
     rgb = PIL.Image.fromarray(decode_bytes(sound_images()["png-rgb"]))
     bomb = zlib.compress(bytes(3 << 20))
     plain = png(10, 10, data=bytes(110))

@@ -1,4 +1,4 @@
-"""What changes a picture beside its samples: every row of the table in docs/images-and-masks.md."""
+"""Every row of the table in docs/images-and-masks.md: properties of files that change a picture."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def three(grey: Array) -> Array:
 
 
 def png(pixels: Array, *more: tuple[bytes, bytes], kind: int = 0, depth: int = 0, width: int = WIDTH) -> bytes:
-    """A PNG of rows as they are stored, with chunks `more` before them."""
+    """Return a PNG of the given rows, with chunks `more` before them."""
     header = struct.pack(">IIBBBBB", width, len(pixels), depth or 8 * pixels.dtype.itemsize, kind, 0, 0, 0)
     rows = pixels.astype(pixels.dtype.newbyteorder(">"))
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
@@ -79,7 +79,7 @@ def bmp(bits: int, rows: Array, palette: bytes = b"", masks: bytes = b"") -> byt
 
 
 def twelve(values: Array, compression: int) -> bytes:
-    """A grey TIFF of 12 bits a sample, two in three bytes."""
+    """Return a grey TIFF with 12 bits per sample: two samples in three bytes."""
     left, right = values[:, 0::2], values[:, 1::2]
     data = np.stack([left >> 4, (left & 15) << 4 | right >> 8, right & 255], 2).astype(np.uint8).tobytes()
     data = zlib.compress(data) if compression == 8 else data
@@ -89,7 +89,7 @@ def twelve(values: Array, compression: int) -> bytes:
 
 
 def without(data: bytes, tag: int) -> bytes:
-    """A TIFF of tifffile whose `tag` is one that nobody knows."""
+    """Return a TIFF of tifffile with an unknown tag instead of `tag`."""
     (start,) = struct.unpack("<I", data[4:8])
     at = next(at for at in range(start + 2, len(data), 12) if struct.unpack("<H", data[at : at + 2])[0] == tag)
     return data[:at] + struct.pack("<H", 60000) + data[at + 2 :]
@@ -379,7 +379,7 @@ def write(path: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_mask_lies_as_its_image(tmp_path: Path, orientation: int) -> None:
+def test_a_mask_has_the_orientation_of_its_image(tmp_path: Path, orientation: int) -> None:
     side = min(HEIGHT, WIDTH)
     indices = SMALL[:side, :side]
     shown = PIL.Image.fromarray(indices * np.uint8(80))

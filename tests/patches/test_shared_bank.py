@@ -23,7 +23,7 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 def build(directory: Path) -> None:
-    """Build a bank of no patches, slowly, and leave a mark for each time that this is done."""
+    """Slowly build a bank without patches, and create a mark file for each build."""
     (directory.parents[1] / f"built-{os.getpid()}").touch()
     time.sleep(0.3)
     build_bank(directory, [], None, 3, lambda: None, 1)
@@ -35,7 +35,7 @@ def build_forever(directory: Path) -> None:
 
 
 def plant_bank(location: BankLocation, user: int) -> None:
-    """Make, as another user, a bank and its lock under the names that ours would have, and let all write to them."""
+    """As another user, create a bank and its lock with the names of our own, writable for all users."""
     os.umask(0)
     os.setuid(user)
     directory = location.directory.parent.with_name("synthpipe-0") / location.directory.name
