@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from benchmarks.reference import control_polygons
 from synthpipe.compose.geometry import source_map
-from synthpipe.compose.mosaic import quadrant_places
+from synthpipe.compose.mosaic import quadrant_windows
 from synthpipe.core.records import BezierRecipe, Composite, Image, Mask, MosaicRecipe, PatchRef, Recipe
 
 
@@ -66,7 +66,7 @@ def _mosaic(recipe: MosaicRecipe, patches: Mapping[str, PatchRef]) -> Composite:
     image, mask = np.zeros((*recipe.canvas, 3), np.uint8), np.zeros(recipe.canvas, np.uint8)
     height, width = recipe.tile
     for quadrant, (top, left, tall, wide) in zip(
-        recipe.quadrants, quadrant_places(recipe.split, recipe.canvas), strict=True
+        recipe.quadrants, quadrant_windows(recipe.split, recipe.canvas), strict=True
     ):
         rows, label_rows = [], []
         for row in range(recipe.grid[0]):

@@ -55,7 +55,7 @@ def _read(curated: CuratedSet, name: str, folder: Path, part: int) -> tuple[floa
     seconds, count = 0.0, 0
     for number in range(math.ceil(len(curated) / part)):
         entries = part_of(curated, number, part)
-        indices = {entry.key: entry.place for entry in entries.entries}
+        indices = {entry.key: entry.position for entry in entries.entries}
         copies, start = read(folder, entries), time.perf_counter()
         for copy in copies:
             seconds += time.perf_counter() - start

@@ -11,7 +11,7 @@ import numpy as np
 from synthpipe.compose.curve import Points, bernstein
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.geometry import Pixels, source_map, warp_into, window
-from synthpipe.compose.mosaic import quadrant_places
+from synthpipe.compose.mosaic import quadrant_windows
 from synthpipe.core.records import BezierRecipe, Composite, Image, Mask, MosaicRecipe, Quadrant, Recipe
 from synthpipe.core.resizing import fit
 
@@ -26,7 +26,7 @@ def render_plainly(recipe: Recipe, donors: Donors) -> Composite:
 def _render_mosaic(recipe: MosaicRecipe, donors: Donors) -> Composite:
     image = np.empty((*recipe.canvas, 3), np.uint8)
     mask = np.empty(recipe.canvas, np.uint8)
-    windows = quadrant_places(recipe.split, recipe.canvas)
+    windows = quadrant_windows(recipe.split, recipe.canvas)
     for quadrant, (top, left, height, width) in zip(recipe.quadrants, windows, strict=True):
         here = np.s_[top : top + height, left : left + width]
         grid_image, grid_mask = _grid_image(quadrant, recipe, donors)

@@ -28,7 +28,7 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.progress import Silent
 from synthpipe.core.records import PatchRef
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.shared_bank import BankPlace
+from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.runtime import ClusterSettings, Demand, Executor, Local, local, open_executor
 from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.run import RunDirectory
@@ -60,7 +60,7 @@ def no_work(task: ShardTask) -> int:
 def measure(count: int, workers: int) -> dict[str, Any]:
     """Run `count` tasks without work; return the seconds, and the driver's CPU seconds and resident memory."""
     pipeline = pipeline_file.load(_PIPELINE)
-    job = Job(pipeline, RunDirectory(Path("runs/scaling")), BankPlace("none"))
+    job = Job(pipeline, RunDirectory(Path("runs/scaling")), BankLocation("none"))
     memory = []
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
@@ -90,7 +90,7 @@ def measure_encryption(count: int, workers: int, rounds: int) -> list[dict[str, 
 
 
 def _timed_tasks(count: int, workers: int) -> tuple[float, dict[str, float]]:
-    job = Job(pipeline_file.load(_PIPELINE), RunDirectory(Path("runs/scaling")), BankPlace("none"))
+    job = Job(pipeline_file.load(_PIPELINE), RunDirectory(Path("runs/scaling")), BankLocation("none"))
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         cluster.client.wait_for_workers(workers)
         ready, cpu = time.perf_counter(), time.process_time()
@@ -117,7 +117,7 @@ def _judged(executor: Executor, size: int, shards: int) -> dict[str, Any]:
     pipeline = pipeline_file.load(_PIPELINE, [f"store.shard={size}", *keep_all])
     donors = tuple(PatchRef(f"{number:05}", "", "", (0,), 1, 1, "") for number in range(_DONORS))
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(pipeline, RunDirectory(Path(folder)), BankPlace("none"))
+        job = Job(pipeline, RunDirectory(Path(folder)), BankLocation("none"))
         state = BuildState(job, Catalog(donors), executor, Silent(), {"stages": {}, "strategies": {}})
         group = composites_group(job.run.candidates, pipeline, "mosaic", "candidate", count)
         add_scores(group, pipeline, count, "none")

@@ -37,7 +37,7 @@ from synthpipe.files.locations import Location
 from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.patches.shared_bank import BankPlace
+from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.runtime import ClusterSettings, DaskExecutor, Demand, Local
 from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
@@ -59,8 +59,8 @@ class Bench:
     rounds: int
 
     @property
-    def bank(self) -> BankPlace:
-        return BankPlace("bench", self.scratch)
+    def bank(self) -> BankLocation:
+        return BankLocation("bench", self.scratch)
 
     def job(self, name: str, pipeline: Pipeline | None = None) -> Job:
         return Job(pipeline or self.pipeline, RunDirectory(self.scratch / name), self.bank)
@@ -336,7 +336,7 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
 class Prepared:
     """A worker setup that opens the donor bank of the benchmark."""
 
-    bank: BankPlace
+    bank: BankLocation
 
     @property
     def key(self) -> str:

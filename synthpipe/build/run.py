@@ -28,7 +28,7 @@ from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, Catalog, load_catalog, read_catalog, write_catalog
 from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
-from synthpipe.patches.shared_bank import BankPlace
+from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.core.progress import Reporter
 from synthpipe.report import write_report
 from synthpipe.runtime import ClusterSettings, Demand, Local, check_reachable, open_executor
@@ -215,7 +215,7 @@ def _build(
     return journal
 
 
-def _place_bank(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings, reporter: Reporter) -> BankPlace:
+def _place_bank(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings, reporter: Reporter) -> BankLocation:
     """Return where the donor bank will lie; workers of this machine share none where locks do nothing."""
     scratch = cluster.scratch_on_nodes
     shared = not isinstance(cluster.where, Local) or has_locks(scratch)

@@ -24,7 +24,7 @@ from synthpipe.core.errors import FilterError
 from synthpipe.files.locations import Location
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.catalog import Catalog, load_catalog
-from synthpipe.patches.shared_bank import BankPlace
+from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.core.records import STRATEGIES, Composite, Image, Mask, PatchRef, Recipe, Strategy, recipe_to_json
 from synthpipe.runtime import announce
@@ -45,7 +45,7 @@ class Job:
 
     pipeline: Pipeline
     run: RunDirectory
-    bank: BankPlace
+    bank: BankLocation
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +422,7 @@ def _store(task: ShardTask) -> Location:
 
 
 @lru_cache(maxsize=1)
-def open_donors(bank: BankPlace) -> Donors:
+def open_donors(bank: BankLocation) -> Donors:
     """Map this node's donor bank, which some process of the node must hold; once a process."""
     return Donors(*open_bank(bank.directory))
 
@@ -434,11 +434,11 @@ def release_donors() -> None:
 
 
 @lru_cache(maxsize=1)
-def _group_numbers(bank: BankPlace) -> NDArray[np.int32]:
+def _group_numbers(bank: BankLocation) -> NDArray[np.int32]:
     """Return the place of each donor's group among all donors' groups."""
     return group_numbers([donor.group for donor in open_donors(bank).listed])
 
 
 @lru_cache(maxsize=2)
-def _donors_of_side(bank: BankPlace, run: RunDirectory, side: str) -> Donors:
+def _donors_of_side(bank: BankLocation, run: RunDirectory, side: str) -> Donors:
     return open_donors(bank).within(read_split(run)[side])

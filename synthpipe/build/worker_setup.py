@@ -20,7 +20,7 @@ from synthpipe.files.writing import write_atomically
 from synthpipe.core.packages import TORCH, absent, require_filter
 from synthpipe.patches.bank import build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog
-from synthpipe.patches.shared_bank import BankPlace, HeldBank, hold_bank, name_bank
+from synthpipe.patches.shared_bank import BankLocation, HeldBank, hold_bank, name_bank
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.core.records import PatchRef
 from synthpipe.core.resizing import fit_packed
@@ -30,8 +30,8 @@ from synthpipe.core.threads import available_cores
 
 _SECONDS_TO_APPEAR = 10.0  # file systems of a cluster show new files late
 _SECONDS_BETWEEN_NEWS = 0.2
-_HELD: dict[BankPlace, HeldBank] = {}  # by this process
-_USERS: defaultdict[BankPlace, set[str]] = defaultdict(set)  # keys of the builds that use each
+_HELD: dict[BankLocation, HeldBank] = {}  # by this process
+_USERS: defaultdict[BankLocation, set[str]] = defaultdict(set)  # keys of the builds that use each
 _PREPARING = Lock()
 
 
@@ -143,16 +143,16 @@ def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
         token.unlink(missing_ok=True)
 
 
-def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankPlace:
+def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankLocation:
     """Name the bank of a pipeline and a catalog's donors after all that it is made of and with, and where they lie.
 
-    `scratch` and `shared` are those of `BankPlace`.
+    `scratch` and `shared` are those of `BankLocation`.
     """
     glass = pipeline.glass.model_dump(mode="json") if pipeline.glass else None
     canvas = pipeline.canvas if pipeline.bezier else None
     paths = [patch.path for patch in catalog.donors]
     name = name_bank(catalog.digest, paths, glass, pipeline.taxonomy.background, canvas, versions())
-    return BankPlace(name, scratch, shared)
+    return BankLocation(name, scratch, shared)
 
 
 def _build(workplace: BuildWorkerSetup, on_donors: Callable[[int], None], directory: Path) -> None:

@@ -200,12 +200,12 @@ def _sample_lines(shown: StoredComposite, taxonomy: Taxonomy) -> Iterator[str]:
     regions, numbers = visible_regions(shown.recipe, shown.mask)
     marks = {each.region.number: _MARKS[place % len(_MARKS)] for place, each in enumerate(regions)}
     yield from (f"  {line}" for line in _map(numbers, shown.mask, marks, taxonomy))
-    places = max(len(each.region.place) for each in regions)
+    places = max(len(each.region.position) for each in regions)
     names = max(len(class_name(each, taxonomy)) for each in regions)
     for each in regions:
         name = class_name(each, taxonomy)
         yield plain(
-            f"  {marks[each.region.number]} {each.share:6.1%}  {name:{names}}  {each.region.place:{places}}  "
+            f"  {marks[each.region.number]} {each.share:6.1%}  {name:{names}}  {each.region.position:{places}}  "
             f"{each.region.patch}, {each.region.window}"
         )
     yield ""

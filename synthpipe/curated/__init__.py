@@ -1,4 +1,4 @@
-"""The curated set as a contract: what training, reports and exports open, and all they need to know of it."""
+"""Curated sets and runs, opened from Python; training, reports and exports use them through this package."""
 
 from synthpipe.curated.curated_set import CuratedSet, open_curated
 from synthpipe.curated.description import Description, Sample

@@ -1,4 +1,4 @@
-"""One sample of a curated set, and what all of them are."""
+"""One sample of a curated set, and the description of all its samples."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from synthpipe.core.patterns import pattern_fault
 from synthpipe.core.records import Image, Mask
 from synthpipe.core.taxonomy import Taxonomy
 
-_ARRAYS = ("image", "mask", "labels")  # of a sample
+_ARRAYS = ("image", "mask", "labels")  # arrays of a sample
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Sample(Mapping[str, NDArray[np.uint8]]):
-    """One composite of a curated set: its three arrays by name, ``sample["image"]`` or ``sample.image``.
+    """One sample of a curated set: its three arrays by name, as ``sample["image"]`` or ``sample.image``.
 
-    Samples are equal where their arrays and classes are. Like a dict, a sample has no hash: keep indices in sets and
-    caches.
+    Samples are equal if their arrays and classes are equal. Like a dict, a sample has no hash, so keep indices in sets
+    and caches.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Sample(Mapping[str, NDArray[np.uint8]]):
     mask : (H, W) uint8
         Class indices, or the background index.
     labels : (C,) uint8
-        1 where a class occurs.
+        1 for each class that occurs.
     taxonomy : Taxonomy
         The C classes.
     """
@@ -64,7 +64,7 @@ class Sample(Mapping[str, NDArray[np.uint8]]):
             return NotImplemented
         return self.taxonomy == other.taxonomy and all(np.array_equal(self[name], other[name]) for name in self)
 
-    __hash__ = None  # type: ignore[assignment]  # arrays have none
+    __hash__ = None  # type: ignore[assignment]  # arrays have no hash
 
     def __repr__(self) -> str:
         height, width = self.mask.shape
@@ -79,20 +79,20 @@ class Sample(Mapping[str, NDArray[np.uint8]]):
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a set's samples are: what training, and whoever uses the trained network, must know besides pixels.
+    """Description of a set's samples, which training and users of the trained network need besides pixels.
 
     Attributes
     ----------
     taxonomy : Taxonomy
-        Class names and colours, in the order of mask values; `taxonomy.background` is to be ignored by losses.
+        Class names and colours, in the order of mask values; losses must ignore `taxonomy.background`.
     size : tuple of int
         Height and width of the samples.
     fingerprint : str
-        Of the pipeline that made the composites.
+        Fingerprint of the pipeline that made the composites.
     patches : PatchesSection
-        How the patches of the data set are laid out; `root` is ``.``, since a data set may move.
+        Layout of the data set's patches; `root` is ``.``, since a data set can move.
     glass : GlassSection or None
-        What counts as white background in the data set.
+        Settings of glass detection in the data set; None if glass is not detected.
     """
 
     taxonomy: Taxonomy
@@ -102,15 +102,15 @@ class Description:
     glass: GlassSection | None
 
     def ignored_glass(self, ignore: bool = True) -> GlassSection | None:
-        """Return what counts as glass where masks of real images are predicted; None if glass is not ignored.
+        """Return the glass settings for predicted masks of real images; None if glass is not ignored.
 
-        It is what the build looked for. If the build looked for no glass, it is the glass of the published data sets.
-        Composites and patches that train follow `glass` alone.
+        These are the settings of the build. If the build detects no glass, they are those of the published data sets.
+        Composites and patches that train use only `glass`.
         """
         return (self.glass or PUBLISHED_GLASS) if ignore else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-ready; ``patches.min_side`` is left out where it is null, as in stored sets."""
+        """Return the description, JSON-ready; ``patches.min_side`` is left out if it is null, as in stored sets."""
         unset = {"min_side"} if self.patches.min_side is None else set()
         return {
             **self.taxonomy.to_json(),
@@ -122,12 +122,12 @@ class Description:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:
-        """Read back what `to_json` returned, whatever keys there are besides.
+        """Read what `to_json` returned; other keys are ignored.
 
         Raises
         ------
         ValueError
-            A key is missing, or has a value that no pipeline has.
+            A key is missing, or its value is not valid in a pipeline.
         """
         known = {key: data[key] for key in _Stored.model_fields if key in data}
         found = _Stored.model_validate_json(json.dumps(known), strict=True)
@@ -146,7 +146,7 @@ class Description:
 
 
 class _Stored(Section):
-    """What `Description.to_json` writes."""
+    """Keys and types of `Description.to_json`."""
 
     classes: Classes
     background_color: Color

@@ -1,4 +1,4 @@
-"""Composites as layers for the viewer napari, which is not needed to make them."""
+"""Composites as layers of the viewer napari; making them does not need napari."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 from synthpipe.core.taxonomy import LOST, Taxonomy
 
 LayerData = tuple[Any, dict[str, Any], str]
-"""napari's layer data tuple: pixels, keywords of the layer, and its type."""
+"""napari's layer data tuple: pixels, keyword arguments of the layer, and its type."""
 
 
 def layer_data(images: Any, masks: Any, taxonomy: Taxonomy) -> list[LayerData]:
-    """Return an image layer and, above it, a layer of labels with the classes' names and colours.
+    """Return an image layer, and above it a labels layer with the classes' names and colours.
 
     Parameters
     ----------
     images : (N, H, W, 3) uint8
-        An array of any kind that napari shows.
+        Any kind of array that napari shows.
     masks : (N, H, W) uint8
         Class indices, or the background index.
     taxonomy : Taxonomy
@@ -29,7 +29,10 @@ def layer_data(images: Any, masks: Any, taxonomy: Taxonomy) -> list[LayerData]:
     values = [*range(len(taxonomy) + 1), LOST]
     classes = {
         "colormap": {**colors, taxonomy.background: transparent, LOST: transparent, None: transparent},
-        "features": {"index": values, "class": [*taxonomy.names, "background", "lost"]},  # shown below the pointer
+        "features": {
+            "index": values,
+            "class": [*taxonomy.names, "background", "lost"],
+        },  # shown under the pointer
         "opacity": 0.45,
     }
     return [

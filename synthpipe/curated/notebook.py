@@ -1,4 +1,4 @@
-"""What a notebook shows of a run, a curated set and a composite: a page's worth of HTML with a few small pictures."""
+"""HTML that notebooks show for a run, a curated set and a sample, with a few small pictures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from synthpipe.curated.description import Sample
     from synthpipe.curated.run import Run
 
-_LARGEST = 256  # pixels of the longer side of a composite that is shown by itself
+_LARGEST = 256  # pixels of the longer side of a single sample
 _THUMBNAIL, _THUMBNAILS = 128, 6
-_MEASURED = 256  # composites whose pixels are counted: a set of millions is shown as soon
+_MEASURED = 256  # samples whose pixels are counted, so that a large set is shown quickly
 
 
 def sample_html(sample: Sample) -> str:
-    """Return image, mask and overlay beside each other, and the share of every class."""
+    """Return HTML with image, mask and overlay of a sample, and the share of each class."""
     image, mask = _small(sample.image, _LARGEST), _small(sample.mask, _LARGEST)
     pictures = {
         "image": _photo(image),
@@ -44,7 +44,7 @@ def sample_html(sample: Sample) -> str:
 
 
 def curated_html(curated: CuratedSet) -> str:
-    """Return what is in a set: counts, classes, and a few composites from all over it."""
+    """Return HTML with counts and classes of a set, and a few samples spread over it."""
     height, width = curated.size
     counts = ", ".join(f"{count:,} {STRATEGY.get(name, name)}" for name, count in curated.counts().items())
     slides = len(np.unique(curated.donor_groups[curated.donor_groups >= 0]))
@@ -67,7 +67,7 @@ def curated_html(curated: CuratedSet) -> str:
 
 
 def run_html(run: Run) -> str:
-    """Return how far a run is, what became of its candidates, and its curated set, if it has that."""
+    """Return HTML with the progress of a run, the verdicts of its candidates and, if finished, its curated set."""
     journal = run.journal
     state = "finished" if run.finished else "not finished"
     path, fingerprint = escape(without_secrets(run.path)), run.fingerprint[:12]
@@ -95,18 +95,18 @@ def run_html(run: Run) -> str:
 
 
 def _thumbnails(curated: CuratedSet) -> str:
-    places = _spread(len(curated), _THUMBNAILS)
+    indices = _spread(len(curated), _THUMBNAILS)
     pictures = {}
-    for place in places:
-        sample, origin = curated[place], curated.origin(place)
+    for index in indices:
+        sample, origin = curated[index], curated.origin(index)
         image, mask = _small(sample.image, _THUMBNAIL), _small(sample.mask, _THUMBNAIL)
-        name = f"{place}: {candidate(*origin)}" if origin else f"{place}: real"
+        name = f"{index}: {candidate(*origin)}" if origin else f"{index}: real"
         pictures[name] = _photo(overlay(image, mask, curated.taxonomy))
     return _figures(pictures)
 
 
 def _spread(length: int, wanted: int) -> list[int]:
-    """Return `wanted` places spread evenly over a length, or all there are."""
+    """Return `wanted` indices spread evenly over a length, or all indices if there are fewer."""
     return sorted(set(np.linspace(0, length - 1, min(wanted, length)).astype(int).tolist()))
 
 
@@ -125,7 +125,7 @@ def _photo(image: Image) -> str:
 
 
 def _class(taxonomy: Taxonomy, value: int) -> str:
-    """Return a class's colour and name; the value after the last class is the background."""
+    """Return HTML with a class's colour and name; the value after the last class is the background."""
     known = value < len(taxonomy)
     color = "#{:02x}{:02x}{:02x}".format(*(taxonomy.classes[value].color if known else taxonomy.background_color))
     name = taxonomy.names[value] if known else "background (ignored)"
@@ -134,7 +134,7 @@ def _class(taxonomy: Taxonomy, value: int) -> str:
 
 
 def _figures(pictures: dict[str, str]) -> str:
-    """Return pictures, given as addresses, with their names below."""
+    """Return HTML with pictures, given as URLs, and their names below."""
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:.5em">'
         + "".join(
@@ -147,7 +147,7 @@ def _figures(pictures: dict[str, str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table of cells that are HTML."""
+    """Return an HTML table; its cells must be HTML."""
     cell = ' style="text-align:left"'
     top = "".join(f"<th{cell}>{name}</th>" for name in head)
     body = "".join("<tr>" + "".join(f"<td{cell}>{value}</td>" for value in row) + "</tr>" for row in rows)

@@ -1,4 +1,4 @@
-"""Figures of composites, for papers and notebooks; needs matplotlib."""
+"""Figures of composites for papers and notebooks; they need matplotlib."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ try:
 except ImportError as error:
     raise MissingPackageError(needs("synthpipe.plot", ["matplotlib"])) from error
 
-_CELL = 2.8  # inches: the width of a picture
+_CELL = 2.8  # width of a picture, in inches
 _DPI = 150
 
 
 class Picture(Figure):
-    """A figure that notebooks show, whether or not pyplot was imported; ``savefig`` and all else are matplotlib's."""
+    """A matplotlib figure that notebooks show even if pyplot is not imported."""
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -39,30 +39,30 @@ def composite(
     title: str = "",
     opacity: float = 0.45,
 ) -> Picture:
-    """Return image, mask and overlay side by side, with a legend of what occurs.
+    """Return a figure with image, mask and overlay side by side, and a legend of the classes that occur.
 
     Parameters
     ----------
     image : Sample, or (H, W, 3) uint8
-        A composite, such as ``curated[41]``; or an RGB image, with `mask` and `taxonomy`.
+        A sample, such as ``curated[41]``; or an RGB image, which also needs `mask` and `taxonomy`.
     mask : (H, W) uint8, optional
-        Class indices, or the background index; of a sample its own.
+        Class indices, or the background index. A sample's own mask is used instead.
     taxonomy : Taxonomy, optional
-        Classes and their colours; of a sample its own.
+        Classes and their colours. A sample's own taxonomy is used instead.
     title : str
-        Shown above, as it is.
+        Title above the figure, shown without math parsing.
     opacity : float
-        Of the classes' colours over the image, 0-1.
+        Opacity of the classes' colours over the image, 0-1.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Not known to pyplot, so that there is nothing to close.
+        pyplot does not manage the figure, so it need not be closed.
 
     Raises
     ------
     ValueError
-        Image and mask differ in size, or an image comes without mask and taxonomy.
+        Image and mask differ in size, or an image is given without mask and taxonomy.
     """
     if isinstance(image, Sample):
         sample = image
@@ -89,5 +89,5 @@ def composite(
         handles, [name for name, _ in found], loc="outside lower center", ncols=4, fontsize=9.5, frameon=False
     )
     for text in legend.get_texts():
-        text.set_parse_math(False)  # names as they are, dollar signs and all
+        text.set_parse_math(False)  # dollar signs in names are plain text
     return figure

@@ -1,4 +1,4 @@
-"""Real patches with predicted masks, written in the form of a curated set."""
+"""Write real patches with predicted masks as a curated set."""
 
 from __future__ import annotations
 
@@ -29,36 +29,36 @@ from synthpipe.storage.schema import (
 from synthpipe.storage.shards import shard_size, shards_of, write_shard
 
 PSEUDO_LABELLED = Kind("Zarr store", ("zarr.json",))
-"""The store of a set of real patches with predicted masks."""
+"""Kind of the folder of such a set."""
 
 
 def begin_pseudo_labelled(
     path: Location, description: Description, source: Mapping[str, Any], patches: Sequence[PatchRef]
 ) -> dict[int, range]:
-    """Begin a set of real patches with predicted masks in the form of a curated set, or go on with one.
+    """Begin or resume a curated set of real patches with predicted masks.
 
     Parameters
     ----------
     path : path
         The store: new, or begun with the same arguments.
     description : Description
-        What its samples will be.
+        Description of the samples.
     source : mapping
-        What else decides its bytes, JSON-ready.
+        Everything else that decides the bytes of the set, JSON-ready.
     patches : sequence of PatchRef
-        The patches, in the set's order.
+        The patches, in the order of the set.
 
     Returns
     -------
     dict of int to range
-        The shards that are not written yet, with the places of their patches.
+        The shards that are not written yet, with the indices of their patches.
 
     Raises
     ------
     StaleRunError
-        The store was begun with other arguments; the message says which.
+        The store was begun with other arguments; the message lists the differences.
     StoreError
-        There is something else at `path`.
+        `path` holds something else.
     """
     store = StoreSection()
     attributes = {
@@ -71,7 +71,12 @@ def begin_pseudo_labelled(
     path = claim(path, PSEUDO_LABELLED)
     if is_marked(path, PSEUDO_LABELLED) and (changes := list(differences(dict(open_group(path).attrs), attributes))):
         raise StaleRunError(
-            "\n  ".join([f"{path}: was begun with something else; write to another store, or undo:", *changes])
+            "\n  ".join(
+                [
+                    f"{path}: was begun with something else; write to another store, or undo:",
+                    *changes,
+                ]
+            )
         )
     group = create_group(path, "", attributes)
     height, width = description.size
@@ -87,7 +92,10 @@ def begin_pseudo_labelled(
 
 
 def write_pseudo_labelled(path: Location, shard: int, patches: Sequence[PatchRef], images: Image, masks: Mask) -> None:
-    """Write one shard of a set that `begin_pseudo_labelled` began: its patches, (n, H, W, 3) and (n, H, W) pixels."""
+    """Write one shard of a set that `begin_pseudo_labelled` began.
+
+    `patches` are those of the shard, `images` (n, H, W, 3) their pixels, and `masks` (n, H, W) the predicted masks.
+    """
     group = open_group(path, writable=True)
     groups: list[str] = group.attrs["groups"]  # type: ignore[assignment]
     numbers = {name: number for number, name in enumerate(groups)}

@@ -1,4 +1,4 @@
-"""A run, opened: what a build has made so far, to look at from Python."""
+"""Open a run in Python, with everything that its build has made so far."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_run(path: str | Location) -> Run:
     Raises
     ------
     StoreError
-        There is no run at `path`, or what it says of itself is damaged.
+        There is no run at `path`, or its files are damaged.
     """
     directory = RunDirectory(parse_location(path))
     data = directory.read()
@@ -37,18 +37,18 @@ def open_run(path: str | Location) -> Run:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Run:
-    """A run: its pipeline, how far it is, its candidates and its curated set.
+    """A run: its pipeline, progress, candidates and curated set.
 
     Attributes
     ----------
     path : Path or UPath
         The run directory.
     name : str
-        The pipeline's.
+        Name of the pipeline.
     fingerprint : str
-        Of the pipeline: runs with the same one, of the same patches, have the same bytes.
+        Fingerprint of the pipeline; runs with the same fingerprint and patches have the same bytes.
     pipeline : Pipeline
-        Every setting it was built with.
+        All settings of the build.
     """
 
     path: Location
@@ -62,7 +62,7 @@ class Run:
 
     @property
     def journal(self) -> dict[str, Any]:
-        """What ``build.json`` says: seconds a stage, verdicts and class shares a strategy, whether it is finished."""
+        """Contents of ``build.json``: seconds of each stage, verdicts and class shares of each strategy, and more."""
         return RunDirectory(self.path).journal()
 
     @property
@@ -71,15 +71,15 @@ class Run:
 
     @property
     def curated(self) -> CuratedSet:
-        """Its curated set.
+        """The curated set of the run.
 
         Raises
         ------
         StoreError
-            There is none yet, or it is not complete.
+            The run has no curated set yet, or it is incomplete.
         """
         path = RunDirectory(self.path).curated
-        return CuratedSet(path if exists(path) else self.path)  # which says how to finish the run
+        return CuratedSet(path if exists(path) else self.path)  # the error advises how to finish the run
 
     def candidates(self, strategy: Strategy) -> zarr.Group:
         """Return the candidates of a strategy: arrays ``image``, ``mask``, ``recipe``, ``p_real``, ``verdict``, ...
@@ -87,17 +87,17 @@ class Run:
         Raises
         ------
         StoreError
-            There are none.
+            The run has no candidates of this strategy.
         """
         return open_group(RunDirectory(self.path).candidates, strategy)
 
     def candidate(self, strategy: Strategy, index: int) -> Sample:
-        """Return one candidate, whatever its verdict.
+        """Return one candidate; its verdict does not matter.
 
         Raises
         ------
         StoreError
-            There is none of that index, or it is not made yet.
+            There is no candidate with this index, or it is not rendered yet.
         """
         group = self.candidates(strategy)
         images, masks = array(group, "image"), array(group, "mask")
@@ -105,13 +105,13 @@ class Run:
         if not 0 <= index < count:
             raise StoreError(f"{self.path}: no {strategy} candidate {index}; there are {count}, counted from 0")
         if index // shard_size(images) not in complete_shards(images) & complete_shards(masks):
-            raise StoreError(f"{self.path}: {strategy} candidate {index} is not made yet; finish the build first")
+            raise StoreError(f"{self.path}: {strategy} candidate {index} is not rendered yet; finish the build first")
         image, mask = SampleReader(images)[index], SampleReader(masks)[index]
         labels = np.isin(np.arange(len(self.taxonomy)), mask).astype(np.uint8)
         return Sample(image, mask, labels, self.taxonomy)
 
     def __repr__(self) -> str:
-        """Say what was built, whether it is finished, and where it lies."""
+        """Return a text with the run's name, state, classes and path."""
         state = "finished" if self.finished else "not finished"
         lines = [
             f"Run of {self.name}, {state}",

@@ -1,8 +1,9 @@
-"""Cutting a set into parts that share no slide."""
+"""Split a set into parts that share no slide."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,21 +17,21 @@ if TYPE_CHECKING:
     from synthpipe.curated.curated_set import CuratedSet
 
 By = Literal["group", "sample"]
-_MOST_DROPPED = 0.1  # of a set, without a warning
+_MOST_DROPPED = 0.1  # share of a set that is dropped without a warning
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Split(Mapping[str, "CuratedSet"]):
-    """A set that was cut into parts, by their names: ``split["train"]`` is one of them.
+    """Parts of a set by their names: ``split["train"]`` is one of them.
 
     Attributes
     ----------
     parts : mapping
         The parts by name.
     groups : mapping of str to tuple
-        The slides or patients of each part; none where samples were shared out.
+        Slides or patients of each part; empty for a split by sample.
     dropped : int
-        Composites with donors on several sides, which are in no part.
+        Number of composites with donors of several parts, which are in no part.
     """
 
     parts: Mapping[str, CuratedSet]
@@ -49,49 +50,94 @@ class Split(Mapping[str, "CuratedSet"]):
         return len(self.parts)
 
     def __repr__(self) -> str:
-        """Say how many samples of each strategy every part has, and how many are dropped."""
-        return f"<Split {self._told()}; dropped {self.dropped} of {self.dropped + sum(map(len, self.parts.values()))}>"
+        """Return a text with the counts of samples in each part, and of dropped samples."""
+        return (
+            f"<Split {self._counts()}; dropped {self.dropped} of {self.dropped + sum(map(len, self.parts.values()))}>"
+        )
 
-    def _told(self) -> str:
+    def _counts(self) -> str:
         counts = {name: part.counts() for name, part in self.parts.items()}
         return "; ".join(
             f"{name}: {' and '.join(f'{count} {strategy}' for strategy, count in found.items())}"
             for name, found in counts.items()
         )
 
-    def loss(self, before: Mapping[str, int]) -> str:
-        """Return a warning if over a tenth of a set is dropped, or a part loses a whole strategy; else an empty text.
+    def warning(self, before: Mapping[str, int]) -> str:
+        """Return a warning if more than a tenth of the set is dropped, or a part lacks a strategy; else an empty text.
 
-        `before` has the set's samples by strategy.
+        `before` has the number of samples of each strategy in the whole set.
         """
         total = sum(before.values())
         lacks = any(before.keys() - part.counts().keys() for part in self.parts.values())
         if not self.dropped or not (lacks or self.dropped > _MOST_DROPPED * total):
             return ""
         return (
-            f"this split drops {self.dropped} of {total} samples, because their donors lie in several parts. It leaves "
-            f"{self._told()}. To lose none, train on the whole set and validate on real images with masks"
+            f"this split drops {self.dropped} of {total} samples, because their donors are in several parts. It keeps "
+            f"{self._counts()}. To drop none, train on the whole set and validate on real images with masks"
         )
 
 
+def split_set(curated: CuratedSet, fractions: Mapping[str, float], by: By, seed: int) -> Split:
+    """Split a set into named parts.
+
+    By ``group``, slides or patients are divided among the parts, and a composite is in the part of all its donors. So
+    no slide is in two parts. Composites with donors of several parts are dropped; a composite of many donors is seldom
+    in a small part. By ``sample``, nothing is dropped, but slides are in all parts.
+
+    Parameters
+    ----------
+    curated : CuratedSet
+        The set.
+    fractions : mapping of str to float
+        Fraction of the groups (or samples) in each part; the sum must be 1.
+    by : {"group", "sample"}
+        Whether groups or samples are divided.
+    seed : int
+        The same seed gives the same parts.
+
+    Returns
+    -------
+    Split
+        The parts by name, the groups of each, and the number of dropped composites.
+
+    Warns
+    -----
+    UserWarning
+        More than a tenth of the set is dropped, or a part lacks a strategy because of that.
+
+    Raises
+    ------
+    ConfigError
+        The fractions are not positive numbers with the sum 1, `by` is unknown, or a part would be empty.
+    """
+    used, numbers = np.unique(curated.donor_groups, return_inverse=True)
+    used, numbers = used[used >= 0], numbers.reshape(curated.donor_groups.shape) - np.count_nonzero(used < 0)
+    found = split_indices(numbers.astype(np.int32), len(used), fractions, by, seed)
+    groups = {name: tuple(curated.groups[used[index]] for index in members) for name, members in found.groups.items()}
+    split = Split({name: curated.subset(indices) for name, indices in found.parts.items()}, groups, found.dropped)
+    if warning := split.warning(curated.counts()):
+        warnings.warn(warning, stacklevel=3)
+    return split
+
+
 @dataclass(frozen=True, slots=True)
-class Places:
-    """A `Split` in numbers: places of samples, and of groups."""
+class SplitIndices:
+    """A `Split` as indices: those of the samples and of the groups in each part."""
 
     parts: Mapping[str, NDArray[np.int64]]
     groups: Mapping[str, tuple[int, ...]]
     dropped: int
 
 
-def split_places(
+def split_indices(
     donor_groups: NDArray[np.int32], groups: int, fractions: Mapping[str, float], by: By, seed: int
-) -> Places:
-    """Share out `groups` groups, or the samples; `donor_groups` (N, D) holds each sample's groups, then -1.
+) -> SplitIndices:
+    """Split samples by their `groups` groups or one by one; `donor_groups` (N, D) holds each sample's groups, then -1.
 
     Raises
     ------
     ConfigError
-        The fractions are none, or a part would be empty.
+        The fractions are not positive numbers with the sum 1, `by` is unknown, or a part would be empty.
     """
     if not fractions or min(fractions.values()) <= 0 or not math.isclose(sum(fractions.values()), 1):
         raise ConfigError(f"fractions {dict(fractions)}: expected positive numbers that add up to 1")
@@ -100,28 +146,28 @@ def split_places(
     rng = np.random.Generator(np.random.Philox(seed))
     count = len(donor_groups) if by == "sample" else groups
     if count < len(fractions):
-        raise ConfigError(f"{count} {by}s cannot be shared out among {len(fractions)} parts; give fewer parts")
+        raise ConfigError(f"{count} {by}s cannot be split into {len(fractions)} parts; give fewer parts")
     side = _sides(count, list(fractions.values()))[np.argsort(rng.permutation(count))]
     if by == "sample":
         parts = {name: np.flatnonzero(side == number) for number, name in enumerate(fractions)}
-        return Places(parts, dict.fromkeys(fractions, ()), 0)
+        return SplitIndices(parts, dict.fromkeys(fractions, ()), 0)
     sides = np.where(donor_groups >= 0, side[donor_groups], -1)
     highest = sides.max(1)
     whole = ((sides == highest[:, None]) | (sides < 0)).all(1)
     parts = {name: np.flatnonzero(whole & (highest == number)) for number, name in enumerate(fractions)}
     members = {name: tuple(np.flatnonzero(side == number).tolist()) for number, name in enumerate(fractions)}
-    for name, places in parts.items():
-        if not len(places):
+    for name, indices in parts.items():
+        if not len(indices):
             raise ConfigError(
-                f"no composite has all its donors among the {len(members[name])} of {groups} groups of {name!r}: "
-                "composites mix slides; give that part more, build more composites or of fewer donors (bezier), try "
-                "another seed, or split by 'sample'"
+                f"part {name!r} is empty: no composite has all its donors in its {len(members[name])} of {groups} "
+                "groups, because composites mix slides; give the part a larger fraction, build more composites or "
+                "composites of fewer donors (bezier), try another seed, or split by 'sample'"
             )
-    return Places(parts, members, int((~whole).sum()))
+    return SplitIndices(parts, members, int((~whole).sum()))
 
 
 def _sides(count: int, fractions: list[float]) -> NDArray[np.int64]:
-    """Return (count,) part numbers, ascending, as near to the fractions as whole numbers are; every part has one."""
+    """Return (count,) part numbers, ascending, in numbers nearest to the fractions; every part gets at least one."""
     sizes = np.maximum(1, np.floor(np.array(fractions) * count + 1e-9).astype(int))
     while sizes.sum() != count:
         error = np.array(fractions) * count - sizes

@@ -1,4 +1,4 @@
-"""Weights of classes and samples, for data in which some classes are rare; pure."""
+"""Weights of classes and samples, for data with rare classes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ WeightKind = Literal["inverse", "median"]
 
 
 def class_weights(class_pixels: NDArray[np.integer[Any]], kind: WeightKind) -> NDArray[np.float32]:
-    """Return (C,) float32, mean 1 over the classes that occur, from pixel counts (N, C + 1), background last.
+    """Return (C,) float32, mean 1 over the classes that occur: weights of a loss that favour rare classes.
+
+    Parameters
+    ----------
+    class_pixels : (N, C + 1) int
+        Pixels of each class in each sample, background last.
+    kind : {"inverse", "median"}
+        ``inverse`` is the inverse of a class's share of all pixels. ``median`` is the median of all class frequencies
+        divided by the class's own; a frequency is the share of pixels in the images in which the class occurs (Eigen
+        and Fergus, ICCV 2015, section 6.3.2). A class without pixels gets 0.
 
     Raises
     ------
     ConfigError
-        There is no such kind.
+        `kind` is unknown.
     """
     if kind not in get_args(WeightKind):
         raise ConfigError(f"weights of kind {kind!r}: expected one of {', '.join(get_args(WeightKind))}")
@@ -31,7 +40,11 @@ def class_weights(class_pixels: NDArray[np.integer[Any]], kind: WeightKind) -> N
 
 
 def sample_weights(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return (N,) float64, sum 1, from which of C classes each sample has, (N, C); one of no class gets 0."""
+    """Return (N,) float64, sum 1: probabilities of drawing samples, so that rare classes are drawn more often.
+
+    `labels` (N, C) has the classes of each sample. The probability of a sample is proportional to the mean, over its
+    classes, of one divided by the number of samples with the class. A sample without classes gets 0.
+    """
     present = labels > 0
     rarity = np.divide(1.0, present.sum(0), out=np.zeros(labels.shape[1]), where=present.any(0))
     weights = (present * rarity).sum(1) / np.maximum(present.sum(1), 1)

@@ -1,4 +1,4 @@
-"""Form ``hf``: Parquet files of a Hugging Face data set, with image features, that its viewer shows too."""
+"""Form ``hf``: Parquet files of a Hugging Face data set, whose image features the Hub's viewer shows."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from synthpipe.report.data_cards.croissant import field, file_set, record_set
 if TYPE_CHECKING:
     import pyarrow
 
-_ROWS = 100  # in a row group: what readers take at once
+_ROWS = 100  # rows of a row group, which readers load together
 
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceParquet:
-    """``data/train-00000-of-00012.parquet``, a part each.
+    """``data/train-00000-of-00012.parquet``, one file for each part.
 
-    Columns: ``image`` and ``mask`` (PNGs as `datasets.Image` has them; of a mask the palette's indices are the
-    classes), ``labels`` (the classes that occur), ``key``, ``strategy``, ``index``, ``p_real``, ``groups``.
+    Columns: ``image`` and ``mask`` (PNGs of `datasets.Image`; the palette indices of a mask are the classes),
+    ``labels`` (the classes that occur), ``key``, ``strategy``, ``index``, ``p_real``, ``groups``.
     """
 
     description: Description
@@ -43,7 +43,7 @@ class HuggingFaceParquet:
         from pyarrow import parquet
 
         schema, buffer = self._schema(), io.BytesIO()
-        # PNGs cannot be compressed again, and the rest is small
+        # PNGs cannot be compressed further, and the rest is small
         with parquet.ParquetWriter(buffer, schema, compression="none", write_statistics=False) as writer:
             rows: list[dict[str, Any]] = []
             for entry, (image, mask) in zip(part.entries, pixels, strict=True):
@@ -72,7 +72,7 @@ class HuggingFaceParquet:
         from pyarrow import parquet
 
         (name,) = self.names(part)
-        with (folder / name).open("rb") as file:  # to the library a path is a pattern, and it copies what it reads
+        with (folder / name).open("rb") as file:  # the library takes paths as patterns, and copies the files
             table = parquet.read_table(file)
         for row in Dataset(InMemoryTable(table)):
             yield self._copy(row, np.asarray(row["image"]), np.asarray(row["mask"]))
@@ -102,7 +102,7 @@ class HuggingFaceParquet:
             records=(
                 record_set(
                     "composites",
-                    "a composite a row",
+                    "one composite in each row",
                     field("key", "sc:Text", "name of the composite", column("key")),
                     field("image", "sc:ImageObject", "RGB", column("image", **pixels)),
                     field("mask", "sc:ImageObject", "class indices", column("mask", **pixels)),

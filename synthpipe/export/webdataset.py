@@ -1,4 +1,4 @@
-"""Form ``webdataset``: tar shards of PNGs and JSON, to be streamed."""
+"""Form ``webdataset``: tar shards of PNGs and JSON, for streaming."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from synthpipe.report.data_cards.croissant import field, file_set, from_file, re
 
 @dataclass(frozen=True, slots=True)
 class WebDatasetShards:
-    """``shard-000000.tar``, a part each, of ``KEY.mask.png``, ``KEY.json`` and ``KEY.image.png``.
+    """``shard-000000.tar``, one for each part, with ``KEY.mask.png``, ``KEY.json`` and ``KEY.image.png``.
 
-    Masks are grey: the library's decoders turn palettes into colours.
+    Masks are grey, since the library's decoders turn palettes into colours.
     """
 
     description: Description
@@ -57,7 +57,7 @@ class WebDatasetShards:
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         (name,) = self.names(part)
-        with (folder / name).open("rb") as stream:  # to the library a path is a pattern and a URL, some are commands
+        with (folder / name).open("rb") as stream:  # the library takes paths as patterns, URLs or commands
             for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
                 yield self._copy(sample["__key__"], sample)
 
@@ -77,7 +77,7 @@ class WebDatasetShards:
                 file_set("shards", "shard-*.tar", "application/x-tar", "tar shards"),
                 file_set("image", "*.image.png", "image/png", "RGB images", within="shards"),
                 file_set("mask", "*.mask.png", "image/png", "class indices", within="shards"),
-                file_set("about", "*.json", "application/json", "what is known of a composite", within="shards"),
+                file_set("about", "*.json", "application/json", "facts about a composite", within="shards"),
             ),
             records=(
                 record_set(
@@ -97,7 +97,7 @@ class WebDatasetShards:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file; what a tar says of owners and times is the same for all."""
+    """Add a file; its owner and time are constants, so equal contents give equal bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

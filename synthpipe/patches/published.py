@@ -1,4 +1,4 @@
-"""What is specific to each published data set."""
+"""Folders, patterns and classes of the published data sets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from synthpipe.config.pipeline import Layout
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is specific to one published data set (method section 1)."""
+    """Training folder, group pattern and classes of one published data set (method section 1)."""
 
     training: str
     group_pattern: str

@@ -1,7 +1,8 @@
-"""The donor bank of a node: built once by whichever process comes first, held by all that use it, removed by the last.
+"""The donor bank that the processes of a node share.
 
-Processes of a node meet at a lock file. Who builds or removes the bank holds the lock alone; who uses the bank shares
-it. The bank lies where other users can neither read nor write (`synthpipe.files.scratch`).
+The first process builds the bank, every process that uses it holds it, and the last one removes it. They coordinate by
+a lock file: a process that builds or removes the bank holds the lock exclusively, and processes that use the bank share
+the lock. The bank is in a folder that other users can neither read nor write (`synthpipe.files.scratch`).
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ _SECONDS_OF_SILENCE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class BankPlace:
-    """Where the bank of a build lies on whichever node asks.
+class BankLocation:
+    """Location of the bank of a build on every node.
 
     Attributes
     ----------
     name : str
-        Tells banks of different contents apart; see `name_bank`.
+        Name that differs between banks of different contents; see `name_bank`.
     scratch : Path or None
-        Folder on every node's own disk; None is the node's temporary directory.
+        Folder on every node's own disk; None for the node's temporary directory.
     shared : bool
-        Whether the processes of a node share one bank; otherwise each has a bank of its own.
+        Whether the processes of a node share one bank. If not, each process has a bank of its own.
     """
 
     name: str
@@ -60,54 +61,55 @@ class BankPlace:
 
 
 def name_bank(*made_of: object) -> str:
-    """Return a name that follows from all that decides a bank's bytes."""
+    """Return a name that depends on everything that decides the bytes of a bank."""
     return digest(made_of)[:16]
 
 
 class HeldBank:
-    """A bank that stays where it is until this process, and every other of the node, released it or ended."""
+    """A bank that is kept until all processes of the node that use it have released it or ended."""
 
-    def __init__(self, place: BankPlace, lock: int) -> None:
-        self._place, self._lock = place, lock
+    def __init__(self, location: BankLocation, lock: int) -> None:
+        self._location, self._lock = location, lock
 
     def release(self) -> None:
-        """Let go; the last process of the node removes the bank."""
+        """Release the bank; the last process of the node that does so removes it."""
         if try_lock(self._lock, fcntl.LOCK_EX):
-            remove(self._place.directory)
+            remove(self._location.directory)
         os.close(self._lock)
 
 
-def hold_bank(place: BankPlace, build: Callable[[Path], None]) -> HeldBank:
-    """Hold the node's bank; build it first where it is not there, or wait while another process does.
+def hold_bank(location: BankLocation, build: Callable[[Path], None]) -> HeldBank:
+    """Hold the node's bank; build it first, or wait while another process builds it.
 
-    A warning is logged if that process stops making progress.
+    If the other process makes no progress, a warning is logged.
 
     Parameters
     ----------
-    place : BankPlace
-        Which bank, and where.
+    location : BankLocation
+        Name and folder of the bank.
     build : callable
-        Makes the bank in the empty directory that it is given; what it raises is raised, and the directory removed.
+        Builds the bank in the empty directory that it receives. If it raises, the directory is removed, and the
+        exception is raised again.
 
     Raises
     ------
     StoreError
-        There can be no bank at this place.
+        The bank cannot be built or held at this location.
     """
-    directory = place.directory
+    directory = location.directory
     wait = _Wait(directory)
-    if place.shared and not has_locks(place.scratch):
+    if location.shared and not has_locks(location.scratch):
         raise StoreError(
             f"{directory.parent}: its file system gives one lock to several processes, so they cannot share a donor "
             f"bank there; {ANOTHER_PLACE}"
         )
     try:
-        sweep(place.scratch)
+        sweep(location.scratch)
         while True:
             lock = open_lock(directory)
             try:
                 if _hold(lock, directory, build):
-                    return HeldBank(place, lock)
+                    return HeldBank(location, lock)
             except BaseException:
                 os.close(lock)
                 raise
@@ -116,28 +118,28 @@ def hold_bank(place: BankPlace, build: Callable[[Path], None]) -> HeldBank:
     except StoreError:
         raise
     except OSError as error:
-        raise StoreError(f"{directory}: there can be no donor bank: {error.strerror}; {ANOTHER_PLACE}") from error
+        raise StoreError(f"{directory}: the donor bank cannot be created: {error.strerror}; {ANOTHER_PLACE}") from error
 
 
 class _Wait:
-    """A wait for the process that builds a bank; a warning tells if its files stop growing."""
+    """Wait for the process that builds a bank; log a warning if the files of the bank stop growing."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._seen: list[tuple[str, int]] = []
+        self._sizes: list[tuple[str, int]] = []
         self._since, self._warned = time.monotonic(), False
 
     def moment(self) -> None:
-        """Wait a moment."""
-        seen: list[tuple[str, int]] = []
+        """Wait a moment; warn once if no file has grown for some seconds."""
+        sizes: list[tuple[str, int]] = []
         with suppress(FileNotFoundError):
-            seen = sorted((each.name, each.stat().st_size) for each in os.scandir(self._directory))
-        if seen != self._seen:
-            self._seen, self._since = seen, time.monotonic()
+            sizes = sorted((each.name, each.stat().st_size) for each in os.scandir(self._directory))
+        if sizes != self._sizes:
+            self._sizes, self._since = sizes, time.monotonic()
         elif not self._warned and time.monotonic() - self._since > _SECONDS_OF_SILENCE:
             self._warned = True
             _LOGGER.warning(
-                "waiting for the donor bank %s: another process of yours builds it, and has written nothing for "
+                "waiting for the donor bank %s: another process of yours is building it, but has written nothing for "
                 "%.0f s; end that process if it hangs, or %s",
                 *(self._directory, _SECONDS_OF_SILENCE, ANOTHER_PLACE),
             )
@@ -145,10 +147,10 @@ class _Wait:
 
 
 def _hold(lock: int, directory: Path, build: Callable[[Path], None]) -> bool:
-    """Try to end with a shared lock on a complete bank."""
+    """Try to get a shared lock on a complete bank, which is built if need be; return whether this succeeds."""
     if not is_complete(directory):
         if not (try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory)):
-            return False  # another builds, or removed the lock file just now
+            return False  # another process builds the bank, or has just removed the lock file
         if not is_complete(directory):
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(mode=0o700)
@@ -157,5 +159,5 @@ def _hold(lock: int, directory: Path, build: Callable[[Path], None]) -> bool:
             except BaseException:
                 remove(directory)
                 raise
-    # another may have removed the bank before this, or while the lock changed
+    # another process may have removed the bank before this, or while the lock changed
     return try_lock(lock, fcntl.LOCK_SH) and is_lock_of(lock, directory) and is_complete(directory)

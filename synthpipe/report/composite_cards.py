@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from synthpipe.compose.mosaic import quadrant_places
+from synthpipe.compose.mosaic import quadrant_windows
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.display_names import candidate, score
 from synthpipe.core.records import BezierRecipe, MosaicRecipe, Recipe
@@ -125,7 +125,7 @@ def _region_row(each: VisibleRegion, taxonomy: Taxonomy, catalog: Catalog) -> tu
     colors = [taxonomy.classes[label].color for label in patch.classes]
     name = class_label(taxonomy.label(patch.classes), *colors)
     donor = Markup("<code>{}</code>").format(patch.path)
-    return each.region.number, f"{each.share:.1%}", name, donor, each.region.place, each.region.window
+    return each.region.number, f"{each.share:.1%}", name, donor, each.region.position, each.region.window
 
 
 def _recipe_properties(recipe: Recipe, regions: int) -> list[tuple[str, str]]:
@@ -141,7 +141,7 @@ def _recipe_properties(recipe: Recipe, regions: int) -> list[tuple[str, str]]:
 
 def _quadrant_rows(recipe: MosaicRecipe) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    windows = quadrant_places(recipe.split, recipe.canvas)
+    windows = quadrant_windows(recipe.split, recipe.canvas)
     for name, quadrant, (_, _, height, width) in zip(_QUADRANTS, recipe.quadrants, windows, strict=True):
         warp = quadrant.warp
         cells = ("none", "none", "none")

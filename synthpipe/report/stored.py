@@ -183,7 +183,7 @@ def _regions(stored: StoredComposite, taxonomy: Taxonomy) -> Iterator[dict[str, 
             "patch": each.region.patch,
             "class": class_name(each, taxonomy),
             "share": each.share,
-            "place": each.region.place,
+            "place": each.region.position,
             "window": each.region.window,
         }
 

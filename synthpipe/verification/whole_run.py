@@ -24,7 +24,7 @@ from synthpipe.core.progress import Reporter
 from synthpipe.core.records import Strategy
 from synthpipe.core.threads import available_cores, in_threads
 from synthpipe.files.locations import Location, exists, translate_errors
-from synthpipe.patches.access import find_patches, unread
+from synthpipe.patches.access import find_patches, unread_message
 from synthpipe.patches.catalog import Catalog
 from synthpipe.storage.integrity import decode_shard
 from synthpipe.storage.run import RunDirectory
@@ -154,7 +154,9 @@ class _Verification:
         if not self.patches:
             return catalog
         if catalog.hosts and self.root is None:
-            self.notes.append(f"no patch was read and no composite rendered: {unread(catalog, pipeline.patches)}")
+            self.notes.append(
+                f"no patch was read and no composite rendered: {unread_message(catalog, pipeline.patches)}"
+            )
             self.patches, self.samples, self.unread = False, 0, True
             return catalog
         return find_patches(catalog, pipeline.patches, pipeline.taxonomy, self.root, self.run.path)

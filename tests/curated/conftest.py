@@ -1,4 +1,4 @@
-"""A run of enough slides to be split, lying where the documents' code looks for it."""
+"""A run with enough slides for a split, at the path that the code in the documents uses."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.conftest import pipeline
 
 
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run in ``runs/demo``, 20 Mosaics and 60 Beziers of ten slides, and its ``data/phantom``."""
-    directory = tmp_path_factory.mktemp("place")
+    directory = tmp_path_factory.mktemp("home")
     write_phantom(directory / "data" / "phantom", PhantomSpec(slides=10, patches=100, size=64, images=2))
     overrides = ("filter.enabled=false", "curation.rule=threshold", "curation.wanted={mosaic: 20, bezier: 60}")
     more = (
@@ -30,9 +30,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def beside(place: Path, tmp_path: Path) -> Path:
+def beside(home: Path, tmp_path: Path) -> Path:
     """An empty folder in which ``runs/demo`` is that run, and ``data`` its patches."""
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "demo").symlink_to(place / "runs" / "demo")
-    (tmp_path / "data").symlink_to(place / "data")
+    (tmp_path / "runs" / "demo").symlink_to(home / "runs" / "demo")
+    (tmp_path / "data").symlink_to(home / "data")
     return tmp_path

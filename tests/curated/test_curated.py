@@ -1,4 +1,4 @@
-"""What a curated set offers to those who train on it."""
+"""Curated sets: samples, subsets, splits, weights and the torch data set."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 import synthpipe
 from synthpipe.core.errors import ConfigError, StoreError
 from synthpipe.curated import CuratedSet
-from synthpipe.curated.splits import Split, split_places
+from synthpipe.curated.splits import Split, split_indices
 from synthpipe.curated.torch_data import Epochs, ResumableLoader
 from synthpipe.curated.weights import class_weights, sample_weights
 from synthpipe.storage.schema import array, open_group
@@ -49,12 +49,12 @@ def test_the_package_is_light_until_something_is_asked_of_it() -> None:
 def test_a_part_of_a_set_is_a_set(curated: CuratedSet) -> None:
     part = curated.subset([20, 3, 7]).subset([2, 0])
     assert len(part) == 2 and part.indices.tolist() == [7, 20] and part.taxonomy == curated.taxonomy
-    for place, whole in enumerate((7, 20)):
-        assert np.array_equal(part[place].image, curated[whole].image)
-        assert np.array_equal(part[place].mask, curated[whole].mask)
-        assert np.array_equal(part[place].labels, curated[whole].labels)
-        assert part.origin(place) == curated.origin(whole)
-        assert np.array_equal(part.class_pixels[place], curated.class_pixels[whole])
+    for index, whole in enumerate((7, 20)):
+        assert np.array_equal(part[index].image, curated[whole].image)
+        assert np.array_equal(part[index].mask, curated[whole].mask)
+        assert np.array_equal(part[index].labels, curated[whole].labels)
+        assert part.origin(index) == curated.origin(whole)
+        assert np.array_equal(part.class_pixels[index], curated.class_pixels[whole])
     assert all(map(np.array_equal, part.read([1, 0]), curated.read([20, 7])))
     assert part.digest != curated.digest == curated.subset(range(24)).digest
     assert np.array_equal(part.to_xarray().image.values, part.read([0, 1])[0])
@@ -113,10 +113,10 @@ def test_a_split_that_loses_composites_says_what_is_left(curated: CuratedSet) ->
 def test_a_split_warns_of_a_tenth_and_of_a_strategy_that_a_part_lacks(curated: CuratedSet) -> None:
     assert curated.counts() == {"mosaic": 12, "bezier": 12}
     whole, beziers = curated.subset(range(24)), curated.subset(range(12, 24))
-    assert not Split({"train": whole, "val": whole}, {}, 4).loss({"mosaic": 22, "bezier": 22})
-    assert Split({"train": whole, "val": whole}, {}, 5).loss({"mosaic": 22, "bezier": 22})
-    assert "val: 12 bezier" in Split({"train": whole, "val": beziers}, {}, 1).loss({"mosaic": 22, "bezier": 22})
-    assert not Split({"train": whole, "val": beziers}, {}, 0).loss({"mosaic": 22, "bezier": 22})
+    assert not Split({"train": whole, "val": whole}, {}, 4).warning({"mosaic": 22, "bezier": 22})
+    assert Split({"train": whole, "val": whole}, {}, 5).warning({"mosaic": 22, "bezier": 22})
+    assert "val: 12 bezier" in Split({"train": whole, "val": beziers}, {}, 1).warning({"mosaic": 22, "bezier": 22})
+    assert not Split({"train": whole, "val": beziers}, {}, 0).warning({"mosaic": 22, "bezier": 22})
 
 
 @given(
@@ -130,22 +130,22 @@ def test_a_composite_is_on_the_side_of_all_its_donors(
     numbers = np.array(donors, np.int32)
     numbers[:, 0] = np.abs(numbers[:, 0])  # everything has a donor
     try:
-        found = split_places(numbers, 6, fractions, "group", seed)
+        found = split_indices(numbers, 6, fractions, "group", seed)
     except ConfigError as error:
-        assert "no composite has all its donors among" in str(error)
+        assert "no composite has all its donors in" in str(error)
         return
     side = {group: name for name, groups in found.groups.items() for group in groups}
     assert sorted(side) == list(range(6))
-    whole = {name: set(places.tolist()) for name, places in found.parts.items()}
-    for place, row in enumerate(numbers.tolist()):
+    whole = {name: set(indices.tolist()) for name, indices in found.parts.items()}
+    for index, row in enumerate(numbers.tolist()):
         sides = {side[group] for group in row if group >= 0}
-        assert {name for name, places in whole.items() if place in places} == (sides if len(sides) == 1 else set())
+        assert {name for name, indices in whole.items() if index in indices} == (sides if len(sides) == 1 else set())
     assert found.dropped == len(numbers) - sum(map(len, whole.values()))
 
 
 @given(st.integers(3, 200), st.integers(0, 9))
 def test_a_split_by_sample_drops_nothing_and_keeps_to_its_fractions(count: int, seed: int) -> None:
-    found = split_places(np.zeros((count, 2), np.int32), 1, {"a": 0.7, "b": 0.2, "c": 0.1}, "sample", seed)
+    found = split_indices(np.zeros((count, 2), np.int32), 1, {"a": 0.7, "b": 0.2, "c": 0.1}, "sample", seed)
     assert sorted(np.concatenate(list(found.parts.values())).tolist()) == list(range(count)) and not found.dropped
     for name, share in (("a", 0.7), ("b", 0.2), ("c", 0.1)):
         assert abs(len(found.parts[name]) - share * count) <= 2
@@ -158,14 +158,14 @@ def test_a_split_by_sample_drops_nothing_and_keeps_to_its_fractions(count: int, 
         ({"a": 0.5, "b": 0.4}, "group", "expected positive numbers that add up to 1"),
         ({"a": 1.5, "b": -0.5}, "sample", "expected positive numbers that add up to 1"),
         ({"a": 0.5, "b": 0.5}, "slide", "by 'slide': expected 'group' or 'sample'"),
-        ({str(part): 0.125 for part in range(8)}, "group", "4 groups cannot be shared out among 8 parts"),
-        ({"a": 0.75, "b": 0.25}, "group", "no composite has all its donors among the 1 of 4 groups of 'b'"),
+        ({str(part): 0.125 for part in range(8)}, "group", "4 groups cannot be split into 8 parts"),
+        ({"a": 0.75, "b": 0.25}, "group", "part 'b' is empty: no composite has all its donors in its 1 of 4"),
     ],
 )
 def test_splits_that_cannot_be_made_are_refused(fractions: dict[str, float], by: Any, message: str) -> None:
     donors = np.array([[0, 1], [1, 2], [2, 3], [3, 0]], np.int32)
     with pytest.raises(ConfigError, match=message):
-        split_places(donors, 4, fractions, by, 0)
+        split_indices(donors, 4, fractions, by, 0)
 
 
 def test_class_pixels_are_those_of_the_masks(curated: CuratedSet) -> None:
@@ -186,7 +186,7 @@ def test_a_run_that_is_not_finished_has_no_curated_set(data_set: DataSet, tmp_pa
     journal = json.loads((run / "build.json").read_text())
     del journal["finished"]
     (run / "build.json").write_text(json.dumps(journal))
-    with pytest.raises(StoreError, match="is a run that is not finished, so its curated set is not ready; give its"):
+    with pytest.raises(StoreError, match="this run is not finished, so it has no curated set yet; give its"):
         synthpipe.open_curated(run)
 
 
@@ -287,7 +287,7 @@ def test_arrays_of_another_length_and_attributes_of_another_kind_are_refused(dat
 
 @pytest.mark.parametrize("name", ["is_train", "class_pixels"])
 def test_arrays_of_its_user_are_no_part_of_a_set(data_set: DataSet, tmp_path: Path, name: str) -> None:
-    """Not even where other groups of synthpipe have one of that name."""
+    """This also holds for names that other groups of synthpipe use."""
     store = Path(shutil.copytree(data_set.curated, tmp_path / "curated.zarr"))
     zarr.create_array(store / name, shape=(24, 2), chunks=(1, 2), dtype="int16")
     curated = synthpipe.open_curated(store)
@@ -324,8 +324,8 @@ def test_a_transform_gets_arrays_and_decides_what_is_put_together(curated: Curat
 
     loader = curated.to_torch(transform).loader(8, seed=3, workers=2)
     order = list(Epochs(24, 8, 3))
-    for batch, places in zip(loader, order, strict=True):
-        images, masks = curated.read(places)
+    for batch, indices in zip(loader, order, strict=True):
+        images, masks = curated.read(indices)
         assert batch["inverted"].shape == (8, 32, 32, 3) and np.array_equal(batch["inverted"].numpy(), 255 - images)
         assert batch["tissue"].tolist() == pytest.approx((masks < 3).mean((1, 2)).tolist())
     assert np.array_equal(curated.to_torch(transform)[5]["inverted"], 255 - curated[5].image)  # type: ignore[typeddict-item]

@@ -56,20 +56,20 @@ def test_a_piece_runs_and_reads_the_same_pixels(sign: str, beside: Path) -> None
 
 
 def losses(lines: list[str], epoch: int) -> float:
-    """The mean training loss of an epoch."""
+    """Return the mean training loss of an epoch."""
     found = [float(line.split()[3]) for line in lines if line.startswith(f"epoch {epoch} loss")]
     return sum(found) / len(found)
 
 
 @pytest.fixture(scope="module")
-def printed(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
-    """What the code below a heading prints of its epochs when nothing disturbs it."""
+def printed(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[str]]:
+    """Return the epochs that the code below a heading prints without an interruption."""
 
     @cache
     def lines(heading: str) -> list[str]:
         folder = tmp_path_factory.mktemp("whole")
         for name in ("runs", "data"):
-            (folder / name).symlink_to(place / name)
+            (folder / name).symlink_to(home / name)
         return epochs(run(code_below(heading), folder))
 
     return lines

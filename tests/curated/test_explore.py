@@ -16,7 +16,7 @@ _LARGEST = 1 << 20  # bytes
 
 
 def shown_by(notebook: NotebookNode) -> list[dict[str, Any]]:
-    """Return what each cell of code shows, by its kind."""
+    """Return the outputs of each code cell, by kind."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [{kind: data for output in cell.outputs for kind, data in output.get("data", {}).items()} for cell in cells]
 

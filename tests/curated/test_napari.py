@@ -1,4 +1,4 @@
-"""Layers as napari takes them; napari itself shows them in tests.curated.test_documents."""
+"""Layers for napari; tests.curated.test_documents shows them in napari."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import synthpipe
 from synthpipe.core.taxonomy import LOST
 
 
-def test_layers_have_the_pixels_and_the_colours(place: Path) -> None:
-    curated = synthpipe.open_curated(place / "runs" / "demo" / "curated.zarr")
+def test_layers_have_the_pixels_and_the_colours(home: Path) -> None:
+    curated = synthpipe.open_curated(home / "runs" / "demo" / "curated.zarr")
     (images, first, image), (masks, second, labels) = curated.to_napari([7, 2])
     assert (image, labels) == ("image", "labels") and first["rgb"]
     assert np.array_equal(images[1], curated[2].image) and np.array_equal(masks[0], curated[7].mask)
@@ -22,8 +22,8 @@ def test_layers_have_the_pixels_and_the_colours(place: Path) -> None:
     assert dict(zip(*second["features"].values(), strict=True))[1] == curated.taxonomy.names[1]
 
 
-def test_a_whole_set_is_not_read_and_a_part_is_in_its_order(place: Path) -> None:
-    curated = synthpipe.open_curated(place / "runs" / "demo" / "curated.zarr")
+def test_a_whole_set_is_not_read_and_a_part_is_in_its_order(home: Path) -> None:
+    curated = synthpipe.open_curated(home / "runs" / "demo" / "curated.zarr")
     images, masks = (layer[0] for layer in curated.to_napari())
     assert isinstance(images, zarr.Array) and isinstance(masks, zarr.Array)
     turned = curated.subset(range(79, -1, -1))

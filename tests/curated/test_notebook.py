@@ -1,4 +1,4 @@
-"""What notebooks show, read as HTML."""
+"""HTML that notebooks show."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def curated(place: Path) -> CuratedSet:
-    return synthpipe.open_run(place / "runs" / "demo").curated
+def curated(home: Path) -> CuratedSet:
+    return synthpipe.open_run(home / "runs" / "demo").curated
 
 
 def large(side: int) -> Sample:
-    """A composite that compresses badly, under a hostile name."""
+    """Return a composite with a hostile name that compresses badly."""
     rng = np.random.default_rng(0)
     classes = tuple(TissueClass(f"{HOSTILE}{number}", (9 * number, 200, 10)) for number in range(3))
     mask = (np.arange(side)[:, None] * 4 // side).astype(np.uint8).repeat(side, axis=1)
@@ -131,8 +131,8 @@ def test_a_set_of_real_patches(curated: CuratedSet, tmp_path: Path) -> None:
     )
 
 
-def test_a_run(place: Path) -> None:
-    run = synthpipe.open_run(place / "runs" / "demo")
+def test_a_run(home: Path) -> None:
+    run = synthpipe.open_run(home / "runs" / "demo")
     html = run._repr_html_()
     assert len(html) < 300_000 and curated_html(run.curated) in html
     text = "".join(Page(html).text)
@@ -145,10 +145,10 @@ def test_a_run(place: Path) -> None:
 
 
 @pytest.fixture
-def begun(place: Path, tmp_path: Path) -> Path:
-    """A run that was stopped before its curated set, under a hostile name."""
+def begun(home: Path, tmp_path: Path) -> Path:
+    """Return a run with a hostile name that was stopped before its curated set."""
     path = tmp_path / "<b>run"
-    shutil.copytree(place / "runs" / "demo", path, ignore=lambda folder, names: {"curated.zarr"} & set(names))
+    shutil.copytree(home / "runs" / "demo", path, ignore=lambda folder, names: {"curated.zarr"} & set(names))
     write_json(path / "build.json", {"stages": {HOSTILE: 1.0}, "strategies": {}})
     data = read_json(path / "run.json")
     write_json(path / "run.json", {**data, "name": HOSTILE})
@@ -161,12 +161,12 @@ def test_a_run_that_is_not_finished(begun: Path) -> None:
     text = "".join(page.text)
     assert not run.finished and f"run of {HOSTILE}, not finished" in text and f"{HOSTILE} 1.0 s" in text
     assert not page.pictures and not {"script", "table"} & set(page.tags) and page.tags.count("b") == 1
-    with pytest.raises(StoreError, match="is a run that is not finished, so its curated set is not ready"):
+    with pytest.raises(StoreError, match="this run is not finished, so it has no curated set yet"):
         _ = run.curated
 
 
-def test_candidates_are_opened_whatever_their_verdict(place: Path) -> None:
-    run = synthpipe.open_run(str(place / "runs" / "demo"))
+def test_candidates_are_opened_whatever_their_verdict(home: Path) -> None:
+    run = synthpipe.open_run(str(home / "runs" / "demo"))
     group = run.candidates("bezier")
     assert isinstance(group, zarr.Group)
     verdicts = np.asarray(group["verdict"][:])  # type: ignore[index]
@@ -183,7 +183,7 @@ def test_candidates_are_opened_whatever_their_verdict(place: Path) -> None:
 
 def test_a_candidate_that_is_not_made_yet_is_refused(begun: Path) -> None:
     (begun / "candidates.zarr" / "mosaic" / "mask" / "c.0.0.0").unlink()
-    with pytest.raises(StoreError, match="mosaic candidate 3 is not made yet"):
+    with pytest.raises(StoreError, match="mosaic candidate 3 is not rendered yet"):
         synthpipe.open_run(begun).candidate("mosaic", 3)
 
 

@@ -1,4 +1,4 @@
-"""A curated set of a real build, and sets of made-up patches of any layout and size."""
+"""A curated set of a real build, and sets of random patches of any layout and size."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def curated(run: Path) -> CuratedSet:
 def noise(
     path: Path, layout: Layout = "bcss-wsss", count: int = 12, classes: int = 4, size: tuple[int, int] = (24, 20)
 ) -> CuratedSet:
-    """Write a set of patches of random pixels and masks, of which some are background everywhere but in a corner."""
+    """Write a set of patches with random pixels and masks; some masks are background except for a corner."""
     taxonomy, rng = Taxonomy(CLASSES[:classes]), np.random.default_rng(3)
     about = Description(taxonomy, size, "f" * 64, PatchesSection(root=".", layout=layout), None)
     masks = rng.integers(0, classes + 1, (count, *size), np.uint8)
@@ -61,8 +61,8 @@ def noise(
         found = tuple(int(label) for label in np.unique(mask) if label < classes)
         patches.append(PatchRef(f"{number}.png", f"{number}.png", f"{number:064}", found, *size, f"slide{number % 3}"))
     source = {"patches": "noise", "checkpoint": "c" * 64}
-    for shard, places in begin_pseudo_labelled(path, about, source, patches).items():
-        images = rng.integers(0, 256, (len(places), *size, 3), np.uint8)
-        part = slice(places.start, places.stop)
+    for shard, positions in begin_pseudo_labelled(path, about, source, patches).items():
+        images = rng.integers(0, 256, (len(positions), *size, 3), np.uint8)
+        part = slice(positions.start, positions.stop)
         write_pseudo_labelled(path, shard, patches[part], images, masks[part])
     return CuratedSet(path)

@@ -1,4 +1,4 @@
-"""The data cards of runs and exports: true, escaped, and accepted by their own validators."""
+"""Data cards of runs and exports are true and escaped, and their own validators accept them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def refuse(*_: object) -> None:
 
 
 def dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> mlcroissant.Dataset:
-    """Open a Croissant file: valid without a look at the network; a recommended date would make equal sets differ."""
+    """Open a Croissant file without the network; it has no date, so that equal sets have equal files."""
     monkeypatch.chdir(folder)
     with monkeypatch.context() as patched:
         patched.setattr(socket.socket, "connect", refuse)
@@ -130,12 +130,12 @@ def test_croissant_reads_the_pixels_of_all_forms_but_tars(
     colors = np.frombuffer(curated.taxonomy.palette(), np.uint8).reshape(256, 3)
     for form in ("png", "hf", "coco", "nnunet", "fiftyone"):
         exported(curated, form, tmp_path / form)
-    found, places = dataset(tmp_path / "png", monkeypatch), by_key(curated)
+    found, positions = dataset(tmp_path / "png", monkeypatch), by_key(curated)
     images = {row["images-by-name/name"]: row["images-by-name/pixels"] for row in found.records("images-by-name")}
     masks = {row["masks-by-name/name"]: row["masks-by-name/pixels"] for row in found.records("masks-by-name")}
     assert images.keys() == masks.keys() and len(images) == len(curated)
     for name, image in images.items():
-        sample = curated[places[name.decode().split("-")[0]]]
+        sample = curated[positions[name.decode().split("-")[0]]]
         assert np.array_equal(np.asarray(image), sample.image)
         assert np.array_equal(np.asarray(masks[name]), colors[sample.mask])  # it converts to RGB
     for form, masks_of, suffix in (("nnunet", "labels", "_0000.png"), ("fiftyone", "masks", ".png")):
@@ -143,13 +143,13 @@ def test_croissant_reads_the_pixels_of_all_forms_but_tars(
         images = {row["images-by-name/name"]: row["images-by-name/pixels"] for row in found.records("images-by-name")}
         masks = {row[f"{masks_of}-by-name/name"]: row for row in found.records(f"{masks_of}-by-name")}
         assert len(images) == len(masks) == len(curated)
-        for key, place in places.items():
-            assert np.array_equal(np.asarray(images[f"{key}{suffix}".encode()]), curated[place].image)
+        for key, position in positions.items():
+            assert np.array_equal(np.asarray(images[f"{key}{suffix}".encode()]), curated[position].image)
             values = np.asarray(masks[f"{key}.png".encode()][f"{masks_of}-by-name/pixels"])
-            expected = (curated[place].mask + 1) % (4 if form == "fiftyone" else 5)
+            expected = (curated[position].mask + 1) % (4 if form == "fiftyone" else 5)
             assert np.array_equal(values.reshape(*expected.shape, -1)[..., 0], expected)
     for row in dataset(tmp_path / "hf", monkeypatch).records("composites"):
-        sample = curated[places[row["composites/key"].decode()]]
+        sample = curated[positions[row["composites/key"].decode()]]
         assert np.array_equal(np.asarray(row["composites/image"]), sample.image)
         assert np.array_equal(np.asarray(row["composites/mask"]), sample.mask)
     found = dataset(tmp_path / "coco", monkeypatch)

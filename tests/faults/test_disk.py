@@ -62,7 +62,7 @@ def test_a_patch_that_changed_since_it_was_indexed_is_named(builds: Builds, whol
     try:
         donor.write_bytes(data + b"more")
         error = failed(builds, run)
-        assert f"{donor}: has other bytes than when it was indexed; restore it" in error
+        assert f"{donor}: has changed since it was indexed; restore it" in error
         donor.unlink()
         assert f"{donor}: cannot be read: No such file" in failed(builds, run)
     finally:

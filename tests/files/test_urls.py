@@ -254,7 +254,7 @@ def test_catalogs_of_patches_behind_a_url_are_the_same(bucket: str, patches: Pat
         patch.sha256 for patch in here.donors[:4]
     }
     missing = settings.patches.model_copy(update={"root": f"{bucket}/nowhere"})
-    with pytest.raises(CatalogError, match=r"nowhere: nothing there, expected the data set's folder"):
+    with pytest.raises(CatalogError, match=r"nowhere: is empty or missing, expected the data set's folder"):
         read_catalog(missing, settings.taxonomy)
 
 

@@ -1,4 +1,4 @@
-"""What the path cells of a stranger's table name."""
+"""Path cells of a table that comes from a stranger."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_table_chains_no_file_systems(cell: str) -> None:
     "cell", ["/etc/passwd", "file:///etc/passwd", "//etc/passwd", "local:///etc/passwd", "FILE:///x"]
 )
 def test_a_table_behind_a_url_names_no_files_of_this_machine(cell: str) -> None:
-    assert "a table behind a URL cannot name files of this machine" in name_patch(cell, parse_location(THERE)).refusal
+    assert "a table at a URL cannot name files of this machine" in name_patch(cell, parse_location(THERE)).refusal
 
 
 def test_a_table_names_objects_of_its_own_kind_of_store() -> None:
@@ -88,7 +88,7 @@ def test_a_table_names_objects_of_its_own_kind_of_store() -> None:
 
 
 def test_files_of_another_machine_are_refused() -> None:
-    assert name_patch("file://host/x.png", HERE).refusal.startswith("it lies on the machine 'host'")
+    assert name_patch("file://host/x.png", HERE).refusal.startswith("it is on the machine 'host'")
 
 
 def test_every_cell_is_read_or_is_a_problem_of_its_row(tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_a_directory_that_is_used_stays_where_locks_do_nothing(site: Site) -> No
 
 
 def test_workers_of_a_cluster_refuse_a_scratch_disk_where_locks_do_nothing(site: Site) -> None:
-    code = "from synthpipe.patches.shared_bank import *\nhold_bank(BankPlace('bank'), lambda directory: None)"
+    code = "from synthpipe.patches.shared_bank import *\nhold_bank(BankLocation('bank'), lambda directory: None)"
     environment = {**os.environ, **site.environment, "TMPDIR": str(site.folder)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert f"{site.folder}/synthpipe-{os.getuid()}: its file system gives one lock" in done.stderr

@@ -27,7 +27,7 @@ def test_verify_and_replay_name_the_option_that_says_where_patches_are_now(tmp_p
     replay = ["replay", str(tmp_path / "other"), "mosaic", "0", "-o", str(tmp_path / "0.png")]
     result = CliRunner().invoke(main, replay)
     assert (
-        result.exit_code == 1 and "if the patches have moved, say where they lie now: --patches ROOT" in result.stderr
+        result.exit_code == 1 and "if the patches have moved, give their new location: --patches ROOT" in result.stderr
     )
     assert not (tmp_path / "0.png").exists()
     result = CliRunner().invoke(main, [*replay, "--patches", str(tmp_path / "moved")])
