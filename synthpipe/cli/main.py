@@ -18,14 +18,16 @@ from synthpipe.core.packages import TORCH, TRAIN, absent, needs
 
 DEBUG = "SYNTHPIPE_DEBUG"
 _COMMANDS: Mapping[str, str] = {
-    **dict.fromkeys(("build", "schema", "validate"), "building"),
-    **dict.fromkeys(("doctor", "status", "verify"), "checking"),
-    **dict.fromkeys(("index", "replay"), "looking"),
+    **{
+        name: name
+        for name in (
+            *("build", "completion", "doctor", "export", "index", "init", "inspect", "phantom", "replay", "report"),
+            *("schema", "status", "validate", "verify"),
+        )
+    },
     **dict.fromkeys(("baseline", "evaluate", "predict", "pseudo-label", "train"), "training"),
-    **{"completion": "completion", "export": "exporting", "init": "starting", "inspect": "inspecting"},
-    **{"phantom": "phantom", "report": "reporting"},
 }
-"""The module of every command."""
+"""The module of each command."""
 
 
 class ExplainingGroup(click.Group):

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 import yaml
 
-from synthpipe.cli.completion import KeyValue
-from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION, CheckpointFile
+from synthpipe.cli.options import EXISTING, LOCATION, MAX_PIXELS_OPTION, CheckpointFile
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
-from synthpipe.cli.shipped import SHIPPED, SettingsFile
+from synthpipe.cli.settings import KeyValue, SettingsFile
 from synthpipe.config.fields import LARGEST, differences
 from synthpipe.config.pipeline import LAYOUTS, PUBLISHED_GLASS, Layout, PatchesSection
 from synthpipe.config.settings_file import load_settings
+from synthpipe.config.shipped import SHIPPED
 from synthpipe.core.display import file_stem
 from synthpipe.core.errors import ConfigError, StoreError
 from synthpipe.curated import PSEUDO_LABELLED, CuratedSet, Description
