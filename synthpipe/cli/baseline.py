@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION, CheckpointFile
+from synthpipe.cli.options import EXISTING, LOCATION, MAX_PIXELS_OPTION, CheckpointFile
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.segmentation import (

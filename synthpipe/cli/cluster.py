@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
-from synthpipe.cli.completion import KeyValue
-from synthpipe.cli.locations import build_workers_option
-from synthpipe.cli.shipped import SHIPPED, SettingsFile
+from synthpipe.cli.options import build_workers_option
+from synthpipe.cli.settings import KeyValue, SettingsFile
+from synthpipe.config.shipped import SHIPPED
 
 if TYPE_CHECKING:  # loads Dask, which `--help` and other commands need not wait for
     from synthpipe.runtime import ClusterSettings, DeviceUse, QueueKind

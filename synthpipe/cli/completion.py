@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pkgutil import resolve_name
 from typing import ClassVar, Literal
 
 import click
@@ -16,9 +14,6 @@ from click.shell_completion import (
     get_completion_class,
     split_arg_string,
 )
-from pydantic import BaseModel
-
-from synthpipe.config.settings_file import choices
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -91,31 +86,3 @@ class Zsh(ZshComplete):
         (( ! $#keys )) || _describe -V unsorted keys -U -S ''
 """,
     )
-
-
-class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """KEY=VALUE of a settings model: its keys are completed, and what may stand behind them where that is a choice.
-
-    `model` names it, as ``module:class``: it is imported when a shell asks.
-    """
-
-    name = "key=value"
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        found = _keys(resolve_name(self._model), "")
-        return [CompletionItem(text, help=told) for text, told in found if text.startswith(incomplete)]
-
-
-def _keys(model: type[BaseModel], above: str) -> Iterator[tuple[str, str | None]]:
-    for name, field in model.model_fields.items():
-        allowed = choices(field.annotation)
-        sections = [each for each in allowed if isinstance(each, type) and issubclass(each, BaseModel)]
-        for section in sections:
-            yield from _keys(section, f"{above}{name}.")
-        words = [each for each in allowed if isinstance(each, str)]
-        yield from ((f"{above}{name}={word}", field.description) for word in words)
-        if not sections and not words:
-            yield f"{above}{name}=", field.description

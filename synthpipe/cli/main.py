@@ -18,15 +18,16 @@ from synthpipe.core.packages import TORCH, TRAIN, absent, needs
 
 DEBUG = "SYNTHPIPE_DEBUG"
 _COMMANDS: Mapping[str, str] = {
-    **dict.fromkeys(("build", "schema", "validate"), "building"),
-    **dict.fromkeys(("doctor", "status", "verify"), "checking"),
-    **dict.fromkeys(("index", "replay"), "looking"),
-    **{name: name for name in ("baseline", "evaluate", "predict", "train")},
+    **{
+        name: name
+        for name in (
+            *("baseline", "build", "completion", "doctor", "evaluate", "export", "index", "init", "inspect", "phantom"),
+            *("predict", "replay", "report", "schema", "status", "train", "validate", "verify"),
+        )
+    },
     "pseudo-label": "pseudo_label",
-    **{"completion": "completion", "export": "exporting", "init": "starting", "inspect": "inspecting"},
-    **{"phantom": "phantom", "report": "reporting"},
 }
-"""The module of every command."""
+"""The module of each command."""
 
 
 class ExplainingGroup(click.Group):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synthpipe.cli.locations import MAX_PIXELS_OPTION
+from synthpipe.cli.options import MAX_PIXELS_OPTION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.segmentation import check_windows, load_predictor, note_glass

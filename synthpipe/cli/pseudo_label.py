@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from synthpipe.cli.locations import EXISTING, LOCATION, MAX_PIXELS_OPTION
+from synthpipe.cli.options import EXISTING, LOCATION, MAX_PIXELS_OPTION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.segmentation import note_glass, real_catalog

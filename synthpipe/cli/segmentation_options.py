@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from synthpipe.cli.completion import KeyValue
-from synthpipe.cli.locations import EXISTING, CheckpointFile
-from synthpipe.cli.shipped import SHIPPED, SettingsFile
+from synthpipe.cli.options import EXISTING, CheckpointFile
+from synthpipe.cli.settings import KeyValue, SettingsFile
 from synthpipe.config.pipeline import LAYOUTS, PUBLISHED_GLASS
+from synthpipe.config.shipped import SHIPPED
 
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
     pass

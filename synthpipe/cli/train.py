@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 import yaml
 
-from synthpipe.cli.locations import LOCATION, MAX_PIXELS_OPTION
+from synthpipe.cli.options import LOCATION, MAX_PIXELS_OPTION
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.cli.segmentation import checked_images, real_catalog, run_training, say_outcome, training_settings

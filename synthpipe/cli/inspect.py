@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from synthpipe.cli.locations import LOCATION, json_option
+from synthpipe.cli.options import LOCATION, json_option
 from synthpipe.cli.output import plain, say
 from synthpipe.core.display_names import STRATEGY, VERDICT
 from synthpipe.core.display_names import stage as in_words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from synthpipe.cli.locations import LOCATION
+from synthpipe.cli.options import LOCATION
 from synthpipe.cli.output import say
 from synthpipe.files.locations import Location
 from synthpipe.storage.summary import human_bytes

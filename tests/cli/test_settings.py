@@ -6,7 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from synthpipe.cli import main
-from synthpipe.cli.shipped import SHIPPED, SettingsFile
+from synthpipe.cli.settings import SettingsFile
+from synthpipe.config.shipped import SHIPPED
 from tests.conftest import ROOT
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from synthpipe.cli.interrupts import interruptible
-from synthpipe.cli.locations import LOCATION, workers_option
+from synthpipe.cli.options import LOCATION, workers_option
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
 from synthpipe.curated import CuratedSet
