@@ -6,13 +6,12 @@ from itertools import islice
 
 from synthpipe.compose import Purpose
 from synthpipe.core.errors import StaleRunError
-from synthpipe.files.locations import Location, exists
+from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog, changes, load_catalog
 from synthpipe.runtime import run_tasks
 from synthpipe.build.state import BuildState
 from synthpipe.storage.run import RunDirectory, versions
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all, has_array, open_group
-from synthpipe.storage.shards import object_path
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.build.tasks import ShardTask, equals_stored
 
 _LISTED = 20
@@ -53,19 +52,17 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
         The message lists the packages whose versions differ.
     """
     run = state.run
-    stores: dict[Purpose, Location] = {"candidate": run.candidates, "filter": run.training}
+    paths: dict[Purpose, Location] = {"candidate": run.candidates, "filter": run.training}
     tasks, avoided = [], set(map(str, broken))
-    for purpose, store in stores.items():
+    for purpose, path in paths.items():
         for strategy in state.pipeline.strategies:
-            group = open_group(store, strategy) if exists(store / strategy / "zarr.json") else None
-            if group is None or not has_array(group, "image"):
+            store = CompositeStore.find(path, strategy)
+            if store is None or not store.has("image"):
                 continue
-            arrays = [array(group, name) for name in CANDIDATE_ARRAYS]
-            shards = complete_in_all(group, CANDIDATE_ARRAYS)
             sound = (
                 shard
-                for shard in sorted(shards)
-                if avoided.isdisjoint(str(object_path(each, shard).absolute()) for each in arrays)
+                for shard in sorted(store.complete_shards())
+                if avoided.isdisjoint(str(store.object(name, shard).absolute()) for name in store.written)
             )
             tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in islice(sound, 1)]
     if all(run_tasks(state.cluster, equals_stored, tasks)):

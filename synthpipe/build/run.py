@@ -39,9 +39,9 @@ from synthpipe.build.preflight import check_patches, remarks, split_json
 from synthpipe.build.outcome import rare_classes
 from synthpipe.build.compatibility import check_pixels, check_same_patches
 from synthpipe.build.state import BuildState, timed
-from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.run import RUN, RunDirectory, json_text, versions, write_json
-from synthpipe.storage.schema import CURATED_ARRAYS, arrays_of, groups_of, missing_objects, open_group
+from synthpipe.storage.store import Store
+from synthpipe.storage.stores import CuratedStore
 from synthpipe.storage.checksums import write_checksums
 from synthpipe.build.tasks import Job, real_patches
 from synthpipe.build.worker_setup import open_worker_setup, place_bank
@@ -261,7 +261,8 @@ def is_finished(run: RunDirectory) -> bool:
         or set(run.pipeline().strategies) - journal["strategies"].keys()
     ):
         return False
-    return exists(run.curated / METADATA) and not any(missing_objects(open_group(run.curated), CURATED_ARRAYS))
+    curated = CuratedStore.find(run.curated)
+    return curated is not None and not any(curated.missing_objects())
 
 
 def _check_stores(run: RunDirectory) -> None:
@@ -272,9 +273,10 @@ def _check_stores(run: RunDirectory) -> None:
     StoreError
         The message names the file.
     """
-    for store in (run.training, run.candidates):
-        for strategy in groups_of(open_group(store)) if exists(store / METADATA) else ():
-            arrays_of(open_group(store, strategy))
+    for path in (run.training, run.candidates):
+        store = Store.find(path)
+        for strategy in store.groups() if store else ():
+            Store.open(path, strategy).names()
 
 
 def _reopen(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, broken: frozenset[Location]) -> None:

@@ -9,7 +9,6 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from synthpipe.config.pipeline import Pipeline
@@ -19,8 +18,9 @@ from synthpipe.files.locations import Location, exists, translate_access_errors
 from synthpipe.files.lock import holder_of
 from synthpipe.core.records import Strategy
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, has_array, open_group
-from synthpipe.storage.shards import complete_shards, read_range, shards_of, stored_at
+from synthpipe.storage.shards import shards_of
+from synthpipe.storage.store import Store
+from synthpipe.storage.stores import CompositeStore, CuratedStore
 from synthpipe.core.threads import in_threads
 from synthpipe.core.verdict_text import below_threshold_warning
 
@@ -99,7 +99,7 @@ def _stored_at(path: Location) -> float:
 
 def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Location, list[str], int]]:
     """Yield what is made in shards, in order: its name, folder, arrays, and how many composites are planned."""
-    composites = list(CANDIDATE_ARRAYS)
+    composites = list(CompositeStore.written)
     if pipeline.filter.enabled:
         for strategy in pipeline.strategies:
             yield f"{strategy} filter composites", run.training / strategy, composites, pipeline.filter.candidates
@@ -111,7 +111,7 @@ def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Locatio
     yield (
         "curated set",
         run.curated,
-        list(CURATED_ARRAYS),
+        list(CuratedStore.written),
         sum(pipeline.curation.wanted[s] for s in pipeline.strategies),
     )
 
@@ -120,16 +120,15 @@ def _progress(
     what: str, folder: Location, names: list[str], planned: int, shard: int, now: float
 ) -> tuple[dict[str, Any], list[float]]:
     """Describe one part; return with it when its latest shard was stored."""
-    group = _group(folder)
-    # not `if group`: its truth is whether it has members, and zarr warns of what is half made when it counts them
-    arrays = [array(group, name) for name in names if has_array(group, name)] if group is not None else []
-    length = max([planned, *(each.shape[0] for each in arrays)])
+    store = Store.find(folder)
+    present = [name for name in names if store.has(name)] if store else []
+    length = max([planned, *(store.length(name) for name in present)]) if store else planned
     times: list[float] = []
     shards = len(shards_of(length, shard))
     done = 0
-    if len(arrays) == len(names):
-        last = stored_at(arrays[-1])
-        complete = frozenset(last).intersection(*map(complete_shards, arrays[:-1]))
+    if store and present == names:
+        last = store.stored_at(names[-1])
+        complete = frozenset(last).intersection(*map(store.complete_shards, names[:-1]))
         done = len([number for number in complete if number < shards])
         times = [last[number] for number in complete]
     recent = sorted(stored for stored in times if stored > now - _WINDOW)
@@ -192,17 +191,19 @@ def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[s
 
 
 def _judgement(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
-    group = _group(run.candidates / strategy)
+    candidates = CompositeStore.find(run.candidates / strategy)
     names = ["class_pixels", *(["p_real"] if pipeline.filter.enabled else [])]
-    if group is None or not all(has_array(group, name) for name in names):
+    if candidates is None or not candidates.has(*names):
         return {}
-    arrays = [array(group, name) for name in names]
-    size, length = pipeline.store.shard, arrays[0].shape[0]
-    complete = sorted(frozenset.intersection(*map(complete_shards, arrays)))
+    size, length = pipeline.store.shard, candidates.length("class_pixels")
+    complete = sorted(candidates.complete_shards(*names))
 
     def judge(shard: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        class_pixels, *scored = (read_range(each, shard * size, min(length, (shard + 1) * size)) for each in arrays)
-        scores = scored[0][: len(class_pixels)] if scored else np.full(len(class_pixels), math.nan, np.float32)
+        block = slice(shard * size, min(length, (shard + 1) * size))
+        class_pixels = candidates.class_pixels(block)
+        scores = np.full(len(class_pixels), math.nan, np.float32)
+        if pipeline.filter.enabled:
+            scores = candidates.scores(block)[: len(class_pixels)]
         return scores, assess(scores, class_pixels[: len(scores)], pipeline.curation)
 
     p_real, verdicts = [np.empty(0, np.float32)], [np.empty(0, np.uint8)]
@@ -220,7 +221,3 @@ def _judgement(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dic
             reason: count for reason, count in tally(judged).items() if count and code(reason) != code("surplus")
         },
     }
-
-
-def _group(folder: Location) -> zarr.Group | None:
-    return open_group(folder) if exists(folder / "zarr.json") else None

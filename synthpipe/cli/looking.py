@@ -39,11 +39,8 @@ from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.proposing import choose_layout
 from synthpipe.patches.remarks import catalog_remarks
-from synthpipe.storage.recipes import read_recipe, unreadable
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_range
+from synthpipe.storage.stores import CompositeStore
 
 
 @click.command()
@@ -134,13 +131,12 @@ def replay(
 
     directory = RunDirectory(run)
     pipeline = directory.pipeline()
-    group = open_group(directory.training if filter_training else directory.candidates, strategy)
-    recipes = array(group, "recipe")
-    count = recipes.shape[0]
-    text = str(read_range(recipes, composite, composite + 1)[0]) if composite < count else ""
+    store = CompositeStore.open(directory.training if filter_training else directory.candidates, strategy)
+    count = store.length("recipe")
+    text = str(store.recipes([composite])[0]) if composite < count else ""
     if not text:
         raise StoreError(f"{run}: no {strategy} composite {composite}; there are {count}, counted from 0")
-    recipe = read_recipe(recipes, composite, pipeline.canvas)
+    recipe = store.recipe(composite, pipeline.canvas)
     catalog = load_catalog(run, pipeline.taxonomy)
     catalog = find_patches(catalog, pipeline.patches, pipeline.taxonomy, root, run)
     used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
@@ -152,12 +148,12 @@ def replay(
     try:
         result = render(recipe, Donors(donors))
     except ValueError as error:
-        raise unreadable(recipes, composite, str(error)) from error
+        raise store.unreadable_recipe(composite, str(error)) from error
     write_atomically(output, png(result.image))
     if mask:
         write_atomically(mask, palette_png(result.mask, pipeline.taxonomy))
-    same = np.array_equal(result.image, SampleReader(array(group, "image"))[composite])
-    same &= np.array_equal(result.mask, SampleReader(array(group, "mask"))[composite])
+    same = np.array_equal(result.image, store.images()[composite])
+    same &= np.array_equal(result.mask, store.masks()[composite])
     say(f"{output}: {strategy} {composite}, made of")
     for patch in used:
         say(f"  {patch.path} ({pipeline.taxonomy.label(patch.classes)})")

@@ -12,11 +12,11 @@ from synthpipe.files.locations import Location, exists
 from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.report.choice import chosen_kept, chosen_rejected
 from synthpipe.report.composites import Shown, read_shown
-from synthpipe.report.tallies import Tally, tally
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import array, has_array, open_group
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.summary import summarise
+from synthpipe.storage.tallies import Tally, tally
 
 GALLERY = 24
 """Composites of a strategy that are shown of what is kept, and of what is rejected."""
@@ -97,16 +97,14 @@ def gather(path: Location) -> RunFacts:
 def _strategy(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, summary: Mapping[str, Any]
 ) -> StrategyFacts | None:
-    if not exists(run.candidates / strategy / "zarr.json"):
-        return None
-    group = open_group(run.candidates, strategy)
-    if not has_array(group, "image"):  # the arrays are just being made
+    store = CompositeStore.find(run.candidates, strategy)
+    if store is None or not store.has("image"):  # the arrays are just being made
         return None
     journal = summary["strategies"].get(strategy, {})
-    planned = journal.get("candidates") if has_array(group, "verdict") else None
-    tallied = tally(group, len(pipeline.classes), catalog.donors, planned)
+    planned = journal.get("candidates") if store.has("verdict") else None
+    tallied = tally(store, len(pipeline.classes), catalog.donors, planned)
     galleries = [
-        tuple(read_shown(group, strategy, indices, tallied.verdicts, tallied.p_real))
+        tuple(read_shown(store, strategy, indices, tallied.verdicts, tallied.p_real))
         for indices in (chosen_kept(tallied, GALLERY), chosen_rejected(tallied, GALLERY))
     ]
     report = run.report(strategy)
@@ -117,5 +115,5 @@ def _strategy(
         galleries[1],
         load_report(report).fields() if exists(report) else None,
         journal,
-        array(group, "image").shape[0] - len(tallied.stored),
+        store.length() - len(tallied.stored),
     )

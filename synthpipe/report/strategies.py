@@ -24,8 +24,8 @@ from synthpipe.report.cards import CompositeCard, card
 from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
 from synthpipe.report.facts import RunFacts, StrategyFacts
 from synthpipe.report.rounds import Rounds, rounds
-from synthpipe.report.tallies import Tally, score_counts
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
+from synthpipe.storage.tallies import Tally, score_counts
 
 _BINS = 40
 _MOST = 15  # rows of what is used most

@@ -67,6 +67,10 @@ class StoredArray:
         """Return the numbers of the shards that are stored."""
         return shard_numbers(self.array, self.names())
 
+    def decode(self, data: bytes) -> NDArray[Any]:
+        """Return the samples of a shard, as `decode_shard` does."""
+        return decode_shard(self.array, data)
+
     def names(self) -> list[str]:
         """Return the names of all that lies in its folder."""
         with translate_access_errors(self.path):

@@ -16,11 +16,12 @@ from synthpipe.core.records import STRATEGIES
 from synthpipe.files.locations import Location, exists, translate_access_errors
 from synthpipe.files.writing import PARTIAL
 from synthpipe.storage.chunks import settings
-from synthpipe.storage.contents import contents
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import arrays_of, groups_of, open_group, others_of
 from synthpipe.storage.shards import complete_shards, object_path, shard_size, shards_of
+from synthpipe.storage.store import Store
+from synthpipe.storage.tallies import contents
 
 
 def summarise(path: Location) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def _run(run: RunDirectory) -> dict[str, Any]:
 def _group(path: Location, name: str = "", whole: bool = False) -> dict[str, Any]:
     """Describe a group; with `whole` its composites too, for which small arrays are read."""
     group = open_group(path, name)
-    added = {"contents": found} if whole and (found := contents(group)) else {}
+    added = {"contents": found} if whole and (found := contents(Store(group))) else {}
     return {
         "attributes": {key: value for key, value in group.attrs.items() if key != "groups"},
         "arrays": {key: _array(array) for key, array in sorted(arrays_of(group).items())},

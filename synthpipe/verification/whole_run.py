@@ -26,10 +26,9 @@ from synthpipe.core.threads import available_cores, in_threads
 from synthpipe.files.locations import Location, exists, translate_errors
 from synthpipe.patches.access import find_patches, unread
 from synthpipe.patches.catalog import Catalog
-from synthpipe.storage.integrity import decode_shard
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import open_group
 from synthpipe.storage.shards import shards_of
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.verification.expected import ExpectedGroup, check_group, expected_composites, expected_curated
 from synthpipe.verification.extras import check_extras, note_extras
 from synthpipe.verification.faults import CheckResult, Fault, VerifyReport
@@ -206,13 +205,13 @@ class _Checking:
 
     def _verdicts(self, group: ExpectedGroup, strategy: Strategy, pipeline: Pipeline) -> Verdicts:
         """Judge the candidates again, and compare with the verdicts that are stored, and the build's tally of them."""
-        judged = judge_finished(pipeline, strategy, open_group(self.run.candidates, strategy))
+        judged = judge_finished(pipeline, strategy, CompositeStore.open(self.run.candidates, strategy))
         self.faults += check_tally(self.run, strategy, tally(judged.verdicts))
         stored = group.arrays["verdict"]
         for shard in shards_of(group.length, group.shard):
             path = stored.object(shard)
             try:
-                found = decode_shard(stored.array, stored.read(shard))
+                found = stored.decode(stored.read(shard))
             except OSError:  # DamageError is one
                 continue  # named already
             wrong = np.flatnonzero(found != verdicts_of_shard(judged.verdicts, shard, group.shard))
@@ -249,7 +248,7 @@ class _Checking:
         def check(shard: int) -> CheckResult:
             samples, looked = read_shard(group, shard)
             origins = part_of(kept, shard * group.shard, (shard + 1) * group.shard)
-            expected = curated_shard(pipeline, self.run, group.group, origins, numbers) if comparable else None
+            expected = curated_shard(pipeline, self.run, group.store, origins, numbers) if comparable else None
             faults = check_curated(group, shard, samples, expected, len(pipeline.classes))
             return replace(looked, faults=looked.faults + faults)
 

@@ -584,7 +584,7 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
     settings = small(patches, "filter.enabled=false", "curation.wanted=30")
     catalog = load_catalog(path, settings.taxonomy)
     job = Job(settings, RunDirectory(path), place_bank(settings, catalog, tmp_path / "scratch"))
-    monkeypatch.setattr("synthpipe.build.tasks.render", fail)
+    monkeypatch.setattr("synthpipe.build.tasks.rendering.render", fail)
     with open_worker_setup(job, catalog) as workplace:
         workplace.prepare(lambda steps: None)
         with pytest.raises(ZeroDivisionError, match="no such curve") as caught:
