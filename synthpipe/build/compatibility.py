@@ -1,24 +1,24 @@
-"""Whether a build would go on with the bytes that it began with: the same patches, and packages that render alike."""
+"""Check whether a build can be resumed with equal bytes: same patches, and packages that render the same pixels."""
 
 from __future__ import annotations
 
 from itertools import islice
 
+from synthpipe.build.state import BuildState
+from synthpipe.build.tasks import ShardTask, equals_stored
 from synthpipe.compose import Purpose
 from synthpipe.core.errors import StaleRunError
 from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog, changes, load_catalog
 from synthpipe.runtime import run_tasks
-from synthpipe.build.state import BuildState
 from synthpipe.storage.run import RunDirectory, versions
 from synthpipe.storage.stores import CompositeStore
-from synthpipe.build.tasks import ShardTask, equals_stored
 
 _LISTED = 20
 
 
 def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
-    """Refuse patches other than those that the composites of a run were made from.
+    """Refuse patches that differ from those that the composites of a run were made from.
 
     Raises
     ------
@@ -42,9 +42,9 @@ def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
 
 
 def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -> None:
-    """Refuse to go on where a composite that is stored would be sampled or rendered otherwise now.
+    """Refuse to resume a run if a stored composite would now be sampled or rendered differently.
 
-    Shards with a `broken` object are not looked at.
+    Shards with a `broken` object are skipped.
 
     Raises
     ------

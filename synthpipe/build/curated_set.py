@@ -1,4 +1,4 @@
-"""The end of a build: verdicts, and the curated set."""
+"""Write verdicts and the curated set, the last steps of a build."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.build.curation import Kept, Verdicts, code
+from synthpipe.build.state import BuildState
+from synthpipe.build.tasks import CuratedTask, write_curated_shard
+from synthpipe.compose import donor_uses
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import STRATEGIES, Strategy
+from synthpipe.core.threads import in_threads
 from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog
 from synthpipe.runtime import run_tasks
-from synthpipe.build.state import BuildState
-from synthpipe.compose import donor_uses
 from synthpipe.storage.shards import planned_in, shards_of
 from synthpipe.storage.stores import CompositeStore, CuratedStore
-from synthpipe.build.tasks import CuratedTask, write_curated_shard
-from synthpipe.core.threads import in_threads
 
 _OBJECTS_AT_ONCE = 16  # each waits for the disk, or for the network
 
 
 def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) -> None:
-    """Store the verdicts; candidates beyond the plan, made for settings that were changed since, are surplus.
+    """Store the verdicts. Candidates beyond the plan, made for settings that have changed, are surplus.
 
-    Shards that have theirs already stay as they are.
+    Shards that already have the same verdicts stay as they are.
     """
     pipeline, size = state.pipeline, state.pipeline.store.shard
     candidates = CompositeStore.open(state.run.candidates, strategy, writable=True)
@@ -45,15 +45,15 @@ def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) ->
 
 
 def verdicts_of_shard(verdicts: Verdicts, shard: int, size: int) -> Verdicts:
-    """Return (size,) uint8: the verdicts of a shard's candidates, of which those beyond the plan are surplus."""
+    """Return the verdicts of a shard, (size,) uint8; candidates beyond the plan are surplus."""
     part = verdicts[shard * size : (shard + 1) * size]
     return np.concatenate([part, np.full(size - len(part), code("surplus"), np.uint8)])
 
 
 def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) -> None:
-    """Copy the kept candidates into the curated set's store: strategy by strategy, each in index order.
+    """Copy the kept candidates into the curated set: strategy by strategy, each in index order.
 
-    Shards that are there stay, except where the candidates were scored anew since and others are kept.
+    Complete shards stay, unless new scores changed which candidates are kept.
     """
     pipeline, size = state.pipeline, state.pipeline.store.shard
     kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
@@ -76,7 +76,7 @@ def create_curated(path: Location | None, pipeline: Pipeline, catalog: Catalog, 
 
 
 def _remove_stale(state: BuildState, target: CuratedStore, kept: Mapping[Strategy, Kept]) -> None:
-    """Remove the shards that hold other composites than are kept now, or other scores.
+    """Remove the shards of which composites or scores differ from those that are kept now.
 
     Only their images are removed: without them a shard counts as missing, and is written as a whole. All other arrays
     follow from the three that are compared.
@@ -105,7 +105,7 @@ def _remove_stale(state: BuildState, target: CuratedStore, kept: Mapping[Strateg
 
 
 def part_of(kept: Mapping[Strategy, Kept], start: int, stop: int) -> dict[Strategy, NDArray[np.int64]]:
-    """Return, by strategy, the indices of the samples from `start` to `stop` of all that is kept."""
+    """Return by strategy the candidates that are samples `start` to `stop` of the curated set."""
     part = {}
     for strategy, indices in kept.items():
         if len(found := indices.between(start, stop)):

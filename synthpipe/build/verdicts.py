@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.config.pipeline import Pipeline
 from synthpipe.build.curation import Verdicts, acceptance, assess, choose, code, first_plan, next_plan
+from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import StoreError
 from synthpipe.core.records import Strategy
-from synthpipe.storage.stores import CompositeStore
 from synthpipe.core.verdict_text import below_threshold
+from synthpipe.storage.stores import CompositeStore
 
 _SHARDS_AT_ONCE = 16  # that are read together
 

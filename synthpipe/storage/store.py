@@ -124,7 +124,7 @@ class Store:
         `stop` ends them; by default they end with the shortest of the arrays.
         """
         names = names or tuple(self.written)
-        size, end = self._shard_of(names[0]), min(map(self.length, names)) if stop is None else stop
+        size, end = shards.shard_size(self._array(names[0])), min(map(self.length, names)) if stop is None else stop
         run: list[int] = []
         for shard in sorted(self.complete_shards(*names)):
             if shard * size >= end:
@@ -216,9 +216,6 @@ class Store:
         if name not in self._opened:
             self._opened[name] = schema.array(self._group, name)
         return self._opened[name]
-
-    def _shard_of(self, name: str) -> int:
-        return shards.shard_size(self._array(name))
 
     def _extend(
         self,
