@@ -1,6 +1,6 @@
 """Choose the candidates to keep. Every candidate gets a verdict, which is its reason.
 
-Verdicts are codes, a byte each: places in `records.REASONS`. Candidates are assessed some at a time; then the wanted
+Verdicts are codes, a byte each: indices in `records.REASONS`. Candidates are assessed some at a time; then the wanted
 number of good ones is chosen. So a plan of millions needs a few megabytes.
 """
 
@@ -57,7 +57,7 @@ def choose(
     Parameters
     ----------
     verdicts : (N,) uint8
-        The verdicts of `assess`, changed in place.
+        The verdicts of `assess`, which this function changes.
     p_real : (N,) float32
         Scores.
     settings : CurationSection

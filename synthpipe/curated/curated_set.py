@@ -27,11 +27,10 @@ from synthpipe.curated.napari import LayerData, layer_data
 from synthpipe.curated.splits import By, Split, split_places
 from synthpipe.curated.weights import WeightKind, class_weights, sample_weights
 from synthpipe.files.locations import Location, exists, parse_location
-from synthpipe.storage.nodes import METADATA, damaged, where
+from synthpipe.storage.nodes import METADATA, damaged
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import CURATED_ARRAYS, arrays_of, missing_objects, open_group
-from synthpipe.storage.shards import read_range
+from synthpipe.storage.schema import CURATED_ARRAYS, arrays_of, open_group
+from synthpipe.storage.stores import CuratedStore
 
 if TYPE_CHECKING:
     import xarray
@@ -93,46 +92,34 @@ class CuratedSet:
 
     def __init__(self, path: str | Location) -> None:
         self.path = _store(parse_location(path))
-        group = open_group(self.path)
-        attributes: dict[str, Any] = dict(group.attrs)
-        arrays = arrays_of(group, CURATED_ARRAYS)
-        if not arrays.keys() >= CURATED_ARRAYS.keys() or not attributes.keys() >= _ATTRIBUTES:
+        store = CuratedStore.open(self.path)
+        attributes = store.attributes
+        if not store.names(CURATED_ARRAYS) >= CURATED_ARRAYS.keys() or not attributes.keys() >= _ATTRIBUTES:
             raise StoreError(f"{self.path}: is no curated set; expected curated.zarr of a run")
-        if missing := list(islice(missing_objects(group, CURATED_ARRAYS), _COUNTED + 1)):
+        if missing := list(islice(store.missing_objects(), _COUNTED + 1)):
             count = f"more than {_COUNTED}" if len(missing) > _COUNTED else len(missing)
             raise StoreError(
                 f"{self.path}: is not complete: {count} objects are missing, {missing[0]} the first; give "
                 "the command that began it again, or copy the whole of it"
             )
-        shape = arrays["image"].shape
-        count = shape[0]
-        for name, each in arrays.items():
-            if each.shape[0] != count:
-                found = f"{name} has {each.shape[0]} samples, image has {count}"
+        self._images, self._masks = store.images(), store.masks()
+        count = len(self._images)
+        for name in CURATED_ARRAYS:
+            if store.length(name) != count:
+                found = f"{name} has {store.length(name)} samples, image has {count}"
                 raise damaged(self.path / METADATA, f"{found}; expected one length in all arrays")
         try:
-            self.description = Description.from_json({**attributes, "size": shape[1:3]})
+            self.description = Description.from_json({**attributes, "size": self._images.shape[1:3]})
         except ValueError as error:
             raise damaged(self.path / METADATA, f"attributes.{explain(error)}") from error
         self.groups: tuple[str, ...] = tuple(attributes["groups"])
         self.source: Mapping[str, str] = attributes["source"]
-        self.labels: NDArray[np.uint8] = self._values(arrays["labels"], 0, 1)
-        self.p_real: NDArray[np.float32] = read_range(arrays["p_real"], 0, count)
-        self.donor_groups: NDArray[np.int32] = self._values(arrays["donor_groups"], -1, len(self.groups) - 1)
-        self.strategies: NDArray[np.uint8] = self._values(arrays["origin_strategy"], 0, len(STRATEGIES) - 1, LOST)
-        self._origins: NDArray[np.int64] = read_range(arrays["origin_index"], 0, count)
+        self.labels: NDArray[np.uint8] = _values(store, "labels", 0, 1)
+        self.p_real: NDArray[np.float32] = store.scores(slice(0, count))
+        self.donor_groups: NDArray[np.int32] = _values(store, "donor_groups", -1, len(self.groups) - 1)
+        self.strategies: NDArray[np.uint8] = _values(store, "origin_strategy", 0, len(STRATEGIES) - 1, LOST)
+        self._origins: NDArray[np.int64] = store.read("origin_index", slice(0, count))
         self.indices: NDArray[np.int64] = np.arange(count)
-        self._images = SampleReader(arrays["image"])
-        self._masks = SampleReader(arrays["mask"])
-
-    def _values(self, array: zarr.Array[Any], least: int, most: int, other: int | None = None) -> NDArray[Any]:
-        """Read a small array, whose values say where in other lists something is."""
-        values = read_range(array, 0, array.shape[0])
-        wrong = ((values < least) | (values > most)) & (values != other)
-        for place in np.argwhere(wrong)[:1]:
-            found = f"sample {place[0]} has the value {values[tuple(place)]}"
-            raise damaged(where(array.store_path), f"{found}; expected {least} to {most}")
-        return values
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -432,3 +419,19 @@ def _store(path: Location) -> Location:
             f"command again (`synthpipe status {shlex.quote(str(path))}` says how far it is)"
         )
     return run.curated
+
+
+def _values(store: CuratedStore, name: str, least: int, most: int, other: int | None = None) -> NDArray[Any]:
+    """Read a small array of indices or flags.
+
+    Raises
+    ------
+    StoreError
+        A value is neither from `least` to `most` nor `other`.
+    """
+    values = store.read(name, slice(0, store.length(name)))
+    wrong = ((values < least) | (values > most)) & (values != other)
+    for index in np.argwhere(wrong)[:1]:
+        found = f"sample {index[0]} has the value {values[tuple(index)]}"
+        raise damaged(f"{store.path}/{name}", f"{found}; expected {least} to {most}")
+    return values

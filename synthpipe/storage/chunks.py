@@ -218,23 +218,23 @@ def _unpacked_size(payload: Bytes) -> int:
     flags = start[4]
     single = bool(flags & 32)
     bytes_of_size = {0: int(single), 1: 2, 2: 4, 3: 8}[flags >> 6]
-    place = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
-    if not bytes_of_size or len(start) < place + bytes_of_size:
+    position = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    if not bytes_of_size or len(start) < position + bytes_of_size:
         raise ValueError("its frame of zstd does not say how large its content is")
-    return int.from_bytes(start[place : place + bytes_of_size], "little") + (256 if bytes_of_size == 2 else 0)
+    return int.from_bytes(start[position : position + bytes_of_size], "little") + (256 if bytes_of_size == 2 else 0)
 
 
 def _strings(data: bytes, count: int) -> list[str]:
     """Return the strings of vlen-utf8: their count, then the length and the bytes of each."""
-    found, place = [], 4
+    found, position = [], 4
     _expect("strings", int.from_bytes(data[:4], "little"), count)
     for _ in range(count):
-        start = place + 4
-        place = start + int.from_bytes(data[start - 4 : start], "little")
-        if place > len(data):
-            raise ValueError(f"a string ends at byte {place} of {len(data)}")
-        found.append(data[start:place].decode())
-    _expect("bytes of strings", len(data), place)
+        start = position + 4
+        position = start + int.from_bytes(data[start - 4 : start], "little")
+        if position > len(data):
+            raise ValueError(f"a string ends at byte {position} of {len(data)}")
+        found.append(data[start:position].decode())
+    _expect("bytes of strings", len(data), position)
     return found
 
 

@@ -80,15 +80,15 @@ class Store:
         """The number of composites in a shard."""
         return shards.shard_size(self._array("image"))
 
-    def names(self) -> frozenset[str]:
-        """Check the metadata of all arrays of synthpipe in the group, and return their names.
+    def names(self, among: Collection[str] = schema.ARRAYS) -> frozenset[str]:
+        """Check the metadata of the arrays of the group that are `among` these names; return their names.
 
         Raises
         ------
         StoreError
             The metadata of an array is damaged, or two arrays do not fit together.
         """
-        return frozenset(schema.arrays_of(self._group))
+        return frozenset(schema.arrays_of(self._group, among))
 
     def groups(self) -> list[str]:
         """Return the strategies that have a group inside this one, sorted."""
@@ -205,9 +205,9 @@ class Store:
 
     def metadata(self, folder: Location, names: Collection[str]) -> dict[Location, bytes]:
         """Return every ``zarr.json`` that this group, its root and its arrays have when they are stored at `folder`."""
-        place, nodes = self._group.store_path, dict[Location, Any]()
-        if place.path:
-            nodes[folder.parent] = open_node(StorePath(place.store, ""))
+        own, nodes = self._group.store_path, dict[Location, Any]()
+        if own.path:
+            nodes[folder.parent] = open_node(StorePath(own.store, ""))
         nodes[folder] = self._group
         nodes |= {folder / name: self._array(name) for name in names}
         return {path / METADATA: metadata_of(node) for path, node in nodes.items()}

@@ -38,8 +38,8 @@ class CompositeStore(Store):
         donor_uses : int
             Donors of one composite, each counted as often as it is used.
         """
-        place = MemoryStore() if path is None else path
-        schema.create_group(place, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
+        target = MemoryStore() if path is None else path
+        schema.create_group(target, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
         attributes = {
             "format_version": FORMAT_VERSION,
             "strategy": strategy,
@@ -47,7 +47,7 @@ class CompositeStore(Store):
             "pipeline": pipeline.name,
             **schema.taxonomy_attributes(pipeline.taxonomy),
         }
-        store = cls(schema.create_group(place, strategy, attributes))
+        store = cls(schema.create_group(target, strategy, attributes))
         store._extend(CANDIDATE_ARRAYS, _sizes(pipeline, count, donor_uses), pipeline.store)
         return store
 
@@ -111,8 +111,8 @@ class CuratedStore(Store):
         store : StoreSection
             Composites in a shard, and codecs.
         """
-        place = MemoryStore() if path is None else path
-        found = cls(schema.create_group(place, "", {"format_version": FORMAT_VERSION, **attributes}))
+        target = MemoryStore() if path is None else path
+        found = cls(schema.create_group(target, "", {"format_version": FORMAT_VERSION, **attributes}))
         found._extend(CURATED_ARRAYS, sizes, store)
         return found
 

@@ -33,7 +33,7 @@ class Tally:
     Attributes
     ----------
     p_real : (N,) float32
-        The filter's scores; NaN where there is none.
+        The filter's scores; NaN for candidates without a score.
     verdicts : (N,) uint8
         Indices in `records.REASONS`; ``LOST`` where a candidate is not judged, or not complete.
     stored : (N,) bool
