@@ -27,7 +27,7 @@ from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.files.locations import Location
 from synthpipe.storage.chunks import ChunkCodec
 from synthpipe.storage.nodes import METADATA, damaged, has_copies, open_node, taxonomy_of, where
-from synthpipe.storage.shards import complete_shards, listing, missing_shards, shard_key, shard_size
+from synthpipe.storage.shards import listing, missing_shards, shard_key, shard_size
 
 FORMAT_VERSION = 1
 
@@ -176,11 +176,6 @@ def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
 
 
 _SHUFFLES: Mapping[Kind, Literal["bitshuffle", "noshuffle"]] = {"image": "bitshuffle", "mask": "noshuffle"}
-
-
-def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozenset[int]:
-    """Return the shards that are stored in every array of `specs`."""
-    return frozenset.intersection(*(complete_shards(array(group, name)) for name in specs))
 
 
 def missing_objects(group: zarr.Group, names: Collection[str] = ARRAYS) -> Iterator[str]:
