@@ -20,9 +20,9 @@ from distributed import Security
 from benchmarks.page import RESULTS
 from synthpipe.build.candidates import judge_plan
 from synthpipe.build.curated_set import write_verdicts
-from synthpipe.build.layout import add_scores, composites_group
 from synthpipe.build.state import BuildState
 from synthpipe.build.tasks import Job, ShardTask
+from synthpipe.compose import donor_uses
 from synthpipe.config import pipeline_file
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.progress import Silent
@@ -32,8 +32,9 @@ from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.runtime import ClusterSettings, Demand, Executor, Local, local, open_executor
 from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array, open_group
 from synthpipe.storage.shards import write_shard
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.summary import human_bytes
 
 RESULT = RESULTS / "scaling" / "tasks.json"
@@ -119,13 +120,15 @@ def _judged(executor: Executor, size: int, shards: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         job = Job(pipeline, RunDirectory(Path(folder)), BankLocation("none"))
         state = BuildState(job, Catalog(donors), executor, Silent(), {"stages": {}, "strategies": {}})
-        group = composites_group(job.run.candidates, pipeline, "mosaic", "candidate", count)
-        add_scores(group, pipeline, count, "none")
+        uses = donor_uses(pipeline, "mosaic")
+        store = CompositeStore.create(job.run.candidates, pipeline, "mosaic", "candidate", count, uses)
+        store.extend_scores(pipeline, count, "none")
+        group = open_group(job.run.candidates, "mosaic", writable=True)
         rng, pixels = np.random.default_rng(0), pipeline.canvas[0] * pipeline.canvas[1]
         small = {
             "p_real": rng.uniform(0.6, 1, size).astype(np.float32),
             "class_pixels": rng.multinomial(pixels, [0.3, 0.3, 0.3, 0.1], size).astype(np.int32),
-            "donors": rng.integers(0, _DONORS, (size, array(group, "donors").shape[1]), dtype=np.int32),
+            "donors": rng.integers(0, _DONORS, (size, uses), dtype=np.int32),
         }
         for name, samples in small.items():
             target = array(group, name)

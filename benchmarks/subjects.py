@@ -26,9 +26,8 @@ from benchmarks.baselines import PngDataset, render_from_files, write_durably, w
 from benchmarks.measure import Rate, Subject, one_core, rates, ratios
 from benchmarks.memory import of_this_process
 from benchmarks.reference import render_plainly
-from synthpipe.build.layout import composites_group
 from synthpipe.build.tasks import Job, ShardTask, open_donors, render_shard
-from synthpipe.compose import Donors, render, sample
+from synthpipe.compose import Donors, donor_uses, render, sample
 from synthpipe.config.pipeline import Codec, Pipeline
 from synthpipe.core.records import STRATEGIES, Mask, Strategy
 from synthpipe.core.resizing import fit_packed
@@ -44,6 +43,7 @@ from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, open_group
 from synthpipe.storage.shards import object_path
+from synthpipe.storage.stores import CompositeStore
 
 _RECIPES = 512
 _BLOCK = 32  # composites that workers sample before they render
@@ -374,8 +374,9 @@ def _copy(mask: Mask | None) -> Mask | None:
 
 
 def _create(job: Job, strategy: Strategy, count: int) -> None:
-    """Create the arrays of `count` candidates."""
-    composites_group(job.run.candidates, job.pipeline, strategy, "candidate", count)
+    """Make the arrays of `count` candidates."""
+    uses = donor_uses(job.pipeline, strategy)
+    CompositeStore.create(job.run.candidates, job.pipeline, strategy, "candidate", count, uses)
 
 
 def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, name: str) -> float:

@@ -13,12 +13,11 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filtering import rate
 from benchmarks.gpu.part_results import PartResults
 from benchmarks.gpu.watching import watched
-from synthpipe.build.layout import add_scores
 from synthpipe.build.tasks import Job, ScoreTask, score_shards
 from synthpipe.filtering.scoring import Scorer
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_range
+from synthpipe.storage.stores import CompositeStore
 
 _ROUNDS = 5
 _TARGET = 0.9  # wanted share of the bare network's rate
@@ -60,12 +59,12 @@ def scoring(bench: Bench, found: PartResults) -> None:
 
 def _scores(job: Job, sha256: str, *tasks: tuple[int, ...]) -> NDArray[np.float32]:
     """Score shards, task by task, and return the stored scores in the order of the candidates."""
-    group = open_group(job.run.candidates, "mosaic", writable=True)
+    store = CompositeStore.open(job.run.candidates, "mosaic", writable=True)
     count = sum(map(len, tasks)) * job.pipeline.store.shard
-    add_scores(group, job.pipeline, count, sha256)
+    store.extend_scores(job.pipeline, count, sha256)
     for shards in tasks:
         score_shards(ScoreTask(job, "mosaic", shards))
-    return np.asarray(read_range(array(group, "p_real"), 0, count))
+    return np.asarray(store.scores(slice(0, count)))
 
 
 def _with_another_shard(bench: Bench, sha256: str) -> NDArray[np.float32]:

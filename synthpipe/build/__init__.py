@@ -1,6 +1,6 @@
-"""The stages of a build, from patches to a curated set; they know no pixel."""
+"""Build a run: from patches to a curated set."""
 
-from synthpipe.build.run import build
 from synthpipe.build.preflight import check_patches, remarks
+from synthpipe.build.run import build
 
 __all__ = ["build", "check_patches", "remarks"]

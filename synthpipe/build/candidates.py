@@ -1,4 +1,4 @@
-"""Filters and candidates: render, train, score and judge, until enough are kept."""
+"""Make filters and candidates: render, train, score and judge, until enough candidates are kept."""
 
 from __future__ import annotations
 
@@ -9,35 +9,37 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.compose import Purpose
-from synthpipe.config.pipeline import CurationSection
 from synthpipe.build.curation import Verdicts, code, first_plan, next_plan, tally
-from synthpipe.core.errors import FilterError, StaleRunError
-from synthpipe.files.locations import exists
-from synthpipe.core.records import REASONS, Reason, Strategy
-from synthpipe.build.verdicts import Judgement, blocks, judge
-from synthpipe.build.layout import add_scores, composites_group
 from synthpipe.build.rounds import add_round
 from synthpipe.build.state import BuildState, journal_entry, timed
-from synthpipe.storage.contents import composites_of_each
-from synthpipe.storage.filter_report import accuracy_text, load_report
-from synthpipe.storage.schema import (
-    CANDIDATE_ARRAYS,
-    array,
-    complete_in_all,
-    has_array,
-    open_group,
+from synthpipe.build.tasks import (
+    NetworkTask,
+    ScoreTask,
+    ShardTask,
+    TrainTask,
+    check_network,
+    render_shard,
+    score_shards,
+    train,
 )
-from synthpipe.storage.shards import complete_shards, planned_in, read_range, shards_of
-from synthpipe.build.tasks import NetworkTask, ScoreTask, ShardTask, TrainTask, check_network, render_shard, score_shards, train
-from synthpipe.core.verdict_text import below_threshold_warning
+from synthpipe.build.verdicts import Judgement, blocks, judge
+from synthpipe.compose import Purpose, donor_uses
+from synthpipe.config.pipeline import CurationSection
 from synthpipe.core.display_names import STRATEGY, VERDICT
+from synthpipe.core.errors import FilterError, StaleRunError
+from synthpipe.core.records import REASONS, Reason, Strategy
+from synthpipe.core.verdict_text import below_threshold_warning
+from synthpipe.files.locations import exists
+from synthpipe.storage.filter_report import accuracy_text, load_report
+from synthpipe.storage.shards import planned_in
+from synthpipe.storage.stores import CompositeStore
+from synthpipe.storage.tallies import composites_of_each
 
 _SCORED_ON_GPU = 4096  # composites a task: at the beginning and the end of each, a GPU waits
 
 
 def make_filters(state: BuildState) -> None:
-    """Make the composites that train the filters, then the filters, one worker a strategy."""
+    """Render the composites that train the filters, then train the filters, one worker for each strategy."""
     pipeline, run = state.pipeline, state.run
     missing = [
         strategy
@@ -61,17 +63,17 @@ def make_filters(state: BuildState) -> None:
                 for note in notes:
                     state.reporter.note(note)
     for strategy in pipeline.strategies:
-        if exists(run.training / strategy):  # what someone removed is not made for a filter that is there
+        if exists(run.training / strategy):  # composites that a user removed are not needed for a finished filter
             _render(state, strategy, "filter", pipeline.filter.candidates)
         report = load_report(run.report(strategy))
         journal_entry(state, strategy)["filter"] = {"accuracy": report.accuracy, "auroc": report.auroc}
         state.reporter.note(
-            f"{STRATEGY[strategy]} filter: {accuracy_text(report.fields())} on slides that it never saw"
+            f"{STRATEGY[strategy]} filter: {accuracy_text(report.fields())} on slides outside its training"
         )
 
 
 def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
-    """Render, score and judge candidates; while too few are kept, extend the plan, within its bound."""
+    """Render, score and judge candidates; while too few are kept, extend the plan up to its bound."""
     settings = state.pipeline.curation
     wanted, bound = settings.wanted[strategy], settings.max_candidates[strategy]
     planned = first_plan(state.pipeline, strategy)
@@ -88,7 +90,7 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
         if following == planned:
             break
         state.reporter.note(
-            f"{STRATEGY[strategy]}: {found.kept} of {planned} kept, {wanted} wanted: going on to {following}"
+            f"{STRATEGY[strategy]}: {found.kept} of {planned} kept, {wanted} wanted: extending the plan to {following}"
         )
         planned = following
     if found.kept < wanted:
@@ -99,11 +101,11 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
 
 
 def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int) -> None:
-    """Make the shards of the first `count` composites that are not there yet."""
+    """Render the missing shards of the first `count` composites."""
     pipeline, store = state.pipeline, state.pipeline.store
     path = state.run.training if purpose == "filter" else state.run.candidates
-    group = composites_group(path, pipeline, strategy, purpose, count)
-    missing = sorted(set(shards_of(count, store.shard)) - complete_in_all(group, CANDIDATE_ARRAYS))
+    uses = donor_uses(pipeline, strategy)
+    missing = CompositeStore.create(path, pipeline, strategy, purpose, count, uses).missing_shards(count)
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
     title = f"{strategy} {purpose} composites"
     with state.reporter.stage(title, planned_in(missing, count, store.shard)) as advance:
@@ -112,17 +114,17 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
 
 
 def _score(state: BuildState, strategy: Strategy, count: int) -> None:
-    """Score the shards of the first `count` candidates that are not scored yet."""
+    """Score the shards of the first `count` candidates that have no scores."""
     pipeline, store = state.pipeline, state.pipeline.store
-    group = open_group(state.run.candidates, strategy, writable=True)
+    candidates = CompositeStore.open(state.run.candidates, strategy, writable=True)
     sha256 = load_report(state.run.report(strategy)).model_sha256
-    if has_array(group, "p_real") and array(group, "p_real").attrs["model_sha256"] != sha256:
+    if candidates.scored_by() not in (None, sha256):
         raise StaleRunError(
             f"{state.run.candidates / strategy}: was scored by another filter than {state.run.weights(strategy)}; "
             "remove its p_real folder and build again"
         )
-    add_scores(group, pipeline, count, sha256)
-    missing = sorted(set(shards_of(count, store.shard)) - complete_shards(array(group, "p_real")))
+    candidates.extend_scores(pipeline, count, sha256)
+    missing = candidates.missing_shards(count, "p_real")
     together = math.ceil(_SCORED_ON_GPU / store.shard) if state.executor.uses_gpus() else 1
     tasks = (
         ScoreTask(state.job, strategy, tuple(missing[first : first + together]))
@@ -136,9 +138,9 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
 
 
 def judge_plan(state: BuildState, strategy: Strategy, count: int, begun: float) -> Judgement:
-    """Judge the first `count` candidates, in a round that `begun` then; write what became of them into the journal."""
+    """Judge the first `count` candidates and record the round, which began at `begun`, in the journal."""
     settings = state.pipeline.curation
-    found = judge(state.pipeline, strategy, open_group(state.run.candidates, strategy), count)
+    found = judge(state.pipeline, strategy, CompositeStore.open(state.run.candidates, strategy), count)
     former = journal_entry(state, strategy).get("candidates", 0)
     uses = _record(state, strategy, found)
     donors = int(np.count_nonzero(uses))
@@ -150,10 +152,10 @@ def judge_plan(state: BuildState, strategy: Strategy, count: int, begun: float) 
 
 
 def _too_few(state: BuildState, why: str) -> FilterError:
-    """Return the error to raise; a curated set of former scores gives way, or its settings could not be changed."""
+    """Return the error to raise. Move a curated set of former scores, so that its settings can change."""
     run = state.run
     if run.has_curated():
-        state.reporter.note(f"the curated set of the former scores becomes {run.set_curated_aside()}")
+        state.reporter.note(f"moved the curated set of the former scores to {run.set_curated_aside()}")
     return FilterError(f"{why}\n`synthpipe report {shlex.quote(str(run.path))}` shows the candidates and their scores")
 
 
@@ -176,7 +178,7 @@ def _shortfall(strategy: Strategy, verdicts: Verdicts, wanted: int) -> str:
     }
     return "\n".join(
         [
-            f"only {counts['kept']} of {len(verdicts)} {STRATEGY[strategy]} candidates may be kept, but {wanted} are "
+            f"only {counts['kept']} of {len(verdicts)} {STRATEGY[strategy]} candidates can be kept, but {wanted} are "
             "wanted and curation.max_candidates allows no more. Finished work is kept; build again with one of",
             "  --set curation.max_candidates=... higher",
             f"  --set curation.wanted=... {counts['kept']} or fewer",
@@ -190,20 +192,20 @@ def _shortfall(strategy: Strategy, verdicts: Verdicts, wanted: int) -> str:
 
 
 def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> NDArray[np.int64]:
-    """Write into the journal what became of a strategy's candidates; return the uses of each donor, (D,)."""
-    group, donors = open_group(state.run.candidates, strategy), len(state.catalog.donors)
+    """Record the results of a strategy's candidates in the journal; return the uses of each donor, (D,)."""
+    candidates, donors = CompositeStore.open(state.run.candidates, strategy), len(state.catalog.donors)
     verdicts, rate = judgement.verdicts, judgement.acceptance
     pixels = np.zeros(len(state.pipeline.classes) + 1, np.int64)
     uses = np.zeros(donors, np.int64)
     shown = np.zeros((len(state.pipeline.classes), len(REASONS)), np.int64)
     for block in blocks(len(verdicts), state.pipeline.store.shard):
         kept = verdicts[block] == code("kept")
-        class_pixels = read_range(array(group, "class_pixels"), block.start, block.stop)
+        class_pixels = candidates.class_pixels(block)
         for counts, of_class in zip(shown, class_pixels.T, strict=False):  # the last is the background
             counts += np.bincount(verdicts[block][of_class > 0], minlength=len(REASONS))
         if kept.any():
             pixels += class_pixels[kept].sum(axis=0)
-            uses += composites_of_each(read_range(array(group, "donors"), block.start, block.stop)[kept], donors)
+            uses += composites_of_each(candidates.donors(block)[kept], donors)
     shares = (pixels / max(1, pixels.sum())).tolist()
     journal_entry(state, strategy).update(
         candidates=len(verdicts),

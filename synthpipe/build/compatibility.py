@@ -1,24 +1,23 @@
-"""Whether a build would go on with the bytes that it began with: the same patches, and packages that render alike."""
+"""Check whether a build can be resumed with equal bytes: same patches, and packages that render the same pixels."""
 
 from __future__ import annotations
 
 from itertools import islice
 
+from synthpipe.build.state import BuildState
+from synthpipe.build.tasks import ShardTask, equals_stored
 from synthpipe.compose import Purpose
 from synthpipe.core.errors import StaleRunError
-from synthpipe.files.locations import Location, exists
+from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog, changes, load_catalog
-from synthpipe.build.state import BuildState
 from synthpipe.storage.run import RunDirectory, versions
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, complete_in_all, has_array, open_group
-from synthpipe.storage.shards import object_path
-from synthpipe.build.tasks import ShardTask, equals_stored
+from synthpipe.storage.stores import CompositeStore
 
 _LISTED = 20
 
 
 def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
-    """Refuse patches other than those that the composites of a run were made from.
+    """Refuse patches that differ from those that the composites of a run were made from.
 
     Raises
     ------
@@ -42,9 +41,9 @@ def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
 
 
 def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -> None:
-    """Refuse to go on where a composite that is stored would be sampled or rendered otherwise now.
+    """Refuse to resume a run if a stored composite would now be sampled or rendered differently.
 
-    Shards with a `broken` object are not looked at.
+    Shards with a `broken` object are skipped.
 
     Raises
     ------
@@ -52,19 +51,17 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
         The message lists the packages whose versions differ.
     """
     run = state.run
-    stores: dict[Purpose, Location] = {"candidate": run.candidates, "filter": run.training}
+    paths: dict[Purpose, Location] = {"candidate": run.candidates, "filter": run.training}
     tasks, avoided = [], set(map(str, broken))
-    for purpose, store in stores.items():
+    for purpose, path in paths.items():
         for strategy in state.pipeline.strategies:
-            group = open_group(store, strategy) if exists(store / strategy / "zarr.json") else None
-            if group is None or not has_array(group, "image"):
+            store = CompositeStore.find(path, strategy)
+            if store is None or not store.has("image"):
                 continue
-            arrays = [array(group, name) for name in CANDIDATE_ARRAYS]
-            shards = complete_in_all(group, CANDIDATE_ARRAYS)
             sound = (
                 shard
-                for shard in sorted(shards)
-                if avoided.isdisjoint(str(object_path(each, shard).absolute()) for each in arrays)
+                for shard in sorted(store.complete_shards())
+                if avoided.isdisjoint(str(store.object(name, shard).absolute()) for name in store.written)
             )
             tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in islice(sound, 1)]
     if all(state.executor.run(equals_stored, tasks)):

@@ -1,6 +1,6 @@
-"""Which candidates are kept: every one gets a verdict with its reason.
+"""Choose the candidates to keep. Every candidate gets a verdict, which is its reason.
 
-Verdicts are codes, a byte each: places in `records.REASONS`. Candidates are assessed some at a time; then the wanted
+Verdicts are codes, a byte each: indices in `records.REASONS`. Candidates are assessed some at a time; then the wanted
 number of good ones is chosen. So a plan of millions needs a few megabytes.
 """
 
@@ -16,20 +16,20 @@ from synthpipe.config.pipeline import CurationSection, Pipeline
 from synthpipe.core.records import REASONS, Reason, Strategy
 
 Verdicts = NDArray[np.uint8]
-"""(N,) uint8: places in `records.REASONS`."""
+"""(N,) uint8: indices in `records.REASONS`."""
 
-_BLOCK = 1024  # candidates that are looked at together
+_BLOCK = 1024  # candidates that are checked together
 
 
 def assess(p_real: NDArray[np.float32], class_pixels: NDArray[np.int32], settings: CurationSection) -> Verdicts:
-    """Judge candidates by themselves; those that may be kept are ``surplus`` until they are chosen.
+    """Judge each candidate by itself. Acceptable candidates are ``surplus`` until `choose` keeps some of them.
 
     Parameters
     ----------
     p_real : (N,) float32
-        The filter's probability that each is a real patch; NaN where no filter was asked.
+        The filter's probability that each is a real patch; NaN without a filter.
     class_pixels : (N, C + 1) int32
-        Pixels of each tissue class, and of the background.
+        Pixels of each tissue class and of the background.
     settings : CurationSection
         The rules.
     """
@@ -49,7 +49,7 @@ def choose(
     wanted: int,
     donors_of: Callable[[Sequence[int]], NDArray[np.int32]],
 ) -> int:
-    """Turn the first `wanted` candidates that may be kept from ``surplus`` to ``kept``; return how many there were.
+    """Change the first `wanted` acceptable candidates from ``surplus`` to ``kept``; return how many were changed.
 
     With rule ``threshold`` they come in index order, so that a longer plan keeps the same ones; with rule ``top_k`` the
     highest `p_real` come first, equal ones in index order.
@@ -57,7 +57,7 @@ def choose(
     Parameters
     ----------
     verdicts : (N,) uint8
-        What `assess` found; changed in place.
+        The verdicts of `assess`, which this function changes.
     p_real : (N,) float32
         Scores.
     settings : CurationSection
@@ -90,7 +90,7 @@ def choose(
 
 
 class Kept:
-    """The indices of the kept candidates, in order, found where they are asked for: no list of them all is made."""
+    """The indices of the kept candidates, in order. They are found on demand, so no list of all is held."""
 
     def __init__(self, verdicts: Verdicts) -> None:
         self._verdicts = verdicts
@@ -101,7 +101,7 @@ class Kept:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def between(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the indices of those from number `start` to number `stop`."""
+        """Return the indices of the kept candidates from number `start` to number `stop`."""
         start, stop = min(max(start, 0), len(self)), min(max(stop, 0), len(self))
         if start >= stop:
             return np.empty(0, np.int64)
@@ -114,7 +114,7 @@ class Kept:
 
 
 def tally(verdicts: Verdicts) -> dict[Reason, int]:
-    """Count the verdicts by their reason."""
+    """Return the number of verdicts for each reason."""
     return {reason: int(np.count_nonzero(verdicts == code(reason))) for reason in REASONS}
 
 
@@ -124,13 +124,13 @@ def code(reason: Reason) -> int:
 
 
 def acceptance(p_real: NDArray[np.float32], settings: CurationSection) -> float:
-    """Return the share of the candidates that score above the threshold; NaN where no filter was asked."""
+    """Return the share of the candidates that score above the threshold; NaN without a filter."""
     scored = np.count_nonzero(~np.isnan(p_real))
     return np.count_nonzero(p_real > settings.threshold) / scored if scored else math.nan
 
 
 def first_plan(pipeline: Pipeline, strategy: Strategy) -> int:
-    """Return how many candidates to make at first: without a filter no more than are wanted."""
+    """Return how many candidates the first plan has: without a filter, as many as are wanted."""
     settings = pipeline.curation
     if pipeline.filter.enabled:
         return settings.candidates[strategy]
@@ -138,7 +138,7 @@ def first_plan(pipeline: Pipeline, strategy: Strategy) -> int:
 
 
 def next_plan(planned: int, kept: int, wanted: int, bound: int) -> int:
-    """Return how many candidates to make in all, now that `planned` gave `kept`: a tenth more than should do.
+    """Return how many candidates the next plan has, after `planned` gave `kept`: a tenth more than should be enough.
 
     Never more than `bound`, never more than four times `planned`, and `planned` itself when `wanted` is reached.
     """
@@ -155,7 +155,7 @@ def _blocks(verdicts: Verdicts) -> Iterator[tuple[int, Verdicts]]:
 def _in_order(
     verdicts: Verdicts, p_real: NDArray[np.float32], settings: CurationSection
 ) -> Iterator[NDArray[np.int64]]:
-    """Yield the indices of the candidates that may be kept, some at a time, in the order that the rule asks for."""
+    """Yield the indices of acceptable candidates in blocks, in the order of the rule."""
     if settings.rule == "threshold":
         for start, part in _blocks(verdicts):
             yield np.flatnonzero(part == code("surplus")) + start

@@ -1,4 +1,4 @@
-"""Remarks on a finished curated set: the classes that it hardly shows, and why."""
+"""Remarks on a finished curated set: its rare classes, and why they are rare."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from synthpipe.config.pipeline import Pipeline
-from synthpipe.patches.catalog import Catalog
-from synthpipe.core.verdict_text import verdict_text
 from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.verdict_text import verdict_text
+from synthpipe.patches.catalog import Catalog
 
 _RARE = 0.01  # of the kept pixels
 
 
 def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the classes with under 1 % of the kept pixels, and what became of the candidates that show them.
+    """Yield a remark for each class with under 1 % of the kept pixels, with the verdicts of candidates that show it.
 
     Parameters
     ----------
     pipeline, catalog
         Of the run.
     entries : mapping
-        What ``build.json`` holds of each strategy once its candidates are judged.
+        The entries of ``build.json`` for each strategy, after its candidates were judged.
     """
     can_balance = pipeline.mosaic and not pipeline.donors.balance_classes
     balance = "set donors.balance_classes: true, or " if can_balance else ""

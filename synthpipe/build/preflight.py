@@ -1,4 +1,4 @@
-"""Whether the patches can make what a pipeline asks for, before anything is made."""
+"""Check before a build whether the patches allow what its pipeline asks for."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from collections.abc import Iterator, Mapping
 
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import CatalogError, FilterError
+from synthpipe.core.records import PatchRef
 from synthpipe.filtering.split import split_groups
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.remarks import catalog_remarks
-from synthpipe.core.records import PatchRef
 
 _NARROW = 4
 
 
 def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[str]]:
-    """Refuse patches that cannot make what is asked for; return the groups on each side of the filter's split.
+    """Refuse patches that do not allow the pipeline; return the groups on each side of the filter's split.
 
     Raises
     ------
     CatalogError
-        There are too few classes with single-class patches.
+        Too few classes have single-class patches.
     FilterError
         The filter has no mixed patches to learn from, or its split leaves a side without donors.
     """
@@ -46,20 +46,20 @@ def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[s
 
 
 def split_json(split: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
-    """Return what ``split.json`` holds."""
+    """Return the content of ``split.json``."""
     return {side: sorted(groups) for side, groups in split.items()}
 
 
 def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
-    """Yield what is allowed but may surprise: in the patches, and in what the pipeline asks of them."""
+    """Yield remarks on patches and settings that are allowed but may surprise."""
     yield from catalog_remarks(catalog, pipeline.taxonomy, pipeline.patches.layout)
     labels = {patch.classes[0] for patch in catalog.donors}
     names = pipeline.taxonomy.names
     if pipeline.bezier:
         pairs = [pair for pair in pipeline.class_pairs if not set(pair) <= labels]
         if pairs:
-            told = ", ".join(f"{names[back]}/{names[front]}" for back, front in pairs)
-            yield f"bezier.pairs without donors, left out: {told}"
+            left_out = ", ".join(f"{names[back]}/{names[front]}" for back, front in pairs)
+            yield f"bezier.pairs without donors, left out: {left_out}"
     if narrow := [patch for patch in catalog.donors if max(_sides(patch)) > _NARROW * min(_sides(patch))]:
         yield (
             f"{len(narrow)} donors are over {_NARROW} times as long as wide (the first: {narrow[0].id!r}): they are "
@@ -100,5 +100,5 @@ def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:
 
 
 def _has_pair(pipeline: Pipeline, labels: set[int]) -> bool:
-    """Whether Bezier composites can be made of donors of these classes, if they are asked for."""
+    """Return whether donors of these classes allow Bezier composites, or the pipeline wants none."""
     return not pipeline.bezier or any(set(pair) <= labels for pair in pipeline.class_pairs)

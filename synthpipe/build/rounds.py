@@ -1,4 +1,4 @@
-"""What each round of a plan came to: a row a strategy and round in ``build.json``.
+"""Record the result of each round of a plan: one row for each strategy and round in ``build.json``.
 
 A round is one judgement of a plan: the first one, and one each time that the plan grows, the settings change or
 ``--extend`` asks for more. All values but the seconds follow from what is stored, so a build that is resumed finds the
@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from synthpipe.build.curation import tally
-from synthpipe.core.records import Strategy
 from synthpipe.build.verdicts import Judgement
+from synthpipe.core.records import Strategy
 
 _OWN = {"round", "new", "seconds"}  # depend on the rows before, or on the clock
 
@@ -27,24 +27,24 @@ def add_round(
     seconds: float,
     former: int = 0,
 ) -> None:
-    """Add a round to the journal, or its seconds to the equal row of a build that was interrupted.
+    """Add a round to the journal. An equal row of an interrupted build gets only the seconds added.
 
     Parameters
     ----------
     journal : dict
-        What ``build.json`` will hold; its ``rounds`` grow.
+        The future content of ``build.json``; the round is added to its ``rounds``.
     strategy : str
-        Whose candidates were judged.
+        The strategy whose candidates were judged.
     wanted : int
-        How many were to be kept.
+        The number of candidates to keep.
     judgement : Judgement
-        Of all candidates of the plan.
+        The verdicts of all candidates of the plan.
     donors : int
-        How many donor patches occur in the kept ones.
+        The number of donor patches in the kept candidates.
     seconds : float
-        How long the round took.
+        Duration of the round.
     former : int
-        How many candidates were judged before; earlier versions of synthpipe recorded no rounds.
+        The number of candidates judged before; earlier versions of synthpipe recorded no rounds.
     """
     rows: list[dict[str, Any]] = journal.setdefault("rounds", [])
     before = [row for row in rows if row["strategy"] == strategy]

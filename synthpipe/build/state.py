@@ -1,4 +1,4 @@
-"""What the stages of a build share: the state, progress, and the journal that becomes ``build.json``."""
+"""The state that all steps of a build share, and the journal that becomes ``build.json``."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from synthpipe.build.tasks import Job
 from synthpipe.config.pipeline import Pipeline
-from synthpipe.patches.catalog import Catalog
 from synthpipe.core.progress import Reporter
 from synthpipe.core.records import Strategy
+from synthpipe.patches.catalog import Catalog
 from synthpipe.runtime import Executor
 from synthpipe.storage.run import RunDirectory
-from synthpipe.build.tasks import Job
 
 
 @dataclass(frozen=True, slots=True)
 class BuildState:
-    """What the stages share; `journal` is what ``build.json`` will hold."""
+    """What the steps of a build share; `journal` is the future content of ``build.json``."""
 
     job: Job
     catalog: Catalog
@@ -37,14 +37,14 @@ class BuildState:
 
 
 def journal_entry(state: BuildState, strategy: Strategy) -> dict[str, Any]:
-    """Return the journal's entry of a strategy, to be written to."""
+    """Return the journal's entry of a strategy, for changes."""
     entry: dict[str, Any] = state.journal["strategies"].setdefault(strategy, {})
     return entry
 
 
 @contextmanager
 def timed(journal: dict[str, Any], stage: str) -> Iterator[None]:
-    """Add the seconds spent to the stage's."""
+    """Add the seconds that the block takes to those of a stage."""
     start = time.monotonic()
     try:
         yield

@@ -1,4 +1,4 @@
-"""How far a build is, from what is stored alone: also while it runs elsewhere, and after it was killed."""
+"""Describe the progress of a build from its stored files alone, also while it runs elsewhere or after it was killed."""
 
 from __future__ import annotations
 
@@ -9,39 +9,38 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from synthpipe.config.pipeline import Pipeline
 from synthpipe.build.curation import acceptance, assess, code, first_plan, tally
+from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import AccessError, StoreError
-from synthpipe.files.locations import Location, exists, translate_access_errors
-from synthpipe.files.lock import holder_of
 from synthpipe.core.records import Strategy
-from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, array, has_array, open_group
-from synthpipe.storage.shards import complete_shards, read_range, shards_of, stored_at
 from synthpipe.core.threads import in_threads
 from synthpipe.core.verdict_text import below_threshold_warning
+from synthpipe.files.locations import Location, exists, translate_access_errors
+from synthpipe.files.lock import holder_of
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.shards import shards_of
+from synthpipe.storage.store import Store
+from synthpipe.storage.stores import CompositeStore, CuratedStore
 
 _DAMAGE = (StoreError, ValueError, KeyError, OSError)  # zarr has no exceptions of its own for broken metadata
 _WINDOW = 300.0  # seconds of which a rate is taken
-_FEWEST = 3  # objects that tell a rate
+_FEWEST = 3  # objects that a rate is measured with
 _JUDGED = 1000  # shards of a strategy at most, evenly spread: half a million composites tell a share well enough
 _REQUESTS = 16  # at a time: behind a URL, each waits for the network
 
 
 def status_of(path: Location) -> dict[str, Any]:
-    """Describe how far the build of a run is; JSON-ready.
+    """Describe the progress of a run's build, JSON-ready.
 
     Returns
     -------
     dict
-        ``stage`` under way, or ``finished``; ``progress``, a list of what is made in shards, done and planned, with the
-        composites planned, the rate in composites a second, the seconds left and what is ``damaged``, or None;
-        ``strategies``: acceptance and rejected by reason so far, of ``judged`` composites among those that are there,
-        an even sample where these are very many; ``remarks`` of the build; ``idle_seconds`` since the latest object, or
-        epoch of a filter; ``warnings`` of a finished build.
+        ``stage``: the current stage, or ``finished``. ``progress``: for each kind of shard, shards done and planned,
+        composites planned, composites a second, seconds left, and the damage or None. ``strategies``: acceptance and
+        rejected candidates by reason so far, among ``judged`` composites (an even sample of very many). ``remarks`` of
+        the build. ``idle_seconds`` since the latest object or epoch of a filter. ``warnings`` of a finished build.
 
     Raises
     ------
@@ -78,7 +77,7 @@ def status_of(path: Location) -> dict[str, Any]:
 
 
 def _warnings(run: RunDirectory, pipeline: Pipeline) -> Iterator[str]:
-    """Yield what a finished build warns of."""
+    """Yield the warnings of a finished build."""
     journal = run.journal()
     for strategy in pipeline.strategies if journal.get("finished") else ():
         if below := journal["strategies"].get(strategy, {}).get("below_threshold"):
@@ -86,7 +85,7 @@ def _warnings(run: RunDirectory, pipeline: Pipeline) -> Iterator[str]:
 
 
 def _epochs_stored_at(run: RunDirectory, pipeline: Pipeline) -> Iterator[float]:
-    """Yield when the latest epoch of each filter ended that is being trained."""
+    """Yield the time when the latest epoch of each unfinished filter ended."""
     for strategy in pipeline.strategies:
         with suppress(FileNotFoundError):
             yield _stored_at(run.unfinished(strategy))
@@ -98,8 +97,8 @@ def _stored_at(path: Location) -> float:
 
 
 def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Location, list[str], int]]:
-    """Yield what is made in shards, in order: its name, folder, arrays, and how many composites are planned."""
-    composites = list(CANDIDATE_ARRAYS)
+    """Yield each part that is made in shards, in order: name, folder, arrays, number of planned composites."""
+    composites = list(CompositeStore.written)
     if pipeline.filter.enabled:
         for strategy in pipeline.strategies:
             yield f"{strategy} filter composites", run.training / strategy, composites, pipeline.filter.candidates
@@ -111,7 +110,7 @@ def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Locatio
     yield (
         "curated set",
         run.curated,
-        list(CURATED_ARRAYS),
+        list(CuratedStore.written),
         sum(pipeline.curation.wanted[s] for s in pipeline.strategies),
     )
 
@@ -119,17 +118,16 @@ def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Locatio
 def _progress(
     what: str, folder: Location, names: list[str], planned: int, shard: int, now: float
 ) -> tuple[dict[str, Any], list[float]]:
-    """Describe one part; return with it when its latest shard was stored."""
-    group = _group(folder)
-    # not `if group`: its truth is whether it has members, and zarr warns of what is half made when it counts them
-    arrays = [array(group, name) for name in names if has_array(group, name)] if group is not None else []
-    length = max([planned, *(each.shape[0] for each in arrays)])
+    """Describe one part; also return the time when its latest shard was stored."""
+    store = Store.find(folder)
+    present = [name for name in names if store.has(name)] if store else []
+    length = max([planned, *(store.length(name) for name in present)]) if store else planned
     times: list[float] = []
     shards = len(shards_of(length, shard))
     done = 0
-    if len(arrays) == len(names):
-        last = stored_at(arrays[-1])
-        complete = frozenset(last).intersection(*map(complete_shards, arrays[:-1]))
+    if store and present == names:
+        last = store.stored_at(names[-1])
+        complete = frozenset(last).intersection(*map(store.complete_shards, names[:-1]))
         done = len([number for number in complete if number < shards])
         times = [last[number] for number in complete]
     recent = sorted(stored for stored in times if stored > now - _WINDOW)
@@ -161,13 +159,13 @@ def _entry(
 
 
 def _begun(path: Location, stage: str) -> dict[str, Any]:
-    """Describe a run of which nothing is stored yet."""
+    """Describe a run without any stored file."""
     about = {"path": str(path), "name": "a run that begins", "finished": False, "stage": stage}
     return {**about, "idle_seconds": None, "progress": [], "strategies": {}, "remarks": [], "warnings": []}
 
 
 def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]) -> str:
-    """Name the first stage that is not done."""
+    """Return the name of the first stage that is not done."""
     if not run.holds_composites():
         return "catalog and donors"
     for entry in progress:
@@ -181,7 +179,7 @@ def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]
 
 
 def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
-    """Judge the candidates of which all is there that verdicts need: what is kept of them depends on the others."""
+    """Judge the candidates that have scores and class pixels. Which of them are kept depends on later ones."""
     found: dict[str, Any] = {"judged": 0, "of": 0, "acceptance": None, "rejected": {}, "damaged": None}
     try:
         return found | _judgement(run, pipeline, strategy)
@@ -192,17 +190,19 @@ def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[s
 
 
 def _judgement(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
-    group = _group(run.candidates / strategy)
+    candidates = CompositeStore.find(run.candidates / strategy)
     names = ["class_pixels", *(["p_real"] if pipeline.filter.enabled else [])]
-    if group is None or not all(has_array(group, name) for name in names):
+    if candidates is None or not candidates.has(*names):
         return {}
-    arrays = [array(group, name) for name in names]
-    size, length = pipeline.store.shard, arrays[0].shape[0]
-    complete = sorted(frozenset.intersection(*map(complete_shards, arrays)))
+    size, length = pipeline.store.shard, candidates.length("class_pixels")
+    complete = sorted(candidates.complete_shards(*names))
 
     def judge(shard: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-        class_pixels, *scored = (read_range(each, shard * size, min(length, (shard + 1) * size)) for each in arrays)
-        scores = scored[0][: len(class_pixels)] if scored else np.full(len(class_pixels), math.nan, np.float32)
+        block = slice(shard * size, min(length, (shard + 1) * size))
+        class_pixels = candidates.class_pixels(block)
+        scores = np.full(len(class_pixels), math.nan, np.float32)
+        if pipeline.filter.enabled:
+            scores = candidates.scores(block)[: len(class_pixels)]
         return scores, assess(scores, class_pixels[: len(scores)], pipeline.curation)
 
     p_real, verdicts = [np.empty(0, np.float32)], [np.empty(0, np.uint8)]
@@ -220,7 +220,3 @@ def _judgement(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dic
             reason: count for reason, count in tally(judged).items() if count and code(reason) != code("surplus")
         },
     }
-
-
-def _group(folder: Location) -> zarr.Group | None:
-    return open_group(folder) if exists(folder / "zarr.json") else None

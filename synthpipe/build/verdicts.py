@@ -1,44 +1,41 @@
-"""The verdicts of a strategy's candidates, from what is stored of them: scores, class pixels and donors."""
+"""Judge the candidates of a strategy by their stored scores, class pixels and donors."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from synthpipe.config.pipeline import Pipeline
 from synthpipe.build.curation import Verdicts, acceptance, assess, choose, code, first_plan, next_plan
+from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import StoreError
 from synthpipe.core.records import Strategy
-from synthpipe.storage.schema import array
-from synthpipe.storage.shards import read_range, read_small
 from synthpipe.core.verdict_text import below_threshold
+from synthpipe.storage.stores import CompositeStore
 
 _SHARDS_AT_ONCE = 16  # that are read together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Judgement:
-    """What became of the first candidates of a strategy.
+    """The verdicts of the first candidates of a strategy.
 
     Attributes
     ----------
     verdicts : (N,) uint8
-        As of `curation`.
+        As in `curation`.
     kept : int
         How many of them are kept.
     scored : int
         How many of them have a score.
     acceptance : float
-        Share that the filter accepts; NaN without a filter.
+        The share that the filter accepts; NaN without a filter.
     below_threshold : dict or None
-        Kept candidates that the filter rejects, as of `verdicts.below_threshold`.
+        Kept candidates that the filter rejects, as `verdict_text.below_threshold` returns them.
     """
 
     verdicts: Verdicts
@@ -48,45 +45,43 @@ class Judgement:
     below_threshold: dict[str, Any] | None
 
 
-def judge(pipeline: Pipeline, strategy: Strategy, group: zarr.Group, count: int) -> Judgement:
-    """Judge the first `count` candidates of a strategy, which `group` holds.
+def judge(pipeline: Pipeline, strategy: Strategy, candidates: CompositeStore, count: int) -> Judgement:
+    """Judge the first `count` candidates of a strategy.
 
     Raises
     ------
     StoreError
-        What is stored of them is damaged, or they are fewer.
+        A stored score, pixel count or donor list is damaged, or the store has fewer candidates.
     """
-    settings, stored = pipeline.curation, array(group, "class_pixels").shape[0]
+    settings, stored = pipeline.curation, candidates.length("class_pixels")
     if stored < count:
-        raise StoreError(f"{group.store_path}: has {stored} candidates, {count} are planned; build again")
+        raise StoreError(f"{candidates.path}: has {stored} candidates, {count} are planned; build again")
     p_real, verdicts = np.full(count, math.nan, np.float32), np.empty(count, np.uint8)
     for block in blocks(count, pipeline.store.shard):
         if pipeline.filter.enabled:
-            p_real[block] = read_range(array(group, "p_real"), block.start, block.stop)
-        class_pixels = read_range(array(group, "class_pixels"), block.start, block.stop)
-        verdicts[block] = assess(p_real[block], class_pixels, settings)
-    donors = array(group, "donors")
-    donors_of: Callable[[Sequence[int]], NDArray[np.int32]] = partial(read_small, donors)
+            p_real[block] = candidates.scores(block)
+        verdicts[block] = assess(p_real[block], candidates.class_pixels(block), settings)
+    donors_of: Callable[[Sequence[int]], NDArray[np.int32]] = candidates.donors
     if settings.rule == "top_k" and settings.max_donor_uses is not None:
-        donors_of = read_range(donors, 0, count).__getitem__  # in the order of scores chunks would be read many times
+        donors_of = candidates.donors(slice(0, count)).__getitem__  # in the order of scores chunks would be read often
     kept = choose(verdicts, p_real, settings, settings.wanted[strategy], donors_of)
     below = below_threshold(p_real[verdicts == code("kept")], settings.threshold)
     scored = int(np.count_nonzero(~np.isnan(p_real)))
     return Judgement(verdicts, kept, scored, acceptance(p_real, settings), below)
 
 
-def judge_finished(pipeline: Pipeline, strategy: Strategy, group: zarr.Group) -> Judgement:
-    """Judge the candidates of a finished run again, whose plan grows as it grew in the build.
+def judge_finished(pipeline: Pipeline, strategy: Strategy, candidates: CompositeStore) -> Judgement:
+    """Judge the candidates of a finished run again; the plan grows as it grew in the build.
 
     Raises
     ------
     StoreError
-        What is stored of them is damaged.
+        A stored score, pixel count or donor list is damaged.
     """
     settings = pipeline.curation
     planned = first_plan(pipeline, strategy)
     while True:
-        found = judge(pipeline, strategy, group, planned)
+        found = judge(pipeline, strategy, candidates, planned)
         following = next_plan(planned, found.kept, settings.wanted[strategy], settings.max_candidates[strategy])
         if following == planned:
             return found
@@ -94,6 +89,6 @@ def judge_finished(pipeline: Pipeline, strategy: Strategy, group: zarr.Group) ->
 
 
 def blocks(count: int, shard: int) -> Iterator[slice]:
-    """Cut `count` candidates into parts of some whole shards."""
+    """Yield slices that cut `count` candidates into parts of whole shards."""
     size = _SHARDS_AT_ONCE * shard
     return (slice(start, min(start + size, count)) for start in range(0, count, size))

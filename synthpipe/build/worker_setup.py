@@ -1,10 +1,12 @@
-"""What a worker needs before its first task: the driver's packages, the run, the patches, and its node's donor bank."""
+"""Prepare a worker for its first task: check packages, run and patches, and build its node's donor bank."""
 
 from __future__ import annotations
 
+import math
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,20 +16,24 @@ from uuid import uuid4
 
 import cv2
 
+from synthpipe.build.tasks import Job, open_donors, real_patches, release_donors
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import SynthpipeError
-from synthpipe.files.writing import write_atomically
 from synthpipe.core.packages import TORCH, absent, require_filter
-from synthpipe.patches.bank import build_bank
-from synthpipe.patches.catalog import Catalog, load_catalog
-from synthpipe.patches.shared_bank import BankLocation, HeldBank, hold_bank, name_bank
-from synthpipe.patches.pixels import read_pixels
+from synthpipe.core.progress import Reporter
 from synthpipe.core.records import PatchRef
 from synthpipe.core.resizing import fit_packed
-from synthpipe.storage.run import versions
-from synthpipe.build.tasks import Job, open_donors, release_donors
 from synthpipe.core.threads import available_cores
+from synthpipe.files.scratch import ANOTHER_PLACE, has_locks
+from synthpipe.files.writing import write_atomically
+from synthpipe.patches.bank import bank_bytes, build_bank
+from synthpipe.patches.catalog import Catalog, load_catalog
+from synthpipe.patches.pixels import read_pixels
+from synthpipe.patches.shared_bank import BankLocation, HeldBank, hold_bank, name_bank
+from synthpipe.runtime import ClusterSettings, Demand, Local
+from synthpipe.storage.run import versions
 
+_TORCH_BYTES = 2 << 30
 _SECONDS_TO_APPEAR = 10.0  # file systems of a cluster show new files late
 _SECONDS_BETWEEN_NEWS = 0.2
 _HELD: dict[BankLocation, HeldBank] = {}  # by this process
@@ -37,20 +43,20 @@ _PREPARING = Lock()
 
 @dataclass(frozen=True, slots=True)
 class BuildWorkerSetup:
-    """What the driver sees, for workers to compare with, and the bank that they use.
+    """What the driver sees, which workers compare with what they see, and the bank that they use.
 
     Attributes
     ----------
     job : Job
-        Of the build.
+        The job of the build.
     token : str
-        What the driver wrote into the run.
+        The text that the driver wrote into the run.
     first : PatchRef
-        A donor, which every node must be able to read.
+        A donor that every node must be able to read.
     versions : dict
-        Of the driver's packages; those of the filter count only if the pipeline has one.
+        The driver's packages; those of the filter count only if the pipeline has a filter.
     access : dict
-        What `Catalog.access` gave.
+        The result of `Catalog.access`.
     """
 
     job: Job
@@ -65,32 +71,32 @@ class BuildWorkerSetup:
 
     @property
     def key(self) -> str:
-        """The same for every build of one run from the same patches, and for no others."""
+        """A name that all builds of one run from the same patches share, and no other builds."""
         return name_bank(str(self.job.run.path), self.job.bank.name)
 
     def problems(self) -> list[str]:
-        """Say, on a worker, in what it differs from the driver so that it cannot take part."""
+        """Return, on a worker, the differences from the driver that keep it from taking part."""
         return [*self._no_packages(), *self._other_versions(), *self._no_run(), *self._no_patches()]
 
     def prepare(self, on_donors: Callable[[int], None]) -> None:
         """Get this worker process ready: OpenCV on one thread, the node's donor bank built and mapped.
 
-        `on_donors` is called with the number of donors that are done, in steps that add up to all of them.
+        `on_donors` is called with the number of donors done since its last call.
         """
         cv2.setNumThreads(1)
-        place = self.job.bank
+        bank = self.job.bank
         with _PREPARING:
-            _USERS[place].add(self.key)
-            if place not in _HELD:
-                _HELD[place] = hold_bank(place, partial(_build, self, on_donors))
-            open_donors(place)
+            _USERS[bank].add(self.key)
+            if bank not in _HELD:
+                _HELD[bank] = hold_bank(bank, partial(_build, self, on_donors))
+            open_donors(bank)
 
     def release(self) -> None:
-        """Let go of the bank, unless another build uses it here; the last process of the node removes it."""
-        place = self.job.bank
+        """Release the bank unless another build uses it here; the last process of the node removes it."""
+        bank = self.job.bank
         with _PREPARING:
-            _USERS[place].discard(self.key)
-            if not _USERS[place] and (held := _HELD.pop(place, None)):
+            _USERS[bank].discard(self.key)
+            if not _USERS[bank] and (held := _HELD.pop(bank, None)):
                 release_donors()
                 held.release()
 
@@ -121,7 +127,7 @@ class BuildWorkerSetup:
                 break
             time.sleep(0.2)
         what = "cannot be read" if found is None else "shows other files"
-        yield f"the run {self.job.run.path} {what} there; it must lie where all machines see it under the same path"
+        yield f"the run {self.job.run.path} {what} there; its path must be one that all machines share"
 
     def _no_patches(self) -> Iterator[str]:
         try:
@@ -132,21 +138,21 @@ class BuildWorkerSetup:
 
 @contextmanager
 def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
-    """Leave a token in the run while the block runs, by which workers know the run for the driver's."""
-    workplace = BuildWorkerSetup(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
-    read_pixels(workplace.first)  # what the driver cannot read either is no fault of workers
+    """Keep a token in the run while the block runs, so that workers recognize the driver's run."""
+    setup = BuildWorkerSetup(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
+    read_pixels(setup.first)  # patches that the driver cannot read are no problem of workers
     token = job.run.token
-    write_atomically(token, workplace.token)
+    write_atomically(token, setup.token)
     try:
-        yield workplace
+        yield setup
     finally:
         token.unlink(missing_ok=True)
 
 
 def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankLocation:
-    """Name the bank of a pipeline and a catalog's donors after all that it is made of and with, and where they lie.
+    """Name the bank of a catalog's donors by everything that decides its bytes, and by the paths of the donors.
 
-    `scratch` and `shared` are those of `BankLocation`.
+    `scratch` and `shared` are as in `BankLocation`.
     """
     glass = pipeline.glass.model_dump(mode="json") if pipeline.glass else None
     canvas = pipeline.canvas if pipeline.bezier else None
@@ -155,18 +161,45 @@ def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, share
     return BankLocation(name, scratch, shared)
 
 
-def _build(workplace: BuildWorkerSetup, on_donors: Callable[[int], None], directory: Path) -> None:
-    pipeline = workplace.job.pipeline
-    donors = load_catalog(workplace.job.run.path, pipeline.taxonomy, workplace.access).donors
+def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings, reporter: Reporter) -> BankLocation:
+    """Name the donor bank of a build; workers of this machine share none where file locks do not work."""
+    scratch = cluster.scratch_on_nodes
+    shared = not isinstance(cluster.where, Local) or has_locks(scratch)
+    if not shared:
+        reporter.note(
+            f"note: {scratch or tempfile.gettempdir()}: its file system gives one lock to several processes, so each "
+            f"worker builds a donor bank of its own there, and leaves it when it is killed; to share one, "
+            f"{ANOTHER_PLACE}"
+        )
+    return place_bank(pipeline, catalog, scratch, shared)
+
+
+def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]) -> Demand:
+    """Return the memory that a build needs on its workers besides their own; `split` has the groups of each side."""
+    canvas = pipeline.canvas if pipeline.bezier else None
+    training = 0
+    if pipeline.filter.enabled:
+        # torch itself; composites, as many real patches and views of these, and as much again to compute with
+        image = 3 * math.prod(pipeline.canvas)
+        training = _TORCH_BYTES + 4 * pipeline.filter.candidates * image
+        # the patches that train are held as they are
+        sizes = (3 * patch.height * patch.width for patch in real_patches(pipeline, catalog, split)["train"])
+        training += sum(max(0, size - image) for size in sizes)
+    return Demand(bank_bytes(catalog.donors, canvas), training)
+
+
+def _build(setup: BuildWorkerSetup, on_donors: Callable[[int], None], directory: Path) -> None:
+    pipeline = setup.job.pipeline
+    donors = load_catalog(setup.job.run.path, pipeline.taxonomy, setup.access).donors
     fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
-    done = told = 0
+    done = announced = 0
     latest = time.monotonic()
 
     def on_patch() -> None:
-        nonlocal done, told, latest
+        nonlocal done, announced, latest
         done += 1
         if time.monotonic() - latest >= _SECONDS_BETWEEN_NEWS or done == len(donors):
-            on_donors(done - told)
-            told, latest = done, time.monotonic()
+            on_donors(done - announced)
+            announced, latest = done, time.monotonic()
 
     build_bank(directory, donors, pipeline.glass, pipeline.taxonomy.background, on_patch, available_cores(), fit)

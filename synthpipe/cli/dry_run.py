@@ -17,6 +17,7 @@ from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, Catalog, load_catalog, read_catalog
 from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
+from synthpipe.storage.changes import check_pipeline
 from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.summary import human_bytes
@@ -32,7 +33,7 @@ def dry_run_lines(pipeline: Pipeline, path: Location, extend: bool, reporter: Re
     """
     run = RunDirectory(path)
     if run.exists():
-        run.check(pipeline, extend)
+        check_pipeline(run, pipeline, extend)
     if pipeline.filter.enabled:
         require_filter()
     claim(path, RUN)

@@ -9,7 +9,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from synthpipe.core.errors import StoreError, explain
@@ -17,11 +16,11 @@ from synthpipe.core.records import STRATEGIES
 from synthpipe.core.taxonomy import LOST
 from synthpipe.curated.description import Description
 from synthpipe.files.locations import Location, exists
-from synthpipe.storage.nodes import METADATA, damaged, where
+from synthpipe.storage.nodes import METADATA, damaged
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import CURATED_ARRAYS, arrays_of, missing_objects, open_group
-from synthpipe.storage.shards import read_range
+from synthpipe.storage.schema import CURATED_ARRAYS
+from synthpipe.storage.stores import CuratedStore
 
 _COUNTED = 100_000  # missing objects
 _ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass", "groups", "source"}
@@ -70,56 +69,51 @@ def open_store(path: Location) -> OpenedStore:
     StoreError
         The store is not a curated set, is incomplete, or is damaged.
     """
-    group = open_group(path)
-    attributes: dict[str, Any] = dict(group.attrs)
-    arrays = arrays_of(group, CURATED_ARRAYS)
-    if not arrays.keys() >= CURATED_ARRAYS.keys() or not attributes.keys() >= _ATTRIBUTES:
+    store = CuratedStore.open(path)
+    attributes = store.attributes
+    if not store.names(CURATED_ARRAYS) >= CURATED_ARRAYS.keys() or not attributes.keys() >= _ATTRIBUTES:
         raise StoreError(f"{path}: is not a curated set; expected curated.zarr of a run")
-    _check_complete(path, group, arrays)
-    size = arrays["image"].shape[1:3]
+    _check_complete(path, store)
+    images = store.images()
     try:
-        description = Description.from_json({**attributes, "size": size})
+        description = Description.from_json({**attributes, "size": images.shape[1:3]})
     except ValueError as error:
         raise damaged(path / METADATA, f"attributes.{explain(error)}") from error
-    groups = tuple(attributes["groups"])
+    groups, everything = tuple(attributes["groups"]), slice(0, len(images))
     return OpenedStore(
         description=description,
         groups=groups,
         source=attributes["source"],
-        labels=_read(arrays["labels"], 0, 1),
-        p_real=_read(arrays["p_real"]),
-        donor_groups=_read(arrays["donor_groups"], -1, len(groups) - 1),
-        strategies=_read(arrays["origin_strategy"], 0, len(STRATEGIES) - 1, LOST),
-        origins=_read(arrays["origin_index"]),
-        images=SampleReader(arrays["image"]),
-        masks=SampleReader(arrays["mask"]),
+        labels=_read(store, "labels", 0, 1),
+        p_real=store.scores(everything),
+        donor_groups=_read(store, "donor_groups", -1, len(groups) - 1),
+        strategies=_read(store, "origin_strategy", 0, len(STRATEGIES) - 1, LOST),
+        origins=store.read("origin_index", everything),
+        images=images,
+        masks=store.masks(),
     )
 
 
-def _check_complete(path: Location, group: zarr.Group, arrays: Mapping[str, zarr.Array[Any]]) -> None:
+def _check_complete(path: Location, store: CuratedStore) -> None:
     """Refuse a store that lacks objects, or whose arrays differ in length."""
-    if missing := list(islice(missing_objects(group, CURATED_ARRAYS), _COUNTED + 1)):
+    if missing := list(islice(store.missing_objects(), _COUNTED + 1)):
         count = f"more than {_COUNTED}" if len(missing) > _COUNTED else len(missing)
         raise StoreError(
             f"{path}: is not complete: {count} objects are missing, for example {missing[0]}; give the command that "
             "wrote it again, or copy the whole store again"
         )
-    count = arrays["image"].shape[0]
-    for name, each in arrays.items():
-        if each.shape[0] != count:
-            found = f"{name} has {each.shape[0]} samples, image has {count}"
+    count = store.length("image")
+    for name in CURATED_ARRAYS:
+        if store.length(name) != count:
+            found = f"{name} has {store.length(name)} samples, image has {count}"
             raise damaged(path / METADATA, f"{found}; expected one length in all arrays")
 
 
-def _read(
-    array: zarr.Array[Any], least: int | None = None, most: int | None = None, other: int | None = None
-) -> NDArray[Any]:
-    """Read a small array; values from `least` to `most`, and `other`, are allowed if a range is given."""
-    values = read_range(array, 0, array.shape[0])
-    if least is None or most is None:
-        return values
+def _read(store: CuratedStore, name: str, least: int, most: int, other: int | None = None) -> NDArray[Any]:
+    """Read a small array; values from `least` to `most`, and `other`, are allowed."""
+    values = store.read(name, slice(0, store.length(name)))
     wrong = ((values < least) | (values > most)) & (values != other)
     for index in np.argwhere(wrong)[:1]:
         found = f"sample {index[0]} has the value {values[tuple(index)]}"
-        raise damaged(where(array.store_path), f"{found}; expected {least} to {most}")
+        raise damaged(f"{store.path}/{name}", f"{found}; expected {least} to {most}")
     return values

@@ -16,17 +16,8 @@ from synthpipe.core.records import Image, Mask, PatchRef
 from synthpipe.curated.description import Description
 from synthpipe.files.folders import Kind, claim, is_marked
 from synthpipe.files.locations import Location
-from synthpipe.storage.schema import (
-    CURATED_ARRAYS,
-    FORMAT_VERSION,
-    array,
-    complete_in_all,
-    create_group,
-    ensure_arrays,
-    open_group,
-    taxonomy_attributes,
-)
-from synthpipe.storage.shards import shard_size, shards_of, write_shard
+from synthpipe.storage.schema import FORMAT_VERSION, taxonomy_attributes
+from synthpipe.storage.stores import CuratedStore
 
 PSEUDO_LABELLED = Kind("Zarr store", ("zarr.json",))
 """Kind of the folder of such a set."""
@@ -69,7 +60,9 @@ def begin_pseudo_labelled(
         "source": dict(source),
     }
     path = claim(path, PSEUDO_LABELLED)
-    if is_marked(path, PSEUDO_LABELLED) and (changes := list(differences(dict(open_group(path).attrs), attributes))):
+    if is_marked(path, PSEUDO_LABELLED) and (
+        changes := list(differences(CuratedStore.open(path).attributes, attributes))
+    ):
         raise StaleRunError(
             "\n  ".join(
                 [
@@ -78,17 +71,11 @@ def begin_pseudo_labelled(
                 ]
             )
         )
-    group = create_group(path, "", attributes)
     height, width = description.size
     classes = len(description.taxonomy)
     sizes = {"sample": len(patches), "y": height, "x": width, "channel": 3, "class": classes, "donor_use": 1}
-    ensure_arrays(group, CURATED_ARRAYS, sizes, store)
-    written = complete_in_all(group, CURATED_ARRAYS)
-    return {
-        shard: range(shard * store.shard, min((shard + 1) * store.shard, len(patches)))
-        for shard in shards_of(len(patches), store.shard)
-        if shard not in written
-    }
+    missing = CuratedStore.create(path, attributes, sizes, store).missing_shards(len(patches))
+    return {shard: range(shard * store.shard, min((shard + 1) * store.shard, len(patches))) for shard in missing}
 
 
 def write_pseudo_labelled(path: Location, shard: int, patches: Sequence[PatchRef], images: Image, masks: Mask) -> None:
@@ -96,10 +83,9 @@ def write_pseudo_labelled(path: Location, shard: int, patches: Sequence[PatchRef
 
     `patches` are those of the shard, `images` (n, H, W, 3) their pixels, and `masks` (n, H, W) the predicted masks.
     """
-    group = open_group(path, writable=True)
-    groups: list[str] = group.attrs["groups"]  # type: ignore[assignment]
-    numbers = {name: number for number, name in enumerate(groups)}
-    classes = array(group, "labels").shape[1]
+    store = CuratedStore.open(path, writable=True)
+    numbers = {name: number for number, name in enumerate(store.attributes["groups"])}
+    classes = len(store.taxonomy)
     values: dict[str, Sequence[Any] | NDArray[Any]] = {
         "recipe": [json.dumps({"patch": patch.id, "sha256": patch.sha256}) for patch in patches],
         "labels": np.array([[label in patch.classes for label in range(classes)] for patch in patches], np.uint8),
@@ -107,10 +93,8 @@ def write_pseudo_labelled(path: Location, shard: int, patches: Sequence[PatchRef
         "mask": masks,
         "image": images,
     }
-    for name, spec in CURATED_ARRAYS.items():
-        target = array(group, name)
-        dtype = "O" if spec.dtype == "str" else spec.dtype
-        whole = np.full((shard_size(target), *target.shape[1:]), spec.fill_value, dtype)
+    for name in store.written:
+        whole = store.blank(name, store.shard)
         if name in values:
             whole[: len(patches)] = values[name]
-        write_shard(target, shard, whole)
+        store.write(name, shard, whole)

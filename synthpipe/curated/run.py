@@ -17,9 +17,8 @@ from synthpipe.curated.curated_set import CuratedSet
 from synthpipe.curated.description import Sample
 from synthpipe.files.locations import Location, exists, parse_location
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import complete_shards, shard_size
+from synthpipe.storage.schema import open_group
+from synthpipe.storage.stores import CompositeStore
 
 
 def open_run(path: str | Location) -> Run:
@@ -99,14 +98,13 @@ class Run:
         StoreError
             There is no candidate with this index, or it is not rendered yet.
         """
-        group = self.candidates(strategy)
-        images, masks = array(group, "image"), array(group, "mask")
-        count = masks.shape[0]
+        store = CompositeStore.open(RunDirectory(self.path).candidates, strategy)
+        count = store.length("mask")
         if not 0 <= index < count:
             raise StoreError(f"{self.path}: no {strategy} candidate {index}; there are {count}, counted from 0")
-        if index // shard_size(images) not in complete_shards(images) & complete_shards(masks):
+        if index // store.shard not in store.complete_shards("image", "mask"):
             raise StoreError(f"{self.path}: {strategy} candidate {index} is not rendered yet; finish the build first")
-        image, mask = SampleReader(images)[index], SampleReader(masks)[index]
+        image, mask = store.images()[index], store.masks()[index]
         labels = np.isin(np.arange(len(self.taxonomy)), mask).astype(np.uint8)
         return Sample(image, mask, labels, self.taxonomy)
 

@@ -164,7 +164,7 @@ def _write(path: Location, blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8
     writer = ObjectWriter(path)
     try:
         for block in blocks:
-            writer.room(block.size)[:] = block
+            writer.reserve(block.size)[:] = block
         writer.finish()
         writer.wait()
         writer.appear()

@@ -17,7 +17,8 @@ from upath import UPath
 from synthpipe.core.errors import StoreError
 from synthpipe.files.locations import KINDS, Location, translate_errors
 
-Buffer = bytes | NDArray[np.uint8]
+Buffer = NDArray[np.uint8]
+"""Bytes in memory that are written or read, (n,) uint8."""
 
 PARTIAL = ".partial"
 """What the names of files end in that are being written; a process that was killed leaves them behind."""
@@ -117,11 +118,11 @@ class Upload:
         self._file = path.fs.open(path.path, "wb", autocommit=False, block_size=_PART)
         self._appeared = False
 
-    def write(self, data: Buffer) -> None:
+    def write(self, data: Buffer | bytes) -> None:
         """Add bytes."""
         self._file.write(data)
 
-    def finish(self, data: Buffer) -> None:
+    def finish(self, data: Buffer | bytes) -> None:
         """Add the last bytes, and see that all are there."""
         self._file.write(data)
         self._file.close()
@@ -144,10 +145,10 @@ class Collected:
     def __init__(self, path: UPath) -> None:
         self._path, self._data = path, bytearray()
 
-    def write(self, data: Buffer) -> None:
+    def write(self, data: Buffer | bytes) -> None:
         self._data += data.data if isinstance(data, np.ndarray) else data
 
-    def finish(self, data: Buffer) -> None:
+    def finish(self, data: Buffer | bytes) -> None:
         self.write(data)
 
     def appear(self) -> None:

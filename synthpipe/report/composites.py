@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
@@ -18,9 +17,7 @@ from synthpipe.compose.regions import Region, region_map, regions
 from synthpipe.core.pictures import data_uri, edges
 from synthpipe.core.records import REASONS, Image, Mask, Reason, Recipe, Strategy
 from synthpipe.core.taxonomy import LOST, Taxonomy
-from synthpipe.storage.recipes import read_recipe
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array
+from synthpipe.storage.stores import CompositeStore
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -80,7 +77,7 @@ class GalleryComposite:
 
 
 def read_gallery(
-    group: zarr.Group,
+    store: CompositeStore,
     strategy: Strategy,
     indices: Sequence[int],
     verdicts: NDArray[np.uint8],
@@ -104,8 +101,7 @@ def read_gallery(
     StoreError
         A stored candidate is damaged.
     """
-    images, masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))
-    recipes = array(group, "recipe")
+    images, masks = store.images(), store.masks()
     for index in indices:
         code, score = int(verdicts[index]), float(p_real[index])
         yield GalleryComposite(
@@ -113,7 +109,7 @@ def read_gallery(
             index,
             None if code == LOST else REASONS[code],
             None if math.isnan(score) else score,
-            read_recipe(recipes, index, masks.shape[1:]),
+            store.recipe(index, masks.shape[1:]),
             images[index],
             masks[index],
         )

@@ -8,14 +8,14 @@ from typing import Any
 
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import Strategy
-from synthpipe.files.locations import Location, exists
+from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.report.composites import GalleryComposite, read_gallery
 from synthpipe.report.galleries import choose_kept, choose_rejected
-from synthpipe.report.tallies import Tally, tally_candidates
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import array, has_array, open_group
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.summary import summarise
+from synthpipe.storage.tallies import Tally, tally_candidates
 
 GALLERY = 24
 """The number of kept composites that the report shows of each strategy, and of rejected ones."""
@@ -98,16 +98,14 @@ def gather_facts(path: Location) -> RunFacts:
 def _strategy(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, summary: Mapping[str, Any]
 ) -> StrategyFacts | None:
-    if not exists(run.candidates / strategy / "zarr.json"):
-        return None
-    group = open_group(run.candidates, strategy)
-    if not has_array(group, "image"):  # a build is creating the arrays right now
+    store = CompositeStore.find(run.candidates, strategy)
+    if store is None or not store.has("image"):  # a build is creating the arrays right now
         return None
     journal = summary["strategies"].get(strategy, {})
-    planned = journal.get("candidates") if has_array(group, "verdict") else None
-    tallied = tally_candidates(group, len(pipeline.classes), catalog.donors, planned)
+    planned = journal.get("candidates") if store.has("verdict") else None
+    tallied = tally_candidates(store, len(pipeline.classes), catalog.donors, planned)
     galleries = [
-        tuple(read_gallery(group, strategy, indices, tallied.verdicts, tallied.p_real))
+        tuple(read_gallery(store, strategy, indices, tallied.verdicts, tallied.p_real))
         for indices in (choose_kept(tallied, GALLERY), choose_rejected(tallied, GALLERY))
     ]
     return StrategyFacts(
@@ -117,5 +115,5 @@ def _strategy(
         galleries[1],
         summary["filters"].get(strategy),
         journal,
-        array(group, "image").shape[0] - len(tallied.stored),
+        store.length() - len(tallied.stored),
     )

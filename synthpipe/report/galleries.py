@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.core.records import REASONS
-from synthpipe.report.tallies import Tally
+from synthpipe.storage.tallies import Tally
 
 _LEAST = 3  # examples of each reason of rejection, however rare it is
 

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import zarr
-
 from synthpipe.core.display_names import VERDICT, candidate, score
 from synthpipe.core.errors import StoreError
 from synthpipe.core.records import REASONS, STRATEGIES, Image, Mask, Reason, Recipe
@@ -16,12 +14,9 @@ from synthpipe.core.strict_json import parse_json
 from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.files.locations import Location, exists
 from synthpipe.report.composites import VisibleRegion, class_shares, visible_regions
-from synthpipe.storage.nodes import damaged, taxonomy_of
-from synthpipe.storage.recipes import read_recipe, unreadable
+from synthpipe.storage.nodes import damaged
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array, arrays_of, groups_of, open_group
-from synthpipe.storage.shards import complete_shards, read_range, shard_size
+from synthpipe.storage.store import Store
 
 _NEEDED = ("recipe", "mask", "image")
 
@@ -73,8 +68,8 @@ class StoredComposites:
 
     Parameters
     ----------
-    group : zarr.Group
-        A curated set, a strategy's candidates, or a strategy's filter composites. The group may be incomplete.
+    store : Store
+        A curated set, a strategy's candidates, or a strategy's filter composites. The store may be incomplete.
 
     Raises
     ------
@@ -82,17 +77,16 @@ class StoredComposites:
         The group holds no composites.
     """
 
-    def __init__(self, group: zarr.Group) -> None:
-        self._arrays = arrays_of(group)
-        self._where = str(group.store_path).removeprefix("file://")
-        if not self._arrays.keys() >= set(_NEEDED):
-            inside = ", ".join(groups_of(group)) or "none"
+    def __init__(self, store: Store) -> None:
+        self._store, self._names, self._where = store, store.names(), store.path
+        if not self._names >= set(_NEEDED):
+            inside = ", ".join(store.groups()) or "none"
             raise StoreError(
                 f"{self._where}: has no composites of its own; its groups: {inside}; name one of them, or a "
                 "curated.zarr"
             )
-        self.taxonomy = taxonomy_of(group)
-        self._images, self._masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))
+        self.taxonomy = store.taxonomy
+        self._images, self._masks = store.images(), store.masks()
 
     def __len__(self) -> int:
         return len(self._images)
@@ -103,14 +97,13 @@ class StoredComposites:
         text = str(self._value("recipe", index) or "")
         if not text:
             raise StoreError(f"{self._where}: sample {index} is not stored yet; see `synthpipe status`")
-        recipes = self._arrays["recipe"]
         try:
             source = parse_json(text)
         except ValueError as error:
-            raise unreadable(recipes, index, str(error)) from error
+            raise self._store.unreadable_recipe(index, str(error)) from error
         if not isinstance(source, dict):
-            raise unreadable(recipes, index, f"it is {type(source).__name__}, expected an object")
-        recipe = read_recipe(recipes, index, self._masks.shape[1:]) if "strategy" in source else None
+            raise self._store.unreadable_recipe(index, f"it is {type(source).__name__}, expected an object")
+        recipe = self._store.recipe(index, self._masks.shape[1:]) if "strategy" in source else None
         p_real, verdict = self._value("p_real", index), self._value("verdict", index)
         if verdict is not None and len(REASONS) <= verdict < LOST:
             raise damaged(
@@ -129,8 +122,7 @@ class StoredComposites:
 
     def evenly_spaced(self, count: int) -> list[int]:
         """Return at most `count` indices, evenly spaced over the samples that are stored completely."""
-        size = shard_size(self._arrays["image"])
-        complete = sorted(frozenset.intersection(*(complete_shards(self._arrays[name]) for name in _NEEDED)))
+        size, complete = self._store.shard, sorted(self._store.complete_shards(*_NEEDED))
         made = sum(max(0, min(size, len(self) - shard * size)) for shard in complete)
         count = min(count, made)
         positions = [number * (made - 1) // max(1, count - 1) for number in range(count)]
@@ -138,10 +130,9 @@ class StoredComposites:
 
     def _value(self, name: str, index: int) -> Any:
         """Return a value of a small array, or None; during a build it may be shorter than the other arrays."""
-        found = self._arrays.get(name)
-        if found is None or index >= found.shape[0]:
+        if name not in self._names or index >= self._store.length(name):
             return None
-        return read_range(found, index, index + 1)[0]
+        return self._store.read(name, [index])[0]
 
 
 def open_composites(path: Location) -> StoredComposites:
@@ -154,9 +145,9 @@ def open_composites(path: Location) -> StoredComposites:
     """
     run = RunDirectory(path)
     if not run.exists():
-        return StoredComposites(open_group(path))
+        return StoredComposites(Store.open(path))
     if exists(run.curated / "zarr.json"):
-        return StoredComposites(open_group(run.curated))
+        return StoredComposites(Store.open(run.curated))
     names = [each for each in STRATEGIES if exists(run.candidates / each / "zarr.json")]
     stored = ", ".join(str(run.candidates / each) for each in names)
     advice = f"name a store of candidates instead: {stored}" if names else "it has no candidates either"

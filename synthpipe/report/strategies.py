@@ -24,8 +24,8 @@ from synthpipe.report.charts import bar, class_label, histogram, line_chart, ran
 from synthpipe.report.composite_cards import CompositeCard, composite_card
 from synthpipe.report.facts import RunFacts, StrategyFacts
 from synthpipe.report.rounds import RoundsTable, rounds_table
-from synthpipe.report.tallies import Tally, score_counts
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
+from synthpipe.storage.tallies import Tally, score_counts
 
 _BINS = 40
 _MOST = 15  # rows of a table of the most used donors or slides

@@ -1,6 +1,6 @@
-"""``SHA256SUMS``: the digests of a finished run's small files, which have no checksums of their own.
+"""Read and write ``SHA256SUMS``: the checksums of a finished run's small files.
 
-`sha256sum --check SHA256SUMS` reads it too. Its last line is a comment with the digest of the lines before.
+`sha256sum --check SHA256SUMS` reads it too. Its last line is a comment with the checksum of the lines before it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _END = "# sha256 of the lines above: "
 
 
 def write_checksums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
-    """Write the digests of a run's small files: those that are there, and those whose bytes are `known` already.
+    """Write the checksums of a run's small files: those that exist, and those whose bytes are `known` already.
 
     Raises
     ------
     StoreError
-        It cannot be written.
+        The file cannot be written.
     """
     contents = {path: read_file(path) for path in run.small_files() if exists(path)} | dict(known)
     digests = {_name(run, path): sha256(data) for path, data in contents.items()}
@@ -36,12 +36,12 @@ def write_checksums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
 
 
 def read_checksums(run: RunDirectory) -> dict[Location, str]:
-    """Return the digests that ``SHA256SUMS`` holds.
+    """Return the checksums of the small files that ``SHA256SUMS`` lists.
 
     Raises
     ------
     StoreError
-        It is missing or damaged, or names a file that no build lists there.
+        The file is missing or damaged, or names a file that no build lists there.
     """
     try:
         text = read_regular(run.sums_file, _LARGEST).decode("ascii")
@@ -55,15 +55,15 @@ def read_checksums(run: RunDirectory) -> dict[Location, str]:
         raise StoreError(f"{run.sums_file}: is not ASCII") from error
     body, _, end = text.rpartition(_END)
     if end != f"{sha256(body.encode())}\n":
-        raise StoreError(f"{run.sums_file}: its last line is not the digest of those before")
+        raise StoreError(f"{run.sums_file}: its last line is not the checksum of the lines before it")
     known = {_name(run, path): path for path in run.small_files()}
-    sums = dict[Location, str]()
+    checksums = dict[Location, str]()
     for line in body.splitlines():
         match = _LINE.fullmatch(line)
         if match is None or match[2] not in known:
-            raise StoreError(f"{run.sums_file}: holds {line[:200]!r}, which names no small file of a run")
-        sums[known[match[2]]] = match[1]
-    return sums
+            raise StoreError(f"{run.sums_file}: has the line {line[:200]!r}, which names no small file of a run")
+        checksums[known[match[2]]] = match[1]
+    return checksums
 
 
 def read_file(path: Location) -> bytes:
@@ -72,16 +72,16 @@ def read_file(path: Location) -> bytes:
     Raises
     ------
     OSError
-        It is not there, is no file, is larger than any is, or cannot be read.
+        The file does not exist, is not a regular file, is too large, or cannot be read.
     """
     return read_regular(path, _MOST)
 
 
 def _name(run: RunDirectory, path: Location) -> str:
-    """Return a small file's path below its run."""
+    """Return the path of a small file relative to its run."""
     return str(path).removeprefix(f"{run.path}/")
 
 
 def sha256(data: bytes) -> str:
-    """Return the digest of some bytes, in hexadecimal digits."""
+    """Return the SHA-256 of some bytes, in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()

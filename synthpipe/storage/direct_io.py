@@ -1,7 +1,7 @@
-"""Objects that a thread writes while their next bytes are made, and that appear when they are complete.
+"""Write whole objects in a thread, with direct I/O on a disk; an object appears when it is complete.
 
-On a disk they go past the system's page cache: copying into the cache and finding it memory takes longer than rendering
-what is copied, and a shard is read again when its pages would be long gone. Elsewhere they are uploaded in parts.
+Direct I/O bypasses the system's page cache. Copying into the cache takes longer than rendering the pixels, and a shard
+is read again only when its pages would have left the cache. Object stores take their objects in parts.
 """
 
 from __future__ import annotations
@@ -17,49 +17,46 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from synthpipe.files.locations import Location
-from synthpipe.files.writing import PARTIAL, refuse_irregular, upload
+from synthpipe.files.writing import PARTIAL, Buffer, refuse_irregular, upload
 
-Buffer = NDArray[np.uint8]
-
-_PAGE = mmap.PAGESIZE  # what goes past the cache begins and ends with a page, in memory and in the file
+_PAGE = mmap.PAGESIZE  # direct I/O begins and ends with a page, in memory and in the file
 _SMALLEST = 4 << 20  # bytes of a buffer
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
-_unused: defaultdict[int, list[Buffer]] = defaultdict(list)  # by size: memory is dear when it is first used
+_unused: defaultdict[int, list[Buffer]] = defaultdict(list)  # by size: the first use of memory is slow
 
 
 class Target(Protocol):
-    """Where the bytes of one object go."""
+    """A destination for the bytes of one object."""
 
     def write(self, data: Buffer) -> None:
         """Add whole pages."""
 
     def finish(self, data: Buffer) -> None:
-        """Add the last bytes, and see that none of all is lost."""
+        """Add the last bytes, and make all bytes durable."""
 
     def appear(self) -> None:
         """Give the finished object its name."""
 
     def close(self) -> None:
-        """Let go of it; an object that has not appeared leaves nothing behind."""
+        """Release the destination; an object that has not appeared leaves nothing behind."""
 
 
 class ObjectWriter:
-    """A new object that is written once, from its beginning to its end.
+    """Write a new object once, from its first byte to its last.
 
-    One buffer is filled while another is written.
+    The caller fills one buffer while a thread writes another.
 
     Parameters
     ----------
     path : Path or UPath
-        What it will be called; what is there is replaced when it appears.
+        The object's path. An existing object is replaced when the new one appears.
 
     Raises
     ------
     OSError
-        It cannot be made; from the methods: it cannot be written. Clients of object stores have errors of their own.
+        The object cannot be created or written. Clients of object stores raise their own errors.
     """
 
     def __init__(self, path: Location) -> None:
@@ -68,7 +65,7 @@ class ObjectWriter:
         self._background = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
-    def room(self, size: int) -> Buffer:
+    def reserve(self, size: int) -> Buffer:
         """Return the object's next `size` bytes, (size,) uint8, to be filled before any other method is called."""
         if self._filled + size > self._buffer.size:
             self.wait()
@@ -82,12 +79,12 @@ class ObjectWriter:
         return self._buffer[start : self._filled]
 
     def finish(self) -> None:
-        """Begin to write what remains, and to make sure of it."""
+        """Begin to write the remaining bytes and to make all bytes durable."""
         self.wait()
         self._writing = self._background.submit(self._target.finish, self._buffer[: self._filled])
 
     def wait(self) -> None:
-        """Wait until what was begun is done."""
+        """Wait until the thread has written everything it was given."""
         if self._writing:
             self._writing.result()
 
@@ -96,7 +93,7 @@ class ObjectWriter:
         self._target.appear()
 
     def close(self) -> None:
-        """Let go of the object; if it has not appeared, nothing is left behind."""
+        """Release the object; if it has not appeared, nothing is left behind."""
         self._background.shutdown()
         self._target.close()
         _unused[self._buffer.size].append(self._buffer)
@@ -107,7 +104,7 @@ class ObjectWriter:
 
 
 class LocalFile:
-    """A file under a temporary name; a file system that cannot go past its cache uses it."""
+    """A file under a temporary name, written with direct I/O where the file system supports it."""
 
     def __init__(self, path: Path) -> None:
         refuse_irregular(path)
@@ -157,7 +154,7 @@ class LocalFile:
 
 
 def _buffer(size: int) -> Buffer:
-    """Return at least `size` bytes of memory that begin with a page."""
+    """Return at least `size` bytes of memory, aligned to a page."""
     size = max(_SMALLEST, 1 << (size - 1).bit_length())
     try:
         return _unused[size].pop()

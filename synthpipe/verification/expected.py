@@ -8,13 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
-import zarr
-from zarr.storage import MemoryStore
-
-from synthpipe.build.layout import add_scores, add_verdicts, composites_group, curated_group
-from synthpipe.compose import Purpose
+from synthpipe.build.curated_set import create_curated
+from synthpipe.compose import Purpose, donor_uses
 from synthpipe.config.fields import MOST
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import AccessError
@@ -23,11 +19,13 @@ from synthpipe.core.strict_json import parse_json
 from synthpipe.files.locations import Location, exists, translate_access_errors
 from synthpipe.files.reading import read_regular
 from synthpipe.patches.catalog import Catalog
-from synthpipe.storage.integrity import DamageError, StoredArray, check_metadata, metadata_of
+from synthpipe.storage.integrity import DamageError, StoredArray, check_metadata
 from synthpipe.storage.nodes import METADATA, MOST_METADATA
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import ARRAYS, CANDIDATE_ARRAYS, CURATED_ARRAYS
-from synthpipe.storage.shards import shard_size, shards_of
+from synthpipe.storage.schema import ARRAYS
+from synthpipe.storage.shards import shards_of
+from synthpipe.storage.store import Store
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.verification.faults import CheckResult, Fault
 
 _MOST_MISSING = 10_000  # missing shards that are named; a repair makes all of them
@@ -41,7 +39,7 @@ class ExpectedGroup:
     ----------
     path : Path or UPath
         The folder of the group.
-    group : zarr.Group
+    store : Store
         A copy of the group in memory that has metadata only.
     arrays : mapping of str to StoredArray
         The arrays that must exist, and the optional ones that do.
@@ -58,7 +56,7 @@ class ExpectedGroup:
     """
 
     path: Location
-    group: zarr.Group
+    store: Store
     arrays: Mapping[str, StoredArray]
     metadata: Mapping[Location, bytes]
     required: bool
@@ -70,7 +68,7 @@ class ExpectedGroup:
     @property
     def shard(self) -> int:
         """The number of composites in a shard."""
-        return shard_size(next(iter(self.arrays.values())).array)
+        return self.store.shard
 
     def shards(self) -> list[int]:
         """Return the numbers of the shards to check: all stored ones, and the missing ones that must exist."""
@@ -112,18 +110,17 @@ def expected_composites(
         return None
     planned = pipeline.filter.candidates if purpose == "filter" else 0
     length = _length(path, finished) or planned
-    store = MemoryStore()
-    group = composites_group(store, pipeline, strategy, purpose, length)
-    names = list(CANDIDATE_ARRAYS)
+    uses = donor_uses(pipeline, strategy)
+    store = CompositeStore.create(None, pipeline, strategy, purpose, length, uses)
+    names = list(CompositeStore.written)
     if purpose == "candidate":
         if exists(path / "p_real") or (required and pipeline.filter.enabled):
-            add_scores(group, pipeline, length, model)
+            store.extend_scores(pipeline, length, model)
             names.append("p_real")
         if exists(path / "verdict") or required:
-            add_verdicts(group, pipeline, length)
+            store.extend_verdicts(pipeline, length)
             names.append("verdict")
-    nodes: dict[Location, Any] = {root: zarr.open_group(store, mode="r"), path: group}
-    found = _expected(path, group, names, nodes, required, length)
+    found = _expected(path, store, names, required, length)
     optional = frozenset[str]() if pipeline.filter.enabled else frozenset({"p_real"})
     return replace(found, strategy=strategy, purpose=purpose, optional=optional)
 
@@ -146,8 +143,8 @@ def expected_curated(
         return None
     length = count or _length(run.curated, finished)
     length = length or sum(pipeline.curation.wanted[strategy] for strategy in pipeline.strategies)
-    group = curated_group(MemoryStore(), pipeline, catalog, length)
-    return _expected(run.curated, group, list(CURATED_ARRAYS), {run.curated: group}, finished, length)
+    store = create_curated(None, pipeline, catalog, length)
+    return _expected(run.curated, store, list(store.written), finished, length)
 
 
 def check_group(expected: ExpectedGroup) -> CheckResult:
@@ -173,19 +170,8 @@ def check_group(expected: ExpectedGroup) -> CheckResult:
     return CheckResult(tuple(faults), len(expected.metadata), size)
 
 
-def _expected(
-    path: Location,
-    group: zarr.Group,
-    names: list[str],
-    nodes: Mapping[Location, Any],
-    required: bool,
-    length: int,
-) -> ExpectedGroup:
-    made = dict(group.arrays())
-    arrays = {name: StoredArray(path / name, made[name]) for name in names}
-    everything = {**nodes, **{stored.path: stored.array for stored in arrays.values()}}
-    metadata = {folder / METADATA: metadata_of(node) for folder, node in everything.items()}
-    return ExpectedGroup(path, group, arrays, metadata, required, length)
+def _expected(path: Location, store: Store, names: list[str], required: bool, length: int) -> ExpectedGroup:
+    return ExpectedGroup(path, store, store.stored_arrays(path, names), store.metadata(path, names), required, length)
 
 
 def _fault(path: Location, found: str, expected: str, wanted: bytes) -> Fault:

@@ -13,7 +13,7 @@ from synthpipe.compose.kernels import count_classes
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import AccessError
 from synthpipe.core.records import REASONS, Composite, Recipe, recipe_from_json, recipe_to_json
-from synthpipe.storage.integrity import DamageError, StoredArray, decode_shard
+from synthpipe.storage.integrity import DamageError, StoredArray
 from synthpipe.storage.shards import shards_of
 from synthpipe.verification.expected import ExpectedGroup
 from synthpipe.verification.faults import CheckResult, Fault
@@ -76,7 +76,7 @@ def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]
             continue
         objects, size = objects + 1, size + len(data)
         try:
-            samples[name] = decode_shard(stored.array, data)
+            samples[name] = stored.decode(data)
         except DamageError as error:
             faults.append(Fault("damaged", path, error.found, error.expected, remove=(path,)))
     return samples, CheckResult(tuple(faults), objects, size)

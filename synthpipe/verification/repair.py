@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from synthpipe.build import build
-from synthpipe.build.run import tidy
+from synthpipe.build.finished import tidy
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.progress import Reporter
 from synthpipe.files.folders import resolved

@@ -14,11 +14,8 @@ from synthpipe.files.locations import Location
 from synthpipe.patches.access import MOVED, find_patches
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import load_catalog
-from synthpipe.storage.recipes import read_recipe, unreadable
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_range
+from synthpipe.storage.stores import CompositeStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +55,11 @@ def replay(
     """
     directory = RunDirectory(run)
     pipeline = directory.pipeline()
-    group = open_group(directory.training if trains_filter else directory.candidates, strategy)
-    recipes = array(group, "recipe")
-    count = recipes.shape[0]
-    text = str(read_range(recipes, index, index + 1)[0]) if index < count else ""
-    if not text:
+    store = CompositeStore.open(directory.training if trains_filter else directory.candidates, strategy)
+    count = store.length("recipe")
+    if index >= count or not store.recipes([index])[0]:
         raise StoreError(f"{run}: no {strategy} composite {index}; there are {count}, counted from 0")
-    recipe = read_recipe(recipes, index, pipeline.canvas)
+    recipe = store.recipe(index, pipeline.canvas)
     catalog = load_catalog(run, pipeline.taxonomy)
     catalog = find_patches(catalog, pipeline.patches, pipeline.taxonomy, root, run)
     used = tuple(catalog.by_id(patch) for patch in sorted(set(recipe.donors())))
@@ -76,7 +71,7 @@ def replay(
     try:
         result = render(recipe, Donors(donors))
     except ValueError as error:
-        raise unreadable(recipes, index, str(error)) from error
-    is_equal = np.array_equal(result.image, SampleReader(array(group, "image"))[index])
-    is_equal &= np.array_equal(result.mask, SampleReader(array(group, "mask"))[index])
+        raise store.unreadable_recipe(index, str(error)) from error
+    is_equal = np.array_equal(result.image, store.images()[index])
+    is_equal &= np.array_equal(result.mask, store.masks()[index])
     return Replay(result, used, pipeline.taxonomy, is_equal)

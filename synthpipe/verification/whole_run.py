@@ -26,10 +26,9 @@ from synthpipe.core.threads import available_cores, in_threads
 from synthpipe.files.locations import Location, exists, translate_errors
 from synthpipe.patches.access import find_patches, unread_message
 from synthpipe.patches.catalog import Catalog
-from synthpipe.storage.integrity import decode_shard
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import open_group
 from synthpipe.storage.shards import shards_of
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.verification.expected import ExpectedGroup, check_group, expected_composites, expected_curated
 from synthpipe.verification.extras import check_extras, note_extras
 from synthpipe.verification.faults import CheckResult, Fault, VerifyReport
@@ -212,13 +211,13 @@ class _Verification:
 
     def _check_verdicts(self, group: ExpectedGroup, strategy: Strategy, pipeline: Pipeline) -> Verdicts:
         """Judge the candidates again, and compare the verdicts with the stored ones and with the journal."""
-        judged = judge_finished(pipeline, strategy, open_group(self.run.candidates, strategy))
+        judged = judge_finished(pipeline, strategy, CompositeStore.open(self.run.candidates, strategy))
         self.faults += check_verdict_counts(self.run, strategy, tally(judged.verdicts))
         stored = group.arrays["verdict"]
         for shard in shards_of(group.length, group.shard):
             path = stored.object(shard)
             try:
-                found = decode_shard(stored.array, stored.read(shard))
+                found = stored.decode(stored.read(shard))
             except OSError:  # includes DamageError
                 continue  # reported already
             wrong = np.flatnonzero(found != verdicts_of_shard(judged.verdicts, shard, group.shard))
@@ -255,7 +254,7 @@ class _Verification:
         def check(shard: int) -> CheckResult:
             samples, result = read_shard(group, shard)
             origins = part_of(kept, shard * group.shard, (shard + 1) * group.shard)
-            expected = curated_shard(pipeline, self.run, group.group, origins, numbers) if comparable else None
+            expected = curated_shard(pipeline, self.run, group.store, origins, numbers) if comparable else None
             faults = check_curated(group, shard, samples, expected, len(pipeline.classes))
             return replace(result, faults=result.faults + faults)
 

@@ -28,9 +28,8 @@ from PIL import Image as PillowImage
 from zarr.storage import LocalStore
 
 from synthpipe.build import build
-from synthpipe.build.run import demand
 from synthpipe.build.tasks import Job, ScoreTask, ShardTask, render_shard, score_shards
-from synthpipe.build.worker_setup import open_worker_setup, place_bank
+from synthpipe.build.worker_setup import demand, open_worker_setup, place_bank
 from synthpipe.cli.main import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
@@ -223,7 +222,6 @@ def test_copies_of_metadata_in_the_stores_are_passed_over_and_dropped(
     finished: tuple[Path, dict[str, Any]], patches: Path, tmp_path: Path
 ) -> None:
     """As xarray's warning suggests them; they would tell of the former lengths once the run is extended."""
-    from synthpipe.curated.torch_data import CuratedDataset  # loads torch, which workers that load this file need not
 
     path = Path(shutil.copytree(finished[0], tmp_path / "run"))
     stores = [path / name for name in ("candidates.zarr", "filter/training.zarr", "curated.zarr")]
@@ -580,7 +578,7 @@ def test_a_build_that_is_stopped_before_its_cards_is_not_finished(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sys.modules[demand.__module__], "write_cards", stop)
+        patch.setattr("synthpipe.build.run.write_cards", stop)
         run(settings, path)
     assert "finished" not in RunDirectory(path).journal()
     run(settings, path)
@@ -597,7 +595,7 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
     settings = small(patches, "filter.enabled=false", "curation.wanted=30")
     catalog = load_catalog(path, settings.taxonomy)
     job = Job(settings, RunDirectory(path), place_bank(settings, catalog, tmp_path / "scratch"))
-    monkeypatch.setattr("synthpipe.build.tasks.render", fail)
+    monkeypatch.setattr("synthpipe.build.tasks.rendering.render", fail)
     with open_worker_setup(job, catalog) as workplace:
         workplace.prepare(lambda steps: None)
         with pytest.raises(ZeroDivisionError, match="no such curve") as caught:

@@ -80,5 +80,10 @@ def test_a_url_that_is_a_pattern_is_refused(patches: Path, tmp_path: Path) -> No
     other = parse_location(f"memory://{tmp_path.name}/run1/run.json")
     other.write_text("of another run")
     with pytest.raises(StoreError, match=r"run\[1\]: has \*, \? or \[ in its name"):
-        build(pipeline(*SMALL, f"patches.root={patches}"), parse_location(f"memory://{tmp_path.name}/run[1]"), HERE, Failing())
+        build(
+            pipeline(*SMALL, f"patches.root={patches}"),
+            parse_location(f"memory://{tmp_path.name}/run[1]"),
+            HERE,
+            Failing(),
+        )
     assert other.read_text() == "of another run"

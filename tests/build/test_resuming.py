@@ -22,7 +22,7 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import ClusterError, FilterError, StaleRunError
 from synthpipe.curated import CuratedSet
-from synthpipe.runtime import ClusterSettings, ExistingCluster, Local, JobQueue
+from synthpipe.runtime import ClusterSettings, ExistingCluster, JobQueue, Local
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
@@ -140,7 +140,7 @@ def test_after_an_extension_that_failed_a_run_may_be_extended_again(patches: Pat
     path = tmp_path / "run"
     build(wanted(8), path, HERE, LogReporter())
     old = CuratedSet(path / "curated.zarr")
-    with pytest.raises(FilterError, match=r"of 80 Bezier candidates may be kept, but 60 are wanted"):
+    with pytest.raises(FilterError, match=r"of 80 Bezier candidates can be kept, but 60 are wanted"):
         build(wanted(60), path, HERE, LogReporter(), extend=True)
     build(wanted(8), path, HERE, LogReporter())
     build(wanted(10), path, HERE, LogReporter(), extend=True)

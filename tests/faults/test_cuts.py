@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from synthpipe.build import build
-from synthpipe.build.run import is_finished
+from synthpipe.build.finished import is_finished
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import StaleRunError

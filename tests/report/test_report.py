@@ -31,10 +31,10 @@ from synthpipe.report.anonymous import without_names
 from synthpipe.report.facts import gather_facts
 from synthpipe.report.galleries import choose_kept, choose_rejected, evenly_spaced
 from synthpipe.report.html import html_page
-from synthpipe.report.tallies import score_counts, tally_candidates
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import open_group
+from synthpipe.storage.stores import CompositeStore
+from synthpipe.storage.tallies import score_counts, tally_candidates
 from synthpipe.verification import repair, verify
 from tests.conftest import pipeline
 from tests.report.conftest import SMALL
@@ -51,7 +51,7 @@ def resume(run: Path) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_candidates_are_counted_block_by_block(run: Path, strategy: Strategy) -> None:
     donors = load_catalog(run, RunDirectory(run).pipeline().taxonomy).donors
-    found = tally_candidates(open_group(run / "candidates.zarr", strategy), 3, donors)
+    found = tally_candidates(CompositeStore.open(run / "candidates.zarr", strategy), 3, donors)
     group = zarr.open_group(run / "candidates.zarr" / strategy, mode="r")
     values = {name: np.asarray(group[name][:]) for name in ("p_real", "verdict", "class_pixels", "donors")}  # type: ignore[index]
     kept = values["verdict"] == REASONS.index("kept")
@@ -77,7 +77,7 @@ def test_candidates_are_counted_block_by_block(run: Path, strategy: Strategy) ->
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_galleries_are_sorted_and_show_both_ends_of_the_scores(run: Path, strategy: Strategy) -> None:
     donors = load_catalog(run, RunDirectory(run).pipeline().taxonomy).donors
-    found = tally_candidates(open_group(run / "candidates.zarr", strategy), 3, donors)
+    found = tally_candidates(CompositeStore.open(run / "candidates.zarr", strategy), 3, donors)
     kept, rejected = choose_kept(found, 10), choose_rejected(found, 10)
     assert len(kept) == len(set(kept)) == 10 and found.kept[kept].all() and not found.kept[rejected].any()
     for gallery, among in ((kept, found.kept), (rejected, ~found.kept)):
@@ -197,7 +197,7 @@ def test_every_view_of_a_run_warns_of_kept_composites_that_the_filter_rejects(
     lowest = {}
     for strategy in STRATEGIES:
         found = tally_candidates(
-            open_group(path / "candidates.zarr", strategy), 3, load_catalog(path, settings.taxonomy).donors
+            CompositeStore.open(path / "candidates.zarr", strategy), 3, load_catalog(path, settings.taxonomy).donors
         )
         kept = found.p_real[found.kept]
         lowest[strategy] = f"{kept.min():.3f}"
