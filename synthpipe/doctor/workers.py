@@ -1,4 +1,4 @@
-"""What workers have on this machine, and whether Dask starts one."""
+"""Checks of the cores, memory and GPUs for workers on this machine, and of Dask."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _MEMORY = 2 << 30  # bytes a worker
 
 
 def workers() -> Iterator[Finding]:
-    """Yield what is found, one thing after the other."""
+    """Yield the findings about the workers of this machine."""
     yield from checked("processor", processor)
     yield from checked("GPU", gpu)
     yield from checked("Dask", dask)
 
 
 def processor() -> Finding:
-    """Look at cores, and the memory that each of as many workers would have."""
+    """Check the cores, and the memory of each worker when there is one per core."""
     cores = available_cores()
     memory = available_memory()
     share = memory // cores
@@ -36,7 +36,7 @@ def processor() -> Finding:
 
 
 def gpu() -> Finding:
-    """Look whether torch uses the GPUs that there are."""
+    """Check whether torch uses the GPUs of this machine."""
     if not shutil.which("nvidia-smi"):
         cure = "the filter trains on the CPU: fine for small networks; or join a cluster with GPUs (--scheduler)"
         return Finding("GPU", "note", "no NVIDIA driver", cure)
@@ -49,7 +49,7 @@ def gpu() -> Finding:
 
 
 def dask() -> Finding:
-    """Start a cluster of one worker process, and have it do something."""
+    """Start a cluster of one worker process, and run a task on it."""
     begun = time.perf_counter()
     try:
         with open_executor(ClusterSettings(Local(workers=1), device="cpu"), Demand(), lambda _: None) as executor:

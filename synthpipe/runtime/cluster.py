@@ -44,13 +44,13 @@ _SETTINGS = {
     **WORKER_SETTINGS,
     **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_MEMORY.items()},
     "distributed.scheduler.worker-ttl": None,
-    # a worker that is between two lives when Dask looks would be given up for good; its nanny, or we, start it again
+    # Dask would remove a worker for good that is just being started again, by its nanny or by the job renewal
     "distributed.deploy.lost-worker-timeout": "3650 days",
-    # of its messages, and so of the tasks in them, the scheduler remembers a thousand a worker for debugging
+    # for debugging, the scheduler keeps a thousand messages of each worker, with the tasks in them
     "distributed.admin.low-level-log-length": 100,
 }
 _REMOTE_SETTINGS = {
-    # of machines that are gone for good nobody says goodbye
+    # a machine that is gone for good does not close its connection
     "distributed.scheduler.worker-ttl": "10m",
     "distributed.comm.timeouts.connect": "30s",
 }

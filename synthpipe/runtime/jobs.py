@@ -42,7 +42,7 @@ WORKER_ENVIRONMENT = WORKER_MEMORY | {
 """What workers are started with; `docs/cluster.md` says it to those who start their own."""
 
 
-def check_queue(queued: JobQueue) -> None:
+def check_queue(queue: JobQueue) -> None:
     """Refuse a queue that this machine cannot submit to.
 
     Raises
@@ -50,15 +50,15 @@ def check_queue(queued: JobQueue) -> None:
     ClusterError
         The queue's command is not found.
     """
-    command = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}[queued.kind]
+    command = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}[queue.kind]
     if shutil.which(command) is None:
         raise ClusterError(
-            f"--cluster {queued.kind}: {command} is not found; build on a machine that submits jobs, or name the kind "
+            f"--cluster {queue.kind}: {command} is not found; build on a machine that submits jobs, or name the kind "
             "of its queue"
         )
 
 
-def job_cluster(queued: JobQueue, demand: Demand, **options: Any) -> Any:
+def job_cluster(queue: JobQueue, demand: Demand, **options: Any) -> Any:
     """Start a scheduler in this process, and a Dask cluster that submits jobs once it is scaled.
 
     Raises
@@ -80,13 +80,13 @@ def job_cluster(queued: JobQueue, demand: Demand, **options: Any) -> Any:
         "lsf": dask_jobqueue.LSFCluster,
         "sge": dask_jobqueue.SGECluster,
     }
-    cluster = kinds[queued.kind]
-    with starting(f"--cluster {queued.kind} cannot be started"):
+    cluster = kinds[queue.kind]
+    with starting(f"--cluster {queue.kind} cannot be started"):
         return cluster(
-            job_cls=_job_class(cluster.job_cls, queued.kind),
+            job_cls=_job_class(cluster.job_cls, queue.kind),
             scheduler_cls=Scheduler,
-            scheduler_options={**(_of_site(queued.kind, "scheduler-options") or {}), "dashboard": False},
-            **job_options(queued, demand),
+            scheduler_options={**(_of_site(queue.kind, "scheduler-options") or {}), "dashboard": False},
+            **job_options(queue, demand),
             **options,
         )
 
@@ -141,9 +141,9 @@ def _job_class(base: Any, kind: QueueKind) -> Any:
     return Job
 
 
-def job_options(queued: JobQueue, demand: Demand) -> dict[str, Any]:
+def job_options(queue: JobQueue, demand: Demand) -> dict[str, Any]:
     """Return the arguments of dask-jobqueue's cluster that describe a job."""
-    jobs = queued.jobs
+    jobs = queue.jobs
     lifetime, stagger = jobs.life
     worker = {
         "--nworkers": jobs.workers,
@@ -159,10 +159,10 @@ def job_options(queued: JobQueue, demand: Demand) -> dict[str, Any]:
         "cores": jobs.cores,
         "memory": f"{jobs.memory}B",
         "processes": jobs.workers,
-        "walltime": _walltime(queued),
+        "walltime": _walltime(queue),
         "queue": jobs.queue,
-        ("account" if queued.kind in ("slurm", "pbs") else "project"): jobs.account or jobs.project,
-        **_resource_spec(queued),
+        ("account" if queue.kind in ("slurm", "pbs") else "project"): jobs.account or jobs.project,
+        **_resource_spec(queue),
         "interface": jobs.interface,
         "worker_command": "synthpipe.runtime.job_worker",
         "log_directory": jobs.log_directory,
@@ -170,17 +170,17 @@ def job_options(queued: JobQueue, demand: Demand) -> dict[str, Any]:
         "job_name": jobs.job_name,
         "job_script_prologue": [
             *exports,
-            *_own_or_of_site(jobs.job_script_prologue, queued.kind, "job-script-prologue", "env-extra"),
+            *_own_or_of_site(jobs.job_script_prologue, queue.kind, "job-script-prologue", "env-extra"),
         ],
         "job_extra_directives": [
-            *_gpu_directive(queued),
-            *_own_or_of_site(jobs.job_extra_directives, queued.kind, "job-extra-directives", "job-extra"),
+            *_gpu_directive(queue),
+            *_own_or_of_site(jobs.job_extra_directives, queue.kind, "job-extra-directives", "job-extra"),
         ],
         "job_directives_skip": _own_or_of_site(
-            jobs.job_directives_skip, queued.kind, "job-directives-skip", "header-skip"
+            jobs.job_directives_skip, queue.kind, "job-directives-skip", "header-skip"
         ),
         "worker_extra_args": [  # of an option that is given twice the last one counts
-            *_own_or_of_site(None, queued.kind, "worker-extra-args", "extra"),
+            *_own_or_of_site(None, queue.kind, "worker-extra-args", "extra"),
             *(str(part) for pair in worker.items() for part in pair),
         ],
     }
@@ -199,23 +199,23 @@ def _of_site(kind: QueueKind, key: str) -> Any:
     return dask.config.get(f"jobqueue.{kind}.{key}", None)
 
 
-def _walltime(queued: JobQueue) -> str:
-    minutes, seconds = divmod(queued.jobs.walltime, 60)
+def _walltime(queue: JobQueue) -> str:
+    minutes, seconds = divmod(queue.jobs.walltime, 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours:02}:{minutes:02}" if queued.kind == "lsf" else f"{hours:02}:{minutes:02}:{seconds:02}"
+    return f"{hours:02}:{minutes:02}" if queue.kind == "lsf" else f"{hours:02}:{minutes:02}:{seconds:02}"
 
 
-def _gpu_directive(queued: JobQueue) -> list[str]:
+def _gpu_directive(queue: JobQueue) -> list[str]:
     """Return how the queue is asked for GPUs where nothing else is said; PBS takes them with the other resources."""
-    directive = {"slurm": "--gres=gpu:{}", "lsf": '-gpu "num={}"', "sge": "-l gpu={}"}.get(queued.kind)
-    return [directive.format(queued.jobs.gpus)] if directive and queued.jobs.gpus else []
+    directive = {"slurm": "--gres=gpu:{}", "lsf": '-gpu "num={}"', "sge": "-l gpu={}"}.get(queue.kind)
+    return [directive.format(queue.jobs.gpus)] if directive and queue.jobs.gpus else []
 
 
-def _resource_spec(queued: JobQueue) -> dict[str, str]:
-    jobs = queued.jobs
-    if queued.kind not in ("pbs", "sge"):
+def _resource_spec(queue: JobQueue) -> dict[str, str]:
+    jobs = queue.jobs
+    if queue.kind not in ("pbs", "sge"):
         return {}
-    if jobs.resource_spec is None and queued.kind == "pbs" and jobs.gpus:
+    if jobs.resource_spec is None and queue.kind == "pbs" and jobs.gpus:
         memory = -(-jobs.memory // 2**20)
         return {"resource_spec": f"select=1:ncpus={jobs.cores}:mem={memory}mb:ngpus={jobs.gpus}"}
     return {"resource_spec": jobs.resource_spec} if jobs.resource_spec is not None else {}

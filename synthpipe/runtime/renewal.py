@@ -57,7 +57,7 @@ class _Renewal:
     def __init__(self, cluster: Any, note: Callable[[str], None]) -> None:
         self.attendance = _Attendance()
         self._cluster, self._note = cluster, note
-        self._told = set[str]()
+        self._noted = set[str]()
         self._asked = set[str]()  # jobs without workers, when the queue was last asked
         self._seen = frozenset[str]()  # jobs that the queue knew then
         self._next_question, self._failures = 0.0, 0
@@ -90,15 +90,15 @@ class _Renewal:
 
     async def _check_queue(self, absent: list[tuple[Any, Any]]) -> None:
         """Give up jobs without workers that the queue knew and knows no longer."""
-        queued = await self._cluster.job_cls.in_queue()
+        listed = await self._cluster.job_cls.in_queue()
         self._asked = {job.job_id for _, job in absent}
-        if queued is not None:
-            ended = [(name, job) for name, job in absent if job.job_id in self._seen - queued]
+        if listed is not None:
+            ended = [(name, job) for name, job in absent if job.job_id in self._seen - listed]
             for name, job in ended:
                 what = f"job {job.job_id} ended before its workers came, and another is submitted"
                 self._tell(what, "see the job's output")
                 await self._give_up(name, job)
-            self._seen = queued
+            self._seen = listed
             self._failures = min(self._failures + bool(ended), _MOST_DOUBLINGS)
         self._next_question = time.monotonic() + _SECONDS_OF_ABSENCE * 2**self._failures
 
@@ -110,6 +110,6 @@ class _Renewal:
         """Note something, once for each reason; the times and numbers of jobs in it change."""
         message = f"{what}: {' '.join(reason.split())}"
         kind = re.sub(r"\d+", "0", message)
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._noted:
+            self._noted.add(kind)
             self._note(message)

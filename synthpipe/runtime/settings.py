@@ -1,4 +1,4 @@
-"""Where a build works: processes of this machine, a Dask cluster that runs already, or jobs of a queueing system."""
+"""Settings of where a build runs: this machine, an existing Dask cluster, or jobs of a queueing system."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class JobQueue:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """Where and how a build works.
+    """Settings of where and how a build runs.
 
     Attributes
     ----------

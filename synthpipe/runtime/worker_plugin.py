@@ -1,4 +1,4 @@
-"""What every worker does before its first task, those that join late or are started again too."""
+"""Checking and preparing every worker before its first task, also those that join late or start again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _LOGGER, _OWN_LOGGER = logging.getLogger("distributed.worker"), logging.getLogger("synthpipe")
 
 PREPARED, REFUSED, WARNED = "synthpipe-prepared", "synthpipe-refused", "synthpipe-warned"
-"""Topics of what workers tell the driver: steps that are done, why one may not take part, and warnings."""
+"""Topics of the messages from workers: steps that are done, why a worker cannot take part, and warnings."""
 
 _SECONDS_BEFORE_ANOTHER = 0.5
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
@@ -31,7 +31,7 @@ _TRIES, _LISTED = 5, 5
 
 
 class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Check and prepare a worker; one that is not fit for the build leaves the cluster.
+    """Check and prepare a worker; a worker that is not fit for the build leaves the cluster.
 
     `client` is the driver's id at the scheduler: where it is gone, workers that join are not ours, and are left alone.
     """
@@ -153,7 +153,7 @@ def check_workers(client: Client, setup: WorkerSetup) -> None:
 
 
 def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> None:
-    """Have all workers prepare themselves, those too that come later.
+    """Prepare all workers, including those that join later.
 
     Raises
     ------
@@ -187,7 +187,7 @@ def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> Non
 
 
 def _read(setup: WorkerSetup) -> None:
-    """Do nothing: to be called with what a build sends is all."""
+    """Do nothing; a scheduler that can read the arguments can read the tasks of the build."""
 
 
 async def _ask(setup: WorkerSetup) -> list[str]:
