@@ -53,7 +53,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ("--scheduler tcp://head:8786 --cluster slurm", "joins a cluster, --cluster starts one"),
-        ("--scheduler tcp://head:8786 --workers 2", "--workers and --memory are of this machine"),
+        ("--scheduler tcp://head:8786 --workers 2", "--workers and --memory are for this machine"),
         ("--cluster-set jobs=2", "name their queue with --cluster"),
         ("--scheduler tls://head:8786 --tls-ca setup.cfg", "--tls-ca, --tls-cert and --tls-key go together"),
         ("--memory much", "Invalid value for --memory: 'much' is no size"),

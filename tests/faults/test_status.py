@@ -108,7 +108,7 @@ def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> N
     damaged = status(path)
     assert part(damaged, "mosaic candidates")["damaged"] and damaged["strategies"]["mosaic"]["damaged"]
     assert damaged["strategies"]["bezier"]["judged"] == 8 * len(shown)
-    assert CliRunner().invoke(main, ["status", str(path)]).stdout.count("`synthpipe verify` tells more") == 2
+    assert CliRunner().invoke(main, ["status", str(path)]).stdout.count("for details run `synthpipe verify`") == 2
 
 
 def test_a_build_that_reads_its_patches_says_so(tmp_path: Path) -> None:
