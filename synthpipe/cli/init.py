@@ -49,8 +49,8 @@ def init(
     """Write a pipeline file for your patches.
 
     You can build with the file as it is. DIRECTORY is the folder of the patches, their CSV file, or the URL of either.
-    init reads all patches, finds their layout, classes and slides, and chooses the canvas, whether a filter can be trained,
-    and how many composites to make. The file has comments and can be edited. An existing file is never overwritten.
+    init reads all patches, finds their layout, classes and slides, and chooses the canvas, the filter and the number of
+    composites. The file has comments and can be edited. An existing file is never overwritten.
 
     Folder names are taken as classes, unless file names hold labels and the folders are named like slides, such as
     slide7 or TCGA-A1-A0SK. The first lines that init prints say where it found labels. --layout chooses another.

@@ -101,7 +101,8 @@ class ExplainingGroup(click.Group):
                 raise _failure(
                     f"a reader process of the training has died: {str(error).splitlines()[0]}\nPerhaps memory or "
                     "shared memory was full; containers have 64 MB of shared memory (docker run "
-                    "--shm-size=2g gives more). Give fewer --readers, or --readers 0, then give the command again: it resumes from its last checkpoint"
+                    "--shm-size=2g gives more). Give fewer --readers, or "
+                    "--readers 0, then give the command again: it resumes from its last checkpoint"
                 ) from error
             if isinstance(error, RuntimeError) and "torchvision::" in str(error):
                 raise _failure(
