@@ -28,7 +28,8 @@ one. All other keys have defaults: the constants of the published method. A key 
 replaces that of the file for one build. The files in [`pipelines/`](../pipelines) spell every key out.
 
 Numbers are written as 12, 0.5 or 1e-3, booleans as true or false; anything else is text.
-Sizes are in pixels; a single number for height and width can also be given as `[height, width]`. Shares are from 0 to 1. `classes.N.name` is the name
+Sizes are in pixels; a single number for height and width can also be given as `[height, width]`. Shares are from
+0 to 1. `classes.N.name` is the name
 of class N, counted from 0. The columns show the allowed values of each key, and its default.
 """
 
