@@ -46,7 +46,6 @@ USER 10001
 WORKDIR /data
 LABEL org.opencontainers.image.title="synthpipe" \
       org.opencontainers.image.description="Curated composites with pixel masks from weakly-labelled pathology patches" \
-      org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
 ENTRYPOINT ["synthpipe"]
 CMD ["--help"]

@@ -24,10 +24,12 @@ from synthpipe.storage.run import RunDirectory
 
 @click.command()
 @pipeline_argument
-@click.option("-o", "--output", type=LOCATION, help="Run directory, or its URL [runs/ and the stem of PIPELINE].")
+@click.option(
+    "-o", "--output", type=LOCATION, help="Run directory, or its URL [runs/NAME, where NAME is PIPELINE without .yaml]."
+)
 @set_option
-@click.option("--extend", is_flag=True, help="Add composites to a finished run, of which more are wanted now.")
-@click.option("--dry-run", is_flag=True, help="Say what would be made; write nothing.")
+@click.option("--extend", is_flag=True, help="Add composites to a finished run, after you raised curation.wanted.")
+@click.option("--dry-run", is_flag=True, help="Print what would be made; write nothing.")
 @cluster_options
 def build(
     pipeline: Path,
@@ -39,12 +41,12 @@ def build(
 ) -> None:
     """Build a curated set of composites from a pipeline file.
 
-    PIPELINE is a file, or the name of one that comes with synthpipe: bcss, demo, glas, luad-histoseg or wsss4luad.
+    PIPELINE is a file, or the name of a file that comes with synthpipe: bcss, demo, glas, luad-histoseg or wsss4luad.
 
-    If the same command is given again, a build that was interrupted resumes; what is finished is not made twice.
+    Give the same command again to resume an interrupted build. Finished work is not repeated.
 
-    It works on this machine, one process a core, unless it joins a Dask cluster (--scheduler) or starts one in the
-    queue of a cluster (--cluster); docs/cluster.md tells more.
+    A build runs on this machine with one process per core, unless it joins a Dask cluster (--scheduler) or starts one
+    in a job queue (--cluster). See docs/cluster.md.
 
     \b
     Examples:

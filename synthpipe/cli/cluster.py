@@ -1,4 +1,4 @@
-"""The options that say where a build works."""
+"""The options that choose where a build runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class ClusterOptions(TypedDict):
-    """What `cluster_options` add to a command."""
+    """The options that `cluster_options` adds to a command."""
 
     workers: int | None
     memory: str | None
@@ -37,7 +37,7 @@ class ClusterOptions(TypedDict):
 
 
 def cluster_options(command: Command) -> Command:
-    """Add the options to a command; it gets what `cluster_settings` takes."""
+    """Add the options to a command. The command passes their values to `cluster_settings`."""
     for option in reversed(
         (
             build_workers_option,
@@ -67,15 +67,15 @@ def cluster_options(command: Command) -> Command:
                 type=KeyValue("synthpipe.runtime:JobSettings"),
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Replace a key of --cluster-config; may be given often.",
+                help="Replace a key of --cluster-config; can be repeated.",
             ),
             click.option(
                 "--device",
                 type=click.Choice(("auto", "cuda", "cpu")),
                 default="auto",
                 show_default=True,
-                help="Where filters score and train: cuda: only on workers with a GPU; auto: on those where there are "
-                "any, else on any worker; cpu: on any worker.",
+                help="Where filters train and score. cuda: on workers with a GPU only; auto: on workers with a GPU if "
+                "there are any, else on all workers; cpu: on all workers.",
             ),
             click.option(
                 "--patience",
@@ -83,7 +83,7 @@ def cluster_options(command: Command) -> Command:
                 default=600.0,
                 show_default=True,
                 metavar="SECONDS",
-                help="To wait for workers, as in a queue.",
+                help="How long to wait for workers, for example in a queue.",
             ),
             click.option(
                 "--scratch",
@@ -110,7 +110,7 @@ def cluster_settings(
     patience: float,
     scratch: Path | None,
 ) -> ClusterSettings:
-    """Return what the options describe.
+    """Return the cluster settings that the options describe.
 
     Raises
     ------
@@ -127,7 +127,7 @@ def cluster_settings(
         raise click.UsageError("--scheduler joins a cluster, --cluster starts one: give one of them")
     if not local and (workers is not None or memory is not None):
         raise click.UsageError(
-            "--workers and --memory are of this machine; of jobs: --cluster-set processes=..., memory=..."
+            "--workers and --memory are for this machine; for jobs give --cluster-set processes=..., memory=..."
         )
     if (cluster_config or cluster_set) and cluster in (None, "local"):
         raise click.UsageError("--cluster-config and --cluster-set describe jobs: name their queue with --cluster")

@@ -1,4 +1,4 @@
-"""`synthpipe completion`: what a shell needs to complete commands, options, files and keys of pipeline files."""
+"""`synthpipe completion`: print the script with which a shell completes commands."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> None:
-    """Print a script by which a shell completes commands.
+    """Print the script with which a shell completes commands.
 
-    SHELL is bash, zsh or fish. It completes commands, options, files, and the keys of --set.
+    SHELL is bash, zsh or fish. The script completes commands, options, files, and the keys of --set.
 
     \b
     Examples:
@@ -40,9 +40,9 @@ def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> Non
 
 @add_completion_class
 class Bash(BashComplete):
-    """bash, which ends a word at `=`: click is given the line instead of its words.
+    """Completion for bash, which ends a word at `=`: the script gives click the whole line.
 
-    Of what is offered, only what comes after the last `=` replaces what was typed.
+    Only the part of a completion after the last `=` replaces the typed text.
     """
 
     source_template: ClassVar[str] = r"""%(complete_func)s() {
@@ -76,7 +76,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 @add_completion_class
 class Zsh(ZshComplete):
-    """zsh, which sets a space behind what it has completed; behind keys, whose values follow, it shall not."""
+    """Completion for zsh, without the space that zsh adds after a completed key, because a value follows."""
 
     source_template: ClassVar[str] = ZshComplete.source_template.replace(
         "_describe -V unsorted completions_with_descriptions -U\n",

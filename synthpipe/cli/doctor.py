@@ -16,11 +16,11 @@ from synthpipe.files.locations import Location
 @click.argument("directory", type=LOCATION, default="runs")
 @json_option
 def doctor(directory: Location, as_json: bool) -> None:
-    """Check whether this machine is fit for a build.
+    """Check whether this machine can run a build.
 
-    It looks at Python, packages, GPU, memory, Dask, and the file system of DIRECTORY [runs], into which runs are to be
-    built: space, speed, locks and renames. It says what to do about what is wrong. What it writes there it removes. The
-    exit code is 1 where something is wrong.
+    doctor checks Python, packages, GPU, memory, Dask, and the file system of DIRECTORY [runs], where runs will be
+    built: space, speed, locks and renames. It says how to fix each problem, and removes its test files. The exit code
+    is 1 if something is wrong.
 
     \b
     Examples:
@@ -28,7 +28,7 @@ def doctor(directory: Location, as_json: bool) -> None:
       synthpipe doctor /scratch/runs
       synthpipe doctor s3://bucket/runs --json
     """
-    from synthpipe.doctor import examine  # loads Dask, which other commands need not wait for
+    from synthpipe.doctor import examine  # loads Dask, which --help need not wait for
 
     findings = []
     for finding in examine(directory):

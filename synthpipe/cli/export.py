@@ -1,4 +1,4 @@
-"""`synthpipe export`: curated sets in the forms of other tools."""
+"""`synthpipe export`: write a curated set in the format of another tool."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from synthpipe.storage.summary import human_bytes
 
 @click.command()
 @click.argument("curated", type=LOCATION)
-@click.option("--to", "form", type=click.Choice(FORMS), required=True, help="The form; docs/export.md describes each.")
-@click.option("-o", "--output", type=LOCATION, required=True, help="Folder or URL: new, or begun by this command.")
 @click.option(
-    "--part", type=click.IntRange(min=1), default=PART, show_default=True, help="Composites a shard, file or step."
+    "--to", "form", type=click.Choice(FORMS), required=True, help="The format; docs/export.md describes each."
+)
+@click.option("-o", "--output", type=LOCATION, required=True, help="Folder or URL: new, or one to resume.")
+@click.option(
+    "--part", type=click.IntRange(min=1), default=PART, show_default=True, help="Composites per shard, file or step."
 )
 @workers_option
 @click.option(
     "--check/--no-check",
     default=True,
     show_default=True,
-    help="Read back what was written, by the form's own library where it is installed, and compare every pixel.",
+    help="Read the files back, with the format's own library if it is installed, and compare every pixel.",
 )
 def export(curated: Location, form: str, output: Location, part: int, workers: int | None, check: bool) -> None:
-    """Write a curated set in the form of another tool.
+    """Write a curated set in the format of another tool.
 
-    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. If the same command is given
-    again, an export that was interrupted resumes. Parts that are there are known by their digests; what was damaged or
-    removed since is written again. The same set gives the same bytes.
+    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Give the same
+    command again to resume an interrupted export. It compares the digests of existing parts, and writes damaged or
+    missing parts again. The same set gives the same bytes.
 
     \b
     Examples:

@@ -44,9 +44,9 @@ def index(
     most: int,
     as_json: bool,
 ) -> None:
-    """Say what patches a folder or a CSV file has.
+    """Count the patches of a folder or a CSV file.
 
-    DIRECTORY is the folder, the CSV file, or the URL of either. Label sets, sizes, slides and problems are counted.
+    DIRECTORY is the folder, the CSV file, or the URL of either. index counts label sets, sizes, slides and problems.
 
     \b
     Examples:

@@ -35,7 +35,7 @@ _LISTED = 5  # problems
     "-o",
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write [the name of DIRECTORY, and .yaml].",
+    help="File to write [the name of DIRECTORY with .yaml].",
 )
 @MAX_PIXELS_OPTION
 def init(
@@ -48,12 +48,12 @@ def init(
 ) -> None:
     """Write a pipeline file for your patches.
 
-    The file builds as it stands. DIRECTORY is the folder of the patches, their CSV file, or the URL of either. init
-    reads all patches, finds their layout, classes and slides, and chooses the canvas, whether a filter can be trained,
-    and how many composites to make. The file has comments: change what you like. An existing file is never overwritten.
+    You can build with the file as it is. DIRECTORY is the folder of the patches, their CSV file, or the URL of either.
+    init reads all patches, finds their layout, classes and slides, and chooses the canvas, the filter and the number of
+    composites. The file has comments and can be edited. An existing file is never overwritten.
 
-    Folders are classes, unless file names hold labels and the folders are slides by their names, such as slide7 or
-    TCGA-A1-A0SK. The first lines that init prints say where it found labels. --layout decides otherwise.
+    Folder names are taken as classes, unless file names hold labels and the folders are named like slides, such as
+    slide7 or TCGA-A1-A0SK. The first lines that init prints say where it found labels. --layout chooses another.
 
     \b
     Examples:
@@ -80,7 +80,7 @@ def init(
 
 
 def _own_name(directory: Location) -> Path:
-    """Return the file that a folder or table gives its name to, in letters that every shell takes as they are."""
+    """Return a file name made from the name of a folder or table; no shell needs quotes around it."""
     folder = directory.resolve() if directory.name in ("", "..") else directory
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"\.csv$", "", folder.name, flags=re.IGNORECASE)).strip("-.")
     return Path(f"{plain or 'pipeline'}.yaml")

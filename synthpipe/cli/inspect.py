@@ -1,4 +1,4 @@
-"""`synthpipe inspect`: what a run, a store or a curated set holds, down to which patch a region came from."""
+"""`synthpipe inspect`: summarise a run, a store or a curated set, or show single composites."""
 
 from __future__ import annotations
 
@@ -37,16 +37,18 @@ _MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 @click.argument("path", type=LOCATION)
 @json_option
 @click.option(
-    "--index", "samples", multiple=True, metavar="I", help="Show composites: 3, or 3,7, or 10-19; may be given often."
+    "--index", "samples", multiple=True, metavar="I", help="Show composites: 3, or 3,7, or 10-19; can be repeated."
 )
-@click.option("--sheet", type=LOCATION, metavar="PNG", help="Write a contact sheet of them, or of some over all.")
+@click.option(
+    "--sheet", type=LOCATION, metavar="PNG", help="Write a contact sheet of these composites, or of a sample."
+)
 def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Location | None) -> None:
     """Summarise a run or a store, or show its composites.
 
     PATH is a run, a Zarr store or a group of one, or the URL of either. The build of the run need not be finished.
 
-    --index shows composites with their recipe: which patch each region came from. If PATH is a run, they are those of
-    the curated set; give a store such as RUN/candidates.zarr/mosaic for others.
+    --index shows composites with their recipe: which patch each region came from. If PATH is a run, the indices are
+    those of the curated set. For other composites give a store such as RUN/candidates.zarr/mosaic.
 
     \b
     Examples:
@@ -55,7 +57,7 @@ def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Loca
       synthpipe inspect runs/demo --index 0 --index 10-12
       synthpipe inspect runs/demo/candidates.zarr/bezier --sheet bezier.png
     """
-    chosen = _indices(samples)
+    chosen = _indices_of(samples)
     if not samples and not sheet:
         summary = summarise(path)
         say(json.dumps(summary, indent=1) if as_json else "\n".join(_lines(summary)))
@@ -81,7 +83,7 @@ def _write_sheet(sheet: Location, shown: Sequence[StoredComposite], found: Store
     write_atomically(sheet, contact_sheet(shown, found.taxonomy))
 
 
-def _indices(samples: Sequence[str]) -> list[int]:
+def _indices_of(samples: Sequence[str]) -> list[int]:
     """Read ``3``, ``3,7`` and ``10-19``."""
     found: list[int] = []
     for part in (part.strip() for text in samples for part in text.split(",")):
@@ -98,7 +100,7 @@ def _indices(samples: Sequence[str]) -> list[int]:
 
 
 def _print(text: str) -> None:
-    """Print, in colours only where a terminal shows them and its user has not turned them off."""
+    """Print text; use colours only if the terminal shows them and NO_COLOR is not set."""
     bare = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     click.echo(text, color=False if bare else None)
 
@@ -111,7 +113,7 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
                 yield f"  {key} {summary['attributes'][key]}"
         yield from _group_lines(summary, "  ")
         return
-    state = "finished" if summary["finished"] else "not finished; `synthpipe status` tells how far it is"
+    state = "finished" if summary["finished"] else "not finished; `synthpipe status` shows how far it is"
     size = human_bytes(sum(map(stored_bytes, summary["stores"].values())))
     yield f"{summary['path']}: run of {summary['name']}, {state}"
     yield f"  stores       {size}"
@@ -198,7 +200,7 @@ def _sample_lines(shown: StoredComposite, taxonomy: Taxonomy) -> Iterator[str]:
         yield plain(f"  patch {shown.source.get('patch')}, sha256 {shown.source.get('sha256')}")
         return
     regions, numbers = visible_regions(shown.recipe, shown.mask)
-    marks = {each.region.number: _MARKS[place % len(_MARKS)] for place, each in enumerate(regions)}
+    marks = {each.region.number: _MARKS[index % len(_MARKS)] for index, each in enumerate(regions)}
     yield from (f"  {line}" for line in _map(numbers, shown.mask, marks, taxonomy))
     places = max(len(each.region.position) for each in regions)
     names = max(len(class_name(each, taxonomy)) for each in regions)
@@ -212,7 +214,7 @@ def _sample_lines(shown: StoredComposite, taxonomy: Taxonomy) -> Iterator[str]:
 
 
 def _map(numbers: Any, mask: Any, marks: Mapping[int, str], taxonomy: Taxonomy) -> Iterator[str]:
-    """Draw a composite in characters: a letter a region, in the colour of its class."""
+    """Yield the lines of a map of a composite: one letter per region, in the colour of its class."""
     colors = [*(each.color for each in taxonomy.classes), taxonomy.background_color]
     rows, columns = ((np.arange(n) + 0.5) * size / n for n, size in zip(_MAP, mask.shape, strict=True))
     for y in rows.astype(int):

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share: each has one name and one meaning in all of them."""
+"""Arguments and options that several commands share. Each has the same name and meaning in all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synthpipe.files.locations import Location, exists, parse_location
 
 
 class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """A path, or a URL that fsspec knows, such as ``s3://bucket/run``."""
+    """A path, or a URL of a kind that fsspec supports, such as ``s3://bucket/run``."""
 
     name = "path or url"
 
@@ -37,7 +37,7 @@ class LocationType(click.ParamType):  # type: ignore[type-arg]  # generic in new
 
 
 class CheckpointFile(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """A checkpoint that is there; the folder of a training stands for its best one."""
+    """An existing checkpoint; the folder of a training means its best checkpoint."""
 
     name = "file"
 
@@ -59,7 +59,7 @@ MAX_PIXELS_OPTION = click.option(
     type=click.IntRange(min=1),
     default=MAX_PIXELS,
     show_default=True,
-    help="Images with more are refused before they are decoded.",
+    help="Images with more pixels are refused before they are decoded.",
 )
 
 
@@ -76,7 +76,7 @@ CLASSES_OPTION = click.option(
     "--classes",
     metavar="NAMES",
     callback=_class_names,
-    help="Class names in index order, with commas between [those that the patches name].",
+    help="Class names in index order, separated by commas [those that the patches name].",
 )
 LABEL_PATTERN_OPTION = click.option(
     "--label-pattern",
@@ -90,15 +90,15 @@ patches_option = click.option(
     "--patches",
     "root",
     metavar="ROOT",
-    help="Where the patches lie now: folder, CSV or URL, as patches.root; lets patches behind URLs be read.",
+    help="The location of the patches now: folder, CSV or URL, as patches.root; allows reading patches behind URLs.",
 )
 
 workers_option = click.option(
-    "--workers", type=click.IntRange(min=1), help="Worker processes on this machine [one a core]."
+    "--workers", type=click.IntRange(min=1), help="Worker processes on this machine [one per core]."
 )
 build_workers_option = click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Worker processes on this machine; 0 runs all tasks in the command's own process, without Dask [one a core].",
+    help="Worker processes on this machine; 0 runs all tasks in the command's own process, without Dask [one per core].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")

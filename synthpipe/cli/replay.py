@@ -24,7 +24,7 @@ from synthpipe.storage.run import RunDirectory
 @click.option(
     "--mask-output", "mask", type=click.Path(dir_okay=False, path_type=Path), help="PNG to write the mask to."
 )
-@click.option("--filter-training", is_flag=True, help="One of the composites that trained the filter.")
+@click.option("--filter-training", is_flag=True, help="INDEX counts the composites that trained the filter.")
 @patches_option
 def replay(
     run: Location,
@@ -37,10 +37,10 @@ def replay(
 ) -> None:
     """Render a composite again and compare it with the stored one.
 
-    It is composite INDEX of a STRATEGY of RUN, rendered from its recipe and its donors. If the patches have moved,
-    --patches says where they lie now.
+    replay renders composite INDEX of STRATEGY in RUN from its recipe and donors. If the patches have moved, give their
+    new location with --patches.
 
-    Donors behind URLs are read only where --patches names the root of the patches, with the credentials it needs.
+    replay reads donors behind URLs only if --patches names the root of the patches, with the credentials it needs.
 
     \b
     Examples:

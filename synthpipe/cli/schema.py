@@ -12,11 +12,11 @@ from synthpipe.config.pipeline_page import page
 
 
 @click.command()
-@click.option("--markdown", is_flag=True, help="Print docs/pipeline-file.md instead: every key, for people.")
+@click.option("--markdown", is_flag=True, help="Print docs/pipeline-file.md instead, a table of all keys.")
 def schema(markdown: bool) -> None:
     """Print the JSON schema of pipeline files.
 
-    Editors complete and check YAML by it.
+    Editors use it to complete and check YAML.
 
     \b
     Examples:

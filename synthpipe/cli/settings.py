@@ -47,9 +47,9 @@ class SettingsFile(click.ParamType):  # type: ignore[type-arg]  # generic in new
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """KEY=VALUE of a settings model: its keys are completed, and what may stand behind them where that is a choice.
+    """KEY=VALUE of a settings model: a shell completes its keys, and the values of keys that have a fixed choice.
 
-    `model` names it, as ``module:class``: it is imported when a shell asks.
+    `model` names it as ``module:class``. It is imported when a shell asks for completions.
     """
 
     name = "key=value"
@@ -69,7 +69,7 @@ set_option = click.option(
     type=KeyValue("synthpipe.config.pipeline:Pipeline"),
     multiple=True,
     metavar="KEY=VALUE",
-    help="Replace a key of the settings file; may be given often.",
+    help="Replace a key of the settings file; can be repeated.",
 )
 
 

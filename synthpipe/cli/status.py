@@ -19,11 +19,10 @@ from synthpipe.files.locations import Location
 @click.argument("run", type=LOCATION)
 @json_option
 def status(run: Location, as_json: bool) -> None:
-    """Say how far the build of a run is.
+    """Show how far the build of a run is.
 
-    It reads what is stored in RUN, and nothing else: from any shell, also after the build was killed. Rates are those
-    of the last minutes, by when objects were stored. What a stage has still to do may grow: a plan is extended where
-    too few candidates are kept.
+    status only reads RUN, so it works in any shell, also after the build was killed. Rates are those of the last
+    minutes. The remaining work of a stage can grow, because a build makes more candidates if it keeps too few.
 
     \b
     Examples:
@@ -47,7 +46,7 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
         if entry["rate"] is not None:
             line += f", {entry['rate']:.3g} composites a second"
         if entry["damaged"]:
-            line += f"; damaged, `synthpipe verify` tells more: {entry['damaged']}"
+            line += f"; damaged, for details run `synthpipe verify`: {entry['damaged']}"
         if entry["seconds_left"] is not None:
             line += f", {_duration(entry['seconds_left'])} left"
         yield line
@@ -56,7 +55,7 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
         accepted = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
         sample = "" if entry["judged"] == entry["of"] else f", a sample of {entry['of']}"
         if entry["damaged"]:
-            yield f"  {STRATEGY[strategy]}: damaged, `synthpipe verify` tells more: {entry['damaged']}"
+            yield f"  {STRATEGY[strategy]}: damaged, for details run `synthpipe verify`: {entry['damaged']}"
             continue
         yield f"  {STRATEGY[strategy]}: {entry['judged']} judged so far{sample}{accepted}; rejected: {rejected}"
     yield from (f"note: {remark}" for remark in found["remarks"])

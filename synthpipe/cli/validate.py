@@ -17,11 +17,11 @@ from synthpipe.config import pipeline_file
 def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
     """Check a pipeline file, and list every mistake.
 
-    PIPELINE is a file, or the name of one that comes with synthpipe. A mistake is told with its key and what is allowed
-    there.
+    PIPELINE is a file, or the name of a file that comes with synthpipe. Each mistake is listed with its key and the
+    allowed values.
 
-    Numbers are written as 12, 0.5 or 1e-3, booleans as true or false. Anything else is text: 010, 1:30, no. A file has
-    at most 256 KiB and 10,000 values.
+    Write numbers as 12, 0.5 or 1e-3, and booleans as true or false. Anything else is text: 010, 1:30, no. A file can
+    have at most 256 KiB and 10,000 values.
 
     \b
     Examples:

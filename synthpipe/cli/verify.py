@@ -28,27 +28,27 @@ _LISTED = 50  # faults that are printed; --json has all
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="Composites a strategy, and as many of its filter's, to sample and render again; 0 leaves the patches unread.",
+    help="Composites per strategy, and as many of its filter's, to sample and render again; 0 reads no patches.",
 )
 @patches_option
-@click.option("--repair", "mend", is_flag=True, help="Make what is broken again, then check once more.")
+@click.option("--repair", "mend", is_flag=True, help="Make broken objects again, then check once more.")
 @build_workers_option
 @json_option
 def verify(run: Location, samples: int, root: str | None, mend: bool, workers: int | None, as_json: bool) -> None:
     """Check every byte of a run, and repair it if asked.
 
-    A sound RUN holds what its pipeline makes of its patches, and all of it. verify reads every object: checksums,
-    values, metadata, digests of small files. It judges the candidates again, compares the curated set with its origins,
-    and makes some composites again. A set that --extend put aside is left out. Nothing is written unless --repair is
-    given. A run that is not finished may be checked too. The exit code is 1 where faults are found, or remain.
+    A sound RUN holds exactly what its pipeline makes of its patches. verify reads every object and checks checksums,
+    values, metadata and the digests of small files. It repeats curation, compares the curated set with the candidates,
+    and renders a sample of composites again. It skips curated sets that --extend kept under another name. It writes
+    nothing without --repair. An unfinished run can be checked too. The exit code is 1 if faults are found or remain.
 
-    --repair removes what is broken, writes metadata anew, and builds: only what is gone is made again, with the bytes
-    that it had. A run that is not finished is built to its end. Nothing is touched where a fault cannot be mended: a
-    patch that is gone, run.json.
+    --repair removes broken objects, writes the metadata again, and builds the missing objects with the same bytes as
+    before. It also finishes an unfinished run. It changes nothing if a fault cannot be repaired, such as a missing
+    patch or a broken run.json.
 
-    If the patches have moved, --patches says where they lie now. Patches behind URLs are left unread, and no request is
-    sent, unless --patches names where they lie: a run may be a stranger's. Credentials are not stored in a run, so they
-    are given there too. --repair needs it likewise.
+    If the patches have moved, give their new location with --patches. verify reads patches behind URLs only if
+    --patches names that URL, because an untrusted run could name any URL. Credentials are not stored in a run, so give
+    them in that URL too. The same holds for --repair.
 
     \b
     Examples:
@@ -60,9 +60,9 @@ def verify(run: Location, samples: int, root: str | None, mend: bool, workers: i
       synthpipe verify runs/demo --patches https://USER:PASSWORD@host/patches.csv
     """
     if workers is not None and not mend:
-        raise click.UsageError("--workers are those of --repair; give both or neither")
+        raise click.UsageError("--workers is an option of --repair; give both or neither")
     with interruptible():
-        from synthpipe import verification  # loads Dask, which other commands need not wait for
+        from synthpipe import verification  # loads Dask, which --help need not wait for
 
         if mend:
             found = verification.repair(run, samples, workers, reporter(), root)
@@ -85,6 +85,6 @@ def _report_lines(found: VerifyReport) -> Iterator[str]:
     count = len(found.faults)
     state = f"{count} fault{'s' * (count != 1)}" if count else "sound"
     yield (
-        f"{found.path}: {state}; {found.objects} objects, {human_bytes(found.size)}, {found.rendered} composites made "
-        f"again, {found.seconds:.1f} s"
+        f"{found.path}: {state}; {found.objects} objects, {human_bytes(found.size)}, {found.rendered} composites "
+        f"rendered again, {found.seconds:.1f} s"
     )

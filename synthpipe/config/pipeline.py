@@ -96,13 +96,13 @@ def _follows(schema: dict[str, Any]) -> None:
 
 
 class ClassSection(Section):
-    """One tissue class, at its index's place in the list."""
+    """One tissue class; its position in the list is its index."""
 
     name: Annotated[
         Text,
         Field(
             pattern=r"^[A-Za-z0-9][A-Za-z0-9_ .-]*$",
-            description="of the class; case does not matter where folders and tables name it",
+            description="name of the class; case does not matter in folders and tables",
             examples=["tumour"],
             json_schema_extra={"x-words": "letters, digits, blanks, _ . and -, with a letter or a digit first"},
         ),
@@ -110,7 +110,7 @@ class ClassSection(Section):
     color: Annotated[
         Color,
         Field(
-            description="RGB of palettes and overlays; left out: a colour that no other class has",
+            description="RGB in palettes and overlays; left out: a colour that no other class has",
             examples=[[0, 64, 128]],
         ),
     ]
@@ -126,7 +126,7 @@ _CLASS_NAME = {key: value for key, value in _CLASS["properties"]["name"].items()
 
 
 class PatchesSection(Section):
-    """Where the weakly-labelled patches lie and how they are read."""
+    """Location of the weakly-labelled patches, and how they are read."""
 
     _new_keys = ("label_pattern",)
     root: Annotated[
@@ -163,8 +163,8 @@ class PatchesSection(Section):
     min_side: Annotated[
         Side | None,
         Field(
-            description="pixels; patches with a shorter side are not used; null: a quarter of the canvas's; no part of "
-            "a fingerprint",
+            description="pixels; patches with a shorter side are not used; null: a quarter of the canvas's; never part "
+            "of a fingerprint",
             examples=[56],
         ),
     ] = None
@@ -176,20 +176,20 @@ class PatchesSection(Section):
 class GlassSection(Section):
     """White background (method section 2): bright connected areas, which get the background index."""
 
-    threshold: Annotated[Byte, Field(description="grey above this is bright")] = 220
+    threshold: Annotated[Byte, Field(description="pixels with a grey value above this are bright")] = 220
     min_area: Annotated[
-        Whole, Field(ge=0, le=LARGEST**2, description="smaller 4-connected areas are no glass, in pixels")
+        Whole, Field(ge=0, le=LARGEST**2, description="pixels; smaller 4-connected areas do not count as glass")
     ] = 250
     max_share: Annotated[Fraction, Field(description="a tile with a larger share of glass is drawn again")] = 0.8
-    max_draws: Annotated[Draws, Field(description="a tile is drawn at most this often; the last draw stands")] = 20
+    max_draws: Annotated[Draws, Field(description="a tile is drawn at most this often; the last draw is used")] = 20
 
 
 PUBLISHED_GLASS = GlassSection()
-"""Of WSSS4LUAD (method section 2): what a network's second stage ignores where the build looked for no glass."""
+"""The glass settings of WSSS4LUAD (method section 2), for networks if the build looked for no glass."""
 
 
 class DonorsSection(Section):
-    """How single-class patches are drawn."""
+    """How donors, the single-class patches, are drawn."""
 
     balance_classes: Annotated[Flag, Field(description="draw the class first, evenly, and then a patch of it")] = False
 
@@ -199,14 +199,18 @@ class MosaicSection(Section):
 
     tile: Annotated[
         Size,
-        Field(description="pixels of a tile; left out: half of the canvas", examples=[112], json_schema_extra=_follows),
+        Field(
+            description="size of a tile in pixels; left out: half of the canvas",
+            examples=[112],
+            json_schema_extra=_follows,
+        ),
     ] = (112, 112)
     grid: Annotated[
         GridSize, Field(description="rows and columns of tiles in a grid image", examples=[2], json_schema_extra=_one)
     ] = (2, 2)
-    probability: Annotated[Fraction, Field(description="of the flip, and again of shift-scale-rotate")] = 0.8
+    probability: Annotated[Fraction, Field(description="probability of the flip, and of shift-scale-rotate")] = 0.8
     shift: Annotated[Fraction, Field(description="largest shift, as a share of height and of width")] = 0.0625
-    scale: Annotated[Number, Field(ge=0, le=0.75, description="largest change of size, as a share of it")] = 0.2
+    scale: Annotated[Number, Field(ge=0, le=0.75, description="largest change of size, as a share of the size")] = 0.2
     rotation: Annotated[Number, Field(ge=0, le=180, description="largest rotation, in degrees")] = 45.0
     split: Annotated[
         tuple[Fraction, Fraction], Field(description="range of the split point, as shares of height and of width")
@@ -220,11 +224,14 @@ class BezierSection(Section):
     min_distance: Annotated[
         Number,
         Field(
-            ge=0, le=1000, description="between neighbours, of the unit square's side, divided by the number of points"
+            ge=0,
+            le=1000,
+            description="smallest distance of neighbours in the unit square, divided by the number of points",
         ),
     ] = 0.7
     max_draws: Annotated[
-        Draws, Field(description="points are drawn at most this often until they lie far enough apart; the last stand")
+        Draws,
+        Field(description="points are drawn at most this often until they are far enough apart; the last are used"),
     ] = 200
     edgy: Annotated[
         Number, Field(ge=-1e6, le=1e6, description="0 is smooth; larger values turn the tangents to the next corner")
@@ -232,7 +239,7 @@ class BezierSection(Section):
     radius: Annotated[
         Number, Field(gt=0, le=1, description="distance of control points, as a share of the chord's length")
     ] = 0.2
-    samples: Annotated[Whole, Field(ge=2, le=10_000, description="points a segment is drawn with")] = 100
+    samples: Annotated[Whole, Field(ge=2, le=10_000, description="points that draw a segment")] = 100
     pairs: Annotated[
         Pairs,
         Field(
@@ -244,7 +251,7 @@ class BezierSection(Section):
 
 
 class FilterSection(Section):
-    """The filter model (method section 3), one a strategy."""
+    """The filter model (method section 3), one for each strategy."""
 
     _new_keys = ("weights", "weights_sha256", "pretrained", "precision")
     enabled: Annotated[
@@ -269,26 +276,38 @@ class FilterSection(Section):
         Precision, Field(description="mixed: bfloat16; on GPUs that have it (Ampere and later) and on CPUs")
     ] = "32"
     candidates: Annotated[
-        Whole, Field(ge=10, le=MOST, description="composites a strategy that train it and are never curated")
+        Whole, Field(ge=10, le=MOST, description="composites per strategy that train the filter and are never curated")
     ] = 10_000
     train_share: Annotated[
-        Number, Field(gt=0, lt=1, description="of patches, slide by slide, and of composites; the rest validates")
+        Number,
+        Field(
+            gt=0, lt=1, description="share of patches (whole slides) and of composites that trains; the rest validates"
+        ),
     ] = 0.8
     epochs: Annotated[
-        PerStrategy, Field(description="passes over the images that train it", examples=[5], json_schema_extra=_one)
+        PerStrategy, Field(description="passes over the training images", examples=[5], json_schema_extra=_one)
     ] = _each(5)
-    batch: Annotated[Whole, Field(ge=2, le=65_536, description="images a step; one alone cannot be normalised")] = 256
-    learning_rate: Annotated[Above0, Field(description="of Adam")] = 0.001
+    batch: Annotated[
+        Whole, Field(ge=2, le=65_536, description="images per step; a single image cannot be normalised")
+    ] = 256
+    learning_rate: Annotated[Above0, Field(description="learning rate of Adam")] = 0.001
     mean: Annotated[
         tuple[Mean, Mean, Mean],
-        Field(description="of RGB in 0-1, subtracted; with weights or pretrained, the network's own mean"),
+        Field(
+            description="mean of RGB in 0-1, subtracted from images; with weights or pretrained, the network's own mean"
+        ),
     ] = (0.485, 0.456, 0.406)
     std: Annotated[
         tuple[Deviation, Deviation, Deviation],
-        Field(description="of RGB in 0-1, divided by; with weights or pretrained, the network's own std"),
+        Field(description="deviation of RGB in 0-1, divides images; with weights or pretrained, the network's own std"),
     ] = (0.229, 0.224, 0.225)
     threads: Annotated[
-        Whole, Field(ge=1, le=1024, description="CPU threads of training and scoring; fixed, so bytes are too")
+        Whole,
+        Field(
+            ge=1,
+            le=1024,
+            description="CPU threads of training and scoring; a fixed number keeps bytes equal",
+        ),
     ] = 1
 
 
@@ -297,18 +316,19 @@ class CurationSection(Section):
 
     rule: Annotated[
         Literal["threshold", "top_k"],
-        Field(description="threshold: the first that score above it; top_k: the highest scores, whatever they are"),
+        Field(description="threshold: keep the first that score above it; top_k: keep the highest scores"),
     ] = "threshold"
     threshold: Annotated[
-        Fraction, Field(description="the filter accepts p(real) above it; rule top_k only counts by it")
+        Fraction,
+        Field(description="the filter accepts p(real) above this; rule top_k only counts them"),
     ] = 0.5
     wanted: Annotated[
-        PerStrategy, Field(description="composites that are kept", examples=[3600], json_schema_extra=_one)
+        PerStrategy, Field(description="number of composites to keep", examples=[3600], json_schema_extra=_one)
     ] = _each(3600)
     candidates: Annotated[
         PerStrategy,
         Field(
-            description="composites of the first plan; left out: 20/9 of wanted, or wanted without a filter",
+            description="candidates in the first plan; left out: 20/9 of wanted, or wanted without a filter",
             examples=[8000],
             json_schema_extra=_follows,
         ),
@@ -316,7 +336,7 @@ class CurationSection(Section):
     max_candidates: Annotated[
         PerStrategy,
         Field(
-            description="composites of the largest plan, where few are kept; left out: 20 times wanted",
+            description="largest number of candidates, if few are kept; left out: 20 times wanted",
             examples=[72_000],
             json_schema_extra=_follows,
         ),
@@ -325,37 +345,39 @@ class CurationSection(Section):
         Fraction, Field(description="rule threshold: the build stops if the filter accepts a smaller share")
     ] = 0.02
     min_classes: Annotated[Positive, Field(description="a composite with fewer tissue classes is left out")] = 2
-    min_class_share: Annotated[Fraction, Field(description="of the pixels, for a class to count")] = 0.01
+    min_class_share: Annotated[
+        Fraction, Field(description="smallest share of the pixels with which a class counts")
+    ] = 0.01
     max_donor_uses: Annotated[
         Positive | None,
-        Field(description="how often one patch may be used in what a strategy keeps; null: any number", examples=[50]),
+        Field(description="most uses of one patch in the kept composites of a strategy; null: any", examples=[50]),
     ] = None
 
 
 class StoreSection(Section):
-    """How composites lie in Zarr."""
+    """How composites are stored in Zarr."""
 
     shard: Annotated[
-        Whole, Field(ge=1, le=1_000_000, description="composites a shard: the unit of work and of resuming")
+        Whole, Field(ge=1, le=1_000_000, description="composites per shard, the unit of work and of resuming")
     ] = 512
-    image_codec: Annotated[Codec, Field(description="of images; blosc-lz4 shuffles bits")] = "none"
-    mask_codec: Annotated[Codec, Field(description="of masks; blosc-lz4 does not shuffle")] = "blosc-lz4"
-    zstd_level: Annotated[Whole, Field(ge=0, le=22, description="wherever zstd is used, as in all small arrays")] = 1
+    image_codec: Annotated[Codec, Field(description="codec of images; blosc-lz4 shuffles bits")] = "none"
+    mask_codec: Annotated[Codec, Field(description="codec of masks; blosc-lz4 does not shuffle")] = "blosc-lz4"
+    zstd_level: Annotated[Whole, Field(ge=0, le=22, description="zstd level, also of all small arrays")] = 1
 
 
 class Pipeline(Section):
     """A whole pipeline file.
 
-    Sizes are (height, width) in pixels; in the file one number stands for both.
+    Sizes are (height, width) in pixels; in the file one number can stand for both.
     """
 
-    format_version: Annotated[Version, Field(description="of this form of files")] = 1
+    format_version: Annotated[Version, Field(description="version of the file format")] = 1
     name: Annotated[
         Text,
         Field(
             min_length=1,
-            description="of the data set, for reports and cards; left out: the file's name without .yaml; never part "
-            "of a fingerprint",
+            description="name of the data set, for reports and cards; left out: the file's name without .yaml; never "
+            "part of a fingerprint",
             examples=["my patches"],
             json_schema_extra=_follows,
         ),
@@ -364,11 +386,11 @@ class Pipeline(Section):
         Text | None,
         Field(
             min_length=1,
-            description="of the composites, for data cards; never part of a fingerprint",
+            description="license of the composites, for data cards; never part of a fingerprint",
             examples=["CC-BY-4.0"],
         ),
     ] = None
-    seed: Annotated[Whole, Field(ge=0, le=2**64 - 1, description="of everything random")] = 2024
+    seed: Annotated[Whole, Field(ge=0, le=2**64 - 1, description="seed of all random numbers")] = 2024
     classes: Annotated[
         Classes,
         WithJsonSchema(
@@ -388,13 +410,15 @@ class Pipeline(Section):
     ]
     background_color: Annotated[Color, Field(description="RGB of the background in palettes")] = (255, 255, 255)
     patches: PatchesSection
-    canvas: Annotated[Size, Field(description="pixels of a composite", examples=[224], json_schema_extra=_one)] = (
+    canvas: Annotated[
+        Size, Field(description="size of a composite in pixels", examples=[224], json_schema_extra=_one)
+    ] = (
         224,
         224,
     )
     glass: Annotated[
         GlassSection | None,
-        Field(description="white background; {}: with the defaults below; null: it is not looked for"),
+        Field(description="white background; {}: the defaults below; null: glass is not detected"),
     ] = None
     donors: DonorsSection = DonorsSection()
     mosaic: Annotated[MosaicSection | None, Field(description="composites of tiles of many patches; null: none")] = (
@@ -433,7 +457,7 @@ class Pipeline(Section):
         return tuple((index(back), index(front)) for back, front in self.bezier.pairs)
 
     def settings(self, stage: Stage) -> dict[str, Any]:
-        """Return the settings that decide the bytes of `stage`, those of earlier stages aside, JSON-ready."""
+        """Return the settings that decide the bytes of `stage`, without those of earlier stages, JSON-ready."""
         data = self.model_dump(mode="json")
         enabled = data["filter"].pop("enabled")
         data["filter"].pop("weights", None)  # their digest counts
@@ -459,7 +483,7 @@ class Pipeline(Section):
         return {key: data[key] for key in kept}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all that decides bytes, patches aside: their own digest counts, not where they lie."""
+        """Return the SHA-256 of all settings that decide bytes; the catalog's digest stands for the patches."""
         stages: tuple[Stage, ...] = ("candidates", "training", "filter", "curation")
         return digest([self.settings(stage) for stage in stages])
 

@@ -27,14 +27,15 @@ canvas: 224
 one. All other keys have defaults: the constants of the published method. A key given by `--set mosaic.scale=0.1`
 replaces that of the file for one build. The files in [`pipelines/`](../pipelines) spell every key out.
 
-Numbers are written as 12, 0.5 or 1e-3, booleans as true or false; anything else is text. Sizes are in pixels; where one
-number stands for height and width, `[height, width]` may be given. Shares are from 0 to 1. `classes.N.name` is the name
-of class N, counted from 0. The columns say what may stand at a key, and what is taken if the key is left out.
+Numbers are written as 12, 0.5 or 1e-3, booleans as true or false; anything else is text.
+Sizes are in pixels; a single number for height and width can also be given as `[height, width]`. Shares are from
+0 to 1. `classes.N.name` is the name
+of class N, counted from 0. The columns show the allowed values of each key, and its default.
 """
 
 
 def page() -> str:
-    """Return the page as Markdown: a table a section, with every key."""
+    """Return the page as Markdown: one table per section, with every key."""
     found = list(keys(json_schema()))
     lines = [_HEAD, *_table([key for key in found if "." not in key.name])]
     above = {name for key in found if (name := key.name.rpartition(".")[0])}

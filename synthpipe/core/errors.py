@@ -29,7 +29,7 @@ _CURES = {
     errno.ENOSPC: "free some space, then give the command again",
     errno.EDQUOT: "free some space in your quota, then give the command again",
     errno.EFBIG: "allow larger files (ulimit -f), or choose another disk",
-    errno.EROFS: "choose a place that can be written to",
+    errno.EROFS: "choose a location that you can write to",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "check that it is there",
     **dict.fromkeys(_RIGHTS, "ask its owner for the right, or give the command as the user who owns it"),
@@ -65,7 +65,7 @@ _RIGHT_TO = {  # what a request to S3 needs, where that is not its own name
 
 
 class SynthpipeError(Exception):
-    """Anything that synthpipe can explain to its user; messages never hold the credentials of a URL."""
+    """Base of all errors that synthpipe explains to users. Messages never hold credentials of a URL."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(without_secrets(message))
@@ -96,7 +96,7 @@ class FilterError(SynthpipeError, RuntimeError):
 
 
 class ClusterError(SynthpipeError, RuntimeError):
-    """There is no cluster to work on, its workers are not fit for the build, or it was lost."""
+    """No cluster can be reached, its workers cannot run the build, or it was lost."""
 
 
 class MissingPackageError(SynthpipeError, ImportError):
@@ -104,7 +104,7 @@ class MissingPackageError(SynthpipeError, ImportError):
 
 
 def explain(error: ValueError) -> str:
-    """Say in a line what is wrong with data; of a pydantic model's, what the first value is and what would fit."""
+    """Return one line about invalid data; for pydantic errors, the first key, its value and what is expected."""
     errors: Any = getattr(error, "errors", None)
     if errors is None:
         return str(error)
@@ -154,7 +154,7 @@ def is_of_memory(error: BaseException) -> bool:
 
 
 def cause_of(error: BaseException) -> str:
-    """Say what went wrong with a file or a store, with the code that the store gave."""
+    """Return the cause of an error of a file or a store, with the store's error code."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     code = code_of(error)
     return f"{said} ({code})" if code and code not in said else said
@@ -172,7 +172,7 @@ def _of_request(error: BaseException, name: str) -> Any:
 
 
 def cure_of(error: BaseException) -> str | None:
-    """Say what to do about what went wrong with a file or a store; None where its kind does not tell."""
+    """Return what to do about an error of a file or a store; None for unknown kinds of errors."""
     code, request = code_of(error), _of_request(error, "operation_name")
     if code == "AccessDenied" and request:
         return f"ask for the right s3:{_RIGHT_TO.get(request, request)} there, or use other credentials"
@@ -190,7 +190,7 @@ def cure_of(error: BaseException) -> str | None:
 
 
 def is_of_access(error: BaseException) -> bool:
-    """Whether an error is about rights, limits or the network, and says nothing of what is stored."""
+    """Whether an error is about rights, limits or the network, and not about stored content."""
     of_access = isinstance(error, PermissionError | ConnectionError | TimeoutError) or is_of_client(error)
     of_access = of_access or code_of(error) in _REFUSALS
     return of_access or getattr(error, "errno", None) in _RIGHTS | _LIMITS | _NETWORK

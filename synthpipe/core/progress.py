@@ -1,4 +1,4 @@
-"""Where long work tells how far it is."""
+"""Protocols with which long work reports its progress."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Protocol
 
 
 class Advance(Protocol):
-    """Tells that some steps of a stage are done."""
+    """Callback that counts finished steps of a stage."""
 
     def __call__(self, steps: int, remark: str = "") -> None:
         """Count `steps` more; `remark` says how it goes so far."""
 
 
 class Reporter(Protocol):
-    """Who shows it to people."""
+    """Shows progress to users."""
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """Open a stage of `total` steps; what it yields is called whenever some are done."""
 
     def note(self, message: str) -> None:
-        """Tell something that is worth a line."""
+        """Show a line of text."""
 
 
 class Silent:
-    """Shows nothing: what a process has that works beside the one that reports."""
+    """Reporter that shows nothing, for processes beside the one that reports."""
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
-        """Open a stage that nobody sees."""
+        """Open a stage without output."""
         return nullcontext(lambda steps, remark="": None)
 
     def note(self, message: str) -> None:
-        """Tell nobody."""
+        """Show nothing."""

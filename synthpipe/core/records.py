@@ -1,4 +1,4 @@
-"""The frozen records that pass between the rooms of synthpipe.
+"""The frozen records that pass between the packages of synthpipe.
 
 A *recipe* holds every number that was sampled for a composite, and every constant that its rendering needs: with the
 donors at hand it renders the same pixels without a random generator and without the pipeline file.
@@ -36,7 +36,7 @@ Flip = Literal["none", "horizontal", "vertical", "both"]
 # what recipes may hold, which may be a stranger's: wide enough for every pipeline
 _MOST_PIXELS = 1 << 26  # of a grid image
 _Index = Annotated[int, Field(ge=0, lt=1 << 63)]
-_Place = Annotated[int, Field(ge=0, le=1 << 20)]
+_Position = Annotated[int, Field(ge=0, le=1 << 20)]
 _Length = Annotated[int, Field(ge=1, le=1 << 16)]
 _Size = tuple[_Length, _Length]
 _Share = Annotated[float, Field(ge=-1, le=1)]
@@ -110,8 +110,8 @@ class Crop:
     """The window of a donor patch that fills one tile; its size is the recipe's tile."""
 
     patch: str
-    y: _Place
-    x: _Place
+    y: _Position
+    x: _Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +137,8 @@ class Quadrant:
     tiles: tuple[Crop, ...]
     flip: Flip
     warp: ShiftScaleRotate | None
-    y: _Place
-    x: _Place
+    y: _Position
+    x: _Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ class MosaicRecipe:
     canvas: _Size
     tile: _Size
     grid: _Size
-    split: tuple[_Place, _Place]
+    split: tuple[_Position, _Position]
     quadrants: tuple[Quadrant, Quadrant, Quadrant, Quadrant]
 
     strategy: Literal["mosaic"] = "mosaic"
@@ -205,7 +205,7 @@ class Composite:
 
 Reason = Literal["kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus"]
 REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus")
-"""What can become of a candidate; its verdict is stored as the place in this list, which only ever grows."""
+"""What can become of a candidate; its verdict is stored as the index in this list, which only grows."""
 
 
 def pack(image: Image, mask: Mask | int) -> PackedPixels:

@@ -1,4 +1,4 @@
-"""Bringing images and masks to a size."""
+"""Resize images and masks."""
 
 from __future__ import annotations
 

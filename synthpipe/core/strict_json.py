@@ -1,4 +1,4 @@
-"""JSON that may be a stranger's."""
+"""Read JSON from untrusted files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Read JSON that may be a stranger's.
+    """Read JSON from an untrusted source.
 
     Raises
     ------

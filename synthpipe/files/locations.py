@@ -1,4 +1,4 @@
-"""Paths on a disk and URLs of any kind that fsspec knows, and what keeps them out of reach."""
+"""Paths on disks, URLs of any kind that fsspec supports, and errors about access to them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def parse_location(text: str | Location) -> Location:
 
 
 def address(path: Location) -> str:
-    """Return what `located` was given, with its credentials: for memory only, never to be shown or stored."""
+    """Return the text that `parse_location` was given, with its credentials: to keep in memory only."""
     text = str(path)
     if isinstance(path, Path) or "headers" not in path.storage_options:
         return text
@@ -75,9 +75,9 @@ def address(path: Location) -> str:
     return text.replace("://", f"://{quote(user, safe='')}:{quote(password, safe='')}@", 1)
 
 
-def in_memory(*places: str | Location) -> bool:
-    """Whether any of some places is in the memory of this process, where other processes cannot see it."""
-    return any(get_protocol(str(place)) == "memory" for place in places)
+def in_memory(*locations: str | Location) -> bool:
+    """Whether any of the locations is in the memory of this process, where other processes cannot see it."""
+    return any(get_protocol(str(each)) == "memory" for each in locations)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""One process at a time writes into a folder: builds a run, exports, trains.
+"""Locks that let only one process at a time write into a folder: a build, an export, a training.
 
 On a disk the system holds the lock, and lets go of it when the process ends, however it ends. Where it cannot, and
 behind a URL, the lock is an object that its holder renews: one that is no longer renewed is nobody's.

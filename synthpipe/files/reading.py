@@ -1,4 +1,4 @@
-"""Reading files that may be a stranger's: only regular files, and with a bound."""
+"""Read untrusted files: only regular files, up to a size limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LARGEST_WEIGHTS = 8 << 30
 
 
 def read_regular(path: Location, most: int) -> bytes:
-    """Read a file, or an object behind a URL, that may be a stranger's: it is neither waited for nor without a bound.
+    """Read an untrusted file or object behind a URL, without waiting for pipes and up to a size limit.
 
     Parameters
     ----------

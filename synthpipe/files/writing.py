@@ -1,4 +1,4 @@
-"""Writing a file or an object as a whole or not at all."""
+"""Write a file or an object completely or not at all."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PART = 16 << 20  # bytes of an upload's parts
 
 
 def write_atomically(path: Location, data: bytes | str, durable: bool = False) -> None:
-    """Write a file, text in UTF-8: whoever looks sees all of it, or what was there before.
+    """Write a file, text in UTF-8. Readers see either the whole new file or the old one.
 
     `durable` waits until the bytes are on the disk, so that no power cut leaves an empty file under the name.
 

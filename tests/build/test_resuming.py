@@ -264,7 +264,18 @@ def test_what_killed_processes_were_writing_is_removed(run: Path, patches: Path)
 
 def test_a_second_build_is_refused_while_the_first_goes_on(patches: Path, tmp_path: Path, finished: Path) -> None:
     options = [part for each in (*SMALL, f"patches.root={patches}") for part in ("--set", each)]
-    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), *options, "-o", str(tmp_path / "run"), "--workers", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "synthpipe",
+        "build",
+        str(DEMO),
+        *options,
+        "-o",
+        str(tmp_path / "run"),
+        "--workers",
+        "0",
+    ]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 300
     while not (tmp_path / "run" / ".lock").exists() and time.monotonic() < deadline and first.poll() is None:

@@ -53,8 +53,8 @@ def test_options_become_settings(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ("--scheduler tcp://head:8786 --cluster slurm", "joins a cluster, --cluster starts one"),
-        ("--scheduler tcp://head:8786 --workers 2", "--workers and --memory are of this machine"),
-        ("--scheduler tcp://head:8786 --workers 0", "--workers and --memory are of this machine"),
+        ("--scheduler tcp://head:8786 --workers 2", "--workers and --memory are for this machine"),
+        ("--scheduler tcp://head:8786 --workers 0", "--workers and --memory are for this machine"),
         ("--workers 0 --memory 4GiB", "--memory limits worker processes, and --workers 0 starts none"),
         ("--workers 0 --device cuda", "--device cuda: torch sees no GPU on this machine"),
         ("--cluster-set jobs=2", "name their queue with --cluster"),

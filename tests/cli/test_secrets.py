@@ -286,7 +286,7 @@ def test_nothing_asks_a_strangers_hosts_by_itself(built: Path, server: Server, t
     result = invoke("verify", built)
     assert result.exit_code == 0, result.output
     assert f"no patch was read and no composite rendered: its patches lie at {server.url}" in result.output
-    assert "give --patches ROOT" in result.output and "0 composites made again" in result.output
+    assert "give --patches ROOT" in result.output and "0 composites rendered again" in result.output
     replayed = invoke("replay", built, "mosaic", 3, "-o", tmp_path / "3.png")
     assert replayed.exit_code == 1 and "give --patches ROOT" in replayed.output
     for command in (
@@ -310,7 +310,7 @@ def test_patches_are_read_where_the_user_names_them(built: Path, folder: Path, s
     server.signature = "SIGNATURE2"
     table = signed(folder, server)
     result = invoke("verify", built, "--sample", 3, "--patches", table)
-    assert result.exit_code == 0 and "6 composites made again" in result.output, result.output
+    assert result.exit_code == 0 and "6 composites rendered again" in result.output, result.output
     replayed = invoke("replay", built, "mosaic", 3, "-o", tmp_path / "3.png", "--patches", table)
     assert replayed.exit_code == 0 and "equal to the stored pixels" in replayed.output, replayed.output
     lost = built / "candidates.zarr" / "mosaic" / "image" / "c.1.0.0.0"

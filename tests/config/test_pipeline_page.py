@@ -28,7 +28,9 @@ def _fields(model: type[BaseModel], above: str = "") -> Iterator[str]:
             yield from _fields(section, f"{above}{name}." + ("N." if section is ClassSection else ""))
 
 
-SECTIONS: list[type[Section]] = [each for each in Section.__subclasses__() if each.__module__ == "synthpipe.config"]
+SECTIONS: list[type[Section]] = [
+    each for each in Section.__subclasses__() if each.__module__ == "synthpipe.config.pipeline"
+]
 
 
 @pytest.mark.parametrize("name", list(_fields(Pipeline)))

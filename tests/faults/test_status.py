@@ -105,7 +105,7 @@ def test_the_status_follows_a_build_until_it_is_killed(patches: Path, tmp_path: 
     damaged = status(path)
     assert part(damaged, "mosaic candidates")["damaged"] and damaged["strategies"]["mosaic"]["damaged"]
     assert damaged["strategies"]["bezier"]["judged"] == 8 * len(shown)
-    assert CliRunner().invoke(main, ["status", str(path)]).stdout.count("`synthpipe verify` tells more") == 2
+    assert CliRunner().invoke(main, ["status", str(path)]).stdout.count("for details run `synthpipe verify`") == 2
 
 
 def test_the_status_says_that_a_build_reads_its_patches(tmp_path: Path) -> None:

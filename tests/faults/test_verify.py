@@ -444,7 +444,7 @@ def test_a_build_killed_at_any_moment_leaves_no_faults(patches: Path, tmp_path: 
 def test_the_command_prints_text_and_json(run: Path) -> None:
     result = CliRunner().invoke(main, ["verify", str(run), "--sample", "2"])
     assert result.exit_code == 0 and result.stdout.startswith(f"{run}: sound; ")
-    assert "8 composites made again" in result.stdout
+    assert "8 composites rendered again" in result.stdout
     victim = run / "candidates.zarr" / "mosaic" / "image" / "c.1.0.0.0"
     victim.write_bytes(victim.read_bytes()[:-1])
     result = CliRunner().invoke(main, ["verify", str(run), "--sample", "0"])
@@ -460,7 +460,7 @@ def test_the_command_prints_text_and_json(run: Path) -> None:
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0 and json.loads(result.stdout)["sound"]
     result = CliRunner().invoke(main, ["verify", str(run), "--workers", "1"])
-    assert result.exit_code == 2 and "--workers are those of --repair" in result.stderr
+    assert result.exit_code == 2 and "--workers is an option of --repair" in result.stderr
 
 
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
