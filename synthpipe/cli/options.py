@@ -99,6 +99,6 @@ workers_option = click.option(
 build_workers_option = click.option(
     "--workers",
     type=click.IntRange(min=0),
-    help="Worker processes on this machine; 0 runs all tasks in the command's own process, without Dask [one per core].",
+    help="Worker processes on this machine; 0 runs all tasks in the command's process, without Dask [one per core].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
