@@ -95,7 +95,7 @@ class Bench:
     def train_filter(
         self,
         directory: Path,
-        on_epoch: Callable[[EpochMetrics], None] | None = None,
+        on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
         changes: Mapping[str, object] | None = None,
     ) -> FilterReport:
         """Train a filter to distinguish stored Mosaics from other ones that are upside down.

@@ -21,6 +21,7 @@ from synthpipe.build.tasks import (
     render_shard,
     score_shards,
     train,
+    training_steps,
 )
 from synthpipe.build.verdicts import Judgement, blocks, judge
 from synthpipe.compose import Purpose, donor_uses
@@ -52,10 +53,10 @@ def make_filters(state: BuildState) -> None:
                 pass
             for strategy in missing:
                 _render(state, strategy, "filter", pipeline.filter.candidates)
-        epochs = sum(pipeline.filter.epochs[strategy] for strategy in missing)
+        steps = sum(training_steps(pipeline, strategy) for strategy in missing)
         with (
             timed(state.journal, "filter training"),
-            state.reporter.stage("filter training, epochs", epochs) as advance,
+            state.reporter.stage("filter training, steps", steps) as advance,
             state.executor.announced(advance),
         ):
             tasks = [TrainTask(state.job, strategy, state.catalog.access) for strategy in missing]

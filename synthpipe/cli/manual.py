@@ -35,7 +35,7 @@ An argument or an option means the same in every command that has it.
 | `--config` | a settings file, or the name of one that comes with synthpipe |
 | `--dry-run` | prints what would be done, and writes nothing |
 | `--json` | prints everything as JSON |
-| `--workers` | worker processes on this machine; by default one per core. With 0, `build` and `verify --repair` run all tasks in the command's own process, without Dask |
+| `--workers` | worker processes on this machine; by default one per core. With 0, `build` and `verify --repair` run all tasks in the command's process, without Dask |
 | `--readers` | processes that read data ahead, for each device of a training |
 | `--device` | where networks compute: `cpu`, `cuda` (any GPU), `cuda:1`. A training takes several devices, as `cuda:0,cuda:1`. A build takes only a kind, `cpu` or `cuda`, because its workers choose |
 | `--batch` | images per call of the network; if images are cut into windows, `--window batch=N` sets the windows per call |

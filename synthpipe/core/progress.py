@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 
@@ -32,3 +34,20 @@ class Silent:
 
     def note(self, message: str) -> None:
         """Show nothing."""
+
+
+@contextmanager
+def throttled(advance: Callable[[int], None], seconds: float = 1.0) -> Iterator[Callable[[int], None]]:
+    """Yield a callback that passes steps on to `advance`, together, once in so many `seconds` and at the end."""
+    pending, last = 0, time.monotonic()
+
+    def add(steps: int) -> None:
+        nonlocal pending, last
+        pending += steps
+        if time.monotonic() - last >= seconds:
+            advance(pending)
+            pending, last = 0, time.monotonic()
+
+    yield add
+    if pending:
+        advance(pending)

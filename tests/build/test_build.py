@@ -596,11 +596,11 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
     catalog = load_catalog(path, settings.taxonomy)
     job = Job(settings, RunDirectory(path), place_bank(settings, catalog, tmp_path / "scratch"))
     monkeypatch.setattr("synthpipe.build.tasks.rendering.render", fail)
-    with open_worker_setup(job, catalog) as workplace:
-        workplace.prepare(lambda steps: None)
+    with open_worker_setup(job, catalog) as setup:
+        setup.prepare(lambda steps: None)
         with pytest.raises(ZeroDivisionError, match="no such curve") as caught:
             render_shard(ShardTask(job, "bezier", "candidate", 2))
-        workplace.release()
+        setup.release()
     (note,) = pickle.loads(pickle.dumps(caught.value)).__notes__
     recipe = opened(path / "candidates.zarr")["bezier"]["recipe"][16]
     assert note == f"while rendering bezier candidate composite 16, recipe {recipe}"

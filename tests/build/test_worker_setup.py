@@ -17,7 +17,7 @@ from tests.conftest import pipeline
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BuildWorkerSetup]:
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BuildWorkerSetup]:
     monkeypatch.setattr(module, "_SECONDS_TO_APPEAR", 0.3)
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=30, size=48, images=0))
     settings = pipeline(f"patches.root={tmp_path / 'phantom'}", "canvas=32", "mosaic.tile=16")
@@ -31,54 +31,54 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Build
     assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == []
 
 
-def test_a_worker_like_the_driver_gets_the_bank_and_gives_it_back(workplace: BuildWorkerSetup, tmp_path: Path) -> None:
-    assert workplace.problems() == []
+def test_a_worker_like_the_driver_gets_the_bank_and_gives_it_back(setup: BuildWorkerSetup, tmp_path: Path) -> None:
+    assert setup.problems() == []
     steps: list[int] = []
-    workplace.prepare(steps.append)
-    workplace.prepare(steps.append)
-    donors = open_donors(workplace.job.bank)
+    setup.prepare(steps.append)
+    setup.prepare(steps.append)
+    donors = open_donors(setup.job.bank)
     assert sum(steps) == len(donors.listed) > 0
     assert len(list((tmp_path / "scratch").glob("synthpipe-*/*"))) == 2
-    workplace.release()
+    setup.release()
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_builds_that_share_a_bank_let_go_of_it_one_by_one(workplace: BuildWorkerSetup, tmp_path: Path) -> None:
-    other = replace(workplace, job=replace(workplace.job, run=RunDirectory(tmp_path / "other")))
-    for each in (workplace, other):
+def test_builds_that_share_a_bank_let_go_of_it_one_by_one(setup: BuildWorkerSetup, tmp_path: Path) -> None:
+    other = replace(setup, job=replace(setup.job, run=RunDirectory(tmp_path / "other")))
+    for each in (setup, other):
         each.prepare(lambda _: None)
-    workplace.release()
-    assert len(open_donors(workplace.job.bank).listed) > 0
+    setup.release()
+    assert len(open_donors(setup.job.bank).listed) > 0
     other.release()
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_a_worker_that_differs_says_in_what(workplace: BuildWorkerSetup, tmp_path: Path) -> None:
-    other = replace(workplace, versions=workplace.versions | {"numpy": "1.0"})
+def test_a_worker_that_differs_says_in_what(setup: BuildWorkerSetup, tmp_path: Path) -> None:
+    other = replace(setup, versions=setup.versions | {"numpy": "1.0"})
     (problem,) = other.problems()
     assert problem.startswith("numpy is 2.") and problem.endswith(" there, 1.0 here")
-    (problem,) = replace(workplace, token="another").problems()
+    (problem,) = replace(setup, token="another").problems()
     assert problem.startswith(f"the run {tmp_path / 'run'} shows other files there; its path must be one")
-    Path(workplace.first.path).unlink()
-    (problem,) = workplace.problems()
-    assert workplace.first.id in problem and "patches.root" in problem
+    Path(setup.first.path).unlink()
+    (problem,) = setup.problems()
+    assert setup.first.id in problem and "patches.root" in problem
 
 
-def test_only_a_filter_makes_torch_count(workplace: BuildWorkerSetup, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = workplace.job
+def test_only_a_filter_makes_torch_count(setup: BuildWorkerSetup, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = setup.job
     unfiltered = job.pipeline.model_copy(update={"filter": job.pipeline.filter.model_copy(update={"enabled": False})})
-    rendering = replace(workplace, job=replace(job, pipeline=unfiltered), versions=versions(filtered=False))
+    rendering = replace(setup, job=replace(job, pipeline=unfiltered), versions=versions(filtered=False))
     monkeypatch.setitem(sys.modules, "torch", None)  # as where it is not installed
     assert rendering.problems() == []
-    (problem,) = workplace.problems()
+    (problem,) = setup.problems()
     assert problem.startswith("the filter needs torch, which is not installed; install with: pip install torch; or")
 
 
-def test_banks_of_other_contents_have_other_names(workplace: BuildWorkerSetup) -> None:
-    settings = workplace.job.pipeline
+def test_banks_of_other_contents_have_other_names(setup: BuildWorkerSetup) -> None:
+    settings = setup.job.pipeline
     catalog = read_catalog(settings.patches, settings.taxonomy)
-    assert place_bank(settings, catalog, None).name == workplace.job.bank.name
+    assert place_bank(settings, catalog, None).name == setup.job.bank.name
     wider = pipeline(f"patches.root={settings.patches.root}", "canvas=48", "mosaic.tile=24")
     fewer = replace(catalog, patches=catalog.patches[1:])
     names = {place_bank(wider, catalog, None).name, place_bank(settings, fewer, None).name}
-    assert len(names | {workplace.job.bank.name}) == 3
+    assert len(names | {setup.job.bank.name}) == 3

@@ -89,7 +89,8 @@ def test_a_missing_package_is_told_by_doctor_and_by_every_command(tmp_path: Path
         result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert result.returncode == 1
         assert re.fullmatch(
-            r"Error: a package that this command needs cannot be imported: no \w+; `synthpipe doctor` says what to install\n",
+            r"Error: a package that this command needs cannot be imported: no \w+; "
+            r"`synthpipe doctor` says what to install\n",
             result.stderr,
         )
 

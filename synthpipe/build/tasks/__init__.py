@@ -8,7 +8,7 @@ from synthpipe.build.tasks.curating import CuratedTask, curated_shard, group_num
 from synthpipe.build.tasks.job import Job, open_donors, release_donors
 from synthpipe.build.tasks.rendering import ShardTask, equals_stored, render_recipe, render_shard, sample_recipe
 from synthpipe.build.tasks.scoring import ScoreTask, score_shards
-from synthpipe.build.tasks.training import NetworkTask, TrainTask, check_network, real_patches, train
+from synthpipe.build.tasks.training import NetworkTask, TrainTask, check_network, real_patches, train, training_steps
 
 __all__ = [
     "CuratedTask",
@@ -29,5 +29,6 @@ __all__ = [
     "sample_recipe",
     "score_shards",
     "train",
+    "training_steps",
     "write_curated_shard",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from synthpipe.build.tasks.job import Job, read_split, training_composites
 from synthpipe.compose import generator
 from synthpipe.compose.view import real_view
 from synthpipe.config.pipeline import FilterSection, Pipeline
+from synthpipe.core.progress import throttled
 from synthpipe.core.records import Image, PatchRef, Strategy
 from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.patches.pixels import read_pixels
@@ -48,7 +50,7 @@ def check_network(task: NetworkTask) -> None:
 
 
 def train(task: TrainTask) -> list[str]:
-    """Train the filter of a strategy and announce each epoch; store weights and metrics; return notes for the user."""
+    """Train the filter of a strategy and announce the steps; store weights and metrics; return notes for the user."""
     from synthpipe.filtering.training import FilterData, train_filter
 
     job, strategy = task.job, task.strategy
@@ -72,8 +74,15 @@ def train(task: TrainTask) -> list[str]:
         real_val=views(map(read_pixels, real["validation"]), len(real["validation"]), 0),
     )
     notes: list[str] = []
-    train_filter(settings, strategy, data, pipeline.seed, job.run.filter, lambda epoch: announce(1), notes.append)
+    with throttled(announce) as on_steps:
+        train_filter(settings, strategy, data, pipeline.seed, job.run.filter, on_note=notes.append, on_steps=on_steps)
     return notes
+
+
+def training_steps(pipeline: Pipeline, strategy: Strategy) -> int:
+    """Return the steps of a filter's training; no epoch has more real patches than composites."""
+    settings = pipeline.filter
+    return settings.epochs[strategy] * math.ceil(2 * training_composites(pipeline) / settings.batch)
 
 
 def real_patches(
