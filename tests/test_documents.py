@@ -62,7 +62,6 @@ def test_all_files_about_the_project_have_its_version_and_license() -> None:
     version, licence = settings["metadata"]["version"], settings["metadata"]["license"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert (citation["version"], citation["license"]) == (version, licence)
-    assert f'image.version="{version}"' in (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert f"\n## {version} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
