@@ -285,7 +285,7 @@ def test_a_build_resumes_with_a_renewed_signature(built: Path, folder: Path, ser
 def test_nothing_asks_a_strangers_hosts_by_itself(built: Path, server: Server, tmp_path: Path) -> None:
     result = invoke("verify", built)
     assert result.exit_code == 0, result.output
-    assert f"no patch was read and no composite rendered: its patches lie at {server.url}" in result.output
+    assert f"no patch was read and no composite rendered: its patches are at {server.url}" in result.output
     assert "give --patches ROOT" in result.output and "0 composites rendered again" in result.output
     replayed = invoke("replay", built, "mosaic", 3, "-o", tmp_path / "3.png")
     assert replayed.exit_code == 1 and "give --patches ROOT" in replayed.output

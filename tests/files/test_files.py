@@ -60,7 +60,7 @@ def test_nothing_but_files_is_read_or_waited_for(tmp_path: Path) -> None:
         (
             OSError(errno.EROFS, "Read-only file system"),
             StoreError,
-            "Read-only file system; choose a place",
+            "Read-only file system; choose a location",
         ),
         (OSError(errno.EACCES, "Permission denied"), AccessError, "Permission denied; ask its owner for the right"),
         (OSError(errno.EMFILE, "Too many open files"), AccessError, r"allow more open files \(ulimit -n\)"),
