@@ -1,4 +1,4 @@
-"""The state of a filter's training between two epochs: from which an interrupted training resumes."""
+"""Store the state of a filter's training after each epoch, so that an interrupted training can resume."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from synthpipe.storage.filter_report import EpochMetrics
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingState:
-    """All that the epochs to come depend on.
+    """All data that an interrupted training needs to resume.
 
     Attributes
     ----------
     epochs : tuple of EpochMetrics
-        Of the epochs that are done.
+        Metrics of the finished epochs.
     best : EpochMetrics
-        The one of them whose weights are the best so far.
+        Metrics of the finished epoch with the best weights.
     weights : mapping of str to Tensor
-        These weights.
+        Weights of the network after the best epoch.
     module, optimizer : mapping
-        The state of the network and its optimizer.
+        The current state of the network and of its optimizer.
     random : tuple of Tensor
-        That of torch's generators, on the CPU and, where there is one, on the GPU.
+        The state of torch's random generator on the CPU and, if the training uses a GPU, on the GPU.
     real_train : int
-        Views of real patches an epoch.
+        Number of views of real patches in an epoch.
     seconds : float
-        Spent so far.
+        Duration of the training so far, in seconds.
     """
 
     epochs: tuple[EpochMetrics, ...]
@@ -51,12 +51,12 @@ class TrainingState:
 
 
 def save_state(path: Location, belongs_to: str, state: TrainingState) -> None:
-    """Write a training's state; `belongs_to` names all that it must not be mixed with.
+    """Write the state of the training that `belongs_to` identifies.
 
     Raises
     ------
     StoreError
-        It cannot be written.
+        The file cannot be written.
     """
     about = {
         "belongs_to": belongs_to,
@@ -76,23 +76,23 @@ def save_state(path: Location, belongs_to: str, state: TrainingState) -> None:
 
 
 def load_state(path: Location, belongs_to: str, module: nn.Module, random: tuple[Tensor, ...]) -> TrainingState | None:
-    """Read a training's state; None where there is none that `belongs_to` this training.
+    """Read the state of the training that `belongs_to` identifies; None if the file is missing or of another training.
 
     Parameters
     ----------
     path : Path or UPath
         The file.
     belongs_to : str
-        As it was given to `save_state`.
+        The value that was given to `save_state`.
     module : nn.Module
         The network that the state must fit.
     random : tuple of Tensor
-        The state of torch's generators, which that of the file must be like.
+        The state of torch's random generators; the stored state must have the same shapes and dtypes.
 
     Raises
     ------
     ValueError
-        It is damaged, or is no such state.
+        The file cannot be read, is damaged or does not fit the network and the generators.
     """
     try:
         text, tensors = unpack(read_regular(path, LARGEST))

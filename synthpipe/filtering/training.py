@@ -1,4 +1,4 @@
-"""Training the filter (method section 3): real patches of several classes against composites, evenly."""
+"""Train the filter (method section 3) to tell composites from real patches with several classes, in equal numbers."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FilterData:
-    """What a filter learns from; all images (N, H, W, 3) uint8 RGB of one height and width.
+    """The training and validation images of a filter: (N, H, W, 3) uint8 RGB, all of the same height and width.
 
     Attributes
     ----------
     synthetic_train, synthetic_val : (N, H, W, 3) uint8
-        Composites. No slide may have donated to both.
+        Composites. The two must not share any slide that donated to them.
     real_train : callable
-        Takes the epoch, counted from 0, and returns views of real patches that are new in each.
+        Takes the epoch, counted from 0, and returns (N, H, W, 3) uint8 views of real patches, new ones in each epoch.
     real_val : (N, H, W, 3) uint8
-        Views of real patches of the slides of `synthetic_val`.
+        Views of real patches from the slides that donated to `synthetic_val`.
     """
 
     synthetic_train: Images
@@ -92,30 +92,30 @@ def train_filter(
     strategy : str
         The strategy whose composites `data` has.
     data : FilterData
-        The images. An epoch shows as many real views as composites, even if `data` has more of one.
+        The images. An epoch uses equal numbers of real views and composites, even if `data` has more of one.
     seed : int
-        The seed of the pipeline; it decides initial weights, order and flips.
+        The seed of the pipeline; it determines the initial weights, the order and the flips.
     directory : Path or UPath
         Created if it does not exist.
     on_epoch : callable, optional
         Called with the metrics of each epoch at its end, and for epochs done before an interruption at the start.
     on_note : callable, optional
-        Called with a note if an interrupted training cannot be resumed and starts again, and with one if images are
-        not normalised as the settings say.
+        Called with a note if an interrupted training cannot be resumed and starts again, and if pretrained weights
+        replace the normalisation of the settings.
     on_steps : callable, optional
-        Called with the number of finished steps (batches), also with those before an interruption.
+        Called with the number of newly finished steps (batches); on resuming, first with those already finished.
 
     Raises
     ------
     ConfigError
-        The file of weights that the settings name cannot be used.
+        The file of weights named in the settings cannot be used.
     FilterError
-        There is nothing to learn from, timm has no such network, the loss is no longer finite, or the device has too
-        little memory.
+        ``filter.batch`` is below 2, a set of images is empty, timm has no such network, the loss is not finite, or the
+        device has too little memory.
     StoreError
         The files cannot be written.
     ValueError
-        An array of `data` has another shape or type than the rest.
+        An array of `data` is not (N, H, W, 3) uint8, or its images have another size than the others.
     """
     _check(settings, data)
     device, code = choose_device(), STRATEGIES.index(strategy)
@@ -136,7 +136,7 @@ def train_filter(
 
 
 class _Training:
-    """The state of one training, on the device of this process."""
+    """One training, with its current state, on the device of this process."""
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class _Training:
         self.directory, self.unfinished = directory, directory / f"{strategy}.training"
         self.seeds = (seed, STRATEGIES.index(strategy))
         self.device = choose_device()
-        decisive = settings.model_dump(mode="json", exclude={"weights"})  # the digest of the file counts
+        decisive = settings.model_dump(mode="json", exclude={"weights"})  # the file's SHA-256 is a setting too
         versions = (str(self.device), torch.__version__)
         self.key = digest([decisive, strategy, seed, _digests(data), *versions])
         self.network = initial_network(settings, self.device)
@@ -163,7 +163,7 @@ class _Training:
         self.real_count, self.seconds_before = 0, 0.0
 
     def note_normalisation(self, on_note: Callable[[str], None]) -> None:
-        """Note that the pretrained weights expect another normalisation than the settings say."""
+        """Write a note if the pretrained weights need another normalisation than the settings have."""
         architecture = self.network.architecture
         if (architecture.mean, architecture.std) != (self.settings.mean, self.settings.std):
             on_note(
@@ -255,7 +255,7 @@ def _load(
         state = load_state(path, belongs_to, network.module, fresh)
         if state:
             _set_random(network.device, state.random)
-    except (RuntimeError, ValueError) as error:  # RuntimeError: torch's, of a generator's state
+    except (RuntimeError, ValueError) as error:  # torch raises RuntimeError for an invalid generator state
         _set_random(network.device, fresh)
         on_note(f"note: {path}: is damaged ({printable(error)}), so the training of this filter starts again")
         return None
@@ -271,7 +271,7 @@ def _digests(data: FilterData) -> list[str]:
 
 
 def _random(device: torch.device) -> tuple[Tensor, ...]:
-    """Return the state of torch's generators, which dropout hangs on."""
+    """Return the state of torch's random generators; dropout, for example, uses them."""
     on_gpu = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
     return torch.get_rng_state(), *on_gpu
 
@@ -285,11 +285,11 @@ def _set_random(device: torch.device, state: tuple[Tensor, ...]) -> None:
 def balanced_batches(
     rng: np.random.Generator, synthetic: int, real: int, batch: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield the batches of an epoch: the indices of its composites, and those of its real views.
+    """Yield the batches of an epoch, each as the indices of its composites and the indices of its real views.
 
-    An epoch shows as many of the one as of the other. All of the larger side are shown once; the smaller side is
-    repeated, in a new order each time. Batches are as even as can be, and none is larger than `batch`: a last batch
-    of one image would give batch normalisation nothing to normalise.
+    An epoch uses equal numbers of composites and real views. It uses each image of the larger side once, and repeats
+    the smaller side in a new order each time. The sizes of batches differ by at most one, and no size is above `batch`.
+    This avoids a last batch of one image, which batch normalisation cannot handle.
     """
     count = max(synthetic, real)
     indices = np.concatenate([_cycled(rng, synthetic, count), synthetic + _cycled(rng, real, count)])
@@ -298,7 +298,7 @@ def balanced_batches(
 
 
 def steps_per_epoch(synthetic: int, real: int, batch: int) -> int:
-    """Return the number of batches of an epoch."""
+    """Return the number of batches in an epoch."""
     return math.ceil(2 * max(synthetic, real) / batch)
 
 
@@ -315,7 +315,7 @@ def _train_epoch(
     rng: np.random.Generator,
     on_steps: Callable[[int], None],
 ) -> tuple[int, float]:
-    """Train one epoch; return the number of real views and the mean loss."""
+    """Train for one epoch; return the number of real views and the mean loss."""
     synthetic, real = data.synthetic_train, data.real_train(epoch)
     _check_like(real, "real_train", synthetic)
     network.module.train()
@@ -333,7 +333,7 @@ def _train_epoch(
         labels[: len(composites)] = 1 - REAL
         return network.to_device(images), labels.to(network.device)
 
-    for images, labels in in_threads(read, drawn(), 1):  # the next batches are read meanwhile
+    for images, labels in in_threads(read, drawn(), 1):  # a thread reads the next batches meanwhile
         loss = cross_entropy(network.logits(images), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -351,7 +351,7 @@ def _flip(images: Images, across: NDArray[np.bool_], down: NDArray[np.bool_]) ->
 
 
 def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[float, float, float, float, float]:
-    """Return the fields of `EpochMetrics` from `val_loss` on."""
+    """Validate the network; return the values of `EpochMetrics` from the field `val_loss` on."""
     losses, accuracies, scores = [], [], []
     for label, images in ((1 - REAL, data.synthetic_val), (REAL, data.real_val)):
         logits = infer(network, from_array(images), len(images), images.shape[1:3], batch).cpu()
@@ -365,9 +365,10 @@ def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[flo
 
 
 def _best_threshold(synthetic: NDArray[np.float32], real: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the highest accuracy, with equal weight on both sides, and the threshold nearest to 0.5 that has it.
+    """Return the highest balanced accuracy, and the threshold with this accuracy that is nearest to 0.5.
 
-    It tries 0, 0.5, 1 and the middles between neighbouring scores: no other threshold is better.
+    Both sides have equal weight in the accuracy. The function tries 0, 0.5, 1 and the midpoints between neighbouring
+    scores, because no other threshold is better.
     """
     ordered = np.unique(np.concatenate([synthetic, real]).astype(np.float64))
     thresholds = np.append((ordered[1:] + ordered[:-1]) / 2, [0, 0.5, 1])

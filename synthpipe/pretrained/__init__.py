@@ -1,1 +1,1 @@
-"""Pretrained weights: reading them, checking them, and fitting them to a network."""
+"""Read pretrained weights, check them, and fit them to a network."""

@@ -1,4 +1,4 @@
-"""Tensors in a file, with what is said of them: safetensors, with a SHA-256 of all of it.
+"""Read and write files of tensors and text: safetensors files with a SHA-256 of their whole content.
 
 Such files may come from strangers or from damaged disks. Reading one runs no code and takes no more memory than a few
 times its size.
@@ -20,17 +20,17 @@ from torch import Tensor
 from synthpipe.core.strict_json import parse_json
 
 LARGEST = 16 << 30
-"""The largest file of tensors that is read, in bytes: the weights and the optimizer of a very large network."""
+"""Largest size of a file of tensors, in bytes; the weights and optimizer of a very large network fit in it."""
 
 KEY = "synthpipe"
-"""Of the one entry of a file's metadata: the order of several is not fixed, and with it the file's SHA-256."""
+"""Key of the only metadata entry of a file. The order of several entries, and so the file's SHA-256, would vary."""
 
 _LARGEST_HEADER = 10 << 20
-_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam keeps of a parameter
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam stores for each parameter
 
 
 def pack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Return a file of `tensors` and of JSON-ready `about`; the same content gives the same bytes."""
+    """Return the bytes of a file with `tensors` and the JSON-ready `about`; equal content gives equal bytes."""
     copies = {
         name: tensors[name].detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
         for name in sorted(tensors)
@@ -40,12 +40,12 @@ def pack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[str, dict[str, Tensor]]:
-    """Return what `pack` packed, `about` as JSON text.
+    """Return the content of a file that `pack` made: `about` as JSON text, and the tensors.
 
     Raises
     ------
     ValueError
-        It is something else, or is damaged.
+        The file is damaged, or `pack` did not make it.
     """
     said, tensors = read_safetensors(data)
     digest, _, text = said.partition(" ")
@@ -55,12 +55,12 @@ def unpack(data: bytes) -> tuple[str, dict[str, Tensor]]:
 
 
 def read_safetensors(data: bytes) -> tuple[str, dict[str, Tensor]]:
-    """Return the text and the tensors of a safetensors file of synthpipe.
+    """Return the text and the tensors of a safetensors file that synthpipe wrote.
 
     Raises
     ------
     ValueError
-        It is something else, or is damaged.
+        The file is damaged, or synthpipe did not write it.
     """
     try:
         tensors = load_safetensors(data)
@@ -74,7 +74,7 @@ def read_safetensors(data: bytes) -> tuple[str, dict[str, Tensor]]:
 
 
 def is_safetensors(data: bytes) -> bool:
-    """Whether a file begins as safetensors do: with 8 bytes of any length, and then a JSON object."""
+    """Return whether a file starts like a safetensors file: 8 bytes for a length, then a JSON object."""
     return data[8:9] == b"{"
 
 
@@ -84,14 +84,14 @@ def load_safetensors(data: bytes) -> dict[str, Tensor]:
     Raises
     ------
     ValueError
-        It is something else, or is damaged.
+        The file is damaged, or is not a safetensors file.
     """
     length = int.from_bytes(data[:8], "little")
     if length > _LARGEST_HEADER:
         raise ValueError(f"its header has {length} bytes, expected at most {_LARGEST_HEADER}")
     try:
         return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:  # the latter two: types that torch lacks
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:  # the last two: dtypes that torch does not have
         raise ValueError(str(error)) from error
 
 
@@ -104,12 +104,12 @@ def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors with values that are not finite.
+    """Raise an error if a tensor has values that are not finite.
 
     Raises
     ------
     ValueError
-        It names the first of them.
+        A value is not finite; the message names the first such tensor.
     """
     for name, values in tensors.items():
         if not np.isfinite(_extremes(values)).all():
@@ -117,12 +117,13 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_like(tensors: Mapping[str, Any], expected: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Refuse tensors that cannot take the place of the `expected` ones, whose values do not count.
+    """Raise an error if `tensors` do not have the names, dtypes and shapes of `expected`, or are not finite.
 
     Raises
     ------
     ValueError
-        One is missing, is unknown, has another type or shape, or has values that are not finite.
+        A tensor is missing, is unknown, has another dtype or shape, or has values that are not finite. The message
+        names it, with `prefix` before the name.
     """
     for name in sorted(expected.keys() | tensors.keys()):
         wanted, found = expected.get(name), tensors.get(name)
@@ -136,8 +137,8 @@ def check_like(tensors: Mapping[str, Any], expected: Mapping[str, Tensor], prefi
 
 
 def _extremes(tensor: Tensor) -> tuple[float, float]:
-    """Return the least and the greatest value, NaN where one is."""
-    values = tensor.detach().cpu().numpy()  # NumPy needs no memory and no threads for it
+    """Return the smallest and the largest value of a tensor; NaN if it has a NaN, 0 if it is empty."""
+    values = tensor.detach().cpu().numpy()  # NumPy finds the extremes without extra memory or threads
     return (values.min(), values.max()) if values.size else (0.0, 0.0)
 
 
@@ -146,14 +147,14 @@ def _kind(tensor: Tensor) -> str:
 
 
 def flat_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of an Adam optimizer's ``state_dict`` by name; its settings are left out."""
+    """Return the tensors of an Adam optimizer's ``state_dict`` by name, without the optimizer's settings."""
     return {f"{index}/{name}": value for index, each in state["state"].items() for name, value in each.items()}
 
 
 def adam_state(moments: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
     """Return an Adam optimizer's ``state`` from what `flat_moments` returned.
 
-    Each moment lies in memory as its parameter does, which the last bits of a step may depend on.
+    Each moment gets the memory layout of its parameter, because the layout can change the last bits of a step.
 
     Raises
     ------

@@ -1,9 +1,9 @@
-"""What ``torch.save`` wrote, read without running its code: weights of others, and checkpoints of format version 1."""
+"""Read files of ``torch.save`` without running their code: users' weights, and checkpoints of format version 1."""
 
 from __future__ import annotations
 
 import io
-import pickletools  # nosec B403 # it lists operations, and runs none
+import pickletools  # nosec B403 # it only lists operations and does not run them
 import zipfile
 from typing import Any, BinaryIO
 
@@ -21,30 +21,31 @@ _OPERATIONS = (
     "BINPERSID EMPTY_DICT SETITEM SETITEMS EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT "
     "LONG_BINPUT BINGET LONG_BINGET"
 )
-_PICKLES_BEFORE_DATA = 3  # of a stream: its magic number, its version, the machine that wrote it
+_PICKLES_BEFORE_DATA = 3  # at the start of a stream: magic number, version, description of the writing machine
 
 
 def read(data: bytes) -> Any:
-    """Return what ``torch.save`` wrote, as an archive or as the stream of versions before 1.6; tensors on the CPU.
+    """Return the content of a file that ``torch.save`` wrote, with all tensors on the CPU.
 
-    Every byte of an archive that counts is compared with its CRC-32. Only tensors and plain values are made, and these
-    are no larger than the file, unless they repeat its bytes.
+    The file may be an archive, or a stream as torch before version 1.6 wrote it. All members of an archive are checked
+    against their CRC-32. Only tensors and plain values are created. They are not larger than the file, except tensors
+    that use the same bytes of it several times.
 
     Raises
     ------
     ValueError
-        The file is damaged, or holds something other than tensors and plain values.
+        The file is damaged, or contains something other than tensors and plain values.
     """
     try:
         checked = _checked_archive(data) if data.startswith(b"PK") else _checked_stream(data)
         return torch.load(checked, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile, pickletools and torch fail in ways of their own
+    except Exception as error:  # zipfile, pickletools and torch raise errors of many types
         reason = str(error).partition("\n")[0][:160]
         raise ValueError(reason or type(error).__name__) from error
 
 
 def _checked_archive(data: bytes) -> BinaryIO:
-    """Return a copy of an archive: torch reads what was checked, and not another archive in the same bytes."""
+    """Check an archive and return a copy of it, so that torch reads exactly the members that were checked."""
     checked = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(checked, "w") as copy:
         members = archive.infolist()
@@ -53,7 +54,7 @@ def _checked_archive(data: bytes) -> BinaryIO:
         if size > len(data) or len(names) < len(members) or any(member.compress_type for member in members):
             raise ValueError("its members are compressed, or overlap")
         for member in members:
-            content = archive.read(member)  # which checks the CRC-32
+            content = archive.read(member)  # also checks the CRC-32
             if member.filename.endswith("data.pkl"):
                 _check_pickle(io.BytesIO(content))
             copy.writestr(member.filename, content)
@@ -62,7 +63,7 @@ def _checked_archive(data: bytes) -> BinaryIO:
 
 
 def _checked_stream(data: bytes) -> BinaryIO:
-    """Return a stream of pickles and then storages; torch reserves the sizes that the pickles declare."""
+    """Check the pickles of a stream and return it; torch allocates the sizes that the pickles declare."""
     stream = io.BytesIO(data)
     for _ in range(_PICKLES_BEFORE_DATA):
         _check_pickle(stream)
@@ -73,7 +74,7 @@ def _checked_stream(data: bytes) -> BinaryIO:
 
 
 def _check_pickle(stream: BinaryIO, largest: int | None = None) -> None:
-    """Refuse a pickle that makes more than tensors and plain values: it could make arrays of any size, for example."""
+    """Raise an error if a pickle creates anything but tensors and plain values, or declares a size above `largest`."""
     known = set(_OPERATIONS.split())
     for operation, argument, _ in pickletools.genops(stream):
         name = operation.name

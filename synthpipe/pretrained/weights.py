@@ -1,4 +1,4 @@
-"""Weights that a network starts from: those of a user's file, or those of timm's hub.
+"""Get the weights that a network's training starts from, out of a user's file or from timm's hub.
 
 A file of weights may come from a stranger. Reading it runs no code and takes no more memory than a few times its size.
 """
@@ -26,26 +26,26 @@ from synthpipe.files.reading import LARGEST_WEIGHTS, read_regular
 from synthpipe.pretrained import torch_archive
 from synthpipe.pretrained.tensors import check_finite, is_safetensors, load_safetensors
 
-_INSIDE = ("state_dict", "model")  # where training scripts keep the weights in their checkpoints
-_COUNTER = "num_batches_tracked"  # old files lack it, and no network of a fixed momentum uses it
-_SECONDS = 10.0  # that a hub may take to answer
-_SHOWN = 160
+_INSIDE = ("state_dict", "model")  # keys under which training scripts store the weights in their checkpoints
+_COUNTER = "num_batches_tracked"  # old files lack it, and batch normalisation with a fixed momentum does not use it
+_SECONDS = 10.0  # time limit for a hub's answer
+_SHOWN = 160  # most characters of a name in a message
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """The tensors of a file.
+    """The tensors of a file of weights.
 
     Attributes
     ----------
     name : str
-        Setting and path, for messages.
+        Name in messages: the setting and the path.
     sha256 : str
-        Digest of the file.
+        SHA-256 of the file.
     tensors : mapping of str to Tensor
-        On the CPU, all values finite; floating point is float32.
+        Tensors by name, on the CPU. All values are finite; floating-point tensors are float32.
     ordered : bool
-        Whether they are in the order of the network that was saved; safetensors files have no such order.
+        Whether the tensors have the order of the saved network; those of safetensors files do not.
     """
 
     name: str
@@ -54,25 +54,25 @@ class Weights:
     ordered: bool
 
     def fit(self, expected: Mapping[str, Tensor], heads: Sequence[str], network: str) -> dict[str, Tensor]:
-        """Return the tensors by the names of a network.
+        """Return the tensors under the names that a network uses.
 
-        Tensors are matched by name. Where names differ, they are matched by order, if all shapes and the last parts
-        of all names agree, and no name is that of another tensor. The head is left out if its shape differs, or if the
-        file has none.
+        Tensors are matched by name. If names differ, they are matched by order; this requires that all shapes and the
+        last parts of all names agree, and that no tensor has the name of another one in the network. The head is left
+        out if its shape differs or the file has no head.
 
         Parameters
         ----------
         expected : mapping of str to Tensor
-            The network's ``state_dict``; its values do not count.
+            The network's ``state_dict``; only names and shapes matter.
         heads : sequence of str
-            Names of the layers that classify.
+            Names of the classification layers.
         network : str
-            What the network is called in messages.
+            Name of the network in messages.
 
         Raises
         ------
         ConfigError
-            They do not fit; the message names the first tensor that does not, and both shapes.
+            The tensors do not fit; the message names the first tensor that does not, and both shapes.
         """
         wanted = {name: each for name, each in expected.items() if not name.endswith(_COUNTER)}
         found = {name: each for name, each in self.tensors.items() if not name.endswith(_COUNTER)}
@@ -81,7 +81,7 @@ class Weights:
         if self.ordered and body.keys() - found.keys():
             matched = _by_order(found, wanted if len(found) == len(wanted) else body, body)
             if isinstance(matched, str) and body.keys() & found.keys():
-                matched = found  # most names agree, so the problem with names helps more
+                matched = found  # some names agree, so a message about names helps more
         problem = matched if isinstance(matched, str) else _by_name(matched, wanted, body)
         if isinstance(matched, str) or problem:
             raise ConfigError(
@@ -92,7 +92,7 @@ class Weights:
 
 
 def _by_name(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> str | None:
-    """Say which tensor is the first that does not fit, if any."""
+    """Return a message about the first tensor that does not fit by name; None if all fit."""
     for name, each in body.items():
         if name not in found:
             return f"{name} is missing, expected shape {tuple(each.shape)}"
@@ -106,7 +106,7 @@ def _by_name(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Ma
 def _by_order(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Mapping[str, Tensor]
 ) -> dict[str, Tensor] | str:
-    """Return the tensors by the names of `wanted`, or say which is the first that does not fit."""
+    """Return the tensors under the names of `wanted`, or a message about the first tensor that does not fit."""
     for (theirs, each), (ours, like) in zip(found.items(), wanted.items(), strict=False):
         if theirs in wanted and theirs != ours:
             return f"{_short(theirs)} stands where {ours} is expected, so neither names nor order match"
@@ -121,22 +121,22 @@ def _by_order(
 
 
 def read_weights(setting: str, path: str) -> Weights:
-    """Read a file of weights: safetensors, or what ``torch.save`` wrote of a ``state_dict``.
+    """Read a file of weights: a safetensors file, or a ``state_dict`` that ``torch.save`` wrote.
 
-    The ``state_dict`` may lie in a checkpoint under ``state_dict`` or ``model``, and its names may begin with
-    ``module.``.
+    The ``state_dict`` may be inside a checkpoint, under the key ``state_dict`` or ``model``. The prefix ``module.`` is
+    removed from its names.
 
     Parameters
     ----------
     setting : str
-        Which setting names the file, for messages.
+        Name of the setting that gives the path, for messages.
     path : str
         A path or a URL.
 
     Raises
     ------
     ConfigError
-        It cannot be read, holds something other than tensors, or has values that are not finite.
+        The file cannot be read, contains something other than tensors, or has values that are not finite.
     """
     name = f"{setting}: {path}"
     try:
@@ -145,7 +145,7 @@ def read_weights(setting: str, path: str) -> Weights:
         raise ConfigError(f"{name}: not found; give a file that every training machine can read") from error
     except SynthpipeError as error:
         raise ConfigError(f"{setting}: {error}") from error
-    except Exception as error:  # clients of object stores raise exceptions of their own
+    except Exception as error:  # clients of object stores raise errors of many types
         found = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"{name}: cannot be read: {found}; expected a file of at most {LARGEST_WEIGHTS} bytes"
@@ -171,7 +171,7 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict) or not found:
         raise ValueError(f"it holds {type(found).__name__}, expected tensors by name")
-    items = list(dict.items(found))  # a file may give an OrderedDict attributes in the place of its methods
+    items = list(dict.items(found))  # `dict.items`, because a file can replace an OrderedDict's methods
     for name, each in items:
         if not isinstance(name, str) or not isinstance(each, Tensor):
             raise ValueError(f"{_short(name)} is {type(each).__name__}, expected a tensor")
@@ -179,13 +179,13 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
 
 
 def heads(module: nn.Module) -> tuple[str, ...]:
-    """Return the names of the layers of a timm network that classify."""
+    """Return the names of a timm network's classification layers."""
     found = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
     return (found,) if isinstance(found, str) else tuple(found)
 
 
 def own_normalisation(network: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return the mean and the standard deviation of RGB in 0-1 that a timm network's own weights expect."""
+    """Return the mean and standard deviation of RGB, in 0-1, that the pretrained weights of a timm network expect."""
     config = timm.get_pretrained_cfg(network)
     found = timm.data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
     mean, std = found["mean"], found["std"]
@@ -193,7 +193,7 @@ def own_normalisation(network: str) -> tuple[tuple[float, float, float], tuple[f
 
 
 def timm_outline(network: str) -> nn.Module:
-    """Return a timm network whose tensors have types and shapes, and no values: it takes no memory."""
+    """Return a timm network whose tensors have dtypes and shapes but no values, so it takes no memory."""
     with torch.device("meta"):
         module: nn.Module = timm.create_model(network)
     return module
@@ -201,7 +201,7 @@ def timm_outline(network: str) -> nn.Module:
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Silence the hub's client about its attempts, and timm about heads that are left out."""
+    """Silence log messages below ERROR: the hub client's about retries, and timm's about omitted heads."""
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm.models")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -214,18 +214,20 @@ def quiet_hub() -> Iterator[None]:
 
 
 def hub_of(network: str) -> str | None:
-    """Return the repository that has the weights of a timm network, None where no hub has them."""
+    """Return the hub repository with the weights of a timm network; None if no hub has them."""
     config = timm.get_pretrained_cfg(network)
     return (config.hf_hub_id or None) if config else None
 
 
 def check_timm_hub(network: str) -> None:
-    """Ask timm's hub once whether it has the weights of a network.
+    """Raise an error if the weights of a timm network are neither in the cache nor available from its hub.
 
     Raises
     ------
+    ValueError
+        timm names no hub for this network.
     Exception
-        As of `check_hub`.
+        For the same reasons as in `check_hub`.
     """
     repository = hub_of(network)
     if not repository:
@@ -235,25 +237,27 @@ def check_timm_hub(network: str) -> None:
 
 
 def check_hub(repository: str, files: Sequence[str], revision: str | None = None) -> None:
-    """Ask a hub once for weights that are not in the cache: its client would ask again and again, for minutes.
+    """Raise an error if weights are not in the cache and their hub cannot be reached or lacks the repository.
+
+    This asks the hub only once, while the hub's own client retries for minutes.
 
     Parameters
     ----------
     repository : str
-        Such as ``timm/resnet18.a1_in1k``.
+        Name of the repository, such as ``timm/resnet18.a1_in1k``.
     files : sequence of str
-        Any one of them is enough.
+        Names of the files of weights; one of them in the cache is enough.
     revision : str, optional
-        Of the repository.
+        Revision of the repository.
 
     Raises
     ------
     Exception
-        The hub cannot be reached, or lacks the repository; of whatever kind its client raises.
+        The hub cannot be reached, or lacks the repository; the type is that of the client's error.
     """
     if any(isinstance(try_to_load_from_cache(repository, name, revision=revision), str) for name in files):
         return
-    with suppress(EntryNotFoundError):  # it answers
+    with suppress(EntryNotFoundError):  # the hub answers that it lacks this file, so it can be reached
         get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision), timeout=_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""What composites are measured against: the same network trained on image labels alone, and on true masks."""
+"""Baselines for training on composites: the same network trained on image labels alone, and on true masks."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def lower_bound(
     validation: tuple[MaskedImage, ...],
     digest: str,
 ) -> tuple[TrainSettings, TrainingData]:
-    """Return the training on image labels alone: masks are those of the CAM.
+    """Return the settings and data of the lower bound: a training on image labels alone, whose masks are the CAM's.
 
-    It has as many steps as a training on `composites`, with as many real patches a step as that has images.
+    It has as many steps, and as many images per step, as a training on `composites`; all its images are real patches.
     """
     sources = {"real patches": digest, "validation images": digest_of(validation)}
     chosen = settings.model_copy(
@@ -49,7 +49,10 @@ def upper_bound(
     masked: Sequence[MaskedImage],
     validation: tuple[MaskedImage, ...],
 ) -> tuple[TrainSettings, TrainingData]:
-    """Return the training on true masks: random crops of images, with the steps and images of one on `composites`."""
+    """Return the settings and data of the upper bound: a training on random crops of images with true masks.
+
+    It has as many steps, and as many images per step, as a training on `composites`.
+    """
     chosen = settings.model_copy(
         update={
             "composites": settings.composites + settings.real,
@@ -71,18 +74,18 @@ def bounds(
     validation: tuple[MaskedImage, ...],
     digest: str,
 ) -> dict[str, tuple[TrainSettings, TrainingData]]:
-    """Return the trainings to compare with, by the names of their folders: ``labels``, and ``masks`` if there are any.
+    """Return the settings and data of both baselines by folder: ``labels`` and, if `masked` is given, ``masks``.
 
     Parameters
     ----------
     settings, description, composites, validation
-        Of the training on composites.
+        Those of the training on composites.
     real : Source
         Real patches with labels.
     masked : sequence of MaskedImage, optional
         Images with true masks.
     digest : str
-        Of the real patches.
+        Digest of the real patches.
     """
     found = {"labels": lower_bound(settings, description, composites, real, validation, digest)}
     if masked is not None:
@@ -98,18 +101,18 @@ def compare_networks(
     images: Sequence[MaskedImage],
     reporter: Reporter,
 ) -> dict[str, dict[str, Any]]:
-    """Evaluate the bounds and other checkpoints on the same images, and write ``baseline.json``.
+    """Evaluate the baselines and other checkpoints on the same images, and write ``baseline.json``.
 
     Parameters
     ----------
     output : Path
-        Folder of the trainings of `bounds`. Evaluations are written to ``test-*/`` in it.
+        The folder with the finished trainings of `bounds`. Evaluations are written to ``test-*/`` in it.
     others : sequence of Path
         Checkpoints to compare.
     with_masks : bool
-        Whether there is a training on true masks.
+        Whether `output` has a training on true masks.
     load : callable
-        Loads a checkpoint.
+        Loads a checkpoint from its path.
     images : sequence of MaskedImage
         Images to measure on.
     reporter : Reporter
@@ -118,7 +121,7 @@ def compare_networks(
     Returns
     -------
     dict
-        Results of `evaluate` by name: the lower bound, the paths of `others`, the upper bound.
+        Results of `evaluate` by name: first the lower bound, then the paths of `others`, then the upper bound.
     """
     paths = {BASELINES["test-labels"]: (output / "labels" / "best.ckpt", "test-labels")}
     paths |= {str(path): (path, f"test-{number}") for number, path in enumerate(others, 1)}
