@@ -26,7 +26,7 @@ _SOURCE = (
 )
 _QUICK = (
     "tests/core/test_verdict_text.py",
-    "tests/cli/test_shipped.py",
+    "tests/cli/test_settings.py",
     "tests/core/test_packages.py",
     "-k",
     "not torch",
