@@ -126,7 +126,9 @@ class TestChooseWindows:
             check_label(inside, window.classes)
 
     def test_bare_slide_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="has 0 windows of about 50 pixels that can be labelled, but 3 are needed"):
+        with pytest.raises(
+            ConfigError, match="has 0 windows of about 50 pixels that can be labelled, but 3 are needed"
+        ):
             choose_windows(np.random.default_rng(0), np.full((200, 200), GLASS, np.uint8), 3, 50)
 
 
