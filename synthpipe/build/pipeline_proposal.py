@@ -127,7 +127,7 @@ def _survey(
 
 
 def _keys(patches: PatchesSection, catalog: Catalog, taxonomy: Taxonomy) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the keys of the file, and what is said beside them."""
+    """Return the keys of the file, and the comments beside them."""
     side = int(statistics.median(min(patch.height, patch.width) for patch in catalog.patches)) // 2 * 2
     canvas = max(2, min(side, _LARGEST_CANVAS))
     root = without_secrets(patches.root)
@@ -167,7 +167,7 @@ def _keys(patches: PatchesSection, catalog: Catalog, taxonomy: Taxonomy) -> tupl
 
 
 def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
-    """Return why no filter can be trained on the patches, if none can.
+    """Return why the patches cannot train a filter; return an empty text if they can.
 
     Raises
     ------

@@ -43,7 +43,7 @@ _PREPARING = Lock()
 
 @dataclass(frozen=True, slots=True)
 class BuildWorkerSetup:
-    """What the driver sees, which workers compare with what they see, and the bank that they use.
+    """The driver's view of the run, for workers to compare with their own, and their donor bank.
 
     Attributes
     ----------

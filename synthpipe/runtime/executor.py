@@ -1,4 +1,4 @@
-"""What runs the tasks of a build, and what it makes ready before the first of them."""
+"""The interfaces of an executor, which runs the tasks of a build, and of the setup of its workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cluster of processes on this machine, a GPU each for as many of them as there are GPUs."""
+"""Start a cluster of worker processes on this machine, each with at most one GPU."""
 
 from __future__ import annotations
 

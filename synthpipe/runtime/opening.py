@@ -1,4 +1,4 @@
-"""Opening the executor that the settings describe."""
+"""Open the executor that the settings describe."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synthpipe.runtime.settings import ClusterSettings, Demand, Local
 def open_executor(
     settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path | None = None
 ) -> AbstractContextManager[Executor]:
-    """Open the executor that the settings describe: this process where there are to be no workers, else a cluster.
+    """Open the executor that the settings describe: this process for 0 workers, else a cluster.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What reaches the process that waits for tasks: the steps that they announce, and warnings."""
+"""Pass the steps that tasks announce, and warnings, to the process that waits for the tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removing jobs that ended or were refused from a Dask cluster, whose adaptivity then submits others."""
+"""Remove ended and refused jobs from a Dask cluster, so that Dask submits new ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Attendance(SchedulerPlugin):  # type: ignore[misc]
-    """When workers left, by name."""
+    """Record the time when each worker left, by its name."""
 
     name = "synthpipe-attendance"
 
@@ -52,7 +52,7 @@ class _Attendance(SchedulerPlugin):  # type: ignore[misc]
 
 
 class _Renewal:
-    """What is known of a cluster's jobs, from one check to the next."""
+    """The state of a cluster's jobs between two checks."""
 
     def __init__(self, cluster: Any, note: Callable[[str], None]) -> None:
         self.attendance = _Attendance()
@@ -89,7 +89,7 @@ class _Renewal:
             await self._check_queue(absent)
 
     async def _check_queue(self, absent: list[tuple[Any, Any]]) -> None:
-        """Give up jobs without workers that the queue knew and knows no longer."""
+        """Give up jobs without workers that have left the queue."""
         listed = await self._cluster.job_cls.in_queue()
         self._asked = {job.job_id for _, job in absent}
         if listed is not None:

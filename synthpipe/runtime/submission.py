@@ -1,4 +1,4 @@
-"""Submitting many tasks with bounded memory, to workers that come and go."""
+"""Submit many tasks with bounded memory, to workers that join and leave."""
 
 from __future__ import annotations
 

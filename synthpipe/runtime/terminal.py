@@ -1,4 +1,4 @@
-"""What reaches the terminal while a cluster runs: no message of Dask's own, and Ctrl-C only for this process."""
+"""Keep Dask's messages from the terminal, and Ctrl-C from worker processes, while a cluster runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WARNINGS = "PYTHONWARNINGS"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Dask's own messages from the terminal; what is worth telling arrives as an exception."""
+    """Keep Dask's own messages from the terminal; errors arrive as exceptions."""
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
     handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
     # asyncio and tornado tell of Dask's forgotten futures, when several workers end at once

@@ -1,4 +1,4 @@
-"""Checking and preparing every worker before its first task, also those that join late or start again."""
+"""Check and prepare every worker before its first task, also those that join late or start again."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
 
 
 async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:
-    """Whether the driver that left a plugin at the scheduler is gone; it is taken away from there then."""
+    """Return whether the driver that registered a plugin is gone; if so, unregister the plugin."""
     with suppress(Exception):  # a scheduler may take no functions
         answer = await worker.scheduler.run_function(function=dumps(_let_go), args=dumps((client, plugin)))
         return bool(answer.get("result"))
@@ -199,5 +199,5 @@ async def _prepare(setup: WorkerSetup) -> None:
 
 
 def _has_died(answer: object) -> bool:
-    """Whether an answer means that the worker ended before it could give one."""
+    """Return whether an answer means that the worker ended before it could give one."""
     return isinstance(answer, OSError) and not isinstance(answer, SynthpipeError)

@@ -30,7 +30,7 @@ class WorkerSnapshot:
 
     @property
     def hosts(self) -> int:
-        """How many machines there are."""
+        """The number of machines."""
         return len({worker["host"] for worker in self.workers.values()})
 
     def slots(self, gpu: bool) -> int:
@@ -73,7 +73,7 @@ class WorkerPool:
                 found = self._client.sync(self._identity, callback_timeout=_SECONDS_TO_ANSWER)
                 self._snapshot = WorkerSnapshot(found["workers"])
             except TimeoutError:
-                pass  # it is busy: what was seen last has to do
+                pass  # the scheduler is busy: use the previous snapshot
             except (OSError, CommClosedError) as error:
                 raise self.lost() from error
             spent = time.monotonic() - start

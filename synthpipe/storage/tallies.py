@@ -1,4 +1,4 @@
-"""Add up the small arrays of a store, block by block: what its composites show, and what became of them.
+"""Add up the small arrays of a store, block by block: the classes, donors, scores and verdicts of its composites.
 
 `contents` describes any store in a few numbers; `tally_candidates` adds up a strategy's candidates for a report.
 """

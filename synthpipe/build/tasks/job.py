@@ -1,4 +1,4 @@
-"""What all tasks of a build share: the pipeline, the run, and the donors of its bank."""
+"""The pipeline, run and donors that all tasks of a build share."""
 
 from __future__ import annotations
 
