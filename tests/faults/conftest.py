@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import once
 from tests.faults.builds import Builds, digests
 
 
@@ -26,5 +25,6 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
 
 @pytest.fixture(scope="session")
 def whole(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    run = once(tmp_path_factory, "undisturbed", lambda folder: builds.finish(folder, "--workers", "0"))
+    run = tmp_path_factory.mktemp("runs") / "whole"  # not shared by processes: its catalog has the paths of `builds`
+    builds.finish(run, "--workers", "0")
     return Undisturbed(run, digests(run))
