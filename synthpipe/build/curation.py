@@ -1,4 +1,4 @@
-"""Choose the candidates to keep. Every candidate gets a verdict, which is its reason.
+"""Choose the candidates to keep. Every candidate gets a verdict, the reason for the choice.
 
 Verdicts are codes, a byte each: indices in `records.REASONS`. Candidates are assessed some at a time; then the wanted
 number of good ones is chosen. So a plan of millions needs a few megabytes.
@@ -90,7 +90,7 @@ def choose(
 
 
 class Kept:
-    """The indices of the kept candidates, in order. They are found on demand, so no list of all is held."""
+    """The indices of the kept candidates, in order. They are found on demand, without a list of all in memory."""
 
     def __init__(self, verdicts: Verdicts) -> None:
         self._verdicts = verdicts

@@ -19,7 +19,7 @@ from synthpipe.storage.run import RunDirectory
 
 @dataclass(frozen=True, slots=True)
 class BuildState:
-    """What the steps of a build share; `journal` is the future content of ``build.json``."""
+    """The state that the steps of a build share; `journal` is the future content of ``build.json``."""
 
     job: Job
     catalog: Catalog

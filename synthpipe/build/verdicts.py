@@ -29,9 +29,9 @@ class Judgement:
     verdicts : (N,) uint8
         As in `curation`.
     kept : int
-        How many of them are kept.
+        The number of kept candidates.
     scored : int
-        How many of them have a score.
+        The number of candidates with a score.
     acceptance : float
         The share that the filter accepts; NaN without a filter.
     below_threshold : dict or None

@@ -1,4 +1,4 @@
-"""Jobs of a queueing system: the Dask cluster that dask-jobqueue makes of them."""
+"""Jobs of a queueing system: start a Dask cluster of them."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def job_cluster(queue: JobQueue, demand: Demand, **options: Any) -> Any:
 
 
 def _job_class(base: Any, kind: QueueKind) -> Any:
-    """Return dask-jobqueue's class of jobs, changed where its own does harm."""
+    """Return dask-jobqueue's class of jobs, with its faults corrected."""
 
     class Job(base):  # type: ignore[misc]
         """Says that it is closed, which Dask makes sure of at the end where a failed submission still holds it."""

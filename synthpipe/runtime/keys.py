@@ -1,4 +1,4 @@
-"""TLS between the parts of a cluster: settings from PEM files, and files that are made for the jobs of one build."""
+"""TLS between the parts of a cluster: settings from PEM files, and new files for the jobs of one build."""
 
 from __future__ import annotations
 

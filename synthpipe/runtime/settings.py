@@ -92,7 +92,7 @@ class ClusterSettings:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What tasks need of a worker's memory beside its own share, in bytes.
+    """The memory that tasks need beyond a worker's own share, in bytes.
 
     Attributes
     ----------

@@ -32,7 +32,7 @@ class CompositeStore(Store):
         path : Path or UPath or None
             The Zarr store, which holds composites of one purpose. None creates metadata in memory, to compare with.
         pipeline, strategy, purpose
-            What the composites are, and what for.
+            The pipeline, strategy and purpose of the composites.
         count : int
             A group that is longer keeps its length.
         donor_uses : int
@@ -127,7 +127,7 @@ class CuratedStore(Store):
         path : Path or UPath or None
             As for `create`.
         pipeline : Pipeline
-            What made the composites.
+            The pipeline of the composites.
         groups : collection of str
             The slides or patients of the donors, sorted.
         digest : str
