@@ -1,4 +1,4 @@
-# `make test` and `make demo` need Python 3.11 or 3.12 and nothing else: they make the environment in .venv themselves.
+# `make test` and `make demo` need only Python 3.11 or 3.12: they make the environment in .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,7 +12,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "synthpipe needs Python 3.11 or 3.12; name it: make PYTHON=python3.11")'
 	@echo "Installing into $(VENV), once: downloads 3.6 GB, mostly PyTorch with CUDA, and takes 7.4 GB of disk."
 	$(PYTHON) -m venv $(VENV)
-	@# one line for each of the large packages; errors as they are
+	@# prints one line for each large package, and errors in full
 	@bash -o pipefail -c '$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
 		--constraint constraints.txt --editable ".[test]" \
 		| { grep --line-buffered -oE "Downloading .*([0-9]{2}\.[0-9] M|[0-9] G)B\)|^Installing collected packages" || true; }'
@@ -27,7 +27,7 @@ check: install
 	$(BIN)/bandit --quiet --recursive synthpipe
 	$(BIN)/python -m tests.pages --check
 
-# writes docs/commands.md and all other files that are made from code and results
+# writes docs/commands.md and all other generated files
 pages: install
 	$(BIN)/python -m tests.pages
 
@@ -37,13 +37,14 @@ browser:
 		|| { echo "the tests of reports need Chromium: install the package chromium of your system, then try again"; exit 1; }
 
 test: check browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
 
-# the slow tests too: builds on a real Slurm, which needs the packages slurmctld, slurmd, slurm-client and munge
+# adds the tests that are marked slow or faults: killed builds, full disks, and builds on a real Slurm, which need the
+# packages slurmctld, slurmd, slurm-client and munge
 test-all: check browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=30 -m ""
 
-# the oldest and the newest versions that setup.cfg promises: 12 GB, with interpreters of Python 3.11, 3.12 and 3.13
+# tests the oldest and the newest versions that setup.cfg allows: 12 GB, with Python 3.11, 3.12 and 3.13
 test-matrix: install
 	$(BIN)/python -m tests.matrix $(MATRIX)
 
@@ -53,13 +54,13 @@ demo: install
 	@echo "The commands are in $(BIN). Try: $(BIN)/synthpipe replay $(RUN) bezier 0 -o bezier-0.png"
 	@echo "make demo-training trains a network on it, and compares it with image labels alone and with true masks."
 
-# a network on the demo's composites, on image labels alone and on true masks; all are measured on the same test images
+# trains a network on the demo's composites, on image labels alone, and on true masks; compares them on the same images
 demo-training: install
 	$(BIN)/synthpipe train $(RUN) --real data/phantom --val data/phantom/2.validation --config demo -o $(RUN)/segmentation
 	$(BIN)/synthpipe baseline $(RUN) --real data/phantom --masks data/phantom/masked --val data/phantom/2.validation \
 		--data data/phantom/3.testing --config demo --compare $(RUN)/segmentation -o $(RUN)/baseline
 
-# runs docs/explore.ipynb on the demo and stores its outputs in it
+# runs docs/explore.ipynb on the demo and stores the outputs in it
 notebook: install
 	$(BIN)/python -m tests.notebook
 
@@ -67,11 +68,11 @@ notebook: install
 bench: install
 	$(BIN)/python -m benchmarks $(BENCH)
 
-# what each part of the method is worth; hours on two cores, and it goes on where it was stopped
+# measures what each part of the method is worth; takes hours on two cores, and resumes
 experiments: install
 	$(BIN)/python -m benchmarks.experiments $(EXPERIMENTS)
 
-# damaged and hostile input by the hundred thousand; hours, and FUZZ="--scale 0.01" for minutes
+# tries hundreds of thousands of damaged and hostile inputs; takes hours, or minutes with FUZZ="--scale 0.01"
 fuzz: install
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 

@@ -1,4 +1,4 @@
-"""Measure everything, and write a JSON file and a Markdown page."""
+"""``python -m benchmarks``: measure rendering, storing and reading; write a JSON file and a Markdown page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import cv2
 
 from benchmarks import subjects
 from benchmarks.page import RESULTS, shares, write_page
-from synthpipe import pipeline_file
+from synthpipe.config import pipeline_file
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
@@ -29,8 +29,13 @@ _PHANTOM = ("canvas=224", "mosaic.tile=112", "store.shard=256")
 @click.option("--pipeline", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="[procedural tissue]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a key of the pipeline file.")
 @click.option("--only", multiple=True, type=click.Choice([*subjects.SUBJECTS, "codecs", "memory"]), help="[all]")
-@click.option("--rounds", default=7, show_default=True, help="How often everything is measured.")
-@click.option("--composites", default=1_000_000, show_default=True, help="Of the larger build that memory is taken of.")
+@click.option("--rounds", default=7, show_default=True, help="Number of rounds.")
+@click.option(
+    "--composites",
+    default=1_000_000,
+    show_default=True,
+    help="Composites in the larger build of the memory measurement.",
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file [benchmarks/results/NAME.json].")
 @click.option("--page", type=click.Path(path_type=Path), default=Path("docs/performance.md"), show_default=True)
 def main(
@@ -42,7 +47,7 @@ def main(
     output: Path | None,
     page: Path,
 ) -> None:
-    """Measure rendering, storing and reading against plain baselines; write a JSON file, and PAGE from all there are.
+    """Measure rendering, storing and reading against simple baselines; write a JSON file, and PAGE from all JSON files.
 
     \b
     Examples:

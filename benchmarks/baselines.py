@@ -1,4 +1,4 @@
-"""What users have today, in plain form: a file a composite, written and read with Pillow and OpenCV calls."""
+"""Simple baselines: render from PNG files, and store each composite as two files, with Pillow and OpenCV calls."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from PIL import Image as PillowImage
 from torch import Tensor, from_numpy
 from torch.utils.data import Dataset
 
+from benchmarks.reference import control_polygons
 from synthpipe.compose.geometry import source_map
-from synthpipe.compose.mosaic import quadrant_places
-from synthpipe.compose.reference import control_polygons
-from synthpipe.records import BezierRecipe, Composite, Image, Mask, MosaicRecipe, PatchRef, Recipe
+from synthpipe.compose.mosaic import quadrant_windows
+from synthpipe.core.records import BezierRecipe, Composite, Image, Mask, MosaicRecipe, PatchRef, Recipe
 
 
 def render_from_files(recipe: Recipe, patches: Mapping[str, PatchRef]) -> Composite:
-    """Render a composite: decode its donors' files, transform each grid image as a whole, blend by arithmetic."""
+    """Render a composite from files: decode its donors, transform each whole grid image, blend by arithmetic."""
     if isinstance(recipe, MosaicRecipe):
         return _mosaic(recipe, patches)
     return _bezier(recipe, patches)
@@ -35,7 +35,7 @@ def write_files(composite: Composite, directory: Path) -> None:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Write bytes to a new file, and have them reach the disk, as shards are."""
+    """Write bytes to a new file and force them to the disk, as for shards."""
     with path.open("wb") as file:
         file.write(data)
         file.flush()
@@ -43,7 +43,7 @@ def write_durably(path: Path, data: bytes) -> None:
 
 
 class PngDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Composites in PNG files."""
+    """A torch data set of composites in PNG files."""
 
     def __init__(self, directory: Path, count: int) -> None:
         self._directory, self._count = directory, count
@@ -66,7 +66,7 @@ def _mosaic(recipe: MosaicRecipe, patches: Mapping[str, PatchRef]) -> Composite:
     image, mask = np.zeros((*recipe.canvas, 3), np.uint8), np.zeros(recipe.canvas, np.uint8)
     height, width = recipe.tile
     for quadrant, (top, left, tall, wide) in zip(
-        recipe.quadrants, quadrant_places(recipe.split, recipe.canvas), strict=True
+        recipe.quadrants, quadrant_windows(recipe.split, recipe.canvas), strict=True
     ):
         rows, label_rows = [], []
         for row in range(recipe.grid[0]):

@@ -1,4 +1,4 @@
-"""Build a run of many small Bezier composites, and print how much memory its driver needed: a process of its own."""
+"""Build a run of many small Bezier composites in a new process, and print the peak memory of its driver."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 import click
 
 from benchmarks.memory import peak
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
+from synthpipe.config.pipeline_file import load
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.pipeline_file import load
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 
 _DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
 
 
 def main(count: int, directory: Path) -> None:
-    """Build `count` composites in `directory`."""
+    """Build `count` composites in `directory`, and print seconds and peak memory as JSON."""
     write_phantom(directory / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
     settings = [
         f"patches.root={directory / 'phantom'}",

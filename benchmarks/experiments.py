@@ -1,7 +1,7 @@
-"""``python -m benchmarks.experiments``: what each part of the method is worth, by the segmentation it leads to.
+"""``python -m benchmarks.experiments``: measure how much each part of the method improves the segmentation.
 
-Every row trains the same network for the same steps with the same number of images a step, several times; rows that are
-finished are kept, a training that was interrupted goes on where it stopped.
+Every row trains the same network several times, for the same number of steps with the same number of images per step.
+Finished rows are kept, and an interrupted training resumes.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import click
 import torch
 
 from benchmarks.glas import prepare
-from synthpipe import pipeline_file
+from synthpipe.build import build
 from synthpipe.cli.progress import reporter
-from synthpipe.errors import SynthpipeError
-from synthpipe.files import write_atomically
-from synthpipe.handoff import CuratedSet
+from synthpipe.config import pipeline_file
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.curated import CuratedSet
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings
@@ -36,9 +38,8 @@ from synthpipe.segment.masks import MaskedImage, digest_of, masked_images
 from synthpipe.segment.pseudo import pseudo_label
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
-from synthpipe.segment.training import TrainingData, train
-from synthpipe.settings_file import load_settings
-from synthpipe.stages import build
+from synthpipe.segment.training import train
+from synthpipe.segment.training_records import TrainingData
 
 RESULTS = Path(__file__).parent / "results" / "experiments"
 PAGE = Path("docs/experiments.md")
@@ -49,13 +50,15 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "both": ("filter.enabled=false", "curation.rule=threshold"),
     "filtered": (),
 }
-"""The curated sets, and how they differ from the pipeline file; all have as many composites."""
+"""The curated sets by name, with the keys of the pipeline file that they replace; all have the same size."""
 
-_CANDIDATES = 3  # of which a filter keeps one
+_CANDIDATES = 3  # candidates for each composite that a filter keeps
 
 _WANTED: Mapping[str, tuple[float | None, float]] = {"phantom": (0.10, 0.90), "GlaS": (None, 0.85)}
-"""By data set, the first word of an experiment's name: how far above labels alone composites should be, in mIoU, and
-how near to true masks."""
+"""The goals for composites by data set, which is the first word of an experiment's name.
+
+The first number is the wanted gain in mIoU over labels alone; the second is the wanted share of the mIoU of true masks.
+"""
 
 ROWS: Mapping[str, str] = {
     "labels": "image labels alone, through the CAM (lower bound)",
@@ -71,26 +74,30 @@ ROWS: Mapping[str, str] = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """One data set and all that is trained on it.
+    """All trainings on one data set.
 
     Attributes
     ----------
     name : str
-        Of the data set.
+        Name of the data set in the table.
     pipeline : Path
-        The pipeline file; `patches` is its patches.root.
+        The pipeline file.
+    patches : Path
+        The source patches, as in ``patches.root``.
     masked, validation, test : Path
-        Folders with img/ and mask/: of the patches (for the upper bound), to choose weights by, to measure on.
+        Folders with img/ and mask/: the tissue of the patches (for the upper bound), the images that choose weights,
+        and the test images.
     settings : TrainSettings
-        Of every training; `composites` and `real` are those of the rows with consistency, their sum that of all rows.
+        The settings of every training. Rows with real patches use `composites` and `real`; the other rows use the sum
+        of both for composites.
     samples : int
-        Composites of a curated set.
+        Number of composites in a curated set.
     overrides : tuple of str
-        Of the pipeline file.
+        Keys of the pipeline file to replace.
     flips : bool
         Whether the test takes the mean over flips and rotations.
     directory : Path
-        Where everything is made.
+        The folder for runs, trainings and results.
     """
 
     name: str
@@ -120,7 +127,7 @@ class Experiment:
         return {}
 
     def curated(self, name: str) -> CuratedSet:
-        """Return one of the curated sets, built where it is not there yet."""
+        """Return one of the curated sets; build it if it does not exist."""
         if name not in self._built:
             self._built[name] = self._build(name)
         return self._built[name]
@@ -156,7 +163,7 @@ class Experiment:
         return settings, TrainingData(sets[0].description, Composites(sets), real, self.chosen_by, sources)
 
     def pseudo_labelled(self, seed: int) -> CuratedSet:
-        """Return the real patches with masks predicted by the network of the row before."""
+        """Return the real patches with masks that the network of the previous row predicts."""
         path = self.directory / f"pseudo-{seed}.zarr"
         checkpoint = self.folder("consistency", seed) / "best.ckpt"
         if not checkpoint.exists():
@@ -169,7 +176,7 @@ class Experiment:
         return self.directory / "trainings" / f"{row}-{seed}"
 
     def measure(self, row: str, seed: int) -> dict[str, Any]:
-        """Train one network and return what it reaches on the test images."""
+        """Train one network and return its results on the test images."""
         settings, data = self.training(row, seed)
         folder = self.folder(row, seed)
         train(settings, data, folder, Hardware("cpu"), reporter())
@@ -187,7 +194,7 @@ class Experiment:
         }
 
     def about(self) -> dict[str, Any]:
-        """Return what all rows share, JSON-ready: results of another setting are not mixed in."""
+        """Return the settings that all rows share, JSON-ready; results of other settings are refused."""
         chosen = self.settings
         return {
             "name": self.name,
@@ -209,10 +216,10 @@ class Experiment:
         }
 
     def run(self, seeds: int, path: Path) -> None:
-        """Measure all rows for seeds 0 to `seeds` - 1, one seed after the other, keeping each result in `path`."""
+        """Measure all rows for seeds 0 to `seeds` - 1, one seed after the other; store each result in `path`."""
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"about": self.about(), "rows": {}}
         if found["about"] != json.loads(json.dumps(self.about())):
-            raise click.ClickException(f"{path}: holds results of another setting; move it away, or undo the change")
+            raise click.ClickException(f"{path}: has results of other settings; move it away, or undo the change")
         taxonomy = self.curated("both").taxonomy
         folders = {"validation": self.validation, "test": self.test, "masked": self.masked}
         check_disjoint({name: check_masks(masked_images(path), taxonomy, reporter()) for name, path in folders.items()})
@@ -227,7 +234,7 @@ class Experiment:
 
 
 def write_page(results: Path = RESULTS) -> str:
-    """Return the page: how it was measured, and a table of every JSON file in `results`."""
+    """Return the page: its text, and a table for each JSON file in `results`."""
     lines = [(Path(__file__).parent / "experiments.md").read_text(encoding="utf-8").rstrip(), ""]
     for path in sorted(results.glob("*.json")):
         lines += _section(json.loads(path.read_text(encoding="utf-8")))
@@ -240,9 +247,10 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{about['network']}, {'from scratch' if about['weights'] is None else about['weights']}; canvas "
         f"{about['canvas'][0]} x {about['canvas'][1]}; {about['composites']} composites, {about['real_patches']} real "
-        f"patches; {about['steps']} steps of {about['images_a_step']} images; chosen by {about['validation_images']} "
-        f"images, measured on {about['test_images']} others{'' if 'flips' in about else ' by the mean over flips'}. "
-        "Mean over seeds, and standard deviation."
+        f"patches; {about['steps']} steps of {about['images_a_step']} images; {about['validation_images']} images "
+        f"choose the weights; {about['test_images']} test images"
+        f"{'' if 'flips' in about else ', with the mean over flips and rotations'}. The table has means and standard "
+        "deviations over seeds."
     )
     classes = list(next(iter(next(iter(rows.values())).values()))["iou"])
     yield ""
@@ -263,7 +271,7 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _findings(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Say what each part of the method changed, in points of mIoU, seed by seed."""
+    """Yield the gain of each part of the method in points of mIoU, with the gain of each seed."""
     for part, (row, before) in {
         "Composites of both kinds, against labels alone": ("both", "labels"),
         "Both kinds, against Mosaic alone": ("both", "mosaic"),
@@ -276,14 +284,16 @@ def _findings(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if not common:
             continue
         gains = [100 * (rows[row][seed]["miou"] - rows[before][seed]["miou"]) for seed in common]
-        verdict = "helps" if min(gains) > 0 else "does not help" if max(gains) <= 0 else "is within the spread of seeds"
+        verdict = (
+            "all seeds gain" if min(gains) > 0 else "no seed gains" if max(gains) <= 0 else "some seeds gain, some lose"
+        )
         each = ", ".join(f"{gain:+.1f}" for gain in gains)
-        yield f"- {part}: {statistics.mean(gains):+.1f} points of mIoU ({each}); it {verdict}."
+        yield f"- {part}: {statistics.mean(gains):+.1f} points of mIoU ({each}); {verdict}."
     yield ""
 
 
 def _reached(rows: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[str]:
-    """Say which of the wanted figures are reached, and by which rows."""
+    """Yield the goals, with the rows that reach them and the rows that miss them."""
     if not {"labels", "masks"} <= rows.keys():
         return
     lower, upper = (_mean(rows[row], "miou") for row in ("labels", "masks"))
@@ -297,14 +307,14 @@ def _reached(rows: Mapping[str, Mapping[str, Any]], name: str) -> Iterator[str]:
     if share is not None:
         yield from _listed(f"{share:.0%} of the upper bound", between, lambda miou: miou >= share * upper)
     if above := [ROWS[row] for row, miou in between.items() if miou > upper]:
-        yield f"- Above true masks: {'; '.join(above)}. After so few steps these are no upper bound."
+        yield f"- Above true masks: {'; '.join(above)}. After so few steps, true masks are not an upper bound."
     yield ""
 
 
 def _listed(what: str, between: Mapping[str, float], reached: Callable[[float], bool]) -> Iterator[str]:
     names = [[ROWS[row] for row, miou in between.items() if reached(miou) == wanted] for wanted in (True, False)]
-    there, missed = ("; ".join(found) or "none" for found in names)
-    yield f"- Wanted: {what}. Reached by: {there}. Missed by: {missed}."
+    reached_by, missed = ("; ".join(found) or "none" for found in names)
+    yield f"- Goal: {what}. Reached by: {reached_by}. Missed by: {missed}."
 
 
 def _mean(seeds: Mapping[str, Any], key: str) -> float:
@@ -317,21 +327,33 @@ def _spread(seeds: Mapping[str, Any], key: str) -> str:
 
 
 @click.command()
-@click.option("--glas", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Measure on GlaS, there.")
-@click.option("--name", default="phantom", show_default=True, help="Of the data set, in the table.")
+@click.option(
+    "--glas",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Measure on GlaS; the folder with its images.",
+)
+@click.option("--name", default="phantom", show_default=True, help="Name of the data set in the table.")
 @click.option("--pipeline", type=click.Path(exists=True, path_type=Path), default=Path("pipelines/demo.yaml"))
 @click.option("--config", type=click.Path(exists=True, path_type=Path), default=Path("pipelines/training/small.yaml"))
-@click.option("--patches", type=click.Path(exists=True, path_type=Path), help="patches.root [a phantom is made].")
-@click.option("--masked", type=click.Path(exists=True, path_type=Path), help="The same tissue with masks: upper bound.")
+@click.option(
+    "--patches",
+    type=click.Path(exists=True, path_type=Path),
+    help="Source patches, as in patches.root [a new phantom].",
+)
+@click.option(
+    "--masked",
+    type=click.Path(exists=True, path_type=Path),
+    help="Images of the same tissue with masks, for the upper bound.",
+)
 @click.option("--val", type=click.Path(exists=True, path_type=Path), help="Images with masks that choose weights.")
-@click.option("--test", type=click.Path(exists=True, path_type=Path), help="Images with masks to measure on.")
+@click.option("--test", type=click.Path(exists=True, path_type=Path), help="Test images with masks.")
 @click.option(
     "--samples",
     default=3200,
     show_default=True,
-    help="Composites of a curated set, of thrice as many where there is a filter.",
+    help="Composites in a curated set; a filter chooses from three times as many candidates.",
 )
-@click.option("--seeds", default=3, show_default=True, help="Trainings of every row.")
+@click.option("--seeds", default=3, show_default=True, help="Number of trainings of every row.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a key of the pipeline file.")
 @click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="Replace a training setting.")
 @click.option("--flips/--no-flips", default=True, show_default=True, help="Test by the mean over flips and rotations.")
@@ -356,9 +378,9 @@ def main(
     output: Path | None,
     page: Path,
 ) -> None:
-    """Measure what each part of the method is worth, and write PAGE from all results there are.
+    """Measure how much each part of the method improves the segmentation, and write PAGE from all stored results.
 
-    What is finished is kept: give the command again to go on.
+    Finished results are kept: give the same command again to resume.
 
     \b
     Examples:
@@ -377,7 +399,7 @@ def main(
         train_set = ("composites=8", "real=8", "epochs=10", "steps_per_epoch=20", *train_set)
     elif patches is None:
         patches = folder / "data"
-        # about the canvas's size, as published data sets are: a Bezier's donors then keep their magnification
+        # patches have about the size of the canvas, as in published data sets, so that Bezier donors keep their scale
         spec = PhantomSpec(seed=1, slides=24, patches=800, size=64, images=24)
         with reporter().stage("phantom", spec.pictures) as advance:
             write_phantom(patches, spec, lambda: advance(1))

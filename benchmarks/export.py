@@ -1,4 +1,4 @@
-"""``python -m benchmarks.export CURATED``: every form of export written and read back, and ``docs/export.md``."""
+"""``python -m benchmarks.export CURATED``: measure writing and reading of every form, and write ``docs/export.md``."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ import click
 import numpy as np
 
 from benchmarks.page import RESULTS
+from synthpipe.core.progress import Silent
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, PART, export, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.work import reader_of
-from synthpipe.handoff import CuratedSet
-from synthpipe.progress import Silent
 from synthpipe.storage.summary import human_bytes
 
 RESULT = RESULTS / "export" / "forms.json"
@@ -28,7 +28,7 @@ PAGE = Path("docs/export.md")
 
 
 def measure(curated: CuratedSet, form: str, folder: Path, workers: int, part: int) -> dict[str, Any]:
-    """Write a form, write it again with every part read back, and read it once more in this process by its library."""
+    """Measure a form: write it, write it with every part read back, and read it in this process by its library."""
     start = time.perf_counter()
     written = export(curated, form, folder / "unchecked", Silent(), part, workers, check=False)
     write_seconds = time.perf_counter() - start
@@ -50,16 +50,16 @@ def measure(curated: CuratedSet, form: str, folder: Path, workers: int, part: in
 
 
 def _read(curated: CuratedSet, name: str, folder: Path, part: int) -> tuple[float, str]:
-    """Return the seconds that the form's library takes for all pixels, which must be the set's, and what it is."""
+    """Read all pixels by the form's library and compare them; return the seconds and the library's name."""
     read, package = reader_of(form_of(name, curated.description), folder)
     seconds, count = 0.0, 0
     for number in range(math.ceil(len(curated) / part)):
         entries = part_of(curated, number, part)
-        places = {entry.key: entry.place for entry in entries.entries}
+        indices = {entry.key: entry.position for entry in entries.entries}
         copies, start = read(folder, entries), time.perf_counter()
         for copy in copies:
             seconds += time.perf_counter() - start
-            sample = curated[places[copy.key]]
+            sample = curated[indices[copy.key]]
             assert np.array_equal(copy.image, sample.image) and np.array_equal(copy.mask, sample.mask)
             count, start = count + 1, time.perf_counter()
         seconds += time.perf_counter() - start
@@ -68,7 +68,7 @@ def _read(curated: CuratedSet, name: str, folder: Path, part: int) -> tuple[floa
 
 
 def write_page(result: Path = RESULT) -> str:
-    """Return the page, made from the measurement that is kept."""
+    """Return the page: its text, and a table of the stored measurement."""
     found = json.loads(result.read_text(encoding="utf-8"))
     text = (Path(__file__).parent / "export.md").read_text(encoding="utf-8").rstrip()
     return "\n".join([text, "", *_measured(found)]).rstrip() + "\n"
@@ -79,7 +79,7 @@ def _measured(found: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{found['composites']:,} composites of {found['what']}, {height} x {width} pixels, "
         f"{human_bytes(found['curated_bytes'])} in `curated.zarr`, in parts of {found['part']}, by {found['workers']} "
-        f"worker processes on {found['cores']} cores, whose load was {found['load']:.1f}:"
+        f"worker processes on {found['cores']} cores with a load of {found['load']:.1f}:"
     )
     yield from (
         "",
@@ -92,18 +92,18 @@ def _measured(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield from (
         "",
-        "Rates are composites a second. The first two count starting the workers and loading the libraries. Every "
-        "pixel that was read back was compared with the set. A load above the number of cores means that other "
-        "processes had their share: quiet cores do more. `python -m benchmarks.export CURATED` measures it again and "
-        "writes this page.",
+        "Rates are composites per second. The first two rates include the start of the workers and the import of the "
+        "libraries. Every pixel that was read back was compared with the set. A load above the number of cores means "
+        "that other processes used the cores too: idle cores are faster. `python -m benchmarks.export CURATED` "
+        "measures it again and writes this page.",
     )
 
 
 @click.command()
 @click.argument("curated", type=click.Path(exists=True, path_type=Path))
-@click.option("--what", default="procedural tissue", show_default=True, help="What the set shows, for the page.")
+@click.option("--what", default="procedural tissue", show_default=True, help="Name of the set's tissue on the page.")
 @click.option("--workers", default=2, show_default=True, help="Worker processes.")
-@click.option("--part", default=PART, show_default=True, help="Composites a part.")
+@click.option("--part", default=PART, show_default=True, help="Composites per part.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
 def main(curated: Path, what: str, workers: int, part: int, output: Path, page: Path) -> None:

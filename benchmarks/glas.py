@@ -1,4 +1,4 @@
-"""GlaS for experiments: weakly-labelled tiles of its training images, and which of these choose weights."""
+"""GlaS for experiments: weakly-labelled tiles of the training images, and the images that choose weights."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ import numpy as np
 import PIL.Image
 
 _TILE, _STRIDE = 112, 56
-_LEAST = 0.02  # share of the pixels, for a class to count
-_CHOSEN = slice(4, None, 9)  # of the training images, in order of their names: they choose weights
+_LEAST = 0.02  # least share of the pixels for a class to be in the label
+_CHOSEN = slice(4, None, 9)  # the training images, in order of their names, that choose weights
 
 
 @dataclass(frozen=True)
 class Glas:
-    """Folders of an experiment: tiles of all training images, and images with masks.
+    """The folders of an experiment on GlaS.
 
-    `excluded` are patterns for the tiles of the `chosen` images, which train nothing.
+    Attributes
+    ----------
+    patches : Path
+        The tiles of all training images.
+    masked, chosen, test : Path
+        Images with masks: of the training, to choose weights, and for the test.
+    excluded : tuple of str
+        Patterns for the tiles of the `chosen` images, which train nothing.
     """
 
     patches: Path
@@ -29,14 +36,15 @@ class Glas:
 
 
 def prepare(source: Path, directory: Path) -> Glas:
-    """Cut GlaS into tiles, named as WSSS4LUAD names its patches; what is there already is kept.
+    """Cut GlaS into tiles with names in the style of WSSS4LUAD; existing files are kept.
 
     Parameters
     ----------
     source : Path
-        Holds ``train/`` and ``val/``, each with ``img/`` and ``mask/``: PNGs, of masks with 0 for gland, 1 for stroma.
+        A folder with ``train/`` and ``val/``, each with PNGs in ``img/`` and ``mask/``. In masks, 0 is gland and 1 is
+        stroma.
     directory : Path
-        Where to write.
+        The folder to write into.
     """
     images = sorted((source / "train" / "img").glob("*.png"))
     chosen = images[_CHOSEN]
@@ -64,7 +72,7 @@ def prepare(source: Path, directory: Path) -> Glas:
 
 
 def cut(path: Path, folder: Path, tile: int = _TILE, stride: int = _STRIDE) -> None:
-    """Write the tiles of an image, labelled with the classes that cover more than the least share of them."""
+    """Write the tiles of an image; the label of a tile has the classes that cover at least 2 % of its pixels."""
     image, mask = (np.asarray(PIL.Image.open(each)) for each in (path, path.parents[1] / "mask" / path.name))
     height, width = mask.shape
     for y in range(0, height - tile + 1, stride):

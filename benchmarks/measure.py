@@ -1,4 +1,4 @@
-"""Timing: several rounds, in each of which everything that is compared runs once, so that noise meets all alike."""
+"""Timing in rounds: every compared program runs once per round, so that noise affects all of them alike."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Composites a second, over several rounds."""
+    """Composites per second in several rounds."""
 
     runs: tuple[float, ...]
 
@@ -32,7 +32,17 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is timed: `call` does `count` composites; `before` is called before it, and not timed."""
+    """A program to time.
+
+    Attributes
+    ----------
+    count : int
+        The number of composites that one call processes.
+    call : callable
+        The program.
+    before : callable
+        Called before each `call`, and not timed.
+    """
 
     count: int
     call: Callable[[], object]
@@ -40,7 +50,7 @@ class Subject:
 
 
 def rates(subjects: Mapping[str, Subject], rounds: int) -> dict[str, Rate]:
-    """Time subjects in turn, `rounds` times, after one run of each that does not count."""
+    """Time all subjects in turn, for `rounds` rounds, after a first round that does not count."""
     found: dict[str, list[float]] = {name: [] for name in subjects}
     for number in range(rounds + 1):
         for name, subject in subjects.items():
@@ -53,13 +63,13 @@ def rates(subjects: Mapping[str, Subject], rounds: int) -> dict[str, Rate]:
 
 
 def ratios(subject: Rate, baseline: Rate) -> float:
-    """Return the median of the rounds' ratios: what disturbed a round disturbed both."""
+    """Return the median of the rounds' ratios; a disturbance in a round affects both rates."""
     return statistics.median(a / b for a, b in zip(subject.runs, baseline.runs, strict=True))
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keep this process, and the threads it starts, on one core; torch would have its threads wait for each other."""
+    """Pin this process and its threads to one core, with one thread for torch."""
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
     os.sched_setaffinity(0, {min(cores)})
     torch.set_num_threads(1)

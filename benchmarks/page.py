@@ -1,4 +1,4 @@
-"""``docs/performance.md``, made from the JSON files of all measurements that are kept."""
+"""The page ``docs/performance.md``, made from the stored JSON results of all measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def write_page(results: Path = RESULTS) -> str:
-    """Return the page: what is measured, and a section of every JSON file in `results`."""
+    """Return the page: its text, and a section for each JSON file in `results`."""
     lines = [(Path(__file__).parent / "performance.md").read_text(encoding="utf-8").rstrip(), ""]
     for path in sorted(results.glob("*.json")):
         lines += _section(json.loads(path.read_text(encoding="utf-8")))
@@ -33,13 +33,13 @@ def _section(results: Mapping[str, Any]) -> list[str]:
         "",
     ]
     if results["rows"]:
-        head: tuple[str, ...] = ("what", "composites a second", "times", "target")
+        head: tuple[str, ...] = ("task", "composites per second", "ratio", "target")
         lines += _table(
             head,
             [[row["what"], _rate(row["rate"]), shares(row["ratios"]), row["target"]] for row in results["rows"]],
         )
     if "codecs" in results:
-        head = ("of", "codec", "size", "Mosaic stage, a second", "random reads, a second")
+        head = ("array", "codec", "size", "Mosaic stage, per second", "random reads, per second")
         lines += _table(
             head,
             [
@@ -49,9 +49,9 @@ def _section(results: Mapping[str, Any]) -> list[str]:
         )
     if "worker_memory" in results:
         memory = results["worker_memory"]
-        lines += [f"The donor bank has {human_bytes(memory['bank_bytes'])}.", ""]
+        lines += [f"The size of the donor bank is {human_bytes(memory['bank_bytes'])}.", ""]
         lines += _table(
-            ("process", "resident", "of it donor bank", "its share of the bank"),
+            ("process", "resident memory", "donor bank in it", "proportional share of the bank"),
             [
                 [f"worker {number}", *(human_bytes(process[key]) for key in ("rss", "bank_rss", "bank_pss"))]
                 for number, process in enumerate(memory["processes"], 1)
@@ -59,7 +59,7 @@ def _section(results: Mapping[str, Any]) -> list[str]:
         )
     if "driver_memory" in results:
         lines += _table(
-            ("composites", "driver's largest memory", "seconds"),
+            ("composites", "driver's peak memory", "seconds"),
             [
                 [f"{each['composites']:,}", human_bytes(each["peak_bytes"]), f"{each['seconds']:.0f}"]
                 for each in results["driver_memory"]
@@ -78,5 +78,5 @@ def _rate(rate: Mapping[str, float]) -> str:
 
 
 def shares(ratios: Mapping[str, float]) -> str:
-    """Write ratios as ``2.00 of this, 3.00 of that``."""
+    """Return ratios as text, such as ``2.00 (a) files, 3.00 (b) copy``."""
     return ", ".join(f"{ratio:.2f} {name}" if ratio < 10 else f"{ratio:.0f} {name}" for name, ratio in ratios.items())

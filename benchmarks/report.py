@@ -1,4 +1,4 @@
-"""``python -m benchmarks.report``: how long the report of a run takes, how large it is, and what memory it needs."""
+"""``python -m benchmarks.report``: measure the time, the file size and the memory of a run's report."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from pathlib import Path
 import click
 
 from benchmarks.memory import peak
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.files import Location
+from synthpipe.config.pipeline_file import load
+from synthpipe.files.locations import Location
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.pipeline_file import load
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 
 _DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
-_OF_ONE = "import sys; from benchmarks.report import measure; measure(sys.argv[1])"
+_MEASURE = "import sys; from benchmarks.report import measure; measure(sys.argv[1])"
 
 
 def build_run(count: int, directory: Path) -> Location:
-    """Build a run of `count` composites, half of each strategy, without a filter; return where it is."""
+    """Build a run of `count` composites, half of each strategy, without a filter, and return its path."""
     write_phantom(directory / "phantom", PhantomSpec(slides=40, patches=1000, images=0))
     each = count // 2
     settings = [
@@ -37,7 +37,7 @@ def build_run(count: int, directory: Path) -> Location:
 
 
 def measure(run: str) -> None:
-    """Write the report of a run, and print what that took; for a process of its own."""
+    """Write the report of a run, and print its seconds, bytes and peak memory; call it in a new process."""
     before = peak()
     start = time.perf_counter()
     from synthpipe.report import write_report
@@ -48,13 +48,13 @@ def measure(run: str) -> None:
 
 
 @click.command()
-@click.option("--composites", default=10_000, show_default=True, help="Of a run that is built for it.")
-@click.option("--run", type=click.Path(exists=True, path_type=Path), help="A run that is there, in its place.")
+@click.option("--composites", default=10_000, show_default=True, help="Number of composites in the run that is built.")
+@click.option("--run", type=click.Path(exists=True, path_type=Path), help="An existing run to measure instead.")
 def main(composites: int, run: Path | None) -> None:
     """Measure the report of a run: seconds, bytes of the file, peak memory of its process."""
     with tempfile.TemporaryDirectory() as scratch:
-        place = run or build_run(composites, Path(scratch))
-        subprocess.run([sys.executable, "-c", _OF_ONE, str(place)], check=True)
+        path = run or build_run(composites, Path(scratch))
+        subprocess.run([sys.executable, "-c", _MEASURE, str(path)], check=True)
 
 
 if __name__ == "__main__":

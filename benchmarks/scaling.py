@@ -1,4 +1,4 @@
-"""``python -m benchmarks.scaling``: what a shard costs the driver, task and verdicts, and how far that carries."""
+"""``python -m benchmarks.scaling``: measure the driver's time for tasks and verdicts, and estimate large runs."""
 
 from __future__ import annotations
 
@@ -18,53 +18,55 @@ import numpy as np
 from distributed import Security
 
 from benchmarks.page import RESULTS
-from synthpipe import pipeline_file
-from synthpipe.config import Pipeline
+from synthpipe.build.candidates import judge_plan
+from synthpipe.build.curated_set import write_verdicts
+from synthpipe.build.state import BuildState
+from synthpipe.build.tasks import Job, ShardTask
+from synthpipe.compose import donor_uses
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.progress import Silent
+from synthpipe.core.records import PatchRef
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.node_bank import BankPlace
-from synthpipe.progress import Silent
-from synthpipe.records import PatchRef
-from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, local, open_cluster, run_tasks
-from synthpipe.stages.candidates import judge_plan
-from synthpipe.stages.curated_set import write_verdicts
-from synthpipe.stages.layout import add_scores, composites_group
-from synthpipe.stages.state import BuildState
+from synthpipe.patches.shared_bank import BankLocation
+from synthpipe.runtime import ClusterSettings, Demand, Executor, Local, local, open_executor
+from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array, open_group
 from synthpipe.storage.shards import write_shard
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.summary import human_bytes
-from synthpipe.tasks import Job, ShardTask
 
 RESULT = RESULTS / "scaling" / "tasks.json"
 PAGE = Path("docs/scaling.md")
 _PIPELINE = Path(__file__).parent.parent / "pipelines" / "wsss4luad.yaml"
-_POINTS = 10  # at which memory is looked at
-_TASKS_A_JUDGED_SHARD = 100  # a hundredth as many shards tell what verdicts take
+_POINTS = 10  # readings of the memory
+_TASKS_A_JUDGED_SHARD = 100  # verdicts are measured with one shard for so many tasks
 _DONORS = 10_000
 
 _COMPOSITES, _CORES, _GPUS = 100_000_000, 1000, 8
 _SHARDS = (512, 1024, 2048, 4096, 8192)
-_SUMMED = 2048  # the one that all is added up for
-_SCORES = 2000.0  # composites that one GPU scores in a second: assumed, not measured
-_DISK = 10e9  # bytes a second that a parallel file system takes: assumed
-_LATENCY, _REQUESTS = 0.04, 10  # seconds of a request to an object store, and how many wait at a time: assumed
+_SUMMED = 2048  # the shard size of the estimated total
+_SCORES = 2000.0  # composites per second that one GPU scores: assumed, not measured
+_DISK = 10e9  # bytes per second that a parallel file system writes: assumed
+_LATENCY, _REQUESTS = 0.04, 10  # seconds per request to an object store, and concurrent requests: assumed
 
 
 def no_work(task: ShardTask) -> int:
-    """Return as a task does that made its shard."""
+    """Return the result of a render task without rendering."""
     size: int = task.job.pipeline.store.shard
     return size
 
 
 def measure(count: int, workers: int) -> dict[str, Any]:
-    """Run `count` tasks that do no work; return seconds, CPU seconds of the driver, and its resident memory."""
+    """Run `count` tasks without work; return the seconds, and the driver's CPU seconds and resident memory."""
     pipeline = pipeline_file.load(_PIPELINE)
-    job = Job(pipeline, RunDirectory(Path("runs/scaling")), BankPlace("none"))
+    job = Job(pipeline, RunDirectory(Path("runs/scaling")), BankLocation("none"))
     memory = []
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
         start, cpu = time.perf_counter(), time.process_time()
-        for done, _ in enumerate(run_tasks(cluster, no_work, tasks), 1):
+        for done, _ in enumerate(cluster.run(no_work, tasks), 1):
             if done % (count // _POINTS) == 0:
                 memory.append({"tasks": done, "resident_bytes": _resident()})
         return {
@@ -77,7 +79,7 @@ def measure(count: int, workers: int) -> dict[str, Any]:
 
 
 def measure_encryption(count: int, workers: int, rounds: int) -> list[dict[str, Any]]:
-    """Return seconds of a cluster's start and of `count` tasks, in turns with TLS and without."""
+    """Return the seconds of a cluster's start and of `count` tasks, in turn with TLS and without it."""
     found = []
     for _ in range(rounds):
         for encrypted in (True, False):
@@ -89,12 +91,12 @@ def measure_encryption(count: int, workers: int, rounds: int) -> list[dict[str, 
 
 
 def _timed_tasks(count: int, workers: int) -> tuple[float, dict[str, float]]:
-    job = Job(pipeline_file.load(_PIPELINE), RunDirectory(Path("runs/scaling")), BankPlace("none"))
+    job = Job(pipeline_file.load(_PIPELINE), RunDirectory(Path("runs/scaling")), BankLocation("none"))
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         cluster.client.wait_for_workers(workers)
         ready, cpu = time.perf_counter(), time.process_time()
         tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
-        for _ in run_tasks(cluster, no_work, tasks):
+        for _ in cluster.run(no_work, tasks):
             pass
         seconds, cpu = time.perf_counter() - ready, time.process_time() - cpu
         return ready, {"task_seconds": seconds / count, "task_cpu_seconds": cpu / count}
@@ -105,26 +107,28 @@ def _plain() -> dict[str, Any]:
 
 
 def measure_verdicts(shards: int) -> list[dict[str, Any]]:
-    """Judge `shards` shards of candidates, of each size, and store the verdicts; return the seconds that each takes."""
-    with open_cluster(ClusterSettings(Local(processes=False)), Demand(), lambda message: None) as cluster:
-        return [_judged(cluster, size, shards) for size in _SHARDS]
+    """Judge `shards` shards of candidates of each size and store the verdicts; return the seconds of each size."""
+    with open_executor(ClusterSettings(Local(0)), Demand(), lambda message: None) as executor:
+        return [_judged(executor, size, shards) for size in _SHARDS]
 
 
-def _judged(cluster: Cluster, size: int, shards: int) -> dict[str, Any]:
+def _judged(executor: Executor, size: int, shards: int) -> dict[str, Any]:
     count = size * shards
     keep_all = [f"curation.{key}={count}" for key in ("wanted", "candidates", "max_candidates")]
     pipeline = pipeline_file.load(_PIPELINE, [f"store.shard={size}", *keep_all])
     donors = tuple(PatchRef(f"{number:05}", "", "", (0,), 1, 1, "") for number in range(_DONORS))
     with tempfile.TemporaryDirectory() as folder:
-        job = Job(pipeline, RunDirectory(Path(folder)), BankPlace("none"))
-        state = BuildState(job, Catalog(donors), cluster, Silent(), {"stages": {}, "strategies": {}})
-        group = composites_group(job.run.candidates, pipeline, "mosaic", "candidate", count)
-        add_scores(group, pipeline, count, "none")
+        job = Job(pipeline, RunDirectory(Path(folder)), BankLocation("none"))
+        state = BuildState(job, Catalog(donors), executor, Silent(), {"stages": {}, "strategies": {}})
+        uses = donor_uses(pipeline, "mosaic")
+        store = CompositeStore.create(job.run.candidates, pipeline, "mosaic", "candidate", count, uses)
+        store.extend_scores(pipeline, count, "none")
+        group = open_group(job.run.candidates, "mosaic", writable=True)
         rng, pixels = np.random.default_rng(0), pipeline.canvas[0] * pipeline.canvas[1]
         small = {
             "p_real": rng.uniform(0.6, 1, size).astype(np.float32),
             "class_pixels": rng.multinomial(pixels, [0.3, 0.3, 0.3, 0.1], size).astype(np.int32),
-            "donors": rng.integers(0, _DONORS, (size, array(group, "donors").shape[1]), dtype=np.int32),
+            "donors": rng.integers(0, _DONORS, (size, uses), dtype=np.int32),
         }
         for name, samples in small.items():
             target = array(group, name)
@@ -147,20 +151,20 @@ def _resident() -> int:
 
 
 def write_page(result: Path = RESULT) -> str:
-    """Return the page, made from the measurement that is kept and those of `benchmarks`."""
+    """Return the page: its text, the stored measurement, and estimates with the rates of `benchmarks`."""
     found = json.loads(result.read_text(encoding="utf-8"))
     text = (Path(__file__).parent / "scaling.md").read_text(encoding="utf-8").rstrip()
-    return "\n".join([text, "", *_measured(found), *_encryption(found), *_reckoned(found)]).rstrip() + "\n"
+    return "\n".join([text, "", *_measured(found), *_encryption(found), *_estimate(found)]).rstrip() + "\n"
 
 
 def _measured(found: Mapping[str, Any]) -> Iterator[str]:
     rate, cpu = found["tasks"] / found["seconds"], 1e3 * found["driver_cpu_seconds"] / found["tasks"]
     sizes = [point["resident_bytes"] for point in found["memory"]]
     yield (
-        f"{found['tasks']:,} tasks on {found['workers']} local workers took {found['seconds']:.0f} s: {rate:.0f} a "
-        f"second, {cpu:.2f} ms of the driver's CPU each. The driver's resident memory:"
+        f"{found['tasks']:,} tasks on {found['workers']} local workers took {found['seconds']:.0f} s: {rate:.0f} per "
+        f"second, {cpu:.2f} ms of the driver's CPU per task. The driver's resident memory:"
     )
-    yield from ("", "| tasks done | resident |", "|---|---|")
+    yield from ("", "| tasks done | resident memory |", "|---|---|")
     yield from (f"| {point['tasks']:,} | {human_bytes(point['resident_bytes'])} |" for point in found["memory"])
     yield from ("", f"From the first row to the last: {sizes[-1] / sizes[0] - 1:+.1%}.", "")
 
@@ -169,59 +173,59 @@ def _encryption(found: Mapping[str, Any]) -> Iterator[str]:
     rounds, rows = found["encryption"], []
     names = {
         "start_seconds": ("start of the cluster", 1, "s"),
-        "task_seconds": ("a task", 1e3, "ms"),
-        "task_cpu_seconds": ("the driver's CPU for it", 1e3, "ms"),
+        "task_seconds": ("time per task", 1e3, "ms"),
+        "task_cpu_seconds": ("driver's CPU per task", 1e3, "ms"),
     }
     for key, (what, scale, unit) in names.items():
         tls, plain = ([each[key] for each in rounds if each["encrypted"] is kind] for kind in (True, False))
         ratio = median(first / second for first, second in zip(tls, plain, strict=True))
         rows.append(f"| {what} | {scale * median(tls):.2f} {unit} | {scale * median(plain):.2f} {unit} | {ratio:.2f} |")
     yield from (
-        "## What encryption costs",
+        "## Cost of encryption",
         "",
-        "The processes of a local cluster speak TLS, since other users of the machine reach its ports too. "
-        f"{len(rounds) // 2} rounds, with TLS and without in turns; medians, and the median of the rounds' ratios:",
+        "The processes of a local cluster use TLS, because other users of the machine can reach its ports. The table "
+        f"has medians of {len(rounds) // 2} rounds, with TLS and without in turn, and the median ratio of a round:",
         "",
         "| | with TLS | without | ratio |",
         "|---|---|---|---|",
         *rows,
         "",
-        "Pixels do not go through it: workers read and write them themselves.",
+        "Pixels are not sent over these connections: workers read and write them themselves.",
         "",
     )
 
 
-def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
+def _estimate(found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield an estimate of the time of a very large run, from the measurement and the stored rates."""
     pipeline = pipeline_file.load(_PIPELINE)
     rates, size = _stage_rates(), _bytes(pipeline)
-    per_task = found["driver_cpu_seconds"] / found["tasks"]
     busy = sum(_COMPOSITES / 2 / rate for rate in rates.values())  # core seconds
     scored = _COMPOSITES / _SCORES / _GPUS / 3600
     verdicts = {
         each["shard"]: (each["judging_seconds"] + each["writing_seconds"]) / each["shards"]
         for each in found["verdicts"]
     }
-    disk, judged = 3 * _COMPOSITES * size / _DISK / 3600, _COMPOSITES / _SUMMED * verdicts[_SUMMED] / 3600
     height, width = pipeline.canvas
     yield from (
         f"## {_COMPOSITES:,} composites on {_CORES:,} cores and {_GPUS} GPUs",
         "",
-        f"Half of them Mosaic, half Bezier, of {height} x {width} pixels, at the rates of the whole stage on a core in "
-        f"[performance.md](performance.md): {rates['mosaic']:,.0f} and {rates['bezier']:,.0f} a second. That is "
-        f"{busy / 3600:.1f} core hours, {busy / _CORES:.0f} s on {_CORES:,} cores if they could all be fed. The "
-        f"composites have {_COMPOSITES * size / 1e12:.0f} TB: a file system that takes {_DISK / 1e9:.0f} GB a second "
-        f"needs {_COMPOSITES * size / _DISK / 60:.0f} minutes for them. GPUs that score {_SCORES:,.0f} a second each "
-        f"(an assumption: take your own figure) need {scored:.1f} hours.",
+        f"Half of the composites are Mosaic and half Bezier, with {height} x {width} pixels. The rates of a worker's "
+        f"whole task on one core are in [performance.md](performance.md): {rates['mosaic']:,.0f} and "
+        f"{rates['bezier']:,.0f} composites per second. So the rendering needs {busy / 3600:.1f} core hours, or "
+        f"{busy / _CORES:.0f} s on {_CORES:,} cores if the scheduler could keep all of them busy. The composites have "
+        f"{_COMPOSITES * size / 1e12:.0f} TB: a file system that writes {_DISK / 1e9:.0f} GB per second needs "
+        f"{_COMPOSITES * size / _DISK / 60:.0f} minutes for them. GPUs that score {_SCORES:,.0f} composites per second "
+        f"each (an assumption: use your own figure) need {scored:.1f} hours.",
         "",
-        "| shard | shards | its bytes | objects | seconds a task | scheduling | cores that are fed | verdicts |",
+        "| shard | shards | bytes per shard | objects | seconds per task | scheduling | busy cores | verdicts |",
         "|---|---|---|---|---|---|---|---|",
     )
-    objects = len(CANDIDATE_ARRAYS) + len(SCORE_ARRAYS) + len(VERDICT_ARRAYS)
+    per_task = found["driver_cpu_seconds"] / found["tasks"]
     for shard in _SHARDS:
         shards = _COMPOSITES // shard
         task = busy / shards
         cells = (
-            *(f"{shard}", f"{shards:,}", human_bytes(shard * size), f"{shards * objects:,}", f"{task:.2f}"),
+            *(f"{shard}", f"{shards:,}", human_bytes(shard * size), f"{shards * _objects():,}", f"{task:.2f}"),
             *(
                 f"{shards * per_task / 60:.1f} min",
                 f"{task / per_task:.0f}",
@@ -229,28 +233,48 @@ def _reckoned(found: Mapping[str, Any]) -> Iterator[str]:
             ),
         )
         yield f"| {' | '.join(cells)} |"
+    yield from _remarks(verdicts, found["verdicts"][0]["shards"])
+    yield from _total(size, scored, _COMPOSITES / _SUMMED * verdicts[_SUMMED] / 3600)
+
+
+def _objects() -> int:
+    """Return the number of objects in a shard of candidates."""
+    return len(CANDIDATE_ARRAYS) + len(SCORE_ARRAYS) + len(VERDICT_ARRAYS)
+
+
+def _remarks(verdicts: Mapping[int, float], measured: int) -> Iterator[str]:
+    """Yield an explanation of the table's columns, given the seconds of the verdicts by shard size."""
     yield from (
         "",
-        "*Scheduling* is the driver's CPU for the rendering tasks; scoring needs as much again. *Cores that are fed*: "
-        "with fewer the cores are the limit, with more the scheduler is. `store.shard` moves it: a task twice as long "
-        "feeds twice the cores. A larger shard is more to make again when a worker is lost or an object is damaged, "
-        f"and fewer inodes: {objects} objects a shard of candidates. A worker's memory does not depend on it. Beyond "
-        "that: several builds, each with a seed and a scheduler of its own.",
+        "*Scheduling* is the driver's CPU time for the rendering tasks; scoring needs as much again. *Busy cores* is "
+        "the number of cores that the scheduler can keep busy: with fewer cores, the cores are the limit, with more, "
+        "the scheduler is. `store.shard` changes this number: a task that is twice as long keeps twice as many cores "
+        "busy. A larger shard needs fewer inodes, but more work is repeated if a worker is lost or an object is "
+        f"damaged. A shard of candidates has {_objects()} objects. A worker's memory does not depend on the shard. For "
+        "more cores, run several builds, each with its own seed and scheduler.",
         "",
-        "*Verdicts* are the driver's own work, while workers wait: it reads scores and donors once and class pixels "
+        "*Verdicts* is the driver's own work, while workers wait: it reads scores and donors once and class pixels "
         f"twice, and writes the verdicts. On a local disk, from its cache, that took {1e3 * verdicts[_SHARDS[0]]:.1f} "
-        f"ms a shard of {_SHARDS[0]} and {1e3 * verdicts[_SHARDS[-1]]:.1f} a shard of {_SHARDS[-1]}, measured with "
-        f"{found['verdicts'][0]['shards']:,} of each. Behind a URL they are five requests a shard of any size: at "
-        f"{1e3 * _LATENCY:.0f} ms each, {_REQUESTS} at a time (assumptions), {5e3 * _LATENCY / _REQUESTS:.0f} ms. All "
-        "but the writing is done again whenever the plan grows. The report at the end reads the same arrays once more, "
-        "which is not counted here.",
+        f"ms per shard of {_SHARDS[0]} and {1e3 * verdicts[_SHARDS[-1]]:.1f} ms per shard of {_SHARDS[-1]}, measured "
+        f"with {measured:,} shards of each size. Behind a URL, verdicts need five requests per shard of any size: "
+        f"{5e3 * _LATENCY / _REQUESTS:.0f} ms if a request takes {1e3 * _LATENCY:.0f} ms and {_REQUESTS} run at a time "
+        "(assumptions). Whenever the plan grows, all of it except the writing is done again. The report at the end "
+        "reads the same arrays once more, which is not counted here.",
         "",
-        f"The curated set is a copy of what is kept: where all is, {_COMPOSITES * size / 1e12:.0f} TB and "
-        f"{len(CURATED_ARRAYS)} objects a shard more, and the disk's {_COMPOSITES * size / _DISK / 60:.0f} minutes "
-        "twice, to read and to write; where the filter accepts a tenth, a tenth of that for as many candidates. In all "
-        f"it is {disk + scored + judged:.1f} hours where all are kept, of which the disk has {disk:.1f}, writing "
-        f"candidates and copying them, the GPUs {scored:.1f}, and the verdicts {60 * judged:.0f} minutes; what the "
-        f"scheduler needs lies within the disk's time. This is for shards of {_SUMMED}, and larger ones need no more.",
+    )
+
+
+def _total(size: int, scored: float, judged: float) -> Iterator[str]:
+    """Yield the total time, given the bytes of a composite and the hours of scoring and verdicts."""
+    disk = 3 * _COMPOSITES * size / _DISK / 3600
+    yield from (
+        "The curated set is a copy of the kept composites. If all are kept, it has "
+        f"{_COMPOSITES * size / 1e12:.0f} TB and {len(CURATED_ARRAYS)} more objects per shard, and the disk needs its "
+        f"{_COMPOSITES * size / _DISK / 60:.0f} minutes twice, to read and to write. If the filter accepts a tenth, "
+        f"this is a tenth of that for the same number of candidates. If all are kept, the total is "
+        f"{disk + scored + judged:.1f} hours: {disk:.1f} for the disk, which writes candidates and copies them, "
+        f"{scored:.1f} for the GPUs, and {60 * judged:.0f} minutes for the verdicts. The scheduler works during the "
+        f"disk's time. This estimate is for shards of {_SUMMED}; larger shards need no more time.",
         "",
     )
 
@@ -262,7 +286,7 @@ def _stage_rates() -> dict[str, float]:
 
 
 def _bytes(pipeline: Pipeline) -> int:
-    """Return the bytes of a composite's image and mask, the mask as it is compressed on average."""
+    """Return the average stored bytes of a composite's image and mask."""
     height, width = pipeline.canvas
     results = json.loads((RESULTS / "crc.json").read_text(encoding="utf-8"))
     share = next(each["size"] for each in results["codecs"] if (each["kind"], each["codec"]) == ("mask", "blosc-lz4"))
@@ -270,12 +294,12 @@ def _bytes(pipeline: Pipeline) -> int:
 
 
 @click.command()
-@click.option("--tasks", default=100_000, show_default=True, help="That do no work.")
+@click.option("--tasks", default=100_000, show_default=True, help="Number of tasks without work.")
 @click.option("--workers", default=2, show_default=True, help="Worker processes.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
 def main(tasks: int, workers: int, output: Path, page: Path) -> None:
-    """Measure what a task costs that does no work, and what verdicts do, and write a JSON file and PAGE."""
+    """Measure the driver's time for tasks without work and for verdicts; write a JSON file and PAGE."""
     logging.getLogger("distributed").setLevel(logging.ERROR)
     found = {
         **measure(tasks, workers),

@@ -1,4 +1,4 @@
-"""What is measured: each function returns rows of the table, in the order of a composite's way."""
+"""The measurements: each function yields rows of the table, in the order in which composites are processed."""
 
 from __future__ import annotations
 
@@ -25,33 +25,33 @@ from torch.utils.data import DataLoader
 from benchmarks.baselines import PngDataset, render_from_files, write_durably, write_files
 from benchmarks.measure import Rate, Subject, one_core, rates, ratios
 from benchmarks.memory import of_this_process
-from synthpipe.compose import Donors, render, sample
-from synthpipe.compose.reference import render_plainly
-from synthpipe.config import Codec, Pipeline
-from synthpipe.files import Location
-from synthpipe.handoff import CuratedSet
+from benchmarks.reference import render_plainly
+from synthpipe.build.tasks import Job, ShardTask, open_donors, render_shard
+from synthpipe.compose import Donors, donor_uses, render, sample
+from synthpipe.config.pipeline import Codec, Pipeline
+from synthpipe.core.records import STRATEGIES, Mask, Strategy
+from synthpipe.core.resizing import fit_packed
+from synthpipe.curated import CuratedSet
+from synthpipe.files.locations import Location
 from synthpipe.patches.bank import bank_bytes, build_bank, open_bank
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.node_bank import BankPlace
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import STRATEGIES, Mask, Strategy
-from synthpipe.resizing import fit_packed
-from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster, run_tasks
-from synthpipe.segment.data import CuratedDataset
-from synthpipe.stages.layout import composites_group
+from synthpipe.patches.shared_bank import BankLocation
+from synthpipe.runtime import ClusterSettings, DaskExecutor, Demand, Local
+from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, open_group
 from synthpipe.storage.shards import object_path
-from synthpipe.tasks import Job, ShardTask, open_donors, render_shard
+from synthpipe.storage.stores import CompositeStore
 
 _RECIPES = 512
-_BLOCK = 32  # as workers do
+_BLOCK = 32  # composites that workers sample before they render
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all measurements share: a pipeline, real donors in a bank and as PNG files, and a place to write."""
+    """The inputs of all measurements: a pipeline, donors in a bank and as PNG files, and a folder to write into."""
 
     pipeline: Pipeline
     catalog: Catalog
@@ -59,8 +59,8 @@ class Bench:
     rounds: int
 
     @property
-    def bank(self) -> BankPlace:
-        return BankPlace("bench", self.scratch)
+    def bank(self) -> BankLocation:
+        return BankLocation("bench", self.scratch)
 
     def job(self, name: str, pipeline: Pipeline | None = None) -> Job:
         return Job(pipeline or self.pipeline, RunDirectory(self.scratch / name), self.bank)
@@ -68,7 +68,7 @@ class Bench:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table."""
+    """A row of the table of results."""
 
     what: str
     rate: Rate
@@ -77,7 +77,7 @@ class Row:
 
 
 def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int) -> Bench:
-    """Decode the donors into a bank, and write them as PNG files for the baselines."""
+    """Decode the donors into a bank, and write them as PNG files for the baselines; return the inputs."""
     bench = Bench(pipeline, catalog, scratch, rounds)
     bench.bank.directory.mkdir(mode=0o700, parents=True)
     background = pipeline.taxonomy.background
@@ -93,9 +93,9 @@ def open_bench(pipeline: Pipeline, catalog: Catalog, scratch: Path, rounds: int)
 
 
 def rendering(bench: Bench) -> Iterator[Row]:
-    """Recipes into arrays, on one core; beside it the kernels' plain form, files, and a copy of finished arrays."""
+    """Measure rendering on one core, against the OpenCV reference, files, and copies of finished arrays."""
     donors = Donors(*open_bank(bench.bank.directory))
-    # OpenCV works on images of their own, not on packed pixels
+    # OpenCV needs separate images, not packed pixels
     planes = Donors(replace(donor, image=donor.image.copy(), mask=_copy(donor.mask)) for donor in donors)
     patches = {patch.id: patch for patch in bench.catalog.patches}
     canvas = bench.pipeline.canvas
@@ -149,7 +149,7 @@ def rendering(bench: Bench) -> Iterator[Row]:
 
 
 def storing(bench: Bench) -> Iterator[Row]:
-    """The stage that a worker does, on one core: sample, render, encode, and store shards durably."""
+    """Measure the whole task of a worker on one core: sample, render, encode, and store shards durably."""
     donors = Donors(*open_bank(bench.bank.directory))
     patches = {patch.id: patch for patch in bench.catalog.patches}
     shard = bench.pipeline.store.shard
@@ -170,7 +170,7 @@ def storing(bench: Bench) -> Iterator[Row]:
             for path, payload in data.items():
                 write_durably(path, payload)
 
-        # what was written goes first, so that both find memory for their pages that the system has at hand
+        # the previous files are removed first, so that both programs get pages that are already in memory
         def remove(paths: Iterable[Location] = paths) -> None:
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -202,7 +202,7 @@ def storing(bench: Bench) -> Iterator[Row]:
 
 
 def workers(bench: Bench) -> Iterator[Row]:
-    """The same stage on a Dask cluster: two workers, and one."""
+    """Measure the same task on a Dask cluster with two workers, against one worker."""
     shard = bench.pipeline.store.shard
     for strategy in bench.pipeline.strategies:
         shards = 16 if strategy == "mosaic" else 24
@@ -218,21 +218,17 @@ def workers(bench: Bench) -> Iterator[Row]:
 
 
 def reading(bench: Bench) -> Iterator[Row]:
-    """Single samples of a curated set in random order, and all in order, on one core."""
+    """Measure reading a curated set on one core: single samples and batches in random order, and all in order."""
     job = bench.job("reading")
     path = _curated(bench, job)
     curated = CuratedSet(path)
-    dataset, group = CuratedDataset(curated), open_group(path)
+    dataset, group = curated.to_torch(), open_group(path)
     count, few = len(curated), len(curated) // 8
     order = np.random.default_rng(0).permutation(count).tolist()
     directory = bench.scratch / "reading-png"
-    directory.mkdir()
-    for index, one in enumerate(curated):
-        PillowImage.fromarray(one.image).save(directory / f"{index}.png")
-        PillowImage.fromarray(one.mask).save(directory / f"{index}-mask.png")
+    _write_pngs(curated, directory)
     images, masks = array(group, "image"), array(group, "mask")
     chunks = [chunk for part in (images, masks) for chunk in _chunks(part)]
-    outs = {id(codec): np.empty(shape, np.uint8) for _, codec, shape in chunks}
 
     def single() -> None:
         for index in order:
@@ -251,21 +247,12 @@ def reading(bench: Bench) -> Iterator[Row]:
         for index in order[:few]:
             images[index], masks[index]
 
-    def scan() -> None:
-        for start in range(0, count, 32):
-            curated.read(range(start, min(start + 32, count)), *buffers(min(32, count - start)))
-
     block = np.empty((32, *curated.size, 3), np.uint8), np.empty((32, *curated.size), np.uint8)
 
-    def buffers(size: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        return block[0][:size], block[1][:size]
-
-    def decode() -> None:
-        for stored, codec, _ in chunks:
-            payload = stored[:-CHECKSUM_BYTES]
-            if checksum(payload) != stored[-CHECKSUM_BYTES:].tobytes():
-                raise ValueError("a chunk is damaged")
-            codec.decode(payload, outs[id(codec)])
+    def scan() -> None:
+        for start in range(0, count, 32):
+            indices = range(start, min(start + 32, count))
+            curated.read(indices, block[0][: len(indices)], block[1][: len(indices)])
 
     with one_core():
         found = rates(
@@ -275,7 +262,7 @@ def reading(bench: Bench) -> Iterator[Row]:
                 "png": Subject(few, png),
                 "zarr": Subject(few, with_zarr),
                 "scan": Subject(count, scan),
-                "decode": Subject(count, decode),
+                "decode": Subject(count, partial(_decode, chunks)),
             },
             bench.rounds,
         )
@@ -287,7 +274,7 @@ def reading(bench: Bench) -> Iterator[Row]:
 
 
 def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Every codec of images and of masks: bytes, writing and reading of Mosaics, on one core."""
+    """Measure every codec of images and masks on one core: size, writing and reading of Mosaics."""
     shard = bench.pipeline.store.shard
     for kind in ("image", "mask"):
         for codec in get_args(Codec):
@@ -323,7 +310,7 @@ def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
 
 
 def driver_memory(bench: Bench, counts: Sequence[int]) -> list[dict[str, Any]]:
-    """Build runs of small Beziers of ever more composites; the driver's largest resident set of each."""
+    """Build a run of small Beziers for each count of composites; return the driver's peak memory of each."""
     found = []
     for count in counts:
         command = [sys.executable, "-m", "benchmarks.driver", str(count), str(bench.scratch / f"driver-{count}")]
@@ -333,12 +320,12 @@ def driver_memory(bench: Bench, counts: Sequence[int]) -> list[dict[str, Any]]:
 
 
 def worker_memory(bench: Bench) -> dict[str, Any]:
-    """What worker processes hold after rendering: their own memory, and what they share."""
+    """Return the memory of worker processes after rendering, and the part of it that they share."""
     shard = bench.pipeline.store.shard
     job = bench.job("memory")
     _create(job, "mosaic", 8 * shard)
     with _cluster(bench, 2) as cluster:
-        for _ in run_tasks(cluster, render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
+        for _ in cluster.run(render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
             pass
         processes = cluster.client.run(of_this_process, str(bench.bank.directory))
     canvas = bench.pipeline.canvas if bench.pipeline.bezier else None
@@ -347,9 +334,9 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A worker with the bench's donors."""
+    """A worker setup that opens the donor bank of the benchmark."""
 
-    bank: BankPlace
+    bank: BankLocation
 
     @property
     def key(self) -> str:
@@ -363,16 +350,23 @@ class Prepared:
         open_donors(self.bank)
 
     def release(self) -> None:
-        """The bank goes with the bench."""
+        """Do nothing: the bank is removed with the benchmark's folder."""
 
 
 @contextmanager
-def _cluster(bench: Bench, workers: int) -> Iterator[Cluster]:
+def _cluster(bench: Bench, workers: int) -> Iterator[DaskExecutor]:
     with (
         open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster,
         cluster.prepared(Prepared(bench.bank), lambda steps: None),
     ):
         yield cluster
+
+
+def _write_pngs(curated: CuratedSet, directory: Path) -> None:
+    directory.mkdir()
+    for index, stored in enumerate(curated):
+        PillowImage.fromarray(stored.image).save(directory / f"{index}.png")
+        PillowImage.fromarray(stored.mask).save(directory / f"{index}-mask.png")
 
 
 def _copy(mask: Mask | None) -> Mask | None:
@@ -381,21 +375,22 @@ def _copy(mask: Mask | None) -> Mask | None:
 
 def _create(job: Job, strategy: Strategy, count: int) -> None:
     """Make the arrays of `count` candidates."""
-    composites_group(job.run.candidates, job.pipeline, strategy, "candidate", count)
+    uses = donor_uses(job.pipeline, strategy)
+    CompositeStore.create(job.run.candidates, job.pipeline, strategy, "candidate", count, uses)
 
 
 def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, name: str) -> float:
-    """Return shards a second of a cluster that is warm: it has made them before, and they were removed."""
+    """Return the shards per second of a warm cluster, which has made the same shards before."""
     job = bench.job(name)
     _create(job, strategy, shards * bench.pipeline.store.shard)
     tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards)]
     with _cluster(bench, count) as cluster:
-        for _ in run_tasks(cluster, render_shard, tasks):
+        for _ in cluster.run(render_shard, tasks):
             pass
         for path in job.run.candidates.rglob("c.*"):
             path.unlink()
         start = time.perf_counter()
-        for _ in run_tasks(cluster, render_shard, tasks):
+        for _ in cluster.run(render_shard, tasks):
             pass
         spent = time.perf_counter() - start
     shutil.rmtree(str(job.run.path))
@@ -403,9 +398,9 @@ def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, nam
 
 
 def _curated(bench: Bench, job: Job) -> Location:
-    """Build a small curated set without a filter."""
+    """Build a small curated set without a filter, and return its path."""
+    from synthpipe.build import build
     from synthpipe.cli.progress import LogReporter
-    from synthpipe.stages import build
 
     wanted = dict.fromkeys(STRATEGIES, 768)
     curation = bench.pipeline.curation.model_copy(update={"wanted": wanted, "max_candidates": wanted, "min_classes": 1})
@@ -420,7 +415,7 @@ def _curated(bench: Bench, job: Job) -> Location:
 
 
 def _chunks(part: zarr.Array[Any]) -> Iterator[tuple[NDArray[np.uint8], ChunkCodec, tuple[int, ...]]]:
-    """Yield the stored bytes, checksum and all, of every sample."""
+    """Yield the stored bytes of every sample, including the checksum, with its codec and its shape."""
     codec, size = ChunkCodec.of(part), part.shards[0]  # type: ignore[index]
     for shard in range(-(-part.shape[0] // size)):
         path = object_path(part, shard)
@@ -428,6 +423,18 @@ def _chunks(part: zarr.Array[Any]) -> Iterator[tuple[NDArray[np.uint8], ChunkCod
         index = data[-16 * size - CHECKSUM_BYTES : -CHECKSUM_BYTES].view("<u8").reshape(-1, 2)
         for offset, length in index[: part.shape[0] - shard * size].tolist():
             yield data[offset : offset + length], codec, part.shape[1:]
+
+
+def _decode(chunks: Iterable[tuple[NDArray[np.uint8], ChunkCodec, tuple[int, ...]]]) -> None:
+    """Verify and decode chunks into one array for each codec."""
+    outs: dict[int, NDArray[np.uint8]] = {}
+    for stored, codec, shape in chunks:
+        payload = stored[:-CHECKSUM_BYTES]
+        if checksum(payload) != stored[-CHECKSUM_BYTES:].tobytes():
+            raise ValueError("a chunk is damaged")
+        if id(codec) not in outs:
+            outs[id(codec)] = np.empty(shape, np.uint8)
+        codec.decode(payload, outs[id(codec)])
 
 
 SUBJECTS: dict[str, Callable[[Bench], Iterator[Row]]] = {

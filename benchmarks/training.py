@@ -1,4 +1,4 @@
-"""``python -m benchmarks.training``: how fast the published training goes here, in float32 and in mixed precision."""
+"""``python -m benchmarks.training``: measure the speed of the published training in float32 and mixed precision."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from typing import Any
 import click
 import torch
 
-from synthpipe import pipeline_file
+from synthpipe.build import build
 from synthpipe.cli.progress import reporter
-from synthpipe.handoff import CuratedSet
+from synthpipe.config import pipeline_file
+from synthpipe.config.settings_file import load_settings
+from synthpipe.curated import CuratedSet
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
@@ -27,19 +29,18 @@ from synthpipe.segment.devices import Hardware, choose_device
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
-from synthpipe.segment.training import TrainingData, train
-from synthpipe.settings_file import load_settings
-from synthpipe.stages import build
+from synthpipe.segment.training import train
+from synthpipe.segment.training_records import TrainingData
 from synthpipe.storage.summary import human_bytes
 
 _PIPELINES = Path(__file__).parent.parent / "pipelines"
 PUBLISHED = _PIPELINES / "training" / "published.yaml"
-_EVERY = 0.5  # seconds between two looks at the GPU
-_PATIENCE = 10  # seconds that nvidia-smi may take
+_EVERY = 0.5  # seconds between two readings of the GPU
+_PATIENCE = 10  # seconds to wait for nvidia-smi
 
 
 def prepare(folder: Path, size: int) -> TrainingData:
-    """Make procedural patches and unfiltered composites of `size` x `size` pixels, and return what trains on them."""
+    """Make procedural patches and unfiltered composites of `size` x `size` pixels; return them as training data."""
     data = folder / "data"
     write_phantom(data, PhantomSpec(seed=1, slides=12, patches=240, size=size, images=1))
     changes = (
@@ -47,7 +48,7 @@ def prepare(folder: Path, size: int) -> TrainingData:
         *("curation.rule=threshold", "curation.wanted=200", "curation.candidates=200"),
     )
     pipeline = pipeline_file.load(_PIPELINES / "demo.yaml", changes)
-    build(pipeline, folder / "run", ClusterSettings(Local(processes=False)), reporter())
+    build(pipeline, folder / "run", ClusterSettings(Local(0)), reporter())
     curated = CuratedSet(folder / "run" / "curated.zarr")
     catalog = read_catalog(pipeline.patches, pipeline.taxonomy)
     real = RealPatches(catalog.patches, curated.description)
@@ -56,7 +57,7 @@ def prepare(folder: Path, size: int) -> TrainingData:
 
 
 def measure(settings: TrainSettings, data: TrainingData, folder: Path, readers: int) -> dict[str, Any]:
-    """Train, and return the report of the training with the GPU's median utilisation, in percent."""
+    """Train; return the report of the training and the GPU's median utilisation in percent."""
     with utilisation() as seen:
         train(settings, data, folder, Hardware(choose_device().type, readers), reporter())
     report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -65,7 +66,7 @@ def measure(settings: TrainSettings, data: TrainingData, folder: Path, readers: 
 
 @contextmanager
 def utilisation() -> Iterator[list[float]]:
-    """Look at the GPU that torch uses first, every half second of a block, and gather its utilisation in percent."""
+    """Yield a list that collects the utilisation of torch's first GPU, in percent, every half second of the block."""
     seen: list[float] = []
     program = shutil.which("nvidia-smi")
     if program is None or not torch.cuda.is_available():
@@ -75,14 +76,14 @@ def utilisation() -> Iterator[list[float]]:
     ask = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", gpu]
     over = threading.Event()
 
-    def look() -> None:
+    def read_utilisation() -> None:
         while not over.wait(_EVERY):
-            with suppress(OSError, subprocess.SubprocessError):  # without an answer of the driver there is no figure
+            with suppress(OSError, subprocess.SubprocessError):  # the driver may not answer
                 found = subprocess.run(ask, capture_output=True, text=True, check=False, timeout=_PATIENCE)
-                if found.stdout.strip().isdigit():  # a part of a GPU has no figure either
+                if found.stdout.strip().isdigit():  # a partition of a GPU has no utilisation
                     seen.append(float(found.stdout))
 
-    thread = threading.Thread(target=look)
+    thread = threading.Thread(target=read_utilisation)
     thread.start()
     try:
         yield seen
@@ -92,8 +93,8 @@ def utilisation() -> Iterator[list[float]]:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the lines of a table, one row a precision."""
-    yield "| precision | images a second | waiting for data | GPU utilisation | peak GPU memory | device |"
+    """Yield the lines of a table with a row for each precision."""
+    yield "| precision | images per second | waiting for data | GPU utilisation | peak GPU memory | device |"
     yield "|---|---|---|---|---|---|"
     for row in rows.values():
         busy = "" if row["gpu_utilisation"] is None else f"{row['gpu_utilisation']:.0f} %"
@@ -104,10 +105,10 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 @click.command()
 @click.option("--size", default=224, show_default=True, help="Height and width of the images.")
-@click.option("--steps", default=200, show_default=True, help="Of each training; the first ones do not count.")
+@click.option("--steps", default=200, show_default=True, help="Steps of each training; the first ones do not count.")
 @click.option("--readers", default=8, show_default=True, help="Processes that prepare batches.")
 @click.option("--train-set", multiple=True, metavar="KEY=VALUE", help="Replace a training setting.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the reports there as JSON too.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Also write the reports to this file as JSON.")
 def main(size: int, steps: int, readers: int, train_set: tuple[str, ...], output: Path | None) -> None:
     """Train the published network on procedural tissue, in float32 and mixed precision, and print a table.
 
@@ -117,14 +118,14 @@ def main(size: int, steps: int, readers: int, train_set: tuple[str, ...], output
       python -m benchmarks.training --steps 20 --readers 2 --train-set network.encoder=resnet18
     """
     rows = {}
-    with tempfile.TemporaryDirectory(prefix="synthpipe-training-") as place:
-        folder = Path(place)
+    with tempfile.TemporaryDirectory(prefix="synthpipe-training-") as directory:
+        folder = Path(directory)
         data = prepare(folder, size)
         for precision in ("32", "mixed"):
             changes = ("network.weights=null", "epochs=1", f"steps_per_epoch={steps}", f"precision='{precision}'")
             settings = load_settings(TrainSettings, PUBLISHED, (*changes, *train_set))
             rows[precision] = measure(settings, data, folder / precision, readers)
-            gc.collect()  # the network of one is no memory of the other
+            gc.collect()  # the peak memory of one training must not include the network of the other
     if output:
         output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     click.echo("\n".join(table(rows)))

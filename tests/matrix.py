@@ -25,7 +25,12 @@ _TORCH = {"torch", "torchvision", "torchmetrics", "timm"}
 _TOOLS = ("pytest>=8.3", "hypothesis>=6.100", "psutil>=5.9", "packaging>=23")
 _NETWORK = "lcnet_050"  # the lowest timm has no network that is made for tests
 _QUICK = (
-    *("tests/compose", "tests/test_curation.py", "tests/test_records.py", "tests/test_settings_yaml.py"),
+    *(
+        "tests/compose",
+        "tests/build/test_curation.py",
+        "tests/core/test_records.py",
+        "tests/config/test_settings_yaml.py",
+    ),
     *("tests/storage/test_chunks.py", "tests/storage/test_sums.py", "tests/patches/test_labels.py"),
 )
 

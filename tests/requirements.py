@@ -13,7 +13,7 @@ import click
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from synthpipe.packages import TORCH
+from synthpipe.core.packages import TORCH
 from tests.conftest import ROOT
 
 _HEAD = """\

@@ -1,4 +1,4 @@
-"""Measure rows, and write the page."""
+"""``python -m benchmarks.datacomp``: measure rows, and write the page."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 import click
 
-from benchmarks.datacomp.kept import Bench, Cell
 from benchmarks.datacomp.page import PAGE, RESULTS, write_page
 from benchmarks.datacomp.rows import ROWS
 from benchmarks.datacomp.sets import SETS
+from benchmarks.datacomp.stored_results import Bench, Cell
 from benchmarks.datacomp.trainer import TRAINERS
 from synthpipe.cli.output import say
-from synthpipe.errors import SynthpipeError
-from synthpipe.files import write_atomically
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.files.writing import write_atomically
 
 
 def among(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return what reads comma-separated names, each one of the known ones."""
+    """Return a function that splits comma-separated names and refuses unknown ones."""
 
     def names(value: str) -> list[str]:
         found = value.split(",")
         if unknown := [name for name in found if name not in known]:
-            raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(known)}")
+            raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(known)}")
         return found
 
     return names
@@ -36,17 +36,23 @@ def among(known: Iterable[str]) -> Callable[[str], list[str]]:
 @click.option("--networks", type=among(TRAINERS), default="pretrained,scratch", show_default=True)
 @click.option("--sets", type=among(SETS), default="glas,phantom", show_default=True)
 @click.option("--sizes", type=among(("1500", "6000")), default="1500", show_default=True, help="Samples of a row.")
-@click.option("--seeds", default=5, show_default=True, type=click.IntRange(1), help="How many, from 0.")
-@click.option("--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Holds the GlaS images.")
+@click.option("--seeds", default=5, show_default=True, type=click.IntRange(1), help="Number of seeds, from 0.")
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Folder of the GlaS images."
+)
 @click.option(
     "-d",
     "--directory",
     type=click.Path(path_type=Path),
     default=Path("runs/datacomp"),
-    help="Tiles and builds [runs/datacomp].",
+    help="Folder for tiles and builds [runs/datacomp].",
 )
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=RESULTS, help="Results [benchmarks/results/datacomp]."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    default=RESULTS,
+    help="Folder for results [benchmarks/results/datacomp].",
 )
 @click.option("--threads", default=1, show_default=True, type=click.IntRange(1), help="CPU threads of a training.")
 @click.option("--page", is_flag=True, help="Only write docs/datacomp.md from the results in -o.")
@@ -63,9 +69,9 @@ def main(
     threads: int,
     page: bool,
 ) -> None:
-    """Train fixed networks on the sets that ROWS make (all by default), one seed after the other.
+    """Train fixed networks on the samples of ROWS (all by default), one seed after the other.
 
-    Results that are there are kept, so the same command resumes what was stopped.
+    Existing results are kept, so the same command resumes a measurement that was stopped.
 
     \b
     Examples:
@@ -100,7 +106,7 @@ def main(
             say(f"Error: {error}", err=True)
             failed += 1
     if failed:
-        raise click.ClickException(f"{failed} rows could not be measured; the messages above say why")
+        raise click.ClickException(f"{failed} rows could not be measured; the messages above have the reasons")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""GlaS by patient: tiles of the training images as labelled patches, whole images to choose and to measure by."""
+"""GlaS split by patient: tiles of the training images as labelled patches, whole images for validation and test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks.glas import cut
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
 
 TILE, STRIDE = 96, 48
 
@@ -28,26 +28,26 @@ _OF_PATIENT = {
     15: (84,),
     16: (36, 50),
 }
-"""The numbers of the 85 training images of the challenge by patient, as the challenge's Grade.csv lists them."""
+"""The numbers of the challenge's 85 training images by patient, from the challenge's Grade.csv."""
 
 _BENIGN = frozenset(
     (2, 4, 6, 8, 9, 12, 15, 20, 21, 22, 25, 30, 32, 33, 34, 38, 45, 46, 47, 51, 52, 53, 55, 56, 59, 61, 62, 63, 64, 65,
      67, 69, 72, 79, 80, 84, 85)
 )  # fmt: skip
-"""The images whose glands Grade.csv calls benign; those of the others are malignant."""
+"""The images with benign glands in Grade.csv; all other images have malignant glands."""
 
 Parts = dict[str, frozenset[int]]
 """The numbers of the images of ``train``, ``validation`` and ``test``."""
 
 
 def by_patient() -> Parts:
-    """Return parts that share no patient; both grades are in each."""
+    """Return parts that share no patient; each part has both grades."""
     patients = {"train": (2, 3, 4, 6, 8, 10, 14), "validation": (5, 11, 13, 15), "test": (1, 7, 9, 16)}
     return {part: _of(among) for part, among in patients.items()}
 
 
 def by_grade() -> Parts:
-    """Return parts that share no patient: benign glands train and choose, malignant ones measure."""
+    """Return parts that share no patient: benign glands for training and validation, malignant ones for the test."""
     return {
         "train": _of((3, 4, 9, 10, 13, 15)) & _BENIGN,
         "validation": _of((1, 5)) & _BENIGN,
@@ -56,15 +56,15 @@ def by_grade() -> Parts:
 
 
 def write_parts(source: Path, directory: Path, parts: Parts) -> None:
-    """Write the parts of GlaS; what is there already is kept.
+    """Write the parts of GlaS into a folder, unless the folder exists.
 
     Parameters
     ----------
     source : Path
-        Holds ``img/`` and ``mask/`` in each of its folders: PNGs ``train_N``, of masks with 0 for gland, 1 for stroma.
+        A folder of folders, each with PNGs ``train_N`` in ``img/`` and ``mask/``. In masks, 0 is gland and 1 is stroma.
     directory : Path
-        Gets ``train``, ``validation`` and ``test``, each with ``img/`` and ``mask/``, and ``patches/1.training`` with
-        the tiles of ``train``, named as WSSS4LUAD names its patches.
+        The folder to write: ``train``, ``validation`` and ``test``, each with ``img/`` and ``mask/``, and
+        ``patches/1.training`` with the tiles of ``train``, with names in the style of WSSS4LUAD.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def write_parts(source: Path, directory: Path, parts: Parts) -> None:
     for part, numbers in parts.items():
         if missing := sorted(numbers - found.keys()):
             raise ConfigError(
-                f"{source}: has no train_{missing[0]}.png in img/ of a folder; expected all 85 training images of GlaS"
+                f"{source}: no folder has img/train_{missing[0]}.png; expected all 85 training images of GlaS"
             )
         for kind in ("img", "mask"):
             (partial / part / kind).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""``docs/datacomp.md``, made from the results that are kept."""
+"""The page ``docs/datacomp.md``, made from the stored results."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datacomp.kept import Result, read_all
 from benchmarks.datacomp.rows import ROWS
 from benchmarks.datacomp.sets import SETS
 from benchmarks.datacomp.statistics import compared
+from benchmarks.datacomp.stored_results import Result, read_all
 from benchmarks.datacomp.trainer import TRAINERS
-from synthpipe.config import differences
-from synthpipe.errors import ConfigError
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import ConfigError
 from synthpipe.segment import metrics
 
 RESULTS = Path(__file__).parents[1] / "results" / "datacomp"
@@ -26,12 +26,12 @@ Table = Mapping[str, Mapping[int, Result]]
 
 
 def write_page(results: Path = RESULTS) -> str:
-    """Return the page: how it is measured, and a section for each data set, network and size in `results`.
+    """Return the page: its text, and a section for each data set, network and size in `results`.
 
     Raises
     ------
     ConfigError
-        Results of one table were made by different settings, so they cannot be compared.
+        Results of one table come from different settings, so they cannot be compared.
     """
     lines = [(Path(__file__).parent / "datacomp.md").read_text(encoding="utf-8").rstrip(), ""]
     tables: dict[tuple[str, str, int], dict[str, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
@@ -51,7 +51,7 @@ def write_page(results: Path = RESULTS) -> str:
 
 
 def _check(rows: Table, results: Path) -> None:
-    """Refuse results of different settings; of these only the recipe differs by row."""
+    """Raise ConfigError if results come from different settings; only the recipe may differ between rows."""
     first = _one(rows)
     for seeds in rows.values():
         recipe = next(iter(seeds.values())).about["made by"]["recipe"]
@@ -59,7 +59,7 @@ def _check(rows: Table, results: Path) -> None:
             changes = list(differences({**first.about["made by"], "recipe": recipe}, each.about["made by"]))
             if changes:
                 raise ConfigError(
-                    f"{results / each.cell.file}: was made by other settings than others of its table "
+                    f"{results / each.cell.file}: comes from other settings than the first result of its table "
                     f"({'; '.join(changes)[:400]}); delete the outdated results and measure them again"
                 )
 
@@ -74,11 +74,11 @@ def _section(title: str, rows: Table) -> Iterator[str]:
     times = [each.about["seconds"]["training"] for seeds in rows.values() for each in seeds.values()]
     yield from (f"## {title}", "")
     yield f"{about}."
-    taught = f"{TRAINERS[one.cell.trainer].about}; {trainer['steps']} steps of {trainer['batch']} images"
-    yield f"{taught}; {len(one.confusions)} test images."
+    training = f"{TRAINERS[one.cell.trainer].about}; {trainer['steps']} steps of {trainer['batch']} images"
+    yield f"{training}; {len(one.confusions)} test images."
     yield f"A training took {statistics.median(times):.0f} seconds (median)."
     yield ""
-    yield f"| row | trained on | mIoU | of true masks | boundary F | {' | '.join(one.classes)} | seeds |"
+    yield f"| row | trained on | mIoU | share of true masks | boundary F | {' | '.join(one.classes)} | seeds |"
     yield "|" + "---|" * (6 + len(one.classes))
     best = statistics.mean(_mious(rows["masks"])) if "masks" in rows else None
     for name, seeds in rows.items():
@@ -93,8 +93,8 @@ def _section(title: str, rows: Table) -> Iterator[str]:
 
 
 def _comparisons(rows: Table) -> Iterator[str]:
-    """Yield a table of the gains of rows against those that they are compared with, in points of mIoU."""
-    yield "| row | against | points of mIoU | p | 95 % by seed | 95 % by image | seeds won |"
+    """Yield a table of each row's gain over the row that it is compared with, in points of mIoU."""
+    yield "| row | against | points of mIoU | p | 95 % by seed | 95 % by image | seeds with a gain |"
     yield "|" + "---|" * 7
     for name, seeds in rows.items():
         against = ROWS[name].against

@@ -1,4 +1,4 @@
-"""The rows of the table: what the fixed trainer is given. A new kind of composites is one entry of `ROWS`."""
+"""The rows of the table, which make the training samples. To compare other composites, add an entry to `ROWS`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from benchmarks.datacomp.sets import DataSet
 from synthpipe import open_curated
+from synthpipe.build import build
 from synthpipe.cli.progress import reporter
-from synthpipe.records import Image, Mask
+from synthpipe.core.records import Image, Mask
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.segment.pseudo import fit_to_patches, gated
+from synthpipe.segment.pseudo import fit_to_patches, restrict_to_labels
 from synthpipe.segment.sources import MaskedCrops, RealPatches
-from synthpipe.stages import build
 
 
 class Samples(NamedTuple):
-    """What one row gives: (N, H, W, 3) uint8 images and (N, H, W) uint8 masks of class indices or background."""
+    """The samples of a row: (N, H, W, 3) uint8 images and (N, H, W) uint8 masks of class indices or background."""
 
     images: Image
     masks: Mask
@@ -31,29 +31,41 @@ Predict = Callable[[Image], NDArray[np.float32]]
 """Takes (N, H, W, 3) uint8 images and returns (N, C, H, W) probabilities, the mean over flips and rotations."""
 
 Train = Callable[[Samples], Predict]
-"""Trains the network that the row is measured by."""
+"""Trains the row's network on samples and returns its prediction."""
 
 
 class Recipe(Protocol):
-    """Makes the samples of a row; its ``repr`` says how, and tells results of other recipes apart."""
+    """Makes the samples of a row; its ``repr`` identifies it in stored results."""
 
     def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
-        """Return at most `size` samples; `run` is where a build may lie, and is removed afterwards."""
+        """Return at most `size` samples.
+
+        Parameters
+        ----------
+        data : DataSet
+            The data set.
+        size, seed : int
+            The number of samples, and the seed.
+        run : Path
+            A folder for a build, which is removed afterwards.
+        train : callable
+            Trains a network on samples.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Built:
-    """Composites of a real build, an equal part of each strategy.
+    """Composites of a real build, with equal numbers of each strategy.
 
     Attributes
     ----------
     overrides : tuple of str
-        Of the pipeline file.
+        Keys of the pipeline file to replace.
     candidates : int
-        How many are rendered for each that is used.
+        The number of candidates for each composite that is used.
     drawn : bool
-        Whether the used ones are drawn at random from all candidates of the first plan that pass the build's checks.
+        Whether the composites are drawn at random from the candidates of the first plan that pass the build's checks.
     """
 
     overrides: tuple[str, ...]
@@ -66,36 +78,36 @@ class Built:
         planned = used * self.candidates
         plan = {"wanted": planned if self.drawn else used, "candidates": planned, "max_candidates": 10 * planned}
         numbers = (f"seed={plain.seed + seed}", *(f"curation.{key}={count}" for key, count in plan.items()))
-        build(data.settings(*self.overrides, *numbers), run, ClusterSettings(Local(processes=False)), reporter())
+        build(data.settings(*self.overrides, *numbers), run, ClusterSettings(Local(0)), reporter())
         curated = open_curated(run / "curated.zarr")
         if self.drawn:
             rng = np.random.Generator(np.random.Philox(seed))
-            # the build goes on beyond the plan in place of candidates that it rejects; other rows rank the plan alone
+            # the build replaces rejected candidates by others beyond the plan, which the other rows do not rank
             origins = map(curated.origin, range(len(curated)))
             indices, codes = np.array([origin[1] for origin in origins if origin]), curated.strategies
-            places = [np.flatnonzero((codes == each) & (indices < planned)) for each in np.unique(codes)]
-            drawn = [rng.choice(each, min(used, len(each)), replace=False) for each in places]
+            planned_ones = [np.flatnonzero((codes == each) & (indices < planned)) for each in np.unique(codes)]
+            drawn = [rng.choice(each, min(used, len(each)), replace=False) for each in planned_ones]
             curated = curated.subset(np.concatenate(drawn))
         return Samples(*curated.read(range(len(curated))))
 
 
 @dataclass(frozen=True)
 class Patches:
-    """The donors themselves: all pixels of a patch, glass aside, have the class that its label names."""
+    """The donors themselves: all pixels of a patch except glass have the class of its label."""
 
     def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
         rng = np.random.Generator(np.random.Philox(seed))
         donors = data.catalog.donors
         chosen = rng.choice(len(donors), min(size, len(donors)), replace=False).tolist()
-        curated = RealPatches([donors[place] for place in chosen], data.description)
+        curated = RealPatches([donors[index] for index in chosen], data.description)
         images, glass, _ = curated.read(range(len(chosen)), ())
-        labels = np.array([donors[place].classes[0] for place in chosen], np.uint8)
+        labels = np.array([donors[index].classes[0] for index in chosen], np.uint8)
         return Samples(images, np.where(glass, glass, labels[:, None, None]))
 
 
 @dataclass(frozen=True)
 class Crops:
-    """Random windows of the donors' images with their true masks, which no other row sees."""
+    """Random windows of the donors' images with their true masks, which no other row uses."""
 
     def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
         source = MaskedCrops(data.images("train"), data.description)
@@ -108,16 +120,17 @@ class Crops:
 class SelfTrained:
     """Half composites, half patches of several classes with masks that a network predicts within their labels.
 
-    The network was trained on the composites alone, and where there are more `rounds`, on what the round before made.
+    In the first round, the network is trained on the composites alone; in later rounds, on the samples of the previous
+    round.
 
     Attributes
     ----------
     composites : Recipe
         Makes the composites.
     share : float or None
-        Of the pixels of each class that keep it, as `synthpipe pseudo-label --keep`; None keeps all.
+        The share of each class's pixels that keep their class, as in `synthpipe pseudo-label --keep`; None keeps all.
     rounds : int
-        How often masks are predicted.
+        The number of times that masks are predicted.
     """
 
     composites: Recipe
@@ -142,7 +155,7 @@ class SelfTrained:
                 masks[some] = (
                     sure.mask(probabilities, labels[some], data.description.taxonomy.background)
                     if sure
-                    else gated(probabilities, labels[some])
+                    else restrict_to_labels(probabilities, labels[some])
                 )
             masks = np.where(glass, glass, masks)
             half = size - len(chosen)
@@ -153,7 +166,7 @@ class SelfTrained:
 
 @dataclass(frozen=True)
 class Row:
-    """A row: what it is, what it is made by, and the row that it is compared with."""
+    """A row: its description, its recipe, and the name of the row that it is compared with."""
 
     about: str
     recipe: Recipe

@@ -1,4 +1,4 @@
-"""The data sets: what gives donors, what chooses weights and what measures, on slides or patients of their own."""
+"""The data sets, split into donors, validation and test images that share no slide or patient."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from benchmarks.datacomp.glas import TILE, Parts, by_grade, by_patient, write_parts
-from synthpipe import pipeline_file
-from synthpipe.config import Pipeline
-from synthpipe.errors import ConfigError
-from synthpipe.handoff import Description
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import ConfigError
+from synthpipe.curated import Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.segment.masks import MaskedImage, digest_of, masked_images
@@ -27,15 +27,15 @@ class DataSet:
     Attributes
     ----------
     name : str
-        As `SETS` calls it.
+        The key in `SETS`.
     pipeline : Path
         The pipeline file of all rows.
     patches : Path
-        Its patches.root.
+        The source patches, as in ``patches.root``.
     train, validation, test : Path
-        Folders with img/ and mask/: the donors' images, those that choose weights, and those that measure.
+        Folders with img/ and mask/: the donors' images, the images that choose weights, and the test images.
     overrides : tuple of str
-        Of the pipeline file, for all rows.
+        Keys of the pipeline file to replace in all rows.
     """
 
     name: str
@@ -47,7 +47,7 @@ class DataSet:
     overrides: tuple[str, ...] = ()
 
     def settings(self, *overrides: str) -> Pipeline:
-        """Return the pipeline, with more keys replaced."""
+        """Return the pipeline, with further keys replaced."""
         return pipeline_file.load(self.pipeline, (f"patches.root={self.patches}", *self.overrides, *overrides))
 
     def images(self, part: str) -> tuple[MaskedImage, ...]:
@@ -56,7 +56,7 @@ class DataSet:
 
     @cached_property
     def description(self) -> Description:
-        """What images of this data set are, at the size of the composites."""
+        """The description of images of this data set at the size of the composites."""
         settings = self.settings()
         return Description(settings.taxonomy, settings.canvas, settings.fingerprint(), settings.patches, settings.glass)
 
@@ -67,17 +67,20 @@ class DataSet:
 
     @cached_property
     def digests(self) -> dict[str, str]:
-        """What results depend on, wherever it lies."""
+        """The digests of the data that results depend on."""
         parts = {part: digest_of(self.images(part)) for part in ("train", "validation", "test")}
         return {**parts, "patches": self.catalog.digest}
 
 
 def _glas(parts: Callable[[], Parts], name: str, data: Path | None, directory: Path) -> DataSet:
     if data is None:
-        raise ConfigError(f"{name} needs the images of GlaS; name the folder that holds them with --data")
+        raise ConfigError(f"{name} needs the images of GlaS; name their folder with --data")
     folder = directory / name
     write_parts(data, folder, parts())
-    canvas = (f"canvas={TILE}", f"mosaic.tile={TILE // 2}")  # a multiple of 32, as encoders halve five times
+    canvas = (
+        f"canvas={TILE}",
+        f"mosaic.tile={TILE // 2}",
+    )  # a multiple of 32, because encoders halve the size five times
     train, validation, test = (folder / part for part in ("train", "validation", "test"))
     return DataSet(name, PIPELINES / "glas.yaml", folder / "patches", train, validation, test, canvas)
 
@@ -91,13 +94,13 @@ def _phantom(data: Path | None, directory: Path, spec: PhantomSpec = _PHANTOM) -
 
 SETS: Mapping[str, tuple[str, Callable[[Path | None, Path], DataSet]]] = {
     "glas": (
-        "GlaS, by patient: 49 images of 7 patients give donors, 10 of 4 choose weights, 26 of 4 measure",
+        "GlaS by patient: 49 images of 7 patients give donors, 10 of 4 choose weights, 26 of 4 are the test",
         partial(_glas, by_patient, "glas"),
     ),
     "glas-grade": (
-        "GlaS, by grade: benign glands of 6 patients give donors, of 2 choose weights, malignant ones of 7 measure",
+        "GlaS by grade: benign glands of 6 patients give donors, of 2 choose weights, malignant ones of 7 are the test",
         partial(_glas, by_grade, "glas-grade"),
     ),
-    "phantom": ("procedural tissue: 24 slides give donors, 24 choose weights, 24 measure", _phantom),
+    "phantom": ("procedural tissue: 24 slides give donors, 24 choose weights, 24 are the test", _phantom),
 }
-"""The data sets by name: what they are, and what makes one from the ``--data`` folder in a working folder."""
+"""The data sets by name: a description, and a function that makes the set from ``--data`` in a working folder."""

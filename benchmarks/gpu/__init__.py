@@ -1,1 +1,1 @@
-"""``python -m benchmarks.gpu``: how fast and how correct synthpipe is on a GPU, in a few minutes."""
+"""``python -m benchmarks.gpu``: measure and check synthpipe on a GPU in a few minutes."""

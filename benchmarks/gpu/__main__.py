@@ -1,4 +1,4 @@
-"""Measure and check everything on a GPU, or small on the CPU; write a JSON file, and print a table."""
+"""Measure and check all parts on a GPU, or at a small size on the CPU; write a JSON file and print a table."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.gpu.found import is_wrong, table
 from benchmarks.gpu.page import PAGE, RESULTS, write_page
+from benchmarks.gpu.part_results import is_wrong, table
 from benchmarks.gpu.running import SHARES, run_parts
 from benchmarks.gpu.scale import FULL, SMALL
 
@@ -25,19 +25,21 @@ _VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @click.command()
-@click.option("--cpu", is_flag=True, help="Run everything small on the CPU, as a test.")
-@click.option("--part", "names", multiple=True, type=click.Choice(tuple(SHARES)), help="Only these [all].")
-@click.option("--seconds", default=400, show_default=True, help="For all parts; a part that takes too long is stopped.")
+@click.option("--cpu", is_flag=True, help="Run all parts at a small size on the CPU, as a test.")
+@click.option("--part", "names", multiple=True, type=click.Choice(tuple(SHARES)), help="Run only these parts [all].")
+@click.option(
+    "--seconds", default=400, show_default=True, help="Time for all parts; a part that takes too long is stopped."
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="JSON to write [benchmarks/results/gpu/CARD.json]."
 )
-@click.option("--page", is_flag=True, help="Measure nothing; make docs/gpu.md from the stored results.")
+@click.option("--page", is_flag=True, help="Only write docs/gpu.md from the stored results.")
 def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, page: bool) -> None:
-    """Measure and check what synthpipe does on the first GPU, and print a table.
+    """Measure and check synthpipe on the first GPU, and print a table.
 
-    Each part runs in a process of its own and has a share of the time; the next parts get what it does not use. A
-    part that fails or is stopped keeps what it measured until then, and its error, and the others follow. The exit
-    code is 0 if all results are right.
+    Each part runs in its own process and has a share of the time; the next parts get the time that it does not use. If
+    a part fails or is stopped, its results so far and its error are kept, and the other parts run. The exit code is 0
+    if all results are right.
 
     \b
     Examples:
@@ -50,12 +52,12 @@ def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, p
         PAGE.write_text(write_page(), encoding="utf-8")
         click.echo(PAGE)
         return
-    # the processes of all parts see one card, or none with --cpu
+    # one card is visible to the processes of all parts, or none with --cpu
     os.environ[_VISIBLE] = "" if cpu else os.environ.get(_VISIBLE, "0").split(",")[0]
     if cpu:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # with such small images, threads wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are slower on such small images
     if not cpu and not torch.cuda.is_available():
-        raise click.ClickException("torch sees no GPU here; --cpu runs everything small on the CPU, as a test")
+        raise click.ClickException("torch finds no GPU; --cpu runs all parts at a small size on the CPU, as a test")
     card = "CPU" if cpu else torch.cuda.get_device_name(0)
     target = output or (None if cpu else RESULTS / f"{re.sub(r'[^A-Za-z0-9]+', '-', card)}.json")
     result: dict[str, Any] = {"card": card, **_settings(cpu), "parts": {}}
@@ -70,11 +72,11 @@ def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, p
                 target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     click.echo("\n".join(table(result["parts"])))
     if wrong := [name for name, part in result["parts"].items() if is_wrong(part)]:
-        raise click.ClickException(f"not right: {', '.join(wrong)}")
+        raise click.ClickException(f"failed: {', '.join(wrong)}")
 
 
 def _settings(cpu: bool) -> dict[str, Any]:
-    """Return the versions and settings that figures depend on."""
+    """Return the versions and the settings that the figures depend on."""
     scale = SMALL if cpu else FULL
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:

@@ -1,4 +1,4 @@
-"""What the parts of the measurement share: a folder, runs of composites, a filter, commands."""
+"""The shared inputs of all parts: a folder, runs of composites, a filter, and functions that run commands."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ import numpy as np
 import torch
 
 from benchmarks.gpu.scale import Scale
-from synthpipe import pipeline_file
-from synthpipe.config import Pipeline
+from synthpipe.build import build
+from synthpipe.build.tasks import Job
+from synthpipe.build.worker_setup import place_bank
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.progress import Silent
+from synthpipe.core.records import Image
 from synthpipe.filtering.training import EpochMetrics, FilterData, train_filter
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.progress import Silent
-from synthpipe.records import Image
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from synthpipe.storage.filter_report import FilterReport, load_report
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
-from synthpipe.tasks import Job
-from synthpipe.workplace import place_bank
 
 PIPELINES = Path(__file__).parent.parent.parent / "pipelines"
 DEMO = PIPELINES / "demo.yaml"
@@ -38,7 +38,10 @@ _SEED = 5
 
 @dataclass(frozen=True)
 class Bench:
-    """What the parts share. Each runs in a process of its own; what one left in the folder, the next ones use."""
+    """The shared inputs of all parts.
+
+    Each part runs in its own process, and uses the files that earlier parts left in the folder.
+    """
 
     folder: Path
     scale: Scale
@@ -50,7 +53,7 @@ class Bench:
         return self.device.type == "cuda"
 
     def pipeline(self, candidates: int, shard: int) -> Pipeline:
-        """Return the demo's pipeline with unfiltered Mosaics of the scale's size, of donors of procedural tissue."""
+        """Return the demo's pipeline with unfiltered Mosaics at the scale's size from procedural tissue."""
         scale, patches = self.scale, self.folder / "patches"
         if not patches.exists():
             write_phantom(patches, PhantomSpec(seed=1, slides=6, patches=60, size=scale.canvas, images=0))
@@ -64,9 +67,9 @@ class Bench:
         return pipeline_file.load(DEMO, changes)
 
     def scored_run(self, name: str, candidates: int, shard: int) -> Job:
-        """Return the job of a run that has composites and a filter; build it if it is missing."""
+        """Return the job of a run with composites and an enabled filter; build the run if it is missing."""
         pipeline, path = self.pipeline(candidates, shard), self.folder / name
-        in_this_process = ClusterSettings(Local(processes=False), device="cpu")  # starting processes takes longer
+        in_this_process = ClusterSettings(Local(0), device="cpu")  # starting processes takes longer
         build(pipeline, path, in_this_process, Silent())
         run = RunDirectory(path)
         enabled = pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": True})})
@@ -74,28 +77,38 @@ class Bench:
 
     @cached_property
     def job(self) -> Job:
-        """The run of as many composites as the scale says."""
+        """The job of the run with the scale's number of composites."""
         return self.scored_run("run", self.scale.candidates, self.scale.shard)
 
     @cached_property
     def images(self) -> Image:
-        """The composites that train a filter, and those that it compares them with."""
+        """The composites that train a filter, and the ones that stand for real patches."""
         stored = SampleReader(array(open_group(self.job.run.candidates, "mosaic"), "image"))
         return stored.read_many(range(min(len(stored), 2 * (self.scale.training + self.scale.training // 4))))
 
     @cached_property
     def filter(self) -> FilterReport:
-        """The filter of the run; trained if it is missing."""
+        """The report of the run's filter, which is trained if it is missing."""
         path = self.job.run.report("mosaic")
         return load_report(path) if path.exists() else self.train_filter(self.folder / "run" / "filter")
 
     def train_filter(
         self,
         directory: Path,
-        on_epoch: Callable[[EpochMetrics], None] | None = None,
+        on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
         changes: Mapping[str, object] | None = None,
     ) -> FilterReport:
-        """Train a filter on stored Mosaics against others, turned upside down; `changes` replace its settings."""
+        """Train a filter to distinguish stored Mosaics from other ones that are upside down.
+
+        Parameters
+        ----------
+        directory : Path
+            The folder for weights and report.
+        on_epoch : callable, optional
+            Called after each epoch.
+        changes : mapping, optional
+            Settings of the filter to replace.
+        """
         half, held = len(self.images) // 2, self.scale.training // 4
         synthetic, real = self.images[:half], np.ascontiguousarray(self.images[half : 2 * half, ::-1])
         data = FilterData(
@@ -108,7 +121,7 @@ class Bench:
         return train_filter(settings, "mosaic", data, _SEED, directory, on_epoch)
 
     def copy_filter(self, job: Job) -> None:
-        """Give another run the filter."""
+        """Copy the filter to another run."""
         target = Path(str(job.run.filter))
         target.mkdir(exist_ok=True)
         for path in (self.job.run.weights("mosaic"), self.job.run.report("mosaic")):
@@ -116,20 +129,20 @@ class Bench:
 
 
 def command(*arguments: object, ok: bool = True, **environment: str) -> str:
-    """Run a command of synthpipe, and return its output; it must succeed, or fail if not `ok`."""
+    """Run a command of synthpipe and return its output; it must succeed if `ok`, else it must fail."""
     return python("-m", "synthpipe", *arguments, ok=ok, **environment)
 
 
 def python(*arguments: object, ok: bool = True, **environment: str) -> str:
-    """Run this Python, and return its output; it must succeed, or fail if not `ok`."""
-    told = list(map(str, arguments))
+    """Run this Python and return its output; it must succeed if `ok`, else it must fail."""
+    words = list(map(str, arguments))
     done = subprocess.run(
-        [sys.executable, *told], capture_output=True, text=True, env={**os.environ, **environment}, check=False
+        [sys.executable, *words], capture_output=True, text=True, env={**os.environ, **environment}, check=False
     )
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     if (done.returncode == 0) is not ok:
-        raise RuntimeError(f"python {' '.join(told)[:200]}: exit {done.returncode}: {said[-2000:]}")
-    return said
+        raise RuntimeError(f"python {' '.join(words)[:200]}: exit {done.returncode}: {output[-2000:]}")
+    return output
 
 
 def options(*changes: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands of the README on a GPU, one after the other, and two workers that share it."""
+"""The parts that run the README's commands one after the other, and a build by two workers that share a GPU."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu.bench import DEMO, PIPELINES, Bench, command, options
-from benchmarks.gpu.found import Found
-from synthpipe import pipeline_file
-from synthpipe.config import Pipeline
-from synthpipe.progress import Silent
-from synthpipe.records import STRATEGIES
+from benchmarks.gpu.part_results import PartResults
+from synthpipe.build import build
+from synthpipe.config import pipeline_file
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.progress import Silent
+from synthpipe.core.records import STRATEGIES
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 
 
-def whole_chain(bench: Bench, found: Found) -> None:
-    """Make the phantom, build, verify, train and evaluate."""
+def whole_chain(bench: Bench, found: PartResults) -> None:
+    """Make the phantom, build a run, verify it, train a network and evaluate it."""
     patches, run = demo_patches(bench), bench.folder / "demo"
     start = time.perf_counter()
     _build_demo(bench, run)
@@ -44,8 +44,8 @@ def whole_chain(bench: Bench, found: Found) -> None:
     found.check("an evaluation has a mean IoU", 0 <= metrics["miou"] <= 1)
 
 
-def shared_card(bench: Bench, found: Found) -> None:
-    """Build the demo by two workers that share the card: the bytes must be those of one worker."""
+def shared_card(bench: Bench, found: PartResults) -> None:
+    """Build the demo by two workers that share the card, and compare the bytes with those of one worker."""
     one, two = bench.folder / "demo", bench.folder / "demo-shared"
     _build_demo(bench, one)  # already built, unless this part runs alone
     gpus = (os.environ["CUDA_VISIBLE_DEVICES"],) * 2 if bench.on_gpu else None
@@ -64,7 +64,7 @@ def demo_patches(bench: Bench) -> Path:
 
 
 def demo_pipeline(bench: Bench) -> Pipeline:
-    """Return the demo's pipeline, of the scale's size."""
+    """Return the demo's pipeline at the scale's size."""
     return pipeline_file.load(DEMO, (f"patches.root={demo_patches(bench)}", *bench.scale.build_set))
 
 

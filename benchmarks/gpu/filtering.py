@@ -1,4 +1,4 @@
-"""The filter on a GPU: how fast it is trained, and whether one seed gives one filter."""
+"""The parts that train the filter on a GPU: its speed, and whether one seed gives the same filter twice."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 
 from benchmarks.gpu.bench import Bench
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from benchmarks.gpu.watching import synchronise, watched
 from synthpipe.filtering.network import Architecture, FilterNetwork
 from synthpipe.filtering.reproducible import reproducible
 
 STAGES: Mapping[str, Mapping[str, object]] = {"float32": {}, "mixed precision": {"precision": "mixed"}}
-"""Settings of the filter, by the names of the rows; each is trained twice, as a build trains it."""
-_CLOSE = 0.05  # of two losses, where one was computed in bfloat16
+"""Settings of the filter by the name of the row; each filter is trained twice, in the same way as in a build."""
+_CLOSE = 0.05  # largest difference of two losses if one is computed in bfloat16
 
 
-def filter_training(bench: Bench, found: Found) -> None:
-    """Train the filter as a build does, twice from one seed, and time single steps in other forms."""
+def filter_training(bench: Bench, found: PartResults) -> None:
+    """Train the filter twice from one seed, in the same way as a build, and time single steps with other settings."""
     for name, changes in STAGES.items():
         _whole_stage(bench, found, name, changes)
     losses = {
         "float32": _steps(bench, found, "float32"),
         "mixed": _steps(bench, found, "mixed precision", mixed=True),
     }
-    found.check("mixed precision has the loss of float32", abs(losses["float32"] - losses["mixed"]) < _CLOSE)
+    found.check("mixed precision has the same loss as float32", abs(losses["float32"] - losses["mixed"]) < _CLOSE)
     _steps(bench, found, "float32, images in torch's own order", channels_last=False)
     _steps(bench, found, "float32, not reproducible", free=True)
 
 
-def compiled_training(bench: Bench, found: Found) -> None:
-    """Take steps of the filter's training with ``torch.compile``."""
+def compiled_training(bench: Bench, found: PartResults) -> None:
+    """Time training steps of the filter with ``torch.compile``, and compare the loss."""
     plain = _steps(bench, found, "mixed precision", mixed=True)
     loss = _steps(bench, found, "mixed precision, compiled", mixed=True, compiled=True)
-    found.check("compiled, it has the loss of before", abs(plain - loss) < _CLOSE)
+    found.check("compiled training has the same loss", abs(plain - loss) < _CLOSE)
 
 
-def _whole_stage(bench: Bench, found: Found, name: str, changes: Mapping[str, object]) -> None:
+def _whole_stage(bench: Bench, found: PartResults, name: str, changes: Mapping[str, object]) -> None:
     # the first training is the run's own, and warms up
     folders = [
         bench.folder / "run" / "filter" if not changes else bench.folder / f"filter {name}",
@@ -62,14 +62,14 @@ def _whole_stage(bench: Bench, found: Found, name: str, changes: Mapping[str, ob
 
 def _steps(
     bench: Bench,
-    found: Found,
+    found: PartResults,
     name: str,
     mixed: bool = False,
     channels_last: bool = True,
     compiled: bool = False,
     free: bool = False,
 ) -> float:
-    """Time steps on one batch that lies on the device; return the loss of the first."""
+    """Time training steps on one batch that is already on the device; return the loss of the first step."""
     settings, device = bench.job.pipeline.filter, bench.device
     pixels = torch.from_numpy(bench.images[: settings.batch]).to(device)
     labels = (torch.arange(len(pixels)) % 2).to(device)
@@ -101,7 +101,7 @@ def _steps(
 
 
 def rate(work: Callable[[], Any], bench: Bench) -> float:
-    """Return how often a second a device does some work, measured for the scale's seconds."""
+    """Return the calls of `work` per second on the device, measured for the scale's seconds."""
     few = 4 if bench.on_gpu else 1
     for _ in range(few):
         work()

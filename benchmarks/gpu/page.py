@@ -1,4 +1,4 @@
-"""``docs/gpu.md``, made from the result files of the cards that were measured."""
+"""The page ``docs/gpu.md``, made from the stored results of all measured cards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.found import is_wrong, table
+from benchmarks.gpu.part_results import is_wrong, table
 from benchmarks.page import RESULTS as ALL_RESULTS
 from synthpipe.storage.summary import human_bytes
 
@@ -18,13 +18,13 @@ _CPU = "CPU"
 
 
 def write_page(results: Path = RESULTS) -> str:
-    """Return the page: how to use GPUs, and a section of every result."""
+    """Return the page: its text, and a section for each stored result."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))]
     cards = [each for each in found if each["card"] != _CPU]
-    lines = [_TEXT.read_text(encoding="utf-8").rstrip(), "", "## What was measured", ""]
+    lines = [_TEXT.read_text(encoding="utf-8").rstrip(), "", "## Measurements", ""]
     if not cards:
         lines += [
-            "**No GPU was measured so far.** This page shows no speed of a GPU, and nothing here ran on one.",
+            "**No GPU has been measured yet.** This page has no speeds of a GPU, and nothing on it ran on a GPU.",
             "",
         ]
     for each in cards:
@@ -41,17 +41,17 @@ def _section(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _checks(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the checks of a run on the CPU, and none of its speeds: they say nothing of a GPU."""
+    """Yield the checks of a run on a CPU without its speeds, which say nothing about a GPU."""
     yield from (
-        "### All parts, small, on a CPU",
+        "### All parts at a small size on a CPU",
         "",
-        f"`--cpu` runs the same code on images of {result['scale']['canvas']} pixels, to check that all of it runs and "
-        f"that results are right. Speeds are left out: they say nothing of a GPU. {_about(result)}",
+        f"`--cpu` runs the same code on images of {result['scale']['canvas']} pixels, to check that all parts run and "
+        f"that the results are right. Speeds are left out: they say nothing about a GPU. {_about(result)}",
         "",
     )
     parts = {name: {**part, "rows": {}, "notes": []} for name, part in result["parts"].items()}
     wrong = [name for name, part in parts.items() if is_wrong(part)]
-    yield from (*table(parts), "", f"Not right: {', '.join(wrong)}." if wrong else "All checks are right.", "")
+    yield from (*table(parts), "", f"Failed: {', '.join(wrong)}." if wrong else "All checks passed.", "")
 
 
 def _about(result: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gpu.parts NAME FOLDER [--cpu]``: one part, in this process. `running` starts it."""
+"""``python -m benchmarks.gpu.parts NAME FOLDER [--cpu]``: run one part in this process; `running` starts it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.chain import shared_card, whole_chain
 from benchmarks.gpu.filtering import compiled_training, filter_training
-from benchmarks.gpu.found import Found
 from benchmarks.gpu.full_memory import full_memory
+from benchmarks.gpu.part_results import PartResults
 from benchmarks.gpu.scale import FULL, SMALL
 from benchmarks.gpu.scoring import scoring
 from benchmarks.gpu.segmentation import resuming, segmentation
 
-PARTS: Mapping[str, Callable[[Bench, Found], None]] = {
+PARTS: Mapping[str, Callable[[Bench, PartResults], None]] = {
     "filter training": filter_training,
     "scoring": scoring,
     "segmentation": segmentation,
@@ -27,13 +27,13 @@ PARTS: Mapping[str, Callable[[Bench, Found], None]] = {
     "full memory": full_memory,
     "compiled": compiled_training,
 }
-"""What each part of `running.SHARES` does. Rendering on a GPU would be one more."""
+"""The function of each part in `running.SHARES`."""
 
 
 def main(name: str, folder: str, cpu: bool) -> None:
-    """Run a part in this process; its error is part of what it found."""
+    """Run a part in this process; an error becomes a part of its result."""
     device = torch.device("cpu" if cpu else "cuda")
-    found = Found(Path(folder) / f"{name}.json")
+    found = PartResults(Path(folder) / f"{name}.json")
     try:
         PARTS[name](Bench(Path(folder), SMALL if cpu else FULL, device), found)
     except Exception as error:

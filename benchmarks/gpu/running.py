@@ -1,7 +1,6 @@
-"""How the parts run: each in a process of its own, for as long as it may.
+"""Running of the parts, each in its own process and for a limited time.
 
-Each part has a process of its own, because a process cannot use a GPU after a fault of it, and because a part that
-takes too long can be stopped.
+A process cannot use a GPU any more after a GPU fault, and only a process can be stopped when it takes too long.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 
 SHARES: Mapping[str, float] = {
     "filter training": 80,
@@ -29,11 +28,14 @@ SHARES: Mapping[str, float] = {
     "full memory": 35,
     "compiled": 30,
 }
-"""The parts in the order in which they run, and their shares of the time; `parts` has their functions."""
+"""The share of the time of each part, in the order in which the parts run; `parts` has their functions."""
 
 
 def run_parts(names: Iterable[str], folder: Path, cpu: bool, seconds: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield each part's name and what it found; none ends later than its share of `seconds` and of those before it."""
+    """Yield the name and the result of each part.
+
+    Each part must end within its share of `seconds` and the time that earlier parts left unused.
+    """
     chosen = {name: SHARES[name] for name in names}
     begun, given = time.monotonic(), 0.0
     for name, share in chosen.items():
@@ -45,9 +47,9 @@ def run_parts(names: Iterable[str], folder: Path, cpu: bool, seconds: float) -> 
 
 
 def _run_part(name: str, folder: Path, cpu: bool, seconds: float) -> dict[str, Any]:
-    """Run a part in a process of its own, and return what it had found when it ended or had to be ended."""
+    """Run a part in its own process, and return its result so far when it ends or is stopped."""
     result = folder / f"{name}.json"
-    found = Found(result)
+    found = PartResults(result)
     found.error("it ended without a message")
     command = [sys.executable, "-m", "benchmarks.gpu.parts", name, str(folder), *(["--cpu"] if cpu else [])]
     process = subprocess.Popen(command, start_new_session=True)
@@ -56,12 +58,12 @@ def _run_part(name: str, folder: Path, cpu: bool, seconds: float) -> dict[str, A
     except subprocess.TimeoutExpired:
         code = None
     finally:
-        with suppress(ProcessLookupError):  # what it started ends with it
+        with suppress(ProcessLookupError):  # processes that the part started end with it
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     part: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     if code is None:
-        part["error"] = f"was stopped: it took more than its {seconds:.0f} s; give more --seconds, or fewer --part"
+        part["error"] = f"was stopped: it took longer than its {seconds:.0f} s; give more --seconds, or fewer --part"
     elif code and "error" not in part:
         part["error"] = f"its process ended with code {code}"
     return part

@@ -1,4 +1,4 @@
-"""How large everything is: full size for a GPU, or small enough to check all of it on a CPU."""
+"""Sizes of the measurement: full size for a GPU, and a small size for a check on a CPU."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How large everything is.
+    """The sizes of all parts.
 
     Attributes
     ----------
     canvas : int
-        Height and width of composites in pixels, where speed is measured.
+        Height and width in pixels of the composites that measure speed.
     candidates, shard : int
-        Composites that are scored, and how many of them a shard holds.
-    training, epochs, batch, network
-        Composites that train the filter, and as many others against them; its epochs, batch and timm network.
+        The number of composites that are scored, and their number per shard.
+    training : int
+        The number of composites that train the filter; as many others stand for real patches.
+    epochs, batch, network : int, int and str
+        The filter's epochs, batch size and timm network.
     seconds : float
-        For which the filter's bare network is timed, at least.
+        The shortest time of measuring the filter's bare network.
     steps, workers : int
-        Steps of a segmentation training, and the processes that prepare its batches.
+        The steps of a segmentation training, and the processes that prepare its batches.
     training_set, demo_set, build_set : tuple of str
-        Settings to replace: of segmentation trainings, of those of the demo's network, and of the demo's pipeline.
+        Settings to replace in the segmentation trainings, in the trainings of the demo's network, and in the demo's
+        pipeline.
     """
 
     canvas: int = 224
@@ -44,7 +47,7 @@ FULL = Scale(
     demo_set=("network.architecture=Unet", "network.encoder=resnet18"),
     build_set=("filter.network=resnet18", "filter.batch=32"),
 )
-"""On a GPU: networks that fill it more than the demo's."""
+"""The sizes on a GPU, with larger networks than the demo's."""
 _SMALL_NETWORK = ("network.encoder=tu-test_resnet", "network.architecture=Unet", "composites=2", "real=2")
 SMALL = Scale(
     canvas=48,
@@ -64,4 +67,4 @@ SMALL = Scale(
         *("curation.wanted=12", "curation.candidates=20", "curation.max_candidates=80", "store.shard=8"),
     ),
 )
-"""With `--cpu`."""
+"""The sizes with `--cpu`."""

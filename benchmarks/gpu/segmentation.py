@@ -1,4 +1,4 @@
-"""Segmentation on a GPU: how fast the published network is trained, and how exactly a killed training resumes."""
+"""The parts that train segmentation on a GPU: the speed of training, and how exactly a killed training resumes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu.bench import PIPELINES, Bench, command, options
-from benchmarks.gpu.found import Found
+from benchmarks.gpu.part_results import PartResults
 from benchmarks.training import PUBLISHED, measure, prepare
+from synthpipe.config.settings_file import load_settings
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.settings_file import load_settings
 
-_MOST_WAITING = 0.05  # of the time
-_CLOSE = 0.05  # of the first losses, where one was computed in bfloat16
-_NEAR = 0.01  # share of the loss of the first step after a kill
-_STEPS, _SAVED = 12, 4  # of a training that is killed, and of its checkpoints
+_MOST_WAITING = 0.05  # largest share of the time for waiting
+_CLOSE = 0.05  # largest difference of two first losses if one is computed in bfloat16
+_NEAR = 0.01  # largest relative difference of the loss of the first step after a kill
+_STEPS, _SAVED = 12, 4  # steps of a training that is killed, and steps between its checkpoints
 
 
-def segmentation(bench: Bench, found: Found) -> None:
-    """Train the published network in float32 and in mixed precision."""
+def segmentation(bench: Bench, found: PartResults) -> None:
+    """Train the published network in float32 and in mixed precision, and check the losses."""
     data = prepare(bench.folder / "segmentation", bench.scale.canvas)
     first = {}
     for precision, name in (("32", "float32"), ("mixed", "mixed precision")):
@@ -44,16 +44,16 @@ def segmentation(bench: Bench, found: Found) -> None:
         losses = _losses(folder)
         found.check(f"{name}: the loss is finite", bool(np.isfinite(losses).all()))
         first[precision] = losses[0]
-    found.check("mixed precision has the first loss of float32", abs(first["32"] - first["mixed"]) < _CLOSE)
+    found.check("mixed precision has the same first loss as float32", abs(first["32"] - first["mixed"]) < _CLOSE)
 
 
-def resuming(bench: Bench, found: Found) -> None:
-    """Kill a training of the demo's network, resume it, and compare it with one that was left alone."""
-    place = bench.folder / "segmentation"
-    if not (place / "run" / "README.md").exists():
-        prepare(place, bench.scale.canvas)
-    data = place / "data"
-    arguments = ["train", place / "run" / "curated.zarr", "--real", data, "--val", data / "2.validation"]
+def resuming(bench: Bench, found: PartResults) -> None:
+    """Kill a training of the demo's network, resume it, and compare it with an uninterrupted one."""
+    folder = bench.folder / "segmentation"
+    if not (folder / "run" / "README.md").exists():
+        prepare(folder, bench.scale.canvas)
+    data = folder / "data"
+    arguments = ["train", folder / "run" / "curated.zarr", "--real", data, "--val", data / "2.validation"]
     arguments += ["--config", PIPELINES / "training" / "demo.yaml"]
     arguments += options(
         *("network.weights=null", "epochs=1", f"steps_per_epoch={_STEPS}", f"save_steps={_SAVED}"),
@@ -63,10 +63,10 @@ def resuming(bench: Bench, found: Found) -> None:
     reached = _kill([*arguments, "-o", bench.folder / "killed"], bench.folder / "killed")
     command(*arguments, "-o", bench.folder / "killed")
     alone, killed = (_losses(bench.folder / name) for name in ("alone", "killed"))
-    found.check("a killed training ends with as many steps", len(alone) == len(killed) == _STEPS)
+    found.check("a killed training ends with the same number of steps", len(alone) == len(killed) == _STEPS)
     apart = np.abs(alone - killed)
     found.row(
-        "losses of a killed training and of one left alone",
+        "losses of a killed and of an uninterrupted training",
         {
             "largest_difference": float(apart.max()),
             "difference_before_the_kill": float(apart[:_SAVED].max()),
@@ -74,16 +74,16 @@ def resuming(bench: Bench, found: Found) -> None:
         },
     )
     if bench.on_gpu:
-        found.check("it resumes to the same loss, nearly", bool(apart[_SAVED] < _NEAR * abs(alone[_SAVED])))
+        found.check("it resumes with nearly the same loss", bool(apart[_SAVED] < _NEAR * abs(alone[_SAVED])))
     else:
-        found.check("it resumes to the same losses, bit by bit", np.array_equal(alone, killed))
+        found.check("it resumes with the same losses, bit by bit", np.array_equal(alone, killed))
 
 
 def _kill(arguments: list[object], folder: Path) -> int:
-    """Kill a training once it has a checkpoint; return the number of steps that it had logged."""
-    told = list(map(str, arguments))
+    """Kill a training when it has a checkpoint; return the number of logged steps."""
+    words = list(map(str, arguments))
     process = subprocess.Popen(
-        [sys.executable, "-m", "synthpipe", *told], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "synthpipe", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         while process.poll() is None and not (folder / "last.ckpt").exists():

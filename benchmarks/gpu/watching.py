@@ -1,4 +1,4 @@
-"""How much memory and time of a GPU a block of code uses."""
+"""Measurement of a GPU's memory and utilisation during a block of code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.training import utilisation
 
 @contextmanager
 def watched(device: torch.device) -> Iterator[dict[str, Any]]:
-    """Yield a row that has, after the block, a GPU's median utilisation in percent and its largest memory in bytes."""
+    """Yield a row that gets, after the block, the GPU's median utilisation in percent and peak memory in bytes."""
     row: dict[str, Any] = {}
     if device.type != "cuda":
         yield row

@@ -1,4 +1,4 @@
-"""The options that say where a build works."""
+"""The options that choose where a build runs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
-from synthpipe.cli.completion import KeyValue
-from synthpipe.cli.locations import workers_option
-from synthpipe.cli.shipped import SHIPPED, SettingsFile
+from synthpipe.cli.options import build_workers_option
+from synthpipe.cli.settings import KeyValue, SettingsFile
+from synthpipe.config.shipped import SHIPPED
 
 if TYPE_CHECKING:  # loads Dask, which `--help` and other commands need not wait for
     from synthpipe.runtime import ClusterSettings, DeviceUse, QueueKind
@@ -20,7 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class ClusterOptions(TypedDict):
-    """What `cluster_options` add to a command."""
+    """The options that `cluster_options` adds to a command."""
 
     workers: int | None
     memory: str | None
@@ -37,10 +37,10 @@ class ClusterOptions(TypedDict):
 
 
 def cluster_options(command: Command) -> Command:
-    """Add the options to a command; it gets what `cluster_settings` takes."""
+    """Add the options to a command. The command passes their values to `cluster_settings`."""
     for option in reversed(
         (
-            workers_option,
+            build_workers_option,
             click.option(
                 "--memory", metavar="SIZE", help="Memory of each worker, such as 4GiB [an even share of the machine's]."
             ),
@@ -67,15 +67,15 @@ def cluster_options(command: Command) -> Command:
                 type=KeyValue("synthpipe.runtime:JobSettings"),
                 multiple=True,
                 metavar="KEY=VALUE",
-                help="Replace a key of --cluster-config; may be given often.",
+                help="Replace a key of --cluster-config; can be repeated.",
             ),
             click.option(
                 "--device",
                 type=click.Choice(("auto", "cuda", "cpu")),
                 default="auto",
                 show_default=True,
-                help="Where filters score and train: cuda: only on workers with a GPU; auto: on those where there are "
-                "any, else on any worker; cpu: on any worker.",
+                help="Where filters train and score. cuda: on workers with a GPU only; auto: on workers with a GPU if "
+                "there are any, else on all workers; cpu: on all workers.",
             ),
             click.option(
                 "--patience",
@@ -83,7 +83,7 @@ def cluster_options(command: Command) -> Command:
                 default=600.0,
                 show_default=True,
                 metavar="SECONDS",
-                help="To wait for workers, as in a queue.",
+                help="How long to wait for workers, for example in a queue.",
             ),
             click.option(
                 "--scratch",
@@ -110,7 +110,7 @@ def cluster_settings(
     patience: float,
     scratch: Path | None,
 ) -> ClusterSettings:
-    """Return what the options describe.
+    """Return the cluster settings that the options describe.
 
     Raises
     ------
@@ -119,30 +119,32 @@ def cluster_settings(
     ConfigError
         The file is wrong; the message lists every mistake.
     """
-    from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
-    from synthpipe.settings_file import load_settings
+    from synthpipe.config.settings_file import load_settings
+    from synthpipe.runtime import ClusterSettings, ExistingCluster, JobQueue, JobSettings, Local, Tls
 
     local = scheduler is None and cluster in (None, "local")
     if scheduler is not None and cluster is not None:
         raise click.UsageError("--scheduler joins a cluster, --cluster starts one: give one of them")
     if not local and (workers is not None or memory is not None):
         raise click.UsageError(
-            "--workers and --memory are of this machine; of jobs: --cluster-set processes=..., memory=..."
+            "--workers and --memory are for this machine; for jobs give --cluster-set processes=..., memory=..."
         )
     if (cluster_config or cluster_set) and cluster in (None, "local"):
         raise click.UsageError("--cluster-config and --cluster-set describe jobs: name their queue with --cluster")
+    if workers == 0 and memory is not None:
+        raise click.UsageError("--memory limits worker processes, and --workers 0 starts none: leave one of them out")
     paths = [path for path in (tls_ca, tls_cert, tls_key) if path]
     if paths and (local or len(paths) < 3):
         raise click.UsageError("--tls-ca, --tls-cert and --tls-key go together, with --scheduler or --cluster")
     tls = Tls(*(path.absolute() for path in paths)) if paths else None
-    where: Local | Joined | Queued
+    where: Local | ExistingCluster | JobQueue
     if local:
         where = Local(workers, None if memory is None else _bytes(memory))
     elif scheduler is not None:
-        where = Joined(scheduler, tls)
+        where = ExistingCluster(scheduler, tls)
     else:
         jobs = load_settings(JobSettings, cluster_config, cluster_set, option="--cluster-set")
-        where = Queued(_kind(cluster), jobs, tls)
+        where = JobQueue(_kind(cluster), jobs, tls)
     return ClusterSettings(where, device, patience, scratch.absolute() if scratch else None)
 
 

@@ -1,10 +1,8 @@
-"""`synthpipe completion`: what a shell needs to complete commands, options, files and keys of pipeline files."""
+"""`synthpipe completion`: print the script with which a shell completes commands."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pkgutil import resolve_name
 from typing import ClassVar, Literal
 
 import click
@@ -16,9 +14,6 @@ from click.shell_completion import (
     get_completion_class,
     split_arg_string,
 )
-from pydantic import BaseModel
-
-from synthpipe.settings_file import choices
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -27,9 +22,9 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> None:
-    """Print a script by which a shell completes commands.
+    """Print the script with which a shell completes commands.
 
-    SHELL is bash, zsh or fish. It completes commands, options, files, and the keys of --set.
+    SHELL is bash, zsh or fish. The script completes commands, options, files, and the keys of --set.
 
     \b
     Examples:
@@ -45,9 +40,9 @@ def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> Non
 
 @add_completion_class
 class Bash(BashComplete):
-    """bash, which ends a word at `=`: click is given the line instead of its words.
+    """Completion for bash, which ends a word at `=`: the script gives click the whole line.
 
-    Of what is offered, only what comes after the last `=` replaces what was typed.
+    Only the part of a completion after the last `=` replaces the typed text.
     """
 
     source_template: ClassVar[str] = r"""%(complete_func)s() {
@@ -81,7 +76,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 @add_completion_class
 class Zsh(ZshComplete):
-    """zsh, which sets a space behind what it has completed; behind keys, whose values follow, it shall not."""
+    """Completion for zsh, without the space that zsh adds after a completed key, because a value follows."""
 
     source_template: ClassVar[str] = ZshComplete.source_template.replace(
         "_describe -V unsorted completions_with_descriptions -U\n",
@@ -91,31 +86,3 @@ class Zsh(ZshComplete):
         (( ! $#keys )) || _describe -V unsorted keys -U -S ''
 """,
     )
-
-
-class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """KEY=VALUE of a settings model: its keys are completed, and what may stand behind them where that is a choice.
-
-    `model` names it, as ``module:class``: it is imported when a shell asks.
-    """
-
-    name = "key=value"
-
-    def __init__(self, model: str) -> None:
-        self._model = model
-
-    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        found = _keys(resolve_name(self._model), "")
-        return [CompletionItem(text, help=told) for text, told in found if text.startswith(incomplete)]
-
-
-def _keys(model: type[BaseModel], above: str) -> Iterator[tuple[str, str | None]]:
-    for name, field in model.model_fields.items():
-        allowed = choices(field.annotation)
-        sections = [each for each in allowed if isinstance(each, type) and issubclass(each, BaseModel)]
-        for section in sections:
-            yield from _keys(section, f"{above}{name}.")
-        words = [each for each in allowed if isinstance(each, str)]
-        yield from ((f"{above}{name}={word}", field.description) for word in words)
-        if not sections and not words:
-            yield f"{above}{name}=", field.description

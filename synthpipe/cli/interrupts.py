@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while something is made: what was begun is cleaned up, once."""
+"""Handle Ctrl-C and SIGTERM so that interrupted work is cleaned up once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NoReturn
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let the first of both signals raise `KeyboardInterrupt` in the block, and have no more of them disturb its end.
+    """Raise `KeyboardInterrupt` at the first SIGINT or SIGTERM in the block, and ignore later ones.
 
-    A scheduler's time limit sends SIGTERM; people press Ctrl-C twice. Where Ctrl-C is ignored, as behind ``nohup``, it
-    stays so.
+    Job queues send SIGTERM at a time limit, and people press Ctrl-C twice. If Ctrl-C is ignored, as under ``nohup``, it
+    stays ignored.
     """
     stopped = False
 

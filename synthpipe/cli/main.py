@@ -1,4 +1,4 @@
-"""The `synthpipe` command, and how errors reach its user: one clear message, no traceback."""
+"""The `synthpipe` command. It turns errors into one clear message without a traceback."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from typing import Any
 import click
 
 from synthpipe.cli.output import plain
-from synthpipe.errors import SynthpipeError, cause_of, cure_of, is_of_client, is_of_memory
-from synthpipe.packages import TORCH, TRAIN, absent, needs
+from synthpipe.core.errors import SynthpipeError, cause_of, cure_of, is_of_client, is_of_memory
+from synthpipe.core.packages import TORCH, TRAIN, absent, needs
 
 DEBUG = "SYNTHPIPE_DEBUG"
 _COMMANDS: Mapping[str, str] = {
-    **dict.fromkeys(("build", "schema", "validate"), "building"),
-    **dict.fromkeys(("doctor", "status", "verify"), "checking"),
-    **dict.fromkeys(("index", "replay"), "looking"),
-    **dict.fromkeys(("baseline", "evaluate", "predict", "pseudo-label", "train"), "training"),
-    **{"completion": "completion", "export": "exporting", "init": "starting", "inspect": "inspecting"},
-    **{"phantom": "phantom", "report": "reporting"},
+    **{
+        name: name
+        for name in (
+            *("baseline", "build", "completion", "doctor", "evaluate", "export", "index", "init", "inspect", "phantom"),
+            *("predict", "replay", "report", "schema", "status", "train", "validate", "verify"),
+        )
+    },
+    "pseudo-label": "pseudo_label",
 }
-"""The module of every command."""
+"""The module of each command."""
 
 
 class ExplainingGroup(click.Group):
     """A command group that turns exceptions into one message and an exit code.
 
-    Commands are imported when they are asked for: each starts as soon as what it needs is loaded, and `doctor` works
-    where packages of the others are missing.
+    Each command is imported when it is called, so it starts quickly, and `doctor` works if packages of other commands
+    are missing.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,7 +56,7 @@ class ExplainingGroup(click.Group):
         try:
             module = import_module(f"synthpipe.cli.{_COMMANDS[cmd_name]}")
         except ImportError as error:
-            raise click.ClickException(_missing(error)) from error
+            raise click.ClickException(_import_text(error)) from error
         command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
@@ -64,7 +66,7 @@ class ExplainingGroup(click.Group):
         except SynthpipeError as error:
             if os.environ.get(DEBUG):
                 raise
-            raise _failure(_told(error)) from error
+            raise _failure(_text(error)) from error
         except click.ClickException as error:
             error.message = plain(error.message)  # type: ignore[misc]  # click means subclasses
             raise
@@ -77,29 +79,30 @@ class ExplainingGroup(click.Group):
                 raise
             where = f"{error.filename}: " if error.filename else ""
             raise _failure(
-                f"{where}{_told(error, cause_of(error))}; {cure_of(error) or 'check the disk'}; finished work is kept"
+                f"{where}{_text(error, cause_of(error))}; {cure_of(error) or 'check the disk'}; finished work is kept"
             ) from error
         except Exception as error:
             if os.environ.get(DEBUG):
                 raise
             if is_of_client(error):
                 raise _failure(
-                    f"the store gave no answer: {_told(error, cause_of(error))}; {cure_of(error)}; finished work is "
+                    f"the store did not answer: {_text(error, cause_of(error))}; {cure_of(error)}; finished work is "
                     "kept"
                 ) from error
             if isinstance(error, ModuleNotFoundError):
-                raise _failure(_missing(error)) from error
+                raise _failure(_import_text(error)) from error
             if is_of_memory(error):
                 raise _failure(
-                    f"memory is full: {(str(error).splitlines() or ['no room was left'])[0]}\nLower what is computed "
-                    "at once (composites and real of a training, --batch, --window batch=..., --workers), or choose a "
-                    "smaller network"
+                    f"memory is full: {(str(error).splitlines() or ['no memory was left'])[0]}\nUse smaller "
+                    "batches (composites and real of a training, --batch, --window batch=...) or fewer "
+                    "--workers, or choose a smaller network"
                 ) from error
             if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
                 raise _failure(
-                    f"a process that reads ahead has died: {str(error).splitlines()[0]}\nPerhaps memory was short, or "
-                    "shared memory, of which containers have 64 MB (docker run --shm-size=2g gives more). Give fewer "
-                    "--readers, or --readers 0, then give the command again: it resumes from its last checkpoint"
+                    f"a reader process of the training has died: {str(error).splitlines()[0]}\nPerhaps memory or "
+                    "shared memory was full; containers have 64 MB of shared memory (docker run "
+                    "--shm-size=2g gives more). Give fewer --readers, or "
+                    "--readers 0, then give the command again: it resumes from its last checkpoint"
                 ) from error
             if isinstance(error, RuntimeError) and "torchvision::" in str(error):
                 raise _failure(
@@ -107,8 +110,8 @@ class ExplainingGroup(click.Group):
                     "as docs/install.md shows"
                 ) from error
             raise _failure(
-                f"unexpected {type(error).__name__}: {_told(error)}\nThis is a fault of synthpipe, or something "
-                f"that it does not foresee. {DEBUG}=1 shows the traceback; please report it."
+                f"unexpected {type(error).__name__}: {_text(error)}\nThis is a fault of synthpipe, or a case "
+                f"that it does not handle. Set {DEBUG}=1 to see the traceback; please report it."
             ) from error
 
 
@@ -116,17 +119,17 @@ def _failure(message: str) -> click.ClickException:
     return click.ClickException(plain(message))
 
 
-def _told(error: Exception, message: str | None = None) -> str:
-    """Return what an error says, and where in the work it happened."""
+def _text(error: Exception, message: str | None = None) -> str:
+    """Return the message of an error, followed by its notes."""
     return "\n  ".join([message or str(error), *getattr(error, "__notes__", [])])
 
 
-def _missing(error: ImportError) -> str:
-    """Say what to do about a package that cannot be imported."""
+def _import_text(error: ImportError) -> str:
+    """Return a message about a package that cannot be imported."""
     stage = absent(*TORCH, *TRAIN)  # the segmentation stage imports these at once; a build checks before
     if (error.name or "").split(".")[0].replace("_", "-") in stage:
         return needs("the segmentation stage", stage)
-    return f"a package that this needs cannot be imported: {error}; `synthpipe doctor` tells what to install"
+    return f"a package that this command needs cannot be imported: {error}; `synthpipe doctor` says what to install"
 
 
 @click.group(cls=ExplainingGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -136,11 +139,11 @@ def main() -> None:
 
     \b
     Start here:
-      synthpipe doctor                                        is this machine fit?
+      synthpipe doctor                                        can this machine run a build?
       synthpipe init /data/patches -o mine.yaml               a pipeline file for patches of your own
-      synthpipe phantom data/phantom                          procedural tissue to try it on
+      synthpipe phantom data/phantom                          procedural tissue to try synthpipe with
       synthpipe build pipelines/demo.yaml -o runs/demo        candidates, filter, curated set
-      synthpipe inspect runs/demo                             what was made
-      synthpipe verify runs/demo                              whether all of it is sound
+      synthpipe inspect runs/demo                             summary of the run
+      synthpipe verify runs/demo                              check every byte of it
       synthpipe train runs/demo ...                           a segmentation network, see `train --help`
     """

@@ -1,4 +1,4 @@
-"""``docs/commands.md``, written from the commands themselves: ``python -m synthpipe.cli.manual > docs/commands.md``."""
+"""Write ``docs/commands.md`` from the commands: ``python -m synthpipe.cli.manual > docs/commands.md``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from synthpipe.cli.main import main
 RULES = """\
 # Commands
 
-`synthpipe COMMAND --help` shows what this page says of a command. The page is written by
+`synthpipe COMMAND --help` shows the text of this page about a command. The page is written by
 `python -m synthpipe.cli.manual > docs/commands.md`.
 
 ## What is the same everywhere
@@ -23,37 +23,37 @@ An argument or an option means the same in every command that has it.
 
 | argument | is |
 |---|---|
-| `PIPELINE` | a pipeline file, or the name of one that comes with synthpipe, such as `demo` |
+| `PIPELINE` | a pipeline file, or the name of a file that comes with synthpipe, such as `demo` |
 | `RUN` | the folder or URL that `synthpipe build` wrote |
 | `CURATED` | a finished run, its `curated.zarr`, or the store of `synthpipe pseudo-label` |
 | `CHECKPOINT` | a file, or the folder of a training, whose `best.ckpt` it stands for |
 
 | option | is |
 |---|---|
-| `-o`, `--output` | what the command writes. A folder or store is new, or begun by the same command, which then resumes; others are refused, so there is no `--force`. A single file is replaced, except by `init`; `report` replaces only reports |
-| `--set` | replaces a key of the settings file: of `PIPELINE`, or of `--config`. It may be repeated, as may `--cluster-set`, for `--cluster-config`, and `--window` |
+| `-o`, `--output` | where the command writes. A folder or store must be new, or begun by the same command, which then resumes it. Others are refused, so there is no `--force`. A single file is replaced, except by `init`; `report` replaces only reports |
+| `--set` | replaces a key of the settings file, `PIPELINE` or `--config`. It can be repeated, as can `--window`, and `--cluster-set` for `--cluster-config` |
 | `--config` | a settings file, or the name of one that comes with synthpipe |
-| `--dry-run` | says what would be done, and writes nothing |
+| `--dry-run` | prints what would be done, and writes nothing |
 | `--json` | prints everything as JSON |
-| `--workers` | worker processes on this machine; by default one a core |
-| `--readers` | processes of each device of a training that read ahead |
-| `--device` | where networks compute: `cpu`, `cuda` (any GPU), `cuda:1`. A training takes several, as `cuda:0,cuda:1`. A build has workers, so it takes a kind alone |
-| `--batch` | images a call of the network; of images that are cut into windows, `--window batch=N` says how many windows |
+| `--workers` | worker processes on this machine; by default one per core. With 0, `build` and `verify --repair` run all tasks in the command's process, without Dask |
+| `--readers` | processes that read data ahead, for each device of a training |
+| `--device` | where networks compute: `cpu`, `cuda` (any GPU), `cuda:1`. A training takes several devices, as `cuda:0,cuda:1`. A build takes only a kind, `cpu` or `cuda`, because its workers choose |
+| `--batch` | images per call of the network; if images are cut into windows, `--window batch=N` sets the windows per call |
 | `--window` | how images are cut into windows: size, stride, scales, flips, blend or batch |
-| `--patches` | where the patches of a run lie now, if they have moved or need credentials |
-| `--real` | real patches that a network is trained on, or that it labels |
+| `--patches` | the location of a run's patches now, if they have moved or need credentials |
+| `--real` | real patches that a network trains on, or labels |
 | `--layout` | how patches are laid out in folders and names |
 | `--label-pattern` | for layout `pattern`: a regular expression that finds the class in file names |
-| `--classes` | class names in index order; without it those that the patches name |
+| `--classes` | class names in index order; by default those that the patches name |
 | `--val`, `--data`, `--masks` | folders with `img/` and `mask/`: to choose weights by, to measure on, to train on |
 | `--mask-map` | what the values of masks mean; without it they are class indices |
-| `--any-palette` | takes the values of masks as class indices, whatever colours the palettes have |
+| `--any-palette` | takes mask values as class indices, whatever the palette colours are |
 | `--glass`, `--no-glass` | whether empty glass is ignored |
 | `--max-pixels` | images with more pixels are refused before they are decoded |
-| `--index` | of composites, counted from 0; `--sample` is how many of them are drawn |
+| `--index` | indices of composites, counted from 0; `--sample` is the number of composites to draw |
 
-A command that is refused leaves nothing: no folder, no parent folder, no lock. The exit code is 0 if all went well, 2 if the
-command line is not that of the usage, and 1 if anything else is wrong.
+A refused command leaves nothing behind: no folder, no parent folder, no lock. The exit code is 0 on success, 2 if the
+command line is wrong, and 1 if anything else is wrong.
 """  # noqa: E501  # rows of tables
 
 
@@ -89,7 +89,7 @@ def _argument(argument: click.Argument) -> str:
 
 
 def _row(option: click.Option) -> str:
-    """Return a row of the table; a default in brackets at the end of a help text is put into its own column."""
+    """Return a row of the table; a default in brackets at the end of a help text gets its own column."""
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
     text, _, told = (option.help or "").rstrip(".").partition(" [")
     default = told.removesuffix("]")

@@ -1,17 +1,17 @@
-"""What commands print: text that neither shows secrets nor steers a terminal."""
+"""Print text without secrets and without control characters for the terminal."""
 
 from __future__ import annotations
 
 import click
 
-from synthpipe.display import printable, without_secrets
+from synthpipe.core.display import printable, without_secrets
 
 
 def plain(text: object) -> str:
-    """Return text of one or more lines as a terminal may show it, whatever names of strangers are in it."""
+    """Return text without secrets, and with control characters escaped; line breaks stay."""
     return "\n".join(map(printable, without_secrets(text).split("\n")))
 
 
 def say(text: object = "", err: bool = False) -> None:
-    """Print text as `plain` returns it, to standard error where `err`."""
+    """Print text as `plain` returns it, to standard error if `err`."""
     click.echo(plain(text), err=err)

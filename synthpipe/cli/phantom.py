@@ -1,4 +1,4 @@
-"""`synthpipe phantom`: procedural tissue to try everything on."""
+"""`synthpipe phantom`: write procedural tissue to try synthpipe with."""
 
 from __future__ import annotations
 
@@ -17,18 +17,23 @@ _DEFAULT = PhantomSpec()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--patch-count", "patches", default=_DEFAULT.patches, show_default=True, help="Training patches.")
 @click.option(
-    "--slide-count", "slides", default=_DEFAULT.slides, show_default=True, help="Slides that they are cut from."
+    "--slide-count", "slides", default=_DEFAULT.slides, show_default=True, help="Slides that the patches are cut from."
 )
-@click.option("--size", default=_DEFAULT.size, show_default=True, help="About how wide a patch is, in pixels.")
+@click.option("--size", default=_DEFAULT.size, show_default=True, help="Approximate side of a patch, in pixels.")
 @click.option(
-    "--image-count", "images", default=_DEFAULT.images, show_default=True, help="Images with masks, each for two sets."
+    "--image-count",
+    "images",
+    default=_DEFAULT.images,
+    show_default=True,
+    help="Images with masks in each of two sets, validation and test.",
 )
-@click.option("--seed", default=_DEFAULT.seed, show_default=True, help="Of everything random.")
+@click.option("--seed", default=_DEFAULT.seed, show_default=True, help="Seed of all random numbers.")
 def phantom(directory: Path, patches: int, slides: int, size: int, images: int, seed: int) -> None:
-    """Write procedural tissue to try everything on.
+    """Write procedural tissue to try synthpipe with.
 
-    It looks like H&E. DIRECTORY is laid out as WSSS4LUAD. Tumour, stroma, normal tissue and glass: training patches
-    with their labels in the names, validation and test images with masks. The same options give the same files.
+    The tissue looks like H&E and has tumour, stroma, normal tissue and glass. DIRECTORY gets the layout of WSSS4LUAD:
+    training patches with labels in their names, and validation and test images with masks. The same options give the
+    same files.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Showing how far a build is: bars on a terminal, log lines elsewhere."""
+"""Show progress: bars on a terminal, log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from contextlib import contextmanager
 import click
 
 from synthpipe.cli.output import plain, say
-from synthpipe.progress import Advance, Silent
+from synthpipe.core.progress import Advance, Silent
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 class TerminalReporter:
-    """A progress bar a stage, with rate and the time that is left, on standard error."""
+    """Show a progress bar for each stage on standard error, with its rate and the remaining time."""
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
@@ -38,11 +38,11 @@ class TerminalReporter:
             yield advance
 
     def note(self, message: str) -> None:
-        click.echo(f"\r\033[K{plain(message)}", err=True)  # in the place of a bar, which is drawn anew below
+        click.echo(f"\r\033[K{plain(message)}", err=True)  # replaces a bar, which is drawn again below
 
 
 class LogReporter:
-    """Plain lines for logs: when a stage begins, from time to time, and when it ends with its seconds."""
+    """Print log lines when a stage begins, from time to time, and when it ends."""
 
     @contextmanager
     def stage(self, title: str, total: int) -> Iterator[Advance]:
@@ -84,7 +84,7 @@ def _rate(steps: int, seconds: float) -> str:
 
 
 def reporter() -> TerminalReporter | LogReporter | Silent:
-    """Return bars where standard error is a terminal, else log lines; nothing in a further process of a training."""
+    """Return bars if standard error is a terminal, else log lines; nothing in extra processes of a training."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return Silent()
     return TerminalReporter() if sys.stderr.isatty() else LogReporter()

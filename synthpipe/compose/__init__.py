@@ -1,7 +1,7 @@
 """Composites: `sample` draws every random number into a recipe, `render` turns a recipe into pixels.
 
-The generator of a composite is made from the pipeline's seed, the strategy, the purpose and the index alone, so its
-bytes do not depend on how many workers render, in which order, or in which shards.
+The generator of a composite depends only on the pipeline's seed, the strategy, the purpose and the index. So the bytes
+of a composite do not depend on the number of workers, the order of rendering or the shards.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import DTypeLike, NDArray
 from synthpipe.compose.bezier import render_bezier, sample_bezier
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.mosaic import render_mosaic, sample_mosaic
-from synthpipe.config import Pipeline
-from synthpipe.records import Composite, Image, Mask, MosaicRecipe, Recipe, Strategy
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import Composite, Image, Mask, MosaicRecipe, Recipe, Strategy
 
 Purpose = Literal["candidate", "filter", "view"]
-"""What a composite is for: to be curated, to train the filter; or a view of a real patch beside the latter."""
+"""Use of a random stream: candidate composites, composites that train the filter, or views of real patches."""
 
 _STRATEGY_WORD: dict[Strategy, int] = {"mosaic": 1, "bezier": 2}
 _PURPOSE_WORD: dict[Purpose, int] = {"candidate": 0, "filter": 1, "view": 2}
@@ -30,8 +30,8 @@ __all__ = ["Donors", "Purpose", "donor_uses", "generator", "render", "sample"]
 def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int) -> np.random.Generator:
     """Return the generator of one composite: a Philox stream that no other composite shares.
 
-    Seed and strategy are the key; index and purpose are the high words of the counter, so streams are disjoint by
-    2**128 draws.
+    Seed and strategy are the key. Index and purpose are the high words of the counter, so two streams begin at least
+    2**128 draws apart.
     """
     key = _Key(np.array([seed, _STRATEGY_WORD[strategy]], np.uint64))
     counter = np.array([0, 0, index, _PURPOSE_WORD[purpose]], np.uint64)
@@ -39,7 +39,7 @@ def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int) -> np
 
 
 class _Key(ISeedSequence):
-    """A Philox key as it is: one given by ``key=`` has NumPy read the system's entropy first, to no use."""
+    """A fixed Philox key; with ``key=`` instead, NumPy would first read entropy from the system, which takes time."""
 
     def __init__(self, key: NDArray[np.uint64]) -> None:
         self._key = key
@@ -49,7 +49,7 @@ class _Key(ISeedSequence):
 
 
 def donor_uses(pipeline: Pipeline, strategy: Strategy) -> int:
-    """Return how many donors' pixels feed one composite, a donor counted as often as it is used."""
+    """Return the number of donor uses in one composite; a donor that is used twice counts twice."""
     if strategy == "bezier" or pipeline.mosaic is None:
         return 2
     return 4 * pipeline.mosaic.grid[0] * pipeline.mosaic.grid[1]
@@ -66,7 +66,7 @@ def sample(
 
 
 def render(recipe: Recipe, donors: Donors, image: Image | None = None, mask: Mask | None = None) -> Composite:
-    """Render a recipe: pure, needs no random generator.
+    """Render a recipe; the result depends only on the recipe and the donors.
 
     Parameters
     ----------
@@ -75,9 +75,9 @@ def render(recipe: Recipe, donors: Donors, image: Image | None = None, mask: Mas
     donors : Donors
         Must hold the recipe's donors.
     image : (H, W, 3) uint8, optional
-        Where to put the image; must be C-contiguous. A new array by default.
+        C-contiguous array that receives the image; a new array by default.
     mask : (H, W) uint8, optional
-        Where to put the mask, likewise.
+        C-contiguous array that receives the mask; a new array by default.
     """
     image = np.empty((*recipe.canvas, 3), np.uint8) if image is None else image
     mask = np.empty(recipe.canvas, np.uint8) if mask is None else mask

@@ -9,12 +9,12 @@ import numpy as np
 from synthpipe.compose.curve import bernstein, sample_points
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.kernels import paste_curve
-from synthpipe.config import Pipeline
-from synthpipe.records import BezierRecipe, Donor, Image, Mask
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import BezierRecipe, Donor, Image, Mask
 
 
 def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> BezierRecipe:
-    """Draw a Bezier composite's numbers.
+    """Draw the recipe of a Bezier composite.
 
     Parameters
     ----------
@@ -23,7 +23,7 @@ def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline
     index : int
         The composite's index, which the recipe carries.
     donors : Donors
-        Must hold patches of both classes of at least one pair.
+        Must hold patches of both classes of at least one class pair.
     pipeline : Pipeline
         Must have a `bezier` section.
     """
@@ -42,7 +42,7 @@ def sample_bezier(rng: np.random.Generator, index: int, donors: Donors, pipeline
 
 
 def render_bezier(recipe: BezierRecipe, donors: Donors, image: Image, mask: Mask) -> None:
-    """Render a Bezier composite into `image` and `mask`: pure, the same bytes for the same recipe and donors."""
+    """Render a Bezier composite into `image` and `mask`; the same recipe and donors give the same bytes."""
     back, front = (donors.fitted(patch, recipe.canvas) for patch in (recipe.background, recipe.foreground))
     corners, weights = np.array(recipe.points), bernstein(recipe.samples)
     paste_curve(image.reshape(-1), mask.reshape(-1), back, front, corners, recipe.edgy, recipe.radius, weights)

@@ -1,4 +1,4 @@
-"""The random closed curve of the Bezier strategy (method section 2): its corners, and the weights that draw it."""
+"""The random closed curve of the Bezier strategy (method section 2): its corners and the weights of its points."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import choose_corners
-from synthpipe.config import BezierSection
+from synthpipe.config.pipeline import BezierSection
 
-_AT_ONCE = 4  # draws: with twelve corners nearly always enough, and cheaper than asking for each
+_AT_ONCE = 4  # draws in one call: nearly always enough for twelve corners, and faster than single draws
 
 Points = NDArray[np.float64]
 """(N, 2) float64: x, y."""
@@ -19,8 +19,8 @@ Points = NDArray[np.float64]
 def sample_points(rng: np.random.Generator, settings: BezierSection) -> Points:
     """Draw the curve's corners: (n, 2) float64 in the unit square, in angular order around their centroid.
 
-    They are drawn again while two neighbours are closer than ``min_distance / n`` (Euclidean), at most `max_draws`
-    times in all; the last draw stands. Some are drawn at once: `rng` may go on behind draws that were not looked at.
+    The corners are drawn again while two neighbours are closer than ``min_distance / n`` (Euclidean). After `max_draws`
+    draws the last one is used. Several draws are made at once, so `rng` may also advance past draws that are not used.
     """
     smallest = settings.min_distance / settings.points
     points: Points = np.empty((settings.points, 2))
@@ -35,7 +35,7 @@ def sample_points(rng: np.random.Generator, settings: BezierSection) -> Points:
 def bernstein(samples: int) -> NDArray[np.float64]:
     """Return the (4, samples) float64 weights of a cubic segment's control points at evenly spaced parameters.
 
-    The bezier package evaluates them where it is installed. Where it is not, `evaluate` gives the same bits.
+    The bezier package evaluates them if it is installed. If not, `evaluate` gives the same bits.
     """
     parameters = np.linspace(0.0, 1.0, samples)
     try:

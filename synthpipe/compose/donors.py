@@ -9,32 +9,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import count_other
-from synthpipe.records import Donor, PackedPixels, pack
-from synthpipe.resizing import fit_packed
+from synthpipe.core.records import Donor, PackedPixels, pack
+from synthpipe.core.resizing import fit_packed
 
 
 class Donors:
-    """Single-class patches, found by id and drawn by class.
+    """Single-class patches, which are found by id and drawn by class.
 
-    The order is that of the ids, so that a draw does not depend on how the patches were listed.
+    Donors are sorted by id, so a draw does not depend on the order in which patches were listed.
 
     Parameters
     ----------
     donors : iterable of Donor
         The patches.
     bank : (N,) uint32, optional
-        Their packed pixels (`records.pack`), one patch after the other in the order of `donors`; made of them by
-        default.
+        Packed pixels (`records.pack`) of all patches, one patch after the other in the order of `donors`. By default
+        they are packed from `donors`.
     on_canvas : (F, H, W) uint32, optional
-        Packed pixels of those patches that are not (H, W), resized to it, in the same order; where they are not at
-        hand, patches are resized whenever they are asked for.
+        Packed pixels of the patches of other sizes than (H, W), resized to it, in the same order. Without it, `fitted`
+        resizes a patch at each call.
 
     Attributes
     ----------
     bank : (N,) uint32
-        As above.
+        Packed pixels of all patches.
     listed : tuple of Donor
-        All that the bank holds, in its order.
+        All donors of the bank, in the bank's order.
     labels : tuple of int
         The class indices that have donors.
     """
@@ -47,7 +47,7 @@ class Donors:
         self._numbers = {donor.id: number for number, donor in enumerate(listed)}
         sizes = [donor.image.shape[:2] for donor in listed]
         starts = np.cumsum([0, *(height * width for height, width in sizes)]).tolist()
-        self._places = {
+        self._locations = {
             donor.id: (start, height, width)
             for donor, start, (height, width) in zip(listed, starts, sizes, strict=False)
         }
@@ -76,41 +76,42 @@ class Donors:
         return self._by_id[patch]
 
     def within(self, groups: Collection[str]) -> Donors:
-        """Return only the donors of the given slides or patients."""
+        """Return the donors of the given slides or patients."""
         chosen = copy.copy(self)
         chosen._order([donor for donor in self._all if donor.group in groups])
         return chosen
 
     def number(self, patch: str) -> int:
-        """Return the place of a donor among all that the bank holds, in the bank's order."""
+        """Return the index of a donor in `listed`."""
         return self._numbers[patch]
 
-    def place(self, patch: str) -> tuple[int, int, int]:
-        """Return where a donor's pixels begin in the bank, and its height and width."""
-        return self._places[patch]
+    def location(self, patch: str) -> tuple[int, int, int]:
+        """Return the index of a donor's first pixel in `bank`, and the donor's height and width."""
+        return self._locations[patch]
 
     def packed(self, patch: str) -> PackedPixels:
         """Return a donor's packed pixels: (H, W) uint32, a view of the bank."""
-        start, height, width = self._places[patch]
+        start, height, width = self._locations[patch]
         return self.bank[start : start + height * width].reshape(height, width)
 
     def fitted(self, patch: str, size: tuple[int, int]) -> PackedPixels:
-        """Return a donor's packed pixels resized to `size`, (height, width): (H, W) uint32, not to be written."""
+        """Return a donor's packed pixels resized to `size`, (height, width): (H, W) uint32, read-only."""
         ready = self._fitted.get(patch)
         if ready is not None and ready.shape == size:
             return ready
         return fit_packed(self.packed(patch), size)
 
     def other_share(self, donor: Donor, y: int, x: int, size: tuple[int, int]) -> float:
-        """Return the share of a window (`geometry.window`) of `donor` that is not of its class: glass."""
-        start, height, width = self._places[donor.id]
+        """Return the share of glass, which is not of the donor's class, in a window (`geometry.window`) of `donor`."""
+        start, height, width = self._locations[donor.id]
         count: int = count_other(self.bank, start, (height, width), donor.label, y, x, size)
         return count / (size[0] * size[1])
 
     def draw(self, u: float, balance_classes: bool = False) -> Donor:
         """Turn a uniform number in [0, 1) into a donor.
 
-        Every donor is equally likely; with `balance_classes` every class is, and then every donor of it.
+        Every donor is equally likely. With `balance_classes`, every class is equally likely, and so is every donor of
+        the class.
         """
         if not balance_classes:
             return _pick(self._all, u)
@@ -133,7 +134,7 @@ def _pack_all(donors: Sequence[Donor]) -> PackedPixels:
 
 
 def _read_only(pixels: PackedPixels) -> PackedPixels:
-    """Return a view that cannot be written: kernels are compiled for one kind of array only."""
+    """Return a read-only view: kernels are compiled for read-only arrays only."""
     view: NDArray[np.uint32] = pixels.view()
     view.setflags(write=False)
     return view

@@ -1,7 +1,7 @@
 """Windows and affine maps of images, shared by the strategies.
 
-Every map here is the *inverse* one: it takes a pixel of the result to the place in the source that it shows. Pixel
-centres are whole numbers, so the centre of an image of width w is (w - 1) / 2.
+Every map is *inverse*: it maps a pixel of the result to the source position that the pixel shows. Pixel centres are
+whole numbers, so the centre of an image of width w is (w - 1) / 2.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import inverse_maps
-from synthpipe.records import Flip, ShiftScaleRotate
+from synthpipe.core.records import Flip, ShiftScaleRotate
 
 Pixels = NDArray[np.uint8]
 """(H, W, 3) image or (H, W) mask, uint8."""
@@ -21,9 +21,10 @@ Affine = NDArray[np.float64]
 
 
 def window(pixels: Pixels, y: int, x: int, size: tuple[int, int]) -> Pixels:
-    """Return the window of `size` at (y, x), from `pixels` reflected outwards where they are smaller than the window.
+    """Return the window of `size` at (y, x) of `pixels`.
 
-    The reflection leaves out the edge itself and is centred; see `window_range`.
+    Pixels that are smaller than the window are first extended to it, equally on both sides, by reflection that does not
+    repeat the edge. `window_range` gives the range of y and x.
     """
     height, width = pixels.shape[:2]
     down, right = max(size[0] - height, 0), max(size[1] - width, 0)
@@ -34,26 +35,26 @@ def window(pixels: Pixels, y: int, x: int, size: tuple[int, int]) -> Pixels:
 
 
 def window_range(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
-    """Return how many values y and x of a `window` of `size` may take, at least 1 each."""
+    """Return how many values y and x of a `window` of `size` can have, at least 1 each."""
     return max(shape[0] - size[0], 0) + 1, max(shape[1] - size[1], 0) + 1
 
 
 def source_map(size: tuple[int, int], flip: Flip, warp: ShiftScaleRotate | None, y: int, x: int) -> Affine:
-    """Return where the pixels of a window come from in an image that is flipped, then warped, then cropped.
+    """Return the map from a window's pixels to an image that is flipped, then warped, then cropped to the window.
 
     Parameters
     ----------
     size : tuple of int
         Height and width of the image.
     flip, warp
-        The transformation, in this order.
+        The transformation; the flip comes first.
     y, x : int
-        Corner of the window in the transformed image.
+        Upper left corner of the window in the transformed image.
 
     Returns
     -------
     (2, 3) float64
-        ``source = map @ (window x, window y, 1)``: one map for all four steps, so pixels are interpolated once.
+        ``source = map @ (window x, window y, 1)``: one map for all steps, so pixels are interpolated once.
     """
     return inverse_maps(np.array([map_numbers(flip, warp, y, x)]), size)[0]  # type: ignore[no-any-return]
 
@@ -65,9 +66,9 @@ def map_numbers(flip: Flip, warp: ShiftScaleRotate | None, y: int, x: int) -> tu
 
 
 def warp_into(target: Pixels, source: Pixels, affine: Affine, nearest: bool = False) -> None:
-    """Fill `target` with `source` seen through `affine`, reflected at its borders.
+    """Fill `target` with `source` mapped by `affine`; `source` is reflected at its borders.
 
-    Bilinear for images; with `nearest` for masks, whose values must stay class indices.
+    Images are interpolated bilinearly. Masks need `nearest`, so that their values stay class indices.
     """
     flags = cv2.WARP_INVERSE_MAP | (cv2.INTER_NEAREST if nearest else cv2.INTER_LINEAR)
     size = target.shape[1::-1]

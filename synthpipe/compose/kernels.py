@@ -1,8 +1,8 @@
-"""Compiled kernels: what is done for every pixel.
+"""Compiled kernels: all operations on single pixels.
 
-They work on *packed* pixels: one uint32 a pixel, red in the lowest byte, then green, blue and the class, so that a
-pixel and its class are read and moved at once. Arithmetic on pixels is integer, or exact in float32: the same bytes on
-every machine. `synthpipe.compose.reference` holds the same in plain OpenCV and NumPy, which tests compare them with.
+The kernels work on *packed* pixels: a pixel is one uint32 with red in the lowest byte, then green, blue and the class,
+so a pixel and its class are read and written together. Arithmetic on pixels is integer, or exact in float32, so every
+machine gives the same bytes. Tests compare the kernels with `benchmarks.reference`, which is plain OpenCV and NumPy.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _ONE_BITS = 10  # fixed-point coordinates have 1/1024 pixel,
 _STEP_BITS = 5  # and bilinear weights 1/32 pixel, both as in OpenCV
 _EACH_BYTE, _LAST_BYTE = np.uint64(0x0101010101010101), np.uint64(255)
 _ONE, _STEP = 1 << _ONE_BITS, 1 << _STEP_BITS
-_TO_STEP, _TO_PIXEL = _ONE >> (_STEP_BITS + 1), _ONE >> 1  # half a step, half a pixel: what rounding adds
+_TO_STEP, _TO_PIXEL = _ONE >> (_STEP_BITS + 1), _ONE >> 1  # half a step and half a pixel, for rounding
 
 
 @njit(nogil=True, cache=True)
-def warp_quadrants(canvas, bank, tiles, tile, grid, affines, places):  # type: ignore[no-untyped-def]
-    """Fill quadrants with grid images seen through affine maps, reflected at the grid images' borders.
+def warp_quadrants(canvas, bank, tiles, tile, grid, affines, windows):  # type: ignore[no-untyped-def]
+    """Fill quadrants with grid images that are warped by affine maps and reflected at their borders.
 
-    Only the part of a grid image that its quadrant shows is put together. Pixels are interpolated bilinearly, classes
-    are those of the nearest pixel.
+    Only the part of a grid image that its quadrant shows is assembled. Colours are interpolated bilinearly; classes are
+    those of the nearest pixel.
 
     Parameters
     ----------
@@ -33,26 +33,27 @@ def warp_quadrants(canvas, bank, tiles, tile, grid, affines, places):  # type: i
     bank : (N,) uint32
         Packed pixels of all donors.
     tiles : (Q, T, 5) int64
-        Of each tile, row by row: start of its donor in the bank, the donor's height and width, y and x of the crop.
+        For each tile, row by row: start of its donor in the bank, the donor's height and width, y and x of the crop.
     tile, grid : tuple of two int
         Height and width of a tile; rows and columns of tiles.
     affines : (Q, 2, 3) float64
-        From (x, y, 1) in a quadrant to (x, y) in its grid image.
-    places : (Q, 4) int64
+        Maps from (x, y, 1) in a quadrant to (x, y) in its grid image.
+    windows : (Q, 4) int64
         Top, left, height and width of each quadrant.
     """
-    for number in range(len(places)):
-        _warp_quadrant(canvas, bank, tiles[number], tile, grid, affines[number], places[number])
+    for number in range(len(windows)):
+        _warp_quadrant(canvas, bank, tiles[number], tile, grid, affines[number], windows[number])
 
 
 @njit(nogil=True, cache=True)
 def inverse_maps(numbers, size):  # type: ignore[no-untyped-def]
-    """Return (Q, 2, 3) float64: where the pixels of windows come from; see `geometry.source_map`.
+    """Return (Q, 2, 3) float64: maps from the pixels of windows to their images; see `geometry.source_map`.
 
     Parameters
     ----------
     numbers : (Q, 8) float64
-        Whether rows and columns are flipped (1 or 0); angle in degrees, scale, shift of y and x; corner (y, x).
+        Whether rows and columns are flipped (1 or 0); angle in degrees; scale; shift of y and x; y and x of the
+        window's upper left corner.
     size : tuple of two int
         Height and width of the image.
     """
@@ -63,7 +64,7 @@ def inverse_maps(numbers, size):  # type: ignore[no-untyped-def]
         flip_y, flip_x, angle, scale, shift_y, shift_x, y, x = numbers[number]
         cosine, sine = math.cos(math.radians(angle)) / scale, math.sin(math.radians(angle)) / scale
         offset_x, offset_y = x - centre_x - shift_x * width, y - centre_y - shift_y * height
-        # y grows downwards: these rows turn clockwise, which undoes the picture's counter-clockwise turn
+        # y grows downwards, so these rows turn clockwise: the inverse of the counter-clockwise turn of the image
         row_x, row_y = maps[number]
         row_x[0], row_x[1], row_x[2] = cosine, -sine, centre_x + (cosine * offset_x - sine * offset_y)
         row_y[0], row_y[1], row_y[2] = sine, cosine, centre_y + (sine * offset_x + cosine * offset_y)
@@ -76,7 +77,7 @@ def inverse_maps(numbers, size):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # type: ignore[no-untyped-def]
-    """Fill `image` and `mask` with `back`, and with `front` where a pixel's centre lies inside the closed curve.
+    """Fill `image` and `mask` with `back`, and with `front` where the centre of a pixel is inside the closed curve.
 
     Parameters
     ----------
@@ -87,14 +88,14 @@ def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # 
     corners : (n, 2) float64
         The curve's corners in the unit square, which is scaled to the canvas.
     edgy, radius : float
-        Shape the tangents, as `reference.control_polygons` says.
+        Constants of the tangents; see `reference.control_polygons`.
     bernstein : (4, samples) float64
         Weights of a cubic segment's control points.
     """
     height, width = back.shape
     xs, ys = _outline(corners, edgy, radius, bernstein, height, width)
     first, columns = _crossings(xs, ys, height, width)
-    row = np.empty(width, np.uint32)  # whole rows are unpacked: twice as fast as many short runs
+    row = np.empty(width, np.uint32)  # unpacking whole rows is twice as fast as unpacking many short runs
     for y in range(height):
         _copy(row, back[y])
         for number in range(first[y], first[y + 1], 2):
@@ -116,12 +117,12 @@ def unpack(packed, image, mask):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_classes(mask, counts):  # type: ignore[no-untyped-def]
-    """Count how often each class index occurs in (N,) uint8 `mask` into (C,) int32 `counts`."""
+    """Write the number of pixels of each class in (N,) uint8 `mask` into (C,) int32 `counts`."""
     counts[:] = 0
     words = mask[: mask.size // 8 * 8].view(np.uint64)
     label, run = np.uint64(0), 0
     for n in range(words.size):
-        if words[n] == label * _EACH_BYTE:  # nearly always: eight more pixels of one class
+        if words[n] == label * _EACH_BYTE:  # nearly always true: eight more pixels of one class
             run += 8
             continue
         counts[label] += run
@@ -138,21 +139,21 @@ def count_classes(mask, counts):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def choose_corners(draws, smallest, points):  # type: ignore[no-untyped-def]
-    """Take the first of some draws of corners whose neighbours are apart; see `curve.sample_points`.
+    """Choose the first draw of corners whose neighbours are far enough apart; see `curve.sample_points`.
 
     Parameters
     ----------
     draws : (D, n, 2) float64
         Points in the unit square.
     smallest : float
-        The distance from which neighbours are apart.
+        The smallest distance that is far enough.
     points : (n, 2) float64
-        Where the draw goes, in angular order around its centroid: the last one where none is good.
+        Receives the chosen draw in angular order around its centroid; the last draw if no draw is good.
 
     Returns
     -------
     bool
-        Whether one is.
+        Whether a draw is good.
     """
     count = len(points)
     angles = np.empty(count)
@@ -164,12 +165,12 @@ def choose_corners(draws, smallest, points):  # type: ignore[no-untyped-def]
         for n in range(count):  # insertion keeps the order of equal angles
             x, y = draw[n, 0], draw[n, 1]
             angle = math.atan2(y - centre_y / count, x - centre_x / count)
-            place = n
-            while place > 0 and angles[place - 1] > angle:
-                points[place, 0], points[place, 1] = points[place - 1, 0], points[place - 1, 1]
-                angles[place] = angles[place - 1]
-                place -= 1
-            points[place, 0], points[place, 1], angles[place] = x, y, angle
+            index = n
+            while index > 0 and angles[index - 1] > angle:
+                points[index, 0], points[index, 1] = points[index - 1, 0], points[index - 1, 1]
+                angles[index] = angles[index - 1]
+                index -= 1
+            points[index, 0], points[index, 1], angles[index] = x, y, angle
         gap = math.inf
         for n in range(count):
             after = (n + 1) % count
@@ -181,20 +182,20 @@ def choose_corners(draws, smallest, points):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-untyped-def]
-    """Count the pixels of a donor's window that are of another class than `label`; see `geometry.window`.
+    """Count the pixels in a donor's window whose class is not `label`; see `geometry.window`.
 
     Parameters
     ----------
     bank : (N,) uint32
         Packed pixels of all donors.
     start : int
-        Where the donor begins there.
+        Index of the donor's first pixel in `bank`.
     size, wanted : tuple of two int
         Height and width of the donor and of the window.
     label : int
         A class index.
     y, x : int
-        Corner of the window.
+        Upper left corner of the window.
     """
     height, width = size
     up, back = max(wanted[0] - height, 0) // 2, max(wanted[1] - width, 0) // 2
@@ -215,8 +216,9 @@ def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-unty
 
 
 @njit(nogil=True, cache=True)
-def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, place):  # type: ignore[no-untyped-def]
-    top, left, height, width = place
+def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, window):  # type: ignore[no-untyped-def]
+    """Fill one quadrant; see `warp_quadrants`."""
+    top, left, height, width = window
     step_x, step_y = np.empty(width, np.int32), np.empty(width, np.int32)
     for x in range(width):
         step_x[x], step_y[x] = np.rint(affine[0, 0] * x * _ONE), np.rint(affine[1, 0] * x * _ONE)
@@ -224,27 +226,23 @@ def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, place):  # type: ign
     for y in range(height):
         row_x[y] = np.rint((affine[0, 1] * y + affine[0, 2]) * _ONE)
         row_y[y] = np.rint((affine[1, 1] * y + affine[1, 2]) * _ONE)
-    # steps and rows are monotonic, so the corners bound all; a bilinear pixel also needs the next one
+    # steps and rows are monotonic, so the corners bound all positions; bilinear interpolation also needs the next pixel
     low_x, high_x = _bounds(row_x, step_x)
     low_y, high_y = _bounds(row_y, step_y)
     pitch = high_x - low_x + 1
     source = np.empty((high_y - low_y + 1) * pitch, np.uint32)
     _assemble(source, pitch, low_y, low_x, bank, tiles, tile, grid)
 
-    # unsigned, and slices that begin at 0: no check for negative places stands in the way of vectorising
+    # unsigned indices and slices that begin at 0 need no check for negative indices, which would prevent vectorising
     offset = np.empty(width, np.uint32)
     one, down = np.uint64(1), np.uint64(pitch)
     part_x, part_y = np.empty(width, np.int32), np.empty(width, np.int32)
     near_x, near_y = np.empty(width, np.int32), np.empty(width, np.int32)
-    corner, right, below, across = (
-        np.empty(width, np.uint32),
-        np.empty(width, np.uint32),
-        np.empty(width, np.uint32),
-        np.empty(width, np.uint32),
-    )
+    corner, right = np.empty(width, np.uint32), np.empty(width, np.uint32)
+    below, across = np.empty(width, np.uint32), np.empty(width, np.uint32)
     whole = _is_whole(affine)
     for y in range(height):
-        # one simple loop after the other: all but the gathering one are vectorised
+        # separate simple loops: all are vectorised but the one that gathers pixels
         start_x, start_y = row_x[y] - low_x * _ONE, row_y[y] - low_y * _ONE
         target = canvas[top + y, left : left + width]
         for x in range(width):
@@ -282,7 +280,7 @@ def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, place):  # type: ign
 
 @njit(nogil=True, cache=True, inline="always")
 def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
-    """Weigh one channel of four packed pixels: exact, since no sum is above 255 * 1024 + 512."""
+    """Return the weighted mean of one channel of four packed pixels; it is exact: no sum is above 255 * 1024 + 512."""
     total = (
         np.float32(np.int32((p >> shift) & 255)) * a
         + np.float32(np.int32((q >> shift) & 255)) * b
@@ -294,7 +292,7 @@ def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _is_whole(affine):  # type: ignore[no-untyped-def]
-    """Whether a map takes whole pixels to whole pixels: flips, shifts and quarter turns."""
+    """Return whether a map takes whole pixels to whole pixels, as flips, shifts and quarter turns do."""
     for row in range(2):
         for column in range(3):
             if affine[row, column] != np.rint(affine[row, column]):
@@ -304,26 +302,27 @@ def _is_whole(affine):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _bounds(rows, steps):  # type: ignore[no-untyped-def]
+    """Return the first and the last source pixel that a quadrant needs along one axis."""
     low = min(rows[0], rows[-1]) + min(steps[0], steps[-1])
     high = max(rows[0], rows[-1]) + max(steps[0], steps[-1])
     return (low + _TO_STEP) >> _ONE_BITS, ((high + _TO_STEP) >> _ONE_BITS) + 1
 
 
 @njit(nogil=True, cache=True)
-def _reflect(place, size):  # type: ignore[no-untyped-def]
-    """Bring a place into [0, size) by reflection that leaves out the edge itself."""
-    if 0 <= place < size:
-        return place
+def _reflect(index, size):  # type: ignore[no-untyped-def]
+    """Bring an index into [0, size) by reflection that does not repeat the edge."""
+    if 0 <= index < size:
+        return index
     if size == 1:
         return 0
     period = 2 * (size - 1)
-    place %= period
-    return place if place < size else period - place
+    index %= period
+    return index if index < size else period - index
 
 
 @njit(nogil=True, cache=True)
 def _assemble(target, pitch, low_y, low_x, bank, tiles, tile, grid):  # type: ignore[no-untyped-def]
-    """Put together the part of a reflected grid image that begins at (low_y, low_x), in runs along tiles' rows."""
+    """Copy the part of a reflected grid image that begins at (low_y, low_x) into `target`, run by run."""
     tile_height, tile_width = tile
     columns, lengths, tile_columns = _runs(pitch, low_x, tile_width, grid[1])
     for row in range(target.size // pitch):
@@ -358,7 +357,7 @@ def _runs(pitch, low_x, tile_width, count):  # type: ignore[no-untyped-def]
     Returns
     -------
     columns, lengths, tile_columns : (R,) int64
-        Of each run: its first column in its tile; its length, negative where it goes backwards; and its tile.
+        For each run: its first column in its tile; its length, negative if it runs backwards; the tile's column.
     """
     columns, lengths, tile_columns = np.empty(pitch, np.int64), np.empty(pitch, np.int64), np.empty(pitch, np.int64)
     full_width = tile_width * count
@@ -370,7 +369,7 @@ def _runs(pitch, low_x, tile_width, count):  # type: ignore[no-untyped-def]
         if not forward:
             x = period - x
         edge = x // tile_width * tile_width
-        # as far as the tile goes; backwards without the very first column, from which it goes forward
+        # to the end of the tile; a backward run stops before column 0, where the next forward run begins
         length = min(pitch - done, edge + tile_width - x if forward else x - max(edge, 1) + 1)
         columns[number], lengths[number] = x - edge, length if forward else -length
         tile_columns[number] = edge // tile_width
@@ -393,7 +392,7 @@ def _copy_backwards(target, source):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _outline(corners, edgy, radius, bernstein, height, width):  # type: ignore[no-untyped-def]
-    """Return x and y of the closed curve's points, in pixels; as `reference.outline`, term by term."""
+    """Return x and y of the closed curve's points, in pixels, by the same terms as `reference.outline`."""
     count, samples = len(corners), bernstein.shape[1]
     angles, lengths = np.empty(count), np.empty(count)
     for n in range(count):
@@ -426,11 +425,11 @@ def _crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
     Returns
     -------
     first : (H + 1,) int64
-        Where the crossings of each row begin in `columns`.
+        Index of each row's first crossing in `columns`.
     columns : (K,) int64
-        Of each crossing the first pixel whose centre is not left of it, in order along the row.
+        For each crossing, the first pixel whose centre is not left of it; ascending along a row.
     """
-    rows = np.empty(xs.size + 1, np.int64)  # of each point the first row whose centre is not above it
+    rows = np.empty(xs.size + 1, np.int64)  # for each point, the first row whose centre is not above it
     for n in range(xs.size):
         rows[n + 1] = min(max(math.ceil(ys[n] - 0.5), 0), height)
     rows[0] = rows[xs.size]
@@ -447,10 +446,10 @@ def _crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
         for row in range(min(rows[n], rows[n + 1]), max(rows[n], rows[n + 1])):
             at = x + (row + 0.5 - y) * (xs[n] - x) / (ys[n] - y)
             column = min(max(math.ceil(at - 0.5), 0), width)
-            place = filled[row]
-            while place > first[row] and columns[place - 1] > column:
-                columns[place] = columns[place - 1]
-                place -= 1
-            columns[place] = column
+            index = filled[row]
+            while index > first[row] and columns[index - 1] > column:
+                columns[index] = columns[index - 1]
+                index -= 1
+            columns[index] = column
             filled[row] += 1
     return first, columns

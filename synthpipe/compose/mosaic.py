@@ -9,8 +9,9 @@ import numpy as np
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.geometry import map_numbers, window_range
 from synthpipe.compose.kernels import inverse_maps, unpack, warp_quadrants
-from synthpipe.config import MosaicSection, Pipeline, even_ceil
-from synthpipe.records import Crop, Flip, Image, Mask, MosaicRecipe, PackedPixels, Quadrant, ShiftScaleRotate
+from synthpipe.config.fields import even_ceil
+from synthpipe.config.pipeline import MosaicSection, Pipeline
+from synthpipe.core.records import Crop, Flip, Image, Mask, MosaicRecipe, PackedPixels, Quadrant, ShiftScaleRotate
 
 _FLIPS: tuple[Flip, ...] = ("horizontal", "vertical", "both")
 _buffers = threading.local()
@@ -19,9 +20,10 @@ _TRANSFORM_DRAWS = 9  # flip?, which; warp?, angle, scale, shift y, shift x; win
 
 
 def sample_mosaic(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> MosaicRecipe:
-    """Draw a Mosaic's numbers.
+    """Draw the recipe of a Mosaic.
 
-    All come from one block of uniform numbers; only tiles that are drawn again for their glass take more, after it.
+    All numbers come from one block of uniform numbers. Tiles with too much glass are drawn again from the numbers after
+    the block.
 
     Parameters
     ----------
@@ -30,7 +32,7 @@ def sample_mosaic(rng: np.random.Generator, index: int, donors: Donors, pipeline
     index : int
         The composite's index, which the recipe carries.
     donors : Donors
-        What tiles are cropped from.
+        The patches that tiles are cropped from.
     pipeline : Pipeline
         Must have a `mosaic` section.
     """
@@ -41,7 +43,7 @@ def sample_mosaic(rng: np.random.Generator, index: int, donors: Donors, pipeline
     height, width = pipeline.canvas
     split = even_ceil(_between(block[0], low, high) * height), even_ceil(_between(block[1], low, high) * width)
     quadrants = []
-    for number, (_, _, *size) in enumerate(quadrant_places(split, pipeline.canvas)):
+    for number, (_, _, *size) in enumerate(quadrant_windows(split, pipeline.canvas)):
         start = 2 + number * (tiles * _TILE_DRAWS + _TRANSFORM_DRAWS)
         transform = start + tiles * _TILE_DRAWS
         draws = [block[at : at + _TILE_DRAWS] for at in range(start, transform, _TILE_DRAWS)]
@@ -54,27 +56,27 @@ def sample_mosaic(rng: np.random.Generator, index: int, donors: Donors, pipeline
 
 
 def render_mosaic(recipe: MosaicRecipe, donors: Donors, image: Image, mask: Mask) -> None:
-    """Render a Mosaic into `image` and `mask`: pure, the same bytes for the same recipe and donors.
+    """Render a Mosaic into `image` and `mask`; the same recipe and donors give the same bytes.
 
-    Of each grid image only the window that its quadrant shows is put together, and warped through one affine map.
+    Only the window of a grid image that its quadrant shows is assembled. One affine map warps it.
 
     Raises
     ------
     ValueError
-        A crop does not lie in its donor, where the kernel would read other memory.
+        A crop is not inside its donor, so the kernel would read other memory.
     """
     grid_size = recipe.tile[0] * recipe.grid[0], recipe.tile[1] * recipe.grid[1]
     numbers = [
         number
         for quadrant in recipe.quadrants
         for crop in quadrant.tiles
-        for number in (*donors.place(crop.patch), crop.y, crop.x)
+        for number in (*donors.location(crop.patch), crop.y, crop.x)
     ]
     tiles = np.array(numbers).reshape(len(recipe.quadrants), -1, 5)
     if (tiles[..., 3:] > np.maximum(tiles[..., 1:3] - recipe.tile, 0)).any():
         raise ValueError(f"the recipe of mosaic {recipe.index} crops beyond a donor")
     transforms = np.array([map_numbers(each.flip, each.warp, each.y, each.x) for each in recipe.quadrants])
-    places = np.array(quadrant_places(recipe.split, recipe.canvas))
+    windows = np.array(quadrant_windows(recipe.split, recipe.canvas))
     canvas = _packed_canvas(recipe.canvas)
     warp_quadrants(
         canvas,
@@ -83,12 +85,12 @@ def render_mosaic(recipe: MosaicRecipe, donors: Donors, image: Image, mask: Mask
         recipe.tile,
         recipe.grid,
         inverse_maps(transforms, grid_size),
-        places,
+        windows,
     )
     unpack(canvas.reshape(-1), image.reshape(-1), mask.reshape(-1))
 
 
-def quadrant_places(split: tuple[int, int], canvas: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+def quadrant_windows(split: tuple[int, int], canvas: tuple[int, int]) -> list[tuple[int, int, int, int]]:
     """Return top, left, height and width of the quadrants around a split point, row by row."""
     (y, x), (height, width) = split, canvas
     return [
@@ -97,7 +99,7 @@ def quadrant_places(split: tuple[int, int], canvas: tuple[int, int]) -> list[tup
 
 
 def sample_transform(draws: list[float], mosaic: MosaicSection) -> tuple[Flip, ShiftScaleRotate | None]:
-    """Turn seven uniform numbers into the random flip and shift-scale-rotate of a grid image."""
+    """Turn seven uniform numbers into the flip and the shift-scale-rotate of a grid image."""
     flip: Flip = _FLIPS[int(draws[1] * len(_FLIPS))] if draws[0] < mosaic.probability else "none"
     if draws[2] >= mosaic.probability:
         return flip, None
@@ -141,7 +143,7 @@ def _between(u: float, low: float, high: float) -> float:
 
 
 def _packed_canvas(size: tuple[int, int]) -> PackedPixels:
-    """Return this thread's canvas, which every composite is rendered on: fresh memory takes time."""
+    """Return the canvas of this thread, which all composites share: new memory takes time."""
     canvas: PackedPixels | None = getattr(_buffers, "canvas", None)
     if canvas is None or canvas.shape != size:
         canvas = _buffers.canvas = np.empty(size, np.uint32)

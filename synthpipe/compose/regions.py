@@ -1,6 +1,6 @@
-"""Which donor each pixel of a composite came from: told by the renderer itself.
+"""Find the donor that each pixel of a composite came from.
 
-The recipe is rendered once more with donors whose masks are numbers instead of classes, one number a place in it.
+The renderer itself answers: it renders the recipe again with donors whose masks hold region numbers instead of classes.
 """
 
 from __future__ import annotations
@@ -14,51 +14,52 @@ from numpy.typing import NDArray
 from synthpipe.compose.bezier import render_bezier
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.mosaic import render_mosaic
-from synthpipe.records import BezierRecipe, Crop, Donor, MosaicRecipe, Recipe
+from synthpipe.core.records import BezierRecipe, Crop, Donor, MosaicRecipe, Recipe
 
 _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """One place of a recipe that a donor patch fills, seen or not.
+    """A region of a composite that one donor patch fills; other regions may cover it.
 
     Attributes
     ----------
     number : int
-        Its number, from 1, in the order of `Recipe.donors`.
-    place : str
-        Where it is, for people.
+        Number of the region, from 1, in the order of `Recipe.donors`.
+    position : str
+        Position in the composite, as text for people.
     patch : str
         The donor's id.
     window : str
-        What of the donor is taken, for people.
+        The window of the donor that fills the region, as text for people.
     """
 
     number: int
-    place: str
+    position: str
     patch: str
     window: str
 
 
 def regions(recipe: Recipe) -> tuple[Region, ...]:
-    """Return the places that donors fill, in the order of `Recipe.donors`."""
-    return tuple(Region(number, *told) for number, told in enumerate(_told(recipe), 1))
+    """Return the regions of a recipe, in the order of `Recipe.donors`."""
+    return tuple(Region(number, *texts) for number, texts in enumerate(_texts(recipe), 1))
 
 
 def region_map(recipe: Recipe) -> NDArray[np.uint16]:
-    """Return (H, W) uint16: the number of the region that each pixel came from.
+    """Return (H, W) uint16: the number of each pixel's region.
 
-    Where colours of several tiles were interpolated, as at a tile's edge, it is the nearest's, as in the mask.
+    At a tile's edge, where colours of several tiles are interpolated, the nearest tile counts, as in the mask.
     """
     count = len(tuple(recipe.donors()))
     numbers = np.zeros(recipe.canvas, np.uint16)
-    for shift in range(0, count.bit_length(), 8):  # a mask's pixel holds a byte
+    for shift in range(0, count.bit_length(), 8):  # a mask pixel holds one byte
         numbers |= _byte_of(recipe, count, shift).astype(np.uint16) << shift
     return numbers
 
 
 def _byte_of(recipe: Recipe, count: int, shift: int) -> NDArray[np.uint8]:
+    """Return (H, W) uint8: eight bits of each pixel's region number, from bit `shift` on."""
     image, mask = np.empty((*recipe.canvas, 3), np.uint8), np.empty(recipe.canvas, np.uint8)
     size = recipe.tile if isinstance(recipe, MosaicRecipe) else recipe.canvas
     plain = np.zeros((*size, 3), np.uint8)
@@ -71,24 +72,25 @@ def _byte_of(recipe: Recipe, count: int, shift: int) -> NDArray[np.uint8]:
 
 
 def _numbered(recipe: MosaicRecipe) -> MosaicRecipe:
-    """Return the recipe with a whole donor of its own, called by its number, for each tile."""
+    """Return the recipe with a separate donor for each tile; the donor's id is the number of the region."""
     number, quadrants = 0, []
     for quadrant in recipe.quadrants:
-        tiles = tuple(Crop(str(number + place), 0, 0) for place in range(1, len(quadrant.tiles) + 1))
+        tiles = tuple(Crop(str(number + offset), 0, 0) for offset in range(1, len(quadrant.tiles) + 1))
         quadrants.append(replace(quadrant, tiles=tiles))
         number += len(tiles)
     first, second, third, fourth = quadrants
     return replace(recipe, quadrants=(first, second, third, fourth))
 
 
-def _told(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+def _texts(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
+    """Yield position, donor id and window of each region."""
     if isinstance(recipe, BezierRecipe):
         yield "background", recipe.background, "the whole patch"
         yield "foreground, inside the curve", recipe.foreground, "the whole patch"
         return
     columns, (height, width) = recipe.grid[1], recipe.tile
     for name, quadrant in zip(_QUADRANTS, recipe.quadrants, strict=True):
-        for place, tile in enumerate(quadrant.tiles):
-            row, column = divmod(place, columns)
-            where = f"{name}, tile {row + 1}/{column + 1}"
-            yield where, tile.patch, f"{height} x {width} from y {tile.y}, x {tile.x}"
+        for index, tile in enumerate(quadrant.tiles):
+            row, column = divmod(index, columns)
+            position = f"{name}, tile {row + 1}/{column + 1}"
+            yield position, tile.patch, f"{height} x {width} from y {tile.y}, x {tile.x}"

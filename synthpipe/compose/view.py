@@ -1,7 +1,8 @@
-"""Views of real patches, for the filter to hold against composites.
+"""Views of real patches, which the filter compares with composites.
 
-A composite's pixels went through a transformation: warped with a Mosaic's grid images, resized with a Bezier's donors.
-Real patches go through the same one, or the filter would learn to see the resampling instead of the seams.
+The pixels of a composite are transformed: those of a Mosaic are warped with its grid images, those of a Bezier are
+resized with its donors. A view is a real patch after the same transformation. Without it, the filter would learn to
+recognize the resampling instead of the seams.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ import numpy as np
 
 from synthpipe.compose.geometry import source_map, warp_into, window_range
 from synthpipe.compose.mosaic import sample_transform
-from synthpipe.config import Pipeline
-from synthpipe.records import Image, Strategy
-from synthpipe.resizing import fit
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import Image, Strategy
+from synthpipe.core.resizing import fit
 
 
 def real_view(rng: np.random.Generator, image: Image, strategy: Strategy, pipeline: Pipeline) -> Image:
-    """Return a view of a real patch at the canvas's size, processed as the strategy processes its donors.
+    """Return a view of a real patch: canvas-sized pixels, processed as the strategy processes its donors.
 
     A Mosaic's view is random; a Bezier's is the resized patch.
 
@@ -27,9 +28,9 @@ def real_view(rng: np.random.Generator, image: Image, strategy: Strategy, pipeli
     image : (H, W, 3) uint8
         The patch.
     strategy : {"mosaic", "bezier"}
-        Whose composites the view is held against.
+        The strategy whose composites the filter compares with the view.
     pipeline : Pipeline
-        Canvas, and the strategy's constants.
+        Gives the canvas and the strategy's constants.
     """
     size = pipeline.canvas
     if strategy == "bezier" or pipeline.mosaic is None:
@@ -37,7 +38,7 @@ def real_view(rng: np.random.Generator, image: Image, strategy: Strategy, pipeli
     draws = rng.random(9).tolist()
     flip, warp = sample_transform(draws, pipeline.mosaic)
     ys, xs = window_range(image.shape, size)
-    # a patch smaller than the canvas is reflected around, as tiles are; resizing it would show
+    # a patch smaller than the canvas is reflected, as tiles are; the filter would notice a resized one
     top, left = (min((length - wanted) // 2, 0) for length, wanted in zip(image.shape, size, strict=False))
     view = np.empty((*size, 3), np.uint8)
     affine = source_map(image.shape[:2], flip, warp, top + int(draws[7] * ys), left + int(draws[8] * xs))

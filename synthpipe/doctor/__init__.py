@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from synthpipe.doctor.finding import Finding, checked
 from synthpipe.doctor.installation import extras, packages, python
-from synthpipe.files import Location
+from synthpipe.files.locations import Location
 
 __all__ = ["Finding", "examine"]
 

@@ -1,4 +1,4 @@
-"""One thing that was looked at, and what to do about it."""
+"""One result of the doctor, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from synthpipe.errors import SynthpipeError
+from synthpipe.core.errors import SynthpipeError
 
 State = Literal["fine", "note", "wrong"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """One result of the doctor.
 
     Attributes
     ----------

@@ -12,8 +12,8 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from synthpipe.core.packages import TORCH, absent
 from synthpipe.doctor.finding import Finding
-from synthpipe.packages import TORCH, absent
 
 _SAME_BYTES = {"opencv-python-headless": SpecifierSet("<5")}  # newer ones warp to other bytes, and more slowly
 

@@ -13,13 +13,13 @@ from uuid import uuid4
 
 import numpy as np
 
+from synthpipe.core.errors import StoreError, SynthpipeError
 from synthpipe.doctor.finding import Finding, checked
-from synthpipe.errors import StoreError, SynthpipeError
-from synthpipe.files import Location, told
-from synthpipe.folders import Kind
-from synthpipe.lock import held
-from synthpipe.scratch import ANOTHER_PLACE, has_locks, private_directory
-from synthpipe.storage.objects import ObjectWriter
+from synthpipe.files.folders import Kind
+from synthpipe.files.locations import Location, translate_errors
+from synthpipe.files.lock import held
+from synthpipe.files.scratch import ANOTHER_PLACE, has_locks, private_directory
+from synthpipe.storage.direct_io import ObjectWriter
 
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
 _LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of an object that is written, and of what is handed over at once
@@ -65,7 +65,7 @@ def storage(directory: Location) -> Iterator[Finding]:
     place = directory / f".doctor-{uuid4().hex}"
     made = _missing(place)
     try:
-        with told(directory, "cannot be used"):
+        with translate_errors(directory, "cannot be used"):
             yield _speed(place)
             with held(place, _TRIAL):
                 yield locks(place)
@@ -164,7 +164,7 @@ def _write(path: Location, blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8
     writer = ObjectWriter(path)
     try:
         for block in blocks:
-            writer.room(block.size)[:] = block
+            writer.reserve(block.size)[:] = block
         writer.finish()
         writer.wait()
         writer.appear()
@@ -174,7 +174,7 @@ def _write(path: Location, blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8
 
 def _remove(place: Location, made: list[Path]) -> None:
     if not isinstance(place, Path):
-        with suppress(StoreError), told(place, "cannot be removed"):
+        with suppress(StoreError), translate_errors(place, "cannot be removed"):
             if place.exists():
                 place.fs.rm(place.path, recursive=True)
         return

@@ -1,4 +1,4 @@
-"""What workers have on this machine, and whether Dask starts one."""
+"""Checks of the cores, memory and GPUs for workers on this machine, and of Dask."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import shutil
 import time
 from collections.abc import Iterator
 
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.core.packages import absent
+from synthpipe.core.threads import available_cores
 from synthpipe.doctor.finding import Finding, checked
-from synthpipe.errors import SynthpipeError
-from synthpipe.packages import absent
-from synthpipe.runtime import ClusterSettings, Demand, Local, available_memory, open_cluster, visible_gpus
-from synthpipe.threads import available_cores
+from synthpipe.runtime import ClusterSettings, Demand, Local, available_memory, open_executor, visible_gpus
 
 _MEMORY = 2 << 30  # bytes a worker
 
 
 def workers() -> Iterator[Finding]:
-    """Yield what is found, one thing after the other."""
+    """Yield the findings about the workers of this machine."""
     yield from checked("processor", processor)
     yield from checked("GPU", gpu)
     yield from checked("Dask", dask)
 
 
 def processor() -> Finding:
-    """Look at cores, and the memory that each of as many workers would have."""
+    """Check the cores, and the memory of each worker when there is one per core."""
     cores = available_cores()
     memory = available_memory()
     share = memory // cores
@@ -36,7 +36,7 @@ def processor() -> Finding:
 
 
 def gpu() -> Finding:
-    """Look whether torch uses the GPUs that there are."""
+    """Check whether torch uses the GPUs of this machine."""
     if not shutil.which("nvidia-smi"):
         cure = "the filter trains on the CPU: fine for small networks; or join a cluster with GPUs (--scheduler)"
         return Finding("GPU", "note", "no NVIDIA driver", cure)
@@ -49,13 +49,17 @@ def gpu() -> Finding:
 
 
 def dask() -> Finding:
-    """Start a cluster of one worker process, and have it do something."""
+    """Start a cluster of one worker process, and run a task on it."""
     begun = time.perf_counter()
     try:
-        with open_cluster(ClusterSettings(Local(workers=1), device="cpu"), Demand(), lambda _: None) as cluster:
-            pid = cluster.client.submit(os.getpid).result(timeout=60)
+        with open_executor(ClusterSettings(Local(workers=1), device="cpu"), Demand(), lambda _: None) as executor:
+            (pid,) = executor.run(_process_id, [None])
             seconds = time.perf_counter() - begun
             return Finding("Dask", "fine", f"a worker process ({pid}) was ready in {seconds:.1f} s")
     except (SynthpipeError, OSError, TimeoutError) as error:
         cure = "mend what is named; if nothing is, see whether a firewall closes the loopback interface"
         return Finding("Dask", "wrong", f"no worker: {error}", cure)
+
+
+def _process_id(_: None) -> int:
+    return os.getpid()

@@ -1,4 +1,4 @@
-"""Curated sets in the forms of other tools; opens nothing but what is handed on."""
+"""Export curated sets to the formats of other tools."""
 
 from synthpipe.export.exporting import FORMS, PART, Exported, export, form_of
 

@@ -1,4 +1,4 @@
-"""Form ``coco``: images, and JSON that names the pixels of every class in them by their runs."""
+"""Form ``coco``: images, and JSON with the pixels of each class as run lengths."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.cards.croissant import Node, field, file_object, file_set, from_file, record_set
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Mask
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, image_png
 from synthpipe.export.ledger import sha256_of
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
-from synthpipe.records import Mask
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import Node, field, file_object, file_set, from_file, record_set
 
 ANNOTATIONS = "annotations/instances.json"
 
 
 @dataclass(frozen=True, slots=True)
 class CocoRuns:
-    """``images/KEY.png`` and ``annotations/instances.json``, one annotation a class of an image.
+    """``images/KEY.png`` and ``annotations/instances.json``, with one annotation for each class in an image.
 
-    A segmentation is a run-length encoding as pycocotools has it: lengths, down the columns, of what is outside and
-    inside in turns. Category ``1`` is class 0; pixels of no annotation are background, to be ignored. A part has a file
-    of its own below ``annotations/parts/``, which readers of a few images can do with; the whole one is made of them.
+    A segmentation is a run-length encoding as in pycocotools: down the columns, lengths of runs outside and inside the
+    class in turn. Category ``1`` is class 0. Pixels without an annotation are background, which is to be ignored. Each
+    part has a file below ``annotations/parts/``, for readers of few images; the whole file is made from these.
     """
 
     description: Description
@@ -67,7 +67,7 @@ class CocoRuns:
 
         from pycocotools.coco import COCO
 
-        with redirect_stdout(StringIO()):  # it prints how long it takes
+        with redirect_stdout(StringIO()):  # COCO prints its loading time
             coco = COCO(str(folder / _part_file(part.number)))
         for image in coco.loadImgs(coco.getImgIds()):
             annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
@@ -78,15 +78,15 @@ class CocoRuns:
         yield CLASSES, [classes_json(self.description)]
         yield ANNOTATIONS, self._merged(folder, parts)
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
         def listed(path: str) -> Node:
             return {"fileObject": {"@id": "annotations"}, "extract": {"jsonPath": f"$.images[*].{path}"}}
 
-        return Card(
+        return DataCard(
             lines=(
                 "- `images/`: RGB images, PNG",
-                f"- `{ANNOTATIONS}`: an annotation a class of an image, in run lengths; category 1 is class 0",
-                "- `annotations/parts/`: the same in parts, each a file that can be read alone",
+                f"- `{ANNOTATIONS}`: one annotation for each class in an image, as run lengths; category 1 is class 0",
+                "- `annotations/parts/`: the same in parts; each file can be read alone",
                 CLASSES_LINE,
             ),
             files=(
@@ -106,7 +106,7 @@ class CocoRuns:
                 ),
                 record_set(
                     "listed-images",
-                    "what annotations say of images; their segmentations are not told here",
+                    "images of the annotations, without segmentations",
                     field("id", "sc:Integer", "that annotations refer to", listed("id")),
                     field("name", "sc:Text", "of the file", listed("file_name")),
                     key="id",
@@ -115,18 +115,18 @@ class CocoRuns:
         )
 
     def categories(self) -> list[dict[str, Any]]:
-        """Return the classes as COCO has them: class 0 is category 1."""
+        """Return the classes as COCO's categories; class 0 is category 1."""
         names = self.description.taxonomy.names
         return [{"id": label + 1, "name": name, "supercategory": "tissue"} for label, name in enumerate(names)]
 
     def _about(self) -> dict[str, Any]:
-        """Return what COCO's own tools ask of a file besides; the license stands in the card."""
+        """Return other keys that COCO's tools need; the license is in the data card."""
         return {"info": {"description": "synthpipe", "version": self.description.fingerprint}, "licenses": []}
 
     def _image(self, entry: Entry) -> dict[str, Any]:
         height, width = self.description.size
         about = {**entry.to_json(), "key": entry.key}
-        return {"id": entry.place + 1, "file_name": f"{entry.key}.png", "height": height, "width": width, **about}
+        return {"id": entry.position + 1, "file_name": f"{entry.key}.png", "height": height, "width": width, **about}
 
     def _annotations(self, entry: Entry, mask: Mask) -> Iterator[dict[str, Any]]:
         classes = len(self.description.taxonomy)
@@ -134,8 +134,8 @@ class CocoRuns:
             inside = mask == label
             if inside.any():
                 yield {
-                    "id": entry.place * classes + label + 1,
-                    "image_id": entry.place + 1,
+                    "id": entry.position * classes + label + 1,
+                    "image_id": entry.position + 1,
                     "category_id": label + 1,
                     "segmentation": {"size": list(mask.shape), "counts": runs_of(inside)},
                     "area": int(inside.sum()),
@@ -152,7 +152,7 @@ class CocoRuns:
         return Copy(image["key"], pixels, mask, tuple(image["labels"]), about)
 
     def _merged(self, folder: Location, parts: int) -> Iterator[bytes]:
-        """Yield one file of all parts; no more than one of these is in memory."""
+        """Yield the whole file from the files of parts; one of them is in memory at a time."""
         yield _json({**self._about(), "categories": self.categories()}).removesuffix(b"}")
         for key in ("images", "annotations"):
             yield f',\n"{key}":['.encode()
@@ -166,7 +166,7 @@ class CocoRuns:
 
 
 def runs_of(inside: NDArray[np.bool_]) -> list[int]:
-    """Return the lengths, down the columns, of runs of (H, W) bool that are outside and inside in turns."""
+    """Return the lengths, down the columns, of the runs outside and inside of (H, W) bool, in turn."""
     flat = inside.ravel(order="F")
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths: list[int] = np.diff(ends, prepend=0, append=flat.size).tolist()
@@ -174,21 +174,24 @@ def runs_of(inside: NDArray[np.bool_]) -> list[int]:
 
 
 def from_runs(counts: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return (H, W) bool: what `runs_of` gave the lengths of.
+    """Return (H, W) bool from the lengths of `runs_of`.
 
     Raises
     ------
     StoreError
-        The lengths are not those of so many pixels.
+        The sum of the lengths is not the number of pixels.
     """
     height, width = size
     if sum(counts) != height * width:
-        raise StoreError(f"runs of {sum(counts)} pixels, expected {height} x {width}; export into another folder")
+        raise StoreError(
+            f"runs of {sum(counts)} pixels, expected {height} x {width} pixels; export into another folder"
+        )
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape((height, width), order="F")
 
 
 def _box(inside: NDArray[np.bool_]) -> list[int]:
+    """Return left, top, width and height of the box around the pixels inside."""
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     left, top = int(columns[0]), int(rows[0])
     return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]

@@ -1,4 +1,4 @@
-"""What is exported: the composites of a curated set by name, cut into parts that are written as wholes."""
+"""Entries and parts of an export: the samples of a curated set by key, and groups of them in a fixed order."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.handoff import CuratedSet
-from synthpipe.records import Image, Mask, Strategy
+from synthpipe.core.records import Image, Mask, Strategy
+from synthpipe.curated import CuratedSet
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """All about a composite but its pixels.
+    """All facts about a sample except its pixels.
 
     Attributes
     ----------
-    place : int
-        In the curated set, from 0.
+    position : int
+        Index in the curated set, from 0.
     key : str
-        Its name in all forms, unique in the set: strategy and index as in ``mosaic0000041``, of letters and digits
-        alone; ``patch0000012`` of a real patch with a predicted mask.
+        Name in all forms, unique in the set, of letters and digits only: strategy and index as in ``mosaic0000041``, or
+        ``patch0000012`` for a real patch with a predicted mask.
     strategy : str or None
-        None for a real patch.
+        Strategy of a composite; None for a real patch.
     index : int
-        Among the strategy's candidates; for a real patch, `place`.
+        Index among the strategy's candidates; for a real patch, `position`.
     labels : tuple of int
-        A digit a class, 1 where it occurs.
+        One digit for each class, 1 if it occurs.
     p_real : float or None
-        The filter's probability that it is a real patch; None where no filter was asked.
+        The filter's probability that the composite is a real patch; None if there is no filter.
     groups : tuple of str
-        The slides or patients that its donors come from, sorted.
+        Slides or patients of the donors, sorted.
     """
 
-    place: int
+    position: int
     key: str
     strategy: Strategy | None
     index: int
@@ -43,7 +43,7 @@ class Entry:
     groups: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what forms say of a composite beside its pixels, JSON-ready."""
+        """Return the facts that forms store beside the pixels, JSON-ready."""
         return {
             "groups": list(self.groups),
             "index": self.index,
@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run of composites that is written, recorded and resumed as a whole; `of` is the number of parts in all."""
+    """Consecutive entries that are written, recorded and resumed together; `of` is the number of all parts."""
 
     number: int
     of: int
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Copy:
-    """A composite as it was read back from a form; what the form does not hold is None."""
+    """A sample that is read back from an export; facts that the form does not store are None."""
 
     key: str
     image: Image
@@ -73,29 +73,29 @@ class Copy:
     about: Mapping[str, Any] | None = None
 
 
-def entry(curated: CuratedSet, place: int) -> Entry:
-    """Return all about a composite of a set but its pixels."""
-    origin = curated.origin(place)
-    strategy, index = origin or (None, place)
-    score = float(curated.p_real[place])
-    numbers = sorted({int(number) for number in curated.donor_groups[place] if number >= 0})
+def entry(curated: CuratedSet, position: int) -> Entry:
+    """Return the entry of the sample at `position` in a set."""
+    origin = curated.origin(position)
+    strategy, index = origin or (None, position)
+    score = float(curated.p_real[position])
+    numbers = sorted({int(number) for number in curated.donor_groups[position] if number >= 0})
     return Entry(
-        place=place,
+        position=position,
         key=f"{strategy or 'patch'}{index:07}",
         strategy=strategy,
         index=index,
-        labels=tuple(int(digit) for digit in curated.labels[place]),
+        labels=tuple(int(digit) for digit in curated.labels[position]),
         p_real=None if math.isnan(score) else score,
         groups=tuple(sorted(unicode(curated.groups[number]) for number in numbers)),
     )
 
 
 def part_of(curated: CuratedSet, number: int, size: int) -> Part:
-    """Return part `number` of a set that is cut into parts of `size` composites; the last may have fewer."""
-    places = range(number * size, min((number + 1) * size, len(curated)))
-    return Part(number, math.ceil(len(curated) / size), tuple(entry(curated, place) for place in places))
+    """Return part `number` of a set that is cut into parts of `size` samples; the last part can have fewer."""
+    positions = range(number * size, min((number + 1) * size, len(curated)))
+    return Part(number, math.ceil(len(curated) / size), tuple(entry(curated, position) for position in positions))
 
 
 def unicode(name: str) -> str:
-    """Return a name from a disk with what is no Unicode as an escape, since other forms than ours cannot hold it."""
+    """Return a name with escapes for bytes that are not Unicode, which formats of other tools cannot store."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,20 +1,21 @@
-"""Exporting a curated set: parts in parallel, resumable, and then what the whole needs."""
+"""Export a curated set: write parts in parallel, resume them, and then write the files of the whole set."""
 
 from __future__ import annotations
 
 import math
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from synthpipe.cards.croissant import croissant
-from synthpipe.cards.facts import facts_of, run_of
-from synthpipe.cards.readme import readme
-from synthpipe.errors import AccessError, ConfigError, StaleRunError, StoreError
+from synthpipe.core.errors import AccessError, ConfigError, StaleRunError, StoreError
+from synthpipe.core.packages import require
+from synthpipe.core.progress import Reporter
+from synthpipe.core.threads import available_cores
+from synthpipe.curated import CuratedSet, Description
 from synthpipe.export.coco import CocoRuns
 from synthpipe.export.fiftyone import FiftyOneFolder
 from synthpipe.export.form import Form
@@ -24,13 +25,13 @@ from synthpipe.export.nnunet import NnUNetRaw
 from synthpipe.export.png import PngFolders
 from synthpipe.export.webdataset import WebDatasetShards
 from synthpipe.export.work import ExportJob, begin, do_part
-from synthpipe.files import Location, exists, stream_atomically, write_atomically
-from synthpipe.folders import claim, sweep
-from synthpipe.handoff import CuratedSet, Description
-from synthpipe.lock import held
-from synthpipe.packages import require
-from synthpipe.progress import Reporter
-from synthpipe.threads import available_cores
+from synthpipe.files.folders import claim, sweep
+from synthpipe.files.locations import Location, exists
+from synthpipe.files.lock import held
+from synthpipe.files.writing import stream_atomically, write_atomically
+from synthpipe.report.data_cards.croissant import croissant
+from synthpipe.report.data_cards.facts import card_facts, finished_run_of
+from synthpipe.report.data_cards.readme import readme
 
 Done = tuple[PartRecord, bool]
 _FORMS: Mapping[str, Callable[[Description], Form]] = {
@@ -43,12 +44,16 @@ _FORMS: Mapping[str, Callable[[Description], Form]] = {
 }
 FORMS = tuple(_FORMS)
 PART = 1000
-"""Composites a part, unless another number is asked for."""
+"""Default number of composites in a part."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A finished export: composites, files and bytes of its parts, how many of these were there before, readers."""
+    """A finished export.
+
+    `composites`, `files` and `bytes` are those of its `parts`. `kept` parts existed already. `read_back` names the
+    packages that read the parts back.
+    """
 
     composites: int
     files: int
@@ -67,39 +72,39 @@ def export(
     workers: int | None = None,
     check: bool = True,
 ) -> Exported:
-    """Write a curated set in another form, or go on with an export that was interrupted.
+    """Write a curated set in another form, or resume an interrupted export.
 
     Parameters
     ----------
     curated : CuratedSet
-        What to export.
+        The set to export.
     name : str
         The form, one of `FORMS`.
     folder : Path or UPath
-        Where to: new, empty, or begun with the same arguments.
+        Output folder: new, empty, or begun with the same arguments.
     reporter : Reporter
-        Told about the progress.
+        Receives the progress.
     part : int
-        Composites a part: what is written, held in memory by a worker, and resumed as a whole.
+        Number of composites in a part. A worker holds a part in memory, and writes and resumes it as a whole.
     workers : int, optional
-        Processes; by default one a core.
+        Number of processes; by default one for each core.
     check : bool
-        Whether to read back all that was written, and compare it with the set pixel by pixel.
+        Whether to read all files back and compare them with the set pixel by pixel.
 
     Raises
     ------
     StaleRunError
         The folder holds something else, or another process is exporting into it.
     StoreError
-        Something cannot be read or written, or was not read back as it was written.
+        A file cannot be read or written, or differs from the set when it is read back.
     ConfigError
-        There is no such form.
+        `name` is not a form.
     MissingPackageError
         The form needs a package that is not installed.
     """
     form = form_of(name, curated.description)
     require(f"form {name}", *form.requires)
-    _refuse_stores(folder)
+    _refuse_store(folder)
     settings = {"form": name, "part": part, "curated": {"digest": curated.digest, "composites": len(curated)}}
     folder = claim(folder, EXPORT)
     Ledger(folder, settings)
@@ -107,7 +112,9 @@ def export(
         ledger = Ledger(folder, settings)
         sweep(folder)
         try:
-            kept = _parts(ExportJob(curated, form, folder, part, check), ledger, reporter, workers or available_cores())
+            kept = _write_parts(
+                ExportJob(curated, form, folder, part, check), ledger, reporter, workers or available_cores()
+            )
             for file, chunks in form.whole(folder, len(ledger.parts), len(curated)):
                 stream_atomically(folder / file, chunks)
             _write_cards(curated, form, folder, ledger)
@@ -115,7 +122,10 @@ def export(
             ledger.write()
         finally:
             sweep(folder)
-    records = [*ledger.parts.values()]
+    return _summary([*ledger.parts.values()], kept)
+
+
+def _summary(records: Sequence[PartRecord], kept: int) -> Exported:
     return Exported(
         composites=sum(record.composites for record in records),
         files=sum(record.files for record in records),
@@ -127,41 +137,42 @@ def export(
 
 
 def _write_cards(curated: CuratedSet, form: Form, folder: Location, ledger: Ledger) -> None:
-    facts = facts_of(curated, run_of(curated))
+    """Write ``README.md`` and ``croissant.json``."""
+    facts = card_facts(curated, finished_run_of(curated))
     card = form.card(folder, len(curated), sum(record.bytes for record in ledger.parts.values()))
     write_atomically(folder / "README.md", readme(facts, card.lines, card.header))
     write_atomically(folder / "croissant.json", croissant(facts, card.files, card.records))
 
 
 def form_of(name: str, description: Description) -> Form:
-    """Return a form for sets of such samples.
+    """Return the form called `name`, for sets with this description.
 
     Raises
     ------
     ConfigError
-        There is no such form.
+        `name` is not a form.
     """
     if name not in _FORMS:
         raise ConfigError(f"form {name!r}: expected one of {', '.join(FORMS)}")
     return _FORMS[name](description)
 
 
-def _parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> int:
-    """See that every part is written and recorded; return how many were there already."""
+def _write_parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> int:
+    """Write and record every part that is missing; return the number of parts that existed already."""
     count = math.ceil(len(job.curated) / job.part_size)
     before = {number: record for number, record in ledger.parts.items() if number in range(count)}
     ledger.parts, ledger.finished, kept = dict(before), False, 0
-    ledger.write()  # before any part, so that the folder is known for an export's however early this is killed
+    ledger.write()  # first of all, so that the folder is marked as an export even if this is killed early
     with reporter.stage("export", len(job.curated)) as advance, _pool(job, max(1, min(workers, count))) as pool:
         with _signals_held():
             futures = {pool.submit(do_part, number, before.get(number)): number for number in range(count)}
         try:
-            for number, (record, there) in _results(job, futures):
-                kept += there
+            for number, (record, existed) in _results(job, futures):
+                kept += existed
                 ledger.record(number, record)
                 advance(record.composites)
         except BaseException:
-            with suppress(StoreError):  # there is a worse error
+            with suppress(StoreError):  # the first error matters more
                 ledger.write()
             raise
     ledger.write()
@@ -170,7 +181,7 @@ def _parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> 
 
 @contextmanager
 def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Give worker processes; when the block is left early, they stop at the next composite."""
+    """Yield a pool of worker processes; if the block raises, they stop at the next composite."""
     context = multiprocessing.get_context("spawn")  # threads of the parent's libraries do not survive a fork
     stop = context.Event()
     pool = ProcessPoolExecutor(workers, context, begin, (job, stop))
@@ -185,7 +196,7 @@ def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold signals back from the processes that the block starts, for good: a terminal tells them too, we by `stop`."""
+    """Block signals in the processes that the block starts, since a terminal interrupts them too; `stop` ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -194,20 +205,22 @@ def _signals_held() -> Iterator[None]:
 
 
 def _results(job: ExportJob, futures: Mapping[Future[Done], int]) -> Iterator[tuple[int, Done]]:
+    """Yield numbers and results of parts as they are done."""
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise StoreError(
-            f"{job.folder}: a worker process was killed, by somebody or for its memory; give the command again, with "
-            "fewer --workers or a smaller --part into another folder where memory is short: whole parts are kept"
+            f"{job.folder}: a worker process was killed, by a user or because memory ran out; give the command again: "
+            "complete parts are kept; if memory runs out, use fewer --workers, or a smaller --part and another folder"
         ) from error
 
 
-def _refuse_stores(folder: Location) -> None:
-    for place in (folder, *folder.parents):
+def _refuse_store(folder: Location) -> None:
+    """Refuse a folder that is in a Zarr store."""
+    for location in (folder, *folder.parents):
         found = False
-        with suppress(AccessError):  # as of a bucket of which only a part is the user's
-            found = exists(place / "zarr.json")
+        with suppress(AccessError):  # for example, if the user has access to a part of a bucket only
+            found = exists(location / "zarr.json")
         if found:
-            raise StaleRunError(f"{folder}: lies in the Zarr store {place}; export into a folder outside of it")
+            raise StaleRunError(f"{folder}: is in the Zarr store {location}; export into a folder outside of it")

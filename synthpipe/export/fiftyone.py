@@ -1,4 +1,4 @@
-"""Form ``fiftyone``: a folder that FiftyOne imports, with all that is known of each composite."""
+"""Form ``fiftyone``: a folder that FiftyOne imports, with all facts about each composite."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from synthpipe.cards.croissant import field, file_set, from_file, record_set
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, grey_png, image_png
 from synthpipe.export.png import CLASSES, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
 
 _MASK = "ground_truth"
 _VERSION = "1.0.0"
-"""Of FiftyOne: the oldest one with these fields; it updates what it imports to its own version."""
+"""Oldest version of FiftyOne with these fields; FiftyOne updates an imported data set to its own version."""
 
 
 @dataclass(frozen=True, slots=True)
 class FiftyOneFolder:
     """``data/KEY.png``, ``fields/ground_truth/KEY.png``, ``samples/KEY.json`` and ``metadata.json``.
 
-    This is type ``FiftyOneDataset``, with a file a sample. FiftyOne shows no pixels of value 0: they are synthpipe's
-    background, and class 0 has value 1. Its importer needs a database, so Pillow reads parts back.
+    The type is ``FiftyOneDataset``, with one file for each sample. FiftyOne hides pixels of value 0, which are
+    synthpipe's background; class 0 has the value 1. FiftyOne's importer needs a database, so Pillow reads parts back.
     """
 
     description: Description
@@ -77,8 +77,8 @@ class FiftyOneFolder:
         yield CLASSES, [classes_json(self.description)]
         yield "metadata.json", [json.dumps(content).encode()]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
-        return Card(
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
+        return DataCard(
             lines=(
                 "- `data/`: RGB images, PNG",
                 f"- `fields/{_MASK}/`: masks of the same names, grey PNG; 0 is background, class 0 is 1, and so on",
@@ -89,12 +89,12 @@ class FiftyOneFolder:
             files=(
                 file_set("images", "data/*.png", "image/png", "RGB images"),
                 file_set("masks", f"fields/{_MASK}/*.png", "image/png", "class indices plus 1; 0 is background"),
-                file_set("samples", "samples/*.json", "application/json", "what is known of a composite"),
+                file_set("samples", "samples/*.json", "application/json", "facts about a composite"),
             ),
             records=tuple(
                 record_set(
                     f"{name}-by-name",
-                    f"{name}; an image and its mask have one name",
+                    f"{name}; an image and its mask have the same name",
                     field("name", "sc:Text", "of the file", from_file(name, "filename")),
                     field("pixels", "sc:ImageObject", "RGB, or class indices plus 1", from_file(name, "content")),
                     key="name",
@@ -107,7 +107,7 @@ class FiftyOneFolder:
         height, width = self.description.size
         names = self.description.taxonomy.names
         image = {"_cls": "ImageMetadata", "size_bytes": size, "mime_type": "image/png"}
-        drawn = self._digest(entry, "shuffle")  # FiftyOne draws a number of each sample, to shuffle them
+        drawn = self._digest(entry, "shuffle")  # FiftyOne gives each sample a random number, to shuffle samples
         return {
             "_id": {"$oid": self._digest(entry, "sample")},
             "_media_type": "image",
@@ -127,7 +127,7 @@ class FiftyOneFolder:
         }
 
     def _digest(self, entry: Entry, purpose: str) -> str:
-        """Return 24 hexadecimal digits, as the database's own identifiers have, that follow from the composite."""
+        """Return an identifier like those of the database, 24 hexadecimal digits, from composite and purpose."""
         return hashlib.sha256(f"{self.description.fingerprint} {entry.key} {purpose}".encode()).hexdigest()[:24]
 
 

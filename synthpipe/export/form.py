@@ -1,4 +1,4 @@
-"""What a form of export is, and the PNG bytes that all of them hold."""
+"""The protocol of export forms, and the PNG encoding that all of them use."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import cv2
 import numpy as np
 from PIL import Image as Pillow
 
-from synthpipe.cards.croissant import Node
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Image, Mask
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Part
-from synthpipe.files import Location
-from synthpipe.handoff import Description
+from synthpipe.files.locations import Location
 from synthpipe.patches.pixels import opened
-from synthpipe.records import Image, Mask
+from synthpipe.report.data_cards.croissant import Node
 
 Pixels = tuple[Image, Mask]
 Files = Iterator[tuple[str, bytes]]
-"""Names, with forward slashes, below the folder of an export, and what the files hold."""
+"""Names of files below the folder of an export, with forward slashes, and their contents."""
 
-# Runs suit H&E: on its tiles this is twice as fast as zlib's own strategy, and the files are smaller.
+# Run-length matching suits H&E: it is twice as fast as zlib's default strategy, and the files are smaller.
 _PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """What the data cards of an export tell of its form.
+class DataCard:
+    """Parts of an export's data cards that depend on the form.
 
     Attributes
     ----------
     lines : sequence of str
-        Of Markdown, about the files.
+        Lines of Markdown about the files.
     files, records : sequence of mapping
-        Of Croissant, as `synthpipe.cards.croissant` makes them.
+        Nodes of Croissant, made by `synthpipe.report.data_cards.croissant`.
     header : mapping
         More keys of the README's YAML header.
     """
@@ -48,40 +48,40 @@ class Card:
 
 
 class Form(Protocol):
-    """A form that curated sets can be exported to; it knows file contents, and leaves writing to its caller."""
+    """A format of an export; it makes and parses file contents, and its caller writes the files."""
 
     @property
     def description(self) -> Description:
-        """What the set's samples are."""
+        """Description of the set's samples."""
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """The packages that writing needs beyond the ones that synthpipe always has."""
+        """Optional packages that writing needs."""
 
     @property
     def library(self) -> str:
-        """The package that users of this form read it with."""
+        """Package by which users read this form."""
 
     def names(self, part: Part) -> Iterator[str]:
         """Yield the names of a part's files."""
 
     def files(self, part: Part, pixels: Iterable[Pixels]) -> Files:
-        """Yield a part's files in the order of `names`; equal input gives equal bytes.
+        """Yield names and contents of a part's files in the order of `names`; equal input gives equal bytes.
 
-        `pixels` are the images and masks of its entries, to be used up as files are asked for.
+        `pixels` yields the images and masks of the part's entries; each is read when a file needs it.
         """
 
     def read(self, folder: Location, part: Part) -> Iterator[Copy]:
-        """Yield the composites of a part as its files hold them, by decoders that synthpipe always has."""
+        """Read the samples of a part from its files, without optional packages."""
 
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
-        """Yield the composites of a part as the form's own library reads them; the folder is on a disk."""
+        """Read the samples of a part by the form's own library; the folder must be on a disk."""
 
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """Yield the files that the whole set of so many `composites` needs beside its `parts`, once these are there."""
+        """Yield the files of the whole set, when its `parts` with all `composites` are written."""
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
-        """Return what to tell of an export of so many composites and bytes, all of which is written."""
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
+        """Return the data card of an export whose files are written: `composites` composites, `size` bytes."""
 
 
 def image_png(image: Image) -> bytes:
@@ -90,7 +90,7 @@ def image_png(image: Image) -> bytes:
     Raises
     ------
     StoreError
-        OpenCV cannot encode it.
+        OpenCV cannot encode the image.
     """
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _PNG)
     if not done:
@@ -99,19 +99,19 @@ def image_png(image: Image) -> bytes:
 
 
 def grey_png(mask: Mask) -> bytes:
-    """Return a mask as a PNG without palette, for readers that turn palettes into colours."""
+    """Return a mask as a grey PNG, for readers that turn palettes into colours."""
     buffer = io.BytesIO()
     Pillow.fromarray(mask).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def from_png(data: bytes, size: tuple[int, int]) -> Image | Mask:
-    """Return the pixels of a PNG of `size`: (H, W, 3) of one in RGB, (H, W) of one with a palette, or grey.
+    """Return the pixels of a PNG: (H, W, 3) for RGB, (H, W) for a palette or grey; it must not exceed `size`.
 
     Raises
     ------
     CatalogError
-        It cannot be decoded, or has more pixels.
+        The PNG cannot be decoded, or has more pixels than `size`.
     """
     with opened(data, size[0] * size[1]) as picture:
         return np.asarray(picture)

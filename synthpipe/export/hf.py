@@ -1,4 +1,4 @@
-"""Form ``hf``: Parquet files of a Hugging Face data set, with image features, that its viewer shows too."""
+"""Form ``hf``: Parquet files of a Hugging Face data set, whose image features the Hub's viewer shows."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from synthpipe.cards.croissant import field, file_set, record_set
+from synthpipe.core.pictures import palette_png
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, image_png
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
-from synthpipe.pictures import palette_png
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, record_set
 
 if TYPE_CHECKING:
     import pyarrow
 
-_ROWS = 100  # in a row group: what readers take at once
+_ROWS = 100  # rows of a row group, which readers load together
 
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceParquet:
-    """``data/train-00000-of-00012.parquet``, a part each.
+    """``data/train-00000-of-00012.parquet``, one file for each part.
 
-    Columns: ``image`` and ``mask`` (PNGs as `datasets.Image` has them; of a mask the palette's indices are the
-    classes), ``labels`` (the classes that occur), ``key``, ``strategy``, ``index``, ``p_real``, ``groups``.
+    Columns: ``image`` and ``mask`` (PNGs of `datasets.Image`; the palette indices of a mask are the classes),
+    ``labels`` (the classes that occur), ``key``, ``strategy``, ``index``, ``p_real``, ``groups``.
     """
 
     description: Description
@@ -43,7 +43,7 @@ class HuggingFaceParquet:
         from pyarrow import parquet
 
         schema, buffer = self._schema(), io.BytesIO()
-        # PNGs cannot be compressed again, and the rest is small
+        # PNGs cannot be compressed further, and the rest is small
         with parquet.ParquetWriter(buffer, schema, compression="none", write_statistics=False) as writer:
             rows: list[dict[str, Any]] = []
             for entry, (image, mask) in zip(part.entries, pixels, strict=True):
@@ -72,7 +72,7 @@ class HuggingFaceParquet:
         from pyarrow import parquet
 
         (name,) = self.names(part)
-        with (folder / name).open("rb") as file:  # to the library a path is a pattern, and it copies what it reads
+        with (folder / name).open("rb") as file:  # the library takes paths as patterns, and copies the files
             table = parquet.read_table(file)
         for row in Dataset(InMemoryTable(table)):
             yield self._copy(row, np.asarray(row["image"]), np.asarray(row["mask"]))
@@ -80,7 +80,7 @@ class HuggingFaceParquet:
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
         def column(name: str, **more: Any) -> dict[str, Any]:
             return {"fileSet": {"@id": "parquet"}, "extract": {"column": name}, **more}
 
@@ -92,7 +92,7 @@ class HuggingFaceParquet:
             "dataset_size": size,
         }
         default = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
-        return Card(
+        return DataCard(
             lines=(
                 "- `data/train-*.parquet`: columns `image`, `mask` (PNG; a palette's indices are the classes),",
                 "  `labels` (the classes that occur), `key`, `strategy`, `index`, `p_real`, `groups`",
@@ -102,7 +102,7 @@ class HuggingFaceParquet:
             records=(
                 record_set(
                     "composites",
-                    "a composite a row",
+                    "one composite in each row",
                     field("key", "sc:Text", "name of the composite", column("key")),
                     field("image", "sc:ImageObject", "RGB", column("image", **pixels)),
                     field("mask", "sc:ImageObject", "class indices", column("mask", **pixels)),

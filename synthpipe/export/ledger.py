@@ -1,4 +1,4 @@
-"""``export.json``: what an export is of, and which of its parts are written."""
+"""``export.json``: the settings of an export, and its written parts."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from synthpipe.config import differences
-from synthpipe.errors import StaleRunError, StoreError
-from synthpipe.files import Location, exists, open_regular, write_atomically
-from synthpipe.folders import Kind
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import StaleRunError, StoreError
+from synthpipe.files.folders import Kind
+from synthpipe.files.locations import Location, exists
+from synthpipe.files.reading import open_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.run import json_text, read_json
 
 FORMAT_VERSION = 1
@@ -23,7 +25,7 @@ EXPORT = Kind("export", (NAME,))
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """A written part: its composites, files and bytes, the digest of its files, and what read it back, if anything."""
+    """A written part: its composites, files, bytes and digest, and the package that read it back, or None."""
 
     composites: int
     files: int
@@ -33,21 +35,21 @@ class PartRecord:
 
 
 class Ledger:
-    """What is recorded of an export in its folder.
+    """The record of an export in its folder.
 
     Parameters
     ----------
     folder : path
-        Of the export.
+        Folder of the export.
     purpose : mapping
-        Form, curated set and settings, JSON-ready: what an export goes on with must be equal.
+        Form, curated set and settings, JSON-ready; they must be equal when an export is resumed.
 
     Raises
     ------
     StaleRunError
-        The folder holds another export.
+        The folder holds an export with other settings.
     StoreError
-        The ledger is damaged.
+        ``export.json`` is damaged.
     """
 
     def __init__(self, folder: Location, purpose: Mapping[str, Any]) -> None:
@@ -67,18 +69,18 @@ class Ledger:
         except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{self._path}: is damaged; remove {folder} and export again") from error
         if changes := list(differences(found, self._purpose)):
-            message = f"{folder}: holds another export; export into another folder, or undo:"
+            message = f"{folder}: holds another export; export into another folder, or undo these changes:"
             raise StaleRunError("\n  ".join([message, *changes]))
         self.parts, self.finished = parts, bool(data.get("finished"))
 
     def record(self, number: int, part: PartRecord) -> None:
-        """Add a part, and write it down unless that would take more than a twentieth of the time."""
+        """Add a part, and write the file; skip writing if it would take more than a twentieth of the time."""
         self.parts[number] = part
         if time.monotonic() >= self._due:
             self.write()
 
     def write(self) -> None:
-        """Write down what is known now."""
+        """Write the file."""
         start = time.monotonic()
         parts = {str(number): asdict(self.parts[number]) for number in sorted(self.parts)}
         write_atomically(self._path, json_text({**self._purpose, "finished": self.finished, "parts": parts}))
@@ -87,6 +89,7 @@ class Ledger:
 
 
 def _record(data: Mapping[str, Any]) -> PartRecord:
+    """Return a record of its stored form; raise `TypeError` if a value has another type."""
     found = PartRecord(**data)
     texts, numbers = (found.sha256, found.read_back or ""), (found.composites, found.files, found.bytes)
     if not (all(type(each) is str for each in texts) and all(type(each) is int for each in numbers)):
@@ -95,19 +98,19 @@ def _record(data: Mapping[str, Any]) -> PartRecord:
 
 
 def digest_of(files: Iterable[tuple[str, bytes]]) -> tuple[int, int, str]:
-    """Return number, bytes and digest of files: the SHA-256 of the lines that ``sha256sum`` would print of them."""
+    """Return number, bytes and digest of files; the digest is the SHA-256 of the lines that ``sha256sum`` prints."""
     count = size = 0
-    known = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for name, data in files:
         count, size = count + 1, size + len(data)
-        known.update(f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode())
-    return count, size, known.hexdigest()
+        sha256.update(f"{hashlib.sha256(data).hexdigest()}  {name}\n".encode())
+    return count, size, sha256.hexdigest()
 
 
 def sha256_of(path: Location) -> str:
-    """Return the digest of a file of any size."""
-    known = hashlib.sha256()
+    """Return the SHA-256 of a file of any size."""
+    sha256 = hashlib.sha256()
     with os.fdopen(open_regular(path), "rb") if isinstance(path, Path) else path.open("rb") as file:
         while data := file.read(1 << 20):
-            known.update(data)
-    return known.hexdigest()
+            sha256.update(data)
+    return sha256.hexdigest()

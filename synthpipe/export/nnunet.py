@@ -1,4 +1,4 @@
-"""Form ``nnunet``: a raw data set of nnU-Net v2, RGB images and labels as PNG."""
+"""Form ``nnunet``: a raw data set of nnU-Net v2, with RGB images and labels as PNG."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthpipe.cards.croissant import field, file_set, from_file, record_set
+from synthpipe.core.records import Mask
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, grey_png, image_png
 from synthpipe.export.png import CLASSES, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
-from synthpipe.records import Mask
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
 
 _BACKGROUND, _IGNORE = "background", "ignore"
 
@@ -23,8 +23,8 @@ _BACKGROUND, _IGNORE = "background", "ignore"
 class NnUNetRaw:
     """``imagesTr/KEY_0000.png``, ``labelsTr/KEY.png`` and ``dataset.json``.
 
-    nnU-Net keeps label 0 for a background that it learns. synthpipe has no such class: class 0 is label 1, label 0 does
-    not occur, and synthpipe's background is ``ignore``, which must be the highest label.
+    nnU-Net reserves label 0 for a background that it learns, which synthpipe does not have. So class 0 is label 1,
+    label 0 does not occur, and synthpipe's background is ``ignore``, which must be the highest label.
     """
 
     description: Description
@@ -68,8 +68,8 @@ class NnUNetRaw:
         yield CLASSES, [classes_json(self.description)]
         yield "dataset.json", [(json.dumps(content, indent=1) + "\n").encode()]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
-        return Card(
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
+        return DataCard(
             lines=(
                 "- `imagesTr/`: RGB images, PNG",
                 "- `labelsTr/`: grey PNG; a label is the class index plus 1, the highest label is to be ignored",
@@ -84,7 +84,7 @@ class NnUNetRaw:
             records=tuple(
                 record_set(
                     f"{name}-by-name",
-                    f"{name}; an image has the name of its labels and _0000",
+                    f"{name}; the name of an image is that of its labels with _0000",
                     field("name", "sc:Text", "of the file", from_file(name, "filename")),
                     field("pixels", "sc:ImageObject", "RGB, or class indices plus 1", from_file(name, "content")),
                     key="name",
@@ -94,7 +94,7 @@ class NnUNetRaw:
         )
 
     def labels(self) -> dict[str, int]:
-        """Return the labels by name; a class whose name nnU-Net keeps for itself gets a ``_`` at its end."""
+        """Return the labels by name; a class with a name that nnU-Net reserves gets a ``_`` at its end."""
         found = {_BACKGROUND: 0}
         for label, name in enumerate(self.description.taxonomy.names, start=1):
             while name in found or name == _IGNORE:

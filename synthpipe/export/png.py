@@ -1,4 +1,4 @@
-"""Form ``png``: folders ``img/`` and ``mask/``, as the published data sets have them and mmsegmentation reads them."""
+"""Form ``png``: folders ``img/`` and ``mask/`` as in the published data sets, which mmsegmentation reads."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.cards.croissant import field, file_set, from_file, record_set
-from synthpipe.config import Layout
+from synthpipe.config.pipeline import Layout
+from synthpipe.core.pictures import palette_png
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Entry, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, image_png
-from synthpipe.files import Location
-from synthpipe.handoff import Description
-from synthpipe.pictures import palette_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, image_png
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
 
 CLASSES = "classes.json"
-CLASSES_LINE = "- `classes.json`: class names and colours by index, and the index to be ignored"
+CLASSES_LINE = "- `classes.json`: class names and colours by index, and the index to ignore"
 
 _SPELLINGS: Mapping[Layout, tuple[str, str]] = {
     "wsss4luad": ("-", ", "),
@@ -26,15 +26,15 @@ _SPELLINGS: Mapping[Layout, tuple[str, str]] = {
     "pattern": ("-", ", "),
     "csv": ("-", ", "),
 }
-"""What stands before the label in a file name, and between its digits, as each data set was published."""
+"""Text before the label in a file name, and between its digits, as in each published data set."""
 
 
 @dataclass(frozen=True, slots=True)
 class PngFolders:
-    """RGB images in ``img/``, palette masks of the same names in ``mask/``; the label stands in the name.
+    """RGB images in ``img/``, and palette masks with the same names in ``mask/``; names have the label.
 
     Names follow the layout of the set's patches: ``mosaic0000041-[1, 0, 1].png``, ``mosaic0000041+0[1001].png`` or
-    ``mosaic0000041-[1 0 0 1].png``. A mask is written before its image: whoever finds an image finds its mask.
+    ``mosaic0000041-[1 0 0 1].png``. A mask is written before its image, so every image has its mask.
     """
 
     description: Description
@@ -65,10 +65,10 @@ class PngFolders:
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
-        return Card(
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
+        return DataCard(
             lines=(
-                "- `img/`: RGB images, PNG; the label in a name has a digit a class, 1 where it occurs",
+                "- `img/`: RGB images, PNG; the label in a name has one digit for each class, 1 if it occurs",
                 "- `mask/`: masks of the same names, palette PNG; pixel values are class indices",
                 CLASSES_LINE,
             ),
@@ -79,7 +79,7 @@ class PngFolders:
             records=tuple(
                 record_set(
                     f"{name}-by-name",
-                    f"{name}; an image and its mask have one name",
+                    f"{name}; an image and its mask have the same name",
                     field("name", "sc:Text", "of the file", from_file(name, "filename")),
                     field("pixels", "sc:ImageObject", "RGB, or class indices", from_file(name, "content")),
                     key="name",
@@ -95,7 +95,7 @@ class PngFolders:
 
 
 def classes_json(description: Description) -> bytes:
-    """Return class names and colours by index, and the index to be ignored, under the names that mmsegmentation has."""
+    """Return JSON with class names and colours by index, and the index to ignore, under mmsegmentation's keys."""
     taxonomy = description.taxonomy
     meaning: dict[str, Any] = {
         "classes": list(taxonomy.names),

@@ -1,4 +1,4 @@
-"""Form ``webdataset``: tar shards of PNGs and JSON, to be streamed."""
+"""Form ``webdataset``: tar shards of PNGs and JSON, for streaming."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.cards.croissant import field, file_set, from_file, record_set
+from synthpipe.curated import Description
 from synthpipe.export.entries import Copy, Part
-from synthpipe.export.form import Card, Files, Pixels, from_png, grey_png, image_png
+from synthpipe.export.form import DataCard, Files, Pixels, from_png, grey_png, image_png
 from synthpipe.export.png import CLASSES, CLASSES_LINE, classes_json
-from synthpipe.files import Location
-from synthpipe.handoff import Description
+from synthpipe.files.locations import Location
+from synthpipe.report.data_cards.croissant import field, file_set, from_file, record_set
 
 
 @dataclass(frozen=True, slots=True)
 class WebDatasetShards:
-    """``shard-000000.tar``, a part each, of ``KEY.mask.png``, ``KEY.json`` and ``KEY.image.png``.
+    """``shard-000000.tar``, one for each part, with ``KEY.mask.png``, ``KEY.json`` and ``KEY.image.png``.
 
-    Masks are grey: the library's decoders turn palettes into colours.
+    Masks are grey, since the library's decoders turn palettes into colours.
     """
 
     description: Description
@@ -57,17 +57,17 @@ class WebDatasetShards:
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         (name,) = self.names(part)
-        with (folder / name).open("rb") as stream:  # to the library a path is a pattern and a URL, some are commands
+        with (folder / name).open("rb") as stream:  # the library takes paths as patterns, URLs or commands
             for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
                 yield self._copy(sample["__key__"], sample)
 
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
         yield CLASSES, [classes_json(self.description)]
 
-    def card(self, folder: Location, composites: int, size: int) -> Card:
+    def card(self, folder: Location, composites: int, size: int) -> DataCard:
         pattern = {"transform": {"regex": r"^([^.]+)\."}}
         image, mask = ({**from_file(name, "filename"), **pattern} for name in ("image", "mask"))
-        return Card(
+        return DataCard(
             lines=(
                 "- `shard-NNNNNN.tar`: for every composite `KEY.image.png` (RGB), `KEY.mask.png` (grey, class indices)",
                 "  and `KEY.json` (labels, strategy, index, p_real, groups)",
@@ -77,7 +77,7 @@ class WebDatasetShards:
                 file_set("shards", "shard-*.tar", "application/x-tar", "tar shards"),
                 file_set("image", "*.image.png", "image/png", "RGB images", within="shards"),
                 file_set("mask", "*.mask.png", "image/png", "class indices", within="shards"),
-                file_set("about", "*.json", "application/json", "what is known of a composite", within="shards"),
+                file_set("about", "*.json", "application/json", "facts about a composite", within="shards"),
             ),
             records=(
                 record_set(
@@ -97,7 +97,7 @@ class WebDatasetShards:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file; what a tar says of owners and times is the same for all."""
+    """Add a file; its owner and time are constants, so equal contents give equal bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""What a worker process of an export does: write a part, or find it written, and read it back."""
+"""Work of an export's worker process: write a part, unless it exists, and read it back."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.curated import CuratedSet
 from synthpipe.export.entries import Copy, Entry, Part, part_of
 from synthpipe.export.form import Form, Pixels
 from synthpipe.export.ledger import PartRecord, digest_of
-from synthpipe.files import Location, write_atomically
-from synthpipe.handoff import CuratedSet
+from synthpipe.files.locations import Location
+from synthpipe.files.writing import write_atomically
+
+_ADVICE = "check the disk, and export into another folder"
 
 
 class StoppedError(Exception):
-    """The export was interrupted while a part was written."""
+    """The export is interrupted while a part is written."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportJob:
-    """What workers share: the curated set, the form, where it goes, composites a part, and whether parts are read."""
+    """Settings of all workers: the set, the form, the output folder, composites per part, and whether to read back."""
 
     curated: CuratedSet
     form: Form
@@ -47,7 +50,7 @@ class _Worker:
 
 
 def begin(job: ExportJob, stop: Event) -> None:
-    """Prepare this process for the parts of a job; it ends when the process that started it does, however that ends."""
+    """Prepare this worker process for the parts of a job; it also ends when its parent process ends or is killed."""
     cv2.setNumThreads(1)
     _Worker.job, _Worker.stop = job, stop
     if parent := parent_process():
@@ -55,54 +58,55 @@ def begin(job: ExportJob, stop: Event) -> None:
 
 
 def _end_with(sentinel: int) -> None:
+    """Wait until the process of a sentinel ends, then end this process."""
     wait([sentinel])
     os._exit(1)
 
 
 def do_part(number: int, recorded: PartRecord | None) -> tuple[PartRecord, bool]:
-    """Write a part unless it is there as recorded; read it back where that is asked for.
+    """Write a part, unless it exists as recorded; read it back if the job says so.
 
     Returns
     -------
     PartRecord
-        What is there now.
+        Record of the written part.
     bool
-        Whether it was there already.
+        Whether the part existed already.
 
     Raises
     ------
     StoreError
-        It cannot be written, or what is read back is not what was written.
+        The part cannot be written, or differs from the set when it is read back.
     StoppedError
-        The export was interrupted; the part is not recorded, and its files are whole.
+        The export is interrupted; the part is not recorded, and its files are complete.
     """
     job = _Worker.job
     part = part_of(job.curated, number, job.part_size)
-    there = recorded is not None and _is_there(job, part, recorded)
-    record = recorded if recorded and there else _write(job, part)
+    exists = recorded is not None and _is_written(job, part, recorded)
+    record = recorded if recorded and exists else _write(job, part)
     if job.check and record.read_back is None:
         record = replace(record, read_back=read_back(job, part))
-    return record, there
+    return record, exists
 
 
 def read_back(job: ExportJob, part: Part) -> str:
-    """Compare a part, pixel by pixel, with the curated set; return the name and version of what read it.
+    """Compare a part with the curated set pixel by pixel; return name and version of the package that reads it.
 
     Raises
     ------
     StoreError
-        Something differs; the message names it.
+        A sample differs; the message names it.
     """
     read, package = reader_of(job.form, job.folder)
-    for entry, copy in _paired(job, part, read(job.folder, part)):
+    for entry, copy in _pairs(job, part, read(job.folder, part)):
         _compare(job, entry, copy)
     return package
 
 
 def reader_of(form: Form, folder: Location) -> tuple[Callable[[Location, Part], Iterator[Copy]], str]:
-    """Return what reads a form's parts in a folder, and the name and version of its package.
+    """Return the function that reads a form's parts in a folder, and name and version of its package.
 
-    It is the form's own library where that is installed and the folder is on a disk, else Pillow.
+    The form's own library reads them if it is installed and the folder is on a disk, otherwise Pillow.
     """
     if isinstance(folder, Path):
         with suppress(PackageNotFoundError):
@@ -110,19 +114,19 @@ def reader_of(form: Form, folder: Location) -> tuple[Callable[[Location, Part], 
     return form.read, f"pillow {version('pillow')}"
 
 
-def _paired(job: ExportJob, part: Part, copies: Iterable[Copy]) -> Iterator[tuple[Entry, Copy]]:
+def _pairs(job: ExportJob, part: Part, copies: Iterable[Copy]) -> Iterator[tuple[Entry, Copy]]:
     entries = {entry.key: entry for entry in part.entries}
     for copy in copies:
-        _go_on()
+        _check_stop()
         if copy.key not in entries:
-            raise StoreError(f"{_where(job, part)}: read back {copy.key!r}, which is none of its composites, or twice")
+            raise StoreError(f"{_where(job, part)}: has {copy.key!r} twice, or it is not in this part; {_ADVICE}")
         yield entries.pop(copy.key), copy
     if entries:
-        raise StoreError(f"{_where(job, part)}: lacks {len(entries)} composites when read back, as {min(entries)!r}")
+        raise StoreError(f"{_where(job, part)}: lacks {len(entries)} composites, such as {min(entries)!r}; {_ADVICE}")
 
 
 def _compare(job: ExportJob, entry: Entry, copy: Copy) -> None:
-    sample = job.curated[entry.place]
+    sample = job.curated[entry.position]
     same = {
         "image": np.array_equal(copy.image, sample.image),
         "mask": np.array_equal(copy.mask, sample.mask),
@@ -132,11 +136,11 @@ def _compare(job: ExportJob, entry: Entry, copy: Copy) -> None:
     if wrong := [name for name, is_same in same.items() if not is_same]:
         raise StoreError(
             f"{job.folder}: {entry.key}: {', '.join(wrong)} read back by {job.form.library} differ from composite "
-            f"{entry.place} of {job.curated.path}; check the disk, and export into another folder"
+            f"{entry.position} of {job.curated.path}; {_ADVICE}"
         )
 
 
-def _is_there(job: ExportJob, part: Part, recorded: PartRecord) -> bool:
+def _is_written(job: ExportJob, part: Part, recorded: PartRecord) -> bool:
     try:
         files = digest_of((name, (job.folder / name).read_bytes()) for name in job.form.names(part))
     except OSError:
@@ -156,12 +160,12 @@ def _write(job: ExportJob, part: Part) -> PartRecord:
 
 def _pixels(job: ExportJob, part: Part) -> Iterator[Pixels]:
     for entry in part.entries:
-        _go_on()
-        sample = job.curated[entry.place]
+        _check_stop()
+        sample = job.curated[entry.position]
         yield sample.image, sample.mask
 
 
-def _go_on() -> None:
+def _check_stop() -> None:
     if _Worker.stop.is_set():
         raise StoppedError
 

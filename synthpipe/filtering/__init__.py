@@ -1,1 +1,1 @@
-"""The filter model (method section 3): its split, network, training and scores."""
+"""The filter model (method section 3): data split, network, training and scores."""

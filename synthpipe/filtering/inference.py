@@ -1,7 +1,7 @@
-"""Inference of the filter on any number of images, which are read while others are computed.
+"""Run the filter on any number of images, and read the next batches meanwhile.
 
-A thread reads the next batches while the network computes the present one. On a GPU it reads into page-locked memory,
-and a stream of its own copies a batch while the batch before it is computed.
+A thread reads the next batches while the network computes the current one. For a GPU, the thread reads into page-locked
+memory, and a separate CUDA stream copies each batch while the GPU computes the batch before it.
 """
 
 from __future__ import annotations
@@ -12,40 +12,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from synthpipe.core.threads import in_threads
 from synthpipe.filtering.network import FilterNetwork, Images
-from synthpipe.threads import in_threads
 
-_BUFFERS = 3  # one is computed while others are read
-_CPU_BATCH = 32  # a CPU computes one image after another, so this decides no result
+_BUFFERS = 3  # one batch is computed while the others are read
+_CPU_BATCH = 32  # a CPU computes images one by one, so this value does not change results
 
 Fill = Callable[[int, Images], None]
-"""Writes images, from the given index on, into all of an (n, H, W, 3) uint8 array."""
+"""Function that fills an (n, H, W, 3) uint8 array with n consecutive images, from the given index on."""
 
 
 def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int], batch: int) -> Tensor:
     """Return the logits of images, computed in evaluation mode.
 
-    On a CPU, those of an image are the same bit by bit whichever images surround it, since each is computed alone. A
-    GPU always computes `batch` images, black ones after the last, so a result does not depend on how many there are;
-    another `batch` may change the last bits.
+    A CPU computes each image alone, so the other images do not change any bit of its logits. A GPU always computes
+    `batch` images at once and fills up the last batch with black images, so `count` does not change the logits. Another
+    `batch` may change their last bits.
 
     Parameters
     ----------
     network : FilterNetwork
-        On its device.
+        The filter, on its device.
     fill : callable
-        Is called in another thread, for one batch after another.
+        Reads images. It is called in another thread, for one batch after another.
     count : int
         Number of images, at least one.
     size : (int, int)
-        Their height and width in pixels.
+        Height and width of the images in pixels.
     batch : int
-        Images a step on a GPU.
+        Number of images that a GPU computes at once.
 
     Returns
     -------
     (N, 2) float32 Tensor
-        On the network's device, in the order of `CLASSES`.
+        Logits on the network's device; the columns are in the order of `CLASSES`.
     """
     device = network.device
     batch = min(batch, _CPU_BATCH) if device.type == "cpu" else batch
@@ -62,7 +62,7 @@ def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int],
     with torch.inference_mode():
         for start, buffer in zip(starts, in_threads(read, range(len(starts)), 1), strict=True):
             pixels = buffer.to_device()
-            # a CPU's matrix products round by an image's place among others, and large images are faster alone
+            # on a CPU, rounding depends on an image's index in the batch, and large images are faster alone
             parts = [pixels[place : place + 1] for place in range(len(pixels))] if device.type == "cpu" else [pixels]
             found += [network.logits(part)[: count - start] for part in parts]
             buffer.release()
@@ -70,7 +70,7 @@ def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int],
 
 
 def from_array(images: Images) -> Fill:
-    """Return what fills batches with the images of an array."""
+    """Return a function that fills batches with the images of an (N, H, W, 3) uint8 array."""
 
     def fill(start: int, out: Images) -> None:
         out[:] = images[start : start + len(out)]
@@ -79,7 +79,7 @@ def from_array(images: Images) -> Fill:
 
 
 class _Buffer:
-    """Memory that one batch is read into, and copied from to a GPU."""
+    """Memory for reading one batch; for a GPU, the batch is copied from here to the GPU."""
 
     def __init__(self, batch: int, size: tuple[int, int], device: torch.device) -> None:
         self._device = device
@@ -91,7 +91,7 @@ class _Buffer:
             self._computed: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def fill(self, fill: Fill, start: int, count: int) -> None:
-        """Read `count` images from `start` on, once what was read before has been computed."""
+        """Wait until the previous batch in this memory is computed, then read `count` images from `start` on."""
         if self._on_gpu:
             self._computed.synchronize()
         images = self._pixels.numpy()
@@ -100,7 +100,7 @@ class _Buffer:
         self._count = count
 
     def to_device(self) -> Tensor:
-        """Return what was read: on a CPU itself, on a GPU a copy with as many images as a batch has."""
+        """Return the images: on a CPU the memory itself, without a copy; on a GPU a copy of the full batch."""
         if not self._on_gpu:
             return self._pixels[: self._count]
         with torch.cuda.stream(self._copying):
@@ -111,6 +111,6 @@ class _Buffer:
         return pixels
 
     def release(self) -> None:
-        """Let the memory be used again once all that was asked of the device so far is done."""
+        """Allow the memory to be filled again as soon as the device finishes all work queued so far."""
         if self._on_gpu:
             self._computed.record(torch.cuda.current_stream(self._device))

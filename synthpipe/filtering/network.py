@@ -1,4 +1,4 @@
-"""The filter's network (method section 3): a timm model of two classes, and its weights on disk."""
+"""The filter's network (method section 3), a timm model with two classes, and its weights on disk."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from synthpipe.config import Above0, FilterSection, Section
-from synthpipe.display import printable
-from synthpipe.errors import FilterError, explain
-from synthpipe.files import Location, read_regular, write_atomically
-from synthpipe.pretrained import check_timm_hub, heads, hub_of, own_normalisation, quiet_hub, read_weights
-from synthpipe.tensors import KEY, LARGEST, check_like, read_safetensors
+from synthpipe.config.fields import Above0, Section
+from synthpipe.config.pipeline import FilterSection
+from synthpipe.core.display import printable
+from synthpipe.core.errors import FilterError, explain
+from synthpipe.files.locations import Location
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
+from synthpipe.pretrained.tensors import KEY, LARGEST, check_like, read_safetensors
+from synthpipe.pretrained.weights import check_timm_hub, heads, hub_of, own_normalisation, quiet_hub, read_weights
 
 FORMAT_VERSION = 1
 CLASSES = ("synthetic", "real")
@@ -31,19 +34,19 @@ REAL = CLASSES.index("real")
 _AGAIN = "remove it and build again"
 
 Images = NDArray[np.uint8]
-"""(N, H, W, 3) uint8, RGB."""
+"""(N, H, W, 3) uint8 images, RGB."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """All of a filter that is not weights.
+    """The description of a filter's network, without its weights.
 
     Attributes
     ----------
     network : str
-        A timm model name.
+        Name of a timm model.
     mean, std : tuple of float
-        Of RGB in 0-1: subtracted, then divided by.
+        Normalisation of RGB values from 0 to 1: `mean` is subtracted, then the result is divided by `std`.
     """
 
     network: str
@@ -52,7 +55,7 @@ class Architecture:
 
 
 class _About(Section):
-    """All of a filter's file that is no tensor."""
+    """The part of a filter's file that is not tensors."""
 
     format_version: Literal[1]
     classes: tuple[Literal["synthetic"], Literal["real"]]
@@ -63,26 +66,26 @@ class _About(Section):
 
 
 class FilterNetwork:
-    """A network on a device, which takes images as they are stored.
+    """A network on a device; it takes uint8 images as they are stored.
 
-    Its weights and activations are `channels_last`: faster than the default on CPUs as on GPUs, and how images lie
-    in memory anyway.
+    Weights and activations use the `channels_last` memory format. It is faster than the default on CPUs and on GPUs,
+    and stored images already have this layout.
 
     Parameters
     ----------
     architecture : Architecture
-        Which network.
+        The network to make.
     device : torch.device
-        Where it computes.
+        The device that computes.
     mixed : bool
-        Whether it computes in bfloat16 where that is precise enough; weights and logits stay float32.
+        Whether to compute in bfloat16 where that is precise enough; weights and logits stay float32.
     pretrained : bool
-        Whether it starts from the weights of timm's hub.
+        Whether to start from the weights in timm's hub.
 
     Raises
     ------
     FilterError
-        timm has no network of that name, its weights are not available, or the device has no bfloat16.
+        timm has no network of that name, its weights are not available, or the device does not support bfloat16.
     """
 
     def __init__(
@@ -103,9 +106,9 @@ class FilterNetwork:
         )
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Return the (B, 2) float32 logits of (B, H, W, 3) uint8 images on the network's device, in `CLASSES`' order.
+        """Return the (B, 2) float32 logits of (B, H, W, 3) uint8 images, with columns in the order of `CLASSES`.
 
-        Only this batch is ever held as float.
+        The images must be on the network's device. Only this batch is in memory as float32.
         """
         scaled = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed):
@@ -113,13 +116,16 @@ class FilterNetwork:
         return logits.float()
 
     def to_device(self, images: Images) -> Tensor:
-        """Return (B, H, W, 3) uint8 images, which must be writable and C-contiguous, on the network's device."""
+        """Return (B, H, W, 3) uint8 images as a tensor on the network's device; on a CPU, it shares their memory.
+
+        The images must be writable and C-contiguous.
+        """
         pixels = torch.from_numpy(images)
         return pixels.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else pixels
 
 
 def architecture_of(settings: FilterSection) -> Architecture:
-    """Return the network to train; if it starts from weights, images are normalised as these expect."""
+    """Return the architecture to train; if training starts from weights, it has the normalisation they expect."""
     if settings.weights is None and not settings.pretrained:
         return Architecture(settings.network, settings.mean, settings.std)
     check_name(settings.network)
@@ -127,14 +133,17 @@ def architecture_of(settings: FilterSection) -> Architecture:
 
 
 def initial_network(settings: FilterSection, device: torch.device) -> FilterNetwork:
-    """Return the network that training starts from: random, of a file, or of timm's hub; its head is random.
+    """Return the network that training starts from.
+
+    Its weights are random, or come from a file or from timm's hub. Its head is random, unless the file has a head of
+    the same shape.
 
     Raises
     ------
     ConfigError
         The file of weights cannot be used, or does not fit the network.
     FilterError
-        timm has no such network, its hub's weights are not available, or the file has changed.
+        timm has no such network, the hub's weights are not available, or the file has changed.
     """
     weights = read_weights("filter.weights", settings.weights) if settings.weights is not None else None
     if weights and weights.sha256 != settings.weights_sha256:
@@ -152,12 +161,12 @@ def initial_network(settings: FilterSection, device: torch.device) -> FilterNetw
 
 
 def check_images(images: Images, name: str) -> None:
-    """Refuse what is not (N, H, W, 3) uint8.
+    """Raise an error if `images` is not an (N, H, W, 3) uint8 array.
 
     Raises
     ------
     ValueError
-        It is another shape or type.
+        The array has another shape or dtype; the message begins with `name`.
     """
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise ValueError(f"{name}: got {images.dtype} of shape {images.shape}, expected uint8 of shape (N, H, W, 3)")
@@ -184,7 +193,7 @@ def save_weights(path: Location, architecture: Architecture, weights: Mapping[st
 
 
 def load_network(path: Location, device: torch.device, mixed: bool = False) -> tuple[FilterNetwork, str]:
-    """Read the network that `save_weights` wrote, in evaluation mode, and the SHA-256 of its file.
+    """Read a network that `save_weights` wrote; return it in evaluation mode, with the SHA-256 of its file.
 
     Raises
     ------
@@ -208,7 +217,7 @@ def load_network(path: Location, device: torch.device, mixed: bool = False) -> t
     if about.weights_sha256 != _digest(tensors):
         raise FilterError(f"{path}: is damaged: its weights are not those that were written; {_AGAIN}")
     try:
-        with torch.device("meta"):  # without memory: no more is taken than the file's own weights need
+        with torch.device("meta"):  # takes no memory, so a small file cannot make a large network
             outline = _create(about.network)
         check_like(tensors, outline.state_dict())
     except (FilterError, ValueError) as error:
@@ -223,12 +232,12 @@ def load_network(path: Location, device: torch.device, mixed: bool = False) -> t
 
 
 def check_start(settings: FilterSection) -> None:
-    """Refuse a network that timm does not have, and weights that do not fit it.
+    """Raise an error if timm does not have the network, or if the weights do not fit it.
 
     Raises
     ------
     ConfigError, FilterError
-        As of `initial_network`.
+        For the same reasons as in `initial_network`.
     """
     check_name(settings.network)
     if settings.weights is not None or settings.pretrained:
@@ -236,12 +245,14 @@ def check_start(settings: FilterSection) -> None:
 
 
 def check_name(name: str) -> None:
-    """Refuse a network that timm does not have itself: it also takes names of hubs, addresses and folders.
+    """Raise an error if timm has no network of this name.
+
+    timm itself also accepts hubs, URLs and folders as names; this function refuses them.
 
     Raises
     ------
     FilterError
-        The message names those that are spelled much alike.
+        timm has no network of this name; the message suggests networks with similar names.
     """
     if not timm.is_model(name) or not re.fullmatch(r"[\w.-]+", name):
         close = difflib.get_close_matches(name[:100], timm.list_models(), n=3)
@@ -256,7 +267,7 @@ def _create(name: str, pretrained: bool = False) -> nn.Module:
             if pretrained:
                 check_timm_hub(name)
             module: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=len(CLASSES))
-    except Exception as error:  # each network has its own way to fail, and so have hubs
+    except Exception as error:  # networks and hubs raise errors of many types
         if pretrained:
             raise FilterError(
                 f"filter.pretrained: the weights of {name} are not available: {' '.join(str(error).split())[:300]}; "

@@ -1,4 +1,4 @@
-"""Running torch so that the same input gives the same bits, without a trace in the process around it."""
+"""Run torch so that the same input gives the same bits, and restore the process's torch settings afterwards."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from contextlib import contextmanager
 
 import torch
 
-from synthpipe.errors import FilterError, is_of_memory
+from synthpipe.core.errors import FilterError, is_of_memory
 
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`, or the first GPU, or the CPU where there is none."""
+    """Return the device called `name`; without a name, the first GPU, or the CPU if the machine has no GPU."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -22,21 +22,22 @@ def choose_device(name: str | None = None) -> torch.device:
 def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None]:
     """Run a block with deterministic algorithms, its own random state and a fixed number of CPU threads.
 
-    All of it is restored afterwards. These are settings of the process: no two threads of it may be inside at once.
+    Afterwards, the previous settings are restored. They belong to the whole process, so only one thread at a time may
+    run such a block.
 
     Parameters
     ----------
     threads : int
-        CPU threads of an operation.
+        Number of CPU threads of a torch operation.
     device : torch.device
-        Where the block computes.
+        The device on which the block computes.
     seed : int
-        Of torch's generators, 0 to ``2**64 - 1``.
+        Seed of torch's random generators, from 0 to ``2**64 - 1``.
 
     Raises
     ------
     FilterError
-        An operation has no deterministic form on the device.
+        An operation has no deterministic form on the device, or this process has already used cuBLAS in another form.
     """
     on_gpu = device.type == "cuda"
     old_threads, old_benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
@@ -75,12 +76,12 @@ def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None
 
 @contextmanager
 def explained_memory(device: torch.device, doing: str, cure: str) -> Iterator[None]:
-    """Say what to do where a device's memory is full.
+    """Turn an out-of-memory error of the block into an error that says what to do.
 
     Raises
     ------
     FilterError
-        It is; the message has what it was `doing` and the `cure`.
+        The device's memory is full; the message says what was computed (`doing`) and what to do (`cure`).
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Scoring composites: the probability that an image is a real patch, from a filter's weights on disk."""
+"""Score composites with a trained filter: the score is the probability that an image is a real patch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.files import Location
+from synthpipe.files.locations import Location
 from synthpipe.filtering.inference import Fill, from_array, infer
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
 from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
@@ -20,16 +20,16 @@ _FEWER = "let fewer workers share it"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Scorer:
-    """A trained filter.
+    """A trained filter that scores images.
 
     Attributes
     ----------
     network : FilterNetwork
-        With its weights, on its device.
+        The network with its trained weights, on its device.
     sha256 : str
-        Digest of the weights' file.
+        SHA-256 of the file of weights.
     threads : int
-        CPU threads of scoring.
+        Number of CPU threads for scoring.
     """
 
     network: FilterNetwork
@@ -38,18 +38,18 @@ class Scorer:
 
     @classmethod
     def load(cls, path: Location, device: str | None = None, threads: int = 1, mixed: bool = False) -> Scorer:
-        """Read a filter's weights, to a GPU where there is one and `device` names no other.
+        """Load a filter from its file of weights.
 
-        `mixed` is that of `FilterNetwork`.
+        By default, it is on the first GPU, or on the CPU if the machine has no GPU. `FilterNetwork` explains `mixed`.
 
         Raises
         ------
         FilterError
-            The file is missing, damaged, or of another format, or the device has too little memory.
+            The file is missing, damaged or in another format, or the device has too little memory.
         """
         target = choose_device(device)
         with (
-            reproducible(threads, target, seed=0),  # leaves the process's random state alone
+            reproducible(threads, target, seed=0),  # keeps the process's random state unchanged
             explained_memory(target, f"{path} is loaded", _FEWER),
         ):
             network, sha256 = load_network(path, target, mixed)
@@ -61,9 +61,9 @@ class Scorer:
         return self.score_filled(from_array(images), len(images), images.shape[1:3], batch)
 
     def score_filled(self, fill: Fill, count: int, size: tuple[int, int], batch: int) -> NDArray[np.float32]:
-        """Return the (N,) float32 probabilities that images are real patches, while further ones are read.
+        """Return the (N,) float32 probabilities that images are real patches; `fill` reads the images meanwhile.
 
-        The parameters are those of `infer`, which also says what a score depends on.
+        `infer` explains the parameters, and what else can change a score.
 
         Raises
         ------
@@ -85,7 +85,7 @@ class Scorer:
 
 
 def load_scorer(path: Location, threads: int = 1, mixed: bool = False) -> Scorer:
-    """Return `Scorer.load` of `path`, read once a process for as long as the file stays the same."""
+    """Return the scorer of a file of weights; a process caches the last two it used and reloads changed files."""
     return _cached(path, threads, mixed, _identity(path))
 
 
@@ -95,7 +95,7 @@ def _cached(path: Location, threads: int, mixed: bool, identity: tuple[int | str
 
 
 def _identity(path: Location) -> tuple[int | str, ...]:
-    """Tell a file from one that replaced it; the empty tuple is no file, which `Scorer.load` explains."""
+    """Return values that change when another file replaces this one; an empty tuple if the file cannot be read."""
     try:
         if not isinstance(path, Path):
             return (path.fs.ukey(path.path),)

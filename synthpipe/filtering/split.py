@@ -1,4 +1,4 @@
-"""Splitting slides or patients into those that train the filter and those that validate it."""
+"""Split slides or patients into a group that trains the filter and a group that validates it."""
 
 from __future__ import annotations
 
@@ -7,36 +7,38 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from synthpipe.errors import FilterError
-from synthpipe.records import PatchRef
+from synthpipe.core.errors import FilterError
+from synthpipe.core.records import PatchRef
 
-_STREAM = 3  # a word of the generator's key that no composite uses
+_STREAM = 3  # part of the random generator's key; no composite uses this value
 
 
 def split_groups(patches: Sequence[PatchRef], train_share: float, seed: int) -> tuple[frozenset[str], frozenset[str]]:
-    """Split the groups of a catalog so that no slide or patient is on both sides.
+    """Split the groups of a catalog, which are slides or patients, into a training side and a validation side.
 
-    Both sides get mixed patches, and donors of each class, wherever these come from two groups or more. Apart from that
-    the split is random, and its sides hold about `train_share` and ``1 - train_share`` of the patches.
+    No group is on both sides. If mixed patches come from two or more groups, both sides get some; the same applies to
+    the donors of each class. Apart from that the split is random. The training side gets about `train_share` of the
+    patches.
 
     Parameters
     ----------
     patches : sequence of PatchRef
         The catalog, in any order.
     train_share : float
-        Wanted share of the patches that train, in (0, 1).
+        Wanted share of patches on the training side, between 0 and 1, both excluded.
     seed : int
-        The pipeline's.
+        Seed of the pipeline.
 
     Returns
     -------
     tuple of two frozensets
-        The groups that train, and those that validate.
+        The groups for training, and the groups for validation.
 
     Raises
     ------
     FilterError
-        There are no mixed patches to stand for real ones, or all are of one group, or all donors are.
+        There are no mixed patches, all mixed patches come from one group, or all donors have one class and
+        come from one group.
     """
     kinds = _kinds(patches)
     if () not in kinds:
@@ -72,7 +74,7 @@ def split_groups(patches: Sequence[PatchRef], train_share: float, seed: int) -> 
 
 
 def _kinds(patches: Sequence[PatchRef]) -> dict[tuple[int, ...], set[str]]:
-    """Return the groups that have donors of each class, and under ``()`` those that have mixed patches."""
+    """Return the groups with donors of each class, by class, and the groups with mixed patches under ``()``."""
     kinds: dict[tuple[int, ...], set[str]] = {}
     for patch in patches:
         kinds.setdefault(patch.classes if patch.single_class else (), set()).add(patch.group)
@@ -80,7 +82,7 @@ def _kinds(patches: Sequence[PatchRef]) -> dict[tuple[int, ...], set[str]]:
 
 
 def _cover(order: Sequence[str], shared: Mapping[tuple[int, ...], set[str]], sizes: Mapping[str, int]) -> set[str]:
-    """Choose few small groups that have every kind of patch, and leave every kind to the others."""
+    """Choose a few small groups that together have every kind of patch; the other groups also keep every kind."""
     chosen: set[str] = set()
     place = {group: number for number, group in enumerate(order)}
     for kind in sorted(shared, key=lambda kind: (len(shared[kind]), kind)):

@@ -1,4 +1,4 @@
-"""Training the filter (method section 3): real patches of several classes against composites, evenly."""
+"""Train the filter (method section 3) to tell composites from real patches with several classes, in equal numbers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,16 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import binary_auroc
 
-from synthpipe.config import FilterSection, digest
-from synthpipe.display import printable
-from synthpipe.errors import FilterError, StoreError
-from synthpipe.files import Location, write_atomically
+from synthpipe.config.fields import digest
+from synthpipe.config.pipeline import FilterSection
+from synthpipe.core.display import printable
+from synthpipe.core.errors import FilterError, StoreError
+from synthpipe.core.records import STRATEGIES, Strategy
+from synthpipe.core.threads import in_threads
+from synthpipe.files.locations import Location
+from synthpipe.files.writing import write_atomically
+from synthpipe.filtering.checkpoint import TrainingState, load_state, save_state
 from synthpipe.filtering.inference import from_array, infer
-from synthpipe.filtering.interrupted import TrainingState, load_state, save_state
 from synthpipe.filtering.network import (
     REAL,
     FilterNetwork,
@@ -30,27 +34,33 @@ from synthpipe.filtering.network import (
     save_weights,
 )
 from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
-from synthpipe.records import STRATEGIES, Strategy
 from synthpipe.storage.filter_report import EpochMetrics, FilterReport, load_report
-from synthpipe.threads import in_threads
 
-__all__ = ["EpochMetrics", "FilterData", "FilterReport", "balanced_batches", "load_report", "train_filter"]
+__all__ = [
+    "EpochMetrics",
+    "FilterData",
+    "FilterReport",
+    "balanced_batches",
+    "load_report",
+    "steps_per_epoch",
+    "train_filter",
+]
 
 Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FilterData:
-    """What a filter learns from; all images (N, H, W, 3) uint8 RGB of one height and width.
+    """The training and validation images of a filter: (N, H, W, 3) uint8 RGB, all of the same height and width.
 
     Attributes
     ----------
     synthetic_train, synthetic_val : (N, H, W, 3) uint8
-        Composites. No slide may have donated to both.
+        Composites. The two must not share any slide that donated to them.
     real_train : callable
-        Takes the epoch, counted from 0, and returns views of real patches that are new in each.
+        Takes the epoch, counted from 0, and returns (N, H, W, 3) uint8 views of real patches, new ones in each epoch.
     real_val : (N, H, W, 3) uint8
-        Views of real patches of the slides of `synthetic_val`.
+        Views of real patches from the slides that donated to `synthetic_val`.
     """
 
     synthetic_train: Images
@@ -65,141 +75,189 @@ def train_filter(
     data: FilterData,
     seed: int,
     directory: Location,
-    on_epoch: Callable[[EpochMetrics], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
+    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
+    on_note: Callable[[str], None] = lambda note: None,
+    on_steps: Callable[[int], None] = lambda steps: None,
 ) -> FilterReport:
     """Train the filter of a strategy; write ``STRATEGY.safetensors`` and then ``STRATEGY.json`` to `directory`.
 
     The same data, settings and seed give the same weights, bit by bit, on one kind of machine. After each epoch
-    ``STRATEGY.training`` has what the next ones depend on, so an interrupted training goes on to the same end. The
-    report is written last: where there is one, the training is finished.
+    ``STRATEGY.training`` stores the state of the training, so an interrupted one resumes and gives the same weights.
+    The report is written last: a training with a report is finished.
 
     Parameters
     ----------
     settings : FilterSection
-        Of the pipeline.
+        The section of the pipeline.
     strategy : str
-        Whose composites `data` holds.
+        The strategy whose composites `data` has.
     data : FilterData
-        Need not be balanced: each epoch shows as many real views as composites.
+        The images. An epoch uses equal numbers of real views and composites, even if `data` has more of one.
     seed : int
-        The pipeline's; decides weights at the start, order and flips.
+        The seed of the pipeline; it determines the initial weights, the order and the flips.
     directory : Path or UPath
-        Made if it is not there.
+        Created if it does not exist.
     on_epoch : callable, optional
-        Gets the metrics of each epoch as it ends, and at once those of epochs that were done before an interruption.
+        Called with the metrics of each epoch at its end, and for epochs done before an interruption at the start.
     on_note : callable, optional
-        Gets a note if an interrupted training cannot be resumed and starts again, and one if images are not normalised
-        as the settings say.
+        Called with a note if an interrupted training cannot be resumed and starts again, and if pretrained weights
+        replace the normalisation of the settings.
+    on_steps : callable, optional
+        Called with the number of newly finished steps (batches); on resuming, first with those already finished.
 
     Raises
     ------
     ConfigError
-        The file of weights that the settings name cannot be used.
+        The file of weights named in the settings cannot be used.
     FilterError
-        There is nothing to learn from, timm has no such network, the loss is no longer finite, or the device has too
-        little memory.
+        ``filter.batch`` is below 2, a set of images is empty, timm has no such network, the loss is not finite, or the
+        device has too little memory.
     StoreError
         The files cannot be written.
     ValueError
-        An array of `data` has another shape or type than the rest.
+        An array of `data` is not (N, H, W, 3) uint8, or its images have another size than the others.
     """
-    started = time.perf_counter()
     _check(settings, data)
     device, code = choose_device(), STRATEGIES.index(strategy)
-    unfinished = directory / f"{strategy}.training"
-    decisive = settings.model_dump(mode="json", exclude={"weights"})  # their digest counts
-    belongs_to = digest([decisive, strategy, seed, _digests(data), str(device), torch.__version__])
     initial = int(np.random.SeedSequence([seed, code]).generate_state(1, np.uint64)[0])
-    doing = f"{settings.network} is trained on filter.batch {settings.batch} images a step"
+    work = f"{settings.network} is trained on filter.batch {settings.batch} images a step"
     with (
         reproducible(settings.threads, device, initial),
-        explained_memory(device, doing, "lower filter.batch, or choose a smaller filter.network"),
+        explained_memory(device, work, "lower filter.batch, or choose a smaller filter.network"),
     ):
-        network = initial_network(settings, device)
-        architecture = network.architecture
-        if on_note and (architecture.mean, architecture.std) != (settings.mean, settings.std):
+        training = _Training(settings, strategy, data, seed, directory, on_steps)
+        training.note_normalisation(on_note)
+        training.resume(on_note)
+        for metrics in training.epochs:
+            on_epoch(metrics)
+        while len(training.epochs) < settings.epochs[strategy]:
+            on_epoch(training.run_epoch())
+    return training.finish()
+
+
+class _Training:
+    """One training, with its current state, on the device of this process."""
+
+    def __init__(
+        self,
+        settings: FilterSection,
+        strategy: Strategy,
+        data: FilterData,
+        seed: int,
+        directory: Location,
+        on_steps: Callable[[int], None],
+    ) -> None:
+        self.started = time.perf_counter()
+        self.settings, self.strategy, self.data, self.on_steps = settings, strategy, data, on_steps
+        self.directory, self.unfinished = directory, directory / f"{strategy}.training"
+        self.seeds = (seed, STRATEGIES.index(strategy))
+        self.device = choose_device()
+        decisive = settings.model_dump(mode="json", exclude={"weights"})  # the file's SHA-256 is a setting too
+        versions = (str(self.device), torch.__version__)
+        self.key = digest([decisive, strategy, seed, _digests(data), *versions])
+        self.network = initial_network(settings, self.device)
+        self.optimizer = torch.optim.Adam(self.network.module.parameters(), lr=settings.learning_rate)
+        self.epochs: list[EpochMetrics] = []
+        self.best: EpochMetrics | None = None
+        self.weights: Mapping[str, Tensor] = {}
+        self.real_count, self.seconds_before = 0, 0.0
+
+    def note_normalisation(self, on_note: Callable[[str], None]) -> None:
+        """Write a note if the pretrained weights need another normalisation than the settings have."""
+        architecture = self.network.architecture
+        if (architecture.mean, architecture.std) != (self.settings.mean, self.settings.std):
             on_note(
-                f"note: the {strategy} filter's images are normalised as the weights of {settings.network} expect, by "
-                f"mean {list(architecture.mean)} and std {list(architecture.std)}"
+                f"note: the {self.strategy} filter's images are normalised as the weights of {self.settings.network} "
+                f"expect, by mean {list(architecture.mean)} and std {list(architecture.std)}"
             )
-        optimizer = torch.optim.Adam(network.module.parameters(), lr=settings.learning_rate)
-        state = _resume(unfinished, belongs_to, network, optimizer, on_note)
-        epochs = list(state.epochs) if state else []
-        best = state.best if state else None
-        weights: Mapping[str, Tensor] = state.weights if state else {}
-        before = state.seconds if state else 0.0
-        real_count = state.real_train if state else 0
-        if on_epoch:
-            for metrics in epochs:
-                on_epoch(metrics)
-        for epoch in range(len(epochs), settings.epochs[strategy]):
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, code, epoch])))
-            real_count, train_loss = _train_epoch(network, optimizer, data, epoch, settings.batch, rng)
-            metrics = EpochMetrics(epoch, train_loss, *_validate(network, data, settings.batch))
-            _check_finite(metrics, settings)
-            epochs.append(metrics)
-            if best is None or metrics.val_accuracy > best.val_accuracy:
-                best, weights = metrics, {name: value.clone() for name, value in network.module.state_dict().items()}
-            seconds = before + time.perf_counter() - started
-            module, adam = network.module.state_dict(), optimizer.state_dict()
-            state = TrainingState(
-                tuple(epochs),
-                best,
-                module if best is metrics else weights,
-                module,
-                adam,
-                _random(device),
-                real_count,
-                seconds,
+
+    def resume(self, on_note: Callable[[str], None]) -> None:
+        """Load the state of an interrupted training, if there is one."""
+        state = _load(self.unfinished, self.key, self.network, self.optimizer, on_note)
+        if state:
+            self.epochs, self.best, self.weights = list(state.epochs), state.best, state.weights
+            self.real_count, self.seconds_before = state.real_train, state.seconds
+            self.on_steps(
+                len(self.epochs) * steps_per_epoch(len(self.data.synthetic_train), self.real_count, self.batch)
             )
-            save_state(unfinished, belongs_to, state)
-            if on_epoch:
-                on_epoch(metrics)
-    assert best is not None  # nosec B101 # for mypy: there is at least one epoch
-    path = directory / f"{strategy}.json"
-    try:
-        path.unlink(missing_ok=True)  # an old report must not vouch for new weights
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be replaced: {error}") from error
-    sha256 = save_weights(directory / f"{strategy}.safetensors", architecture, weights)
-    report = FilterReport(
-        strategy=strategy,
-        network=settings.network,
-        epochs=tuple(epochs),
-        best_epoch=best.epoch,
-        accuracy=best.val_accuracy,
-        auroc=best.val_auroc,
-        synthetic_train=len(data.synthetic_train),
-        synthetic_val=len(data.synthetic_val),
-        real_train=real_count,
-        real_val=len(data.real_val),
-        model_sha256=sha256,
-        seconds=before + time.perf_counter() - started,
-        device=str(device),
-    )
-    write_atomically(path, report.to_json().encode(), durable=True)
-    unfinished.unlink(missing_ok=True)
-    return report
+
+    @property
+    def batch(self) -> int:
+        return self.settings.batch
+
+    def run_epoch(self) -> EpochMetrics:
+        """Train and validate for one epoch, and store the state."""
+        network, data, epoch = self.network, self.data, len(self.epochs)
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([*self.seeds, epoch])))
+        self.real_count, loss = _train_epoch(network, self.optimizer, data, epoch, self.batch, rng, self.on_steps)
+        metrics = EpochMetrics(epoch, loss, *_validate(network, data, self.batch))
+        _check_finite(metrics, self.settings)
+        self.epochs.append(metrics)
+        if self.best is None or metrics.val_accuracy > self.best.val_accuracy:
+            self.best = metrics
+            self.weights = {name: value.clone() for name, value in network.module.state_dict().items()}
+        module = network.module.state_dict()
+        state = TrainingState(
+            tuple(self.epochs),
+            self.best,
+            module if self.best is metrics else self.weights,
+            module,
+            self.optimizer.state_dict(),
+            _random(self.device),
+            self.real_count,
+            self._seconds(),
+        )
+        save_state(self.unfinished, self.key, state)
+        return metrics
+
+    def finish(self) -> FilterReport:
+        """Write the best weights, then the report, and remove the stored state."""
+        assert self.best is not None  # nosec B101 # for mypy: there is at least one epoch
+        path = self.directory / f"{self.strategy}.json"
+        try:
+            path.unlink(missing_ok=True)  # an old report must not vouch for new weights
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be replaced: {error}") from error
+        weights = self.directory / f"{self.strategy}.safetensors"
+        report = FilterReport(
+            strategy=self.strategy,
+            network=self.settings.network,
+            epochs=tuple(self.epochs),
+            best_epoch=self.best.epoch,
+            accuracy=self.best.val_accuracy,
+            auroc=self.best.val_auroc,
+            synthetic_train=len(self.data.synthetic_train),
+            synthetic_val=len(self.data.synthetic_val),
+            real_train=self.real_count,
+            real_val=len(self.data.real_val),
+            model_sha256=save_weights(weights, self.network.architecture, self.weights),
+            seconds=self._seconds(),
+            device=str(self.device),
+        )
+        write_atomically(path, report.to_json().encode(), durable=True)
+        self.unfinished.unlink(missing_ok=True)
+        return report
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
 
 
-def _resume(
+def _load(
     path: Location,
     belongs_to: str,
     network: FilterNetwork,
     optimizer: torch.optim.Optimizer,
-    on_note: Callable[[str], None] | None,
+    on_note: Callable[[str], None],
 ) -> TrainingState | None:
-    """Bring all to where an interrupted training stopped; None where there is none that can be resumed."""
+    """Load the state of an interrupted training into network and optimizer; None if none can be resumed."""
     fresh = _random(network.device)
     try:
         state = load_state(path, belongs_to, network.module, fresh)
         if state:
             _set_random(network.device, state.random)
-    except (RuntimeError, ValueError) as error:  # RuntimeError: torch's, of a generator's state
+    except (RuntimeError, ValueError) as error:  # torch raises RuntimeError for an invalid generator state
         _set_random(network.device, fresh)
-        if on_note:
-            on_note(f"note: {path}: is damaged ({printable(error)}), so this training of a filter began anew")
+        on_note(f"note: {path}: is damaged ({printable(error)}), so the training of this filter starts again")
         return None
     if state:
         network.module.load_state_dict(state.module)
@@ -213,7 +271,7 @@ def _digests(data: FilterData) -> list[str]:
 
 
 def _random(device: torch.device) -> tuple[Tensor, ...]:
-    """Return the state of torch's generators, which dropout hangs on."""
+    """Return the state of torch's random generators; dropout, for example, uses them."""
     on_gpu = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
     return torch.get_rng_state(), *on_gpu
 
@@ -227,16 +285,21 @@ def _set_random(device: torch.device, state: tuple[Tensor, ...]) -> None:
 def balanced_batches(
     rng: np.random.Generator, synthetic: int, real: int, batch: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield the batches of an epoch: the indices of its composites, and those of its real views.
+    """Yield the batches of an epoch, each as the indices of its composites and the indices of its real views.
 
-    An epoch shows as many of the one as of the other. All of the larger side are shown once; the smaller side is
-    repeated, in a new order each time. Batches are as even as can be, and none is larger than `batch`: a last batch
-    of one image would give batch normalisation nothing to normalise.
+    An epoch uses equal numbers of composites and real views. It uses each image of the larger side once, and repeats
+    the smaller side in a new order each time. The sizes of batches differ by at most one, and no size is above `batch`.
+    This avoids a last batch of one image, which batch normalisation cannot handle.
     """
     count = max(synthetic, real)
-    places = np.concatenate([_cycled(rng, synthetic, count), synthetic + _cycled(rng, real, count)])
-    for part in np.array_split(rng.permutation(places), math.ceil(len(places) / batch)):
+    indices = np.concatenate([_cycled(rng, synthetic, count), synthetic + _cycled(rng, real, count)])
+    for part in np.array_split(rng.permutation(indices), steps_per_epoch(synthetic, real, batch)):
         yield part[part < synthetic], part[part >= synthetic] - synthetic
+
+
+def steps_per_epoch(synthetic: int, real: int, batch: int) -> int:
+    """Return the number of batches in an epoch."""
+    return math.ceil(2 * max(synthetic, real) / batch)
 
 
 def _cycled(rng: np.random.Generator, size: int, count: int) -> Indices:
@@ -250,8 +313,9 @@ def _train_epoch(
     epoch: int,
     batch: int,
     rng: np.random.Generator,
+    on_steps: Callable[[int], None],
 ) -> tuple[int, float]:
-    """Train one epoch; return the number of real views and the mean loss."""
+    """Train for one epoch; return the number of real views and the mean loss."""
     synthetic, real = data.synthetic_train, data.real_train(epoch)
     _check_like(real, "real_train", synthetic)
     network.module.train()
@@ -269,13 +333,14 @@ def _train_epoch(
         labels[: len(composites)] = 1 - REAL
         return network.to_device(images), labels.to(network.device)
 
-    for images, labels in in_threads(read, drawn(), 1):  # the next batches are read meanwhile
+    for images, labels in in_threads(read, drawn(), 1):  # a thread reads the next batches meanwhile
         loss = cross_entropy(network.logits(images), labels)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         total += loss.detach() * len(images)
         seen += len(images)
+        on_steps(1)
     return len(real), total.item() / seen
 
 
@@ -286,7 +351,7 @@ def _flip(images: Images, across: NDArray[np.bool_], down: NDArray[np.bool_]) ->
 
 
 def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[float, float, float, float, float]:
-    """Return the fields of `EpochMetrics` from `val_loss` on."""
+    """Validate the network; return the values of `EpochMetrics` from the field `val_loss` on."""
     losses, accuracies, scores = [], [], []
     for label, images in ((1 - REAL, data.synthetic_val), (REAL, data.real_val)):
         logits = infer(network, from_array(images), len(images), images.shape[1:3], batch).cpu()
@@ -300,9 +365,10 @@ def _validate(network: FilterNetwork, data: FilterData, batch: int) -> tuple[flo
 
 
 def _best_threshold(synthetic: NDArray[np.float32], real: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the highest accuracy, with equal weight on both sides, and the threshold nearest to 0.5 that has it.
+    """Return the highest balanced accuracy, and the threshold with this accuracy that is nearest to 0.5.
 
-    It tries 0, 0.5, 1 and the middles between neighbouring scores: no other threshold is better.
+    Both sides have equal weight in the accuracy. The function tries 0, 0.5, 1 and the midpoints between neighbouring
+    scores, because no other threshold is better.
     """
     ordered = np.unique(np.concatenate([synthetic, real]).astype(np.float64))
     thresholds = np.append((ordered[1:] + ordered[:-1]) / 2, [0, 0.5, 1])

@@ -1,10 +1,10 @@
-"""The donor bank: all donors decoded once into one file, which every process of a machine maps read-only."""
+"""The donor bank: one file of all decoded donors, which every process of a machine maps read-only."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO
@@ -12,16 +12,16 @@ from typing import IO
 import google_crc32c
 import numpy as np
 
-from synthpipe.config import GlassSection
-from synthpipe.errors import StoreError, SynthpipeError
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.errors import StoreError, SynthpipeError
+from synthpipe.core.records import Donor, Mask, PackedPixels, PatchRef, pack
+from synthpipe.core.threads import in_threads
+from synthpipe.files.scratch import ANOTHER_PLACE, open_own
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import Donor, Mask, PackedPixels, PatchRef, pack
-from synthpipe.scratch import ANOTHER_PLACE, open_own
-from synthpipe.threads import in_threads
 
 _PIXELS, _FITTED, _INDEX = "donors.bin", "fitted.bin", "donors.json"
-_BLOCK = 16 << 20  # bytes of a file that are read at once for its checksum
+_BLOCK = 16 << 20  # bytes that are read at a time to compute a checksum
 
 
 def load_donor(patch: PatchRef, glass: GlassSection | None, background: int) -> Donor:
@@ -32,14 +32,14 @@ def load_donor(patch: PatchRef, glass: GlassSection | None, background: int) -> 
     patch : PatchRef
         Must have one class.
     glass : GlassSection or None
-        How glass is found; None where it is not looked for.
+        Settings of glass detection; None to skip it.
     background : int
         The mask value of glass.
 
     Raises
     ------
     CatalogError
-        The file cannot be read, or is not the one that was indexed.
+        The file cannot be read, or has changed since it was indexed.
     """
     (label,) = patch.classes
     image = read_pixels(patch)
@@ -67,21 +67,21 @@ def build_bank(
     patches : sequence of PatchRef
         Must have one class each.
     glass, background
-        As of `load_donor`.
+        As for `load_donor`.
     on_patch : callable
-        Called for each patch that is done.
+        Called after each patch.
     threads : int
-        That decode.
+        Number of threads that decode.
     fit : callable, optional
-        Brings packed pixels to the canvas. Those that this gives another size are kept so too, and not resized for
-        every composite.
+        Resizes packed pixels to the canvas. If that changes the size of a patch, the bank also holds the resized
+        pixels, so no composite needs to resize them.
 
     Raises
     ------
     CatalogError
-        A file cannot be read, or is not the one that was indexed.
+        A file cannot be read, or has changed since it was indexed.
     StoreError
-        There is no room for the bank.
+        The bank cannot be written, for example because the disk is full.
     """
 
     def decode(patch: PatchRef) -> tuple[PackedPixels, PackedPixels]:
@@ -90,17 +90,12 @@ def build_bank(
         return packed, fit(packed) if fit else packed
 
     canvas: tuple[int, ...] | None = None
-    checksums = {_PIXELS: 0, _FITTED: 0}
     try:
-        with _create(directory / _PIXELS) as file, _create(directory / _FITTED) as fitted_file:
+        with _PixelFile(directory / _PIXELS) as pixels, _PixelFile(directory / _FITTED) as fitted_pixels:
             for packed, fitted in in_threads(decode, patches, threads):
-                data = packed.tobytes()
-                file.write(data)
-                checksums[_PIXELS] = google_crc32c.extend(checksums[_PIXELS], data)
+                pixels.write(packed)
                 if fitted.shape != packed.shape:
-                    data = fitted.tobytes()
-                    fitted_file.write(data)
-                    checksums[_FITTED] = google_crc32c.extend(checksums[_FITTED], data)
+                    fitted_pixels.write(fitted)
                     canvas = fitted.shape
                 on_patch()
     except OSError as error:
@@ -108,31 +103,54 @@ def build_bank(
             raise
         size = bank_bytes(patches)
         raise StoreError(
-            f"{directory}: the donor bank needs at least {size / 2**20:.0f} MiB there: {error.strerror}; "
-            f"free some space, or {ANOTHER_PLACE}"
+            f"{directory}: the donor bank cannot be written: {error.strerror}; it needs at least {size / 2**20:.0f} "
+            f"MiB: free some space, or {ANOTHER_PLACE}"
         ) from error
-    temporary = directory / f"{_INDEX}.partial"
     stored = [asdict(replace(patch, secret_url=None)) for patch in patches]
-    index = {"patches": stored, "canvas": canvas, "checksums": checksums}
+    checksums = {_PIXELS: pixels.checksum, _FITTED: fitted_pixels.checksum}
+    _write_index(directory, {"patches": stored, "canvas": canvas, "checksums": checksums})
+
+
+def _write_index(directory: Path, index: Mapping[str, object]) -> None:
+    """Write the file that makes a bank complete."""
+    temporary = directory / f"{_INDEX}.partial"
     with _create(temporary) as file:
         file.write(json.dumps(index).encode())
     temporary.replace(directory / _INDEX)
 
 
+class _PixelFile:
+    """A new file of packed pixels, and the CRC-32C of its contents."""
+
+    def __init__(self, path: Path) -> None:
+        self._file, self.checksum = _create(path), 0
+
+    def __enter__(self) -> _PixelFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, pixels: PackedPixels) -> None:
+        data = pixels.tobytes()
+        self._file.write(data)
+        self.checksum = google_crc32c.extend(self.checksum, data)
+
+
 def _create(path: Path) -> IO[bytes]:
-    """Make a file that only this user can read and write."""
+    """Create a file that only this user can read and write."""
     return open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether a bank was built in `directory`, to its end."""
+    """Return whether `directory` holds a complete bank."""
     return (directory / _INDEX).is_file()
 
 
 def bank_bytes(patches: Iterable[PatchRef], canvas: tuple[int, int] | None = None) -> int:
-    """Return how large the bank of `patches` is, on disk and in the memory of a machine.
+    """Return the bytes that the bank of `patches` takes on disk, and as many in the memory of a machine.
 
-    `canvas` is the size, (height, width), to which they are fitted; None where they are not.
+    `canvas` is the (height, width) that patches are resized to; None if they are not resized.
     """
     sizes = [(patch.height, patch.width) for patch in patches]
     fitted = [canvas for size in sizes if canvas and size != canvas]
@@ -140,15 +158,21 @@ def bank_bytes(patches: Iterable[PatchRef], canvas: tuple[int, int] | None = Non
 
 
 def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels, PackedPixels | None]:
-    """Map a bank: its donors, and their packed pixels, one after the other in the same order.
+    """Map the files of a bank into memory; all processes of a machine share this memory.
 
-    The donors' own pixels are views of these, and these are the file, shared by all processes of the machine. Third
-    come the packed pixels of those that were fitted to the canvas: (F, H, W) uint32 in the same order, or None.
+    Returns
+    -------
+    donors : tuple of Donor
+        The donors; their pixels are views of the bank.
+    pixels : (N,) uint32
+        Packed pixels of all donors, one donor after the other.
+    fitted : (F, H, W) uint32 or None
+        Packed pixels of the donors that are resized to the canvas, in the same order.
 
     Raises
     ------
     StoreError
-        A file is another user's, or others may write to it, or it is not what was written.
+        Another user owns a file or can write to it, or its checksum is wrong.
     """
     with os.fdopen(open_own(directory / _INDEX), "rb") as file:
         index = json.load(file)
@@ -162,14 +186,14 @@ def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels, PackedP
 
 
 def _map(path: Path, checksum: int) -> PackedPixels:
-    """Map a file of packed pixels, (N,) uint32, if it has the CRC-32C that it was written with."""
+    """Map a file of packed pixels, (N,) uint32; refuse it if its CRC-32C has changed."""
     with os.fdopen(open_own(path), "rb") as file:
         found = 0
         while block := file.read(_BLOCK):
             found = google_crc32c.extend(found, block)
         if found != checksum:
             raise StoreError(
-                f"{path}: has the checksum {found:08x}, but was written with {checksum:08x}; its disk is at fault: "
+                f"{path}: has the checksum {found:08x}, but was written with {checksum:08x}; the disk has damaged it: "
                 f"{ANOTHER_PLACE}"
             )
         if not file.tell():
@@ -179,6 +203,7 @@ def _map(path: Path, checksum: int) -> PackedPixels:
 
 
 def _cut(pixels: PackedPixels, patches: Sequence[PatchRef]) -> Iterator[Donor]:
+    """Yield the donors whose packed pixels `pixels` holds, one after the other."""
     start = 0
     for patch in patches:
         area = patch.height * patch.width

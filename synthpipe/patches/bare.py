@@ -1,9 +1,8 @@
-"""Picture files without what says nothing about pixels.
+"""Reduce picture files to the parts that make pixels.
 
-A small file can ask for much memory or time by its text, profiles, EXIF and further pages, and decoders warn about
-them.
-So a decoder gets the parts of a file that make pixels, and no others. What else changes the picture, its orientation
-and its depth, is read here.
+In a small file, text, profiles, EXIF and further pages can take much memory or time, and decoders warn about them. So a
+decoder gets only the parts of a file that make pixels. The orientation and depth, which also change the picture, are
+read here.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from typing import Literal
 
 from PIL import TiffTags
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
 
-_MOST_PARTS = 2**18  # a PNG at the bound of pixels has fewer chunks, even of 4 kB each
-_MOST_TAGS = 2**16 - 1  # of a TIFF that is no BigTIFF
-_MOST_TAG_BYTES = 2**21  # of those that are kept: a quarter of a million strips
-_MOST_PAGES = 1000  # of a TIFF that are looked at
+_MOST_PARTS = 2**18  # a PNG with the most pixels allowed has fewer chunks, even with 4 kB each
+_MOST_TAGS = 2**16 - 1  # of a classic TIFF, which is not a BigTIFF
+_MOST_TAG_BYTES = 2**21  # of the tags that are kept: a quarter of a million strips
+_MOST_PAGES = 1000  # of a TIFF that are examined
 
 _CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _FACTS = (b"eXIf", b"sBIT", b"acTL")
 _EXIF = b"Exif\0\0"
-# comments, and application data but JFIF's (0xE0) and Adobe's (0xEE), which tell the colour space
+# comments and application data; those of JFIF (0xE0) and Adobe (0xEE) are kept, since they give the colour space
 _JPEG_METADATA = {0xFE, *range(0xE1, 0xEE), 0xEF}
 _JPEG_EXIF = 0xE1
 _JPEG_WITHOUT_DATA = {0x01, *range(0xD0, 0xDA)}
@@ -66,21 +65,21 @@ _TIFF_FACTS = frozenset({_SUBFILE_TYPE, _ORIENTATION, _MAX_SAMPLE_VALUE})
 _TIFF_UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _TIFF_BYTES = (1, 2, 7)  # types of tags with one value of many bytes
 _BIG_TIFF = 43
-_REDUCED, _MASK = 1, 4  # kinds of pages that show nothing new
+_REDUCED, _MASK = 1, 4  # kinds of pages that show no other picture
 
 
 @dataclass(frozen=True, slots=True)
 class Bare:
-    """The parts of a picture file that make pixels, and what the others say about them.
+    """The parts of a picture file that make pixels, and the facts that other parts give.
 
     Attributes
     ----------
     data : bytes
-        A file of these parts alone.
+        A file that has only these parts.
     orientation : int
-        How the stored pixels lie, as EXIF numbers it: 1 to 8, where 1 is upright.
+        Orientation of the stored pixels, 1 to 8 as in EXIF; 1 is upright.
     bits : int, optional
-        The bits, 8 to 15, of values in samples of 16 bits, where the file declares them.
+        Bits of the values in 16-bit samples, 8 to 15, if the file declares them.
     """
 
     data: bytes
@@ -89,12 +88,12 @@ class Bare:
 
 
 def bare_png(data: bytes) -> Bare:
-    """Return a PNG with the chunks that make pixels.
+    """Return a PNG with only the chunks that make pixels.
 
     Raises
     ------
     CatalogError
-        Such a chunk is truncated or its checksum is wrong, there are too many chunks, or several frames.
+        A chunk is truncated or has a wrong checksum, there are too many chunks, or there are several frames.
     """
     parts, facts = [memoryview(data)[:8]], dict[bytes, bytes]()
     for name, chunk in _png_parts(data):
@@ -104,34 +103,35 @@ def bare_png(data: bytes) -> Bare:
             facts.setdefault(name, bytes(chunk[8:-4]))
     frames = int.from_bytes(facts.get(b"acTL", b"")[:4])
     if frames > 1:
-        raise CatalogError(f"is an animation of {frames} frames, expected one picture; save the frame that you mean")
+        raise CatalogError(f"is an animation of {frames} frames, expected one picture; save the frame that you need")
     bits = facts.get(b"sBIT", b"")
     return Bare(
         b"".join(parts),
         _exif_orientation(facts.get(b"eXIf", b"")),
-        _declared(max(bits[: 3 if len(bits) > 2 else 1], default=0)),  # with two or four channels the last one is alpha
+        _declared(max(bits[: 3 if len(bits) > 2 else 1], default=0)),  # of two or four channels, the last one is alpha
     )
 
 
 def _png_parts(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield name and bytes of each chunk that makes pixels or gives facts."""
     view, at = memoryview(data), 8
     for _ in range(_MOST_PARTS):
         name, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
         if name in _CHUNKS or name in _FACTS:
-            # the decoder does not look at checksums of pixels
+            # the decoder does not check the checksums of pixels
             if end > len(data):
-                raise CatalogError(f"is truncated: its chunk {name.decode()} ends beyond the file")
+                raise CatalogError(f"is truncated: its chunk {name.decode()} ends after the end of the file")
             if zlib.crc32(view[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end]):
                 raise CatalogError(f"is damaged: the checksum of a chunk {name.decode()} is wrong")
             yield name, view[at:end]
         if name == b"IEND" or end >= len(data):
             return
         at = end
-    raise CatalogError(f"has more than {_MOST_PARTS} chunks; save it anew")
+    raise CatalogError(f"has more than {_MOST_PARTS} chunks; save it again")
 
 
 def bare_jpeg(data: bytes) -> Bare:
-    """Return a JPEG without its metadata; what follows the first scan stays as it is."""
+    """Return a JPEG without its metadata; everything after the start of the first scan is kept."""
     parts, exif = [memoryview(data)[:2]], b""
     for marker, part in _jpeg_parts(data):
         if marker not in _JPEG_METADATA:
@@ -142,6 +142,7 @@ def bare_jpeg(data: bytes) -> Bare:
 
 
 def _jpeg_parts(data: bytes) -> Iterator[tuple[int, memoryview]]:
+    """Yield marker and bytes of each segment; the last one is the first scan and all that follows."""
     view, at = memoryview(data), 2
     for _ in range(_MOST_PARTS):
         at = data.find(b"\xff", at)
@@ -151,27 +152,27 @@ def _jpeg_parts(data: bytes) -> Iterator[tuple[int, memoryview]]:
         if marker == _JPEG_SCAN:
             yield marker, view[at:]
             return
-        if marker in (0x00, 0xFF):  # no marker, or one that is padded
+        if marker in (0x00, 0xFF):  # not a marker, or padding before one
             at += 1
             continue
         length = 0 if marker in _JPEG_WITHOUT_DATA else max(2, int.from_bytes(data[at + 2 : at + 4]))
         yield marker, view[at : at + 2 + length]
         at += 2 + length
-    raise CatalogError(f"has more than {_MOST_PARTS} segments; save it anew")
+    raise CatalogError(f"has more than {_MOST_PARTS} segments; save it again")
 
 
 def bare_bmp(data: bytes) -> Bare:
-    """Return a BMP, which has no other parts."""
+    """Return a BMP as it is, since all its parts make pixels."""
     return Bare(data)
 
 
 def bare_tiff(data: bytes) -> Bare:
-    """Return a TIFF with one directory, which holds the tags of the first directory that make pixels.
+    """Return a TIFF with one directory: the tags of its first directory that make pixels.
 
     Raises
     ------
     CatalogError
-        A tag is truncated, there are too many, or further pages show something else.
+        A tag is truncated, there are too many tags, or further pages show another picture.
     """
     layout = _layout(data)
     try:
@@ -183,24 +184,24 @@ def bare_tiff(data: bytes) -> Bare:
         directory = layout.counter.pack(len(tags)) + b"".join(entries) + bytes(layout.head)
         begin = data[: layout.head - layout.offset.size] + layout.offset.pack(end)
     except (struct.error, OverflowError) as error:
-        raise CatalogError("is truncated: its tags lie beyond its end") from error
+        raise CatalogError("is truncated: its tags are after the end of the file") from error
     others = list(_are_extra(data, layout, first))
     if others and (facts.get(_SUBFILE_TYPE, 0) & (_REDUCED | _MASK) or not all(others)):
         raise CatalogError(
-            "has several pages, expected one picture; save the page that you mean by itself, for example with "
+            "has several pages, expected one picture; save the page that you need as a file, for example with "
             "`magick 'FILE[0]' NEW`"
         )
     largest = facts.get(_MAX_SAMPLE_VALUE, 0)
     return Bare(
         b"".join([begin, memoryview(data)[layout.head :], bytes(end - len(data)), directory]),
-        _known(facts.get(_ORIENTATION, 1)),
+        _valid_orientation(facts.get(_ORIENTATION, 1)),
         _declared(largest.bit_length()) if largest & (largest + 1) == 0 else None,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """How numbers lie in a TIFF: `head` bytes, of which the last are the offset of its first directory."""
+    """Number formats of a TIFF; `head` is the size of its header, which ends with the offset of the first directory."""
 
     order: Literal["little", "big"]
     head: int
@@ -213,6 +214,7 @@ class _Layout:
 
 
 def _layout(data: bytes) -> _Layout:
+    """Return the number formats of a TIFF, by its first bytes."""
     little = data.startswith(b"II")
     number, counter, head = ("Q", "Q", 16) if data[2] == _BIG_TIFF else ("L", "H", 8)
     structs = (struct.Struct("<>"[not little] + each) for each in (number, counter, f"HH{number}"))
@@ -220,36 +222,36 @@ def _layout(data: bytes) -> _Layout:
 
 
 def _tiff_tags(data: bytes, layout: _Layout, at: int, wanted: frozenset[int]) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the wanted tags of a directory, each with its entry in a new directory and its first number."""
+    """Yield the wanted tags of the directory at `at`, each with its entry in a new directory and its first number."""
     entry, offset = layout.entry, layout.offset
     (count,) = layout.counter.unpack_from(data, at)
     if count > _MOST_TAGS:
-        raise CatalogError(f"has {count} tags, expected at most {_MOST_TAGS}; save it anew")
+        raise CatalogError(f"has {count} tags, expected at most {_MOST_TAGS}; save it again")
     at += layout.counter.size
-    seen, total, step = set[int](), 0, entry.size + offset.size
-    for place in range(at, at + count * step, step):
-        tag, kind, length = entry.unpack_from(data, place)
-        if tag not in wanted or kind not in _TIFF_UNITS or not length or tag in seen:
+    done, total, step = set[int](), 0, entry.size + offset.size
+    for position in range(at, at + count * step, step):
+        tag, kind, length = entry.unpack_from(data, position)
+        if tag not in wanted or kind not in _TIFF_UNITS or not length or tag in done:
             continue
-        seen.add(tag)
+        done.add(tag)
         inside = _TIFF_UNITS[kind] * length <= offset.size
-        start = place + entry.size if inside else offset.unpack_from(data, place + entry.size)[0]
+        start = position + entry.size if inside else offset.unpack_from(data, position + entry.size)[0]
         if TiffTags.lookup(tag).length == 1 and kind not in _TIFF_BYTES:
-            length = 1  # Pillow takes the first of many numbers, and warns
+            length = 1  # of several numbers Pillow takes the first one and warns
         size = _TIFF_UNITS[kind] * length
         total += size
         if total > _MOST_TAG_BYTES:
-            raise CatalogError(f"has tags of {total} bytes, expected at most {_MOST_TAG_BYTES}; save it anew")
+            raise CatalogError(f"has tags of {total} bytes, expected at most {_MOST_TAG_BYTES}; save it again")
         if start + size > len(data):
-            raise CatalogError(f"is truncated: its tag {tag} lies beyond its end")
+            raise CatalogError(f"is truncated: its tag {tag} is after the end of the file")
         field = data[start : start + size].ljust(offset.size, b"\0") if size <= offset.size else offset.pack(start)
         yield tag, entry.pack(tag, kind, length) + field, layout.number(data[start : start + _TIFF_UNITS[kind]])
 
 
 def _are_extra(data: bytes, layout: _Layout, at: int) -> Iterator[bool]:
-    """Yield whether each page after the one at `at` is a smaller copy or a mask of another page.
+    """Yield, for each page after the page at `at`, whether it is a smaller copy or a mask of another page.
 
-    The first tag of a page says so. A link that leads beyond the file ends the pages.
+    The first tag of a page says so. A link to a position after the end of the file ends the pages.
     """
     step = layout.entry.size + layout.offset.size
     for _ in range(_MOST_PAGES):
@@ -267,20 +269,22 @@ def _are_extra(data: bytes, layout: _Layout, at: int) -> Iterator[bool]:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """Return the orientation that EXIF data declare; damaged ones declare none."""
+    """Return the orientation that EXIF data declare, 1 to 8; 1 if they are damaged or declare none."""
     exif = exif.removeprefix(_EXIF)
     if exif[:4] in (b"II*\0", b"MM\0*"):
         layout = _layout(exif)
         with suppress(CatalogError, struct.error, OverflowError):
             (at,) = layout.offset.unpack_from(exif, layout.head - layout.offset.size)
             for _, _, value in _tiff_tags(exif, layout, at, frozenset({_ORIENTATION})):
-                return _known(value)
+                return _valid_orientation(value)
     return 1
 
 
-def _known(orientation: int) -> int:
+def _valid_orientation(orientation: int) -> int:
+    """Return an orientation if it is from 1 to 8, else 1."""
     return orientation if 1 <= orientation <= 8 else 1
 
 
 def _declared(bits: int) -> int | None:
+    """Return the declared bits of values if they are fewer than those of a 16-bit sample, else None."""
     return bits if 8 <= bits < 16 else None

@@ -1,4 +1,4 @@
-"""The catalog: what every patch of a data set is, checked by reading each file once."""
+"""The catalog of the patches of a data set; each patch file is read once and checked."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import get_args
 
-from synthpipe import config
-from synthpipe.config import PatchesSection
-from synthpipe.display import from_cell, to_cell, without_secrets
-from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import Location, read_regular, write_atomically
-from synthpipe.files import told as telling
-from synthpipe.patches.claims import Claim, Problem, ProblemKind, told
+from synthpipe.config.fields import digest
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.display import from_cell, to_cell, without_secrets
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.core.threads import available_cores, in_threads
+from synthpipe.files.locations import Location, translate_errors
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
+from synthpipe.patches.claims import Claim, Problem, ProblemKind, problem_lines
 from synthpipe.patches.examining import examine, sift
 from synthpipe.patches.labels import parse_names
 from synthpipe.patches.layouts import read_layout
-from synthpipe.records import PatchRef
-from synthpipe.taxonomy import Taxonomy
-from synthpipe.threads import available_cores, in_threads
 
 LISTED = 20
-"""The most lines of problems in a message."""
+"""Largest number of lines about problems in a message."""
 _CATALOG, _PROBLEMS = "catalog.csv", "problems.csv"
-_MOST_BYTES = 1 << 32  # of a table: some twenty million patches
+_MOST_BYTES = 1 << 32  # largest table: about twenty million patches
 _CELLS = {
     "id": ".+",
     "path": ".+",
@@ -43,9 +44,9 @@ _KINDS = get_args(ProblemKind)
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The usable patches of a data set, sorted by id, and the problems of those that are left out.
+    """The usable patches of a data set, sorted by id, and the problems of the patches that are left out.
 
-    `remarks` say what in the pixels is no problem but may surprise you; they are not stored.
+    `remarks` are about pixels that can be used but may give surprising results; they are not stored.
     """
 
     patches: tuple[PatchRef, ...]
@@ -54,32 +55,32 @@ class Catalog:
 
     @property
     def donors(self) -> tuple[PatchRef, ...]:
-        """The patches of a single class, which may donate pixels."""
+        """Patches of a single class, which can be donors."""
         return tuple(patch for patch in self.patches if patch.single_class)
 
     @property
     def mixed(self) -> tuple[PatchRef, ...]:
-        """The patches of more than one class: what the filter takes for real (method section 3)."""
+        """Patches of more than one class, which train the filter as real images (method section 3)."""
         return tuple(patch for patch in self.patches if not patch.single_class)
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The slides or patients, sorted."""
+        """Slides or patients, sorted."""
         return tuple(sorted({patch.group for patch in self.patches}))
 
     @property
     def digest(self) -> str:
-        """The SHA-256 of all that composites depend on: ids, bytes, classes and groups, wherever the files lie."""
-        return config.digest([[patch.id, patch.sha256, patch.classes, patch.group] for patch in self.patches])
+        """SHA-256 of what composites depend on: ids, bytes, classes and groups of the patches, but not their paths."""
+        return digest([[patch.id, patch.sha256, patch.classes, patch.group] for patch in self.patches])
 
     @property
     def access(self) -> dict[str, str]:
-        """The URLs, with credentials and signatures, of the patches that cannot be read without: for memory only."""
+        """URLs with credentials and signatures, of the patches that need them. They must not be stored."""
         return {patch.id: patch.secret_url for patch in self.patches if patch.secret_url}
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """The stores and hosts, as ``https://host``, where patches lie behind URLs, sorted."""
+        """Stores and hosts of the patches at URLs, as ``https://host``, sorted."""
         return tuple(sorted({"/".join(patch.path.split("/")[:3]) for patch in self.patches if "://" in patch.path}))
 
     def by_id(self, patch: str) -> PatchRef:
@@ -88,14 +89,14 @@ class Catalog:
         Raises
         ------
         CatalogError
-            There is none.
+            The catalog has no such patch.
         """
-        place = bisect_left(self.patches, patch, key=lambda ref: ref.id)
-        if place == len(self.patches) or self.patches[place].id != patch:
+        index = bisect_left(self.patches, patch, key=lambda ref: ref.id)
+        if index == len(self.patches) or self.patches[index].id != patch:
             raise CatalogError(
                 f"patch {patch!r}: not among the {len(self.patches)} of the catalog; see `synthpipe index`"
             )
-        return self.patches[place]
+        return self.patches[index]
 
     def counts(self) -> dict[tuple[int, ...], int]:
         """Return the number of patches for each label set, single classes first."""
@@ -104,7 +105,7 @@ class Catalog:
 
 
 def changes(old: Catalog, new: Catalog) -> Iterator[str]:
-    """Yield, patch by patch, in what two catalogs differ that composites depend on."""
+    """Yield the differences between two catalogs that change composites, one text per patch."""
     before, after = ({patch.id: patch for patch in each.patches} for each in (old, new))
     for name in sorted(before.keys() | after.keys()):
         was, now = before.get(name), after.get(name)
@@ -137,7 +138,8 @@ def read_catalog(
     Raises
     ------
     CatalogError
-        There are problems and they are not to be skipped, or no usable patch is left; the message lists the first.
+        There are problems and ``patches.on_error`` is stop, or no patch is usable; the message lists the first
+        problems.
     """
     catalog = survey(patches, taxonomy, on_patch, threads, claims, former, canvas)
     if catalog.problems and patches.on_error == "stop":
@@ -157,36 +159,37 @@ def survey(
     former: Catalog | None = None,
     canvas: tuple[int, int] | None = None,
 ) -> Catalog:
-    """Read the catalog of a data set together with its problems, whatever they are.
+    """Read the catalog of a data set, including its problems.
 
-    The result depends on the files alone, not on the order in which a folder lists them or threads finish.
+    The result depends only on the files. The order of files in a folder and of threads does not matter.
 
     Parameters
     ----------
     patches : PatchesSection
-        Where the data set lies and how it is read.
+        Location and layout of the data set.
     taxonomy : Taxonomy
-        Its classes.
+        Classes of the data set.
     on_patch : callable, optional
         Called in this thread after each patch that the layout lists, usable or not.
     threads : int, optional
-        How many files are read at once; some more than there are cores by default.
+        Number of files that are read at once; by default a few more than there are cores.
     claims : sequence of Claim, optional
-        What `read_layout` gave, where the caller has it already.
+        Result of `read_layout`, if the caller has it already.
     former : Catalog, optional
-        Of a run that is built from these patches: its patches stay usable if they can be read.
+        Catalog of a run that is built from these patches; its patches stay usable if they can be read.
     canvas : tuple of int, optional
-        Height and width of the composites, which set the smallest side of a patch; else the patches' median side does.
+        Height and width of the composites, which decide the smallest side of a patch. Without them the median side of
+        the patches decides.
 
     Raises
     ------
     CatalogError
-        There is no data set to read: see `read_layout`.
+        The data set cannot be read; see `read_layout`.
     """
     found = []
     claims = claims or read_layout(patches, taxonomy)
-    look = partial(examine, most=patches.max_pixels)
-    for outcome in in_threads(look, claims, threads or min(32, available_cores() + 4)):
+    examine_claim = partial(examine, most=patches.max_pixels)
+    for outcome in in_threads(examine_claim, claims, threads or min(32, available_cores() + 4)):
         found.append(outcome)
         if on_patch:
             on_patch()
@@ -197,12 +200,12 @@ def survey(
 
 
 def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: Location) -> None:
-    """Write ``catalog.csv`` and ``problems.csv`` into `directory`, each as a whole or not at all.
+    """Write ``catalog.csv`` and ``problems.csv`` into `directory`; each file is written completely or not at all.
 
     Raises
     ------
     StoreError
-        They cannot be written.
+        A file cannot be written.
     """
     patches = [
         {**{column: getattr(patch, column) for column in _columns(PatchRef)}, "classes": taxonomy.label(patch.classes)}
@@ -214,7 +217,7 @@ def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: Location) -> 
 
 
 def load_catalog(directory: Location, taxonomy: Taxonomy, access: Mapping[str, str] | None = None) -> Catalog:
-    """Read back what `write_catalog` wrote; `access` has what `Catalog.access` gave, which is not stored.
+    """Read the files that `write_catalog` wrote, and add the URLs of `access`, a `Catalog.access`, which they lack.
 
     Raises
     ------
@@ -244,15 +247,15 @@ def _summary(root: str, catalog: Catalog, advice: str) -> str:
     count = len(catalog.problems)
     patches = len(catalog.patches) + len({problem.id for problem in catalog.problems})
     lines = [f"{root}: {count} problem{'s' * (count != 1)} in {patches} patch{'es' * (patches != 1)}"]
-    return "\n  ".join([*lines, *told(catalog.problems, LISTED), advice])
+    return "\n  ".join([*lines, *problem_lines(catalog.problems, LISTED), advice])
 
 
 def _columns(record: type[PatchRef] | type[Problem]) -> list[str]:
-    return [field.name for field in fields(record) if field.repr]  # what is not to be shown is not stored either
+    return [field.name for field in fields(record) if field.repr]  # fields that are not shown are not stored
 
 
 def _write_table(path: Location, columns: list[str], rows: Iterable[dict[str, str]]) -> None:
-    """Write a CSV; names that are not Unicode keep their bytes."""
+    """Write a CSV file; names that are not Unicode keep their bytes."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns)
     table.writeheader()
@@ -261,9 +264,9 @@ def _write_table(path: Location, columns: list[str], rows: Iterable[dict[str, st
 
 
 def _read_table(path: Location, columns: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the rows of a CSV that `_write_table` wrote, with the numbers of the lines they begin in."""
+    """Yield the rows of a CSV that `_write_table` wrote, each with the number of its first line."""
     line = 1
-    with telling(path, "cannot be read", "is this the folder of a run?"):
+    with translate_errors(path, "cannot be read", "is this the folder of a run?"):
         text = read_regular(path, _MOST_BYTES).decode("utf-8", "surrogateescape")
     try:
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -287,10 +290,12 @@ def _patch(row: dict[str, str], taxonomy: Taxonomy) -> PatchRef:
             raise ValueError(f"{column} is {row[column]!r}")
     classes = parse_names(row["classes"], taxonomy)
     size = int(row["height"]), int(row["width"])
-    path = without_secrets(row["path"])  # versions before this one stored them
+    path = without_secrets(row["path"])  # earlier versions stored credentials
     secret = row["path"] if path != row["path"] else None
     return PatchRef(row["id"], path, row["sha256"], classes, *size, row["group"], secret)
 
 
 def _damaged(path: Location, line: int, fault: str) -> StoreError:
-    return StoreError(f"{path} line {line}: {fault}; the file is damaged or of another pipeline: make it again")
+    return StoreError(
+        f"{path} line {line}: {fault}; the file is damaged or belongs to another pipeline: build the run again"
+    )

@@ -1,7 +1,7 @@
-"""What the path cell of a CSV names: which file or object, by which id, and whether a table may name it.
+"""Paths in the cells of a CSV: the file or object that a cell names, its id, and the reason if it is refused.
 
-Tables come from strangers. They name files and objects of plain stores, and start no other file system: some ask for
-passwords, run programs, or read what lies on this machine.
+A table can come from a stranger, so it can name only files and objects of plain stores. Other file systems of fsspec
+are refused, since some ask for passwords, run programs, or read other files of this machine.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 from fsspec.utils import get_protocol
 
-from synthpipe.display import without_secrets
-from synthpipe.files import Location, address
+from synthpipe.core.display import without_secrets
+from synthpipe.files.locations import Location, address
 
 _FILES = ("file", "local")
 _HTTP = ("http", "https")
@@ -24,9 +24,10 @@ _STORES = (*_HTTP, "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "memo
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What a cell names: the patch's `id`, the `address` to read it by, and why that is refused, if it is.
+    """A patch that a cell names.
 
-    The address holds credentials and signatures, the id does not.
+    `id` is the id of the patch. `address` is the path or URL to read, with credentials and signatures, which the id
+    does not have. `refusal` is the reason why the address is refused; it is empty if the address is allowed.
     """
 
     id: str
@@ -35,17 +36,17 @@ class Named:
 
 
 def name_patch(cell: str, table: Location) -> Named:
-    """Return what a cell names.
+    """Return the patch that a cell names.
 
-    A patch is named by its path from the folder of the CSV; an absolute path or a URL that lies elsewhere is its own
-    id. ``file:///a%20b`` is the path ``/a b``.
+    The id of a patch is its path from the folder of the CSV. For an absolute path or a URL outside of that folder, the
+    id is this path or URL. ``file:///a%20b`` is the path ``/a b``.
 
     Parameters
     ----------
     cell : str
-        Not empty.
+        Text of the cell; must not be empty.
     table : Path or UPath
-        The CSV, by its absolute path.
+        Absolute path of the CSV.
     """
     scheme, is_url, rest = cell.partition("://")
     scheme = scheme.lower()
@@ -55,19 +56,19 @@ def name_patch(cell: str, table: Location) -> Named:
         host, _, path = rest.partition("/")
         cell = unquote(f"/{path}", errors="surrogateescape")
         if host.lower() not in ("", "localhost"):
-            return Named(cell, cell, f"it lies on the machine {host!r}, expected file:/// and a path of this machine")
+            return Named(cell, cell, f"it is on the machine {host!r}, expected file:/// and a path of this machine")
     if isinstance(table, Path):
         normal = Path(os.path.normpath(cell))
         inside = normal.is_relative_to(table.parent)
         return Named((normal.relative_to(table.parent) if inside else normal).as_posix(), str(table.parent / cell))
     if cell.startswith("/"):
-        what = "a table behind a URL cannot name files of this machine; give a URL, or a path from the table's folder"
+        what = "a table at a URL cannot name files of this machine; give a URL, or a path from the table's folder"
         return Named(cell, cell, what)
     return _beside(cell, table)
 
 
 def _object(scheme: str, rest: str, table: Location) -> Named:
-    """Name what a cell gives a URL of."""
+    """Return the patch whose URL a cell gives."""
     url = f"{scheme}://{rest}"
     public = without_secrets(url)
     refusal = ""
@@ -80,7 +81,7 @@ def _object(scheme: str, rest: str, table: Location) -> Named:
 
 
 def _beside(cell: str, table: Location) -> Named:
-    """Name an object by its path from a table behind a URL; user name and password are those of the table."""
+    """Return the patch whose path from a table at a URL a cell gives; user name and password are those of the table."""
     is_http = get_protocol(str(table)) in _HTTP
     path, mark, query = cell.partition("?") if is_http else (cell, "", "")
     scheme, _, folder = _folder(table).partition("://")
@@ -92,7 +93,7 @@ def _beside(cell: str, table: Location) -> Named:
 
 
 def _folder(table: Location) -> str:
-    """Return the URL of a table's folder; a signature is that of the table alone."""
+    """Return the URL of a table's folder, without the signature, which is valid for the table only."""
     url = address(table)
     path = url.partition("?")[0] if get_protocol(url) in _HTTP else url
     return path.rpartition("/")[0]

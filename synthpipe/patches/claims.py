@@ -1,4 +1,4 @@
-"""Entries, claims and problems of patches."""
+"""Records of patches: entries of a data set, claims of its layout, and problems."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from synthpipe.config import MOST
+from synthpipe.config.fields import MOST
 from synthpipe.patches.listing import is_patch
 
 ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path", "too_small", "blank", "mask"]
 
-_SHOWN = 3  # patches of those that share a problem
+_SHOWN = 3  # patches that are named, of those that share a problem
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\d+""")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a patch cannot be used: `kind` is a stable snake_case word, `message` a sentence that names the patch."""
+    """Reason why a patch cannot be used.
+
+    `kind` is a stable snake_case word. `message` is a sentence that names the patch.
+    """
 
     id: str
     kind: ProblemKind
@@ -29,8 +32,8 @@ class Problem:
 class Claim:
     """A patch as its layout describes it, before its file is opened.
 
-    `id`, `path`, `classes`, `group` and `secret_url` are those of `PatchRef`; where there are problems, `classes` may
-    be empty and `group` blank.
+    `id`, `path`, `classes`, `group` and `secret_url` are those of `PatchRef`. If there are problems, `classes` and
+    `group` can be empty.
     """
 
     id: str
@@ -43,9 +46,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file or table row: `label` is the text that holds its label set, `where` the row it comes from.
+    """A patch file or a row of a table, before its label is parsed.
 
-    `path` holds what reading needs, credentials and signatures too.
+    `label` is the text that holds the label set. `where` names the row, if there is one. `path` is the path or URL to
+    read, with credentials and signatures.
     """
 
     id: str
@@ -56,12 +60,13 @@ class Entry:
     fault: tuple[ProblemKind, str] | None = None
 
     def problem(self, kind: ProblemKind, message: str) -> Problem:
+        """Return a problem of this patch, whose message names the patch and its row."""
         where = f" ({self.where})" if self.where else ""
         return Problem(self.id, kind, f"patch {self.id!r}{where}: {message}")
 
 
-def told(problems: Iterable[Problem], most: int = MOST) -> Iterator[str]:
-    """Yield the messages of problems in at most `most` lines; patches with the same problem share one."""
+def problem_lines(problems: Iterable[Problem], most: int = MOST) -> Iterator[str]:
+    """Yield the messages of problems in at most `most` lines; patches with the same problem share one line."""
     alike: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         fault = _VARIES.sub(_without_names, problem.message.removeprefix(f"patch {problem.id!r}"))
@@ -80,6 +85,6 @@ def told(problems: Iterable[Problem], most: int = MOST) -> Iterator[str]:
 
 
 def _without_names(found: re.Match[str]) -> str:
-    """Return a part of a message without what differs from patch to patch: numbers, and names of patches."""
+    """Replace a number or the name of a patch by ``#``, so that messages of equal problems are equal."""
     quoted = found[0][0] in "'\""
     return found[0] if quoted and not is_patch(found[0][1:-1]) else "#"

@@ -1,4 +1,4 @@
-"""Which patches are usable, by themselves and beside each other, and why the others are not."""
+"""Examine patches: find the usable ones, and the problems of the others."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ import cv2
 import google_crc32c
 import numpy as np
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import Image, PatchRef
+from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.patches.claims import Claim, Problem
 from synthpipe.patches.names import masks_among
 from synthpipe.patches.pixels import dark_remark, decode_bytes, read_bytes
-from synthpipe.records import Image, PatchRef
-from synthpipe.taxonomy import Taxonomy
 
-_BLANK = 0.5  # standard deviation of a picture of one colour
-_NEARLY_BLANK = 4.0  # that of tissue is above 10
-_FEW_COLORS = 8  # a mask of more classes is rare, and tissue of fewer than 100 colours too
-_SAMPLED = 8  # rows and columns
+_BLANK = 0.5  # largest standard deviation of an image of one colour
+_NEARLY_BLANK = 4.0  # the standard deviation of tissue is above 10
+_FEW_COLORS = 8  # masks rarely have more classes, and tissue rarely has fewer than 100 colours
+_SAMPLED = 8  # rows and columns of the pixels that are sampled first
 
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A patch that could be read, and facts about its pixels that the catalog does not hold.
+    """A patch that is read, and facts about its pixels that the catalog does not hold.
 
     Attributes
     ----------
     patch : PatchRef
-        What the catalog holds.
+        The patch's row of the catalog.
     pixels : tuple
-        Equal for equal pixels.
+        A key that is equal for equal pixels.
     color : tuple of int
-        The mean of RGB.
+        Mean of red, green and blue.
     deviation : float
-        The standard deviation of the channel that varies most, in grey levels.
+        Standard deviation of the channel that varies most, in grey levels.
     few_colors : bool
-        Whether there are as few colours as in masks.
+        Whether the patch has as few colours as a mask.
     dark : bool
-        Whether it has 16-bit values that are read as nearly black (`dark_remark`).
+        Whether the patch has 16-bit values that are read as nearly black (`dark_remark`).
     """
 
     patch: PatchRef
@@ -52,7 +52,7 @@ class Examined:
 
 
 def examine(claim: Claim, most: int) -> Examined | tuple[Problem, ...]:
-    """Read the file of a claim that has no problems yet, of at most `most` pixels."""
+    """Read the file of a claim, which must have at most `most` pixels; return the patch or its problems."""
     if claim.problems:
         return claim.problems
     dark: list[bool] = []
@@ -66,7 +66,7 @@ def examine(claim: Claim, most: int) -> Examined | tuple[Problem, ...]:
     sha256 = hashlib.sha256(data).hexdigest()
     patch = PatchRef(claim.id, claim.path, sha256, claim.classes, height, width, claim.group, claim.secret_url)
     mean, deviation = cv2.meanStdDev(image)
-    # mirrored pixels have the same moments, and unlike pixels hardly ever both moments and checksum
+    # mirrored pixels have equal moments, but different pixels hardly ever have equal moments and checksums
     pixels = (height, width, mean.tobytes(), deviation.tobytes(), google_crc32c.value(image.tobytes()))
     color = tuple(map(round, mean.ravel().tolist()))
     return Examined(patch, pixels, color, float(deviation.max()), _has_few_colors(image), bool(dark))
@@ -78,18 +78,18 @@ def sift(
     least: int | None,
     former: Container[tuple[str, str]],
 ) -> tuple[list[PatchRef], list[Problem], list[str]]:
-    """Return usable patches, the problems of the others, and remarks on usable ones that may surprise you.
+    """Return the usable patches, the problems of the others, and remarks on unusual pixels of usable ones.
 
     Parameters
     ----------
     found : sequence
-        Of `examine`, by id.
+        Results of `examine`, sorted by id.
     taxonomy : Taxonomy
         The classes.
     least : int or None
-        A patch with a shorter side, in pixels, is not used; None for a quarter of their median shorter side.
+        Smallest side of a usable patch, in pixels; None for a quarter of the median of the patches' shorter sides.
     former : container of (str, str)
-        Ids and SHA-256 of patches that a run was made from: they stay usable, whatever is found now.
+        Ids and SHA-256 of the patches that a run was built from; they stay usable, whatever problems they have now.
     """
     read = [each for each in found if isinstance(each, Examined)]
     if least is None and read:
@@ -121,16 +121,16 @@ def _side(patch: PatchRef) -> int:
 
 
 def _fault(found: Examined, least: int, mask: tuple[str, str] | None) -> Problem | None:
-    """Return why a patch that could be read cannot be used, or None."""
+    """Return the problem of a patch that is read, or None."""
     patch = found.patch
     if mask:
         image, pattern = mask
-        message = f"its name makes it the mask of {image!r}; leave masks out with patches.exclude: [{pattern!r}]"
+        message = f"its name is that of a mask of {image!r}; exclude masks with patches.exclude: [{pattern!r}]"
         return Problem(patch.id, "mask", f"patch {patch.id!r}: {message}")
     if _side(patch) < least:
         message = (
             f"has {patch.height} x {patch.width} pixels, expected sides of at least {least}: smaller patches would be "
-            "stretched; exclude it with patches.exclude, or set patches.min_side lower"
+            "stretched; exclude it with patches.exclude, or lower patches.min_side"
         )
         return Problem(patch.id, "too_small", f"patch {patch.id!r}: {message}")
     if found.deviation < _BLANK:
@@ -142,7 +142,7 @@ def _fault(found: Examined, least: int, mask: tuple[str, str] | None) -> Problem
 def _duplicates(
     alike: Sequence[PatchRef], taxonomy: Taxonomy, former: Container[tuple[str, str]]
 ) -> dict[str, Problem]:
-    """Return the problems of patches with the same pixels: of all but the first, or of all where labels differ."""
+    """Return the problems of patches with the same pixels: all but the first, or all if their labels differ."""
     kept = [patch for patch in alike if (patch.id, patch.sha256) in former]
     if not kept and len({patch.classes for patch in alike}) == 1:
         kept = [alike[0]]
@@ -167,18 +167,18 @@ def _remarks(found: Sequence[Examined]) -> Iterator[str]:
         yield dark_remark(dark)
     if few := [each.patch.id for each in found if each.few_colors]:
         yield (
-            f"{len(few)} patches have at most {_FEW_COLORS} colours, as masks do (the first: {few[0]!r}); leave masks "
-            "out with patches.exclude"
+            f"{len(few)} patches have at most {_FEW_COLORS} colours, as masks do (the first: {few[0]!r}); exclude "
+            "masks with patches.exclude"
         )
     if blank := [each.patch.id for each in found if each.deviation < _NEARLY_BLANK and not each.few_colors]:
         yield (
-            f"{len(blank)} patches show next to nothing (the first: {blank[0]!r}): their standard deviation is under "
-            f"{_NEARLY_BLANK:g} grey levels; leave glass out with patches.exclude"
+            f"{len(blank)} patches are nearly blank (the first: {blank[0]!r}): their standard deviation is below "
+            f"{_NEARLY_BLANK:g} grey levels; exclude glass with patches.exclude"
         )
 
 
 def _has_few_colors(image: Image) -> bool:
-    """Whether an image has as few colours as a mask; for most images a few pixels are enough to know."""
+    """Return whether an image has as few colours as a mask; for most images a few pixels decide."""
     height, width, _ = image.shape
     some = image[:: max(1, height // _SAMPLED), :: max(1, width // _SAMPLED)].reshape(-1, 3)
     if len(set(map(tuple, some.tolist()))) > _FEW_COLORS:

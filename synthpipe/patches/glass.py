@@ -1,18 +1,18 @@
-"""White background: the parts of a patch where the slide is empty."""
+"""Glass: the white parts of a patch where the slide has no tissue."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from synthpipe.config import GlassSection
-from synthpipe.records import Image, Mask
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.records import Image, Mask
 
 
 def glass_mask(image: Image, settings: GlassSection) -> Mask:
-    """Return where a patch shows bare glass (method section 2).
+    """Return the mask of a patch's glass (method section 2).
 
-    Glass is a 4-connected area of at least `min_area` pixels whose grey level lies above `threshold`.
+    Glass is a 4-connected area of at least `min_area` pixels whose grey levels are above `threshold`.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def glass_mask(image: Image, settings: GlassSection) -> Mask:
     Returns
     -------
     (H, W) uint8
-        1 where there is glass, else 0.
+        1 for glass, 0 elsewhere.
     """
     bright = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) > settings.threshold).astype(np.uint8)
     _, labels, stats, _ = cv2.connectedComponentsWithStats(bright, connectivity=4)

@@ -1,4 +1,4 @@
-"""Parts of messages: what lies at a root that does not fit its layout, and which root or layout would fit."""
+"""Parts of messages about a root that does not fit its layout: its contents, and the settings that fit."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from synthpipe.config import Layout
-from synthpipe.errors import CatalogError
-from synthpipe.files import Location
+from synthpipe.config.pipeline import Layout
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.locations import Location
 from synthpipe.patches.labels import parse_bracket, parse_names
 from synthpipe.patches.listing import is_directory, is_patch, listing
 from synthpipe.patches.published import PUBLISHED
-from synthpipe.taxonomy import Taxonomy
 
-_NAMED = 5
-_LOOKED_AT = 50  # names of a folder
+_NAMED = 5  # names in a message
+_EXAMINED = 50  # names of a folder that are examined
 
 
-def what_lies_at(root: Location) -> str:
-    """Return a clause that says what a folder holds; if it is missing or a file, what the folder above it holds."""
+def contents_at(root: Location) -> str:
+    """Return a clause about the contents of a folder; if it is missing or a file, about the folder above it."""
     folder = root
     while isinstance(folder, Path) and not is_directory(folder) and folder != folder.parent:
         folder = folder.parent
@@ -37,24 +37,24 @@ def what_lies_at(root: Location) -> str:
     return f"{folder} holds {' and '.join(parts) or 'no folder, image or table'}"
 
 
-def what_fits(root: Location, layout: Layout, taxonomy: Taxonomy) -> str:
-    """Return which settings of root and layout fit the patches at a root, or near it; empty where none do."""
-    for place in _near(root):
-        found = layout_of(place, taxonomy)
-        if (place, found) == (root, layout):
+def settings_that_fit(root: Location, layout: Layout, taxonomy: Taxonomy) -> str:
+    """Return advice to set the root and layout that fit the patches at or near a root; empty if nothing fits."""
+    for location in _near(root):
+        found = layout_of(location, taxonomy)
+        if (location, found) == (root, layout):
             break
         if found:
-            moved = [] if place == root else [f"patches.root: {place}"]
+            moved = [] if location == root else [f"patches.root: {location}"]
             changed = [] if found == layout else [f"patches.layout: {found}"]
             return f"set {' and '.join(moved + changed)}"
     return ""
 
 
 def _near(root: Location) -> Iterator[Location]:
-    """Yield a root, what lies in it, and the two folders above it."""
+    """Yield a root, the folders and tables in it, and the two folders above it."""
     yield root
     with suppress(CatalogError):
-        inside = sorted(listing(root), key=_training_first)[:_LOOKED_AT] if is_directory(root) else []
+        inside = sorted(listing(root), key=_training_first)[:_EXAMINED] if is_directory(root) else []
         yield from (root / name for name, inner in inside if inner or _is_table(name))
     if isinstance(root, Path):
         yield from root.parents[:2]
@@ -64,19 +64,19 @@ def _training_first(entry: tuple[str, bool]) -> tuple[bool, str]:
     return "train" not in entry[0].lower(), entry[0]
 
 
-def layout_of(place: Location, taxonomy: Taxonomy) -> Layout | None:
-    """Return the layout that fits a folder or table, judged by names alone; None if none does."""
+def layout_of(location: Location, taxonomy: Taxonomy) -> Layout | None:
+    """Return the layout that fits the names in a folder, or a table; None if no layout fits."""
     try:
-        if not place.is_dir():
-            return "csv" if _is_table(place.name) and place.is_file() else None
-        found = listing(place)
+        if not location.is_dir():
+            return "csv" if _is_table(location.name) and location.is_file() else None
+        found = listing(location)
         folders = [name for name, is_folder in found if is_folder]
         trainings = {each.training for each in PUBLISHED.values()}.intersection(folders)
-        lists = {name: listing(place / name) for name in trainings}
+        lists = {name: listing(location / name) for name in trainings}
     except (CatalogError, OSError):
         return None
     for layout, published in PUBLISHED.items():
-        inside = lists.get(published.training, found)[:_LOOKED_AT]
+        inside = lists.get(published.training, found)[:_EXAMINED]
         stems = [PurePosixPath(name).stem for name, is_folder in inside if not is_folder and is_patch(name)]
         if len(taxonomy) == len(published.classes) and any(
             re.search(published.group_pattern, stem) and _has_label(stem, taxonomy) for stem in stems

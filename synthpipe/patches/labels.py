@@ -1,6 +1,6 @@
 """Label sets as text: digits in brackets at the end of a file name, and class names joined by ``+``.
 
-Every function raises `CatalogError` with the bare fault; `layouts` puts the patch before it and the cure behind it.
+Every function raises `CatalogError` with the fault only; `layouts` adds the name of the patch and the advice.
 """
 
 from __future__ import annotations
@@ -8,21 +8,21 @@ from __future__ import annotations
 import difflib
 import re
 
-from synthpipe.errors import CatalogError
-from synthpipe.taxonomy import BETWEEN_NAMES, Taxonomy
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.taxonomy import BETWEEN_NAMES, Taxonomy
 
 _LABEL = re.compile(r"\[(?:[\s,]*[01]){2,}[\s,]*\]")
-_LONGEST_NAME = 100  # that is compared
-_NEAR = 0.75  # of difflib's ratio
+_LONGEST_NAME = 100  # characters of a name that are compared
+_NEAR = 0.75  # difflib's ratio of similar names
 _BETWEEN_NAMES = re.compile(f"[{BETWEEN_NAMES}]")
 
 
 def parse_bracket(text: str, count: int) -> tuple[int, ...]:
-    """Return the classes that the label in brackets at the end of `text` holds.
+    """Return the classes in the label in brackets at the end of `text`.
 
-    The label has a digit for each class, in index order: 1 where the class occurs, 0 where it does not. Blanks and
-    commas may stand between the digits in any mix: ``[1, 1, 0]``, ``[1 0 0 1]`` and ``[1001]`` are the published
-    spellings (method section 1).
+    The label has a digit for each class, in index order: 1 if the class occurs, 0 if not. The digits can be separated
+    by any blanks and commas: ``[1, 1, 0]``, ``[1 0 0 1]`` and ``[1001]`` are the published spellings (method section
+    1).
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def parse_bracket(text: str, count: int) -> tuple[int, ...]:
     Raises
     ------
     CatalogError
-        There is no such label or more than one, or it does not say for each class whether it occurs.
+        There is no label, there are several labels, or the label has not one digit for each class.
     """
     start = text.rfind("[")
     if start < 0:
@@ -64,19 +64,19 @@ def parse_bracket(text: str, count: int) -> tuple[int, ...]:
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Return the names that `text` joins by ``+``, ``;`` or ``|``, whatever they are."""
+    """Return the names in `text`, which ``+``, ``;`` or ``|`` separate; they need not be classes."""
     return tuple(name for part in _BETWEEN_NAMES.split(text) if (name := part.strip()))
 
 
 def parse_names(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
-    """Return the classes that `text` names: one name or alias, or several joined by ``+``, ``;`` or ``|``.
+    """Return the classes that `text` names: one name or alias, or several separated by ``+``, ``;`` or ``|``.
 
     Parameters
     ----------
     text : str
         A folder's name or a table's cell, such as ``tumour+stroma``.
     taxonomy : Taxonomy
-        The classes that there are.
+        The known classes.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def parse_names(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
     Raises
     ------
     CatalogError
-        It is empty, names something that is no class, or names a class twice.
+        `text` is empty, has a name that is not a class, or names a class twice.
     """
     if not text.strip():
         raise CatalogError(f"the label is empty, expected {_choices(taxonomy)}")
@@ -94,12 +94,12 @@ def parse_names(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
     for part in _BETWEEN_NAMES.split(text):
         name = part.strip()
         if not name:
-            raise CatalogError(f"label {text!r} has an empty place between its class names")
+            raise CatalogError(f"label {text!r} has an empty class name beside a separator (+, ; or |)")
         try:
             index = taxonomy.index(name)
         except KeyError:
-            told = f"label names {name!r}, which is no class{_meant(name, taxonomy)}, expected {_choices(taxonomy)}"
-            raise CatalogError(told) from None
+            fault = f"label names {name!r}, which is no class{_suggestion(name, taxonomy)}"
+            raise CatalogError(f"{fault}, expected {_choices(taxonomy)}") from None
         if index in classes:
             raise CatalogError(f"label {text!r} names the class {taxonomy.names[index]!r} twice")
         classes.append(index)
@@ -107,27 +107,28 @@ def parse_names(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
 
 
 def parse_cell(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
-    """Return the classes that a table's cell holds: digits in brackets, or class names.
+    """Return the classes in a table's cell, which holds digits in brackets or class names.
 
     Raises
     ------
     CatalogError
-        As `parse_bracket` where the cell begins with a bracket, which must be all of it; else as `parse_names`.
+        As for `parse_bracket` if the cell begins with a bracket, and nothing else must be in the cell; otherwise as for
+        `parse_names`.
     """
     cell = text.strip()
     if not cell.startswith("["):
         return parse_names(cell, taxonomy)
     if extra := cell[: cell.rfind("[")]:
-        raise CatalogError(f"{extra!r} stands before the label {cell[len(extra) :]!r}, expected the label alone")
+        raise CatalogError(f"{extra!r} comes before the label {cell[len(extra) :]!r}, expected only the label")
     return parse_bracket(cell, len(taxonomy))
 
 
 def _digits(word: str) -> str:
-    """Return `word` if it is made of 0 and 1; ``[1001]`` is one word, ``[1, 0]`` two."""
+    """Return `word` if it has only the digits 0 and 1; ``[1001]`` is one word, ``[1, 0]`` is two."""
     wrong = word.strip("01")
     if not wrong:
         return word
-    # In a run of digits the wrong one is a digit; anything else (-1, 1.0, True) is wrong as a whole.
+    # Of a run of digits, name the wrong digit; of anything else (-1, 1.0, True), name all of it.
     culprit = next(digit for digit in word if digit not in "01") if word.isascii() and word.isdigit() else word
     raise CatalogError(f"label holds {culprit!r}, which is neither 0 nor 1")
 
@@ -136,8 +137,8 @@ def _example(count: int) -> str:
     return str([1] + [0] * (count - 1))
 
 
-def _meant(name: str, taxonomy: Taxonomy) -> str:
-    """Return a clause with the class name that is nearest, apart from case, blanks and other signs."""
+def _suggestion(name: str, taxonomy: Taxonomy) -> str:
+    """Return a clause with the most similar class name; case, blanks and punctuation do not count."""
     known = {_plain(each): each for tissue in taxonomy.classes for each in (tissue.name, *tissue.aliases)}
     close = difflib.get_close_matches(_plain(name)[:_LONGEST_NAME], known, 1, _NEAR)
     return f" (did you mean {known[close[0]]!r}?)" if close else ""

@@ -1,6 +1,6 @@
-"""Data sets on a disk or at a URL: which files are patches, and what the layout says about each of them.
+"""Layouts of data sets on a disk or at a URL: list the patches with the labels and groups that the layout gives.
 
-Nothing is opened here but a CSV: a layout yields claims, and `catalog` reads the files.
+Only CSV tables are opened here. A layout yields claims; `catalog` reads the files.
 """
 
 from __future__ import annotations
@@ -12,48 +12,49 @@ from contextlib import suppress
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from synthpipe.config import Layout, PatchesSection
-from synthpipe.display import without_secrets
-from synthpipe.errors import CatalogError, ConfigError
-from synthpipe.files import Location, located
+from synthpipe.config.pipeline import Layout, PatchesSection
+from synthpipe.core.display import without_secrets
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.patterns import find_groups
+from synthpipe.core.taxonomy import Taxonomy, same_name
+from synthpipe.files.locations import Location, parse_location
 from synthpipe.patches.claims import Claim, Entry, ProblemKind
-from synthpipe.patches.hints import what_fits, what_lies_at
+from synthpipe.patches.hints import contents_at, settings_that_fit
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names, split_names
 from synthpipe.patches.listing import SUFFIXES, files, is_directory, is_patch, listing
 from synthpipe.patches.published import PUBLISHED, Published
 from synthpipe.patches.tables import csv_entries
-from synthpipe.patterns import find_groups
-from synthpipe.taxonomy import Taxonomy, same_name
 
 
 def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = True) -> tuple[Claim, ...]:
-    """List the patches of a data set, sorted by id, with their claimed labels and groups or what is wrong with them.
+    """List the patches of a data set, sorted by id, with their labels and groups, or their problems.
 
-    Hidden files, and files that are no images by their name, are ignored; what `patches.exclude` matches is left out.
+    Hidden files and files without the suffix of an image are ignored. Those that `patches.exclude` matches
+    are left out.
 
     Parameters
     ----------
     patches : PatchesSection
-        Where the data set lies and how it is laid out.
+        Location and layout of the data set.
     taxonomy : Taxonomy
-        Its classes.
+        Classes of the data set.
     same_set : bool
-        Whether it is the data set that `patches.exclude` was written for: a pattern that matches nothing is a mistake.
+        Whether `patches.exclude` was written for this data set; then a pattern that matches no patch is an error.
 
     Returns
     -------
     tuple of Claim
-        At least one.
+        The claims, at least one.
 
     Raises
     ------
     CatalogError
-        The root is missing or of the wrong kind, the CSV is no table of patches, or no patch is there; a pattern
-        matches none.
+        The root is missing or of the wrong kind, the CSV is not a table of patches, there are no patches, or a pattern
+        of `patches.exclude` matches none.
     ConfigError
-        `patches.group_pattern` or `patches.label_pattern` is none, is missing, or takes too long.
+        `patches.group_pattern` or `patches.label_pattern` is invalid, is missing, or takes too long.
     """
-    root = absolute(located(patches.root))
+    root = absolute(parse_location(patches.root))
     entries, parse, cure = _entries(root, patches, taxonomy)
     if not entries:
         raise _misfit(root, patches.layout, taxonomy, f"no patches found; {_wanted(patches.layout, taxonomy)}")
@@ -63,28 +64,28 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
             raise CatalogError(f"{root}: patches.exclude: {_unmatched(pattern, ids)}")
     kept = [entry for entry in entries if not any(_matches(entry.id, pattern) for pattern in patches.exclude)]
     if not kept:
-        raise CatalogError(f"{root}: patches.exclude leaves none of the {len(entries)} patches; narrow its patterns")
+        raise CatalogError(f"{root}: patches.exclude excludes all {len(entries)} patches; use narrower patterns")
     published = PUBLISHED.get(patches.layout)
     group_pattern = patches.group_pattern or (published.group_pattern if published else None)
     kept.sort(key=lambda entry: entry.id)
     stems = [PurePosixPath(entry.id).stem for entry in kept]
-    if patches.group_pattern:  # of a user; ours is quick
+    if patches.group_pattern:  # a user's pattern can be slow
         groups = find_groups(patches.group_pattern, stems)
     else:
         groups = [_group(stem, group_pattern) for stem in stems]
     claims = tuple(_claim(entry, parse, group, group_pattern, cure) for entry, group in zip(kept, groups, strict=True))
     first = claims[0].problems
-    lost = patches.layout != "csv" and all(claim.problems for claim in claims)
-    if lost and (fits := what_fits(root, patches.layout, taxonomy)):
+    unfit = patches.layout != "csv" and all(claim.problems for claim in claims)
+    if unfit and (advice := settings_that_fit(root, patches.layout, taxonomy)):
         fault = f"no patch fits layout {patches.layout}: {first[0].message.partition(';')[0]}"
-        raise CatalogError(f"{root}: {fault}; {what_lies_at(root)}; {fits}")
+        raise CatalogError(f"{root}: {fault}; {contents_at(root)}; {advice}")
     return claims
 
 
 def _entries(
     root: Location, patches: PatchesSection, taxonomy: Taxonomy
 ) -> tuple[list[Entry], Callable[[str], tuple[int, ...]], str]:
-    """List what a layout takes for patches; also return the reader of labels, and what to do about a wrong one."""
+    """Return the entries of a layout, the parser of its labels, and advice for wrong labels."""
     layout = patches.layout
     if published := PUBLISHED.get(layout):
         _check_order(layout, published, taxonomy)
@@ -104,47 +105,47 @@ def _entries(
 
 
 def _misfit(root: Location, layout: Layout, taxonomy: Taxonomy, fault: str) -> CatalogError:
-    """Return the error of a root that does not fit a layout: with what lies there, and what would fit."""
-    fits = what_fits(root, layout, taxonomy)
-    return CatalogError("; ".join([f"{root}: {fault}", what_lies_at(root), *([fits] if fits else [])]))
+    """Return an error about a root that does not fit a layout, with the root's contents and settings that fit."""
+    advice = settings_that_fit(root, layout, taxonomy)
+    return CatalogError("; ".join([f"{root}: {fault}", contents_at(root), *([advice] if advice else [])]))
 
 
 def _unmatched(pattern: str, ids: Sequence[str]) -> str:
-    """Say that a pattern matches none of the patches, what their ids look like, and which pattern would match."""
-    told = f"{pattern!r} matches none of the {len(ids)} patches, whose ids are like {min(ids)!r}"
+    """Return a message about a pattern that matches no patch, with an id and, if possible, a pattern that matches."""
+    fault = f"{pattern!r} matches none of the {len(ids)} patches, whose ids are like {min(ids)!r}"
     others = {
-        "brackets stand for one of the characters in them": pattern.replace("[", "[[]"),
+        "brackets match one of the characters in them": pattern.replace("[", "[[]"),
         "folders are separated by /": pattern.replace("\\", "/"),
         "an id begins below the folder of the patches": pattern.partition("/")[2],
         "an id has folders before the name": f"*/{pattern}",
     }
     for why, other in others.items():
         if other and other != pattern and any(_matches(patch, other) for patch in ids):
-            return f"{told}; {why}: write {other!r}"
-    return f"{told}; correct or remove it"
+            return f"{fault}; {why}: write {other!r}"
+    return f"{fault}; correct or remove it"
 
 
 def _check_order(layout: Layout, published: Published, taxonomy: Taxonomy) -> None:
-    """Refuse classes in another order than that of a layout's labels, which are digits in brackets, without names."""
-    for place, name in enumerate(published.classes):
+    """Refuse classes in another order than in the layout, whose labels are digits in brackets, without class names."""
+    for number, name in enumerate(published.classes):
         with suppress(KeyError):
-            if (index := taxonomy.index(name)) != place:
+            if (index := taxonomy.index(name)) != number:
                 raise CatalogError(
-                    f"labels of layout {layout} are digits for {', '.join(published.classes)}, but {name} is at place "
-                    f"{index} of the classes {', '.join(taxonomy.names)}, counted from 0; name the layout of the "
-                    "patches, or put the classes in its order"
+                    f"labels of layout {layout} are digits for {', '.join(published.classes)}, in this order, but "
+                    f"{name} has index {index} in the classes {', '.join(taxonomy.names)}; set patches.layout to the "
+                    "layout of your patches, or list the classes in this order"
                 )
 
 
 def class_names(layout: Layout, root: Location, label_pattern: str | None = None) -> tuple[str, ...]:
-    """Return the class names that a data set itself gives: published, or those of its folders, table or file names.
+    """Return the class names of a data set: published ones, or those in its folders, table or file names.
 
     Raises
     ------
     CatalogError
         The data set is missing, or names no class.
     ConfigError
-        Layout pattern has no `label_pattern`, or it is none.
+        `label_pattern` is invalid, or it is None for layout pattern.
     """
     if layout in PUBLISHED:
         return PUBLISHED[layout].classes
@@ -164,12 +165,14 @@ def class_names(layout: Layout, root: Location, label_pattern: str | None = None
         labels = {entry.label for entry in csv_entries(root)}
     names = {name for label in labels if not label.strip().startswith("[") for name in split_names(label)}
     if not names:
-        raise CatalogError(f"{root}: names no class by itself; name them in index order, as --classes tumour,stroma")
+        raise CatalogError(
+            f"{root}: the data set names no class; name the classes in index order, as in --classes tumour,stroma"
+        )
     return tuple(sorted({same_name(name): name for name in sorted(names, reverse=True)}.values()))
 
 
 def absolute(root: Location) -> Location:
-    """Return a root with all the folders above it."""
+    """Return the absolute path of a root; URLs stay as they are."""
     return root.expanduser().absolute() if isinstance(root, Path) else root
 
 
@@ -188,13 +191,13 @@ def _claim(entry: Entry, parse: Callable[[str], tuple[int, ...]], group: str, pa
         problems.append(entry.problem("mislabelled", f"{error}; {cure} {exclude}"))
     group = entry.group or group
     if not group:
-        message = f"no slide or patient: its stem does not match the pattern {pattern!r}"
+        message = f"no slide or patient: its name without the suffix does not match the pattern {pattern!r}"
         problems.append(entry.problem("no_group", f"{message}; set patches.group_pattern, rename it {exclude}"))
     return Claim(entry.id, path, classes, group, tuple(problems), secret_url)
 
 
 def _group(stem: str, pattern: str | None) -> str:
-    """Return the slide or patient of a stem, or nothing; without a pattern, the stem itself."""
+    """Return the slide or patient in a stem, or an empty text; without a pattern, the stem itself."""
     if pattern is None:
         return stem
     match = re.search(pattern, stem)
@@ -202,7 +205,7 @@ def _group(stem: str, pattern: str | None) -> str:
 
 
 def _matches(patch: str, pattern: str) -> bool:
-    # A label in brackets is a character set to fnmatch, so an id that was copied from a message must match as it is.
+    # fnmatch reads a label in brackets as a set of characters, but an id that was copied from a message must match.
     return patch == pattern or fnmatchcase(patch, pattern)
 
 
@@ -213,7 +216,7 @@ def _training_folder(root: Location, layout: Layout, published: Published, taxon
     if root.name == published.training or any(is_patch(name) for name, is_folder in listing(root) if not is_folder):
         return root
     fault = (
-        f"got neither a folder {published.training!r} nor images in it, expected one of them for layout {layout}; set "
+        f"has neither a folder {published.training!r} nor images, expected one of them for layout {layout}; set "
         f"patches.root to the folder that holds {published.training!r}, or check patches.layout"
     )
     raise _misfit(root, layout, taxonomy, fault)
@@ -223,14 +226,14 @@ def _existing_folder(root: Location, layout: Layout, taxonomy: Taxonomy) -> Loca
     wanted = f"expected the data set's folder for layout {layout}; set patches.root or patches.layout"
     if not isinstance(root, Path):
         if not listing(root):
-            raise CatalogError(f"{root}: nothing there, {wanted}")
+            raise CatalogError(f"{root}: is empty or missing, {wanted}")
         return root
     try:
         mode = root.stat().st_mode
     except OSError as error:
         raise _misfit(root, layout, taxonomy, f"{error.strerror}, {wanted}") from error
     if not stat.S_ISDIR(mode):
-        raise _misfit(root, layout, taxonomy, f"is no folder, {wanted}")
+        raise _misfit(root, layout, taxonomy, f"is not a folder, {wanted}")
     return root
 
 
@@ -239,7 +242,7 @@ def _wanted(layout: Layout, taxonomy: Taxonomy) -> str:
     if layout == "folders":
         return f"{kinds} in folders named by class ({', '.join(taxonomy.names)}); check patches.root and patches.layout"
     if layout == "csv":
-        return "expected a row for each patch below the header; fill the table or check patches.root"
+        return "expected a row for each patch after the header; fill in the table or check patches.root"
     return f"{kinds}; check patches.root and patches.layout"
 
 
@@ -265,6 +268,6 @@ def _pattern_entries(root: Location, pattern: str | None) -> list[Entry]:
 
 def _folder_entries(root: Location) -> Iterator[Entry]:
     for relative, path in files(root):
-        stray: tuple[ProblemKind, str] = ("mislabelled", "it lies in no folder that names its classes")
+        stray: tuple[ProblemKind, str] = ("mislabelled", "it is not in a folder that names its classes")
         fault = stray if len(relative.parts) == 1 else None
         yield Entry(relative.as_posix(), path, relative.parts[0], fault=fault)

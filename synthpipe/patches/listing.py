@@ -1,4 +1,4 @@
-"""Which files of a folder, on a disk or at a URL, are patches by their name."""
+"""List the patch files of a folder, on a disk or at a URL, by their names."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from urllib.parse import unquote
 from fsspec.utils import get_protocol
 from upath import UPath
 
-from synthpipe.errors import CatalogError, cause_of, cure_of
-from synthpipe.files import Location, address
+from synthpipe.core.errors import CatalogError, cause_of, cure_of
+from synthpipe.files.locations import Location, address
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-"""File names that are patches end in one of these, in any case."""
+"""Suffixes of patch files, in upper or lower case."""
 
 
 def is_patch(name: str) -> bool:
-    """Whether a file is a patch by its name."""
+    """Return whether a file name is that of a patch."""
     return name.lower().endswith(SUFFIXES)
 
 
 def files(folder: Location) -> Iterator[tuple[PurePosixPath, str]]:
-    """Yield the paths, below `folder`, of all patch files that are not hidden, and what to read each by."""
+    """Yield the path below `folder`, and the path or URL to read, of each patch file in it that is not hidden."""
     if isinstance(folder, Path):
         yield from ((PurePosixPath(path.relative_to(folder)), str(path)) for path in _walk(folder, frozenset()))
         return
-    for path in _asked(folder, lambda: folder.fs.find(folder.path)):
+    for path in _answer(folder, lambda: folder.fs.find(folder.path)):
         below = path.removeprefix(folder.path.rstrip("/") + "/")
         relative = PurePosixPath(_unescaped(folder, below))
         if is_patch(relative.name) and not any(part.startswith(".") for part in relative.parts):
@@ -36,7 +36,7 @@ def files(folder: Location) -> Iterator[tuple[PurePosixPath, str]]:
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """Yield the patch files below `folder`; links are followed, except to one of the folders `above`."""
+    """Yield the patch files below `folder`; links are followed unless they lead to one of the folders `above`."""
     above |= {os.path.realpath(folder)}
     for name, is_folder in listing(folder):
         if not is_folder and is_patch(name):
@@ -45,16 +45,16 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
             yield from _walk(folder / name, above)
 
 
-def is_directory(place: Location) -> bool:
-    """Whether a folder lies at a place, as far as this user may see."""
+def is_directory(location: Location) -> bool:
+    """Return whether a location is a folder; False if this user must not read it."""
     try:
-        return place.is_dir()
+        return location.is_dir()
     except OSError:
         return False
 
 
 def listing(folder: Location) -> list[tuple[str, bool]]:
-    """Return the names in a folder that are not hidden, and whether each is a folder."""
+    """Return the names in a folder that are not hidden, each with whether it is a folder."""
     if not isinstance(folder, Path):
         listed = [
             (_unescaped(folder, PurePosixPath(entry["name"]).name), entry["type"] == "directory")
@@ -69,7 +69,7 @@ def listing(folder: Location) -> list[tuple[str, bool]]:
 
 
 def _unescaped(folder: UPath, name: str) -> str:
-    """Return a name that a store lists; HTTP lists links, whose names are escaped."""
+    """Return the real name of a listed object; HTTP servers list links, whose names are escaped."""
     return unquote(name) if get_protocol(str(folder)).startswith("http") else name
 
 
@@ -78,26 +78,26 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError as error:
         if is_patch(entry.name):
-            return False  # reading it says what is wrong
+            return False  # the error of reading it is clearer
         raise CatalogError(
             f"{entry.path}: cannot be followed: {error.strerror}; correct or remove this link"
         ) from error
 
 
 def _entries(folder: UPath) -> list[dict[str, Any]]:
-    """Return what fsspec lists in a folder at a URL; nothing where there is none."""
+    """Return the entries that fsspec lists in a folder at a URL; none if the folder is missing."""
     try:
-        return list(_asked(folder, lambda: folder.fs.ls(folder.path, detail=True)))
+        return list(_answer(folder, lambda: folder.fs.ls(folder.path, detail=True)))
     except FileNotFoundError:
         return []
 
 
-def _asked(folder: UPath, ask: Callable[[], Iterable[Any]]) -> Iterable[Any]:
-    """Return what a store behind a URL answers."""
+def _answer(folder: UPath, request: Callable[[], Iterable[Any]]) -> Iterable[Any]:
+    """Return the result of a request to a store; its errors become a `CatalogError`, except a missing folder."""
     try:
-        return ask()
+        return request()
     except FileNotFoundError:
         raise
-    except Exception as error:  # clients of object stores have exceptions of their own
+    except Exception as error:  # clients of object stores raise exceptions of their own
         cure = cure_of(error) or "check the address"
         raise CatalogError(f"{folder}: cannot be listed: {cause_of(error)}; {cure}") from error

@@ -1,4 +1,4 @@
-"""Names of patches: which patches are masks of others, and which folders hold the same names."""
+"""Names of patches: find masks among patches, and folders that hold the same names."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 _WORDS = "labels?|annotations?|annos?|annots?|gt|ground[ _-]?truths?|seg|segmentations?"
-# a number behind such a word makes the name of a slide or site, such as GT12 or seg_1
+# a word with a number behind it, such as GT12 or seg_1, names a slide or site
 _MASK_FOLDER = re.compile(rf"(.*[^a-z])?(masks?([^a-z].*)?|({_WORDS})([^a-z0-9][^0-9]*)?)", re.IGNORECASE)
 _MASK_STEM = re.compile(rf"(?P<image>.+?)(?P<mask>[ _.-]+(masks?|{_WORDS}))", re.IGNORECASE)
 
-Place = tuple[tuple[str, ...], tuple[str, ...]]
+SplitPath = tuple[tuple[str, ...], tuple[str, ...]]
+"""Parts of a path, without suffix, above and below a folder that can be a folder of masks."""
 
 
 def is_mask_folder(name: str) -> bool:
-    """Whether a folder holds masks by its name."""
+    """Return whether a folder's name is that of a folder of masks."""
     return _MASK_FOLDER.fullmatch(name) is not None
 
 
 def masks_among(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return patches that are masks by their names, each with its image and the pattern that excludes it.
+    """Return the patches that their names show to be masks, each with its image and the pattern that excludes it.
 
-    A mask lies in a folder such as ``masks`` while its image lies beside that folder or in another one beside it, or
-    has the name of an image in its folder with ``_mask`` behind it.
+    A mask is in a folder such as ``masks``, and its image is beside this folder or in a folder beside it. Or a mask has
+    the name of an image in its own folder, followed by ``_mask``.
     """
-    named = {patch: places for patch in ids if (places := list(_mask_places(patch)))}
+    named = {patch: paths for patch in ids if (paths := list(_image_paths(patch)))}
     if not named:
         return {}
-    asked = {place for places in named.values() for place, _ in places}
+    wanted = {path for paths in named.values() for path, _ in paths}
     images = {
-        place: patch for patch in reversed(ids) if patch not in named for place in _places(patch) if place in asked
+        path: patch for patch in reversed(ids) if patch not in named for path in _split_paths(patch) if path in wanted
     }
     found = {}
-    for patch, places in named.items():
-        for place, pattern in places:
-            if place in images:
-                found[patch] = images[place], pattern
+    for patch, paths in named.items():
+        for path, pattern in paths:
+            if path in images:
+                found[patch] = images[path], pattern
                 break
     return found
 
 
-def _mask_places(patch: str) -> Iterator[tuple[Place, str]]:
-    """Yield where the image of a patch would lie if the patch were a mask, and the pattern of such masks."""
+def _image_paths(patch: str) -> Iterator[tuple[SplitPath, str]]:
+    """Yield the possible paths of the image of which a patch is the mask, each with the pattern of such masks."""
     path = PurePosixPath(patch)
     parts = (*path.parts[:-1], path.stem)
     stem = _MASK_STEM.fullmatch(path.stem)
@@ -58,8 +59,8 @@ def _mask_places(patch: str) -> Iterator[tuple[Place, str]]:
                 yield (parts[:number], (*parts[number + 1 : -1], stem["image"])), pattern
 
 
-def _places(patch: str) -> Iterator[Place]:
-    """Yield all that `_mask_places` may say of the masks of an image: with any one folder left out, or none."""
+def _split_paths(patch: str) -> Iterator[SplitPath]:
+    """Yield all forms of an image's path that `_image_paths` can yield: split anywhere, with or without one folder."""
     path = PurePosixPath(patch)
     parts = (*path.parts[:-1], path.stem)
     for number in range(len(parts)):
@@ -69,7 +70,7 @@ def _places(patch: str) -> Iterator[Place]:
 
 
 def alike_folders(ids: Iterable[str]) -> Iterator[tuple[list[str], str]]:
-    """Yield the folders, two or more in one folder, that hold images of the same names, and the first of these."""
+    """Yield lists of folders of one parent that hold images with the same names, each with the first of these names."""
     stems: dict[PurePosixPath, list[str]] = {}
     for patch in ids:
         path = PurePosixPath(patch)

@@ -1,4 +1,4 @@
-"""Reading pictures that may be a stranger's: patches, images and masks."""
+"""Read picture files that can come from strangers: patches, images and masks."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import PREFIXES, TiffImageFile
 
-from synthpipe.config import MAX_PIXELS
-from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import located, read_regular
+from synthpipe.config.pipeline import MAX_PIXELS
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.records import Image, Mask, PatchRef
+from synthpipe.files.locations import parse_location
+from synthpipe.files.reading import read_regular
 from synthpipe.patches.bare import Bare, bare_bmp, bare_jpeg, bare_png, bare_tiff
-from synthpipe.patches.samples import SAMPLES, indices, rgb, understood
-from synthpipe.records import Image, Mask, PatchRef
+from synthpipe.patches.samples import SAMPLES, indices, rgb, samples_of
 
-_MOST_BYTES = 2**30  # of a file; where more pixels are allowed, eight bytes for each
-_MOST_SIDE = 2**20  # pixels; decoders hold a pointer a row
-_MOST_PACKED = {"raw": 8, "libtiff": 100_000}  # pixels a byte, by decoder; CCITT and Zstandard pack blank areas best
-_MOST_PACKED_ELSE = 10_000  # deflate packs 1032 bytes, of eight pixels each, into one
-_MOST_TILE = 4096 * 4096  # pixels of a TIFF's tile, which may be larger than its image
-_MOST_SCANS = 64  # of a JPEG at the bound of pixels; smaller ones may have more
+_MOST_BYTES = 2**30  # of a file; if more pixels are allowed, eight bytes for each
+_MOST_SIDE = 2**20  # pixels; decoders hold a pointer for each row
+_MOST_PACKED = {
+    "raw": 8,
+    "libtiff": 100_000,
+}  # pixels per byte; CCITT and Zstandard compress blank areas best
+_MOST_PACKED_ELSE = 10_000  # deflate compresses up to 1032 bytes of eight pixels each into one
+_MOST_TILE = 4096 * 4096  # pixels of a TIFF's tile, which can be larger than the image
+_MOST_SCANS = 64  # of a JPEG with the most pixels allowed; smaller ones can have more
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _LOSSY = ("jpeg", "tiff_jpeg")  # compressions of a TIFF
 _SCAN = b"\xff\xda"
-_TURNS = (  # what makes a picture upright, by orientations 2 to 8
+_TURNS = (  # transpositions that make pictures of the orientations 2 to 8 upright
     *(Transpose.FLIP_LEFT_RIGHT, Transpose.ROTATE_180, Transpose.FLIP_TOP_BOTTOM, Transpose.TRANSPOSE),
     *(Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90),
 )
@@ -50,7 +54,7 @@ _KINDS: dict[bytes, tuple[type[ImageFile], Callable[[bytes], Bare]]] = {
 
 
 def decode(path: str | Path, most: int = MAX_PIXELS, on_dark: Callable[[], object] | None = None) -> Image:
-    """Read a patch, or an image, of at most `most` pixels, upright.
+    """Read a patch or an image of at most `most` pixels, and turn it upright.
 
     Grey, palette, CMYK and 16-bit pixels become RGB of 8 bits.
 
@@ -59,26 +63,28 @@ def decode(path: str | Path, most: int = MAX_PIXELS, on_dark: Callable[[], objec
     path : str or Path
         The file.
     most : int
-        Pixels that it may have.
+        Largest number of pixels.
     on_dark : callable, optional
-        Called if the values of a 16-bit image lie below a tenth of its range, and it does not declare fewer bits.
+        Called if all values of a 16-bit image are below a tenth of the range, and the file does not declare fewer bits.
 
     Returns
     -------
     (H, W, 3) uint8
-        RGB, in an array of its own.
+        RGB, in a new array.
 
     Raises
     ------
     CatalogError
-        The file cannot be read or decoded completely, or has more pixels; the message names it.
+        The file cannot be read or decoded completely, or has too many pixels; the message names the file.
     """
     with _named(path):
         return decode_bytes(read_bytes(path, most), most, on_dark)
 
 
 def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
-    """Read a mask, a palette or grey picture whose pixel values are class indices, of at most `most` pixels, upright.
+    """Read a mask of at most `most` pixels, and turn it upright.
+
+    A mask is a palette or grey picture whose pixel values are class indices.
 
     Returns
     -------
@@ -88,7 +94,7 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
     Raises
     ------
     CatalogError
-        As for `decode`, or the picture is of another kind, is compressed with losses, or holds values above 255.
+        As for `decode`. Or the picture is of another kind, its compression is lossy, or it has values above 255.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
         if picture.format == "JPEG" or picture.info.get("compression") in _LOSSY:
@@ -97,7 +103,7 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
 
 
 def dark_remark(names: Sequence[str]) -> str:
-    """Return a remark on images that `decode` reports as dark; `names` has at least one."""
+    """Return a remark on the dark images that `decode` reports; `names` has at least one name."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
         f"{names[0]}{more}: 16-bit values below a tenth of the range are read as nearly black; if they have fewer "
@@ -106,19 +112,19 @@ def dark_remark(names: Sequence[str]) -> str:
 
 
 def read_palette(path: Path, most: int = MAX_PIXELS) -> tuple[int, ...]:
-    """Read the palette of a picture, (red, green, blue, red, ...); of one without a palette it is empty.
+    """Read the palette of a picture as (red, green, blue, red, ...); it is empty for a picture without a palette.
 
     Raises
     ------
     CatalogError
-        As for `decode`, except that pixels may not be decoded.
+        As for `decode`; the pixels themselves are not decoded or checked.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
         return tuple(picture.getpalette("RGB") or ()) if picture.mode == "P" else ()
 
 
 def read_pixels(patch: PatchRef) -> Image:
-    """Read a patch of the catalog, as it was when it was indexed.
+    """Read a patch of the catalog, whose file must not have changed since it was indexed.
 
     Returns
     -------
@@ -128,52 +134,52 @@ def read_pixels(patch: PatchRef) -> Image:
     Raises
     ------
     CatalogError
-        The file is gone, or its bytes are not those that the catalog names.
+        The file is missing, or its SHA-256 is not that of the catalog.
     """
     most = patch.height * patch.width
     with _named(patch.path):
         data = read_bytes(patch.secret_url or patch.path, most)
         if hashlib.sha256(data).hexdigest() != patch.sha256:
-            raise CatalogError("has other bytes than when it was indexed; restore it, or build into another directory")
+            raise CatalogError("has changed since it was indexed; restore it, or build into another directory")
         return decode_bytes(data, most)
 
 
 def picture_digest(path: Path, most: int = MAX_PIXELS) -> str:
-    """Return the SHA-256 of the file of a picture of at most `most` pixels.
+    """Return the SHA-256 of a picture file of at most `most` pixels.
 
     Raises
     ------
     CatalogError
-        It cannot be read; the message names it.
+        The file cannot be read; the message names it.
     """
     with _named(path):
         return hashlib.sha256(read_bytes(path, most)).hexdigest()
 
 
 def read_bytes(path: str | Path, most: int = MAX_PIXELS) -> bytes:
-    """Read the file of a picture of at most `most` pixels: a regular file of at most 1 GiB, or 8 bytes a pixel.
+    """Read a picture file; it must be a regular file of at most 1 GiB, or 8 bytes for each of `most` pixels.
 
     Raises
     ------
     CatalogError
-        Says why it cannot be read, but not which file it is.
+        The file cannot be read; the message does not name the file.
     """
     try:
-        location = located(path)
+        location = parse_location(path)
     except StoreError as error:
         raise CatalogError(f"cannot be read: {error}") from error
     try:
         return read_regular(location, max(_MOST_BYTES, 8 * most))
     except OSError as error:
         raise CatalogError(f"cannot be read: {error.strerror or error}") from error
-    except Exception as error:  # clients of object stores have exceptions of their own
+    except Exception as error:  # clients of object stores raise exceptions of their own
         if isinstance(location, Path):
             raise
         raise CatalogError(f"cannot be read: {error}") from error
 
 
 def decode_bytes(data: bytes, most: int = MAX_PIXELS, on_dark: Callable[[], object] | None = None) -> Image:
-    """Decode a file's bytes as `decode` does; a `CatalogError` does not say which file it is."""
+    """Decode a file's bytes as `decode` does; a `CatalogError` does not name the file."""
     with opened(data, most) as picture:
         pixels, dark = rgb(picture)
     if dark and on_dark:
@@ -183,33 +189,35 @@ def decode_bytes(data: bytes, most: int = MAX_PIXELS, on_dark: Callable[[], obje
 
 @contextmanager
 def opened(data: bytes, most: int) -> Iterator[PIL.Image.Image]:
-    """Yield the picture in a file's bytes, upright; decode it inside the ``with`` block.
+    """Yield the upright picture in a file's bytes; the caller decodes it inside the ``with`` block.
 
-    Its format follows from its bytes, never from its name. Nothing is decoded before its size is known to be at most
-    `most` pixels and plausible for so many bytes. Of metadata only orientation and depth are read.
+    The bytes decide the format; the file name does not matter. Before anything is decoded, the declared size must be at
+    most `most` pixels, and plausible for the number of bytes. Only orientation and depth are read from metadata.
 
     Raises
     ------
     CatalogError
-        It is no such picture, or cannot be decoded completely; the message does not say which file it is.
+        The bytes are not a picture of a known format, or cannot be decoded completely; the message does not name the
+        file.
     """
     kind, bare = next((found for prefix, found in _KINDS.items() if data.startswith(prefix)), (None, bare_bmp))
     if kind is None:
-        raise CatalogError(f"is {'no image' if data else 'empty'}, expected PNG, JPEG, TIFF or BMP")
-    _quieten()
+        raise CatalogError(f"is {'not an image' if data else 'empty'}, expected PNG, JPEG, TIFF or BMP")
+    _silence()
     try:
         found = bare(data)
         with kind(io.BytesIO(found.data)) as picture:
             _check(picture, found.data, most)
-            picture.info[SAMPLES] = understood(picture, found.data, found.bits)
+            picture.info[SAMPLES] = samples_of(picture, found.data, found.bits)
             yield _upright(picture, found.orientation)
     except CatalogError:
         raise
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them stumble on.
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for damaged files
         raise CatalogError(f"cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def _upright(picture: ImageFile, orientation: int) -> PIL.Image.Image:
+    """Return a picture of a given orientation turned upright."""
     if orientation == 1:
         return picture
     turned = picture.transpose(_TURNS[orientation - 2])
@@ -218,41 +226,42 @@ def _upright(picture: ImageFile, orientation: int) -> PIL.Image.Image:
 
 
 @cache
-def _quieten() -> None:
-    """Keep Pillow and its libtiff from writing to stderr what is told as an exception too."""
+def _silence() -> None:
+    """Keep Pillow and its libtiff from writing to stderr; exceptions carry the same messages."""
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    with suppress(OSError, AttributeError):  # another build of Pillow
-        library = ctypes.CDLL(_imaging.__file__)  # finds the functions of the libraries that it is linked with
+    with suppress(OSError, AttributeError):  # of another build of Pillow
+        library = ctypes.CDLL(_imaging.__file__)  # also finds functions of the libraries that it links
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
 
 
 def _check(picture: ImageFile, data: bytes, most: int) -> None:
-    """Refuse what would take much memory or time, before anything is decoded."""
+    """Refuse a picture that would take much memory or time to decode."""
     pixels = picture.width * picture.height
     size = f"has {picture.width} x {picture.height} pixels"
     if pixels > most:
-        raise CatalogError(f"{size}, expected at most {most}; patches.max_pixels or --max-pixels allows more")
+        raise CatalogError(f"{size}, expected at most {most}; raise patches.max_pixels or --max-pixels to allow more")
     if max(picture.size) > _MOST_SIDE:
         raise CatalogError(f"{size}, expected sides of at most {_MOST_SIDE}")
     if pixels > _MOST_PACKED.get(picture.tile[0][0], _MOST_PACKED_ELSE) * len(data):
-        raise CatalogError(f"{size} in {len(data)} bytes, which are too few; the file is truncated or damaged")
+        raise CatalogError(f"{size} but only {len(data)} bytes; the file is truncated or damaged")
     boxes = [tile[1] or (0, 0, *picture.size) for tile in picture.tile]
     areas = sum((right - left) * (lower - upper) for left, upper, right, lower in boxes)
-    if areas > 8 * pixels:  # a TIFF may keep each channel by itself
-        raise CatalogError(f"{size}, but {len(picture.tile)} strips or tiles of {areas}; the file is damaged")
+    if areas > 8 * pixels:  # a TIFF can store each channel separately
+        raise CatalogError(f"{size}, but {len(picture.tile)} strips or tiles with {areas} pixels; the file is damaged")
     if isinstance(picture, TiffImageFile):
         tile = picture.tag_v2.get(_TILE_WIDTH, 0) * picture.tag_v2.get(_TILE_LENGTH, 0)
         if tile > max(_MOST_TILE, pixels):
-            raise CatalogError(f"{size} in tiles of {tile}, expected at most {_MOST_TILE}")
+            raise CatalogError(f"{size} in tiles of {tile} pixels, expected at most {_MOST_TILE}; save it again")
     if picture.format == "JPEG" and data.count(_SCAN) * pixels > _MOST_SCANS * most:
         raise CatalogError(f"{size} in {data.count(_SCAN)} scans, expected at most {_MOST_SCANS * most // pixels}")
     if PIL.Image.MAX_IMAGE_PIXELS is not None and pixels > PIL.Image.MAX_IMAGE_PIXELS:
-        PIL.Image.MAX_IMAGE_PIXELS = pixels  # its own bound, which is above ours unless a user raised that
+        PIL.Image.MAX_IMAGE_PIXELS = pixels  # Pillow's own limit, which is above ours unless a user raises ours
 
 
 @contextmanager
 def _named(path: str | Path) -> Iterator[None]:
+    """Put the name of a file before the message of a `CatalogError`."""
     try:
         yield
     except CatalogError as error:

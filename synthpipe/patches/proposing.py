@@ -1,4 +1,4 @@
-"""How an unknown folder of patches is laid out, judged by its folders and file names."""
+"""Find the layout of an unknown folder of patches from its folder and file names."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path, PurePosixPath
 
-from synthpipe.config import Layout
-from synthpipe.errors import CatalogError, ConfigError
-from synthpipe.files import Location
-from synthpipe.patches.hints import layout_of, what_lies_at
+from synthpipe.config.messages import shown
+from synthpipe.config.pipeline import Layout
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.patterns import pattern_fault
+from synthpipe.core.taxonomy import Taxonomy, TissueClass, same_name
+from synthpipe.files.locations import Location
+from synthpipe.patches.hints import contents_at, layout_of
 from synthpipe.patches.labels import split_names
 from synthpipe.patches.layouts import absolute, class_names
 from synthpipe.patches.listing import files, is_directory, is_patch, listing
 from synthpipe.patches.names import is_mask_folder
 from synthpipe.patches.published import PUBLISHED
-from synthpipe.patterns import pattern_fault
-from synthpipe.settings_messages import shown
-from synthpipe.taxonomy import Taxonomy, TissueClass, same_name
 
 _SPLIT = re.compile(r"[\d. _-]*((?P<train>train(ing)?)|val(id(ation)?)?|test(ing)?)", re.IGNORECASE)
-_SLIDE = re.compile(r".*(slide|wsi|patient|case|TCGA|\d{3})", re.IGNORECASE)  # a class may have a digit or two
+_SLIDE = re.compile(r".*(slide|wsi|patient|case|TCGA|\d{3})", re.IGNORECASE)  # a class name can have one or two digits
 _MOST_CLASSES = 30
-_LEAST_PATCHES = 2  # of a class or slide, on average: else a pattern finds the patch, and nothing that it shares
+_LEAST_PATCHES = 2  # of a class or slide, on average; with fewer, the pattern finds something that no two patches share
 _LABEL_PATTERNS = (
     *(f"^(?P<label>{letters}){sign}" for letters, sign in product(("[A-Z+]+", "[A-Za-z+]+"), ("-", "_", " ", r"\."))),
     *(f"{sign}(?P<label>{letters})$" for letters, sign in product(("[A-Z+]+", "[A-Za-z+]+"), ("-", "_", " ", r"\."))),
@@ -41,7 +41,7 @@ _GROUP_PATTERNS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where patches lie and what their layout is; `exclude` holds patterns of masks beside them."""
+    """Root and layout of a folder of patches; `exclude` holds the patterns of the masks in it."""
 
     root: Location
     layout: Layout
@@ -50,20 +50,20 @@ class Found:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The class names that the data set itself gives."""
+        """Class names in the data set's folders, table or file names."""
         names = class_names(self.layout, self.root, self.label_pattern)
         return tuple(name for name in names if f"{glob.escape(name)}/*" not in self.exclude)
 
 
 def choose_layout(root: Location, layout: Layout | None, pattern: str | None) -> Found:
-    """Return the layout that a user names, by itself or by the pattern of its labels, or the one that is found.
+    """Return the layout that a user names directly or by a label pattern; without either, find the layout.
 
     Raises
     ------
     CatalogError
-        None is named, and none is found.
+        No layout is named, and none is found.
     ConfigError
-        The layout has no label pattern, or the pattern is none.
+        The layout has no label pattern, or the pattern is invalid.
     """
     if pattern and (fault := pattern_fault(pattern, "label")):
         raise ConfigError(f"--label-pattern {shown(pattern)}: {fault}")
@@ -77,12 +77,12 @@ def choose_layout(root: Location, layout: Layout | None, pattern: str | None) ->
 
 
 def find_layout(root: Location) -> Found:
-    """Find the layout of the patches at a root, or in the only folder below it, or in that for training.
+    """Find the layout of the patches at a root, in the only folder below it, or in its training folder.
 
     Raises
     ------
     CatalogError
-        There is none that fits; the message says what is there and what is expected.
+        No layout fits; the message gives the contents of the root and the expected contents.
     """
     if not is_directory(root) and root.name.lower().endswith(".csv"):
         return Found(root, "csv")
@@ -111,25 +111,25 @@ def find_layout(root: Location) -> Found:
     if len(tables) == 1:
         return Found(root / tables[0], "csv")
     raise CatalogError(
-        f"{root}: no labels found: {what_lies_at(root)}; expected a folder for each of two classes or more, file "
+        f"{root}: no labels found: {contents_at(root)}; expected a folder for each of two classes or more, file "
         "names that begin or end with the class as in TUM_1.png, a CSV with the columns path and labels, or a "
         "published data set; give --layout, or --label-pattern with the group (?P<label>...)"
     )
 
 
 def _are_slides(names: Sequence[PurePosixPath], pattern: str) -> bool:
-    """Whether folders are slides by their names, and a label that a pattern finds in file names occurs in several."""
+    """Return whether the folders have names of slides, and some label in the file names occurs in several folders."""
     labels = {(name.parts[0], match["label"]) for name in names if (match := re.search(pattern, name.stem))}
     return all(_SLIDE.match(folder) for folder, _ in labels) and len({label for _, label in labels}) < len(labels)
 
 
 def label_pattern(stems: Sequence[str]) -> str | None:
-    """Return a pattern that finds a class name in each file name, if there is one and the classes are few.
+    """Return a pattern that finds a class name in each file name; None if there is none, or too many class names.
 
     Parameters
     ----------
     stems : sequence of str
-        The names, without their suffixes.
+        File names without their suffixes.
     """
     for pattern in _LABEL_PATTERNS:
         labels = [match["label"] if (match := re.search(pattern, stem)) else "" for stem in stems]
@@ -140,14 +140,14 @@ def label_pattern(stems: Sequence[str]) -> str | None:
 
 
 def group_pattern(stems: Sequence[str], labels: Sequence[str]) -> str | None:
-    """Return a known pattern that finds a slide in each file name, if there is one and patches share slides.
+    """Return a known pattern that finds a slide in each file name; None if there is none, or patches share no slides.
 
     Parameters
     ----------
     stems : sequence of str
-        The names, without their suffixes.
+        File names without their suffixes.
     labels : sequence of str
-        The label of each: what goes with labels alone is no slide.
+        The label of each name. A pattern whose matches follow the labels does not find slides.
     """
     for pattern in _GROUP_PATTERNS:
         groups = [match[1] if (match := re.search(pattern, stem)) else "" for stem in stems]

@@ -1,16 +1,16 @@
-"""What is specific to each published data set."""
+"""Folders, patterns and classes of the published data sets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from synthpipe.config import Layout
+from synthpipe.config.pipeline import Layout
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What is specific to one published data set (method section 1)."""
+    """Training folder, group pattern and classes of one published data set (method section 1)."""
 
     training: str
     group_pattern: str

@@ -1,4 +1,4 @@
-"""CSV tables of patches: each row is an entry, and a problem names its line."""
+"""CSV tables of patches: each row is an entry, and each problem names its line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pathlib import PurePosixPath
 
 from fsspec.utils import get_protocol
 
-from synthpipe.display import without_secrets
-from synthpipe.errors import CatalogError
-from synthpipe.files import Location, read_regular
+from synthpipe.core.display import without_secrets
+from synthpipe.core.errors import CatalogError
+from synthpipe.files.locations import Location
+from synthpipe.files.reading import read_regular
 from synthpipe.patches.cell_paths import name_patch
 from synthpipe.patches.claims import Entry, ProblemKind
 
@@ -54,31 +55,31 @@ def csv_entries(table: Location) -> Iterator[Entry]:
             fault = ("mislabelled", message)
         elif not row.get("labels", "").strip():
             fault = ("mislabelled", "the cell 'labels' is empty")
-        elif get_protocol(file) == "file" and not os.path.isfile(file):  # noqa: PTH113 - it takes whatever a cell holds
-            message = f"there is no file {file!r} (paths count from the folder of the CSV){_with_slashes(path)}"
+        elif get_protocol(file) == "file" and not os.path.isfile(file):  # noqa: PTH113 - accepts every text that a cell can hold
+            message = f"there is no file {file!r} (paths begin at the folder of the CSV){_with_slashes(path)}"
             fault = ("unreadable", message)
         lines.setdefault(name, (line, file))
         yield Entry(name, file, row.get("labels", ""), group, where, fault)
 
 
 def _with_slashes(path: str) -> str:
-    """Return a clause with the understood form of a Windows path; an empty text for other paths."""
+    """Return a clause with the accepted form of a Windows path; an empty text for other paths."""
     drive, rest = ntpath.splitdrive(path.strip())
     if "\\" not in path:
         return ""
     beginning = f", without {drive!r}" if drive else ""
-    return f": write folders with / and not \\{beginning}, as {rest.replace(chr(92), '/')!r}"
+    return f": separate folders by / instead of \\{beginning}, as in {rest.replace(chr(92), '/')!r}"
 
 
 def _csv_rows(table: Location) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a CSV that are not blank, with the numbers of the lines they begin in."""
+    """Yield the rows of a CSV that are not blank, each with the number of its first line."""
     try:
         data = read_regular(table, _MOST_TABLE)
     except OSError as error:
         raise CatalogError(
             f"{table}: cannot be read: {error.strerror or error}; set patches.root to the CSV file, or patches.layout"
         ) from error
-    except Exception as error:  # clients of object stores have exceptions of their own
+    except Exception as error:  # clients of object stores raise exceptions of their own
         raise CatalogError(f"{table}: cannot be read: {error}; check its credentials and the network") from error
     try:
         reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)

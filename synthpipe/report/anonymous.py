@@ -1,4 +1,4 @@
-"""A report's facts without names: of patches, slides, patients, folders, hosts and users."""
+"""Anonymous reports: facts of a run without the names of patches, slides, patients, folders, hosts and users."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from synthpipe.config import Pipeline
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import BezierRecipe, Recipe
 from synthpipe.patches.catalog import Catalog
-from synthpipe.records import BezierRecipe, Recipe
-from synthpipe.report.composites import Shown
+from synthpipe.report.composites import GalleryComposite
 from synthpipe.report.facts import RunFacts
 
 
-def anonymous(facts: RunFacts) -> RunFacts:
-    """Return the facts of a run with a number in place of every name.
+def without_names(facts: RunFacts) -> RunFacts:
+    """Return the facts of a run with numbers instead of names.
 
-    Patches become ``patch 12`` and slides or patients ``slide 3``, in the order of their names. Paths and patterns
-    become placeholders such as ``PATCHES``. Remarks that contain a name are left out. Classes, pixels, digests and
-    versions stay.
+    Patches become ``patch 12`` and slides or patients ``slide 3``, numbered in the order of their names. Paths and
+    patterns become placeholders such as ``PATCHES``. Remarks that contain a name are left out. Classes, pixels,
+    digests and versions stay.
     """
     catalog = facts.catalog
     patches = _numbered("patch", (patch.id for patch in catalog.patches))
@@ -36,7 +36,7 @@ def anonymous(facts: RunFacts) -> RunFacts:
         replace(each, id=f"left-out patch {number}", message=f"left-out patch {number}")
         for number, each in enumerate(catalog.problems, 1)
     )
-    names = {form for name in _names(facts) for form in (name, repr(name)[1:-1])}  # as remarks quote them
+    names = {form for name in _names(facts) for form in (name, repr(name)[1:-1])}  # remarks quote names by repr
     remarks = [each for each in facts.summary["remarks"] if not any(part in each for part in names)]
     return replace(
         facts,
@@ -47,8 +47,8 @@ def anonymous(facts: RunFacts) -> RunFacts:
         strategies=tuple(
             replace(
                 each,
-                kept=_shown(each.kept, name),
-                rejected=_shown(each.rejected, name),
+                kept=_gallery(each.kept, name),
+                rejected=_gallery(each.rejected, name),
                 filter=each.filter and {**each.filter, "network": _network(str(each.filter["network"]))},
             )
             for each in facts.strategies
@@ -57,14 +57,14 @@ def anonymous(facts: RunFacts) -> RunFacts:
 
 
 def _numbered(what: str, names: Iterable[str]) -> dict[str, str]:
-    """Number names in their order; zeros before the number keep the order."""
-    known = sorted(names)
-    digits = len(str(len(known)))
-    return {name: f"{what} {number:0{digits}}" for number, name in enumerate(known, 1)}
+    """Return a number for each name, in alphabetical order; leading zeros keep that order."""
+    ordered = sorted(names)
+    digits = len(str(len(ordered)))
+    return {name: f"{what} {number:0{digits}}" for number, name in enumerate(ordered, 1)}
 
 
 def _names(facts: RunFacts) -> Iterator[str]:
-    """Yield every path and its parts, every slide, and the pipeline; names of classes are no names."""
+    """Yield every path and its parts, every slide, and the pipeline's name; class names are left out."""
     pipeline, catalog = facts.pipeline, facts.catalog
     paths = {str(facts.path), pipeline.patches.root, *(problem.id for problem in catalog.problems)}
     for patch in catalog.patches:
@@ -76,7 +76,7 @@ def _names(facts: RunFacts) -> Iterator[str]:
 
 
 def _pipeline(pipeline: Pipeline) -> Pipeline:
-    """Return the pipeline with placeholders for what a user named."""
+    """Return the pipeline with placeholders for the names that a user chose."""
     patches = pipeline.patches
     placeholders = {
         "root": "PATCHES",
@@ -100,11 +100,11 @@ def _pipeline(pipeline: Pipeline) -> Pipeline:
 
 
 def _network(name: str) -> str:
-    """Return the name of one of timm's networks; others may name a folder or a user."""
+    """Return the name of a timm network, or a placeholder for a name that may contain a folder or a user."""
     return "NETWORK" if re.search(r"[:/\\]", name) else name
 
 
-def _shown(gallery: tuple[Shown, ...], name: Callable[[str], str]) -> tuple[Shown, ...]:
+def _gallery(gallery: tuple[GalleryComposite, ...], name: Callable[[str], str]) -> tuple[GalleryComposite, ...]:
     return tuple(replace(each, recipe=_recipe(each.recipe, name)) for each in gallery)
 
 

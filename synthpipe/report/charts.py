@@ -1,6 +1,6 @@
-"""Charts as SVG text: pure functions of numbers, coloured by the page's style sheet.
+"""Charts as SVG text, made from numbers alone; the page's style sheet gives the colours.
 
-Each says in a title what it shows; the page has its numbers in a table beside it.
+Every chart has a title for screen readers, and the page has a table of its numbers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from markupsafe import Markup
 
-from synthpipe.words import SCORE
+from synthpipe.core.display_names import SCORE
 
 _WIDTH, _HEIGHT = 400, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 16, 12, 40
@@ -22,22 +22,24 @@ _TALL = _HEIGHT - _TOP - _BOTTOM
 def histogram(
     title: str, kept: Sequence[int], others: Sequence[int], line: float | None, line_label: str, names: tuple[str, str]
 ) -> Markup:
-    """Draw how many scores lie in equal parts of 0 to 1: the kept below, the others stacked on them.
+    """Draw a histogram of scores from 0 to 1, with the counts of `others` stacked on those of `kept`.
 
     Parameters
     ----------
     title : str
-        What is shown.
+        Title of the chart.
     kept, others : sequence of int
-        Counts, of one length.
+        Counts per bin, of equal length.
     line : float or None
-        A score to be marked, with `line_label`.
+        A score to mark with a vertical line.
+    line_label : str
+        Label of that line.
     names : tuple of str
-        What kept and others are called in the legend.
+        Names of kept and others in the legend.
     """
     top = _above(max([1, *(a + b for a, b in zip(kept, others, strict=True))]))
     width = _INNER / len(kept)
-    parts = [_axes(_ticks(top), [(place / 5, f"{place / 5:g}") for place in range(6)], SCORE, "composites")]
+    parts = [_axes(_ticks(top), [(tick / 5, f"{tick / 5:g}") for tick in range(6)], SCORE, "composites")]
     for number, (below, above) in enumerate(zip(kept, others, strict=True)):
         for kind, start, count in (("kept", 0, below), ("other", below, above)):
             if count:
@@ -62,10 +64,22 @@ def histogram(
     return _svg(title, parts, list(zip(("kept", "other"), names, strict=True)) if any(others) else [])
 
 
-def curves(
+def line_chart(
     title: str, series: Mapping[str, Sequence[float]], best: int | None = None, top: float | None = None
 ) -> Markup:
-    """Draw a line a series over epochs counted from 1, the one numbered `best` from 0 marked; from 0 to `top`."""
+    """Draw one line for each series over the epochs.
+
+    Parameters
+    ----------
+    title : str
+        Title of the chart.
+    series : mapping of str to sequence of float
+        A value for each epoch, by the name of the series.
+    best : int, optional
+        Index of the epoch to mark, counted from 0; labels count epochs from 1.
+    top : float, optional
+        Upper end of the value axis, which starts at 0; by default it fits the values.
+    """
     length = max(map(len, series.values()))
     finite = [value for values in series.values() for value in values if math.isfinite(value)]
     top = top or _above(max([1e-9, *finite]))
@@ -80,25 +94,35 @@ def curves(
     legend = []
     for number, (name, values) in enumerate(series.items()):
         kind = f"line{number % 4}"
-        places = [
+        coordinates = [
             (_LEFT + _INNER * _share(epoch, length), _TOP + _TALL * (1 - min(1.0, max(0.0, value / top))))
             for epoch, value in enumerate(values)
             if math.isfinite(value)
         ]
-        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in coordinates)
         parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, points))
         dot = Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="2.5"/>')
-        parts += [dot.format(kind, x, y) for x, y in places]
+        parts += [dot.format(kind, x, y) for x, y in coordinates]
         legend.append((kind, name))
     return _svg(title, parts, legend)
 
 
-def ranks(title: str, uses: Sequence[int], what: str) -> Markup:
-    """Draw falling counts as one area: how often the most used is used, and so on to the least used."""
+def rank_chart(title: str, uses: Sequence[int], what: str) -> Markup:
+    """Draw counts as one area, sorted from the largest to the smallest.
+
+    Parameters
+    ----------
+    title : str
+        Title of the chart.
+    uses : sequence of int
+        The number of composites that use each item.
+    what : str
+        Label of the axis of items.
+    """
     top = _above(max([1, *uses]))
     ordered = sorted(uses, reverse=True)
-    places = sorted({round(number) for number in _spread(len(ordered), 200)})
-    points = [(_LEFT + _INNER * number / len(ordered), ordered[number]) for number in places]
+    positions = sorted({round(number) for number in _spread(len(ordered), 200)})
+    points = [(_LEFT + _INNER * number / len(ordered), ordered[number]) for number in positions]
     points.append((_LEFT + _INNER, ordered[-1]))
     corners = [f"{_LEFT},{_TOP + _TALL}"]
     for (x, count), (following, _) in pairwise(points):
@@ -110,8 +134,18 @@ def ranks(title: str, uses: Sequence[int], what: str) -> Markup:
     return _svg(title, [_axes(_ticks(top), marks, what, "composites"), area], [])
 
 
-def stacks(title: str, rows: Sequence[tuple[str, Sequence[int]]], names: Sequence[str]) -> Markup:
-    """Draw a bar a row, with its label beside it: the counts one after the other, up to five of them with `names`."""
+def stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[int]]], names: Sequence[str]) -> Markup:
+    """Draw one stacked bar for each row.
+
+    Parameters
+    ----------
+    title : str
+        Title of the chart.
+    rows : sequence of (str, sequence of int)
+        The label of each bar, and up to five counts.
+    names : sequence of str
+        Names of the counts in the legend.
+    """
     top, left = max([1, *(sum(counts) for _, counts in rows)]), 70
     kinds = [f"part{number}" for number in range(len(names))]
     parts = []
@@ -129,7 +163,7 @@ def stacks(title: str, rows: Sequence[tuple[str, Sequence[int]]], names: Sequenc
 
 
 def bar(share: float, kind: str = "kept") -> Markup:
-    """Draw a share of 0 to 1 as a bar for a table's cell, where the number stands in words beside it."""
+    """Draw a share from 0 to 1 as a bar in a table cell; another cell has the number."""
     return Markup(
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         '<rect class="{}" width="{:.2f}" height="8"/></svg>'
@@ -137,14 +171,14 @@ def bar(share: float, kind: str = "kept") -> Markup:
 
 
 def swatch(color: Sequence[int]) -> Markup:
-    """Draw a colour, RGB of 0-255, for a legend."""
+    """Draw a colour, RGB from 0 to 255, as a small square for a legend."""
     return Markup(
         '<svg class="swatch" viewBox="0 0 10 10" aria-hidden="true"><rect width="10" height="10" fill="{}"/></svg>'
     ).format("#" + bytes(color).hex())
 
 
-def tissue(name: str, *colors: Sequence[int]) -> Markup:
-    """Return the name of a class, or of several, with its colours before it."""
+def class_label(name: str, *colors: Sequence[int]) -> Markup:
+    """Return the name of one or more classes, preceded by their colours."""
     return Markup('<span class="tissue">{} {}</span>').format(Markup("").join(map(swatch, colors)), name)
 
 
@@ -163,7 +197,7 @@ def _svg(title: str, parts: Sequence[Markup], legend: Sequence[tuple[str, str]],
     )
 
 
-def _axes(ticks: Sequence[float], places: Sequence[tuple[float, str]], below: str, beside: str) -> Markup:
+def _axes(ticks: Sequence[float], labels: Sequence[tuple[float, str]], below: str, beside: str) -> Markup:
     parts = []
     for value in ticks:
         y = _TOP + _TALL * (1 - value / ticks[-1])
@@ -173,7 +207,7 @@ def _axes(ticks: Sequence[float], places: Sequence[tuple[float, str]], below: st
         parts.append(
             Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(_LEFT - 5, y + 4, f"{value:,g}")
         )
-    for share, label in places:
+    for share, label in labels:
         x = _LEFT + share * _INNER
         parts.append(
             Markup('<text x="{:.1f}" y="{}" text-anchor="middle">{}</text>').format(x, _TOP + _TALL + 15, label)
@@ -187,7 +221,7 @@ def _axes(ticks: Sequence[float], places: Sequence[tuple[float, str]], below: st
 
 
 def _above(value: float) -> float:
-    """Return the least of 1, 2, 4, 5 or 8 times a power of ten that is not below `value`."""
+    """Return the smallest number not below `value` that is 1, 2, 4, 5 or 8 times a power of ten."""
     power = 10.0 ** math.floor(math.log10(value))
     return float(next(factor * power for factor in (1, 2, 4, 5, 8, 10) if factor * power >= value * (1 - 1e-9)))
 

@@ -1,4 +1,4 @@
-"""Single composites as a report shows them: pixels, layers to lay over them, and which patch each region came from."""
+"""Composites for galleries: their pixels, picture layers as data URIs, and the donor patch of each visible region."""
 
 from __future__ import annotations
 
@@ -10,39 +10,36 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from synthpipe.compose.regions import Region, region_map, regions
-from synthpipe.pictures import data_uri, edges
-from synthpipe.records import REASONS, Image, Mask, Reason, Recipe, Strategy
-from synthpipe.storage.recipes import read_recipe
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array
-from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.core.pictures import data_uri, edges
+from synthpipe.core.records import REASONS, Image, Mask, Reason, Recipe, Strategy
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.storage.stores import CompositeStore
 
 Number = TypeVar("Number", bound=np.generic)
 
-_LARGEST = 256  # pixels of a picture's longer side
+_LARGEST = 256  # longest side of a picture, in pixels
 _QUALITY = 85
-_LEAST = 0.004  # of the pixels: smaller regions get no number in the picture
+_LEAST = 0.004  # share of the pixels below which a region gets no number in the picture
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A region that is seen in a composite.
+class VisibleRegion:
+    """A region that is visible in a composite.
 
     Attributes
     ----------
     region : Region
-        Its place in the recipe, and its donor.
+        The region's part of the recipe, with its donor.
     label : int
-        The mask's value that most of its pixels have: the donor's class, if not all of it is glass.
+        The most frequent mask value in the region: the donor's class, unless most of the region is glass.
     share : float
-        Of the composite's pixels.
+        The region's share of the composite's pixels, 0 to 1.
     y, x : float
-        A point well inside it, in pixels.
+        A point well inside the region, in pixels, where its number is drawn.
     """
 
     region: Region
@@ -53,21 +50,21 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """A composite that is shown.
+class GalleryComposite:
+    """A candidate that a gallery shows.
 
     Attributes
     ----------
     strategy, index : str and int
-        Which candidate it is.
+        The strategy and the candidate's index.
     verdict : Reason or None
-        What became of it; None before it is judged.
+        The verdict; None before the candidate is judged.
     p_real : float or None
-        Its score; None where there is none.
+        The filter's score; None without one.
     recipe : Recipe
-        What it was made from.
+        The recipe of the composite.
     image, mask : (H, W, 3) and (H, W) uint8
-        Its pixels.
+        Pixels and class indices.
     """
 
     strategy: Strategy
@@ -79,57 +76,67 @@ class Shown:
     mask: Mask
 
 
-def read_shown(
-    group: zarr.Group,
+def read_gallery(
+    store: CompositeStore,
     strategy: Strategy,
     indices: Sequence[int],
     verdicts: NDArray[np.uint8],
     p_real: NDArray[np.float32],
-) -> Iterator[Shown]:
-    """Yield some candidates of a strategy's group, by their verdicts and scores, (N,) each.
+) -> Iterator[GalleryComposite]:
+    """Yield the candidates with these indices.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        The strategy's group of candidates.
+    strategy : str
+        The strategy.
+    indices : sequence of int
+        The candidates to read.
+    verdicts, p_real : (N,) uint8 and (N,) float32
+        Verdict codes and scores of all candidates.
 
     Raises
     ------
     StoreError
-        What is stored of one is damaged.
+        A stored candidate is damaged.
     """
-    images, masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))
-    recipes = array(group, "recipe")
+    images, masks = store.images(), store.masks()
     for index in indices:
         code, score = int(verdicts[index]), float(p_real[index])
-        yield Shown(
+        yield GalleryComposite(
             strategy,
             index,
             None if code == LOST else REASONS[code],
             None if math.isnan(score) else score,
-            read_recipe(recipes, index, masks.shape[1:]),
+            store.recipe(index, masks.shape[1:]),
             images[index],
             masks[index],
         )
 
 
-def seen(recipe: Recipe, mask: Mask) -> tuple[tuple[Seen, ...], NDArray[np.uint16]]:
-    """Return the regions of a composite that are seen, largest first, and the map of all their numbers, (H, W)."""
+def visible_regions(recipe: Recipe, mask: Mask) -> tuple[tuple[VisibleRegion, ...], NDArray[np.uint16]]:
+    """Return the visible regions of a composite, largest first, and the map of region numbers, (H, W)."""
     numbers = region_map(recipe)
-    found = []
+    visible = []
     for region in regions(recipe):
         inside = numbers == region.number
         if count := int(np.count_nonzero(inside)):
             values = np.bincount(mask[inside])
             depth = cv2.distanceTransform(np.pad(inside, 1).astype(np.uint8), cv2.DIST_L2, 3)[1:-1, 1:-1]
             y, x = divmod(int(depth.argmax()), mask.shape[1])
-            place = (_inward(y, mask.shape[0]), _inward(x, mask.shape[1]))
-            found.append(Seen(region, int(values.argmax()), count / mask.size, *place))
-    return tuple(sorted(found, key=lambda each: (-each.share, each.region.number))), numbers
+            point = (_inward(y, mask.shape[0]), _inward(x, mask.shape[1]))
+            visible.append(VisibleRegion(region, int(values.argmax()), count / mask.size, *point))
+    return tuple(sorted(visible, key=lambda each: (-each.share, each.region.number))), numbers
 
 
-def numbered(found: Sequence[Seen]) -> list[Seen]:
+def numbered_regions(visible: Sequence[VisibleRegion]) -> list[VisibleRegion]:
     """Return the regions that are large enough for a number in the picture."""
-    return [each for each in found if each.share >= _LEAST]
+    return [each for each in visible if each.share >= _LEAST]
 
 
 def class_shares(mask: Mask, taxonomy: Taxonomy) -> list[tuple[str, float]]:
-    """Return the names of the classes in a mask with their shares of its pixels, largest first; background last."""
+    """Return the name and the share of pixels of each class in a mask, largest share first, background last."""
     counts = np.bincount(mask.ravel(), minlength=256) / mask.size
     shares = [(name, float(counts[index])) for index, name in enumerate(taxonomy.names) if counts[index]]
     shares.sort(key=lambda each: -each[1])
@@ -138,7 +145,7 @@ def class_shares(mask: Mask, taxonomy: Taxonomy) -> list[tuple[str, float]]:
 
 
 def photo(image: Image) -> str:
-    """Return an image as a JPEG's data URI, no larger than a gallery needs."""
+    """Return an image as the data URI of a JPEG, reduced to the size of a gallery picture."""
     picture = Pillow.fromarray(image)
     picture.thumbnail((_LARGEST, _LARGEST), Pillow.Resampling.BOX)
     buffer = io.BytesIO()
@@ -147,19 +154,25 @@ def photo(image: Image) -> str:
 
 
 def mask_layer(mask: Mask, taxonomy: Taxonomy) -> str:
-    """Return a mask as a PNG's data URI: classes in their colours, all else clear."""
+    """Return a mask as the data URI of a PNG: classes in their colours, all other pixels transparent."""
     return _layer(_small(mask), taxonomy.palette(), range(len(taxonomy)))
 
 
 def edge_layer(mask: Mask, taxonomy: Taxonomy) -> str:
-    """Return the contours of a mask's classes as a PNG's data URI, in their colours."""
+    """Return the contours of a mask's classes, in their colours, as the data URI of a PNG."""
     small = _small(mask)
     lines = np.where(edges(small) & (small < len(taxonomy)), small, LOST).astype(np.uint8)
     return _layer(lines, taxonomy.palette(), range(len(taxonomy)))
 
 
 def region_layer(numbers: NDArray[np.uint16]) -> str:
-    """Return the borders between regions, (H, W) numbers, as a PNG's data URI: white on black, and thin."""
+    """Return the borders between regions as the data URI of a PNG: thin white lines with black edges.
+
+    Parameters
+    ----------
+    numbers : (H, W) uint16
+        The region number of each pixel.
+    """
     factor = max(1, _LARGEST // max(numbers.shape))
     small = _small(numbers.repeat(factor, axis=0).repeat(factor, axis=1))
     inner = (np.diff(small, axis=0, append=small[-1:]) != 0) | (np.diff(small, axis=1, append=small[:, -1:]) != 0)
@@ -168,13 +181,13 @@ def region_layer(numbers: NDArray[np.uint16]) -> str:
     return _layer(lines, bytes((0, 0, 0, 255, 255, 255, 0, 0, 0)), range(2))
 
 
-def _inward(place: int, size: int) -> float:
-    """Return a pixel's centre, far enough from the picture's ends for a number to be read."""
-    return float(min(max(place + 0.5, 0.045 * size), 0.955 * size))
+def _inward(pixel: int, size: int) -> float:
+    """Return a pixel's centre, moved away from the border of the picture so that a number there is readable."""
+    return float(min(max(pixel + 0.5, 0.045 * size), 0.955 * size))
 
 
 def _layer(values: NDArray[np.uint8], palette: bytes, opaque: range) -> str:
-    """Return a palette PNG in which only some values are seen."""
+    """Return the data URI of a palette PNG in which only the values of `opaque` are visible."""
     picture = Pillow.fromarray(values)
     picture.putpalette(palette)
     buffer = io.BytesIO()
@@ -184,7 +197,7 @@ def _layer(values: NDArray[np.uint8], palette: bytes, opaque: range) -> str:
 
 
 def _small(values: NDArray[Number]) -> NDArray[Number]:
-    """Return a mask as large as `photo` makes its image, each pixel the nearest."""
+    """Return a mask reduced to the size that `photo` gives its image, with nearest-neighbour sampling."""
     height, width = values.shape
     factor = max(height, width) / _LARGEST
     if factor <= 1:

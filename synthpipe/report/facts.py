@@ -1,4 +1,4 @@
-"""What a report tells of a run, gathered as plain records: nothing here knows how it is shown."""
+"""The facts that a report shows, read from a run into plain records; `report.html` lays them out."""
 
 from __future__ import annotations
 
@@ -6,46 +6,45 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthpipe.config import Pipeline
-from synthpipe.files import Location, exists
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import Strategy
+from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog, load_catalog
-from synthpipe.records import Strategy
-from synthpipe.report.choice import chosen_kept, chosen_rejected
-from synthpipe.report.composites import Shown, read_shown
-from synthpipe.report.tallies import Tally, tally
-from synthpipe.storage.filter_report import load_report
+from synthpipe.report.composites import GalleryComposite, read_gallery
+from synthpipe.report.galleries import choose_kept, choose_rejected
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import array, has_array, open_group
+from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.summary import summarise
+from synthpipe.storage.tallies import Tally, tally_candidates
 
 GALLERY = 24
-"""Composites of a strategy that are shown of what is kept, and of what is rejected."""
+"""The number of kept composites that the report shows of each strategy, and of rejected ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StrategyFacts:
-    """What became of a strategy's candidates.
+    """The candidates of a strategy, with their verdicts and filter.
 
     Attributes
     ----------
     strategy : str
-        Which.
+        The strategy's code name.
     tally : Tally
-        Its candidates, added up: those of the plan, once they are judged.
-    kept, rejected : tuple of Shown
-        Some of them, highest score first; candidates that are not judged yet count as kept.
+        Counts of its candidates. Once they are judged, only the candidates of the plan are counted.
+    kept, rejected : tuple of GalleryComposite
+        Examples, highest score first. Candidates without a verdict are shown as kept.
     filter : mapping or None
-        What ``filter/STRATEGY.json`` holds.
+        The content of ``filter/STRATEGY.json``; None if there is no trained filter.
     journal : mapping
-        What ``build.json`` tells of the strategy.
+        The strategy's entry in ``build.json``.
     beyond : int
-        Further candidates, made for settings that were changed since.
+        The number of candidates beyond the plan, made for settings that have changed since.
     """
 
     strategy: Strategy
     tally: Tally
-    kept: tuple[Shown, ...]
-    rejected: tuple[Shown, ...]
+    kept: tuple[GalleryComposite, ...]
+    rejected: tuple[GalleryComposite, ...]
     filter: Mapping[str, Any] | None
     journal: Mapping[str, Any]
     beyond: int
@@ -53,20 +52,22 @@ class StrategyFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunFacts:
-    """A run.
+    """All that the report of a run shows.
 
     Attributes
     ----------
     path : Path or UPath
-        Where it lies.
+        The run directory, absolute.
     finished : bool
-        Whether its build came to an end.
+        Whether the build is complete.
     pipeline : Pipeline
-        What it was built from, with `catalog`, the patches.
+        The pipeline that the run was built from.
+    catalog : Catalog
+        The source patches.
     summary : mapping
-        As of `storage.summary.summarise`: fingerprint, versions, seconds a stage, stores.
+        The result of `storage.summary.summarise`: fingerprint, versions, seconds of each stage, stores.
     strategies : tuple of StrategyFacts
-        Those that have candidates by now.
+        The strategies that have stored candidates.
     """
 
     path: Location
@@ -77,13 +78,13 @@ class RunFacts:
     strategies: tuple[StrategyFacts, ...]
 
 
-def gather(path: Location) -> RunFacts:
-    """Gather what there is of a run, finished or not.
+def gather_facts(path: Location) -> RunFacts:
+    """Read the facts of a run, finished or not.
 
     Raises
     ------
     StoreError
-        There is no run at `path`, or what it holds is damaged.
+        There is no run at `path`, or a file of the run is damaged.
     """
     run = RunDirectory(path)
     pipeline = run.pipeline()
@@ -97,25 +98,22 @@ def gather(path: Location) -> RunFacts:
 def _strategy(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, summary: Mapping[str, Any]
 ) -> StrategyFacts | None:
-    if not exists(run.candidates / strategy / "zarr.json"):
-        return None
-    group = open_group(run.candidates, strategy)
-    if not has_array(group, "image"):  # the arrays are just being made
+    store = CompositeStore.find(run.candidates, strategy)
+    if store is None or not store.has("image"):  # a build is creating the arrays right now
         return None
     journal = summary["strategies"].get(strategy, {})
-    planned = journal.get("candidates") if has_array(group, "verdict") else None
-    tallied = tally(group, len(pipeline.classes), catalog.donors, planned)
+    planned = journal.get("candidates") if store.has("verdict") else None
+    tallied = tally_candidates(store, len(pipeline.classes), catalog.donors, planned)
     galleries = [
-        tuple(read_shown(group, strategy, indices, tallied.verdicts, tallied.p_real))
-        for indices in (chosen_kept(tallied, GALLERY), chosen_rejected(tallied, GALLERY))
+        tuple(read_gallery(store, strategy, indices, tallied.verdicts, tallied.p_real))
+        for indices in (choose_kept(tallied, GALLERY), choose_rejected(tallied, GALLERY))
     ]
-    report = run.report(strategy)
     return StrategyFacts(
         strategy,
         tallied,
         galleries[0],
         galleries[1],
-        load_report(report).fields() if exists(report) else None,
+        summary["filters"].get(strategy),
         journal,
-        array(group, "image").shape[0] - len(tallied.stored),
+        store.length() - len(tallied.stored),
     )

@@ -1,7 +1,7 @@
-"""The page itself: one HTML file that asks nothing of a network.
+"""The HTML page of a report: one file that loads nothing from a network.
 
-Everything from a disk is escaped by the template. A content security policy is the second wall: it allows the page's
-own style sheet and script, by their digests, pictures that it carries itself, and nothing else.
+The template escapes all text from a disk. A content security policy is the second protection: it allows only the
+page's own style sheet and script, by their digests, and pictures that are part of the page.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from synthpipe.report.charts import bar, tissue
+from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.display_names import stage as stage_name
+from synthpipe.report.charts import bar, class_label
 from synthpipe.report.facts import RunFacts
-from synthpipe.report.strategies import section
+from synthpipe.report.strategies import strategy_section
 from synthpipe.storage.summary import human_bytes, stored_bytes
-from synthpipe.words import STRATEGY
-from synthpipe.words import stage as in_words
 
 _FILES = Path(__file__).parent / "page"
-_ROWS = 40  # of a table, where there may be any number
-_FEWER = 10
+_ROWS = 40  # most rows of a table of label sets or problems
+_FEWER = 10  # most rows of a table of sizes or slides
 
 
-def page(facts: RunFacts) -> str:
-    """Return the report of a run as HTML; equal runs give equal pages."""
+def html_page(facts: RunFacts) -> str:
+    """Return the report of a run as HTML; equal facts give equal pages."""
     environment = Environment(
         loader=FileSystemLoader(_FILES),
         autoescape=True,
@@ -60,24 +60,24 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
     taxonomy, catalog = facts.pipeline.taxonomy, facts.catalog
     text = yaml.safe_dump(facts.pipeline.model_dump(mode="json"), sort_keys=False, width=100, allow_unicode=True)
     file = f"{facts.path.name or 'pipeline'}.yaml"
-    colors = [tissue(each.name, each.color) for each in taxonomy.classes]
+    colors = [class_label(each.name, each.color) for each in taxonomy.classes]
     return {
         "name": facts.pipeline.name,
         "path": str(facts.path),
         "finished": facts.finished,
         "tiles": list(_tiles(facts)),
-        "classes": [*colors, tissue("background, ignored", taxonomy.background_color)],
-        "strategies": [section(facts, each) for each in facts.strategies],
-        "patches_told": (
+        "classes": [*colors, class_label("background, ignored", taxonomy.background_color)],
+        "strategies": [strategy_section(facts, each) for each in facts.strategies],
+        "patches_note": (
             f"{len(catalog.patches):,} patches of {len(catalog.groups):,} slides or patients: {len(catalog.donors):,} "
-            f"of one class, which donate pixels, and {len(catalog.mixed):,} of several, which stand for real ones when "
-            "the filter is trained."
+            f"patches of one class, which donate pixels, and {len(catalog.mixed):,} patches of several classes, which "
+            "train the filter as examples of real patches."
         ),
         "label_sets": list(_label_sets(facts)),
         "sizes": list(_sizes(facts)),
         "groups": list(_groups(facts)),
         "remarks": facts.summary["remarks"],
-        "problems_told": _problems_told(facts),
+        "problems_note": _problems_note(facts),
         "problems": [(problem.kind.replace("_", " "), problem.message) for problem in catalog.problems[:_ROWS]],
         "stages": list(_stages(facts)),
         "stores": [
@@ -143,26 +143,26 @@ def _groups(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
         yield name, f"{count:,}", f"{donors[name]:,}"
 
 
-def _problems_told(facts: RunFacts) -> str:
+def _problems_note(facts: RunFacts) -> str:
     count = len(facts.catalog.problems)
     if not count:
-        return "None: every patch that was found could be used."
-    more = f"; the first {_ROWS} of them are" if count > _ROWS else ""
+        return "None: every patch was usable."
+    more = f"; the first {_ROWS} are" if count > _ROWS else ""
     return f"{count:,} problem{'s' * (count != 1)}{more}:"
 
 
 def _stages(facts: RunFacts) -> Iterator[tuple[Any, ...]]:
-    """Yield seconds a stage, and where it is known what it made, how many a second."""
+    """Yield the seconds of each stage, and where the counts are known, the number of items and the rate."""
     stages: Mapping[str, float] = facts.summary["stages"]
     longest = max(stages.values(), default=0.0)
     for stage, seconds in stages.items():
-        count = _made(facts, stage)
+        count = _item_count(facts, stage)
         done, rate = ("", "") if count is None else (f"{count:,}", f"{count / max(seconds, 1e-3):,.0f}")
-        yield in_words(stage), f"{seconds:,.1f}", done, rate, bar(seconds / max(longest, 1e-9))
+        yield stage_name(stage), f"{seconds:,.1f}", done, rate, bar(seconds / max(longest, 1e-9))
 
 
-def _made(facts: RunFacts, stage: str) -> int | None:
-    """Return how many patches or composites a stage dealt with."""
+def _item_count(facts: RunFacts, stage: str) -> int | None:
+    """Return the number of patches or composites that a stage processed, or None for other stages."""
     pipeline = facts.pipeline
     counts = {
         "catalog": len(facts.catalog.patches) + len(facts.catalog.problems),
@@ -190,18 +190,18 @@ def _origin(facts: RunFacts) -> Iterator[tuple[str, str]]:
     yield "pipeline", f"{pipeline.name}, seed {pipeline.seed}"
     yield "fingerprint", summary["fingerprint"]
     yield "patches", f"{pipeline.patches.root}, layout {pipeline.patches.layout}"
-    yield "their digest", summary["catalog_digest"]
+    yield "digest of the patches", summary["catalog_digest"]
     yield "synthpipe", summary["versions"]["synthpipe"]
 
 
 def _commands(facts: RunFacts, file: str) -> Iterator[tuple[str, str]]:
     run, file = shlex.quote(str(facts.path)), shlex.quote(file)
     again = f"synthpipe build {file} --set patches.root=PATCHES -o ANOTHER"
-    yield "Build it again, from the pipeline file below and the same patches:", again
-    yield "Check every byte of it:", f"synthpipe verify {run}"
-    yield "Look at it in a terminal:", f"synthpipe inspect {run}"
+    yield "Build the run again from the pipeline file below and the same patches:", again
+    yield "Verify every byte of the run:", f"synthpipe verify {run}"
+    yield "Inspect the run in a terminal:", f"synthpipe inspect {run}"
     if facts.finished:
         command = (
             f"synthpipe train {shlex.quote(str(facts.path / 'curated.zarr'))} --real PATCHES --val IMAGES -o MODEL"
         )
-        yield "Train a segmentation network on it:", command
+        yield "Train a segmentation network on the curated set:", command

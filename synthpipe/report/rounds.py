@@ -1,4 +1,4 @@
-"""The rounds of a strategy's plan as a table and a chart."""
+"""The table and the chart of the rounds in which a build judged a strategy's candidates."""
 
 from __future__ import annotations
 
@@ -8,28 +8,40 @@ from typing import Any
 
 from markupsafe import Markup
 
-from synthpipe.records import Strategy
-from synthpipe.report.charts import stacks
-from synthpipe.verdicts import possible, told
-from synthpipe.words import STRATEGY
+from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.records import Strategy
+from synthpipe.core.verdict_text import possible_verdicts, verdict_text
+from synthpipe.report.charts import stacked_bars
 
 
 @dataclass(frozen=True, slots=True)
-class Rounds:
-    """What the page shows of them."""
+class RoundsTable:
+    """Column heads, rows and chart of a strategy's rounds."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     chart: Markup
 
 
-def rounds(strategy: Strategy, found: Sequence[Mapping[str, Any]], ranked: bool) -> Rounds | None:
-    """Describe the rounds of a strategy among those that ``build.json`` has; None where it has none."""
-    own = [each for each in found if each["strategy"] == strategy]
+def rounds_table(strategy: Strategy, all_rounds: Sequence[Mapping[str, Any]], ranked: bool) -> RoundsTable | None:
+    """Return a strategy's rounds as a table and a chart, or None if it has no rounds.
+
+    Parameters
+    ----------
+    strategy : str
+        The strategy.
+    all_rounds : sequence of mapping
+        The rounds of all strategies, as ``build.json`` stores them.
+    ranked : bool
+        Whether curation keeps the candidates with the highest scores.
+    """
+    own = [each for each in all_rounds if each["strategy"] == strategy]
     if not own:
         return None
-    reasons = possible(ranked, {reason: 1 for each in own for reason in possible(False, {}) if each[reason]})
-    words = [told(reason, ranked) for reason in reasons]
+    reasons = possible_verdicts(
+        ranked, {reason: 1 for each in own for reason in possible_verdicts(False, {}) if each[reason]}
+    )
+    words = [verdict_text(reason, ranked) for reason in reasons]
     heads = ["round", "wanted", "candidates", "new", "scored", "filter accepts", *words, "donors used", "seconds"]
     rows = [
         [
@@ -41,5 +53,5 @@ def rounds(strategy: Strategy, found: Sequence[Mapping[str, Any]], ranked: bool)
         for each in own
     ]
     counts = [(f"round {each['round']}", [each[reason] for reason in reasons]) for each in own]
-    title = f"What became of the {STRATEGY[strategy]} candidates in each round"
-    return Rounds(heads, rows, stacks(title, counts, words))
+    title = f"Verdicts of the {STRATEGY[strategy]} candidates in each round"
+    return RoundsTable(heads, rows, stacked_bars(title, counts, words))

@@ -1,4 +1,4 @@
-"""The contact sheet: image, mask and overlay of some composites on one picture, with the legend of the classes."""
+"""Contact sheets: one picture with image, mask and overlay of several composites, and a legend of the classes."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFont
 
-from synthpipe.pictures import colors_of, overlay, png
-from synthpipe.records import Image, Mask
-from synthpipe.report.stored import Stored
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.core.pictures import colors_of, overlay, png
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.report.stored import StoredComposite
 
-_SIZES = 128, 256  # pixels of a picture's longer side: smaller ones are enlarged, larger ones reduced
+_SIZES = 128, 256  # limits of a picture's longer side in pixels: smaller ones are enlarged, larger ones reduced
 _COLUMNS = 3
 _GAP, _MARGIN, _LINE, _FONT = 4, 16, 22, 14
 _BACK, _FRONT = (255, 255, 255), (30, 30, 30)
 _PARTS = ("image", "mask", "overlay")
 
 
-def contact_sheet(composites: Sequence[Stored], taxonomy: Taxonomy) -> bytes:
-    """Return a PNG with image, mask and overlay of each composite side by side, its name below.
+def contact_sheet(composites: Sequence[StoredComposite], taxonomy: Taxonomy) -> bytes:
+    """Return a PNG with image, mask and overlay of each composite side by side, and its name below them.
 
     Parameters
     ----------
-    composites : sequence of Stored
-        At least one.
+    composites : sequence of StoredComposite
+        The composites; at least one.
     taxonomy : Taxonomy
-        Their classes; colours are the taxonomy's.
+        Class names and colours.
     """
     height, width = _fitted(composites[0].mask.shape)
     columns = min(_COLUMNS, len(composites))
@@ -40,11 +40,11 @@ def contact_sheet(composites: Sequence[Stored], taxonomy: Taxonomy) -> bytes:
     sheet = Pillow.new("RGB", (_MARGIN + columns * cell_width, top + rows * cell_height), _BACK)
     draw = ImageDraw.Draw(sheet)
     _draw_legend(draw, legend, font)
-    for place, composite in enumerate(composites):
-        left, upper = _MARGIN + place % columns * cell_width, top + place // columns * cell_height
+    for number, composite in enumerate(composites):
+        left, upper = _MARGIN + number % columns * cell_width, top + number // columns * cell_height
         for part, picture in enumerate(_triple(composite.image, composite.mask, taxonomy, (width, height))):
             sheet.paste(picture, (left + part * (width + _GAP), upper))
-        caption = _shortened(f"{composite.index}: {composite.told()}", 3 * width + 2 * _GAP, font)
+        caption = _shortened(f"{composite.index}: {composite.caption()}", 3 * width + 2 * _GAP, font)
         draw.text((left, upper + height + 2), caption, _FRONT, font)
     return png(np.asarray(sheet))
 
@@ -59,7 +59,7 @@ def _triple(image: Image, mask: Mask, taxonomy: Taxonomy, size: tuple[int, int])
 
 
 def _fitted(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return height and width of the pictures: enlarged by whole numbers, so that pixels stay square."""
+    """Return height and width of the pictures; an enlargement is a whole number, so that pixels stay square."""
     height, width = shape
     least, most = _SIZES
     longer = max(height, width)
@@ -72,7 +72,7 @@ def _fitted(shape: tuple[int, ...]) -> tuple[int, int]:
 def _legend_rows(
     taxonomy: Taxonomy, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> list[list[tuple[str, tuple[int, int, int], float]]]:
-    """Return the classes with their colours and where each begins, broken into rows that fit."""
+    """Return name, colour and x position of each class in rows that fit into `width`."""
     entries = [(each.name, each.color) for each in taxonomy.classes]
     entries.append(("background, ignored", taxonomy.background_color))
     rows: list[list[tuple[str, tuple[int, int, int], float]]] = [[]]
@@ -102,7 +102,7 @@ def _draw_legend(
 
 
 def _shortened(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    text = text.encode("ascii", "backslashreplace").decode()  # what the font can draw
+    text = text.encode("ascii", "backslashreplace").decode()  # the font has only ASCII
     while font.getlength(text) > width:
         text = f"{text[:-4]}..."
     return text

@@ -1,4 +1,4 @@
-"""The composites of any store, by their index: of a run, of a curated set, of one strategy's candidates."""
+"""Access to single stored composites by index, in a curated set or among a strategy's candidates."""
 
 from __future__ import annotations
 
@@ -7,44 +7,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import zarr
-
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, exists, parse_json
-from synthpipe.records import REASONS, STRATEGIES, Image, Mask, Reason, Recipe
-from synthpipe.report.composites import Seen, class_shares, seen
-from synthpipe.storage.nodes import damaged, taxonomy_of
-from synthpipe.storage.recipes import read_recipe, unreadable
+from synthpipe.core.display_names import VERDICT, candidate, score
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import REASONS, STRATEGIES, Image, Mask, Reason, Recipe
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.files.locations import Location, exists
+from synthpipe.report.composites import VisibleRegion, class_shares, visible_regions
+from synthpipe.storage.nodes import damaged
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import array, arrays_of, groups_of, open_group
-from synthpipe.storage.shards import complete_shards, read_range, shard_size
-from synthpipe.taxonomy import LOST, Taxonomy
-from synthpipe.words import VERDICT, candidate, score
+from synthpipe.storage.store import Store
 
 _NEEDED = ("recipe", "mask", "image")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Stored:
-    """A composite as a store holds it, or a real patch with its predicted mask.
+class StoredComposite:
+    """A composite, or a real patch with its predicted mask, from a store.
 
     Attributes
     ----------
     index : int
-        Its place in the store.
+        Index in the store.
     origin : str
-        Strategy and index among the candidates, or the patch: its name for people.
+        Strategy and candidate index, such as ``mosaic 41``, or the name of the real patch.
     image, mask : (H, W, 3) and (H, W) uint8
-        Its pixels.
+        Pixels and class indices.
     recipe : Recipe or None
-        None of a real patch.
+        The recipe of a composite; None for a real patch.
     source : mapping
-        What the store holds as its recipe.
+        The stored JSON object that describes the recipe or the real patch.
     p_real : float or None
-        Its score.
+        The filter's score; None without one.
     verdict : Reason or None
-        What became of a candidate.
+        The verdict on a candidate; None without one.
     """
 
     index: int
@@ -56,24 +52,24 @@ class Stored:
     p_real: float | None
     verdict: Reason | None
 
-    def regions(self) -> tuple[Seen, ...]:
-        """Return which patch each region came from, largest first; empty of a real patch."""
-        return seen(self.recipe, self.mask)[0] if self.recipe else ()
+    def regions(self) -> tuple[VisibleRegion, ...]:
+        """Return the visible regions of a composite, largest first; none for a real patch."""
+        return visible_regions(self.recipe, self.mask)[0] if self.recipe else ()
 
-    def told(self) -> str:
-        """Say in a few words what it is."""
+    def caption(self) -> str:
+        """Return the name, the verdict and the score in one line, such as ``Mosaic 41, kept, score 0.812``."""
         verdict = VERDICT[self.verdict] if self.verdict else ""
         name = candidate(self.recipe.strategy, self.recipe.index) if self.recipe else self.origin
         return ", ".join(filter(None, (name, verdict, score(self.p_real))))
 
 
 class StoredComposites:
-    """The composites of a group, read one at a time.
+    """A sequence of the composites in a Zarr group, each read on access.
 
     Parameters
     ----------
-    group : zarr.Group
-        A curated set, or a strategy's candidates, or composites that train a filter; may be incomplete.
+    store : Store
+        A curated set, a strategy's candidates, or a strategy's filter composites. The store may be incomplete.
 
     Raises
     ------
@@ -81,40 +77,39 @@ class StoredComposites:
         The group holds no composites.
     """
 
-    def __init__(self, group: zarr.Group) -> None:
-        self._arrays = arrays_of(group)
-        self._where = str(group.store_path).removeprefix("file://")
-        if not self._arrays.keys() >= set(_NEEDED):
-            inside = ", ".join(groups_of(group)) or "none"
+    def __init__(self, store: Store) -> None:
+        self._store, self._names, self._where = store, store.names(), store.path
+        if not self._names >= set(_NEEDED):
+            inside = ", ".join(store.groups()) or "none"
             raise StoreError(
-                f"{self._where}: holds no composites itself; its groups: {inside}. Name one of them, or a curated.zarr"
+                f"{self._where}: has no composites of its own; its groups: {inside}; name one of them, or a "
+                "curated.zarr"
             )
-        self.taxonomy = taxonomy_of(group)
-        self._images, self._masks = SampleReader(array(group, "image")), SampleReader(array(group, "mask"))
+        self.taxonomy = store.taxonomy
+        self._images, self._masks = store.images(), store.masks()
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> Stored:
+    def __getitem__(self, index: int) -> StoredComposite:
         if not 0 <= index < len(self):
             raise StoreError(f"{self._where}: no sample {index}; there are {len(self)}, counted from 0")
         text = str(self._value("recipe", index) or "")
         if not text:
-            raise StoreError(f"{self._where}: sample {index} is not made yet; see `synthpipe status`")
-        recipes = self._arrays["recipe"]
+            raise StoreError(f"{self._where}: sample {index} is not stored yet; see `synthpipe status`")
         try:
             source = parse_json(text)
         except ValueError as error:
-            raise unreadable(recipes, index, str(error)) from error
+            raise self._store.unreadable_recipe(index, str(error)) from error
         if not isinstance(source, dict):
-            raise unreadable(recipes, index, f"it is {type(source).__name__}, expected an object")
-        recipe = read_recipe(recipes, index, self._masks.shape[1:]) if "strategy" in source else None
+            raise self._store.unreadable_recipe(index, f"it is {type(source).__name__}, expected an object")
+        recipe = self._store.recipe(index, self._masks.shape[1:]) if "strategy" in source else None
         p_real, verdict = self._value("p_real", index), self._value("verdict", index)
         if verdict is not None and len(REASONS) <= verdict < LOST:
             raise damaged(
                 f"{self._where}/verdict", f"sample {index} has code {verdict}; expected one of {len(REASONS)}"
             )
-        return Stored(
+        return StoredComposite(
             index,
             f"{recipe.strategy} {recipe.index}" if recipe else str(source.get("patch")),
             self._images[index],
@@ -125,43 +120,42 @@ class StoredComposites:
             None if verdict is None or verdict == LOST else REASONS[int(verdict)],
         )
 
-    def evenly(self, count: int) -> list[int]:
-        """Return at most `count` indices, evenly over all that are made by now."""
-        size = shard_size(self._arrays["image"])
-        complete = sorted(frozenset.intersection(*(complete_shards(self._arrays[name]) for name in _NEEDED)))
+    def evenly_spaced(self, count: int) -> list[int]:
+        """Return at most `count` indices, evenly spaced over the samples that are stored completely."""
+        size, complete = self._store.shard, sorted(self._store.complete_shards(*_NEEDED))
         made = sum(max(0, min(size, len(self) - shard * size)) for shard in complete)
         count = min(count, made)
-        places = [number * (made - 1) // max(1, count - 1) for number in range(count)]
-        return [complete[place // size] * size + place % size for place in places]
+        positions = [number * (made - 1) // max(1, count - 1) for number in range(count)]
+        return [complete[position // size] * size + position % size for position in positions]
 
     def _value(self, name: str, index: int) -> Any:
-        """Return a value of a small array, which may be shorter than the others while a build goes on."""
-        found = self._arrays.get(name)
-        if found is None or index >= found.shape[0]:
+        """Return a value of a small array, or None; during a build it may be shorter than the other arrays."""
+        if name not in self._names or index >= self._store.length(name):
             return None
-        return read_range(found, index, index + 1)[0]
+        return self._store.read(name, [index])[0]
 
 
 def open_composites(path: Location) -> StoredComposites:
-    """Open the composites at `path`: of a run, its curated set.
+    """Open the composites at `path`: the curated set of a run, or those of a Zarr group.
 
     Raises
     ------
     StoreError
-        There are none.
+        The run has no curated set yet, or the group has no composites.
     """
     run = RunDirectory(path)
     if not run.exists():
-        return StoredComposites(open_group(path))
+        return StoredComposites(Store.open(path))
     if exists(run.curated / "zarr.json"):
-        return StoredComposites(open_group(run.curated))
+        return StoredComposites(Store.open(run.curated))
     names = [each for each in STRATEGIES if exists(run.candidates / each / "zarr.json")]
-    there = ", ".join(str(run.candidates / each) for each in names) or "no candidates either"
-    raise StoreError(f"{path}: has no curated set yet; there is {there}")
+    stored = ", ".join(str(run.candidates / each) for each in names)
+    advice = f"name a store of candidates instead: {stored}" if names else "it has no candidates either"
+    raise StoreError(f"{path}: has no curated set yet; {advice}")
 
 
-def as_json(stored: Stored, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Describe a composite, JSON-ready: its recipe, and the patch, class and share of each region that is seen."""
+def as_json(stored: StoredComposite, taxonomy: Taxonomy) -> dict[str, Any]:
+    """Return the recipe, the verdict and the visible regions of a composite as JSON-ready data."""
     return {
         "index": stored.index,
         "origin": stored.origin,
@@ -173,18 +167,18 @@ def as_json(stored: Stored, taxonomy: Taxonomy) -> dict[str, Any]:
     }
 
 
-def _regions(stored: Stored, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
+def _regions(stored: StoredComposite, taxonomy: Taxonomy) -> Iterator[dict[str, Any]]:
     for each in stored.regions():
         yield {
             "number": each.region.number,
             "patch": each.region.patch,
             "class": class_name(each, taxonomy),
             "share": each.share,
-            "place": each.region.place,
+            "place": each.region.position,
             "window": each.region.window,
         }
 
 
-def class_name(found: Seen, taxonomy: Taxonomy) -> str:
-    """Name what most of a region's pixels are."""
-    return taxonomy.names[found.label] if found.label < len(taxonomy) else "background"
+def class_name(region: VisibleRegion, taxonomy: Taxonomy) -> str:
+    """Return the name of the class that most pixels of a region have."""
+    return taxonomy.names[region.label] if region.label < len(taxonomy) else "background"

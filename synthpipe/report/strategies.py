@@ -1,4 +1,4 @@
-"""A strategy's section of the page: verdicts, shares, scores, pairs, reuse, filter, galleries."""
+"""The page's section on a strategy: verdicts, class shares, galleries, scores, class pairs, reuse and filter."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from synthpipe.records import REASONS, Reason
-from synthpipe.report.cards import Card, card
-from synthpipe.report.charts import bar, curves, histogram, ranks, tissue
+from synthpipe.core.display_names import STRATEGY
+from synthpipe.core.records import REASONS, Reason
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.core.verdict_text import (
+    below_threshold,
+    below_threshold_warning,
+    possible_verdicts,
+    rejection_reason,
+    verdict_text,
+)
+from synthpipe.report.charts import bar, class_label, histogram, line_chart, rank_chart
+from synthpipe.report.composite_cards import CompositeCard, composite_card
 from synthpipe.report.facts import RunFacts, StrategyFacts
-from synthpipe.report.rounds import Rounds, rounds
-from synthpipe.report.tallies import Tally, score_counts
+from synthpipe.report.rounds import RoundsTable, rounds_table
 from synthpipe.storage.filter_report import accuracy_text, calibration_text
-from synthpipe.taxonomy import LOST, Taxonomy
-from synthpipe.verdicts import below_threshold, meaning, possible, told, warning
-from synthpipe.words import STRATEGY
+from synthpipe.storage.tallies import Tally, score_counts
 
 _BINS = 40
-_MOST = 15  # rows of what is used most
-_CLASSES = 16  # that a matrix has room for
+_MOST = 15  # rows of a table of the most used donors or slides
+_CLASSES = 16  # classes in the matrix of pairs
 _EXAMPLES = 4
-_KNOWN = {  # of a filter's report, shown by name
+_SHOWN = {  # keys of a filter's report with their own rows on the page
     *("format_version", "strategy", "network", "epochs", "best_epoch", "accuracy", "auroc", "synthetic_train"),
     *("synthetic_val", "real_train", "real_val", "model_sha256", "seconds", "device"),
 }
@@ -38,69 +44,69 @@ _EPOCH = {
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """What the page shows of a strategy: names of the template."""
+class StrategySection:
+    """The data of a strategy's section; the template uses these names."""
 
     name: str
     title: str
     summary: str
     warning: str
     verdicts: Sequence[Sequence[Any]]
-    verdicts_told: str
+    verdicts_note: str
     share_heads: Sequence[str]
     shares: Sequence[Sequence[Any]]
-    examples: Sequence[Card]
+    examples: Sequence[CompositeCard]
     kept_title: str
-    kept_told: str
-    kept: Sequence[Card]
-    rejected_told: str
-    rejected: Sequence[Card]
+    kept_note: str
+    kept: Sequence[CompositeCard]
+    rejected_note: str
+    rejected: Sequence[CompositeCard]
     scores: Markup | None
     score_rows: Sequence[Sequence[Any]]
-    rounds: Rounds | None
-    pairs_told: str
+    rounds: RoundsTable | None
+    pairs_caption: str
     pair_names: Sequence[str]
     pairs: Sequence[Mapping[str, Any]]
-    reuse_told: str
+    reuse_note: str
     reuse: Sequence[Mapping[str, Any]]
     filter: Mapping[str, Any] | None
 
 
-def section(facts: RunFacts, found: StrategyFacts) -> Section:
-    """Describe a strategy."""
+def strategy_section(facts: RunFacts, found: StrategyFacts) -> StrategySection:
+    """Return the section of a strategy."""
     taxonomy, tallied = facts.pipeline.taxonomy, found.tally
     kept, rejected = (
-        [card(shown, facts.pipeline, facts.catalog, facts.path) for shown in gallery]
+        [composite_card(shown, facts.pipeline, facts.catalog, facts.path) for shown in gallery]
         for gallery in (found.kept, found.rejected)
     )
     spread = np.linspace(0, len(kept) - 1, min(_EXAMPLES, len(kept))).round().astype(int).tolist()
-    judged = "Kept" if tallied.judged else "Candidates, none chosen yet"
+    gallery_title = "Kept" if tallied.judged else "Candidates, none chosen yet"
     chart, score_rows = _scores(facts, found)
     names, pairs = _pairs(tallied, taxonomy)
     verdicts, ranked = _verdicts(found), facts.pipeline.ranked
     what = "kept composites" if tallied.judged else "candidates"
-    return Section(
+    return StrategySection(
         found.strategy,
         STRATEGY[found.strategy],
         _summary(facts, found),
         _warning(facts, found),
         _verdict_rows(verdicts, ranked),
-        _verdicts_told(verdicts, ranked),
-        ["class", "kept" if tallied.judged else "by now", "", "all candidates"],
+        _verdicts_note(verdicts, ranked),
+        ["class", "kept" if tallied.judged else "so far", "", "all candidates"],
         list(_share_rows(tallied, taxonomy)),
-        [kept[place] for place in spread],
-        judged,
-        _gallery_told(len(kept), int(np.count_nonzero(tallied.kept if tallied.judged else tallied.stored)), tallied),
+        [kept[index] for index in spread],
+        gallery_title,
+        _gallery_note(len(kept), int(np.count_nonzero(tallied.kept if tallied.judged else tallied.stored)), tallied),
         kept,
-        _gallery_told(len(rejected), int(np.count_nonzero(_rejected(tallied))), tallied),
+        _gallery_note(len(rejected), int(np.count_nonzero(_rejected(tallied))), tallied),
         rejected,
         chart,
         score_rows,
-        rounds(found.strategy, facts.summary["rounds"], ranked),
-        f"in how many of the {what} two classes occur together; on the diagonal, in how many one occurs",
+        rounds_table(found.strategy, facts.summary["rounds"], ranked),
+        f"number of {what} in which two classes occur together; on the diagonal, in which a class occurs",
         names,
         pairs,
-        _reuse_told(tallied, what),
+        _reuse_note(tallied, what),
         _reuse(facts, tallied),
         _filter(found.filter) if found.filter else None,
     )
@@ -115,66 +121,81 @@ def _summary(facts: RunFacts, found: StrategyFacts) -> str:
     stored, kept = int(np.count_nonzero(tallied.stored)), int(np.count_nonzero(tallied.kept))
     if not tallied.judged:
         return f"{stored:,} of {len(tallied.stored):,} planned candidates are stored; {_judged_so_far(facts, found)}."
-    beyond = f" {found.beyond:,} more were made for settings that were changed since." if found.beyond else ""
-    text = f"{kept:,} of {stored:,} candidates were kept, {rules.wanted[found.strategy]:,} were wanted.{beyond}"
+    beyond = f" {found.beyond:,} more were made for settings that have changed since." if found.beyond else ""
+    text = f"{kept:,} of {stored:,} candidates were kept; {rules.wanted[found.strategy]:,} were wanted.{beyond}"
     scored = tallied.p_real[~np.isnan(tallied.p_real)]
     if not len(scored):
-        return f"{text} No filter was asked."
+        return f"{text} No filter scored them."
     rate = np.count_nonzero(scored > rules.threshold) / len(scored)
     rule = (
-        "the highest scores were kept, whatever they are"
+        "the candidates with the highest scores were kept, however low the scores are"
         if rules.rule == "top_k"
-        else "the first that score above it were kept"
+        else "the first candidates that score above it were kept"
     )
     return f"{text} The filter accepts {rate:.1%} of them at the threshold {rules.threshold:g}; {rule}."
 
 
 def _warning(facts: RunFacts, found: StrategyFacts) -> str:
-    """Return a warning if the filter rejects kept composites; else an empty text. Runs of any version have it."""
+    """Return a warning if the filter rejects kept composites, else an empty text.
+
+    The warning follows from the scores, since runs of earlier versions do not store it.
+    """
     scores, threshold = found.tally.p_real[found.tally.kept], facts.pipeline.curation.threshold
     below = below_threshold(scores, threshold)
-    return f"Warning: {warning(found.strategy, below, threshold)}." if below else ""
+    return f"Warning: {below_threshold_warning(found.strategy, below, threshold)}." if below else ""
 
 
 def _judged_so_far(facts: RunFacts, found: StrategyFacts) -> str:
-    """Say what the build found when it judged last; it stores verdicts when there are enough good ones."""
+    """Return the result of the build's last judgement in words.
+
+    A build stores verdicts only when enough candidates pass.
+    """
     verdicts = found.journal.get("verdicts")
     if not verdicts:
         return "none is judged yet"
     wanted = facts.pipeline.curation.wanted[found.strategy]
-    text = f"of the first {found.journal['candidates']:,} the build may keep {verdicts['kept']:,}, and wants {wanted:,}"
+    text = f"of the first {found.journal['candidates']:,}, {verdicts['kept']:,} may be kept; {wanted:,} are wanted"
     rate = found.journal["acceptance"]
     if rate is None:
         return text
-    return f"{text}; the filter accepts {rate:.1%} of them at the threshold {facts.pipeline.curation.threshold:g}"
+    threshold = facts.pipeline.curation.threshold
+    return f"{text}; the filter accepts {rate:.1%} of the judged ones at the threshold {threshold:g}"
 
 
 def _verdicts(found: StrategyFacts) -> Mapping[Reason, int]:
-    """Return how many candidates got each verdict, as stored, or when the build judged last; empty before it has."""
+    """Return the number of candidates with each verdict.
+
+    The counts are of the stored verdicts, or else of the build's last judgement; empty before the first judgement.
+    """
     if not found.tally.judged:
         last: Mapping[Reason, int] = found.journal.get("verdicts", {})
         return last
     return {reason: int(np.count_nonzero(found.tally.verdicts == code)) for code, reason in enumerate(REASONS)}
 
 
-def _gallery_told(shown: int, count: int, tallied: Tally) -> str:
+def _gallery_note(shown: int, count: int, tallied: Tally) -> str:
     order = "evenly over the scores, highest first" if tallied.scored else "evenly over the indices"
-    return f"{shown:,} of {count:,}, {order}. Choose one for its recipe and donors."
+    return f"{shown:,} of {count:,}, {order}. Click one to see its recipe and donors."
 
 
 def _verdict_rows(verdicts: Mapping[Reason, int], ranked: bool) -> list[tuple[Any, ...]]:
     total = max(1, sum(verdicts.values()))
-    counts = [(reason, verdicts.get(reason, 0)) for reason in possible(ranked, verdicts)] if verdicts else []
+    counts = [(reason, verdicts.get(reason, 0)) for reason in possible_verdicts(ranked, verdicts)] if verdicts else []
     return [
-        (told(reason, ranked), f"{count:,}", f"{count / total:.1%}", bar(count / total, "other" if code else "kept"))
+        (
+            verdict_text(reason, ranked),
+            f"{count:,}",
+            f"{count / total:.1%}",
+            bar(count / total, "other" if code else "kept"),
+        )
         for code, (reason, count) in enumerate(counts)
     ]
 
 
-def _verdicts_told(verdicts: Mapping[Reason, int], ranked: bool) -> str:
-    """Say what those reasons of rejection mean that occur."""
+def _verdicts_note(verdicts: Mapping[Reason, int], ranked: bool) -> str:
+    """Return an explanation of the reasons of rejection that occur."""
     found = [reason for reason in REASONS if reason != "kept" and verdicts.get(reason)]
-    return "; ".join(f"{told(reason, ranked)}: {meaning(reason, ranked)}" for reason in found)
+    return "; ".join(f"{verdict_text(reason, ranked)}: {rejection_reason(reason, ranked)}" for reason in found)
 
 
 def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]:
@@ -182,7 +203,7 @@ def _share_rows(tallied: Tally, taxonomy: Taxonomy) -> Iterator[tuple[Any, ...]]
     colors = [*(each.color for each in taxonomy.classes), taxonomy.background_color]
     names = [*taxonomy.names, "background"]
     for name, color, share, whole in zip(names, colors, shares.tolist(), of_all.tolist(), strict=True):
-        yield tissue(name, color), f"{share:.1%}", bar(share), f"{whole:.1%}"
+        yield class_label(name, color), f"{share:.1%}", bar(share), f"{whole:.1%}"
 
 
 def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[tuple[Any, ...]]]:
@@ -205,7 +226,7 @@ def _scores(facts: RunFacts, found: StrategyFacts) -> tuple[Markup | None, list[
 
 
 def _pairs(tallied: Tally, taxonomy: Taxonomy) -> tuple[list[str], list[dict[str, Any]]]:
-    """Return the classes that occur most, and the matrix of those."""
+    """Return the most frequent classes, and the matrix of their pairs."""
     order = np.sort(np.argsort(-np.diag(tallied.together), kind="stable")[:_CLASSES]).tolist()
     top = max(1, int(tallied.together.max(initial=0)))
     rows = []
@@ -216,15 +237,15 @@ def _pairs(tallied: Tally, taxonomy: Taxonomy) -> tuple[list[str], list[dict[str
     return [taxonomy.names[each] for each in order], rows
 
 
-def _reuse_told(tallied: Tally, what: str) -> str:
+def _reuse_note(tallied: Tally, what: str) -> str:
     parts = []
     for name, uses in (("donor patches", tallied.donor_uses), ("slides or patients", tallied.group_uses)):
         used = uses[uses > 0]
         if len(used):
             median = float(np.median(used))
             parts.append(
-                f"{len(used):,} of {len(uses):,} {name} occur in the {what}, each in {median:g} (median), one in up to "
-                f"{int(used.max()):,}"
+                f"{len(used):,} of {len(uses):,} {name} occur in the {what}. The median of them occurs in {median:g}, "
+                f"and the most used one in {int(used.max()):,}"
             )
     return ". ".join(parts) + "."
 
@@ -242,26 +263,34 @@ def _reuse(facts: RunFacts, tallied: Tally) -> list[dict[str, Any]]:
             (names[each], f"{uses[each]:,}", f"{uses[each] / max(1, count):.1%}", bar(uses[each] / max(1, count)))
             for each in order
         ]
-        title = f"Composites that each {what} occurs in, most first"
-        caption = f"the {len(rows)} of {len(names):,} that occur most"
+        title = f"Number of composites in which each {what} occurs, most used first"
+        caption = f"the {len(rows)} most used of {len(names):,}"
         plural = {"donor patch": "donor patches", "slide": "slides or patients"}[what]
         found.append(
-            {"what": what, "caption": caption, "rows": rows, "chart": ranks(title, uses.tolist(), f"{plural}, ranked")}
+            {
+                "what": what,
+                "caption": caption,
+                "rows": rows,
+                "chart": rank_chart(title, uses.tolist(), f"{plural}, ranked"),
+            }
         )
     return found
 
 
 def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe a filter's report; what it holds besides training and validation is listed as it is."""
+    """Return the data that the page shows from a filter's report.
+
+    Values other than those of training and validation are listed under their keys.
+    """
     epochs: Sequence[Mapping[str, Any]] = report["epochs"]
     best = int(report["best_epoch"])
-    rows_told = [
+    properties = [
         ("network", report["network"]),
-        ("validation", f"{accuracy_text(report)}, on slides that it never saw"),
-        ("accuracy", "of real patches and composites evenly; guessing has 0.5"),
+        ("validation", f"{accuracy_text(report)}, on slides that are not in its training set"),
+        ("accuracy", "real patches and composites have equal weight, so that guessing gives 0.5"),
         ("trained on", f"{report['synthetic_train']:,} composites, {report['real_train']:,} real patches"),
         ("validated on", f"{report['synthetic_val']:,} composites, {report['real_val']:,} real patches"),
-        ("weights kept", f"of epoch {best + 1} of {len(epochs)}"),
+        ("best epoch", f"{best + 1} of {len(epochs)}; its weights are used"),
         ("training", f"{report['seconds']:.0f} s on {report['device']}"),
         ("weights", f"sha256 {report['model_sha256']}"),
     ]
@@ -269,14 +298,20 @@ def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     rows = [[_number(epoch.get(key), key) for key in heads] for epoch in epochs]
     losses = _series(epochs, ("train_loss", "val_loss"))
     shares = _series(epochs, ("val_accuracy", "val_auroc"))
-    charts = [curves("Loss of the filter after each epoch, the kept one marked", losses, best)] if losses else []
+    charts = (
+        [line_chart("Loss of the filter after each epoch, with a mark at the best epoch", losses, best)]
+        if losses
+        else []
+    )
     if shares:
         charts.append(
-            curves("Accuracy and AUROC of the filter after each epoch, the kept one marked", shares, best, 1.0)
+            line_chart(
+                "Accuracy and AUROC of the filter after each epoch, with a mark at the best epoch", shares, best, 1.0
+            )
         )
-    further = list(_flat({key: value for key, value in report.items() if key not in _KNOWN}))
+    further = list(_flat({key: value for key, value in report.items() if key not in _SHOWN}))
     return {
-        "told": rows_told,
+        "properties": properties,
         "calibration": calibration_text(report),
         "charts": charts,
         "heads": [_EPOCH.get(head, head.replace("_", " ")) for head in heads],
@@ -296,13 +331,13 @@ def _number(value: Any, key: str) -> str:
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield what a mapping holds, of any depth, as names and short texts."""
+    """Yield the values of a nested mapping as pairs of a name and a short text."""
     for key, value in data.items():
         name = f"{prefix}{str(key).replace('_', ' ')}"
         if isinstance(value, Mapping):
             yield from _flat(value, f"{name}, ")
         elif isinstance(value, list):
-            shown = ", ".join(_number(each, "") for each in value[:12])
-            yield name, f"{shown}, ... ({len(value)} in all)" if len(value) > 12 else shown
+            first = ", ".join(_number(each, "") for each in value[:12])
+            yield name, f"{first}, ... ({len(value)} in all)" if len(value) > 12 else first
         else:
             yield name, _number(value, "")

@@ -1,44 +1,47 @@
-"""Running tasks on Dask: the cluster, its workers, the bounded window, and what a worker prepares once."""
+"""Run tasks: in this process, or on a Dask cluster with a bounded number of tasks submitted at a time."""
 
 # isort: off
-import synthpipe.runtime.site  # noqa: F401  # first: it tells what is wrong with Dask's settings
+import synthpipe.runtime.site  # noqa: F401  # first: its error explains wrong Dask settings
 
 # isort: on
-from synthpipe.runtime.cluster import Cluster, check_reachable, open_cluster
-from synthpipe.runtime.jobs import JobSettings, parse_size
+from synthpipe.runtime.cluster import DaskExecutor, check_reachable
+from synthpipe.runtime.executor import Executor, WorkerSetup
+from synthpipe.runtime.job_settings import JobSettings, parse_size
 from synthpipe.runtime.local import available_memory, visible_gpus
-from synthpipe.runtime.progress import announce, announced
+from synthpipe.runtime.opening import open_executor
+from synthpipe.runtime.progress import announce
+from synthpipe.runtime.serial import SerialExecutor
 from synthpipe.runtime.settings import (
     QUEUE_KINDS,
     ClusterSettings,
     Demand,
     DeviceUse,
-    Joined,
+    ExistingCluster,
+    JobQueue,
     Local,
-    Queued,
     QueueKind,
     Tls,
 )
-from synthpipe.runtime.window import run_tasks
 
 __all__ = [
     "QUEUE_KINDS",
-    "Cluster",
     "ClusterSettings",
+    "DaskExecutor",
     "Demand",
     "DeviceUse",
+    "Executor",
+    "ExistingCluster",
+    "JobQueue",
     "JobSettings",
-    "Joined",
     "Local",
     "QueueKind",
-    "Queued",
+    "SerialExecutor",
     "Tls",
+    "WorkerSetup",
     "announce",
-    "announced",
     "available_memory",
     "check_reachable",
-    "open_cluster",
+    "open_executor",
     "parse_size",
-    "run_tasks",
     "visible_gpus",
 ]

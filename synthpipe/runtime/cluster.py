@@ -1,94 +1,115 @@
-"""The cluster that a build works on: started or joined, its workers checked and prepared."""
+"""An executor that runs tasks on a Dask cluster, which it starts or joins."""
 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import dask
 from distributed import Client
 
-from synthpipe.errors import ClusterError
-from synthpipe.files import parse_json, read_regular
-from synthpipe.runtime.crew import Crew
+from synthpipe.core.errors import ClusterError
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.reading import read_regular
+from synthpipe.files.scratch import private_directory
+from synthpipe.runtime.executor import WorkerSetup
 from synthpipe.runtime.jobs import WORKER_MEMORY, WORKER_SETTINGS, check_queue, job_cluster
 from synthpipe.runtime.keys import made_keys, security
-from synthpipe.runtime.local import local_cluster
-from synthpipe.runtime.preparation import (
+from synthpipe.runtime.local import NO_GPU, local_cluster
+from synthpipe.runtime.progress import ANNOUNCED, subscribed
+from synthpipe.runtime.renewal import jobs_renewed
+from synthpipe.runtime.settings import ClusterSettings, Demand, ExistingCluster, JobQueue, Local
+from synthpipe.runtime.site import starting
+from synthpipe.runtime.submission import run_tasks
+from synthpipe.runtime.terminal import interrupts_held, quiet
+from synthpipe.runtime.worker_plugin import (
     PREPARED,
     REFUSED,
     WARNED,
-    Workplace,
     check_scheduler,
     check_workers,
     plugin_name,
     prepare_workers,
 )
-from synthpipe.runtime.progress import heard
-from synthpipe.runtime.renewal import jobs_renewed
-from synthpipe.runtime.settings import ClusterSettings, Demand, Joined, Local, Queued
-from synthpipe.runtime.site import starting
-from synthpipe.scratch import private_directory
+from synthpipe.runtime.workers import WorkerPool
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 
 _SETTINGS = {
     **WORKER_SETTINGS,
     **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_MEMORY.items()},
     "distributed.scheduler.worker-ttl": None,
-    # a worker that is between two lives when Dask looks would be given up for good; its nanny, or we, start it again
+    # Dask would remove a worker for good that is just being started again, by its nanny or by the job renewal
     "distributed.deploy.lost-worker-timeout": "3650 days",
-    # of its messages, and so of the tasks in them, the scheduler remembers a thousand a worker for debugging
+    # for debugging, the scheduler keeps a thousand messages of each worker, with the tasks in them
     "distributed.admin.low-level-log-length": 100,
 }
 _REMOTE_SETTINGS = {
-    # of machines that are gone for good nobody says goodbye
+    # a machine that is gone for good does not close its connection
     "distributed.scheduler.worker-ttl": "10m",
     "distributed.comm.timeouts.connect": "30s",
 }
 _GENTLE_ADAPTING = {
     "interval": "2s",
     "wait_count": 30,  # a minute without work before a job is given back
-    "target_duration": "10ms",  # the window shows the scheduler only a little of the work: every task is worth a worker
+    "target_duration": "10ms",  # the scheduler knows only a little of the work at a time: every task is worth a worker
 }
 _SECONDS_TO_CONNECT, _SECONDS_TO_RELEASE = 20, 10
-_WARNINGS = "PYTHONWARNINGS"
 _LOCAL_PATIENCE = 60.0
-_MOST_RECORD = 2**20  # bytes of a scheduler's file
+_MOST_BYTES = 2**20  # bytes of a scheduler's file
 
 
 @dataclass(frozen=True, slots=True)
-class Cluster:
-    """A cluster at work.
+class DaskExecutor:
+    """Runs tasks on the workers of a Dask cluster.
 
     Attributes
     ----------
     client : distributed.Client
-        Connected to it.
-    crew : Crew
-        Its workers.
+        Connected to the cluster.
+    pool : WorkerPool
+        The cluster's workers.
     settings : ClusterSettings
-        What was asked for.
+        The settings that the cluster was started or joined with.
     """
 
     client: Client
-    crew: Crew
+    pool: WorkerPool
     settings: ClusterSettings
 
+    def hosts(self) -> int:
+        """Return the number of machines that have workers now."""
+        return self.pool.snapshot().hosts
+
     def uses_gpus(self) -> bool:
-        """Whether tasks that are made for GPUs wait for workers with one."""
+        """Return whether tasks for GPUs wait for workers with one."""
         use = self.settings.device
-        return use == "cuda" or (use == "auto" and self.crew.now(fresh=True).slots(gpu=True) > 0)
+        return use == "cuda" or (use == "auto" and self.pool.snapshot(fresh=True).slots(gpu=True) > 0)
+
+    def run(
+        self, function: Callable[[Argument], Result], arguments: Iterable[Argument], gpu: bool = False
+    ) -> Iterator[Result]:
+        """Yield ``function(argument)`` for every argument, in order of completion; see `Executor.run`.
+
+        Raises
+        ------
+        ClusterError
+            A task kept ending its workers, there were no workers for too long, or the scheduler is lost.
+        """
+        return run_tasks(self.client, self.pool, function, arguments, gpu and self.uses_gpus())
+
+    def announced(self, advance: Callable[[int], None]) -> AbstractContextManager[None]:
+        """Call `advance` with the steps that tasks announce while the block runs."""
+        return subscribed(self.client, ANNOUNCED, advance)
 
     @contextmanager
-    def prepared(self, workplace: Workplace, on_steps: Callable[[int], None]) -> Iterator[None]:
-        """Check all workers and prepare them, those that come later too, for as long as the block runs.
+    def prepared(self, setup: WorkerSetup, on_steps: Callable[[int], None]) -> Iterator[None]:
+        """Check and prepare all workers for the block, including those that join later.
 
         `on_steps` is called with the steps that workers announce while the first of them are prepared.
 
@@ -97,51 +118,51 @@ class Cluster:
         ClusterError
             Workers, or the scheduler, are not fit for the build.
         """
-        if isinstance(self.settings.where, Joined):
-            self.crew.answer(lambda: check_scheduler(self.client, workplace))
-        self.crew.answer(lambda: check_workers(self.client, workplace))
+        if isinstance(self.settings.where, ExistingCluster):
+            self.pool.answer(lambda: check_scheduler(self.client, setup))
+        self.pool.answer(lambda: check_workers(self.client, setup))
         try:
-            with heard(self.client, PREPARED, on_steps):
-                self.crew.answer(lambda: prepare_workers(self.client, self.crew, workplace))
+            with subscribed(self.client, PREPARED, on_steps):
+                self.pool.answer(lambda: prepare_workers(self.client, self.pool, setup))
             yield
         finally:
             with suppress(Exception):  # the cluster may be gone, and its workers with what they held, or not answer
                 if self.client.status == "running":
-                    self.client.sync(self._release, plugin_name(workplace), callback_timeout=_SECONDS_TO_RELEASE)
+                    self.client.sync(self._release, plugin_name(setup), callback_timeout=_SECONDS_TO_RELEASE)
 
     async def _release(self, plugin: str) -> None:
         await self.client.scheduler.unregister_worker_plugin(name=plugin)
 
 
 def check_reachable(settings: ClusterSettings) -> None:
-    """Refuse a scheduler that does not answer, or a queue that is not here, before anything is done for it.
+    """Refuse a scheduler that does not answer, or a queue that this machine cannot submit to.
 
     Raises
     ------
     ClusterError
         It cannot be joined, or submitted to.
     """
-    if isinstance(settings.where, Joined):
-        with dask.config.set(_REMOTE_SETTINGS), _quiet():
+    if isinstance(settings.where, ExistingCluster):
+        with dask.config.set(_REMOTE_SETTINGS), quiet():
             _join(settings.where).close()
-    elif isinstance(settings.where, Queued):
+    elif isinstance(settings.where, JobQueue):
         check_queue(settings.where)
 
 
 @contextmanager
 def open_cluster(
     settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path | None = None
-) -> Iterator[Cluster]:
+) -> Iterator[DaskExecutor]:
     """Start or join a cluster, and wait until it has a worker.
 
     Parameters
     ----------
     settings : ClusterSettings
-        Where and how.
+        Where and how tasks run.
     demand : Demand
-        What tasks need of memory.
+        Memory that tasks need.
     note : callable
-        Told what is worth a line.
+        Called with messages for the user.
     shared : Path, optional
         Folder that jobs of a queue see under the same path, for the keys that are made for them; by default the working
         directory.
@@ -158,44 +179,44 @@ def open_cluster(
     with ExitStack() as stack:
         # Dask loads code from its directory, which in a shared one another user may have made before
         private = (
-            {} if isinstance(where, Joined) else {"temporary-directory": str(stack.enter_context(private_directory()))}
+            {}
+            if isinstance(where, ExistingCluster)
+            else {"temporary-directory": str(stack.enter_context(private_directory()))}
         )
         stack.enter_context(dask.config.set(_SETTINGS | remote | private))
-        stack.enter_context(_quiet())
-        with _interrupts_held():
+        stack.enter_context(quiet())
+        with interrupts_held():
             client = stack.enter_context(_client(settings, demand, note, shared or Path.cwd(), stack))
         client.subscribe_topic(REFUSED, lambda event: note(f"refused, and stopped: {event[1]}"))
         client.subscribe_topic(WARNED, _once(note))
-        cluster = Cluster(client, Crew(client, patience), settings)
-        if not cluster.crew.now().workers:
+        executor = DaskExecutor(client, WorkerPool(client, patience), settings)
+        if not executor.pool.snapshot().workers:
             note(f"waiting for workers, at most {patience:.0f} s")
-        cluster.crew.wait()
+        executor.pool.wait()
         if settings.device == "cuda":
-            if isinstance(where, Local) and not cluster.crew.now().slots(gpu=True):
-                raise ClusterError(
-                    "--device cuda: torch sees no GPU on this machine; leave it out, or give --device cpu"
-                )
-            cluster.crew.wait(gpu=True)
-        yield cluster
+            if isinstance(where, Local) and not executor.pool.snapshot().slots(gpu=True):
+                raise ClusterError(NO_GPU)
+            executor.pool.wait(gpu=True)
+        yield executor
 
 
 def _once(note: Callable[[str], None]) -> Callable[[tuple[float, str]], None]:
-    """Return what notes the messages of events, each message once: workers of a node send the same."""
-    told = set[str]()
+    """Return a function that passes the messages of events to `note`, each once: workers of a node send the same."""
+    noted = set[str]()
 
-    def hear(event: tuple[float, str]) -> None:
-        if event[1] not in told:
-            told.add(event[1])
+    def note_once(event: tuple[float, str]) -> None:
+        if event[1] not in noted:
+            noted.add(event[1])
             note(event[1])
 
-    return hear
+    return note_once
 
 
 def _client(
     settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path, stack: ExitStack
 ) -> Client:
     where = settings.where
-    if isinstance(where, Joined):
+    if isinstance(where, ExistingCluster):
         return _join(where)
     if isinstance(where, Local):
         return _client_of(stack.enter_context(local_cluster(where, settings.device, demand)))
@@ -220,10 +241,10 @@ def _client_of(cluster: Any) -> Client:
         return Client(cluster)
 
 
-def _join(joined: Joined) -> Client:
-    address = _address(joined.scheduler)
+def _join(existing: ExistingCluster) -> Client:
+    address = _address(existing.scheduler)
     with starting(f"--scheduler {address}: no connection", "is it running there, and does it use TLS as you do?"):
-        return Client(address, security=security(joined.tls), timeout=_SECONDS_TO_CONNECT)
+        return Client(address, security=security(existing.tls), timeout=_SECONDS_TO_CONNECT)
 
 
 def _address(scheduler: str) -> str:
@@ -231,7 +252,7 @@ def _address(scheduler: str) -> str:
     if "://" in scheduler:
         return scheduler
     try:
-        address = parse_json(read_regular(Path(scheduler), _MOST_RECORD))["address"]
+        address = parse_json(read_regular(Path(scheduler), _MOST_BYTES))["address"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ClusterError(
@@ -239,62 +260,3 @@ def _address(scheduler: str) -> str:
             f"`dask scheduler --scheduler-file` wrote: {reason}"
         ) from error
     return str(address)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Dask's own messages from the terminal; what is worth telling arrives as an exception."""
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
-    handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
-    # asyncio and tornado tell of Dask's forgotten futures, when several workers end at once
-    loud: list[logging.Handler | logging.Logger] = [*handlers, *map(logging.getLogger, ("asyncio", "tornado"))]
-    muted = {each: each.level for each in loud}
-    for each in muted:
-        each.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        for each, level in muted.items():
-            each.setLevel(level)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back while the block runs.
-
-    Processes that it starts never see Ctrl-C: who started them stops them.
-    """
-    _start_resource_tracker()
-    came: list[int] = []
-    handlers: dict[int, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        # blocking is not enough: the system gives the signal to another thread, and Python's handler runs in this one
-        ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-        for number in (signal.SIGTERM, *(() if ignored else (signal.SIGINT,))):
-            handlers[number] = signal.signal(number, lambda number, _: came.append(number))
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if came:
-            os.kill(os.getpid(), came[0])
-
-
-def _start_resource_tracker() -> None:
-    """Start what starting processes needs, and what lets Ctrl-C through while it starts.
-
-    At the end it would tell the terminal of what killed workers left, which it has removed by then.
-    """
-    before = os.environ.get(_WARNINGS)
-    quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
-    os.environ[_WARNINGS] = f"{before},{quiet}" if before else quiet
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        if before is None:
-            del os.environ[_WARNINGS]
-        else:
-            os.environ[_WARNINGS] = before

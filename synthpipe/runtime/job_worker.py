@@ -8,7 +8,7 @@ from __future__ import annotations
 import dask
 from distributed.cli.dask_worker import main
 
-from synthpipe.scratch import private_directory
+from synthpipe.files.scratch import private_directory
 
 if __name__ == "__main__":
     with private_directory() as directory, dask.config.set({"temporary-directory": str(directory)}):

@@ -1,4 +1,4 @@
-"""TLS between the parts of a cluster: settings from PEM files, and files that are made for the jobs of one build."""
+"""TLS between the parts of a cluster: settings from PEM files, and new files for the jobs of one build."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from uuid import uuid4
 
 from distributed import Security
 
-from synthpipe.files import PARTIAL, told
+from synthpipe.files.locations import translate_errors
+from synthpipe.files.writing import PARTIAL
 from synthpipe.runtime.settings import Tls
 
 _ROLES = ("scheduler", "worker", "client")
@@ -39,7 +40,7 @@ def made_keys(folder: Path) -> Iterator[Tls]:
     made = Security.temporary()
     paths: list[Path] = []
     try:
-        with told(folder, "the keys of the jobs cannot be written"):
+        with translate_errors(folder, "the keys of the jobs cannot be written"):
             for content in (made.tls_ca_file, made.tls_worker_key):
                 path = folder.absolute() / f".key.{uuid4().hex}{PARTIAL}"
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

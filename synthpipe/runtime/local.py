@@ -1,4 +1,4 @@
-"""A cluster of processes on this machine, a GPU each for as many of them as there are GPUs."""
+"""Start a cluster of worker processes on this machine, each with at most one GPU."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from typing import Any
 from dask.utils import format_bytes
 from distributed import Nanny, Security, SpecCluster, scheduler, system, worker
 
-from synthpipe.errors import ClusterError
-from synthpipe.runtime.crew import GPU
+from synthpipe.core.errors import ClusterError
+from synthpipe.core.threads import available_cores
 from synthpipe.runtime.servers import Scheduler, Worker
 from synthpipe.runtime.settings import Demand, DeviceUse, Local
 from synthpipe.runtime.site import starting
-from synthpipe.threads import available_cores
+from synthpipe.runtime.workers import GPU
 
 _LOOPBACK = "127.0.0.1"
 _LEAST_MEMORY = 256 << 20
 _STARTS = 3
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+NO_GPU = "--device cuda: torch sees no GPU on this machine; leave it out, or give --device cpu"
 _REMEMBERING = "spans"  # Dask's extension that keeps a record of every task for good
 
 
 def local_cluster(local: Local, device: DeviceUse, demand: Demand) -> Any:
     """Start single-threaded worker processes that listen on the loopback address only, and to each other only.
 
-    Other users of the machine reach that address too. So all speak TLS, with a key that is made here and reaches the
-    processes through the pipes that start them. A worker that is a thread of this process has no address at all.
+    Other users of the machine reach that address too. So all processes speak TLS, with a key that is made here and
+    reaches them through the pipes that start them.
 
     Raises
     ------
     ClusterError
         They cannot be started.
     """
-    count = (local.workers or available_cores()) if local.processes else 1
+    count = local.workers or available_cores()
     memory = local.memory or demand.limit(available_memory(), count)
     if memory < _LEAST_MEMORY:
         raise ClusterError(
             f"--memory: {format_bytes(memory)} a worker is too little: by itself it needs some "
             f"{format_bytes(_LEAST_MEMORY)}; give more, or use fewer --workers"
         )
-    # nobody looks for GPUs where no task would ask for one
-    devices = local.gpus if local.gpus is not None else visible_gpus() if demand.training and device != "cpu" else ()
+    devices = devices_of(local, device, demand)
     extensions = {name: kind for name, kind in worker.DEFAULT_EXTENSIONS.items() if name != _REMEMBERING}
-    network = encrypted() if local.processes else {"protocol": "inproc://", "security": Security()}
+    network = encrypted()
     common = {
         **network,
         "nthreads": 1,
@@ -57,12 +57,13 @@ def local_cluster(local: Local, device: DeviceUse, demand: Demand) -> Any:
     }
     workers = {}
     for number in range(count):
-        owned = devices[number : number + 1] if device != "cpu" else ()
+        owned = devices[number : number + 1]
         resources = {"resources": {GPU: 1}} if owned else {}
-        options = {**common, **resources, "silence_logs": logging.CRITICAL}
-        if local.processes:
-            options |= {"worker_class": Worker, "env": {_VISIBLE: ",".join(owned)}}
-        workers[number] = {"cls": Nanny if local.processes else Worker, "options": options}
+        process = {"worker_class": Worker, "env": {VISIBLE: ",".join(owned)}}
+        workers[number] = {
+            "cls": Nanny,
+            "options": {**common, **resources, **process, "silence_logs": logging.CRITICAL},
+        }
     central = {
         "cls": Scheduler,
         "options": {
@@ -94,9 +95,21 @@ def encrypted() -> dict[str, Any]:
     return {"host": _LOOPBACK, "protocol": "tls://", "security": Security.temporary()}
 
 
+def devices_of(local: Local, device: DeviceUse, demand: Demand) -> tuple[str, ...]:
+    """Return the CUDA devices for the tasks of a build, as `CUDA_VISIBLE_DEVICES` names them.
+
+    torch is not asked for its GPUs where no task would use one.
+    """
+    if device == "cpu":
+        return ()
+    if local.gpus is not None:
+        return local.gpus
+    return visible_gpus() if demand.training else ()
+
+
 def visible_gpus() -> tuple[str, ...]:
     """Return the CUDA devices that torch sees, as `CUDA_VISIBLE_DEVICES` names them."""
-    named = os.environ.get(_VISIBLE)
+    named = os.environ.get(VISIBLE)
     if named in ("", "-1") or not shutil.which("nvidia-smi"):
         return ()
     # in a process of its own: torch would stay in the driver's memory

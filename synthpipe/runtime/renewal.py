@@ -1,4 +1,4 @@
-"""Jobs of a queue that ended are given up, so that an adaptive cluster submits others for them."""
+"""Remove ended and refused jobs from a Dask cluster, so that Dask submits new ones."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from tornado.ioloop import PeriodicCallback
 
 from synthpipe.runtime.servers import Scheduler
 
-_SECONDS_BETWEEN_LOOKS, _SECONDS_OF_ABSENCE = 2, 20  # a worker that a nanny starts again is back in some seconds
+_SECONDS_BETWEEN_CHECKS, _SECONDS_OF_ABSENCE = 2, 20  # a worker that a nanny starts again is back in some seconds
 _MOST_DOUBLINGS = 5  # of the seconds between two questions to the queue
 
 
 @contextmanager
 def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
-    """Give up jobs that lost all their workers, or ended before they had any, while the block runs.
+    """Remove jobs that lost all their workers, ended before they had any, or were refused, while the block runs.
 
-    Dask itself takes no notice of the end of a job of several workers. Jobs that the queue does not take are submitted
-    again and again; `note` is told why, once for each reason.
+    Dask's adaptivity submits as many jobs as are missing. It does not notice by itself that a job of several workers
+    ended, that a job left the queue without any, or that a submission failed: such jobs stay among its workers and
+    count as there. `note` is called with the reason of each refusal, once.
     """
     renewal = _Renewal(cluster, note)
     cluster.scheduler.add_plugin(renewal.attendance)
-    callback = PeriodicCallback(renewal.look, _SECONDS_BETWEEN_LOOKS * 1000)
+    callback = PeriodicCallback(renewal.check, _SECONDS_BETWEEN_CHECKS * 1000)
     cluster.loop.add_callback(callback.start)
     try:
         yield
@@ -35,7 +36,7 @@ def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Attendance(SchedulerPlugin):  # type: ignore[misc]
-    """When workers left, by name."""
+    """Record the time when each worker left, by its name."""
 
     name = "synthpipe-attendance"
 
@@ -51,24 +52,23 @@ class _Attendance(SchedulerPlugin):  # type: ignore[misc]
 
 
 class _Renewal:
-    """What is known of a cluster's jobs, from one look to the next."""
+    """The state of a cluster's jobs between two checks."""
 
     def __init__(self, cluster: Any, note: Callable[[str], None]) -> None:
         self.attendance = _Attendance()
         self._cluster, self._note = cluster, note
-        self._told = set[str]()
+        self._noted = set[str]()
         self._asked = set[str]()  # jobs without workers, when the queue was last asked
         self._seen = frozenset[str]()  # jobs that the queue knew then
-        self._next_look, self._failures = 0.0, 0
+        self._next_question, self._failures = 0.0, 0
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         cluster = self._cluster
         for name, job in list(cluster.workers.items()):
-            if job.status != Status.created:  # it is among the workers once its first submission has ended
-                continue
-            async with cluster._lock:  # or it could be given up while it is submitted, and then be nobody's
-                if cluster.workers.get(name) is job and name in cluster.worker_spec:
-                    await self._submit(job)
+            # its submission failed; while Dask holds the job's lock, it submits the job again
+            if job.status == Status.created and not job.lock.locked():
+                self._tell("the queue takes no job, and is asked again", job.refusal)
+                await self._give_up(name, job)
         present = {str(worker.name) for worker in cluster.scheduler.workers.values()}
         absent = []
         for name, job in list(cluster.workers.items()):
@@ -83,28 +83,24 @@ class _Renewal:
                 for worker in workers:
                     self.attendance.left.pop(worker, None)
                 await self._give_up(name, job)
-        if any(job.job_id not in self._asked for _, job in absent) or (absent and time.monotonic() >= self._next_look):
-            await self._look_into_queue(absent)
+        if any(job.job_id not in self._asked for _, job in absent) or (
+            absent and time.monotonic() >= self._next_question
+        ):
+            await self._check_queue(absent)
 
-    async def _submit(self, job: Any) -> None:
-        try:
-            await job.start()
-        except Exception as error:
-            self._tell("the queue takes no job, and is asked again", str(error))
-
-    async def _look_into_queue(self, absent: list[tuple[Any, Any]]) -> None:
-        """Give up jobs without workers that the queue knew and knows no longer."""
-        queued = await self._cluster.job_cls.in_queue()
+    async def _check_queue(self, absent: list[tuple[Any, Any]]) -> None:
+        """Give up jobs without workers that have left the queue."""
+        listed = await self._cluster.job_cls.in_queue()
         self._asked = {job.job_id for _, job in absent}
-        if queued is not None:
-            ended = [(name, job) for name, job in absent if job.job_id in self._seen - queued]
+        if listed is not None:
+            ended = [(name, job) for name, job in absent if job.job_id in self._seen - listed]
             for name, job in ended:
                 what = f"job {job.job_id} ended before its workers came, and another is submitted"
                 self._tell(what, "see the job's output")
                 await self._give_up(name, job)
-            self._seen = queued
+            self._seen = listed
             self._failures = min(self._failures + bool(ended), _MOST_DOUBLINGS)
-        self._next_look = time.monotonic() + _SECONDS_OF_ABSENCE * 2**self._failures
+        self._next_question = time.monotonic() + _SECONDS_OF_ABSENCE * 2**self._failures
 
     async def _give_up(self, name: Any, job: Any) -> None:
         if self._cluster.workers.pop(name, None) is job:
@@ -114,6 +110,6 @@ class _Renewal:
         """Note something, once for each reason; the times and numbers of jobs in it change."""
         message = f"{what}: {' '.join(reason.split())}"
         kind = re.sub(r"\d+", "0", message)
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._noted:
+            self._noted.add(kind)
             self._note(message)

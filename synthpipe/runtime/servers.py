@@ -1,4 +1,4 @@
-"""Dask's scheduler and workers without their web server, which tells anyone who asks of tasks and paths."""
+"""Dask's scheduler and workers without their web server, which shows tasks and paths to everyone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class Scheduler(distributed.Scheduler):  # type: ignore[misc]
     """A scheduler that listens to members of its cluster only."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
-        """Start none."""
+        """Start no web server."""
 
 
 class Worker(distributed.Worker):  # type: ignore[misc]
     """A worker that listens to members of its cluster only."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
-        """Start none."""
+        """Start no web server."""

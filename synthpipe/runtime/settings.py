@@ -1,4 +1,4 @@
-"""Where a build works: processes of this machine, a Dask cluster that runs already, or jobs of a queueing system."""
+"""Settings of where a build runs: this machine, an existing Dask cluster, or jobs of a queueing system."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
-from synthpipe.runtime.jobs import JobSettings
+from synthpipe.runtime.job_settings import JobSettings
 
 DeviceUse = Literal["auto", "cuda", "cpu"]
 QueueKind = Literal["slurm", "pbs", "lsf", "sge"]
@@ -15,25 +15,23 @@ QUEUE_KINDS: tuple[QueueKind, ...] = get_args(QueueKind)
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Workers on this machine, reached by its loopback address only.
+    """Worker processes on this machine, which listen on its loopback address only, or this process alone.
 
     Attributes
     ----------
     workers : int or None
-        How many; by default one a core.
+        Number of worker processes; by default one a core. With 0, this process runs all tasks itself, one after the
+        other: it alone can read and write ``memory:`` URLs.
     memory : int or None
         Bytes that each may use; by default an even share of the machine's memory, and what the task in hand needs
         beyond that.
     gpus : tuple of str or None
         CUDA devices, one a worker; by default those that torch sees.
-    processes : bool
-        Without it there is one worker, a thread of this process: it alone sees what lies in this process's memory.
     """
 
     workers: int | None = None
     memory: int | None = None
     gpus: tuple[str, ...] | None = None
-    processes: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,7 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
+class ExistingCluster:
     """A Dask cluster that someone else started: the scheduler's address, or the file that it wrote."""
 
     scheduler: str
@@ -54,7 +52,7 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class JobQueue:
     """Jobs of a queueing system, each with worker processes."""
 
     kind: QueueKind
@@ -64,11 +62,11 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """Where and how a build works.
+    """Settings of where and how a build runs.
 
     Attributes
     ----------
-    where : Local, Joined or Queued
+    where : Local, ExistingCluster or JobQueue
         The machines.
     device : {"auto", "cuda", "cpu"}
         Where filters score and train: ``cuda``: only on workers with the resource GPU; ``auto``: on those where there
@@ -79,7 +77,7 @@ class ClusterSettings:
         Folder on the own disk of each machine for the donor bank; by default its temporary directory.
     """
 
-    where: Local | Joined | Queued = Local()
+    where: Local | ExistingCluster | JobQueue = Local()
     device: DeviceUse = "auto"
     patience: float = 600.0
     scratch: Path | None = None
@@ -87,14 +85,14 @@ class ClusterSettings:
     @property
     def scratch_on_nodes(self) -> Path | None:
         """The folder of `scratch`; jobs that name a local directory have it there."""
-        if self.scratch is None and isinstance(self.where, Queued) and self.where.jobs.local_directory:
+        if self.scratch is None and isinstance(self.where, JobQueue) and self.where.jobs.local_directory:
             return Path(self.where.jobs.local_directory)
         return self.scratch
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What tasks need of a worker's memory beside its own share, in bytes.
+    """The memory that tasks need beyond a worker's own share, in bytes.
 
     Attributes
     ----------

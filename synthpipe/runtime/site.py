@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from synthpipe.errors import ClusterError, ConfigError, SynthpipeError
+from synthpipe.core.errors import ClusterError, ConfigError, SynthpipeError
 
 try:
     import dask

@@ -1,1 +1,1 @@
-"""The segmentation stage: apart from the pipeline, it opens nothing but a curated set and real patches."""
+"""The segmentation stage, which reads only the pipeline file, a curated set and real patches."""

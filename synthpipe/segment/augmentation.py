@@ -1,8 +1,8 @@
 """Augmentation of training images and their masks (method section 4): flips, crop, shift, scale, rotation, distortion.
 
-All of it is one map from the pixels of the result to places in the source, so that pixels are interpolated once, on the
-device where the network is. What a map takes from beyond the source is reflected in the image, and gets the ignore
-index in the mask: no loss counts a border that a transform opened.
+One map combines all of them: it maps each pixel of the result to a position in the source. So pixels are interpolated
+only once, on the network's device. Where the map leaves the source, the image is reflected and the mask gets the ignore
+index, so no loss counts the borders that a transform opens.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch.nn.functional import grid_sample
 from synthpipe.segment.settings import AugmentationSection
 
 Views = NDArray[np.float32]
-"""(N, 7) float32: how each of N images is seen. Six numbers of an affine map, row by row, and the distortion k.
+"""(N, 7) float32: transforms of N images. A row has the six numbers of an affine map, row by row, and a distortion k.
 
-The map takes places in the result to places in the source, (x, y) both, in units of half the width and height from the
-centre: -1 and 1 are the borders. Before it, a place is moved to ``place * (1 + k r^2 + k r^4)``, r its distance from
-the centre in units of the width and height.
+The map takes positions (x, y) in the result to positions (x, y) in the source. Both are measured from the centre in
+units of half the width and height, so -1 and 1 are the borders. Before the map, a position p is moved to
+``p * (1 + k r^2 + k r^4)``, where r is its distance from the centre in units of the width and height.
 """
 
 IDENTITY = np.array([1, 0, 0, 0, 1, 0, 0], np.float32)
 
 
 def draw_view(rng: np.random.Generator, settings: AugmentationSection, size: tuple[int, int]) -> Views:
-    """Draw how one image of `size` (height, width) is seen: (7,) float32, a row of `Views`."""
+    """Draw a random transform for an image of `size` (height, width): (7,) float32, a row of `Views`."""
     u = rng.random(14)
     signed = 2 * u - 1
     height, width = size
-    # half the sides of an ellipse's box, to turn and keep shapes: pixels are square, units are not
+    # half the width and height in pixels: rotation must happen in pixels, because the units of `Views` are not square
     units = np.diag([width / 2, height / 2, 1.0])
     turn = np.eye(3)
     if u[0] < settings.affine:
@@ -50,8 +50,8 @@ def draw_view(rng: np.random.Generator, settings: AugmentationSection, size: tup
     return np.array([*view[:2].ravel(), distortion], np.float32)
 
 
-def see(images: Tensor, masks: Tensor, views: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
-    """Return images and masks as `views` see them.
+def apply_views(images: Tensor, masks: Tensor, views: Tensor, ignore: int) -> tuple[Tensor, Tensor]:
+    """Return the images and masks, transformed by `views`.
 
     Parameters
     ----------
@@ -62,14 +62,14 @@ def see(images: Tensor, masks: Tensor, views: Tensor, ignore: int) -> tuple[Tens
     views : (N, 7) float32
         See `Views`.
     ignore : int
-        What a mask shows where a view leaves the source.
+        The mask value where a view leaves the source.
 
     Returns
     -------
     images : (N, 3, H, W) float32
-        Bilinear; beyond the borders reflected.
+        Interpolated bilinearly; reflected beyond the borders.
     masks : (N, H, W) uint8
-        The nearest pixel's.
+        Class indices of the nearest pixels, or `ignore` beyond the borders.
     """
     height, width = images.shape[-2:]
     y = (torch.arange(height, device=images.device) * 2 + 1) / height - 1

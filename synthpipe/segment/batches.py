@@ -1,7 +1,7 @@
-"""The batches of training: what a step sees is a function of the seed and the step's number alone.
+"""The batches of training: the seed and the step's number alone determine the batch of a step.
 
-So a training that was interrupted goes on with the very batches that it would have seen, whatever the number of worker
-processes, and devices only share a step's batch out among themselves.
+So an interrupted training resumes with the batches that it would have had without the interruption, for any number of
+worker processes. With several devices, each gets a part of the step's batch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from synthpipe.errors import SynthpipeError
+from synthpipe.core.errors import SynthpipeError
 from synthpipe.segment.augmentation import Views, draw_view
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Source
 
-_COMPOSITES, _REAL = 1, 2  # words of the generators' keys
+_COMPOSITES, _REAL = 1, 2  # part of the random generators' keys
 _ORDER, _VIEWS = 0, 1
 
 
 class Batch(TypedDict):
-    """A step's share of one device: composites first, then real patches.
+    """The images that one device gets in one step: first composites, then real patches.
 
-    ``images`` (B, 3, H, W) uint8, ``masks`` (B, H, W) uint8, ``labels`` (B, C) uint8, ``views`` (B, 7) float32 (see
-    `augmentation.Views`), ``composites``: how many of the B.
+    ``images`` is (B, 3, H, W) uint8, ``masks`` is (B, H, W) uint8, ``labels`` is (B, C) uint8, ``views`` is (B, 7)
+    float32 (see `augmentation.Views`), and ``composites`` is the number of composites among the B images.
     """
 
     images: Tensor
@@ -43,18 +43,18 @@ class Batch(TypedDict):
 
 
 class Steps(Dataset[Batch]):
-    """The steps of a training; item `n` is the batch of step `n`, for any `n`.
+    """The steps of a training: item `n` is the batch of step `n`, for any `n`.
 
-    Each source is gone through in a new order each time, without a break between one pass and the next.
+    Each pass over a source has a new random order. A batch may contain the end of one pass and the start of the next.
 
     Parameters
     ----------
     settings : TrainSettings
         Seed, batch sizes and augmentation.
     composites, real : Source or None
-        What to draw from.
+        The images to draw from.
     rank, world : int
-        This device among how many: it gets every `world`-th image of a step.
+        Index of this device, and the number of devices: it gets every `world`-th image of a step, from `rank` on.
     """
 
     def __init__(
@@ -96,7 +96,10 @@ class Steps(Dataset[Batch]):
 
 
 class _Prepared(Dataset[Batch | Exception]):
-    """Steps, or what is wrong with their images: raised in a worker process, an error would have its traceback."""
+    """The steps; an item is the error if an image cannot be read.
+
+    Errors are returned, not raised, because an error raised in a worker process carries the worker's traceback.
+    """
 
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
@@ -105,14 +108,15 @@ class _Prepared(Dataset[Batch | Exception]):
         try:
             return self._steps[step]
         except SynthpipeError as error:
-            error.__cause__ = error.__context__ = None  # where tblib is loaded, they would come with all their frames
+            error.__cause__ = error.__context__ = None  # if tblib is loaded, they are pickled with all their frames
             return error.with_traceback(None)
 
 
 def batches(steps: Steps, first: int, last: int, workers: int, pin_memory: bool) -> Generator[Batch]:
-    """Yield the steps from `first` to before `last`, which `workers` processes prepare ahead.
+    """Yield the batches of the steps from `first` up to but not including `last`.
 
-    Close it when it is done with: that ends the processes, which outlast the signal that stops a training.
+    `workers` processes prepare them ahead. Close the generator after use to end these processes, because they ignore
+    the signal that stops a training.
 
     Raises
     ------
@@ -135,22 +139,25 @@ def batches(steps: Steps, first: int, last: int, workers: int, pin_memory: bool)
 
 
 def _outlast_stops(_: int) -> None:
-    """Live on when a training is stopped: schedulers signal all processes of a job, and its last step needs a batch."""
+    """Make a worker process ignore SIGINT, and SIGTERM unless the training's process sends it.
+
+    Schedulers signal all processes of a job, but the training's last step still needs a batch from its workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    if hasattr(signal, "sigwaitinfo"):  # macOS does not have it
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_alone, args=(os.getppid(),), daemon=True).start()
 
 
 def _obey_alone(training: int) -> None:
-    """End when the training's own process says so."""
+    """End this process on a SIGTERM from the training's own process, and ignore other SIGTERMs."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != training:
         pass
     os._exit(0)
 
 
 def _place(seed: int, word: int, size: int, place: int) -> int:
-    """Return which of a source's `size` samples comes at `place` of its endless stream."""
+    """Return the index, below `size`, of the sample at position `place` of a source's endless stream."""
     turn, within = divmod(place, size)
     return int(_order(seed, word, size, turn)[within])
 
@@ -167,5 +174,5 @@ def _generator(seed: int, word: int, purpose: int, place: int) -> np.random.Gene
 
 
 def steps_per_epoch(settings: TrainSettings, sources: Sequence[Source]) -> int:
-    """Return the steps of an epoch: a pass over the first of `sources`, unless the settings say otherwise."""
+    """Return the number of steps in an epoch: that of the settings, or one pass over the first of `sources`."""
     return settings.steps_per_epoch or -(-len(sources[0]) // settings.composites)

@@ -1,4 +1,4 @@
-"""What a training shows in TensorBoard: curves, a few pictures an epoch, and its settings."""
+"""Write a training's curves, its settings and a few pictures per epoch for TensorBoard."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from synthpipe.pictures import colors_of
-from synthpipe.records import Image, Mask
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.core.pictures import colors_of
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.taxonomy import Taxonomy
 
 EXAMPLES = 3
-"""Composites, and validation images, that are shown after each epoch."""
+"""Number of composites, and number of validation images, shown after each epoch."""
 
 _SIDE = 192  # pixels of a picture's longer side
 _GAP = 4
@@ -34,21 +34,21 @@ _EPOCH = {
 
 
 class Board:
-    """Writes for TensorBoard into a folder; does nothing where the package tensorboard is not installed.
+    """Write files for TensorBoard into a folder, or do nothing if the package tensorboard is not installed.
 
     Parameters
     ----------
     directory : Path
         The folder.
     step : int
-        Where training begins or resumes; TensorBoard forgets what was written of later steps.
+        The step at which training begins or resumes; TensorBoard drops what it has of this and later steps.
     settings : str
         The training's settings as YAML.
 
     Attributes
     ----------
     on : bool
-        Whether there is the package.
+        Whether the package tensorboard is installed.
     """
 
     def __init__(self, directory: Path, step: int, settings: str) -> None:
@@ -63,27 +63,27 @@ class Board:
         self._writer.add_text("settings", f"```yaml\n{settings}```", step)
 
     def add_step(self, row: Mapping[str, float]) -> None:
-        """Show the losses of a step; its row has ``step``."""
+        """Show the losses of a step; the row must have ``step``, its number."""
         self._add(row, _STEP, int(row["step"]))
 
     def add_epoch(self, row: Mapping[str, float]) -> None:
-        """Show the metrics of an epoch; its row has ``step``, where the epoch ended."""
+        """Show the metrics of an epoch; the row must have ``step``, the number of steps done at its end."""
         by_class = {key: f"validation IoU/{key.removeprefix('iou/')}" for key in row if key.startswith("iou/")}
         self._add(row, _EPOCH | by_class, int(row["step"]) - 1)
 
     def add_pictures(self, name: str, pictures: Sequence[Image], step: int) -> None:
-        """Show (H, W, 3) uint8 pictures, numbered below a name, at the last step before `step`."""
+        """Show (H, W, 3) uint8 pictures as ``name/1``, ``name/2`` and so on, at the step before `step`."""
         for number, picture in enumerate(pictures, 1):
             if self._writer:
                 self._writer.add_image(f"{name}/{number}", picture, step - 1, dataformats="HWC")
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write everything that is still buffered."""
         if self._writer:
             self._writer.flush()
 
     def close(self) -> None:
-        """Write what is held back, and end."""
+        """Write everything that is still buffered, and close the files."""
         if self._writer:
             self._writer.close()
 
@@ -94,16 +94,16 @@ class Board:
 
 
 def triple(image: Image, truth: Mask, prediction: Mask, taxonomy: Taxonomy) -> Image:
-    """Return an image, its mask and the predicted mask beside each other, in the colours of the classes; shrunk.
+    """Return one picture of an image, its mask and the predicted mask side by side, shrunk to a small size.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
         RGB.
     truth, prediction : (H, W) uint8
-        Class indices; background and lost pixels have their own colours.
+        Class indices; background and lost pixels also have colours.
     taxonomy : Taxonomy
-        Classes and their colours.
+        The classes and their colours in the masks.
     """
     height, width = truth.shape
     scale = min(1.0, _SIDE / max(height, width))

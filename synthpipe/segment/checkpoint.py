@@ -1,7 +1,7 @@
-"""Checkpoints: a network's weights and all that is needed to use it, or to resume its training.
+"""Checkpoints: a network's weights and all that is needed to use the network, or to resume its training.
 
-A checkpoint may come from a stranger or from a damaged disk. It cannot run code, reach a network, or take more memory
-than a few times its size, and it is used only if all of it is what a training writes.
+A checkpoint may come from a stranger or from a damaged disk. Loading one runs no code, opens no network connection and
+takes no more memory than a few times the file's size. A file with any content that no training writes is refused.
 """
 
 from __future__ import annotations
@@ -20,15 +20,26 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from synthpipe import torch_archive
-from synthpipe.config import Section
-from synthpipe.display import printable
-from synthpipe.errors import ConfigError, StoreError, explain
-from synthpipe.files import open_regular, parse_json, read_regular, write_atomically
-from synthpipe.handoff import Description
+from synthpipe.config.fields import Section
+from synthpipe.core.display import printable
+from synthpipe.core.errors import ConfigError, StoreError, explain
+from synthpipe.core.strict_json import parse_json
+from synthpipe.curated import Description
+from synthpipe.files.reading import open_regular, read_regular
+from synthpipe.files.writing import write_atomically
+from synthpipe.pretrained import torch_archive
+from synthpipe.pretrained.tensors import (
+    LARGEST,
+    adam_state,
+    check_finite,
+    check_like,
+    flat_moments,
+    is_safetensors,
+    pack,
+    unpack,
+)
 from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.tensors import LARGEST, adam_state, check_finite, check_like, flat_moments, is_safetensors, pack, unpack
 
 FORMAT_VERSION = 2
 _CURE = "use a copy of it that is sound, or train again"
@@ -43,7 +54,7 @@ class _Progress(Section):
 
 
 class _About(Section):
-    """All of a checkpoint that is no tensor."""
+    """The part of a checkpoint that is not tensors."""
 
     format_version: Literal[1, 2]
     settings: TrainSettings
@@ -60,19 +71,20 @@ class Checkpoint:
     Attributes
     ----------
     settings : TrainSettings
-        Of the training.
+        Settings of the training.
     description : Description
-        What it was trained for: classes, canvas, fingerprint of the pipeline, layout of the patches.
+        Classes, canvas, pipeline fingerprint and patch layout of the training data.
     sources : mapping
-        Digests of what it was trained on, by name: curated sets, real patches, masked images.
+        Digests of the training data by name: curated sets, real patches, masked images.
     by_cam : bool
-        Whether its masks are those of the CAM: it was trained by image labels alone.
+        Whether the CAM makes its masks, because it was trained on image labels alone.
     progress : mapping
-        ``step``, and ``best``: the validation mIoU and the epoch of the best weights so far.
+        ``step``; ``best_miou`` and ``best_epoch``, the validation mIoU and the epoch of the best weights so far;
+        ``encoder_weights``, the source of the encoder's initial weights, if known.
     weights : mapping of str to Tensor
-        Of the network.
+        Weights of the network.
     optimizer : mapping, optional
-        State of the optimizer, where training may go on from here.
+        State of the optimizer, if training can resume from this checkpoint.
     """
 
     settings: TrainSettings
@@ -89,7 +101,7 @@ class Checkpoint:
         Raises
         ------
         StoreError
-            The weights do not fit the network that this segmentation-models-pytorch makes.
+            The weights do not fit the network of the installed segmentation-models-pytorch.
         """
         network = SegmentationNetwork(self.settings.network, len(self.description.taxonomy))
         try:
@@ -103,12 +115,12 @@ class Checkpoint:
         return network.to(device).eval()
 
     def save(self, path: Path) -> None:
-        """Write it atomically.
+        """Write the checkpoint to a file, atomically.
 
         Raises
         ------
         StoreError
-            It cannot be written, or has values that are not finite.
+            The file cannot be written, or the checkpoint has values that are not finite.
         """
         about = {
             "format_version": FORMAT_VERSION,
@@ -122,7 +134,7 @@ class Checkpoint:
         if self.optimizer is not None:
             tensors |= {f"{_OPTIMIZER}{name}": values for name, values in flat_moments(self.optimizer).items()}
         try:
-            check_finite(tensors)  # or it could not be loaded
+            check_finite(tensors)  # `load` refuses other values
         except ValueError as error:
             raise StoreError(
                 f"{path}: is not written: {error}; lower optimizer.learning_rate, or set precision: '32', and train "
@@ -132,12 +144,13 @@ class Checkpoint:
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
-        """Read what `save` wrote, to the CPU.
+        """Read a checkpoint that `save` wrote, with all tensors on the CPU.
 
         Raises
         ------
         StoreError
-            It is missing, damaged, or no checkpoint of this version of synthpipe, or its network cannot be made here.
+            The file is missing, damaged or not a checkpoint that this synthpipe can read, or the installed packages
+            cannot make its network.
         """
         try:
             data = read_regular(path, LARGEST)
@@ -153,7 +166,7 @@ class Checkpoint:
             raise StoreError(
                 f"{path}: is no checkpoint that can be read safely, or is damaged: {printable(error)}; {_CURE}"
             ) from error
-        del data  # the tensors are a copy
+        del data  # the tensors are copies, so this frees memory
         version = about.get("format_version") if isinstance(about, dict) else None
         if version is None:
             raise StoreError(f"{path}: is no checkpoint of synthpipe; expected one that `synthpipe train` wrote")
@@ -170,7 +183,7 @@ class Checkpoint:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with os.fdopen(open_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -181,7 +194,7 @@ def _current(data: bytes) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _former(data: bytes) -> tuple[Any, dict[str, Tensor]]:
-    """Bring a checkpoint of format version 1 into the form of today's."""
+    """Return the text part and the tensors of a checkpoint of format version 1, in the form of version 2."""
     found = torch_archive.read(data)
     if not isinstance(found, dict) or "about" not in found:
         return found, {}
@@ -200,7 +213,7 @@ def _former(data: bytes) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _checked(about: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
-    """Return the checkpoint that a file's content is.
+    """Check the content of a checkpoint file, and return it as a `Checkpoint`.
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""Which pixels of a predicted mask keep their class: the surest of each class, in balance between classes.
+"""Choose the pixels of a predicted mask that keep their class: the surest of each class, after balancing the classes.
 
-A network that learned from composites favours some classes: of GlaS it predicts 39 % of the pixels of mixed tiles as
-gland, where 53 % are. A fixed threshold of confidence makes that worse. Here the classes are brought into balance, then
-the surest pixels of each are kept, as in class-balanced self-training (Zou et al., ECCV 2018).
+A network trained on composites favours some classes. In mixed tiles of GlaS, for example, it predicts gland for 39 % of
+the pixels, but 53 % are gland. A fixed confidence threshold makes this worse. So this module first balances the classes
+and then keeps the surest pixels of each, as in class-balanced self-training (Zou et al., ECCV 2018).
 """
 
 from __future__ import annotations
@@ -12,39 +12,39 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.records import Mask
+from synthpipe.core.records import Mask
 
 _ROUNDS = 200
-_CLOSE = 0.005  # relative difference of a share from the wanted one
-_RATE = 0.5  # of the correction, in log probability
+_CLOSE = 0.005  # relative difference between a share and the wanted share at which fitting ends
+_RATE = 0.5  # part of log(wanted share / predicted share) that one round adds to the bias
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Confidence:
-    """What a pixel needs to keep its class.
+    """The rule by which a pixel keeps its class.
 
     Attributes
     ----------
     bias : (C,) float32
         Added to the log probabilities of the classes.
     least : (C,) float32
-        By how much the log probability of a class must exceed that of the next one.
+        Smallest margin, by class, between the log probability of a pixel's class and that of the next best class.
     """
 
     bias: Floats
     least: Floats
 
     def mask(self, probabilities: Floats, labels: NDArray[np.uint8], ignored: int) -> Mask:
-        """Return (N, H, W) uint8 masks: the most probable class of the image's label, or `ignored` where it is unsure.
+        """Return (N, H, W) uint8 masks: each pixel's most probable class in the image's label, or `ignored` if unsure.
 
         Parameters
         ----------
         probabilities : (N, C, H, W) float32
-            Of classes.
+            Class probabilities.
         labels : (N, C) uint8
-            1 where a class occurs; an image with a single one is filled with it.
+            1 where a class occurs; if an image has a single class, all its pixels get it.
         ignored : int
             The value of unsure pixels.
         """
@@ -54,19 +54,20 @@ class Confidence:
 
 
 def fit_confidence(probabilities: Floats, labels: NDArray[np.uint8], share: float) -> Confidence:
-    """Fit to predictions of patches with several classes.
+    """Fit a `Confidence` to predictions of patches with several classes.
 
-    The classes of a label are taken to cover equal shares of its patch, on the average over the patches: labels say no
-    more. `Confidence.bias` is what brings the predicted shares there. Then the surest pixels of each class are kept.
+    Labels do not say how much of a patch each class covers, so the fit assumes equal shares of the classes of a label,
+    averaged over all patches. `Confidence.bias` brings the predicted shares to these. `Confidence.least` then keeps the
+    surest pixels of each class.
 
     Parameters
     ----------
     probabilities : (M, C) float32
-        Of the classes at M pixels.
+        Class probabilities at M pixels.
     labels : (M, C) uint8
-        The label of each pixel's patch: 1 where a class occurs, at least two in each row.
+        The label of each pixel's patch: 1 where a class occurs; each row has at least two classes.
     share : float
-        Of the pixels of each class, how many keep it; more than 0, at most 1.
+        Share of each class's pixels that keep the class; more than 0, at most 1.
     """
     wanted = (labels / labels.sum(1, keepdims=True)).mean(0)
     occurring = wanted > 0
@@ -85,12 +86,12 @@ def fit_confidence(probabilities: Floats, labels: NDArray[np.uint8], share: floa
 
 
 def _scores(probabilities: Floats, labels: NDArray[np.uint8]) -> Floats:
-    """Return log probabilities; those of classes that a label excludes are far below all others."""
+    """Return log probabilities; classes that are not in the label get -10000, far below all others."""
     scores: Floats = np.where(labels > 0, np.log(np.maximum(probabilities, 1e-7)), np.float32(-1e4))
     return scores
 
 
 def _best(scores: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Return the best class along axis 1, the first of equals, and by how much it exceeds the next."""
+    """Return the class with the highest score along axis 1, the first of equals, and its margin over the next."""
     first, second = np.moveaxis(np.partition(scores, (-2, -1), axis=1)[:, -2:], 1, 0)[::-1]
     return scores.argmax(1), first - second

@@ -1,4 +1,4 @@
-"""Where the segmentation stage runs: one device or several."""
+"""Choose the devices on which the segmentation stage runs, and start its processes there."""
 
 from __future__ import annotations
 
@@ -16,24 +16,30 @@ from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from synthpipe.errors import ConfigError, SynthpipeError, is_of_memory
+from synthpipe.core.errors import ConfigError, SynthpipeError, is_of_memory
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Where training runs.
+    """The devices of a training, and its reading processes.
 
     Attributes
     ----------
     device : str or None
-        Devices with commas between, each with a process of its own, such as ``cuda:0,cuda:1``; a kind without a number
-        is any one. None: all GPUs, or the CPU where there is none.
+        Devices separated by commas, such as ``cuda:0,cuda:1``; each gets its own process. A kind without a number
+        means any device of that kind. None means all GPUs, or the CPU if the machine has no GPU.
     readers : int
-        Processes of each device that read ahead.
+        Processes per device that read images ahead.
     """
 
     device: str | None = None
     readers: int = 0
+
+
+def choose_hardware(device: str | None, readers: int | None) -> Hardware:
+    """Return the hardware of a training; by default, 4 processes per GPU read ahead, and none on a CPU."""
+    on_gpu = (device or "cuda").startswith("cuda") and torch.cuda.is_available()
+    return Hardware(device, (4 if on_gpu else 0) if readers is None else readers)
 
 
 def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
@@ -42,22 +48,22 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
     Parameters
     ----------
     hardware : Hardware
-        Where it runs.
+        The devices to use.
     mixed : bool
-        Whether to compute in bfloat16 where the device is a GPU that has it; weights stay float32.
+        Whether to compute in bfloat16 if the device is a GPU that supports it; weights stay float32.
 
     Raises
     ------
     ConfigError
-        There is no such hardware.
+        This machine does not have these devices.
     """
-    # some weights get no gradient: the head of an EfficientNet, and what no loss asks
+    # some weights get no gradient: the head of an EfficientNet, and outputs that no loss uses
     several: Any = DDPStrategy(find_unused_parameters=True)
-    # in a job of one task Lightning would wait for Slurm to start the processes of the other devices
+    # in a Slurm job of one task, Lightning would wait for Slurm to start the other devices' processes
     alone = os.environ.get("SLURM_NTASKS") == "1" and not TorchElasticEnvironment.detect()
     plugins: Any = [LightningEnvironment()] if alone else None
     accelerator, devices = _accelerator(hardware.device)
-    warnings.filterwarnings("ignore", "The `srun` command is available")  # on login nodes: it is not needed
+    warnings.filterwarnings("ignore", "The `srun` command is available")  # appears on login nodes; srun is not needed
     try:
         found = Fabric(accelerator=accelerator, devices=devices, plugins=plugins)
         fabric = Fabric(
@@ -78,7 +84,7 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
 
 
 def _accelerator(device: str | None) -> tuple[str, int | str | list[int]]:
-    """Return what Lightning calls the kind of some devices, and their numbers, or how many they are."""
+    """Return Lightning's name for the kind of the devices, and their numbers or, without numbers, their count."""
     if device is None:
         return "auto", "auto"
     kinds, _, numbers = zip(*(each.strip().partition(":") for each in device.split(",")), strict=True)
@@ -88,8 +94,8 @@ def _accelerator(device: str | None) -> tuple[str, int | str | list[int]]:
     return kinds[0], [int(number) for number in numbers] if numbered else len(kinds)
 
 
-def by_the_first(fabric: Fabric, work: Callable[[], object]) -> None:
-    """Let the first process do something for all; where it fails, all do: none is left waiting for it."""
+def on_rank_zero(fabric: Fabric, work: Callable[[], object]) -> None:
+    """Run `work` in the first process only; if it fails, raise its error in all processes, so that none waits."""
     failure: SynthpipeError | OSError | None = None
     if fabric.is_global_zero:
         try:
@@ -101,12 +107,12 @@ def by_the_first(fabric: Fabric, work: Callable[[], object]) -> None:
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`, or the first GPU, or the CPU where there is none.
+    """Return the device called `name`; without a name, the first GPU, or the CPU if the machine has no GPU.
 
     Raises
     ------
     ConfigError
-        There is no such device.
+        This machine has no such device, or the device computes nothing.
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -114,7 +120,7 @@ def choose_device(name: str | None = None) -> torch.device:
         if device.type == "meta":
             raise RuntimeError("it computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if is_of_memory(error):  # the GPU is there, but its memory is full
+        if is_of_memory(error):  # the GPU exists, but its memory is full
             raise
         raise ConfigError(
             f"--device {name}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"
@@ -123,23 +129,23 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether a device is a GPU that computes in bfloat16 itself: Ampere and later; others only imitate it, slowly."""
+    """Return whether a device is a GPU with native bfloat16: Ampere or later; older GPUs emulate it slowly."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def peak_device_memory(device: torch.device) -> int | None:
-    """Return the most bytes that a GPU held for this process since that was counted anew; None elsewhere."""
+    """Return the peak GPU memory of this process in bytes since the last reset of the peak; None for a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a device is called."""
+    """Return a device's name for people: the model of a GPU, or the kind of another device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """On a CPU, have the same training give the same bits; GPUs have no deterministic form of some gradients."""
+    """Make a training on a CPU reproducible bit by bit; GPUs cannot compute some gradients this way."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(device.type == "cpu" or before[0], warn_only=before[1])
     try:

@@ -1,4 +1,4 @@
-"""Evaluating and using a trained network: metrics with intervals, tables and pictures; masks of new images."""
+"""Use a trained network: predict masks of new images, and evaluate it with metrics, intervals, tables and pictures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.config import GlassSection
-from synthpipe.display import file_stem, printable, to_cell
-from synthpipe.errors import StoreError
-from synthpipe.files import parse_json, read_regular, replacing, told, write_atomically
-from synthpipe.folders import claim, resolved, sweep
-from synthpipe.lock import held
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.display import file_stem, printable, to_cell
+from synthpipe.core.errors import StoreError
+from synthpipe.core.progress import Reporter
+from synthpipe.core.records import Mask
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.folders import claim, resolved, sweep
+from synthpipe.files.locations import translate_errors
+from synthpipe.files.lock import held
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import replacing, write_atomically
 from synthpipe.patches.glass import glass_mask
-from synthpipe.progress import Reporter
-from synthpipe.records import Mask
 from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
@@ -42,31 +46,30 @@ from synthpipe.segment.metrics import (
 from synthpipe.segment.outputs import EVALUATION
 from synthpipe.segment.references import constant
 from synthpipe.segment.settings import WindowSection, default_windows
-from synthpipe.segment.windows import Segment, predict, predict_mask
-from synthpipe.taxonomy import Taxonomy
+from synthpipe.segment.sliding_window import Segment, predict, predict_mask
 
 _KNOWN = {"validation images": "chose the best weights of", "masked images": "trained"}
-_MOST_RECORD = 2**24  # bytes of the names of drawn pictures
+_MOST_RECORD = 2**24  # largest size in bytes of the record of drawn pictures
 
 
 @dataclass(frozen=True, slots=True)
 class Predictor:
-    """A trained network on a device, and how it looks at images.
+    """A trained network on a device, with the settings for predicting masks.
 
     Attributes
     ----------
     checkpoint : Checkpoint
-        The network's.
+        The checkpoint of the network.
     sha256 : str
-        Digest of the checkpoint's file.
+        SHA-256 of the checkpoint file.
     windows : WindowSection
-        How images are cut.
+        How images are cut into sliding windows, and how predictions of windows are combined.
     device : torch.device
-        Where it runs.
+        The device that computes.
     segment : Segment
-        The network itself.
+        The function that runs the network on images.
     glass : GlassSection or None
-        What counts as glass (`Description.ignored_glass`); None for nothing.
+        Settings of glass detection (`Description.ignored_glass`); None if glass is not ignored.
     """
 
     checkpoint: Checkpoint
@@ -84,14 +87,15 @@ class Predictor:
         device: torch.device | None = None,
         glass: bool = True,
     ) -> Predictor:
-        """Read a checkpoint; `windows` are those of the canvas, at half its stride and with flips, unless given.
+        """Load a checkpoint's network onto a device.
 
-        `glass` says whether glass is ignored.
+        By default, windows have the size of the canvas and a stride of half that size; predictions are averaged over
+        flips if the canvas is square. With `glass`, glass is ignored.
 
         Raises
         ------
         StoreError
-            It is missing, damaged, or no checkpoint.
+            The file is missing, damaged or not a checkpoint.
         """
         checkpoint = Checkpoint.load(path)
         target = device or choose_device()
@@ -114,24 +118,27 @@ class Predictor:
         return predict_mask(self.segment, image, self.windows, len(self.taxonomy), self.device)
 
     def is_glass(self, image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Return (H, W) bool: where an (H, W, 3) image shows glass that is ignored."""
+        """Return (H, W) bool: True at the pixels of an (H, W, 3) uint8 image that show ignored glass."""
         if self.glass is None:
             return np.zeros(image.shape[:2], np.bool_)
         return glass_mask(image, self.glass).view(np.bool_)
 
     def write_probabilities(self, image: NDArray[np.uint8], path: Path) -> Mask:
-        """Write an image's (C, H, W) float16 probabilities as a NumPy file, block by block; return its mask.
+        """Write an image's (C, H, W) float16 probabilities as a NumPy file, block by block; return the image's mask.
 
         Raises
         ------
         StoreError
-            The file cannot be written; nothing is left behind.
+            The file cannot be written; no partial file remains.
         """
         height, width = image.shape[:2]
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(self.taxonomy), height, width)}
         mask = np.empty((height, width), np.uint8)
-        with told(path, "cannot be written", "free some space, or choose another folder"), replacing(path) as file:
-            # no memory map: where the disk is full, that ends the process
+        with (
+            translate_errors(path, "cannot be written", "free some space, or choose another folder"),
+            replacing(path) as file,
+        ):
+            # no memory map: on a full disk, writing to one kills the process
             np.lib.format.write_array_header_1_0(file, header)
             begin = file.tell()
             for part in predict(self.segment, image, self.windows, len(self.taxonomy), self.device):
@@ -146,16 +153,16 @@ class Predictor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What was counted on a set of images: N images, C classes.
+    """The counts of an evaluation on N images with C classes.
 
     Attributes
     ----------
     names : tuple of str
-        Of the images.
+        Names of the images.
     confusions : (N, C, C) int64
-        True classes in rows.
+        Confusion matrix of each image, with true classes in rows.
     contours : (N, C, 4) int64
-        See `metrics.boundary_counts`.
+        Boundary counts of each image, see `metrics.boundary_counts`.
     """
 
     names: tuple[str, ...]
@@ -163,7 +170,7 @@ class Evaluation:
     contours: Counts
 
     def summary(self, taxonomy: Taxonomy, replicates: int, seed: int) -> dict[str, Any]:
-        """Return all scores, their intervals and the scores of each image, JSON-ready: NaN is None."""
+        """Return all scores, their intervals and the scores of each image, JSON-ready, with None for NaN."""
         confusion = self.confusions.sum(0)
         scores, boundaries = measure(confusion), measure_boundaries(self.contours.sum(0))
         intervals = bootstrap(self.confusions, self.contours, seed=seed, replicates=replicates)
@@ -218,25 +225,25 @@ def evaluate(
     images : sequence of MaskedImage
         The images that `check_masks` accepted.
     directory : Path
-        Where to write.
+        The folder to write to.
     reporter : Reporter
-        Told of progress.
+        Reports the progress.
     pictured : int
-        Of how many images pictures are drawn: of the first, spread evenly.
+        Number of images to draw pictures of, evenly spaced and beginning with the first.
     replicates : int
-        Of the bootstrap.
+        Number of bootstrap samples.
 
     Returns
     -------
     dict
-        What ``metrics.json`` holds.
+        The content of ``metrics.json``.
 
     Raises
     ------
     CatalogError
-        An image or a mask cannot be read any more.
+        An image or a mask can no longer be read.
     SynthpipeError
-        `directory` holds something else, or another process writes into it.
+        `directory` contains something other than an evaluation, or another process is writing to it.
     """
     directory = resolved(directory)
     claim(directory, EVALUATION)
@@ -261,14 +268,14 @@ def _measure(
     taxonomy = predictor.taxonomy
     shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
     drawn, record = {_picture(images[number]) for number in shown}, directory / "pictures" / "drawn.json"
-    former = _names(record)  # of an evaluation before this one, whether it was finished or not
+    former = _names(record)  # pictures of earlier evaluations, finished or not
     write_atomically(record, json.dumps(sorted(former | drawn)))
     confusions, contours, labelled, glassy = [], [], 0, 0
     with reporter.stage("evaluation", len(images)) as advance:
         for number, source in enumerate(images):
             image, truth = source.read(taxonomy)
             found, glass, is_labelled = predictor.mask(image), predictor.is_glass(image), truth < taxonomy.background
-            # glass that the true mask leaves out is left out here too; glass with a class keeps the predicted one
+            # glass becomes background if it has no class in the true mask; else it keeps the predicted class
             found[glass & ~is_labelled] = taxonomy.background
             labelled += int(np.count_nonzero(is_labelled))
             glassy += int(np.count_nonzero(glass & is_labelled))
@@ -309,7 +316,7 @@ def _measure(
 
 
 def _mask_map(meaning: MaskMap | None, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return the record of the mask map; empty if mask values are class indices."""
+    """Return the mask map for ``metrics.json``: class names by mask value, or empty if values are class indices."""
     names = [*taxonomy.names, IGNORE]
     return {} if meaning is None else {"mask_map": {str(value): names[label] for value, label in meaning.items()}}
 
@@ -319,7 +326,7 @@ def _picture(source: MaskedImage) -> str:
 
 
 def _names(record: Path) -> set[str]:
-    """Return the pictures that evaluations drew beside their `record`: of what is there, only they may be removed."""
+    """Return the file names in a record of drawn pictures; no other file in its folder may be removed."""
     try:
         found = parse_json(read_regular(record, _MOST_RECORD))
     except (OSError, ValueError):
@@ -329,7 +336,7 @@ def _names(record: Path) -> set[str]:
 
 
 def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Yield the rows of a result's table, the first its header: a row a class, then their means."""
+    """Yield the rows of a result's table: the header, one row per class, and the means."""
     columns = ("iou", "dice", "precision", "recall", "boundary_f")
     yield ("class", *columns, "iou_low", "iou_high", "pixels")
     for name, each in result["classes"].items():
@@ -342,12 +349,12 @@ def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def draw_curves(directory: Path, target: Path) -> bool:
-    """Draw the curves of the ``epochs.csv`` in a training's folder; return whether there is one.
+    """Draw the curves of ``epochs.csv`` in a training's folder to `target`; return False if there is nothing to draw.
 
     Raises
     ------
     StoreError
-        It is damaged.
+        ``epochs.csv`` is damaged.
     """
     path = directory / "epochs.csv"
     try:

@@ -1,4 +1,4 @@
-"""What a training tells while it runs: losses a step and metrics an epoch, as CSV and for TensorBoard."""
+"""Record a training while it runs: losses per step and metrics per epoch, as CSV files and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from synthpipe.display import printable
-from synthpipe.errors import StoreError
-from synthpipe.files import read_regular, write_atomically
-from synthpipe.records import Image
+from synthpipe.core.display import printable
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Image
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.segment.board import Board
-from synthpipe.segment.devices import by_the_first
+from synthpipe.segment.devices import on_rank_zero
 from synthpipe.segment.losses import Losses
 
-_LARGEST = 4 << 30  # bytes of a table that is read
+_LARGEST = 4 << 30  # largest size in bytes of a table
 
 
 class Table:
-    """A CSV that grows row by row, keyed by its first column, a growing integer; floats keep every bit.
+    """A CSV file that grows row by row. Its first column is an increasing integer key; floats keep all their bits.
 
     Parameters
     ----------
     path : Path
-        The file; begun anew, or resumed.
+        The file; if it exists, its rows with a key below `end` are kept.
     end : int
-        Rows with a key of `end` and more are dropped: they are made again.
+        Rows with a key of `end` or more are dropped, because the training makes them again.
     """
 
     def __init__(self, path: Path, end: int) -> None:
@@ -78,14 +79,14 @@ class Table:
 
 
 class Journal:
-    """``steps.csv`` and ``epochs.csv`` in a training's folder, and the same for TensorBoard in ``tensorboard/``.
+    """Writer of ``steps.csv`` and ``epochs.csv`` in a training's folder, and of the same in ``tensorboard/``.
 
     Parameters
     ----------
     directory : Path
         The training's folder.
     step, epoch : int
-        Where training begins or goes on; what was told of later ones is dropped.
+        The step and the epoch at which training begins or resumes; rows of these and later ones are dropped.
     settings : str
         The training's settings as YAML.
     """
@@ -96,13 +97,16 @@ class Journal:
         self.board = Board(directory / "tensorboard", step, settings)
 
     def add_steps(self, rows: list[dict[str, float]]) -> None:
-        """Tell of steps; each row begins with ``step``."""
+        """Write the rows of steps; the first key of each row must be ``step``."""
         self.steps.add(rows)
         for row in rows:
             self.board.add_step(row)
 
     def add_epoch(self, row: dict[str, float], pictures: Mapping[str, Sequence[Image]]) -> None:
-        """Tell of an epoch; the row begins with ``epoch`` and has ``step``, where it ended. `pictures` have names."""
+        """Write the row of an epoch, and its pictures by name.
+
+        The first key of the row must be ``epoch``. It must also have ``step``, the number of steps done at its end.
+        """
         self.epochs.add([row])
         self.board.add_epoch(row)
         for name, shown in pictures.items():
@@ -114,7 +118,7 @@ class Journal:
 
 
 class Rows:
-    """Steps whose losses still lie on the device, since fetching each would make it wait."""
+    """Rows of steps whose losses are still on the device, because fetching each step's would make the device wait."""
 
     def __init__(self, fabric: Fabric, journal: Journal | None) -> None:
         self._fabric, self._journal = fabric, journal
@@ -130,30 +134,30 @@ class Rows:
         self._waiting.append((known, torch.stack([total, *(term.detach() for term in terms)])))
 
     def flush(self) -> list[dict[str, float]]:
-        """Fetch the losses and tell the journal; return the rows."""
+        """Fetch the losses from the device, write the rows to the journal, and return them."""
         if not self._waiting:
             return []
         values = torch.stack([value for _, value in self._waiting])
         if self._fabric.world_size > 1:
             values = self._fabric.all_reduce(values, reduce_op="mean")  # type: ignore[assignment]
-        fetched = values.tolist()  # waits until the device has taken the steps
+        fetched = values.tolist()  # waits until the device has computed the steps
         ends = [known["begun"] for known, _ in self._waiting[1:]] + [time.perf_counter()]
         rows = []
         for (known, _), numbers, end in zip(self._waiting, fetched, ends, strict=True):
             begun = known.pop("begun")
             rows.append({**known, **dict(zip(("loss", *Losses._fields), numbers, strict=True)), "seconds": end - begun})
         self._waiting = []
-        by_the_first(self._fabric, lambda: self._journal.add_steps(rows) if self._journal else None)
+        on_rank_zero(self._fabric, lambda: self._journal.add_steps(rows) if self._journal else None)
         return rows
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a CSV of numbers; what follows its last whole line is left out.
+    """Return the rows of a CSV file of numbers, without an incomplete last line.
 
     Raises
     ------
     OSError, ValueError
-        It cannot be read, or is damaged.
+        The file cannot be read, or is damaged.
     """
     text = read_regular(path, _LARGEST).decode()
     whole = text[: text.rfind("\n") + 1]  # the process may have been killed while it wrote a line
@@ -171,7 +175,7 @@ def read_table(path: Path) -> list[dict[str, float]]:
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Return why a table cannot be read, without its path."""
+    """Return the reason why a table cannot be read, without the table's path."""
     return getattr(error, "strerror", None) or str(error)
 
 

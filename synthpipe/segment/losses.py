@@ -14,14 +14,14 @@ from synthpipe.segment.settings import ConsistencySection, LossSection
 
 
 class Losses(NamedTuple):
-    """The terms of a step's loss, before their weights; each a scalar, 0 where nothing counts or its weight is 0."""
+    """The unweighted terms of a step's loss, each a scalar; a term is 0 if its weight is 0 or nothing counts for it."""
 
     dice: Tensor
     labels: Tensor
     consistency: Tensor
 
     def total(self, weights: LossSection) -> Tensor:
-        """Return the weighted sum."""
+        """Return the weighted sum of the terms, a scalar."""
         return weights.dice * self.dice + weights.labels * self.labels + weights.consistency * self.consistency
 
 
@@ -41,18 +41,18 @@ def losses(
     Parameters
     ----------
     outputs : Outputs
-        Of the composites, then of the real patches.
+        The network's outputs, first for the composites, then for the real patches.
     masks : (B, H, W) uint8
-        Of the composites, class indices, or `ignore` and more; of the real patches, `ignore` where there is white
-        background or a transform opened a border, else 0.
+        For composites: class indices, or `ignore` and above. For real patches: `ignore` on white background and on
+        borders that a transform opened, else 0.
     labels : (B, C) uint8
         1 where a class occurs in the image.
     composites : int
-        How many of the batch are composites.
+        Number of composites in the batch.
     ignore : int
-        The index that no loss counts, nor any above it: lost pixels.
+        The index of lost pixels; no loss counts pixels with this index or a higher one.
     weights : LossSection
-        Only what has a weight is computed.
+        Weights of the terms; terms of weight 0 are not computed.
     consistency : ConsistencySection
         The form of the consistency loss.
     """
@@ -79,25 +79,25 @@ def losses(
 def consistency_loss(
     logits: Tensor, cam: Tensor, ignored: Tensor, labels: Tensor, settings: ConsistencySection
 ) -> Tensor:
-    """Return the mean absolute difference of the network's probabilities, at the CAM's resolution, and the CAM's.
+    """Return the mean absolute difference between the network's and the CAM's probabilities, at the CAM's resolution.
 
-    As published, ``mean |softmax(logits) - softmax(CAM)|`` (method section 4); `settings` offer a sigmoid for the CAM,
-    one side as a fixed target of the other, and to count neither classes that the label excludes nor glass.
+    The published form is ``mean |softmax(logits) - softmax(CAM)|`` (method section 4). `settings` can choose a sigmoid
+    for the CAM, make one side a fixed target of the other, and exclude glass and classes that are not in the label.
 
     Parameters
     ----------
     logits : (N, C, H, W)
-        Of pixels.
+        The network's logits of pixels.
     cam : (N, C, h, w)
         Logits of the class activation map.
     ignored : (N, H, W) bool
-        White background and opened borders; counted unless ``settings.glass`` is mask.
+        White background and opened borders; they count unless ``settings.glass`` is ``mask``.
     labels : (N, C) uint8
         1 where a class occurs.
     settings : ConsistencySection
-        As above.
+        The form of the loss, as described above.
     """
-    size = cam.shape[-2:]  # the map is of the image reflected up to a size that the encoder can halve
+    size = cam.shape[-2:]  # the CAM shows the image after reflection to a size that the encoder can halve
     masks = interpolate(reflect(logits.float()), size, mode="bilinear", align_corners=False).softmax(1)
     activation = cam.float().softmax(1) if settings.cam == "softmax" else cam.float().sigmoid()
     if settings.stop_gradient == "cam":

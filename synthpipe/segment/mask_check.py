@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.errors import CatalogError, ConfigError, each_kind_once, first_of
+from synthpipe.core.errors import CatalogError, ConfigError, each_kind_once, first_of
+from synthpipe.core.progress import Reporter
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.patches.pixels import dark_remark, picture_digest, read_palette
-from synthpipe.progress import Reporter
-from synthpipe.records import PatchRef
 from synthpipe.segment.mask_values import (
     Color,
     MaskMap,
@@ -27,7 +28,6 @@ from synthpipe.segment.mask_values import (
     to_classes,
 )
 from synthpipe.segment.masks import MaskedImage, by_stem
-from synthpipe.taxonomy import LOST, Taxonomy
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.errors import CatalogError, ConfigError
-from synthpipe.records import Mask
-from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.records import Mask
+from synthpipe.core.taxonomy import LOST, Taxonomy
 
 MaskMap = Mapping[int, int]
 """The class index, or the background's, of each value that masks hold."""

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
-from synthpipe.config import MAX_PIXELS, digest
-from synthpipe.display import escaped
-from synthpipe.errors import CatalogError, first_of
+from synthpipe.config.fields import digest
+from synthpipe.config.pipeline import MAX_PIXELS
+from synthpipe.core.display import escaped
+from synthpipe.core.errors import CatalogError, first_of
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.patches.listing import SUFFIXES
 from synthpipe.patches.pixels import decode, decode_mask, picture_digest
-from synthpipe.records import Image, Mask
 from synthpipe.segment.mask_values import MaskMap, count_values, to_classes
-from synthpipe.taxonomy import Taxonomy
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.records import Mask
+from synthpipe.core.records import Mask
 
 Counts = NDArray[np.int64]
 _Floats = NDArray[np.float64]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 from torch.overrides import TorchFunctionMode
 
-from synthpipe.display import printable
-from synthpipe.errors import ConfigError
-from synthpipe.pretrained import (
+from synthpipe.core.display import printable
+from synthpipe.core.errors import ConfigError
+from synthpipe.pretrained.weights import (
     Weights,
     check_hub,
     check_timm_hub,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from synthpipe.folders import Kind
+from synthpipe.files.folders import Kind
 
 TRAINING = Kind(
     "training",

@@ -22,11 +22,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 
-from synthpipe.files import write_atomically
-from synthpipe.pictures import check_sizes, colors_of, overlay, png, strips
-from synthpipe.records import Image, Mask
+from synthpipe.core.pictures import check_sizes, colors_of, overlay, png, strips
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.writing import write_atomically
 from synthpipe.segment.metrics import Counts
-from synthpipe.taxonomy import Taxonomy
 
 Series = tuple[ArrayLike, ArrayLike]
 """Steps or epochs, and a value at each; a value may be NaN."""

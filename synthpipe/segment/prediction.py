@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from synthpipe.config import MAX_PIXELS
-from synthpipe.display import escaped, file_stem
-from synthpipe.errors import CatalogError, StoreError, each_kind_once
-from synthpipe.files import parse_json, read_regular, write_atomically
-from synthpipe.folders import resolved, sweep
-from synthpipe.lock import held
+from synthpipe.config.pipeline import MAX_PIXELS
+from synthpipe.core.display import escaped, file_stem
+from synthpipe.core.errors import CatalogError, StoreError, each_kind_once
+from synthpipe.core.pictures import overlay, palette_png, png
+from synthpipe.core.progress import Reporter
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.folders import resolved, sweep
+from synthpipe.files.lock import held
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.pixels import dark_remark, decode, picture_digest
-from synthpipe.pictures import overlay, palette_png, png
-from synthpipe.progress import Reporter
 from synthpipe.segment.evaluation import Predictor
 from synthpipe.segment.outputs import PREDICTION, RECORD
 

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.config import GlassSection
-from synthpipe.files import Location
-from synthpipe.handoff import begin_pseudo_labelled, write_pseudo_labelled
-from synthpipe.progress import Reporter
-from synthpipe.records import Image, Mask, PatchRef
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.progress import Reporter
+from synthpipe.core.records import Image, Mask, PatchRef
+from synthpipe.curated import begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.files.locations import Location
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.confidence import Confidence, fit_confidence
 from synthpipe.segment.settings import WindowSection
+from synthpipe.segment.sliding_window import window_probabilities
 from synthpipe.segment.sources import RealPatches
-from synthpipe.segment.windows import window_probabilities
 
 _FITTED = 1000  # patches
 _SIDE = 32  # points along the longer side of each
@@ -97,7 +97,7 @@ def pseudo_label(
                 if confidence:
                     masks[some] = confidence.mask(found, labels[some], taxonomy.background)
                 else:
-                    masks[some] = gated(found, labels[some])
+                    masks[some] = restrict_to_labels(found, labels[some])
                 advance(len(found))
             masks[ignored == taxonomy.background] = taxonomy.background
             write_pseudo_labelled(path, shard, [patches[place] for place in part], images, masks)
@@ -132,7 +132,7 @@ def fit_to_patches(
     return fit_confidence(points, np.concatenate(owners), share) if len(points) else None
 
 
-def gated(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Mask:
+def restrict_to_labels(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Mask:
     """Return the (N, H, W) most probable class of each pixel, among those of the image's label.
 
     Parameters

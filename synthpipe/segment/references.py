@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from synthpipe.files import parse_json, read_regular
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.reading import read_regular
 from synthpipe.segment.metrics import Counts
-from synthpipe.taxonomy import Taxonomy
 
 BASELINES = {"test-labels": "image labels alone (lower bound)", "test-masks": "true masks (upper bound)"}
 """Folders of evaluations that `synthpipe baseline` writes, and what the networks knew."""

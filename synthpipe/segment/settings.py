@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from synthpipe.config import (
+from synthpipe.config.fields import (
     MOST,
     Above0,
     Deviation,
@@ -177,3 +178,17 @@ class TrainSettings(Section):
     def dump(self) -> dict[str, Any]:
         """Return all settings, JSON-ready."""
         return self.model_dump(mode="json")
+
+
+def learning_rate(settings: TrainSettings, step: int, steps: int) -> float:
+    """Return the learning rate of a step: it rises over the warm-up, then follows the schedule to the last step."""
+    chosen = settings.optimizer
+    rate = chosen.learning_rate
+    if step < chosen.warmup_steps:
+        return rate * (step + 1) / chosen.warmup_steps
+    done = (step - chosen.warmup_steps) / max(1, steps - chosen.warmup_steps)
+    if chosen.schedule == "cosine":
+        return rate * (1 + math.cos(math.pi * done)) / 2
+    if chosen.schedule == "poly":
+        return float(rate * (1 - done) ** 0.9)
+    return rate

@@ -9,13 +9,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.config import GlassSection
-from synthpipe.errors import ConfigError
-from synthpipe.handoff import CuratedSet, Description
+from synthpipe.config.pipeline import GlassSection
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import Image, Mask, PatchRef
+from synthpipe.core.resizing import fit
+from synthpipe.curated import CuratedSet, Description
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.records import Image, Mask, PatchRef
-from synthpipe.resizing import fit
 from synthpipe.segment.masks import MaskedImage
 
 _HELD = 2**30  # bytes of decoded images with masks that the processes of a device hold

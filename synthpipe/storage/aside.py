@@ -1,7 +1,7 @@
-"""Giving a curated set another name: in one step, or by a copy where folders cannot be renamed.
+"""Rename a curated set: in one step, or by a copy where folders cannot be renamed.
 
-A folder is a set if it has its root. That is moved when all else is copied, and the rest of the original is removed
-then. So a process may be killed at any step, and the next one completes the move.
+A folder is a set only if it has its root ``zarr.json``. The root is moved after everything else was copied; then the
+rest of the original is removed. So a process can be killed at any step, and the next one completes the move.
 """
 
 from __future__ import annotations
@@ -14,54 +14,56 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from synthpipe.files import Location, exists, told
+from synthpipe.files.locations import Location, exists, translate_errors
 
 ROOT = "zarr.json"
 """The file that makes a folder a store."""
 
 
-def set_aside(store: Location, places: Iterable[Location]) -> Location:
-    """Move a store to the first of some places beside it that is free, and return that.
+def set_aside(store: Location, paths: Iterable[Location]) -> Location:
+    """Move a store to the first free path of `paths`, and return that path.
 
     Raises
     ------
     StoreError
-        It cannot be written there; the store is still where it was, and half a copy is removed.
+        The new path cannot be written. The store keeps its path, and a partial copy is removed.
     """
-    aside = next(filter(_is_free, places))
+    aside = next(filter(_is_free, paths))
     if isinstance(store, Path):
-        with suppress(OSError):  # some file systems rename no folders
+        with suppress(OSError):  # some file systems cannot rename folders
             store.rename(str(aside))
             return aside
-    with told(aside, "cannot be written"):
+    with translate_errors(aside, "cannot be written"):
         _copy(store, aside)
-    with told(store, "cannot be removed"):
+    with translate_errors(store, "cannot be removed"):
         remove_rest(store, aside)
     return aside
 
 
 def remove_rest(store: Location, aside: Location) -> None:
-    """Remove of a store what lies under its other name too."""
+    """Remove the files of a store that also exist under its other name."""
     files, below = _system(store)
     copied = {each.removeprefix(_system(aside)[1]) for each in files.find(_system(aside)[1])}
     if rest := [each for each in files.find(below) if each.removeprefix(below) in copied]:
         files.rm(rest)
     if isinstance(store, Path):
         for folder, _, _ in os.walk(store, topdown=False):
-            with suppress(OSError):  # it holds something else
+            with suppress(OSError):  # it has other files
                 Path(folder).rmdir()
 
 
 def _copy(store: Location, aside: Location) -> None:
-    """Copy all of a store but its root, then move that."""
+    """Copy all files of a store except its root, then move the root."""
     files, source = _system(store)
     target = _system(aside)[1]
     root = f"{source}/{ROOT}"
-    objects = [each for each in files.find(source) if each != root]  # `mv` would look for folders, which are no objects
+    objects = [
+        each for each in files.find(source) if each != root
+    ]  # `mv` would look for folders, which object stores do not have
     try:
         files.copy(objects, [f"{target}{each.removeprefix(source)}" for each in objects])
     except BaseException:
-        with suppress(Exception):  # it takes space that may be what was missing
+        with suppress(Exception):  # the partial copy takes disk space, which may be the reason of the error
             remove_rest(aside, store)
         raise
     if isinstance(store, Path):
@@ -73,12 +75,12 @@ def _copy(store: Location, aside: Location) -> None:
 
 
 def _system(path: Location) -> tuple[Any, str]:
-    """Return the file system of a path, and its name there."""
+    """Return the file system of a path, and the path in it."""
     return (LocalFileSystem(auto_mkdir=True), str(path.absolute())) if isinstance(path, Path) else (path.fs, path.path)
 
 
 def _is_free(path: Location) -> bool:
-    """Whether nothing is there, or half a copy."""
+    """Return whether a path does not exist, or is a partial copy."""
     if isinstance(path, Path) and os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
         return False
     return not exists(path / ROOT)

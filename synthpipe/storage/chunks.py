@@ -1,10 +1,10 @@
-"""Chunks: how the samples of an array become bytes, and bytes samples.
+"""Encode the samples of an array as chunks, and decode chunks.
 
-The codecs are Zarr's own: little-endian bytes or vlen-utf8, then maybe zstd or Blosc, then CRC-32C. Whatever reads Zarr
-v3 reads them; what is here does it without copies, and one chunk at a time.
+The codecs are Zarr's own: little-endian bytes or vlen-utf8, then optionally zstd or Blosc, then CRC-32C. Any reader of
+Zarr v3 reads them. This module encodes and decodes one chunk at a time, without copies.
 
-A chunk may be a stranger's, with a right checksum. Decoders written in C trust what a chunk says of itself: `decode`
-holds it against the size of the payload and of the samples first.
+A forged chunk can have a right checksum. Decoders written in C trust the sizes in a chunk, so `decode` first compares
+them with the sizes of the payload and of the samples.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, VLenUTF8Codec, ZstdCodec
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
 
 Samples = NDArray[Any] | Sequence[str]
 Bytes = bytes | NDArray[np.uint8]
@@ -45,14 +45,14 @@ blosc.use_threads = False  # a worker has one core
 
 @dataclass(frozen=True, slots=True)
 class ChunkCodec:
-    """The codecs of one array's chunks.
+    """The codecs of the chunks of one array.
 
     Attributes
     ----------
     text : bool
-        Whether samples are strings.
+        Whether the samples are strings.
     compressor : numcodecs codec or None
-        zstd, Blosc, or nothing.
+        The codec of zstd or Blosc; None without compression.
     """
 
     text: bool
@@ -60,7 +60,7 @@ class ChunkCodec:
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> ChunkCodec:
-        """Return the codec of an array's chunks: of the inner ones where it is sharded.
+        """Return the codec of an array's chunks; of a sharded array, that of its inner chunks.
 
         Raises
         ------
@@ -83,16 +83,16 @@ class ChunkCodec:
 
     @property
     def stored_as_is(self) -> bool:
-        """Whether a chunk is the array's own bytes, and their checksum."""
+        """Whether a chunk is the bytes of its samples and a checksum, without compression."""
         return self.compressor is None and not self.text
 
     def encode(self, samples: Samples) -> list[Bytes]:
-        """Return a chunk as pieces of bytes, to be stored one after the other; arrays are not copied.
+        """Return a chunk as pieces of bytes to store one after the other; arrays are not copied.
 
         Raises
         ------
         StoreError
-            The strings are larger than can be read back.
+            The strings are too large to be read back.
         """
         if self.text:
             payload: Bytes = bytes(VLenUTF8().encode(np.asarray(samples, dtype=object)))
@@ -113,7 +113,7 @@ class ChunkCodec:
         Raises
         ------
         ValueError, RuntimeError
-            The bytes are no such chunk.
+            The bytes are not such a chunk.
         """
         if self.compressor is None:
             _expect("bytes", len(payload), out.nbytes)
@@ -131,7 +131,7 @@ class ChunkCodec:
         Raises
         ------
         ValueError, RuntimeError
-            The bytes are no such chunk.
+            The bytes are not such a chunk.
         """
         if self.text:
             return np.array(_strings(self._unpacked_text(payload), math.prod(shape)), dtype=object).reshape(shape)
@@ -140,7 +140,7 @@ class ChunkCodec:
         return samples
 
     def most_bytes(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-        """Return how many bytes a chunk of samples has at most, with its checksum; none can be compressed badly."""
+        """Return the largest size of a chunk in bytes with its checksum, also for samples that do not compress."""
         size = MOST_TEXT if self.text else math.prod(shape) * dtype.itemsize
         return size + size // 128 + 1024
 
@@ -170,7 +170,7 @@ def split_checksum(data: Stored) -> Stored:
 
 
 def checksum(data: Bytes) -> bytes:
-    """Return the CRC-32C of `data` as it is stored: four bytes, little-endian."""
+    """Return the CRC-32C of `data` in its stored form: four bytes, little-endian."""
     value: int = google_crc32c.value(data)
     return value.to_bytes(CHECKSUM_BYTES, "little")
 
@@ -211,35 +211,35 @@ def _check_blosc(payload: memoryview, size: int) -> None:
 
 
 def _unpacked_size(payload: Bytes) -> int:
-    """Return the size that a frame of zstd says its content has; `synthpipe` writes no frame without it."""
+    """Return the content size in the header of a zstd frame; every frame of synthpipe has it."""
     start = bytes(payload[:18])
     if len(start) < 5 or start[:4] != _ZSTD_MAGIC:
         raise ValueError("it is no frame of zstd")
     flags = start[4]
     single = bool(flags & 32)
     bytes_of_size = {0: int(single), 1: 2, 2: 4, 3: 8}[flags >> 6]
-    place = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
-    if not bytes_of_size or len(start) < place + bytes_of_size:
+    position = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    if not bytes_of_size or len(start) < position + bytes_of_size:
         raise ValueError("its frame of zstd does not say how large its content is")
-    return int.from_bytes(start[place : place + bytes_of_size], "little") + (256 if bytes_of_size == 2 else 0)
+    return int.from_bytes(start[position : position + bytes_of_size], "little") + (256 if bytes_of_size == 2 else 0)
 
 
 def _strings(data: bytes, count: int) -> list[str]:
     """Return the strings of vlen-utf8: their count, then the length and the bytes of each."""
-    found, place = [], 4
+    found, position = [], 4
     _expect("strings", int.from_bytes(data[:4], "little"), count)
     for _ in range(count):
-        start = place + 4
-        place = start + int.from_bytes(data[start - 4 : start], "little")
-        if place > len(data):
-            raise ValueError(f"a string ends at byte {place} of {len(data)}")
-        found.append(data[start:place].decode())
-    _expect("bytes of strings", len(data), place)
+        start = position + 4
+        position = start + int.from_bytes(data[start - 4 : start], "little")
+        if position > len(data):
+            raise ValueError(f"a string ends at byte {position} of {len(data)}")
+        found.append(data[start:position].decode())
+    _expect("bytes of strings", len(data), position)
     return found
 
 
 def settings(codec: Codec) -> Mapping[str, Any]:
-    """Return the settings of a codec as ``zarr.json`` has them; attributes are enums in older versions of Zarr."""
+    """Return the settings of a codec in the form of ``zarr.json``; older versions of Zarr have enums as attributes."""
     found: Mapping[str, Any] = codec.to_dict().get("configuration", {})  # type: ignore[assignment]
     return found
 
@@ -256,7 +256,7 @@ def _compressor(codec: Codec) -> Any:
     if isinstance(codec, BloscCodec):
         found = settings(codec)
         return blosc.Blosc(found["cname"], codec.clevel, _SHUFFLES[found["shuffle"]], codec.blocksize)
-    assert isinstance(codec, ZstdCodec)  # nosec B101 # for mypy: `of` admits no other
+    assert isinstance(codec, ZstdCodec)  # nosec B101 # for mypy: `of` allows no other
     return Zstd(codec.level)
 
 

@@ -1,4 +1,4 @@
-"""What the training of a filter tells: metrics an epoch, and which epoch's weights were kept."""
+"""The report of a filter's training: metrics of each epoch, and the epoch whose weights were kept."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from synthpipe.errors import AccessError, FilterError, explain
-from synthpipe.files import Location, parse_json, read_regular
-from synthpipe.records import Strategy
+from synthpipe.core.errors import AccessError, FilterError, explain
+from synthpipe.core.records import Strategy
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.locations import Location
+from synthpipe.files.reading import read_regular
 
 FORMAT_VERSION = 1
 _CURE = "`synthpipe verify RUN` says how to mend it"
@@ -25,7 +27,7 @@ _Count = Annotated[int, Field(ge=0)]
 class EpochMetrics:
     """One epoch of training.
 
-    Validation counts real patches and composites evenly, however many there are of each: `val_accuracy` is the mean of
+    Validation gives real patches and composites equal weight, whatever their numbers: `val_accuracy` is the mean of
     the two sides' accuracies at the threshold 0.5 (0.5 is guessing) and `val_loss` the mean of their cross-entropies.
 
     Attributes
@@ -33,9 +35,9 @@ class EpochMetrics:
     epoch : int
         Counted from 0.
     train_loss : float
-        Mean cross-entropy while the epoch ran.
+        Mean cross-entropy during the epoch.
     val_loss, val_accuracy, val_auroc : float
-        Of the weights after it.
+        The metrics of the weights after the epoch.
     val_best_accuracy, val_best_threshold : float or None
         The highest accuracy that any threshold has on the validation images, and that threshold; None in reports of
         earlier versions.
@@ -54,28 +56,28 @@ class EpochMetrics:
 
 @dataclass(frozen=True, slots=True)
 class FilterReport:
-    """How a filter's training went.
+    """The result of a filter's training.
 
     Attributes
     ----------
     strategy : str
-        Whose composites it tells from real patches.
+        The strategy whose composites the filter distinguishes from real patches.
     network : str
         The timm model name.
     epochs : tuple of EpochMetrics
-        In order.
+        All epochs in order.
     best_epoch : int
-        The one whose weights were kept, counted from 0: the first of the highest validation accuracy.
+        The epoch whose weights were kept, counted from 0: the first with the highest validation accuracy.
     accuracy, auroc : float
-        Its validation metrics.
+        The validation metrics of the best epoch.
     synthetic_train, synthetic_val, real_train, real_val : int
-        How many images there were; of `real_train`, new views of them every epoch.
+        The numbers of images; every epoch has new views of those of `real_train`.
     model_sha256 : str
-        Digest of the weights' file.
+        SHA-256 of the weights file.
     seconds : float
-        Duration.
+        Duration of the training.
     device : str
-        Where it was trained.
+        The device of the training.
     """
 
     __pydantic_config__ = _CLOSED
@@ -95,16 +97,16 @@ class FilterReport:
     device: str
 
     def fields(self) -> dict[str, Any]:
-        """Return all of it, JSON-ready."""
+        """Return all fields, JSON-ready."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
     def to_json(self) -> str:
-        """Write it as JSON; floats keep every bit."""
+        """Return the report as JSON text; floats keep every bit."""
         return json.dumps(self.fields(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> FilterReport:
-        """Read back what `to_json` wrote.
+        """Return the report that `to_json` wrote.
 
         Raises
         ------
@@ -125,7 +127,7 @@ class FilterReport:
 
 
 def accuracy_text(report: Mapping[str, Any]) -> str:
-    """Say how accurate a filter is, from `FilterReport.fields`: at the threshold 0.5, and at the best one if known.
+    """Describe the accuracy of a filter, from `FilterReport.fields`: at threshold 0.5, and at the best one if known.
 
     The two differ where the scores are in the right order (the AUROC is high) but not around 0.5.
     """
@@ -138,7 +140,7 @@ def accuracy_text(report: Mapping[str, Any]) -> str:
 
 
 def calibration_text(report: Mapping[str, Any]) -> str:
-    """Explain an accuracy at 0.5 that is well below the best one, from `FilterReport.fields`; empty if it is not."""
+    """Explain an accuracy at 0.5 that is well below the best one; return an empty text for other reports."""
     best = report["epochs"][report["best_epoch"]]
     accuracy, threshold = best.get("val_best_accuracy"), best.get("val_best_threshold")
     if accuracy is None or accuracy - report["accuracy"] < _WELL_BELOW:
@@ -161,7 +163,7 @@ def load_report(path: Location) -> FilterReport:
     Raises
     ------
     FilterError
-        There is none, or it is damaged.
+        There is no report, or it is damaged.
     """
     try:
         return FilterReport.from_json(read_regular(path, _MOST))

@@ -1,7 +1,7 @@
-"""Whether stored objects are what was stored: every byte of a shard is accounted for, every ``zarr.json`` is known.
+"""Check stored objects: every byte of a shard, and every field of a ``zarr.json``.
 
-How an array ought to be is taken from an array in memory, never from the metadata on the disk, which may be damaged
-itself. So shards can be checked, and their samples read, whatever became of their ``zarr.json``.
+The expected form of an array comes from an array in memory, never from metadata on the disk, which may be damaged. So
+shards can be checked, and their samples read, even if their ``zarr.json`` is damaged.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 from zarr.core.buffer import default_buffer_prototype
 
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, parse_json, reached, read_regular
+from synthpipe.core.errors import StoreError
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.locations import Location, translate_access_errors
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import Buffer
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, split_checksum
 from synthpipe.storage.nodes import COPIES, METADATA
 from synthpipe.storage.shards import shard_key, shard_numbers, shard_size
 
-Buffer = NDArray[np.uint8]
-
 
 class DamageError(StoreError):
-    """An object is not what was stored.
+    """A stored object differs from the expected one.
 
     Attributes
     ----------
     found, expected : str
-        What it is, and what it should be.
+        The actual and the expected content.
     """
 
     def __init__(self, found: str, expected: str) -> None:
@@ -44,30 +45,34 @@ class DamageError(StoreError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredArray:
-    """An array as it ought to be, and the folder that its objects lie in.
+    """The expected form of an array, and the folder of its objects.
 
     Attributes
     ----------
     path : Path or UPath
         The folder.
     array : zarr.Array
-        With the metadata that it ought to have; its own store holds nothing else.
+        An array with the expected metadata, in memory.
     """
 
     path: Location
     array: zarr.Array[Any]
 
     def object(self, shard: int) -> Location:
-        """Return where a shard lies."""
+        """Return the path of a shard."""
         return self.path / shard_key(self.array, shard)
 
     def shards(self) -> frozenset[int]:
-        """Return the numbers of the shards that are stored."""
+        """Return the shards that are stored."""
         return shard_numbers(self.array, self.names())
 
+    def decode(self, data: bytes) -> NDArray[Any]:
+        """Return the samples of a shard, as `decode_shard` does."""
+        return decode_shard(self.array, data)
+
     def names(self) -> list[str]:
-        """Return the names of all that lies in its folder."""
-        with reached(self.path):
+        """Return the names of all entries in the folder."""
+        with translate_access_errors(self.path):
             return [file.name for file in self.path.iterdir()] if self.path.is_dir() else []
 
     def read(self, shard: int) -> bytes:
@@ -76,7 +81,7 @@ class StoredArray:
         Raises
         ------
         OSError
-            It is not there, is no file of its own, is larger than any shard of the array, or cannot be read.
+            The object does not exist, is a link, is too large for a shard of the array, or cannot be read.
         """
         path, codec, size = self.object(shard), ChunkCodec.of(self.array), shard_size(self.array)
         if isinstance(path, Path) and path.is_symlink() and path.exists():
@@ -88,19 +93,19 @@ class StoredArray:
 
 
 def decode_shard(array: zarr.Array[Any], data: bytes) -> NDArray[Any]:
-    """Return the samples of a shard, (N, ...), those beyond the array's length too, having checked every byte.
+    """Check every byte of a shard and return its samples, (N, ...), also those beyond the array's length.
 
     Parameters
     ----------
     array : zarr.Array
-        As it ought to be.
+        An array with the expected metadata.
     data : bytes
         The whole object.
 
     Raises
     ------
     DamageError
-        A checksum is wrong, bytes are missing or more than they should be, or they decode to something else.
+        A checksum is wrong, there are too few or too many bytes, or they do not decode to samples.
     """
     codec, size, stored = ChunkCodec.of(array), shard_size(array), np.frombuffer(data, np.uint8)
     if not isinstance(array.metadata.codecs[0], ShardingCodec):  # type: ignore[union-attr]
@@ -120,14 +125,14 @@ def metadata_of(node: zarr.Array[Any] | zarr.Group) -> bytes:
 
 
 def check_metadata(data: bytes, expected: bytes) -> None:
-    """Refuse a ``zarr.json`` that says anything else than the expected one, in whatever layout.
+    """Refuse a ``zarr.json`` with other fields or values than the expected one; its formatting does not matter.
 
-    Copies of other metadata (consolidated metadata) are passed over: they are a user's, and the next build drops them.
+    Consolidated metadata is ignored: a user added it, and the next build drops it.
 
     Raises
     ------
     DamageError
-        It does, or it is no JSON.
+        A value differs, or the data is not JSON.
     """
     try:
         found, wanted = parse_json(data), json.loads(expected)
@@ -136,12 +141,12 @@ def check_metadata(data: bytes, expected: bytes) -> None:
     for fields in (found, wanted):
         if isinstance(fields, dict):
             fields.pop(COPIES, None)
-    for place, left, right in _differences(found, wanted):
-        raise DamageError(f"{place} is {_short(left)}", _short(right))
+    for key, left, right in _differences(found, wanted):
+        raise DamageError(f"{key} is {_short(left)}", _short(right))
 
 
 def _chunks(data: Buffer, count: int) -> Iterator[Buffer]:
-    """Cut a shard into its chunks, which lie one after the other, and its index."""
+    """Yield the chunks of a shard, which must follow each other without gaps up to its index."""
     start_of_index = len(data) - 16 * count - CHECKSUM_BYTES
     if start_of_index < 0:
         raise DamageError(f"{len(data)} bytes", f"at least the {16 * count + CHECKSUM_BYTES} of its index")
@@ -171,16 +176,16 @@ def _decode(codec: ChunkCodec, payload: Buffer, shape: tuple[int, ...], dtype: n
         raise DamageError(f"{len(payload)} bytes that do not decode: {error}", f"samples of shape {shape}") from error
 
 
-def _differences(found: Any, wanted: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield where two JSON values differ, in type too: ``true`` is not 1."""
+def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the paths at which two JSON values differ, also in type: ``true`` is not 1."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            yield from _differences(found.get(key, ...), wanted.get(key, ...), f"{place}.{key}" if place else key)
+        for field in sorted(found.keys() | wanted.keys()):
+            yield from _differences(found.get(field, ...), wanted.get(field, ...), f"{key}.{field}" if key else field)
     elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         for number, (left, right) in enumerate(zip(found, wanted, strict=True)):
-            yield from _differences(left, right, f"{place}[{number}]")
+            yield from _differences(left, right, f"{key}[{number}]")
     elif type(found) is not type(wanted) or found != wanted:
-        yield place or "it", found, wanted
+        yield key or "it", found, wanted
 
 
 def _short(value: Any) -> str:

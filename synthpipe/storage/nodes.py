@@ -1,7 +1,7 @@
-"""The groups and arrays of a store, opened as if a stranger had written it.
+"""Open the groups and arrays of a store without trusting its metadata.
 
-Every ``zarr.json`` is read and checked before zarr-python sees it, which believes what it reads. What one says of other
-groups and arrays (consolidated metadata) is not used.
+Every ``zarr.json`` is read and checked before zarr-python, which trusts metadata, uses it. Consolidated metadata, the
+copies of other groups' and arrays' metadata, is not used.
 """
 
 from __future__ import annotations
@@ -16,23 +16,25 @@ from zarr.core.group import AsyncGroup
 from zarr.core.sync import sync
 from zarr.storage import FsspecStore, LocalStore, MemoryStore, StorePath
 
-from synthpipe.config import MOST
-from synthpipe.errors import AccessError, StoreError, explain
-from synthpipe.files import Location, parse_json, read_regular
-from synthpipe.records import Strategy
-from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.config.fields import MOST
+from synthpipe.core.errors import AccessError, StoreError, explain
+from synthpipe.core.records import Strategy
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.files.locations import Location
+from synthpipe.files.reading import read_regular
 
 METADATA = "zarr.json"
 COPIES = "consolidated_metadata"
-"""The key of copies of the metadata below a group, which `zarr.consolidate_metadata` adds; nothing here reads them."""
+"""The key of copies of the metadata below a group, which `zarr.consolidate_metadata` adds. They are not read."""
 MOST_METADATA = 64 << 20
-"""The largest size of a ``zarr.json`` in bytes; that of a curated set names all slides."""
+"""The largest size of a ``zarr.json`` in bytes; that of a curated set lists all slides."""
 
 HOW_TO_MEND = (
     "`synthpipe verify RUN --repair` makes it again where its run is finished; elsewhere remove this object and give "
     "the command that made it again, or restore it from a copy"
 )
-"""What to do about a damaged object, of a run or of a curated set that stands alone."""
+"""The cure of a damaged object, in a run or in a separate curated set."""
 
 _Size = Annotated[int, Field(strict=True, ge=0, le=MOST)]
 _Positive = Annotated[int, Field(strict=True, ge=1, le=MOST)]
@@ -76,7 +78,7 @@ class _Array(BaseModel):
 
 
 class _Attributes(BaseModel):
-    """What the attributes of a group say; what is not here is not used, or is its writer's own."""
+    """The attributes of a group that synthpipe uses; a group may have others."""
 
     pipeline: str = ""
     fingerprint: str = ""
@@ -92,17 +94,17 @@ class _Group(BaseModel):
     attributes: dict[str, Any] = {}
 
 
-def open_node(place: StorePath) -> zarr.Array[Any] | zarr.Group | None:
-    """Return the array or the group that lies in a place of a store; None where there is none.
+def open_node(path: StorePath) -> zarr.Array[Any] | zarr.Group | None:
+    """Return the array or group at a path of a store; None if there is none.
 
     Raises
     ------
     StoreError
-        Its metadata is no JSON, or declares what no store of synthpipe has.
+        Its metadata is not JSON, or describes an array or group that synthpipe does not write.
     """
-    path = f"{where(place)}/{METADATA}"
+    file = f"{where(path)}/{METADATA}"
     try:
-        data = _read(place)
+        data = _read(path)
         if data is None:
             return None
         fields = parse_json(data)
@@ -110,71 +112,71 @@ def open_node(place: StorePath) -> zarr.Array[Any] | zarr.Group | None:
         node = (_Group if is_group else _Array).model_validate(fields)
         if isinstance(node, _Group):
             _check_attributes(node.attributes)
-            return zarr.Group(AsyncGroup.from_dict(place, node.model_dump()))
+            return zarr.Group(AsyncGroup.from_dict(path, node.model_dump()))
         # zarr has no exception of its own for what it cannot read
-        return zarr.Array.from_dict(place, fields)
+        return zarr.Array.from_dict(path, fields)
     except AccessError:
         raise
     except ValidationError as error:
-        raise damaged(path, explain(error)) from error
+        raise damaged(file, explain(error)) from error
     except Exception as error:
-        raise damaged(path, getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
+        raise damaged(file, getattr(error, "strerror", None) or str(error) or type(error).__name__) from error
 
 
-def has_copies(place: StorePath) -> bool:
-    """Whether a group holds copies of other metadata (consolidated metadata), which may be older than what is there."""
-    data = _read(place)
+def has_copies(path: StorePath) -> bool:
+    """Return whether a group has consolidated metadata, copies of other metadata that may be out of date."""
+    data = _read(path)
     return data is not None and parse_json(data).get(COPIES) is not None
 
 
 def damaged(path: object, what: str) -> StoreError:
-    """Return the error that says what is wrong with a stored object."""
+    """Return the error to raise for a damaged object."""
     return StoreError(f"{path}: damaged: {what}; {HOW_TO_MEND}")
 
 
 def taxonomy_of(group: zarr.Group) -> Taxonomy:
-    """Return the classes that the attributes of a group tell.
+    """Return the classes that the attributes of a group define.
 
     Raises
     ------
     StoreError
-        They tell none.
+        The attributes define no classes.
     """
     if "classes" not in group.attrs:
         raise damaged(f"{where(group.store_path)}/{METADATA}", "attributes.classes is missing")
     return Taxonomy.from_json(dict(group.attrs))
 
 
-def location_of(place: StorePath) -> Location:
-    """Return the folder, or the URL, that a place of a store is.
+def location_of(path: StorePath) -> Location:
+    """Return the folder or URL of a path of a Zarr store.
 
     Raises
     ------
     StoreError
         The store is of a kind that synthpipe does not write.
     """
-    store = place.store
+    store = path.store
     if isinstance(store, LocalStore):
-        return store.root / place.path
+        return store.root / path.path
     if isinstance(store, FsspecStore):
         system = getattr(store.fs, "sync_fs", store.fs)  # file systems that are not asynchronous come wrapped
         options = {key: value for key, value in system.storage_options.items() if key != "asynchronous"}
-        found: UPath = UPath(system.unstrip_protocol(f"{store.path}/{place.path}".rstrip("/")), **options)
+        found: UPath = UPath(system.unstrip_protocol(f"{store.path}/{path.path}".rstrip("/")), **options)
         return found
-    raise StoreError(f"{place}: is no store on a disk or at a URL")
+    raise StoreError(f"{path}: is no store on a disk or at a URL")
 
 
-def where(place: StorePath) -> str:
-    """Name a place of a store for people."""
-    return str(place if isinstance(place.store, MemoryStore) else location_of(place))
+def where(path: StorePath) -> str:
+    """Return the text that names a path of a store in messages."""
+    return str(path if isinstance(path.store, MemoryStore) else location_of(path))
 
 
-def _read(place: StorePath) -> bytes | None:
-    if isinstance(place.store, MemoryStore):  # this process's own
-        buffer = sync(place.store.get(f"{place.path}/{METADATA}".lstrip("/"), default_buffer_prototype()))
+def _read(path: StorePath) -> bytes | None:
+    if isinstance(path.store, MemoryStore):  # this process's own
+        buffer = sync(path.store.get(f"{path.path}/{METADATA}".lstrip("/"), default_buffer_prototype()))
         return buffer.to_bytes() if buffer else None
     try:
-        return read_regular(location_of(place) / METADATA, MOST_METADATA)
+        return read_regular(location_of(path) / METADATA, MOST_METADATA)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

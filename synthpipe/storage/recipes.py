@@ -1,4 +1,4 @@
-"""The recipes of stored composites."""
+"""Read the recipes of stored composites."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Any
 
 import zarr
 
-from synthpipe.errors import StoreError
-from synthpipe.records import Recipe, recipe_from_json
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Recipe, recipe_from_json
 from synthpipe.storage.nodes import damaged, where
 from synthpipe.storage.shards import read_range
 
@@ -18,16 +18,16 @@ def read_recipe(recipes: zarr.Array[Any], index: int, canvas: tuple[int, ...]) -
     Parameters
     ----------
     recipes : zarr.Array
-        ``recipe`` of a group.
+        The array ``recipe`` of a group.
     index : int
-        Which.
+        The index of the composite.
     canvas : tuple of int
-        Height and width that the composite has.
+        Height and width of the composite.
 
     Raises
     ------
     StoreError
-        It is not stored, or is no recipe of such a composite.
+        The recipe is not stored, or is damaged, or has another canvas.
     """
     text = str(read_range(recipes, index, index + 1)[0])
     try:
@@ -40,5 +40,5 @@ def read_recipe(recipes: zarr.Array[Any], index: int, canvas: tuple[int, ...]) -
 
 
 def unreadable(recipes: zarr.Array[Any], index: int, why: str) -> StoreError:
-    """Return the error that says that a recipe cannot be read."""
+    """Return the error to raise for a recipe that cannot be read."""
     return damaged(where(recipes.store_path), f"the recipe of sample {index} cannot be read: {why}")

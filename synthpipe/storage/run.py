@@ -1,4 +1,4 @@
-"""The run directory: where everything of a build lies, and the guard that keeps one run to one pipeline."""
+"""The run directory: the paths of all files of a build, and what its JSON files say."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain, count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from synthpipe.config import MOST, Fraction, Pipeline, Stage, differences
-from synthpipe.errors import AccessError, StaleRunError, StoreError, explain
-from synthpipe.files import Location, exists, parse_json, read_regular, told, write_atomically
-from synthpipe.folders import Kind, sweep
-from synthpipe.packages import TORCH
-from synthpipe.records import STRATEGIES, Reason, Strategy
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import AccessError, StoreError, explain
+from synthpipe.core.packages import TORCH
+from synthpipe.core.records import STRATEGIES, Strategy
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.folders import Kind, sweep
+from synthpipe.files.locations import Location, exists, translate_errors
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.aside import ROOT, remove_rest, set_aside
+from synthpipe.storage.journal import check_journal
 
 FORMAT_VERSION = 1
 _PACKAGES = ("synthpipe", "numpy", "opencv-python-headless", "bezier", "pillow", "zarr", "dask", "torch", "timm")
 _MOST_JSON = 64 << 20  # bytes
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-_JUDGED = {"candidates", "acceptance", "verdicts", "class_share", "donors"}  # they come together
-_Count = Annotated[int, Field(ge=0, le=MOST)]
-_Seconds = Annotated[float, Field(ge=0)]
 _HOW_TO_MEND = "`synthpipe verify RUN` says how to mend it"
 RUN = Kind(
     "run",
@@ -40,11 +41,11 @@ RUN = Kind(
         *("report.html", "candidates.zarr", "filter", "curated.zarr", ".driver", ".lock"),
     ),
 )
-"""A run directory. Trainings, exports and former curated sets that lie in it are folders of their own."""
+"""A run directory. Trainings, exports and former curated sets inside it are separate folders."""
 
 
 class _RunFile(BaseModel):
-    """What ``run.json`` holds besides its version."""
+    """The fields of ``run.json`` besides its version."""
 
     model_config = _STRICT
 
@@ -55,74 +56,9 @@ class _RunFile(BaseModel):
     pipeline: dict[str, Any]
 
 
-class _Donors(BaseModel):
-    model_config = _STRICT
-
-    available: _Count
-    used: _Count
-    most_composites_of_one: _Count
-
-
-class _BelowThreshold(BaseModel):
-    model_config = _STRICT
-
-    count: _Count
-    kept: _Count
-    lowest: Fraction
-
-
-class _Entry(BaseModel):
-    """What ``build.json`` tells of a strategy: what comes later is not there at first."""
-
-    model_config = _STRICT
-
-    filter: dict[str, float] = {}
-    candidates: _Count = 0
-    acceptance: Fraction | None = None
-    verdicts: dict[Reason, _Count] = {}
-    class_share: dict[str, Fraction] = {}
-    class_verdicts: dict[str, dict[Reason, _Count]] = {}
-    donors: _Donors = _Donors(available=0, used=0, most_composites_of_one=0)
-    below_threshold: _BelowThreshold | None = None  # not in runs of earlier versions
-
-
-class _Round(BaseModel):
-    """A round of a strategy's plan: all counts are of the whole plan so far, but the ``new`` candidates."""
-
-    model_config = _STRICT
-
-    strategy: Strategy
-    round: _Count
-    new: _Count
-    wanted: _Count
-    candidates: _Count
-    scored: _Count
-    acceptance: Fraction | None
-    kept: _Count
-    looks_synthetic: _Count
-    too_few_classes: _Count
-    donor_overused: _Count
-    surplus: _Count
-    donors: _Count
-    seconds: _Seconds
-
-
-class _Journal(BaseModel):
-    """What ``build.json`` holds."""
-
-    model_config = _STRICT
-
-    stages: dict[str, _Seconds] = {}
-    strategies: dict[Strategy, _Entry] = {}
-    rounds: list[_Round] = []  # not in runs of earlier versions
-    finished: bool | None = None
-    pixel_remarks: list[str] = []
-    remarks: list[str] = []
-
-
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """The paths of a run, and what its ``run.json`` says."""
+    """The paths of a run, and the content of its JSON files."""
 
     path: Location
 
@@ -148,84 +84,84 @@ class RunDirectory:
 
     @property
     def training(self) -> Location:
-        """The composites that train the filter: their own store, never curated."""
+        """The Zarr store of the composites that train the filter; they are never curated."""
         return self.filter / "training.zarr"
 
     @property
     def split_file(self) -> Location:
-        """Which groups train the filter and which validate it."""
+        """The file that lists the groups that train the filter and those that validate it."""
         return self.filter / "split.json"
 
     def weights(self, strategy: Strategy) -> Location:
         return self.filter / f"{strategy}.safetensors"
 
     def report(self, strategy: Strategy) -> Location:
-        """The metrics of a strategy's filter; there once its training is finished."""
+        """The metrics of a strategy's filter; the file exists after its training."""
         return self.filter / f"{strategy}.json"
 
     def unfinished(self, strategy: Strategy) -> Location:
-        """The state of a filter's training after its latest epoch; gone once it is finished."""
+        """The state of a filter's training after its latest epoch; removed when the training is finished."""
         return self.filter / f"{strategy}.training"
 
     @property
     def sums_file(self) -> Location:
-        """The digests of the small files; there once the run is finished."""
+        """The checksums of the small files; the file exists once the run is finished."""
         return self.path / "SHA256SUMS"
 
     @property
     def report_page(self) -> Location:
-        """What the run is, for people; made of the rest at the end of a build, and no part of what is verified."""
+        """The report of the run, written at the end of a build; it is not verified."""
         return self.path / "report.html"
 
     @property
     def token(self) -> Location:
-        """What a build leaves there while it runs, by which workers know the run."""
+        """A file that exists while a build runs, by which workers recognize the run."""
         return self.path / ".driver"
 
     def small_files(self) -> tuple[Location, ...]:
-        """Return where all files lie that are no part of a Zarr store."""
+        """Return the paths of all files outside the Zarr stores."""
         filters = [path(strategy) for strategy in STRATEGIES for path in (self.weights, self.report)]
         return (self.run_file, self.build_file, *self.tables(), self.split_file, *filters, *self.cards())
 
     def cards(self) -> tuple[Location, Location]:
-        """Return where the data cards lie, for people and for machines; there once the run is finished."""
+        """Return the paths of the data cards, for people and for machines; they exist once the run is finished."""
         return self.path / "README.md", self.path / "croissant.json"
 
     def tables(self) -> tuple[Location, Location]:
-        """Return where the catalog and its problems lie."""
+        """Return the paths of the catalog and of its problems."""
         return self.path / "catalog.csv", self.path / "problems.csv"
 
     def holds_composites(self) -> bool:
-        """Whether any were made: from then on the run belongs to its patches and their pipeline."""
+        """Return whether the run has composites: then its patches and pipeline cannot change."""
         return exists(self.candidates) or exists(self.training) or self.has_curated()
 
     def has_curated(self) -> bool:
-        """Whether there is a curated set, or a part of one; the rest of one that was set aside is none."""
+        """Return whether the run has a curated set or a part of one, not counting leftovers of a moved set."""
         return exists(self.curated) and not self._is_set_aside()
 
     def exists(self) -> bool:
         return exists(self.run_file)
 
     def sweep(self) -> None:
-        """Remove what a process that was killed was writing or removing; nobody else may be building the run.
+        """Remove the temporary files of a killed process. No other process must be building the run.
 
-        Trainings and exports that lie in the run's folder are others' affair.
+        Trainings and exports inside the run are not touched.
         """
         sweep(self.path, deep=False)
         for folder in (self.candidates, self.filter, self.curated):
             sweep(folder)
-        with told(self.path, "cannot be written"):
+        with translate_errors(self.path, "cannot be written"):
             self.token.unlink(missing_ok=True)
             if self._is_set_aside():
                 remove_rest(self.curated, next(self._former()))
 
     def read(self) -> dict[str, Any]:
-        """Return what ``run.json`` holds.
+        """Return the content of ``run.json``.
 
         Raises
         ------
         StoreError
-            There is none, it is damaged, or another version of synthpipe wrote it.
+            The file is missing or damaged, or another version of synthpipe wrote it.
         """
         data = read_json(self.run_file)
         if data.get("format_version") != FORMAT_VERSION:
@@ -243,20 +179,13 @@ class RunDirectory:
         return data
 
     def journal(self) -> dict[str, Any]:
-        """Return what ``build.json`` holds: seconds a stage, every strategy and its rounds, remarks, `finished`."""
+        """Return the content of ``build.json``: seconds of each stage, strategies, rounds, remarks, `finished`."""
         data = read_json(self.build_file) if exists(self.build_file) else {}
-        try:
-            _Journal.model_validate(data)
-        except ValidationError as error:
-            raise StoreError(f"{self.build_file}: {explain(error)}; {_HOW_TO_MEND}") from error
-        for strategy, entry in data.get("strategies", {}).items():
-            if (told := _JUDGED & entry.keys()) and told != _JUDGED:
-                lacking = ", ".join(sorted(_JUDGED - told))
-                raise StoreError(f"{self.build_file}: strategies.{strategy} lacks {lacking}; {_HOW_TO_MEND}")
+        check_journal(self.build_file, data)
         return {"stages": {}, "strategies": {}} | data
 
     def reopen(self) -> None:
-        """Count the run as not finished from here on, which the lack of its digests says: it is about to change."""
+        """Mark the run as not finished, by removing its checksums, before it changes."""
         self.sums_file.unlink(missing_ok=True)
         journal = self.journal()
         if journal.pop("finished", None):
@@ -265,12 +194,12 @@ class RunDirectory:
             path.unlink(missing_ok=True)
 
     def discard(self) -> None:
-        """Remove what a build writes before its first composite: nothing has been made that could be used again."""
+        """Remove the files that a build writes before its first composite."""
         for path in (self.split_file, self.build_file, *self.tables(), self.run_file):
-            with told(path, "cannot be removed"):
+            with translate_errors(path, "cannot be removed"):
                 path.unlink(missing_ok=True)
         if isinstance(self.filter, Path):
-            with suppress(OSError):  # there is none, or it holds something
+            with suppress(OSError):  # it does not exist, or has files
                 self.filter.rmdir()
 
     def pipeline(self) -> Pipeline:
@@ -279,18 +208,18 @@ class RunDirectory:
         Raises
         ------
         StoreError
-            ``run.json`` is missing or damaged, or its pipeline is none that this version knows.
+            ``run.json`` is missing or damaged, or this version does not know its pipeline.
         """
         try:
             return Pipeline.model_validate(self.read()["pipeline"])
         except (KeyError, ValidationError) as error:
             raise StoreError(
-                f"{self.run_file}: its pipeline is none that this synthpipe knows; it was written by another version, "
-                "or is damaged: build into another directory"
+                f"{self.run_file}: this synthpipe does not know its pipeline; another version wrote the file, or it "
+                "is damaged: build into another directory"
             ) from error
 
     def write(self, pipeline: Pipeline, catalog_digest: str) -> None:
-        """Record the pipeline, its fingerprint, the patches' digest, and the versions that the first shard had."""
+        """Record the pipeline, its fingerprint, the patches' digest, and the versions that made the first shard."""
         begun = self.exists() and self.holds_composites()
         write_json(
             self.run_file,
@@ -304,70 +233,28 @@ class RunDirectory:
             },
         )
 
-    def check(self, pipeline: Pipeline, extend: bool = False) -> None:
-        """Refuse a pipeline that would not make what the run already holds.
-
-        Settings of a stage may change until the stage has made something: after a build that stopped for low
-        acceptance, for example, those of curation. With `extend`, a finished run may also be asked for more composites.
-
-        Raises
-        ------
-        StaleRunError
-            The message lists every setting that differs.
-        """
-        old = self.pipeline()
-        made: list[Stage] = ["candidates"] if self.holds_composites() else []
-        if exists(self.training):
-            made.append("training")
-        if any(exists(self.report(strategy)) for strategy in STRATEGIES):
-            made.append("filter")
-        if self.has_curated():
-            made = ["candidates", "training", "filter", "curation"]
-        found = [line for stage in made for line in differences(old.settings(stage), pipeline.settings(stage))]
-        if not found or (extend and extended(old, pipeline) == found):
-            return
-        message = f"{self.path}: was made by another pipeline; build into another directory, or undo:"
-        if extend:
-            allowed = "more curation.wanted, and for rule threshold more curation.candidates and max_candidates"
-            message = f"{self.path}: --extend allows {allowed}; build into another directory, or undo:"
-        elif extended(old, pipeline) == found:
-            message = f"{self.path}: is finished; give --extend to add composites, or undo:"
-        raise StaleRunError("\n  ".join([message, *found]))
-
     def set_curated_aside(self) -> Location:
-        """Give the curated set, which another is to replace, a name of its own, and return it.
+        """Move the curated set, which a larger one will replace, to another name; return its new path.
 
-        An extension that failed may have left a set of the same fingerprint: a number then tells them apart.
+        If a failed extension left a set with the same fingerprint, a number distinguishes the two.
         """
         return set_aside(self.curated, self._former())
 
     def _is_set_aside(self) -> bool:
-        """Whether all that is left of a curated set is the rest of one that lies under another name."""
+        """Return whether the folder of the curated set has only leftovers of a set that was moved to another name."""
         if not exists(self.curated) or exists(self.curated / ROOT) or not self.exists():
             return False
         return exists(next(self._former()) / ROOT)
 
     def _former(self) -> Iterator[Location]:
-        """Yield where a former curated set may lie, the first choice first."""
+        """Yield possible paths of a former curated set, in order of preference."""
         stem = f"curated-{self.read()['fingerprint'][:8]}"
         for number in chain([""], map("-{}".format, count(2))):
             yield self.path / f"{stem}{number}.zarr"
 
 
-def extended(old: Pipeline, new: Pipeline) -> list[str]:
-    """Return in which settings `new` asks for more composites of the kind that `old` made, which stay as they are.
-
-    By rule ``top_k`` more candidates may replace some that were kept, so only `wanted` may grow.
-    """
-    keys = ("wanted",) if old.curation.rule == "top_k" else ("wanted", "candidates", "max_candidates")
-    before, after = ({key: getattr(each.curation, key) for key in keys} for each in (old, new))
-    found = list(differences({"curation": before}, {"curation": after}))
-    grown = all(after[key][strategy] >= count for key in keys for strategy, count in before[key].items())
-    return found if grown else []
-
-
 def versions(filtered: bool = True) -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide what is made, `filtered` or only rendered."""
+    """Return the versions of Python and of the packages that decide the bytes of a run, with or without a filter."""
     found = {"python": platform.python_version()}
     for package in (each for each in _PACKAGES if filtered or each not in TORCH):
         try:
@@ -383,7 +270,7 @@ def read_json(path: Location) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        It is missing or damaged.
+        The file is missing or damaged.
     """
     try:
         data = parse_json(read_regular(path, _MOST_JSON))
@@ -405,5 +292,5 @@ def write_json(path: Location, data: Mapping[str, Any]) -> None:
 
 
 def json_text(data: Mapping[str, Any]) -> str:
-    """Return a JSON object as it is written to a file."""
+    """Return a JSON object as text, in the form of the files of a run."""
     return json.dumps(data, indent=1) + "\n"

@@ -1,7 +1,7 @@
-"""Reading single samples fast: one small read and one decode each, from a shard's index that is read once.
+"""Read single samples fast: one small read and one decode each. The index of a shard is read once.
 
-zarr-python reads the index again for every sample, and takes milliseconds in all. `SampleReader` gives the same arrays.
-It opens objects when they are first asked for: so it may be pickled, forked and spawned.
+zarr-python reads the index again for every sample, which takes milliseconds. `SampleReader` returns the same arrays. It
+opens objects when they are first used, so it can be pickled, forked and spawned.
 """
 
 from __future__ import annotations
@@ -21,32 +21,31 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ShardingCodec
 
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, address, exists, located, open_regular, told
+from synthpipe.core.errors import StoreError
+from synthpipe.files.locations import Location, address, exists, parse_location, translate_errors
+from synthpipe.files.reading import open_regular
+from synthpipe.files.writing import Buffer
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum
 from synthpipe.storage.nodes import HOW_TO_MEND, damaged
 from synthpipe.storage.shards import object_path, shard_size
 
-_OPEN_FILES = 256  # of all readers of a process, which may have 1024
-_REQUESTS = 16  # at once, of what is not on a disk
+_OPEN_FILES = 256  # of all readers of a process; the usual limit is 1024
+_REQUESTS = 16  # at once, for objects behind a URL
 _MISSING = 2**64 - 1  # in a shard's index: a chunk that was never written
-
-
-Buffer = NDArray[np.uint8] | bytearray
 
 
 class _Object(Protocol):
     """A stored object to read from."""
 
     def read(self, offset: int, *buffers: Buffer) -> int:
-        """Fill the buffers with what begins at `offset`; return how many bytes there were."""
+        """Fill the buffers with the bytes from `offset` on; return how many bytes there were."""
 
     def end(self, size: int) -> bytes:
         """Return the last `size` bytes, or fewer where there are fewer."""
 
 
 class _File:
-    """An open file, closed when the last who uses it lets go of it."""
+    """An open file, closed when its last user releases it."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = open_regular(path)
@@ -76,7 +75,7 @@ class _Remote:
         start = 0
         for buffer in buffers:
             part = found[start : start + len(buffer)]
-            buffer[: len(part)] = np.frombuffer(part, np.uint8) if isinstance(buffer, np.ndarray) else part
+            buffer[: len(part)] = np.frombuffer(part, np.uint8)
             start += len(buffer)
         return len(found)
 
@@ -84,15 +83,15 @@ class _Remote:
         return self._range(-size, None)
 
     def _range(self, start: int, stop: int | None) -> bytes:
-        path = located(self._url)  # anew each time: what was opened before a fork hangs after it
+        path = parse_location(self._url)  # anew each time: connections from before a fork hang after it
         assert not isinstance(path, Path)  # nosec B101 # for mypy: it is a URL
-        with told(path, "cannot be read"):
+        with translate_errors(path, "cannot be read"):
             data: bytes = path.fs.cat_file(path.path, start=start, end=stop)
         return data
 
 
 class _Recent:
-    """Which files the readers of this process have open, the latest last; the others are let go of."""
+    """The files that readers of this process have open, the most recent last. Older ones are released."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -106,7 +105,7 @@ class _Recent:
             self._shrink(_OPEN_FILES)
 
     def clear(self) -> None:
-        """Let go of all files."""
+        """Release all files."""
         with self._lock:
             self._shrink(0)
 
@@ -122,24 +121,24 @@ os.register_at_fork(after_in_child=lambda: _RECENT.__init__())  # type: ignore[m
 
 
 class SampleReader:
-    """Random access to the samples of an array that holds one sample a chunk, in shards.
+    """Random access to the samples of a sharded array with one sample in each chunk.
 
     Parameters
     ----------
     array : zarr.Array
-        As `synthpipe build` writes images and masks.
+        Images or masks that `synthpipe build` wrote.
 
     Attributes
     ----------
     shape : tuple of int
-        The array's.
+        The shape of the array.
     dtype : dtype
-        The array's.
+        The dtype of the array.
 
     Raises
     ------
     StoreError
-        The array is cut or encoded in another way.
+        The array has other chunks or codecs.
     """
 
     def __init__(self, array: zarr.Array[Any]) -> None:
@@ -159,11 +158,11 @@ class SampleReader:
         self._indices: dict[int, NDArray[np.uint64]] = {}
 
     def forget(self, shard: int) -> None:
-        """Let go of a shard's file; who reads from it now reads on."""
+        """Release a shard's file; a read that is under way completes."""
         self._files.pop(shard, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a process that unpickles it needs: it opens its own files."""
+        """Return the state to pickle, without open files: each process opens its own."""
         return {name: value for name, value in vars(self).items() if name not in ("_lock", "_files", "_indices")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -180,11 +179,11 @@ class SampleReader:
         return out
 
     def read_many(self, samples: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return samples in the order asked for, in `out` where it is given: (n, ...), C-contiguous."""
+        """Return samples in the given order, (n, ...), C-contiguous; in `out` if it is given."""
         out = np.empty((len(samples), *self.shape[1:]), self.dtype) if out is None else out
         if self._local:
-            for place, sample in enumerate(samples):
-                self.read(sample, out[place])
+            for number, sample in enumerate(samples):
+                self.read(sample, out[number])
         else:
             with ThreadPoolExecutor(_REQUESTS) as pool:
                 list(pool.map(self.read, samples, out))
@@ -198,7 +197,7 @@ class SampleReader:
         IndexError
             There is no such sample.
         StoreError
-            Its chunk is damaged or missing; the message names the object.
+            The chunk of the sample is damaged or missing; the message names the object.
         """
         if not -len(self) <= sample < len(self):
             raise IndexError(f"{self._array.store_path}: no sample {sample}; there are {len(self)}")
@@ -217,7 +216,7 @@ class SampleReader:
             ) from error
 
     def _read_chunk(self, file: _Object, offset: int, length: int, out: NDArray[Any]) -> None:
-        stored = bytearray(CHECKSUM_BYTES)
+        stored = np.empty(CHECKSUM_BYTES, np.uint8)
         if self._codec.stored_as_is:
             payload = out.reshape(-1).view(np.uint8)
         else:
@@ -225,18 +224,18 @@ class SampleReader:
         found = file.read(offset, payload, stored)
         if found != length or found != payload.size + CHECKSUM_BYTES:
             raise ValueError(f"has {found} bytes, expected {payload.size + CHECKSUM_BYTES}")
-        if checksum(payload) != stored:
+        if checksum(payload) != stored.tobytes():
             raise ValueError("its checksum is wrong")
         if not self._codec.stored_as_is:
             self._codec.decode(payload, out)
 
     def _open(self, shard: int) -> tuple[_Object, NDArray[np.uint64]]:
-        """Return a shard's file and index; the files that were used last stay open."""
+        """Return a shard's file and index; recently used files stay open."""
         with self._lock:
             file = self._files.get(shard)
             if file is None:
                 path = object_path(self._array, shard)
-                with told(path, "cannot be read"):
+                with translate_errors(path, "cannot be read"):
                     try:
                         file = _opened(path)
                     except FileNotFoundError as error:
@@ -262,7 +261,7 @@ class SampleReader:
 
 
 def _opened(path: Location) -> _Object:
-    """Open an object; where this process may open no more files, those of all readers are let go of first."""
+    """Open an object; if this process cannot open more files, release those of all readers first."""
     try:
         return _File(path) if isinstance(path, Path) else _Remote(path)
     except OSError as error:

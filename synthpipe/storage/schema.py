@@ -1,8 +1,8 @@
-"""The Zarr v3 schema of composites: which arrays there are, how they are cut, and what their attributes say.
+"""The Zarr v3 schema of composites: arrays, shards, chunks and attributes.
 
-Every array runs along ``sample`` first and is cut there into shards of the same number of composites. Images and masks
-are sharded with one composite a chunk, so that a random one is one small read; the small arrays hold a shard's worth in
-one chunk. Chunks are checksummed. Masks fill with `taxonomy.LOST`, so a lost chunk never reads as a tissue class.
+The first dimension of every array is ``sample``; all arrays have the same number of composites in a shard. Images and
+masks have one composite in a chunk, so that any composite is one small read; in small arrays a chunk is a whole shard.
+Each chunk has a checksum. Masks fill with `taxonomy.LOST`, so a lost chunk never reads as a tissue class.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from zarr.abc.store import Store
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 from zarr.storage import FsspecStore, LocalStore, StorePath
 
-from synthpipe.config import Codec, StoreSection
-from synthpipe.errors import StoreError
-from synthpipe.files import Location
-from synthpipe.records import REASONS, STRATEGIES
+from synthpipe.config.pipeline import Codec, StoreSection
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import REASONS, STRATEGIES
+from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.files.locations import Location
 from synthpipe.storage.chunks import ChunkCodec
 from synthpipe.storage.nodes import METADATA, damaged, has_copies, open_node, taxonomy_of, where
-from synthpipe.storage.shards import complete_shards, listing, missing_shards, shard_key, shard_size
-from synthpipe.taxonomy import LOST, Taxonomy
+from synthpipe.storage.shards import listing, missing_shards, shard_key, shard_size
 
 FORMAT_VERSION = 1
 
@@ -39,7 +39,7 @@ Kind = Literal["image", "mask", "small"]
 class ArraySpec:
     """One array of a store: its dimensions after ``sample``, dtype and fill value.
 
-    Of images and masks a chunk is one sample, of what is small a shard's worth.
+    A chunk of images or masks is one sample; a chunk of a small array is a whole shard.
     """
 
     dimensions: tuple[str, ...]
@@ -94,15 +94,15 @@ _MOST_SHARD = 1 << 24  # samples
 
 
 def zarr_store(path: Location, writable: bool = False) -> Store:
-    """Return what zarr opens a store at `path` by."""
+    """Return the Zarr store at `path`."""
     if isinstance(path, Path):
         return LocalStore(path, read_only=not writable)
     return FsspecStore.from_url(str(path), storage_options=dict(path.storage_options), read_only=not writable)
 
 
-def create_group(place: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create group `name` in a store with its attributes, or open it and set them; copies of other metadata go."""
-    store = place if isinstance(place, Store) else zarr_store(place, writable=True)
+def create_group(path: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    """Create group `name` in a store, or open it; set its attributes and drop consolidated metadata."""
+    store = path if isinstance(path, Store) else zarr_store(path, writable=True)
     group = open_node(StorePath(store, name))
     if not isinstance(group, zarr.Group):
         return zarr.create_group(store, path=name or None, attributes=dict(attributes), zarr_format=3)
@@ -118,27 +118,27 @@ def ensure_arrays(
     store: StoreSection,
     **attributes: Mapping[str, Any],
 ) -> None:
-    """Create the arrays of `specs`, and lengthen what the group has: all its arrays have one length.
+    """Create the arrays of `specs`, and lengthen all arrays of the group to one length.
 
-    Samples that are written stay as they are; new ones show the fill value until they are written.
+    Written samples stay as they are; new ones have the fill value until they are written.
 
     Parameters
     ----------
     group : zarr.Group
-        Where they belong.
+        The group of the arrays.
     specs : mapping of str to ArraySpec
         The arrays by name.
     sizes : mapping of str to int
         The length of every dimension; a group that is longer along ``sample`` stays so.
     store : StoreSection
-        Composites a shard, and the codecs of chunks.
+        The number of composites in a shard, and the codecs of chunks.
     **attributes : mapping
-        More attributes of an array, under its name.
+        Further attributes of an array, by its name.
 
     Raises
     ------
     StoreError
-        A shard or a chunk would be larger than can be read.
+        A shard or a chunk would be too large to be read.
     """
     present = arrays_of(group)
     length = max([sizes["sample"], *(array.shape[0] for array in present.values())])
@@ -161,7 +161,7 @@ def ensure_arrays(
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes={**(spec.attributes or {}), **attributes.get(name, {})},
         )
-        _check_array(created, spec, None)  # what could not be read is not written
+        _check_array(created, spec, None)  # refuse to write what cannot be read
 
 
 def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
@@ -170,7 +170,7 @@ def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
     if codec == "none":
         return []
     if codec == "blosc-lz4":
-        # shuffled bits gather the noise of an image; a mask has none, and would lose its long runs
+        # shuffling bits gathers the noise of an image; a mask has no noise, and would lose its long runs
         return [BloscCodec(typesize=1, cname="lz4", clevel=5, shuffle=_SHUFFLES[spec.kind])]
     return [ZstdCodec(level=store.zstd_level)]
 
@@ -178,19 +178,14 @@ def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
 _SHUFFLES: Mapping[Kind, Literal["bitshuffle", "noshuffle"]] = {"image": "bitshuffle", "mask": "noshuffle"}
 
 
-def complete_in_all(group: zarr.Group, specs: Mapping[str, ArraySpec]) -> frozenset[int]:
-    """Return the numbers of the shards that are stored in every array of `specs`."""
-    return frozenset.intersection(*(complete_shards(array(group, name)) for name in specs))
-
-
 def missing_objects(group: zarr.Group, names: Collection[str] = ARRAYS) -> Iterator[str]:
-    """Yield where in a group the shards of its arrays of some `names` belong that are not stored."""
+    """Yield the path inside the group of each missing shard of the arrays `names`."""
     for name, each in arrays_of(group, names).items():
         yield from (f"{name}/{shard_key(each, shard)}" for shard in missing_shards(each))
 
 
 def taxonomy_attributes(taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return the attributes that tell what mask values mean."""
+    """Return the attributes that define the values of masks."""
     return {
         **taxonomy.to_json(),
         "background_index": taxonomy.background,
@@ -205,7 +200,7 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
     Raises
     ------
     StoreError
-        It is not there, or was written by another version of synthpipe.
+        There is no such group, or another version of synthpipe wrote it.
     """
     group = open_node(StorePath(zarr_store(path, writable), name))
     if not isinstance(group, zarr.Group):
@@ -217,19 +212,19 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
 
 
 def arrays_of(group: zarr.Group, names: Collection[str] = ARRAYS) -> dict[str, zarr.Array[Any]]:
-    """Return the arrays of a group that synthpipe makes; what else lies there, or is just being made, is passed over.
+    """Return the arrays of synthpipe in a group; skip other entries, and arrays that are just being created.
 
     Parameters
     ----------
     group : zarr.Group
-        Where they lie.
+        The group of the arrays.
     names : collection of str, optional
-        Those that the group may have; an array of another name is a user's own.
+        The names to look for; an array of another name belongs to a user.
 
     Raises
     ------
     StoreError
-        The metadata of one is damaged, or they do not fit together.
+        The metadata of an array is damaged, or two arrays do not fit together.
     """
     # asked for by name, since not every store has listings
     found = {name: member for name in sorted(names) if isinstance(member := _member(group, name), zarr.Array)}
@@ -246,17 +241,17 @@ def arrays_of(group: zarr.Group, names: Collection[str] = ARRAYS) -> dict[str, z
 
 
 def groups_of(group: zarr.Group) -> list[str]:
-    """Return the names of the strategies that a group holds groups of, sorted."""
+    """Return the strategies that have a group in this group, sorted."""
     return [name for name in sorted(STRATEGIES) if isinstance(_member(group, name), zarr.Group)]
 
 
 def others_of(group: zarr.Group) -> list[str]:
-    """Return the names of what lies in a group and is nothing that synthpipe makes, sorted."""
+    """Return the names of entries in a group that synthpipe did not make, sorted."""
     return sorted(set(listing(group.store_path)) - {METADATA, *STRATEGIES, *ARRAYS})
 
 
 def _member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
-    """Return an array or a group in a group, or None."""
+    """Return the array or group `name` of a group, or None."""
     found = open_node(group.store_path / name)
     if isinstance(found, zarr.Array) and name in ARRAYS:
         _check_array(found, ARRAYS[name], len(taxonomy_of(group)) if "classes" in group.attrs else None)
@@ -264,7 +259,7 @@ def _member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None
 
 
 def _check_array(array: zarr.Array[Any], spec: ArraySpec, classes: int | None) -> None:
-    """Refuse an array that `ensure_arrays` does not make, whatever its length."""
+    """Refuse an array that `ensure_arrays` would not create; any length is allowed."""
     sample, size = array.shape[1:], shard_size(array)
     cut = (None, (size, *sample)) if spec.kind == "small" else ((size, *sample), (1, *sample))
     fill = np.asarray(spec.fill_value)
@@ -303,12 +298,12 @@ def _refused(array: zarr.Array[Any], found: str, expected: str) -> StoreError:
 
 
 def has_array(group: zarr.Group, name: str) -> bool:
-    """Whether there is an array `name` in a group.
+    """Return whether a group has an array `name`.
 
     Raises
     ------
     StoreError
-        Its metadata is damaged.
+        The metadata of the array is damaged.
     """
     return isinstance(_member(group, name), zarr.Array)
 
@@ -319,7 +314,7 @@ def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     Raises
     ------
     StoreError
-        There is none, or its metadata is damaged.
+        There is no such array, or its metadata is damaged.
     """
     found = _member(group, name)
     if not isinstance(found, zarr.Array):

@@ -1,9 +1,9 @@
-"""Writing whole shards, and listing which are there.
+"""Write and read whole shards, and list those that are stored.
 
-One task encodes all samples of a shard and stores it as one object, atomically and durably; nobody else touches it, and
-no composite is rewritten; verdicts are, which follow from the others and from what is wanted now. A shard is always
-full: samples that lie beyond the array's length wait there until it is lengthened. So the objects themselves are the
-ledger of a run.
+One task encodes all samples of a shard and stores it as one object, atomically and durably. No other task touches the
+object, and composites are never rewritten; only verdicts are, since they depend on the settings of curation. A shard is
+always full: samples beyond the array's length become visible when the array is lengthened. So the stored objects are
+the ledger of a run.
 """
 
 from __future__ import annotations
@@ -26,28 +26,30 @@ from zarr.codecs import ShardingCodec
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore, StorePath
 
-from synthpipe.errors import AccessError, StoreError
-from synthpipe.files import Location, reached, read_regular, told, write_atomically
+from synthpipe.core.errors import AccessError, StoreError
+from synthpipe.core.threads import in_threads
+from synthpipe.files.locations import Location, translate_access_errors, translate_errors
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum, split_checksum
+from synthpipe.storage.direct_io import ObjectWriter
 from synthpipe.storage.nodes import damaged, location_of
-from synthpipe.storage.objects import ObjectWriter
-from synthpipe.threads import in_threads
 
-_OBJECTS_AT_ONCE = 16  # each waits for the network where they are not on a disk
+_OBJECTS_AT_ONCE = 16  # each may wait for the network
 
 
 class ShardWriter:
-    """Writes one shard of an array, some samples at a time, as one object that appears when it is complete.
+    """Write one shard of an array, some samples at a time, as one object that appears when it is complete.
 
-    A context manager: what was not committed leaves nothing behind. It is written while further samples are made, and
-    is whole before it appears.
+    A context manager: a shard that is not committed leaves nothing behind. A thread writes it while further samples are
+    made.
 
     Parameters
     ----------
     array : zarr.Array
-        Where the shard belongs.
+        The array of the shard.
     shard : int
-        Its number.
+        The number of the shard.
     """
 
     def __init__(self, array: zarr.Array[Any], shard: int) -> None:
@@ -61,7 +63,7 @@ class ShardWriter:
         self._lengths: list[int] = []
 
     def __enter__(self) -> ShardWriter:
-        with self._told():
+        with self._translated():
             self._object = ObjectWriter(self._path)
         return self
 
@@ -72,15 +74,15 @@ class ShardWriter:
 
     @contextmanager
     def block(self, count: int) -> Iterator[NDArray[Any]]:
-        """Yield (count, ...) for the next samples of a sharded numeric array, which are added when the block ends.
+        """Yield an array (count, ...) for the next samples of a sharded numeric array; add them when the block ends.
 
-        Each sample is C-contiguous. They hold what was there before. Where chunks are stored as they are, this is the
-        memory that the disk reads: nothing is copied.
+        Each sample is C-contiguous and has arbitrary values at first. Chunks without compression go to the disk from
+        this memory, without a copy.
 
         Raises
         ------
         StoreError
-            As `write` does.
+            As for `write`.
         """
         if not (self._sharded and self._codec.stored_as_is):
             if len(self._samples) < count:
@@ -90,37 +92,37 @@ class ShardWriter:
             return
         dtype = self._dtype.newbyteorder("<")
         size = math.prod(self._shape) * dtype.itemsize
-        with self._told():
-            chunks = self._object.room(count * (size + CHECKSUM_BYTES)).reshape(count, -1)
+        with self._translated():
+            chunks = self._object.reserve(count * (size + CHECKSUM_BYTES)).reshape(count, -1)
         yield chunks[:, :size].view(dtype).reshape(count, *self._shape)
         for chunk in chunks:
             chunk[size:] = np.frombuffer(checksum(chunk[:size]), np.uint8)
         self._lengths += [chunks.shape[1]] * count
 
     def write(self, samples: Samples) -> None:
-        """Add samples, in their order; an array that is not sharded takes all at once.
+        """Add samples in order; an array without shards takes all at once.
 
         Raises
         ------
         StoreError
-            There is no room, or the place cannot be written.
+            The disk is full, or the path cannot be written.
         """
         parts = [samples[number : number + 1] for number in range(len(samples))] if self._sharded else [samples]
-        with self._told():
+        with self._translated():
             for part in parts:
                 self._lengths.append(self._put(*self._codec.encode(part)))
 
     def finish(self) -> None:
-        """Begin to bring the shard to the disk, all samples having been added.
+        """Begin to store the shard durably, after all samples were added.
 
         Raises
         ------
         StoreError
-            It has not as many samples as a shard, or cannot be stored.
+            It has fewer or more samples than a shard, or cannot be stored.
         """
         if self._sharded and len(self._lengths) != self._size:
             raise StoreError(f"{self._name} takes {self._size} samples, got {len(self._lengths)}")
-        with self._told():
+        with self._translated():
             if self._sharded:
                 self._put(_index(self._lengths))
             self._object.finish()
@@ -131,47 +133,47 @@ class ShardWriter:
         Raises
         ------
         StoreError
-            It cannot be stored.
+            The shard cannot be stored.
         """
-        with self._told():
+        with self._translated():
             self._object.wait()
 
     def appear(self) -> None:
-        """Give the shard its name: from here on it counts as done.
+        """Give the shard its name: from now on it is complete.
 
         Raises
         ------
         StoreError
-            It cannot be stored.
+            The shard cannot be stored.
         """
-        with self._told():
+        with self._translated():
             self._object.appear()
 
     def _put(self, *pieces: Bytes) -> int:
         for piece in pieces:
-            self._object.room(len(piece))[:] = np.frombuffer(piece, np.uint8)
+            self._object.reserve(len(piece))[:] = np.frombuffer(piece, np.uint8)
         return sum(map(len, pieces))
 
-    def _told(self) -> AbstractContextManager[None]:
-        return told(self._path, "cannot be written")
+    def _translated(self) -> AbstractContextManager[None]:
+        return translate_errors(self._path, "cannot be written")
 
 
 def commit(*writers: ShardWriter) -> None:
-    """Store finished shards, which appear one after the other: the disk is waited for once.
+    """Store finished shards, which appear one after the other; wait for the disk once.
 
     Raises
     ------
     StoreError
-        One cannot be stored.
+        A shard cannot be stored.
     """
     for writer in writers:
-        writer.wait()  # or a power cut could leave the name of a shard, and not its bytes
+        writer.wait()  # or a power cut could leave the name of a shard without its bytes
     for writer in writers:
         writer.appear()
 
 
 def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
-    """Store shard number `shard` of `array`: as many samples as a shard holds, as one atomic object.
+    """Store shard number `shard` of `array` as one object, atomically.
 
     Raises
     ------
@@ -190,9 +192,9 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
 
 
 def holds(array: zarr.Array[Any], shard: int, samples: Samples) -> bool:
-    """Whether an array that holds a shard's worth in a chunk has a shard as `write_shard` would store it."""
+    """Return whether a shard of a small array is stored exactly as `write_shard` would store these samples."""
     path = object_path(array, shard)
-    with suppress(StoreError), told(path, "cannot be read"):
+    with suppress(StoreError), translate_errors(path, "cannot be read"):
         expected = _chunk(array, samples)
         return read_regular(path, len(expected)) == expected
     return False
@@ -203,10 +205,10 @@ def _chunk(array: zarr.Array[Any], samples: Samples) -> bytes:
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
-    """Return the samples from `start` to `stop` of an array that holds a shard's worth in a chunk.
+    """Return the samples from `start` to `stop` of a small array, whose chunks are whole shards.
 
-    As zarr-python does: the fill value stands for what is not stored, and nothing lies beyond the array's length. Of
-    objects of a stranger zarr-python trusts too much.
+    The result equals that of zarr-python: missing shards have the fill value, and the range ends with the array. But
+    zarr-python trusts objects of unknown origin too much.
 
     Raises
     ------
@@ -225,7 +227,7 @@ def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
 
 
 def _read_shard(array: zarr.Array[Any], shard: int) -> NDArray[Any] | None:
-    """Return the samples of a shard that is one chunk, or None where it is not stored."""
+    """Return the samples of a shard that is one chunk, or None if it is not stored."""
     path, codec, shape = object_path(array, shard), ChunkCodec.of(array), (shard_size(array), *array.shape[1:])
     try:
         return codec.read(split_checksum(read_regular(path, codec.most_bytes(shape, array.dtype))), shape, array.dtype)
@@ -238,18 +240,18 @@ def _read_shard(array: zarr.Array[Any], shard: int) -> NDArray[Any] | None:
 
 
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
-    """Return the samples at `indices` of an array that holds a shard's worth in a chunk, of which it holds one."""
+    """Return the samples at `indices` of a small array, with one chunk in memory at a time."""
     size, wanted = shard_size(array), np.asarray(indices, np.int64)
-    is_text = array.dtype.kind in "TOU"  # which of them zarr says depends on its version
+    is_text = array.dtype.kind in "TOU"  # zarr's kind of strings depends on its version
     found = np.empty((len(wanted), *array.shape[1:]), "O" if is_text else array.dtype)
     for chunk in np.unique(wanted // size).tolist():
-        places = np.flatnonzero(wanted // size == chunk)
-        found[places] = read_range(array, chunk * size, (chunk + 1) * size)[wanted[places] % size]
+        inside = np.flatnonzero(wanted // size == chunk)
+        found[inside] = read_range(array, chunk * size, (chunk + 1) * size)[wanted[inside] % size]
     return found
 
 
 def shard_size(array: zarr.Array[Any]) -> int:
-    """Return how many samples a shard of `array` holds; where it is not sharded, a chunk."""
+    """Return the number of samples in a shard of `array`, or in a chunk where it has no shards."""
     return int((array.shards or array.chunks)[0])
 
 
@@ -259,25 +261,25 @@ def complete_shards(array: zarr.Array[Any]) -> frozenset[int]:
 
 
 def missing_shards(array: zarr.Array[Any]) -> Iterator[int]:
-    """Yield the numbers of the shards of `array` that are not stored, in order; a stranger's may be very many."""
+    """Yield the numbers of the shards of `array` that are not stored, in order; a damaged array may have very many."""
     stored = complete_shards(array)
     return (shard for shard in shards_of(array.shape[0], shard_size(array)) if shard not in stored)
 
 
 def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
-    """Return when each stored shard of `array` appeared, in seconds since 1970; 0 where the store does not tell.
+    """Return when each stored shard of `array` appeared, in seconds since 1970; 0 where the store has no times.
 
-    A listing tells: behind a URL, that is one request for a thousand objects.
+    The times come from a listing: behind a URL, that is one request for a thousand objects.
     """
     folder = object_path(array, 0).parent
     if isinstance(folder, Path):
         times = {}
         with os.scandir(folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # half written then, and under its own name by now
+                with suppress(FileNotFoundError):  # a temporary name that was replaced since
                     times[entry.name] = entry.stat().st_mtime
     else:
-        with reached(folder):
+        with translate_access_errors(folder):
             entries = folder.fs.ls(folder.path, detail=True)
         times = {entry["name"].rstrip("/").rsplit("/", 1)[-1]: _appeared(entry) for entry in entries}
     numbers = shard_numbers(array, times)
@@ -285,11 +287,12 @@ def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
 
 
 def _appeared(entry: Mapping[str, Any]) -> float:
-    """Return when an object appeared, by an entry of a listing: file systems of fsspec tell in different words."""
-    told = next((entry[word] for word in ("mtime", "LastModified", "last_modified", "created") if entry.get(word)), 0.0)
-    if isinstance(told, str):
-        told = datetime.fromisoformat(told)
-    return told.timestamp() if isinstance(told, datetime) else float(told)
+    """Return when an object appeared, from an entry of a listing; each file system of fsspec has its own key."""
+    keys = ("mtime", "LastModified", "last_modified", "created")
+    found = next((entry[key] for key in keys if entry.get(key)), 0.0)
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found)
+    return found.timestamp() if isinstance(found, datetime) else float(found)
 
 
 def shard_numbers(array: zarr.Array[Any], names: Iterable[str]) -> frozenset[int]:
@@ -298,15 +301,15 @@ def shard_numbers(array: zarr.Array[Any], names: Iterable[str]) -> frozenset[int
     return frozenset(int(match[1]) for match in map(pattern.fullmatch, names) if match)
 
 
-def listing(place: StorePath) -> list[str]:
-    """Return the names of what lies in a place of a store."""
+def listing(path: StorePath) -> list[str]:
+    """Return the names of the entries of a group or array in a store."""
 
     async def names() -> list[str]:
-        return [name async for name in place.store.list_dir(place.path)]
+        return [name async for name in path.store.list_dir(path.path)]
 
-    if isinstance(place.store, MemoryStore):
+    if isinstance(path.store, MemoryStore):
         return sync(names())
-    with told(location_of(place), "cannot be listed"):
+    with translate_errors(location_of(path), "cannot be listed"):
         return sync(names())
 
 
@@ -316,17 +319,17 @@ def shards_of(length: int, size: int) -> range:
 
 
 def planned_in(shards: Iterable[int], length: int, size: int) -> int:
-    """Return how many of the first `length` samples lie in some shards; the rest of the last one is not planned."""
+    """Return how many of the first `length` samples are in some shards; the last shard may have more than planned."""
     return sum(min(size, length - shard * size) for shard in shards)
 
 
 def object_path(array: zarr.Array[Any], shard: int) -> Location:
-    """Return where the object of a shard lies.
+    """Return the path of the object of a shard.
 
     Raises
     ------
     StoreError
-        The array's store is of a kind that synthpipe does not write.
+        The array is in a store of a kind that synthpipe does not write.
     """
     return location_of(array.store_path) / shard_key(array, shard)
 

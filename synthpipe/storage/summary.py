@@ -1,4 +1,4 @@
-"""What is in a run or a store, as plain data for people and machines."""
+"""Describe a run or a store as plain data, for people and machines."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ import zarr
 from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, ShardingCodec
 
-from synthpipe.errors import StoreError
-from synthpipe.files import PARTIAL, Location, exists, reached
-from synthpipe.records import STRATEGIES
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import STRATEGIES
+from synthpipe.files.locations import Location, exists, translate_access_errors
+from synthpipe.files.writing import PARTIAL
 from synthpipe.storage.chunks import settings
-from synthpipe.storage.contents import contents
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import arrays_of, groups_of, open_group, others_of
 from synthpipe.storage.shards import complete_shards, object_path, shard_size, shards_of
+from synthpipe.storage.store import Store
+from synthpipe.storage.tallies import contents
 
 
 def summarise(path: Location) -> dict[str, Any]:
-    """Describe a run, a Zarr store or one of its groups; JSON-ready.
+    """Describe a run, a Zarr store or one of its groups, JSON-ready.
 
     Raises
     ------
     StoreError
-        There is nothing of synthpipe at `path`.
+        There is no run or store of synthpipe at `path`.
     """
     is_run, is_store = (exists(path / name) for name in ("run.json", "zarr.json"))
     found = "no run.json and no zarr.json in it" if exists(path) else "nothing there"
@@ -75,9 +77,9 @@ def _run(run: RunDirectory) -> dict[str, Any]:
 
 
 def _group(path: Location, name: str = "", whole: bool = False) -> dict[str, Any]:
-    """Describe a group; with `whole` its composites too, for which small arrays are read."""
+    """Describe a group; with `whole` also its composites, for which small arrays are read."""
     group = open_group(path, name)
-    added = {"contents": found} if whole and (found := contents(group)) else {}
+    added = {"contents": found} if whole and (found := contents(Store(group))) else {}
     return {
         "attributes": {key: value for key, value in group.attrs.items() if key != "groups"},
         "arrays": {key: _array(array) for key, array in sorted(arrays_of(group).items())},
@@ -112,10 +114,10 @@ def stored_bytes(group: Mapping[str, Any]) -> int:
 
 
 def _bytes_stored(array: zarr.Array[Any]) -> int:
-    """Return the bytes of an array's objects; those that are being written, or vanish meanwhile, do not count."""
+    """Return the bytes of an array's objects, without those that are being written or removed."""
     folder = object_path(array, 0).parent
     if not isinstance(folder, Path):
-        with reached(folder):
+        with translate_access_errors(folder):
             return array.nbytes_stored()
     total = 0
     for file in folder.iterdir() if folder.is_dir() else ():
@@ -126,6 +128,6 @@ def _bytes_stored(array: zarr.Array[Any]) -> int:
 
 
 def _codec_name(codec: Codec) -> str:
-    """Return what a codec is called in Zarr's metadata, with the compressor that Blosc uses."""
+    """Return the name of a codec in Zarr's metadata, with the compressor that Blosc uses."""
     name = str(codec.to_dict()["name"])
     return f"{name}-{settings(codec)['cname']}" if isinstance(codec, BloscCodec) else name

@@ -1,7 +1,7 @@
-"""Whether a run is what its pipeline makes of its patches, to the byte; and mending what is not."""
+"""Verify a run byte by byte against its pipeline and patches, and repair it."""
 
-from synthpipe.verification.checkup import verify
-from synthpipe.verification.faults import Checkup, Fault
+from synthpipe.verification.faults import Fault, VerifyReport
 from synthpipe.verification.repair import repair
+from synthpipe.verification.whole_run import verify
 
-__all__ = ["Checkup", "Fault", "repair", "verify"]
+__all__ = ["Fault", "VerifyReport", "repair", "verify"]

@@ -1,4 +1,4 @@
-"""What the Zarr stores of a run ought to hold: groups and arrays as a build would make them now, in memory."""
+"""Expected groups, arrays and metadata of a run's Zarr stores, made in memory as a build makes them."""
 
 from __future__ import annotations
 
@@ -8,54 +8,55 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
 
-import zarr
-from zarr.storage import MemoryStore
-
-from synthpipe.compose import Purpose
-from synthpipe.config import MOST, Pipeline
-from synthpipe.errors import AccessError
-from synthpipe.files import Location, exists, parse_json, reached, read_regular
+from synthpipe.build.curated_set import create_curated
+from synthpipe.compose import Purpose, donor_uses
+from synthpipe.config.fields import MOST
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import AccessError
+from synthpipe.core.records import Strategy
+from synthpipe.core.strict_json import parse_json
+from synthpipe.files.locations import Location, exists, translate_access_errors
+from synthpipe.files.reading import read_regular
 from synthpipe.patches.catalog import Catalog
-from synthpipe.records import Strategy
-from synthpipe.stages.layout import add_scores, add_verdicts, composites_group, curated_group
-from synthpipe.storage.integrity import DamageError, StoredArray, check_metadata, metadata_of
+from synthpipe.storage.integrity import DamageError, StoredArray, check_metadata
 from synthpipe.storage.nodes import METADATA, MOST_METADATA
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import ARRAYS, CANDIDATE_ARRAYS, CURATED_ARRAYS
-from synthpipe.storage.shards import shard_size, shards_of
-from synthpipe.verification.faults import Fault, Looked
+from synthpipe.storage.schema import ARRAYS
+from synthpipe.storage.shards import shards_of
+from synthpipe.storage.store import Store
+from synthpipe.storage.stores import CompositeStore
+from synthpipe.verification.faults import CheckResult, Fault
 
-_MOST_MISSING = 10_000  # shards that are named; a build makes all
+_MOST_MISSING = 10_000  # missing shards that are named; a repair makes all of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExpectedGroup:
-    """A group of composites, or the curated set, as it ought to be.
+    """The expected state of a group of composites or of the curated set.
 
     Attributes
     ----------
     path : Path or UPath
-        Its folder.
-    group : zarr.Group
-        In memory: metadata alone.
+        The folder of the group.
+    store : Store
+        A copy of the group in memory that has metadata only.
     arrays : mapping of str to StoredArray
-        Those that must be there, or are.
+        The arrays that must exist, and the optional ones that do.
     metadata : mapping of path to bytes
-        Every ``zarr.json``, that of its store's root too.
+        The expected bytes of every ``zarr.json``, including the root of the store.
     required : bool
-        Whether all of it must be there: the run is finished.
+        Whether all shards must exist, because the run is finished.
     length : int
-        Of its arrays.
-    strategy, purpose
-        Of what composites; None of the curated set.
+        The length of the arrays.
+    strategy, purpose : str or None
+        The strategy and the purpose of the composites; None for the curated set.
     optional : frozenset of str
-        Arrays that need not be complete: scores of a filter that was switched off since.
+        Arrays that may be incomplete: the scores of a filter that has been switched off.
     """
 
     path: Location
-    group: zarr.Group
+    store: Store
     arrays: Mapping[str, StoredArray]
     metadata: Mapping[Location, bytes]
     required: bool
@@ -66,22 +67,22 @@ class ExpectedGroup:
 
     @property
     def shard(self) -> int:
-        """Composites a shard."""
-        return shard_size(next(iter(self.arrays.values())).array)
+        """The number of composites in a shard."""
+        return self.store.shard
 
     def shards(self) -> list[int]:
-        """Return the numbers of the shards to look at: those that must be there, and those that are."""
+        """Return the numbers of the shards to check: all stored ones, and the missing ones that must exist."""
         stored = frozenset[int]().union(*(each.shards() for each in self.arrays.values()))
         missing = (shard for shard in shards_of(self.length, self.shard) if shard not in stored)
         named = islice(missing, _MOST_MISSING if self.required else 0)
         return sorted({*named, *(shard for shard in stored if shard < self.planned())})
 
     def planned(self) -> int:
-        """Return how many shards its arrays have."""
+        """Return the number of shards in each array."""
         return len(shards_of(self.length, self.shard))
 
-    def unmade(self) -> int:
-        """Return how many of the planned shards are not complete yet."""
+    def incomplete(self) -> int:
+        """Return the number of planned shards that are not stored in every array yet."""
         complete = frozenset.intersection(*(stored.shards() for stored in self.arrays.values()))
         return self.planned() - sum(shard < self.planned() for shard in complete)
 
@@ -89,9 +90,18 @@ class ExpectedGroup:
 def expected_composites(
     run: RunDirectory, pipeline: Pipeline, strategy: Strategy, purpose: Purpose, finished: bool, model: str
 ) -> ExpectedGroup | None:
-    """Return how the composites of a strategy ought to lie, or None where none are made yet, or asked for.
+    """Return the expected group of a strategy's composites, or None if it does not exist yet.
 
-    `model` is the digest of the filter that scored them.
+    Parameters
+    ----------
+    run, pipeline : RunDirectory and Pipeline
+        The run and its pipeline.
+    strategy, purpose : str
+        The strategy and the purpose of the composites.
+    finished : bool
+        Whether the run is finished.
+    model : str
+        The digest of the filter that scored the candidates.
     """
     root = run.training if purpose == "filter" else run.candidates
     path = root / strategy
@@ -100,18 +110,17 @@ def expected_composites(
         return None
     planned = pipeline.filter.candidates if purpose == "filter" else 0
     length = _length(path, finished) or planned
-    store = MemoryStore()
-    group = composites_group(store, pipeline, strategy, purpose, length)
-    names = list(CANDIDATE_ARRAYS)
+    uses = donor_uses(pipeline, strategy)
+    store = CompositeStore.create(None, pipeline, strategy, purpose, length, uses)
+    names = list(CompositeStore.written)
     if purpose == "candidate":
         if exists(path / "p_real") or (required and pipeline.filter.enabled):
-            add_scores(group, pipeline, length, model)
+            store.extend_scores(pipeline, length, model)
             names.append("p_real")
         if exists(path / "verdict") or required:
-            add_verdicts(group, pipeline, length)
+            store.extend_verdicts(pipeline, length)
             names.append("verdict")
-    nodes: dict[Location, Any] = {root: zarr.open_group(store, mode="r"), path: group}
-    found = _expected(path, group, names, nodes, required, length)
+    found = _expected(path, store, names, required, length)
     optional = frozenset[str]() if pipeline.filter.enabled else frozenset({"p_real"})
     return replace(found, strategy=strategy, purpose=purpose, optional=optional)
 
@@ -119,60 +128,62 @@ def expected_composites(
 def expected_curated(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool, count: int | None
 ) -> ExpectedGroup | None:
-    """Return how the curated set of `count` composites, if that is known, ought to lie; None where it is not begun."""
+    """Return the expected curated set, or None if it does not exist yet.
+
+    Parameters
+    ----------
+    run, pipeline, catalog : RunDirectory, Pipeline and Catalog
+        The run, its pipeline and its source patches.
+    finished : bool
+        Whether the run is finished.
+    count : int or None
+        The number of composites in the set, if it is known.
+    """
     if not finished and not exists(run.curated):
         return None
     length = count or _length(run.curated, finished)
     length = length or sum(pipeline.curation.wanted[strategy] for strategy in pipeline.strategies)
-    group = curated_group(MemoryStore(), pipeline, catalog, length)
-    return _expected(run.curated, group, list(CURATED_ARRAYS), {run.curated: group}, finished, length)
+    store = create_curated(None, pipeline, catalog, length)
+    return _expected(run.curated, store, list(store.written), finished, length)
 
 
-def check_group(expected: ExpectedGroup) -> Looked:
-    """Compare every ``zarr.json`` of a group with the expected one."""
+def check_group(expected: ExpectedGroup) -> CheckResult:
+    """Compare every ``zarr.json`` of a group with its expected content."""
     faults, size = [], 0
     for path, wanted in expected.metadata.items():
         try:
             data = read_regular(path, MOST_METADATA)
         except (FileNotFoundError, NotADirectoryError):
             if expected.required or _holds_objects(path.parent):
-                faults.append(_fault(path, "nothing", "the metadata of what lies there", wanted))
+                faults.append(_fault(path, "nothing", "the metadata of this group or array", wanted))
             continue
         except AccessError:
             raise
         except OSError as error:
-            faults.append(_fault(path, error.strerror or str(error), "metadata that can be read", wanted))
+            faults.append(_fault(path, error.strerror or str(error), "readable metadata", wanted))
             continue
         size += len(data)
         try:
             _check(data, wanted, expected)
         except DamageError as error:
             faults.append(_fault(path, error.found, error.expected, wanted))
-    return Looked(tuple(faults), len(expected.metadata), size)
+    return CheckResult(tuple(faults), len(expected.metadata), size)
 
 
-def _expected(
-    path: Location,
-    group: zarr.Group,
-    names: list[str],
-    nodes: Mapping[Location, Any],
-    required: bool,
-    length: int,
-) -> ExpectedGroup:
-    made = dict(group.arrays())
-    arrays = {name: StoredArray(path / name, made[name]) for name in names}
-    everything = {**nodes, **{stored.path: stored.array for stored in arrays.values()}}
-    metadata = {folder / METADATA: metadata_of(node) for folder, node in everything.items()}
-    return ExpectedGroup(path, group, arrays, metadata, required, length)
+def _expected(path: Location, store: Store, names: list[str], required: bool, length: int) -> ExpectedGroup:
+    return ExpectedGroup(path, store, store.stored_arrays(path, names), store.metadata(path, names), required, length)
 
 
 def _fault(path: Location, found: str, expected: str, wanted: bytes) -> Fault:
-    cure = "give --repair: it is written anew, and no composite is touched"
+    cure = "give --repair: it writes this metadata again and changes no composite"
     return Fault("metadata", path, found, expected, cure, replace=wanted)
 
 
 def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
-    """Compare; a build that was killed while it lengthened a group leaves some of its arrays shorter, which is fine."""
+    """Raise DamageError if metadata differs from the expected one.
+
+    A shorter array is sound in an unfinished run: a build that is killed while it extends a plan leaves some.
+    """
     try:
         check_metadata(data, wanted)
     except DamageError:
@@ -185,12 +196,12 @@ def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
 
 
 def _holds_objects(folder: Location) -> bool:
-    with reached(folder):
+    with translate_access_errors(folder):
         return folder.is_dir() and any(file.name.startswith("c.") for file in folder.iterdir())
 
 
 def _length(folder: Location, finished: bool) -> int:
-    """Return the length of a group's arrays, by what most of them say; of one that is being lengthened, the longest."""
+    """Return the length of a group's arrays: the most frequent one, or the longest one in an unfinished run."""
     found = Counter(_lengths(folder))
     if not found:
         return 0
@@ -206,7 +217,7 @@ def _lengths(folder: Location) -> Iterator[int]:
 
 
 def _length_of(data: bytes) -> int | None:
-    """Return the length that a ``zarr.json`` gives its array, if it says so at all."""
+    """Return the length of the array that a ``zarr.json`` describes, or None if it has no valid length."""
     try:
         length = parse_json(data)["shape"][0]
     except (ValueError, KeyError, IndexError, TypeError):

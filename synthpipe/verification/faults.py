@@ -1,70 +1,76 @@
-"""What a checkup finds."""
+"""Records of a verification: single faults, the result of one check, and the report on a run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from synthpipe.files import Location
+from synthpipe.files.locations import Location
 
 FaultKind = Literal["missing", "damaged", "extra", "metadata", "contradiction", "file", "patch"]
-"""``missing``: an object is not there. ``damaged``: its bytes are not those that were stored. ``extra``: an object lies
-in the folder of an array that does not have it. ``metadata``: a ``zarr.json`` is not what this version writes.
-``contradiction``: its bytes are sound, and say something else than what they follow from. ``file``: one of the run's
-small files. ``patch``: a patch is gone, or another than was indexed."""
+"""The kind of a fault.
 
-MADE_AGAIN = "give --repair: it is made again, with the bytes it had"
+- ``missing``: an object does not exist.
+- ``damaged``: the bytes of an object differ from those that were stored.
+- ``extra``: an object is in the folder of an array but not part of the array.
+- ``metadata``: a ``zarr.json`` differs from the one that this version writes.
+- ``contradiction``: the bytes of an object are intact, but its values contradict those they were derived from.
+- ``file``: a small file of the run is missing or wrong.
+- ``patch``: a patch is missing, or its bytes have changed since it was indexed.
+"""
+
+MAKE_AGAIN = "give --repair: it makes the object again, with the same bytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One object that is not as it should be.
+    """One object that is missing or wrong.
 
     Attributes
     ----------
-    kind : str
-        What sort of fault.
+    kind : FaultKind
+        The kind of the fault.
     path : Path or UPath
         The object.
     found, expected : str
-        What it is, and what it should be.
+        The actual and the expected state of the object.
     cure : str
-        What to do.
+        Advice to the user.
     remove : tuple of path
-        What has to go so that a build makes it again.
+        The objects that a repair removes, so that a build makes them again.
     replace : bytes or None
-        What the object ought to hold, where that is known.
-    lasting : bool
-        Whether no build can mend it.
+        The correct content of the object, if it is known.
+    permanent : bool
+        Whether no build can repair the fault.
     """
 
     kind: FaultKind
     path: Location
     found: str
     expected: str
-    cure: str = MADE_AGAIN
+    cure: str = MAKE_AGAIN
     remove: tuple[Location, ...] = ()
     replace: bytes | None = None
-    lasting: bool = False
+    permanent: bool = False
 
     def __str__(self) -> str:
         return f"{self.path}: {self.kind}: found {self.found}; expected {self.expected}; {self.cure}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what machines need, JSON-ready."""
+        """Return the fault as JSON-ready data."""
         return {
             "kind": self.kind,
             "path": str(self.path),
             "found": self.found,
             "expected": self.expected,
             "cure": self.cure,
-            "repairable": not self.lasting,
+            "repairable": not self.permanent,
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
-    """What a part of a checkup found, and how much it read."""
+class CheckResult:
+    """The faults that one check found, with the number and the bytes of the objects that it read."""
 
     faults: tuple[Fault, ...] = ()
     objects: int = 0
@@ -72,27 +78,27 @@ class Looked:
 
 
 @dataclass(frozen=True, slots=True)
-class Checkup:
-    """What a whole checkup found.
+class VerifyReport:
+    """The result of verifying a run.
 
     Attributes
     ----------
     path : Path or UPath
         The run.
     finished : bool
-        Whether its build came to its end.
+        Whether the build of the run is complete.
     faults : tuple of Fault
-        In order of the objects.
+        The faults, at most one for each object.
     notes : tuple of str
-        What is not made yet, and what was not checked.
+        The parts of the run that are not built yet or were not checked.
     objects, size : int
-        How many objects were read, and their bytes.
+        The number and the bytes of the objects that were read.
     rendered : int
-        How many composites were sampled and rendered again.
+        The number of composites that were sampled and rendered again.
     seconds : float
-        It took.
+        The duration of the verification.
     unread : bool
-        Whether patches were to be read, but lie behind URLs that the user did not name.
+        Whether the patches were left unread because they are behind URLs that the user did not name.
     """
 
     path: Location
@@ -106,7 +112,7 @@ class Checkup:
     unread: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-ready."""
+        """Return the report as JSON-ready data."""
         return {
             "path": str(self.path),
             "sound": not self.faults,

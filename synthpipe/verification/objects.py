@@ -1,4 +1,4 @@
-"""Checking the shards of one group: each object by itself, then what they say of the same composites."""
+"""Checks of the shards of one group: first each object alone, then the values of all arrays together."""
 
 from __future__ import annotations
 
@@ -10,48 +10,50 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.kernels import count_classes
-from synthpipe.config import Pipeline
-from synthpipe.errors import AccessError
-from synthpipe.records import REASONS, Composite, Recipe, recipe_from_json, recipe_to_json
-from synthpipe.storage.integrity import DamageError, StoredArray, decode_shard
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import AccessError
+from synthpipe.core.records import REASONS, Composite, Recipe, recipe_from_json, recipe_to_json
+from synthpipe.storage.integrity import DamageError, StoredArray
 from synthpipe.storage.shards import shards_of
 from synthpipe.verification.expected import ExpectedGroup
-from synthpipe.verification.faults import Fault, Looked
+from synthpipe.verification.faults import CheckResult, Fault
 
 Samples = Mapping[str, NDArray[Any]]
-"""The samples of a shard by array, of those arrays whose objects are sound."""
+"""The samples of a shard by the name of the array; arrays with a damaged object are left out."""
 
-RenderAgain = Callable[[Recipe], tuple[Recipe, Composite] | None]
-"""Samples and renders a composite anew: what should have been sampled, and what the recipe renders. None where its
-donors are not at hand."""
+RerenderRecipe = Callable[[Recipe], tuple[Recipe, Composite] | None]
+"""Takes a stored recipe; returns the recipe sampled again and the rendered composite.
+
+The result is None if the donors are not available.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompositeCheck:
-    """What the composites of a group are checked against.
+    """The data that the composites of a group are checked against.
 
     Attributes
     ----------
     pipeline : Pipeline
-        The run's.
+        The pipeline of the run.
     numbers : mapping of str to int
-        The place of each donor among all donors of the catalog.
-    again : callable
-        Renders a composite again.
+        The index of each donor among all donors of the catalog.
+    rerender : callable
+        Samples and renders a composite again.
     chosen : collection of int
-        The composites that are.
+        Indices of the composites to render again.
     """
 
     pipeline: Pipeline
     numbers: Mapping[str, int]
-    again: RenderAgain
+    rerender: RerenderRecipe
     chosen: Collection[int]
 
 
-def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]], Looked]:
-    """Read a shard of every array of a group; return what is sound, and what is not.
+def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]], CheckResult]:
+    """Read a shard of every array of a group; return the intact samples and the faults.
 
-    Objects that are not made yet are no fault.
+    A missing object is a fault only if the group's shards must exist.
     """
     samples: dict[str, NDArray[Any]] = {}
     faults: list[Fault] = []
@@ -63,26 +65,29 @@ def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]
             data = stored.read(shard)
         except FileNotFoundError:
             if wanted and name not in group.optional:
-                # a link to nothing is removed with it
+                # `remove` deletes a broken link, too
                 faults.append(Fault("missing", path, "nothing", f"shard {shard} of {name}", remove=(path,)))
             continue
         except AccessError:
             raise
         except OSError as error:
-            expected = f"shard {shard} of {name}, which can be read"
+            expected = f"a readable shard {shard} of {name}"
             faults.append(Fault("damaged", path, error.strerror or str(error), expected, remove=(path,)))
             continue
         objects, size = objects + 1, size + len(data)
         try:
-            samples[name] = decode_shard(stored.array, data)
+            samples[name] = stored.decode(data)
         except DamageError as error:
             faults.append(Fault("damaged", path, error.found, error.expected, remove=(path,)))
-    return samples, Looked(tuple(faults), objects, size)
+    return samples, CheckResult(tuple(faults), objects, size)
 
 
 def check_composites(group: ExpectedGroup, shard: int, samples: Samples, check: CompositeCheck) -> tuple[Fault, ...]:
-    """Check what a shard's composites say: those beyond the arrays' length too, which are as real as the others."""
-    found = [*_recipes(group, shard, samples, check), *_values(samples, check.pipeline)]
+    """Check the values of a shard's composites, including those beyond the arrays' length.
+
+    The last shard of a plan is always full, and the next extension uses all of its composites.
+    """
+    found = [*_check_recipes(group, shard, samples, check), *_check_values(samples, check.pipeline)]
     every = tuple(stored.object(shard) for name, stored in group.arrays.items() if name != "verdict")
     return tuple(_contradiction(group.arrays[name], shard, what, wanted, every) for name, what, wanted in found)
 
@@ -90,99 +95,126 @@ def check_composites(group: ExpectedGroup, shard: int, samples: Samples, check: 
 def check_curated(
     group: ExpectedGroup, shard: int, samples: Samples, expected: Samples | None, classes: int
 ) -> tuple[Fault, ...]:
-    """Check a shard of the curated set against its origins; against itself where they are damaged."""
-    found = list(_unequal(samples, expected) if expected else _labels(group, shard, samples, classes))
+    """Compare a shard of the curated set with its candidates, or its labels with its masks if these are unknown.
+
+    Parameters
+    ----------
+    group : ExpectedGroup
+        The curated set.
+    shard : int
+        The number of the shard.
+    samples, expected : mapping of str to array
+        The stored samples, and the ones that follow from the candidates; None if the candidates have faults.
+    classes : int
+        The number of tissue classes.
+    """
+    found = list(_differences(samples, expected) if expected else _check_labels(group, shard, samples, classes))
     every = tuple(stored.object(shard) for stored in group.arrays.values())
     return tuple(_contradiction(group.arrays[name], shard, what, wanted, every) for name, what, wanted in found)
 
 
 def _contradiction(stored: StoredArray, shard: int, found: str, expected: str, remove: tuple[Any, ...]) -> Fault:
-    cure = "give --repair: this shard of all arrays is made again"
+    cure = "give --repair: it makes this shard of all arrays again"
     return Fault("contradiction", stored.object(shard), found, expected, cure, remove=remove)
 
 
 Finding = tuple[str, str, str]
-"""An array's name, what was found in it, and what was expected."""
+"""The name of an array, the value that was found in it, and the expected value."""
 
 
-def _recipes(group: ExpectedGroup, shard: int, samples: Samples, check: CompositeCheck) -> Iterator[Finding]:
+def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: CompositeCheck) -> Iterator[Finding]:
     if "recipe" not in samples:
         return
-    for place, text in enumerate(samples["recipe"]):
-        index = shard * group.shard + place
+    for position, text in enumerate(samples["recipe"]):
+        index = shard * group.shard + position
         try:
             recipe = recipe_from_json(text)
             numbers = [check.numbers[patch] for patch in recipe.donors()]
         except (ValueError, TypeError, KeyError) as error:
-            yield "recipe", f"no recipe of {index} that can be read: {error!r}", "one of donors of the catalog"
+            yield "recipe", f"an unreadable recipe at {index}: {error!r}", "a recipe with donors of the catalog"
             return
         if (recipe.strategy, recipe.index, recipe.canvas) != (group.strategy, index, check.pipeline.canvas):
-            yield "recipe", f"the recipe of {recipe.strategy} {recipe.index}", f"that of {group.strategy} {index}"
+            wanted = f"that of {group.strategy} {index}, canvas {check.pipeline.canvas}"
+            yield "recipe", f"the recipe of {recipe.strategy} {recipe.index}, canvas {recipe.canvas}", wanted
             return
-        if "donors" in samples and samples["donors"][place].tolist() != numbers:
-            yield "donors", f"donors {samples['donors'][place].tolist()} of {index}", f"{numbers}, as its recipe has"
+        if "donors" in samples and samples["donors"][position].tolist() != numbers:
+            found = samples["donors"][position].tolist()
+            yield "donors", f"donors {found} of {index}", f"{numbers}, the donors of its recipe"
             return
         if index in check.chosen:
-            yield from _rendered(index, recipe, place, samples, check.again)
+            yield from _check_rendering(index, recipe, position, samples, check.rerender)
 
 
-def _rendered(index: int, recipe: Recipe, place: int, samples: Samples, again: RenderAgain) -> Iterator[Finding]:
+def _check_rendering(
+    index: int, recipe: Recipe, position: int, samples: Samples, rerender: RerenderRecipe
+) -> Iterator[Finding]:
     try:
-        result = again(recipe)
+        result = rerender(recipe)
     except ValueError as error:
-        yield "recipe", str(error), "crops of its donors"
+        yield "recipe", str(error), "crops that fit into its donors"
         return
     if result is None:
         return
     sampled, composite = result
     if sampled != recipe:
-        yield "recipe", f"another recipe of {index} than the pipeline samples", recipe_to_json(sampled)
+        yield "recipe", f"a recipe of {index} that the pipeline does not sample", recipe_to_json(sampled)
         return
     for name, pixels in (("image", composite.image), ("mask", composite.mask)):
-        if name in samples and not np.array_equal(samples[name][place], pixels):
-            count = np.count_nonzero(samples[name][place] != pixels)
-            yield name, f"{count} values of {index} that its recipe does not render", f"the {pixels.size} that it does"
+        if name in samples and not np.array_equal(samples[name][position], pixels):
+            count = np.count_nonzero(samples[name][position] != pixels)
+            yield name, f"{count} values of {index} that differ", f"the {pixels.size} values that its recipe renders"
 
 
-def _values(samples: Samples, pipeline: Pipeline) -> Iterator[Finding]:
+def _check_values(samples: Samples, pipeline: Pipeline) -> Iterator[Finding]:
     background = pipeline.taxonomy.background
     if "mask" in samples and (largest := int(samples["mask"].max())) > background:
         yield "mask", f"value {largest}", f"class indices, or {background} for background"
     elif "mask" in samples and "class_pixels" in samples:
-        counted = count_pixels(samples["mask"], background + 1)
-        for place in np.flatnonzero((counted != samples["class_pixels"]).any(axis=1))[:1]:
-            wrong = samples["class_pixels"][place].tolist()
-            yield "class_pixels", f"{wrong} at place {place}", f"{counted[place].tolist()}, as the mask has"
+        counted = count_class_pixels(samples["mask"], background + 1)
+        for position in np.flatnonzero((counted != samples["class_pixels"]).any(axis=1))[:1]:
+            wrong = samples["class_pixels"][position].tolist()
+            expected = f"{counted[position].tolist()}, the counts in the mask"
+            yield "class_pixels", f"{wrong} at position {position} of the shard", expected
     if "p_real" in samples:
-        wrong = ~((samples["p_real"] >= 0) & (samples["p_real"] <= 1))  # NaN too
-        for place in np.flatnonzero(wrong)[:1]:
-            yield "p_real", f"{samples['p_real'][place]} at place {place}", "a probability"
+        wrong = ~((samples["p_real"] >= 0) & (samples["p_real"] <= 1))  # also true for NaN
+        for position in np.flatnonzero(wrong)[:1]:
+            yield "p_real", f"{samples['p_real'][position]} at position {position} of the shard", "a probability"
     if "verdict" in samples and (largest := int(samples["verdict"].max())) >= len(REASONS):
         yield "verdict", f"code {largest}", f"at most {len(REASONS) - 1}"
 
 
-def _labels(group: ExpectedGroup, shard: int, samples: Samples, classes: int) -> Iterator[Finding]:
+def _check_labels(group: ExpectedGroup, shard: int, samples: Samples, classes: int) -> Iterator[Finding]:
     count = min(group.shard, group.length - shard * group.shard)
     if not {"mask", "labels"} <= samples.keys():
         return
-    occurs = count_pixels(np.minimum(samples["mask"][:count], classes), classes + 1)[:, :classes] > 0
-    for place in np.flatnonzero((occurs != samples["labels"][:count]).any(axis=1))[:1]:
-        found = samples["labels"][place].tolist()
-        yield "labels", f"{found} at place {place}", f"{occurs[place].astype(int).tolist()}, as the mask has"
+    occurs = count_class_pixels(np.minimum(samples["mask"][:count], classes), classes + 1)[:, :classes] > 0
+    for position in np.flatnonzero((occurs != samples["labels"][:count]).any(axis=1))[:1]:
+        found = samples["labels"][position].tolist()
+        expected = f"{occurs[position].astype(int).tolist()}, the classes in the mask"
+        yield "labels", f"{found} at position {position} of the shard", expected
 
 
-def _unequal(samples: Samples, expected: Samples) -> Iterator[Finding]:
+def _differences(samples: Samples, expected: Samples) -> Iterator[Finding]:
     for name, found in samples.items():
         wanted = expected[name]
         different = found != wanted
         if found.dtype.kind == "f":
             different &= ~(np.isnan(found) & np.isnan(wanted))
-        for place in np.flatnonzero(different.reshape(len(found), -1).any(axis=1))[:1]:
-            yield name, f"another value at place {place} than its origin has", "what was kept, in order"
+        for position in np.flatnonzero(different.reshape(len(found), -1).any(axis=1))[:1]:
+            what = f"position {position} of the shard differs from its candidate"
+            yield name, what, "the kept candidates in order of their indices"
 
 
-def count_pixels(masks: NDArray[np.uint8], values: int) -> NDArray[np.int32]:
-    """Return (N, values) int32: how often each value, all being less than `values`, occurs in (N, H, W) masks."""
+def count_class_pixels(masks: NDArray[np.uint8], values: int) -> NDArray[np.int32]:
+    """Return how often each value occurs in each mask, as (N, values) int32.
+
+    Parameters
+    ----------
+    masks : (N, H, W) uint8
+        Masks whose pixels are all less than `values`.
+    values : int
+        The number of different values.
+    """
     counts = np.empty((len(masks), values), np.int32)
     for mask, row in zip(masks, counts, strict=True):
         count_classes(np.ascontiguousarray(mask).reshape(-1), row)

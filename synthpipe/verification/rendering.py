@@ -1,4 +1,4 @@
-"""Composites sampled and rendered again, which needs the patches: first whether they are those that were indexed."""
+"""Checks that read the patches: compare the patches with the catalog, and render composites again from them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,31 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from synthpipe.build.tasks import Job, release_donors, render_recipe, sample_recipe
+from synthpipe.build.worker_setup import place_bank
 from synthpipe.compose import Donors, Purpose, render
-from synthpipe.config import Pipeline
-from synthpipe.errors import CatalogError
-from synthpipe.files import located
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import Composite, PatchRef, Recipe, Strategy
+from synthpipe.core.resizing import fit_packed
+from synthpipe.core.threads import available_cores, in_threads
+from synthpipe.files.locations import parse_location
 from synthpipe.patches.bank import build_bank, load_donor
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.node_bank import hold_bank
 from synthpipe.patches.pixels import read_bytes
-from synthpipe.records import Composite, PatchRef, Recipe, Strategy
-from synthpipe.resizing import fit_packed
+from synthpipe.patches.shared_bank import hold_bank
 from synthpipe.storage.run import RunDirectory
-from synthpipe.tasks import Job, release_donors, render_recipe, sample_recipe
-from synthpipe.threads import available_cores, in_threads
 from synthpipe.verification.faults import Fault
-from synthpipe.workplace import place_bank
 
-Again = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
-"""Samples a composite anew and renders the recipe that is stored of it; None where its donors are not at hand."""
+Rerender = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
+"""Takes a strategy, a purpose and a stored recipe; returns the recipe sampled again and the rendered composite.
+
+The result is None if a donor of the recipe has changed.
+"""
 
 
 def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> dict[str, Fault]:
-    """Return, by id, the patches that are gone, or have other bytes than when they were indexed."""
+    """Return a fault for each patch that is missing or has changed since it was indexed, by the patch's id."""
     found: dict[str, Fault] = {}
     faults = in_threads(_check_patch, catalog.patches, available_cores())
     for patch, fault in zip(catalog.patches, faults, strict=True):
@@ -40,41 +43,50 @@ def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> dict[
 
 
 @contextmanager
-def rendering(
+def open_rerender(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, altered: frozenset[str], advance: Callable[[int], None]
-) -> Iterator[Again]:
-    """Yield what samples and renders composites again.
+) -> Iterator[Rerender]:
+    """Yield a function that samples and renders composites again.
 
-    Where donors are `altered`, their ids being given, nothing can be sampled anew, since any donor might be drawn; what
-    is made of the others is still rendered.
+    If some donors have changed, sampling is impossible, because it may draw any donor. Then the function only renders
+    the stored recipes whose donors have not changed.
+
+    Parameters
+    ----------
+    run, pipeline, catalog : RunDirectory, Pipeline and Catalog
+        The run, its pipeline and its source patches.
+    altered : frozenset of str
+        The ids of the patches that have changed.
+    advance : callable
+        Called with the number of donors that were read.
     """
     background = pipeline.taxonomy.background
 
-    def from_recipe(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite] | None:
+    def render_stored(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite] | None:
         used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
         if altered.intersection(patch.id for patch in used):
             return None
         return recipe, render(recipe, Donors(load_donor(patch, pipeline.glass, background) for patch in used))
 
     if altered.intersection(patch.id for patch in catalog.donors):
-        yield from_recipe
+        yield render_stored
         return
-    place = place_bank(pipeline, catalog, None)
+    bank = place_bank(pipeline, catalog, None)
     fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
 
     def build(directory: Path) -> None:
         cores = available_cores()
         build_bank(directory, catalog.donors, pipeline.glass, background, lambda: advance(1), cores, fit)
 
-    job = Job(pipeline, run, place)
+    job = Job(pipeline, run, bank)
 
-    def anew(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite]:
+    def sample_and_render(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite]:
         sampled = sample_recipe(job, strategy, purpose, recipe.index)
         return sampled, render_recipe(job, sampled)
 
-    held = hold_bank(place, build)
+    held = hold_bank(bank, build)
     try:
-        yield anew
+        yield sample_and_render
     finally:
         release_donors()
         held.release()
@@ -82,13 +94,15 @@ def rendering(
 
 def _check_patch(patch: PatchRef) -> Fault | None:
     cure = (
-        "restore the patch from a copy, or give --patches ROOT if the patches moved; without it no composite of its "
-        "donors can be made again"
+        "restore the patch from a copy, or give --patches ROOT if the patches have moved; otherwise its composites "
+        "cannot be rendered again"
     )
     try:
         found = hashlib.sha256(read_bytes(patch.secret_url or patch.path, patch.height * patch.width)).hexdigest()
     except CatalogError as error:
-        return Fault("patch", located(patch.path), str(error), f"the patch {patch.id!r}", cure, lasting=True)
+        return Fault("patch", parse_location(patch.path), str(error), f"the patch {patch.id!r}", cure, permanent=True)
     if found == patch.sha256:
         return None
-    return Fault("patch", located(patch.path), f"digest {found}", f"{patch.sha256} of {patch.id!r}", cure, lasting=True)
+    return Fault(
+        "patch", parse_location(patch.path), f"digest {found}", f"{patch.sha256} of {patch.id!r}", cure, permanent=True
+    )

@@ -1,7 +1,7 @@
-"""Mending a run: a build removes what is broken once it is sure to go on, then goes on as after an interruption.
+"""Repair of a run: a build removes the broken objects, then resumes and makes them again.
 
-The objects are a build's ledger, so a shard that is gone is made again, and nothing else. What follows from a shard has
-the bytes that it had, for the shard has; where it did not follow from what is there now, the next round finds it.
+A build makes exactly the shards that do not exist, so removing a broken shard is enough. The new shard has the same
+bytes, so all that was derived from it stays valid. If other objects are still wrong, the next round finds them.
 """
 
 from __future__ import annotations
@@ -9,57 +9,62 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from synthpipe.config import Pipeline
-from synthpipe.files import Location, write_atomically
-from synthpipe.folders import resolved
-from synthpipe.lock import held
+from synthpipe.build import build
+from synthpipe.build.finished import tidy
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.progress import Reporter
+from synthpipe.files.folders import resolved
+from synthpipe.files.locations import Location
+from synthpipe.files.lock import held
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.catalog import write_catalog
-from synthpipe.progress import Reporter
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
-from synthpipe.stages.build import tidy
 from synthpipe.storage.run import RUN, RunDirectory
-from synthpipe.verification.checkup import verify
-from synthpipe.verification.faults import Checkup, Fault
-from synthpipe.verification.small_files import find_catalog
+from synthpipe.verification.faults import Fault, VerifyReport
+from synthpipe.verification.file_checks import find_catalog
+from synthpipe.verification.whole_run import verify
 
-_ROUNDS = 4  # composites, their scores, verdicts, the curated set
+_ROUNDS = 4  # one each for composites, scores, verdicts and the curated set
 
 
-def repair(path: Location, samples: int, workers: int | None, reporter: Reporter, root: str | None = None) -> Checkup:
-    """Check a run, mend what can be mended, and check it again.
+def repair(
+    path: Location, samples: int, workers: int | None, reporter: Reporter, root: str | None = None
+) -> VerifyReport:
+    """Verify a run, repair its faults by a build, and verify it again.
+
+    Nothing is changed if a fault is permanent, or if the patches are behind URLs and `root` is not given. A run that is
+    not finished is built to its end.
 
     Parameters
     ----------
     path, samples, reporter, root
-        As of `verify`.
+        As for `verify`.
     workers : int or None
-        Worker processes of the build; by default one a core.
+        Worker processes of the build; by default one for each core. With 0, this process builds.
 
     Returns
     -------
-    Checkup
-        The last: without faults, or with those that stay. Where there are some that no build can mend, nothing is
-        touched, so that they can be mended first; nor where patches lie behind URLs and there is no `root`.
+    VerifyReport
+        The report after the repair, with the faults that remain.
 
     Raises
     ------
     SynthpipeError
-        As of `build`, which goes on where the run is not finished.
+        The build fails; see `build`.
     """
     path = resolved(path) if isinstance(path, Path) else path
     for _ in range(_ROUNDS):
         found = verify(path, samples, reporter, patches=True, root=root)
         run = RunDirectory(path)
-        if found.unread or any(fault.lasting for fault in found.faults):
+        if found.unread or any(fault.permanent for fault in found.faults):
             break
         if not found.faults and run.journal().get("finished"):
             tidy(path, reporter)
             break
-        with held(path, RUN):  # nobody else builds the run while files are replaced
-            _prepare(run, _pipeline(run, root), found)
+        with held(path, RUN):  # no other build may run while files are replaced
+            _replace_files(run, _pipeline(run, root), found)
         unfinished = "" if found.faults else ", but the run is not finished"
-        reporter.note(f"{path}: faults to mend: {len(found.faults)}{unfinished}; building again")
+        reporter.note(f"{path}: faults to repair: {len(found.faults)}{unfinished}; building")
         broken = frozenset(each.absolute() for fault in found.faults for each in _broken(fault, run))
         build(_pipeline(run, root), path, ClusterSettings(Local(workers)), reporter, broken=broken)
     else:
@@ -73,11 +78,11 @@ def _pipeline(run: RunDirectory, root: str | None) -> Pipeline:
     return pipeline.model_copy(update={"patches": patches})
 
 
-def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:
-    """Write what is known; what has to be made again goes when the build is sure to go on."""
+def _replace_files(run: RunDirectory, pipeline: Pipeline, found: VerifyReport) -> None:
+    """Write the files whose correct content is known; the build removes the other broken objects itself."""
     if {fault.path for fault in found.faults} & set(run.tables()):
         catalog, _ = find_catalog(run, pipeline, trusted=False, root=pipeline.patches.root)
-        if catalog:  # patches that changed since are the build's to refuse
+        if catalog:  # without one the patches have changed, and the build refuses them
             write_catalog(catalog, pipeline.taxonomy, run.path)
     for fault in found.faults:
         if fault.replace is not None:
@@ -85,7 +90,7 @@ def _prepare(run: RunDirectory, pipeline: Pipeline, found: Checkup) -> None:
 
 
 def _broken(fault: Fault, run: RunDirectory) -> Iterator[Location]:
-    """Yield what has to go so that a build makes it again."""
+    """Yield the objects to remove so that a build makes them again."""
     yield from fault.remove
     if fault.path == run.build_file:
         yield fault.path

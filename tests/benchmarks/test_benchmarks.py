@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_a_small_measurement_runs_to_the_end(tmp_path: Path) -> None:
     arguments = [
         "--rounds",

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.experiments import ROWS
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_all_rows_are_measured_and_finished_ones_are_kept(tmp_path: Path) -> None:
     """The whole table with trainings of two steps; then one result is lost, and only that one is made again."""
     data = tmp_path / "data"
@@ -46,7 +49,7 @@ def test_all_rows_are_measured_and_finished_ones_are_kept(tmp_path: Path) -> Non
     assert all(f"| {name} |" in page for name in ROWS.values()) and "points of mIoU" in page
     lost = found["rows"]["bezier"].pop("0")
     results.write_text(json.dumps(found), encoding="utf-8")
-    told = run()
-    assert "Bezier, seed 0" in told and "Mosaic, seed 0" not in told and "training: 0 of" not in told
+    log = run()
+    assert "Bezier, seed 0" in log and "Mosaic, seed 0" not in log and "training: 0 of" not in log
     again = json.loads(results.read_text(encoding="utf-8"))["rows"]["bezier"]["0"]
     assert {**again, "seconds": 0} == {**lost, "seconds": 0}

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 from tests.export.conftest import noise
 
 
+@pytest.mark.slow
 def test_a_small_measurement_runs_to_the_end(tmp_path: Path) -> None:
     curated, result, page = noise(tmp_path / "set.zarr").path, tmp_path / "forms.json", tmp_path / "page.md"
     arguments = [str(curated), "--part", "5", "--workers", "1", "-o", str(result), "--page", str(page)]

@@ -6,9 +6,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_it_measures_seconds_bytes_and_memory() -> None:
     command = [sys.executable, "-m", "benchmarks.report", "--composites", "64"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)

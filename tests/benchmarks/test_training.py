@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_a_small_measurement_runs_to_the_end(tmp_path: Path) -> None:
     result = tmp_path / "training.json"
     changes = ("network.encoder=tu-test_resnet", "network.architecture=Unet", "composites=2", "real=2")

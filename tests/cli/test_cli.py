@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image as PillowImage
 
 from synthpipe.cli import main
-from synthpipe.config import json_schema
+from synthpipe.config.pipeline import json_schema
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import DEMO, ROOT, SMALL
 
@@ -40,7 +40,7 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     changes = options(*SMALL, "filter.enabled=false", f"patches.root={patches}")
-    result = synthpipe("build", DEMO, "-o", path, "--workers", 1, *changes)
+    result = synthpipe("build", DEMO, "-o", path, "--workers", 0, *changes)
     assert result.exit_code == 0, result.output
     assert "a curated set of 24 composites" in result.stdout and "kept 12 of 12 candidates" in result.stdout
     assert re.search(r"\d\d:\d\d:\d\d mosaic candidate composites: 12 in", result.stderr)

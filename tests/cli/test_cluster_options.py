@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from synthpipe.cli.cluster import ClusterOptions, cluster_settings
 from synthpipe.cli.main import main
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.runtime import ClusterSettings, JobSettings, Joined, Local, Queued, Tls
+from synthpipe.runtime import ClusterSettings, ExistingCluster, JobQueue, JobSettings, Local, Tls
 from tests.conftest import DEMO, ROOT
 
 NOTHING: dict[str, Any] = {
@@ -41,10 +41,10 @@ def test_options_become_settings(tmp_path: Path) -> None:
     pem = tmp_path / "a.pem"
     tls = {**NOTHING, "tls_ca": pem, "tls_cert": pem, "tls_key": pem}
     joined = cluster_settings(**given({**tls, "scheduler": "tls://head:8786", "device": "cuda", "patience": 5.0}))
-    assert joined == ClusterSettings(Joined("tls://head:8786", Tls(pem, pem, pem)), "cuda", 5.0)
+    assert joined == ClusterSettings(ExistingCluster("tls://head:8786", Tls(pem, pem, pem)), "cuda", 5.0)
     file = ROOT / "pipelines" / "clusters" / "slurm.yaml"
     queued = cluster_settings(**given({"cluster": "slurm", "cluster_config": file, "cluster_set": ("jobs=7",)}))
-    assert isinstance(queued.where, Queued) and isinstance(queued.where.jobs, JobSettings)
+    assert isinstance(queued.where, JobQueue) and isinstance(queued.where.jobs, JobSettings)
     assert queued.where.jobs.jobs == 7 and queued.where.kind == "slurm"
     assert queued.scratch_on_nodes == Path(queued.where.jobs.local_directory or "")
 
@@ -53,7 +53,10 @@ def test_options_become_settings(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ("--scheduler tcp://head:8786 --cluster slurm", "joins a cluster, --cluster starts one"),
-        ("--scheduler tcp://head:8786 --workers 2", "--workers and --memory are of this machine"),
+        ("--scheduler tcp://head:8786 --workers 2", "--workers and --memory are for this machine"),
+        ("--scheduler tcp://head:8786 --workers 0", "--workers and --memory are for this machine"),
+        ("--workers 0 --memory 4GiB", "--memory limits worker processes, and --workers 0 starts none"),
+        ("--workers 0 --device cuda", "--device cuda: torch sees no GPU on this machine"),
         ("--cluster-set jobs=2", "name their queue with --cluster"),
         ("--scheduler tls://head:8786 --tls-ca setup.cfg", "--tls-ca, --tls-cert and --tls-key go together"),
         ("--memory much", "Invalid value for --memory: 'much' is no size"),

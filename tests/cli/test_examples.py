@@ -14,8 +14,8 @@ import yaml
 from click.testing import CliRunner
 from PIL import Image as Pillow
 
-from synthpipe import pipeline_file
 from synthpipe.cli import main
+from synthpipe.config import pipeline_file
 from tests import conftest
 from tests.conftest import DEMO
 from tests.segment.conftest import settings
@@ -69,7 +69,10 @@ def test_every_command_has_examples_that_are_tried() -> None:
     assert set(ORDER) == set(names) and all(map(examples, names))
 
 
-@pytest.mark.parametrize("command", ORDER)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(name, marks=pytest.mark.slow if ORDER.index(name) >= ORDER.index("build") else []) for name in ORDER],
+)
 def test_the_first_example_runs(place: Path, command: str) -> None:
     line = examples(command)[0]
     assert re.search(rf"\bsynthpipe {command}\b", line)

@@ -52,4 +52,4 @@ def test_commands_print_by_one_function_alone() -> None:
     for path in (ROOT / "synthpipe" / "cli").glob("*.py"):
         calls = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute))
         found |= {path.name for node in calls if node.attr in ("echo", "secho")}
-    assert found == {"output.py", "progress.py", "inspecting.py", "completion.py"}
+    assert found == {"output.py", "progress.py", "inspect.py", "completion.py"}

@@ -16,13 +16,13 @@ from click.testing import CliRunner
 from PIL import Image as PillowImage
 
 from synthpipe.cli import main
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
 from tests.conftest import DEMO, ROOT, SMALL
 from tests.segment.conftest import CPU, DataSet, data_set, settings
 
 __all__ = ["data_set"]
 
-BUILD = ("build", DEMO, "-o", "NEW", "--workers", 1, *(part for each in SMALL for part in ("--set", each)))
+BUILD = ("build", DEMO, "-o", "NEW", "--workers", 0, *(part for each in SMALL for part in ("--set", each)))
 PATCHES = ("--set", "patches.root=DATA")
 TRAIN = ("train", "RUN", "--real", "DATA", "--val", "VAL", "--config", "CONFIG", "--device", "cpu", "-o", "NEW")
 BASELINE = ("baseline", *TRAIN[1:], "--data", "TEST")
@@ -36,11 +36,11 @@ CASES = {
     "build, no patches": (*BUILD, "--set", "patches.root=NONE"),
     "build, few donors": (*BUILD, "--set", "patches.root=FEW"),
     "build, damaged patch": (*BUILD, "--set", "patches.root=DAMAGED"),
-    "build, option": (*BUILD, *PATCHES, "--workers", 0),
+    "build, option": (*BUILD, *PATCHES, "--workers", -1),
     "build, scheduler": (*BUILD[:4], *BUILD[6:], *PATCHES, "--scheduler", "tcp://127.0.0.1:1", "--patience", 1),
     "build, queue": (*BUILD[:4], *BUILD[6:], *PATCHES, "--cluster", "lsf"),
     "build, device": (*BUILD, *PATCHES, "--device", "cuda"),
-    "build, memory": (*BUILD, *PATCHES, "--memory", "1MiB"),
+    "build, memory": (*BUILD[:4], *BUILD[6:], *PATCHES, "--memory", "1MiB"),
     "build, network": (*BUILD, *PATCHES, "--set", "filter.network=resnet81"),
     "build, weights": (*BUILD, *PATCHES, "--set", "filter.weights=NONE.pt"),
     "train, setting": (*TRAIN, "--set", "epochs=none"),

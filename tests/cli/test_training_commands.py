@@ -319,11 +319,11 @@ def test_images_that_harm_are_refused_by_every_command(
             result = synthpipe(*command, *more)
             assert result.exit_code == 1 and message in result.stderr, (command, result.output)
 
-    refused(f"pixels, expected at most {pixels - 1}; patches.max_pixels or --max-pixels allows more", *few)
+    refused(f"pixels, expected at most {pixels - 1}; raise patches.max_pixels or --max-pixels to allow more", *few)
     predicted = synthpipe("predict", checkpoint, good, image, "-o", tmp_path / "few", "--max-pixels", 9)
     assert predicted.stderr.count("expected at most") == 1 and f"the same for 1 more: {image.name}" in predicted.stderr
     image.write_bytes(image.read_bytes()[:-300])
-    refused(f"{image}: is truncated: its chunk IDAT ends beyond the file")
+    refused(f"{image}: is truncated: its chunk IDAT ends after the end of the file")
     assert (tmp_path / "masks" / good.name).exists()  # what was done before is kept
     image.unlink()
     os.mkfifo(image)
@@ -453,6 +453,7 @@ def test_an_image_serves_one_purpose(data_set: DataSet, config: Path, tmp_path: 
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_baselines_are_trained_on_several_devices(data_set: DataSet, config: Path, tmp_path: Path) -> None:
     """The second training goes on with the processes of the first."""
     arguments = (

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
+from benchmarks.reference import control_polygons, fill, outline
 from synthpipe.compose import Donors, generator, render, sample
 from synthpipe.compose.curve import bernstein, evaluate, sample_points
-from synthpipe.compose.reference import control_polygons, fill, outline
-from synthpipe.records import BezierRecipe, Donor, recipe_from_json, recipe_to_json
+from synthpipe.core.records import BezierRecipe, Donor, recipe_from_json, recipe_to_json
 from tests.conftest import FLAT_COLORS, flat_donors, pipeline, textured_donors
 
 
@@ -36,7 +36,7 @@ def test_the_foreground_share_is_the_published_one() -> None:
 
 @settings_of_hypothesis(deadline=None)  # the first call may compile
 @given(st.integers(0, 10_000), st.integers(3, 20))
-def test_corners_lie_in_the_unit_square_in_angular_order_and_apart(index: int, count: int) -> None:
+def test_corners_are_in_the_unit_square_in_angular_order_and_apart(index: int, count: int) -> None:
     settings = pipeline(f"bezier.points={count}").bezier
     assert settings
     points = sample_points(generator(0, "bezier", "candidate", index), settings)
@@ -179,7 +179,7 @@ def test_rendering_leaves_the_donors_alone_and_repeats() -> None:
 
 
 def test_golden_recipes() -> None:
-    """Recipes are forever: a changed hash means that no run can be extended or replayed from its seed."""
+    """Recipes must not change: with another hash, runs cannot be extended or replayed from their seeds."""
     text = "\n".join(recipe_to_json(sample(pipeline(), "bezier", index, textured_donors())) for index in range(20))
     assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN_RECIPES
 

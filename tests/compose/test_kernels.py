@@ -1,4 +1,4 @@
-"""The compiled kernels render what plain OpenCV and NumPy render, byte for byte."""
+"""The compiled kernels render the same bytes as plain OpenCV and NumPy."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.reference import render_plainly
 from synthpipe.compose import Donors, render, sample
 from synthpipe.compose.geometry import window
 from synthpipe.compose.kernels import count_classes
-from synthpipe.compose.reference import render_plainly
-from synthpipe.records import STRATEGIES, Donor, Strategy, pack
+from synthpipe.core.records import STRATEGIES, Donor, Strategy, pack
 from tests.conftest import pipeline, textured_donors
 
 
 def glassy_donors() -> Donors:
-    """Donors of many sizes, some smaller than a tile, one of a single pixel's width, each with glass in places."""
+    """Return donors of many sizes, all with some glass; some are smaller than a tile, one is one pixel wide."""
     rng = np.random.default_rng(11)
     sizes = [(80, 70), (64, 64), (40, 90), (20, 11), (33, 1), (1, 40), (130, 30), (64, 100)]
     donors = []
@@ -55,7 +55,7 @@ def test_rendering_equals_the_reference(strategy: Strategy, overrides: tuple[str
         assert np.array_equal(composite.mask, expected.mask)
 
 
-def test_rendering_goes_where_it_is_told_to() -> None:
+def test_rendering_fills_the_given_arrays() -> None:
     donors = textured_donors()
     image, mask = np.zeros((2, 64, 64, 3), np.uint8), np.zeros((2, 64, 64), np.uint8)
     recipe = sample(pipeline(), "mosaic", 0, donors)
@@ -95,7 +95,7 @@ def test_packing_keeps_every_channel() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_golden_pixels(strategy: Strategy) -> None:
-    """A changed hash means other pixels for the same recipes: runs that were begun before cannot be gone on with."""
+    """With another hash, the same recipes give other pixels, and earlier runs cannot be resumed."""
     donors, digest = glassy_donors(), hashlib.sha256()
     for index in range(20):
         composite = render(sample(pipeline(), strategy, index, donors), donors)

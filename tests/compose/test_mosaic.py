@@ -10,8 +10,16 @@ from numpy.typing import NDArray
 
 from synthpipe.compose import Donors, generator, render, sample
 from synthpipe.compose.geometry import source_map
-from synthpipe.config import even_ceil
-from synthpipe.records import Crop, Donor, MosaicRecipe, Quadrant, ShiftScaleRotate, recipe_from_json, recipe_to_json
+from synthpipe.config.fields import even_ceil
+from synthpipe.core.records import (
+    Crop,
+    Donor,
+    MosaicRecipe,
+    Quadrant,
+    ShiftScaleRotate,
+    recipe_from_json,
+    recipe_to_json,
+)
 from tests.conftest import FLAT_COLORS, flat_donors, pipeline, textured_donors
 
 
@@ -82,25 +90,25 @@ def test_balanced_classes_draw_a_rare_class_as_often() -> None:
 
 
 def expected_sources(recipe: MosaicRecipe) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.intp]]:
-    """Where each pixel of a composite comes from in its grid image (y, x), and the number of its quadrant."""
+    """Return the position (y, x) of each pixel in its grid image, and the number of its quadrant."""
     (height, width), (split_y, split_x) = recipe.canvas, recipe.split
     rows, columns = np.mgrid[:height, :width]
     number = (rows >= split_y) * 2 + (columns >= split_x)
     ys, xs = np.empty((height, width)), np.empty((height, width))
     grid = recipe.tile[0] * recipe.grid[0], recipe.tile[1] * recipe.grid[1]
-    for place, quadrant in enumerate(recipe.quadrants):
+    for index, quadrant in enumerate(recipe.quadrants):
         affine = source_map(grid, quadrant.flip, quadrant.warp, quadrant.y, quadrant.x)
-        here = number == place
+        here = number == index
         local = np.stack(
-            [columns[here] - (place % 2) * split_x, rows[here] - (place // 2) * split_y, np.ones(here.sum())]
+            [columns[here] - (index % 2) * split_x, rows[here] - (index // 2) * split_y, np.ones(here.sum())]
         )
         xs[here], ys[here] = affine @ local
     return ys, xs, number
 
 
-def reflect(place: NDArray[np.intp], size: int) -> NDArray[np.intp]:
-    place = np.abs(place) % (2 * size - 2)
-    return np.where(place >= size, 2 * size - 2 - place, place)
+def reflect(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
+    index = np.abs(index) % (2 * size - 2)
+    return np.where(index >= size, 2 * size - 2 - index, index)
 
 
 @pytest.mark.parametrize("index", range(12))
@@ -244,7 +252,7 @@ def test_streams_depend_on_seed_strategy_purpose_and_index() -> None:
 
 
 def test_golden_recipes() -> None:
-    """Recipes are forever: a changed hash means that no run can be extended or replayed from its seed."""
+    """Recipes must not change: with another hash, runs cannot be extended or replayed from their seeds."""
     text = "\n".join(map(recipe_to_json, recipes(20)))
     assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN_RECIPES
 

@@ -1,4 +1,4 @@
-"""Which donor each pixel came from, held against masks of donors whose class is known."""
+"""The donor of each pixel, compared with the masks of donors with known classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from synthpipe.compose import render, sample
 from synthpipe.compose.regions import region_map, regions
-from synthpipe.records import STRATEGIES, Strategy
+from synthpipe.core.records import STRATEGIES, Strategy
 from tests.conftest import flat_donors, pipeline, textured_donors
 
 
@@ -23,14 +23,14 @@ def test_a_pixel_shows_the_class_of_the_donor_that_it_came_from(strategy: Strate
         assert np.array_equal(labels[numbers.astype(int) - 1], render(recipe, donors).mask)
 
 
-def test_regions_of_one_class_are_told_apart() -> None:
+def test_regions_of_one_class_have_separate_numbers() -> None:
     recipe = sample(pipeline("donors.balance_classes=true"), "mosaic", 3, flat_donors())
     mask, numbers = render(recipe, flat_donors()).mask, region_map(recipe)
     assert len(np.unique(numbers)) > len(np.unique(mask))
-    places = {each.number: each for each in regions(recipe)}
+    shown = {each.number: each for each in regions(recipe)}
     assert numbers[0, 0] in (1, 2, 3, 4) and numbers[-1, -1] in (13, 14, 15, 16)
-    assert places[1].place == "upper left, tile 1/1" and places[16].place == "lower right, tile 2/2"
-    assert places[6].window.startswith("32 x 32 from y ")
+    assert shown[1].position == "upper left, tile 1/1" and shown[16].position == "lower right, tile 2/2"
+    assert shown[6].window.startswith("32 x 32 from y ")
 
 
 def test_more_regions_than_a_byte_can_number() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from synthpipe.compose import generator
 from synthpipe.compose.view import real_view
-from synthpipe.records import Image
+from synthpipe.core.records import Image
 from tests.conftest import pipeline
 
 
@@ -16,16 +16,16 @@ def noise(height: int, width: int) -> Image:
 
 @pytest.mark.parametrize("shape", [(64, 64), (120, 90), (40, 50), (20, 100)])
 def test_a_mosaic_view_shows_the_patch_as_it_is(shape: tuple[int, int]) -> None:
-    """Untransformed, every view is a window of the patch, reflected where it is too small: no pixel is invented."""
+    """Without a transformation, every view is a window of the patch, which is reflected if it is too small."""
     image = noise(*shape)
     around = cv2.copyMakeBorder(image, 64, 64, 64, 64, cv2.BORDER_REFLECT_101)
-    places = set()
+    positions = set()
     for index in range(30):
         view = real_view(generator(0, "mosaic", "view", index), image, "mosaic", pipeline("mosaic.probability=0"))
         found = np.argwhere((around[:-63, :-63] == view[0, 0]).all(-1))
         # a reflection may show the same again elsewhere
-        places.add(next((y, x) for y, x in found.tolist() if np.array_equal(around[y : y + 64, x : x + 64], view)))
-    assert len(places) == 1 if max(shape) <= 64 else len(places) > 5
+        positions.add(next((y, x) for y, x in found.tolist() if np.array_equal(around[y : y + 64, x : x + 64], view)))
+    assert len(positions) == 1 if max(shape) <= 64 else len(positions) > 5
 
 
 def test_a_mosaic_view_is_transformed_as_grid_images_are() -> None:

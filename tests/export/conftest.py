@@ -1,4 +1,4 @@
-"""A curated set of a real build, and sets of made-up patches of any layout and size."""
+"""A curated set of a real build, and sets of random patches of any layout and size."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import Layout, PatchesSection
-from synthpipe.handoff import CuratedSet, Description, begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.config.pipeline import Layout, PatchesSection
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.curated import CuratedSet, Description, begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.records import PatchRef
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.conftest import pipeline
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -36,7 +36,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("canvas=[32, 36]", "mosaic.tile=[16, 18]", "glass.min_area=80"),
         *("filter.enabled=false", "curation.wanted=11", "store.shard=8"),
     )
-    where = ClusterSettings(Local(workers=1))
+    where = ClusterSettings(Local(0))
     build(pipeline(*overrides, f"patches.root={directory / 'phantom'}"), directory / "run", where, LogReporter())
     return directory / "run"
 
@@ -50,7 +50,7 @@ def curated(run: Path) -> CuratedSet:
 def noise(
     path: Path, layout: Layout = "bcss-wsss", count: int = 12, classes: int = 4, size: tuple[int, int] = (24, 20)
 ) -> CuratedSet:
-    """Write a set of patches of random pixels and masks, of which some are background everywhere but in a corner."""
+    """Write a set of patches with random pixels and masks; some masks are background except for a corner."""
     taxonomy, rng = Taxonomy(CLASSES[:classes]), np.random.default_rng(3)
     about = Description(taxonomy, size, "f" * 64, PatchesSection(root=".", layout=layout), None)
     masks = rng.integers(0, classes + 1, (count, *size), np.uint8)
@@ -61,8 +61,8 @@ def noise(
         found = tuple(int(label) for label in np.unique(mask) if label < classes)
         patches.append(PatchRef(f"{number}.png", f"{number}.png", f"{number:064}", found, *size, f"slide{number % 3}"))
     source = {"patches": "noise", "checkpoint": "c" * 64}
-    for shard, places in begin_pseudo_labelled(path, about, source, patches).items():
-        images = rng.integers(0, 256, (len(places), *size, 3), np.uint8)
-        part = slice(places.start, places.stop)
+    for shard, positions in begin_pseudo_labelled(path, about, source, patches).items():
+        images = rng.integers(0, 256, (len(positions), *size, 3), np.uint8)
+        part = slice(positions.start, positions.stop)
         write_pseudo_labelled(path, shard, patches[part], images, masks[part])
     return CuratedSet(path)

@@ -1,4 +1,4 @@
-"""Exports that are interrupted, killed, damaged, or asked for where they must not be."""
+"""Exports that are interrupted, killed or damaged, or whose output folder is refused."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ import pytest
 from click.testing import CliRunner
 
 from synthpipe.cli import main
-from synthpipe.errors import MissingPackageError, StaleRunError, StoreError
+from synthpipe.core.errors import MissingPackageError, StaleRunError, StoreError
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.ledger import digest_of
 from synthpipe.export.work import reader_of
-from synthpipe.handoff import CuratedSet
 from tests.export.conftest import noise
 from tests.export.test_forms import digests, exported
 
 PART = 8
+ONE_FORM_OR_ALL = [pytest.param(form, marks=[] if form == "png" else pytest.mark.faults) for form in FORMS]
 
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> CuratedSet:
-    """A set whose export takes seconds."""
+    """Return a set whose export takes seconds."""
     return noise(tmp_path_factory.mktemp("large") / "set.zarr", count=120, size=(224, 224))
 
 
@@ -70,7 +71,7 @@ def recorded(folder: Path) -> dict[str, object]:
     return parts
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ONE_FORM_OR_ALL)
 def test_killed_and_given_again_it_ends_with_the_same_bytes(form: str, large: CuratedSet, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     process = begun(large, form, folder)
@@ -111,7 +112,7 @@ def test_interrupted_it_leaves_whole_files_and_says_so(large: CuratedSet, tmp_pa
     assert images and images <= masks, "an image without its mask"
 
 
-def test_a_killed_worker_is_told(large: CuratedSet, tmp_path: Path) -> None:
+def test_a_killed_worker_is_reported(large: CuratedSet, tmp_path: Path) -> None:
     process = begun(large, "coco", tmp_path / "out")
     workers = [each for each in psutil.Process(process.pid).children() if "spawn_main" in " ".join(each.cmdline())]
     workers[0].kill()
@@ -120,7 +121,7 @@ def test_a_killed_worker_is_told(large: CuratedSet, tmp_path: Path) -> None:
     assert recorded(tmp_path / "out")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ONE_FORM_OR_ALL)
 def test_what_was_damaged_is_written_again(form: str, curated: CuratedSet, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     exported(curated, form, folder)
@@ -151,7 +152,7 @@ def test_a_folder_of_something_else_is_left_alone(curated: CuratedSet, tmp_path:
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(StoreError, match=r"holds 'thesis.txt' but no export; choose a new or empty folder"):
         exported(curated, "png", tmp_path / "mine")
-    with pytest.raises(StaleRunError, match="lies in the Zarr store"):
+    with pytest.raises(StaleRunError, match="is in the Zarr store"):
         exported(curated, "png", curated.path / "png")
     (folder / "export.json").write_text('{"parts": 3}')
     with pytest.raises(StoreError, match=r"export.json: is damaged; remove"):
@@ -178,7 +179,7 @@ def test_links_in_an_export_are_not_followed(curated: CuratedSet, tmp_path: Path
 def test_no_name_of_a_folder_is_a_pattern_or_an_address(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor is what lies beside it read where its name would match as a pattern."""
+    """Files beside the folder that its name matches as a pattern are not read."""
     monkeypatch.chdir(tmp_path)
     curated = noise(tmp_path / "set.zarr", count=3)
     exported(curated, form, Path("plain"))
@@ -202,8 +203,8 @@ def test_a_run_is_no_export(curated: CuratedSet, tmp_path: Path) -> None:
     assert (tmp_path / "README.md").read_text() == "of the run"
 
 
-def test_what_is_read_back_wrongly_is_told(curated: CuratedSet, tmp_path: Path) -> None:
-    """The ledger is made to believe in a part that is another composite's."""
+def test_a_difference_when_reading_back_is_reported(curated: CuratedSet, tmp_path: Path) -> None:
+    """The ledger records a part whose files are those of another composite."""
     folder = tmp_path / "out"
     result = CliRunner().invoke(
         main, ["export", str(curated.path), "--to", "png", "-o", str(folder), "--part", "22", "--no-check"]

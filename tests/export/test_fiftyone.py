@@ -1,4 +1,4 @@
-"""Form ``fiftyone``: what is written, and what FiftyOne's importer makes of it where fiftyone is installed."""
+"""Form ``fiftyone``: the written files, and their import by FiftyOne, if it is installed."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def test_background_is_value_0_and_classes_follow(tmp_path: Path) -> None:
     assert colors[3] == {"intTarget": 4, "color": "#9900ff"} and len(colors) == 4
     fields = {field["name"] for field in about["sample_fields"]}
     identities = set()
-    for key, place in by_key(curated).items():
+    for key, position in by_key(curated).items():
         sample = json.loads((out / "samples" / f"{key}.json").read_text())
         assert sample.keys() <= fields | {"_id"}
         assert sample["metadata"]["size_bytes"] == (out / sample["filepath"]).stat().st_size
         identities |= {sample["_id"]["$oid"], sample["ground_truth"]["_id"]["$oid"]}
         with Pillow.open(out / sample["ground_truth"]["mask_path"]) as values:
-            mask = curated[place].mask
+            mask = curated[position].mask
             assert values.mode == "L" and np.array_equal(np.asarray(values), np.where(mask == 4, 0, mask + 1))
     assert len(identities) == 24
 
@@ -69,10 +69,10 @@ def test_fiftyone_imports_every_pixel_and_field(tmp_path: Path) -> None:
     assert found["targets"] == TARGETS and found["samples"].keys() == by_key(curated).keys()
     counts = curated.labels.sum(axis=0).tolist()
     assert found["counts"] == dict(zip(curated.taxonomy.names, counts, strict=True))
-    for key, place in by_key(curated).items():
-        sample, expected = found["samples"][key], entry(curated, place)
-        assert bytes(sample["image"]) == curated[place].image.tobytes() and sample["size"] == [24, 20]
-        mask = curated[place].mask
+    for key, position in by_key(curated).items():
+        sample, expected = found["samples"][key], entry(curated, position)
+        assert bytes(sample["image"]) == curated[position].image.tobytes() and sample["size"] == [24, 20]
+        mask = curated[position].mask
         assert np.array_equal(sample["mask"], np.where(mask == 4, 0, mask + 1))
         names = [name for name, occurs in zip(curated.taxonomy.names, expected.labels, strict=True) if occurs]
         assert sample["about"] == [names, list(expected.groups), expected.index, None, None]

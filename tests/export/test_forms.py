@@ -1,4 +1,4 @@
-"""Every form: what is written, that its own library reads the same pixels, and that equal sets give equal bytes."""
+"""Every form: its own library reads the same pixels, and equal sets give equal bytes."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from pycocotools import mask as pycoco
 from pycocotools.coco import COCO
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import Layout, PatchesSection
+from synthpipe.config.pipeline import Layout, PatchesSection
+from synthpipe.core.progress import Silent
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, Exported, export, form_of
 from synthpipe.export.coco import from_runs, runs_of
 from synthpipe.export.entries import Part, entry, part_of
 from synthpipe.export.work import reader_of
-from synthpipe.files import Location
-from synthpipe.handoff import CuratedSet
+from synthpipe.files.locations import Location
 from synthpipe.patches.layouts import read_layout
-from synthpipe.progress import Silent
 from synthpipe.segment.mask_check import check_masks
 from synthpipe.segment.masks import masked_images
-from synthpipe.taxonomy import Taxonomy
 from tests.export.conftest import noise
 
 
@@ -48,7 +48,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def by_key(curated: CuratedSet) -> dict[str, int]:
-    return {entry(curated, place).key: place for place in range(len(curated))}
+    return {entry(curated, position).key: position for position in range(len(curated))}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -68,10 +68,10 @@ def test_both_readers_find_every_pixel(form: str, tmp_path: Path) -> None:
     curated = noise(tmp_path / "set.zarr")
     exported(curated, form, tmp_path / "out", part=5)
     writer = form_of(form, curated.description)
-    places = by_key(curated)
+    positions = by_key(curated)
     for read in (writer.read, reader_of(writer, tmp_path)[0]):
         found = [copy for number in range(3) for copy in read(tmp_path / "out", part_of(curated, number, 5))]
-        assert [places[copy.key] for copy in found] == list(range(12))
+        assert [positions[copy.key] for copy in found] == list(range(12))
         for sample, copy in zip(curated, found, strict=True):
             assert np.array_equal(copy.image, sample.image) and np.array_equal(copy.mask, sample.mask)
             assert copy.labels in (None, tuple(sample.labels))
@@ -125,8 +125,8 @@ def test_png_names_are_those_of_the_published_data_set(
     assert [claim.classes for claim in claims] == labels and claims[1].group == group
 
 
-def entry_with(curated: CuratedSet, place: int, labels: tuple[int, ...]) -> Any:
-    return replace(entry(curated, place), labels=labels)
+def entry_with(curated: CuratedSet, position: int, labels: tuple[int, ...]) -> Any:
+    return replace(entry(curated, position), labels=labels)
 
 
 def test_png_masks_are_palettes_of_class_indices(tmp_path: Path) -> None:
@@ -148,14 +148,14 @@ def test_png_masks_are_palettes_of_class_indices(tmp_path: Path) -> None:
 def test_webdataset_streams_shards(curated: CuratedSet, tmp_path: Path) -> None:
     exported(curated, "webdataset", tmp_path / "out")
     shards = str(tmp_path / "out" / "shard-{000000..000002}.tar")
-    places = by_key(curated)
+    positions = by_key(curated)
     dataset = webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8")
     for sample in dataset:
-        place = places.pop(sample["__key__"])
-        assert np.array_equal(sample["image.png"], curated[place].image)
-        assert np.array_equal(sample["mask.png"][..., 0], curated[place].mask)
-        assert sample["json"]["labels"] == curated.labels[place].tolist()
-    assert not places
+        position = positions.pop(sample["__key__"])
+        assert np.array_equal(sample["image.png"], curated[position].image)
+        assert np.array_equal(sample["mask.png"][..., 0], curated[position].mask)
+        assert sample["json"]["labels"] == curated.labels[position].tolist()
+    assert not positions
     with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
         assert {(member.mtime, member.uid, member.uname, member.mode) for member in tar} == {(0, 0, "", 0o644)}
 
@@ -165,24 +165,24 @@ def test_hugging_face_loads_the_folder(curated: CuratedSet, tmp_path: Path) -> N
     dataset = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(dataset) == 22
     assert dataset.features["labels"].feature.names == ["tumour", "stroma", "normal"]
-    places = by_key(curated)
+    positions = by_key(curated)
     for row in dataset:
-        place = places.pop(row["key"])
+        position = positions.pop(row["key"])
         assert row["image"].mode == "RGB" and row["mask"].mode == "P"
-        assert np.array_equal(np.asarray(row["image"]), curated[place].image)
-        assert np.array_equal(np.asarray(row["mask"]), curated[place].mask)
-        assert row["labels"] == np.flatnonzero(curated.labels[place]).tolist()
-        assert (row["strategy"], row["index"]) == curated.origin(place) and row["p_real"] is None
-    assert not places
+        assert np.array_equal(np.asarray(row["image"]), curated[position].image)
+        assert np.array_equal(np.asarray(row["mask"]), curated[position].mask)
+        assert row["labels"] == np.flatnonzero(curated.labels[position]).tolist()
+        assert (row["strategy"], row["index"]) == curated.origin(position) and row["p_real"] is None
+    assert not positions
 
 
 def test_pycocotools_reads_the_whole_file(curated: CuratedSet, tmp_path: Path) -> None:
     exported(curated, "coco", tmp_path / "out")
     coco = COCO(str(tmp_path / "out" / "annotations" / "instances.json"))
     assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == ["tumour", "stroma", "normal"]
-    places = by_key(curated)
+    positions = by_key(curated)
     for image in coco.loadImgs(coco.getImgIds()):
-        place = places.pop(image["key"])
+        position = positions.pop(image["key"])
         mask = np.full((32, 36), 3)
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=image["id"]))
         for each in annotations:
@@ -190,10 +190,12 @@ def test_pycocotools_reads_the_whole_file(curated: CuratedSet, tmp_path: Path) -
             mask[inside] = each["category_id"] - 1
             encoded = pycoco.encode(np.asfortranarray(inside))
             assert each["area"] == pycoco.area(encoded) and each["bbox"] == pycoco.toBbox(encoded).tolist()
-        assert np.array_equal(mask, curated[place].mask)
-        assert {each["category_id"] - 1 for each in annotations} == set(np.flatnonzero(curated.labels[place]).tolist())
+        assert np.array_equal(mask, curated[position].mask)
+        assert {each["category_id"] - 1 for each in annotations} == set(
+            np.flatnonzero(curated.labels[position]).tolist()
+        )
         assert (image["height"], image["width"]) == (32, 36)
-    assert not places
+    assert not positions
     assert len(set(coco.getAnnIds())) == len(coco.dataset["annotations"])
     coco.info()
     predictions = [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "score": 0.5}]

@@ -1,4 +1,4 @@
-"""Form ``nnunet``: labels as nnU-Net wants them, and its own check of the data set where nnunetv2 is installed."""
+"""Form ``nnunet``: its labels, and nnU-Net's own check of the data set, if nnunetv2 is installed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from synthpipe.config import PatchesSection
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.curated import Description
 from synthpipe.export.nnunet import NnUNetRaw
-from synthpipe.handoff import Description
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.export.conftest import noise
 from tests.export.test_forms import by_key, exported
 
@@ -23,11 +23,11 @@ def test_nnunet_labels_begin_at_one_and_end_with_ignore(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "out" / "dataset.json").read_text())
     names = {"background": 0, "tumour": 1, "stroma": 2, "lymphocytic infiltrate": 3, "necrosis": 4, "ignore": 5}
     assert about["labels"] == names and about["numTraining"] == 12 and about["file_ending"] == ".png"
-    for key, place in by_key(curated).items():
+    for key, position in by_key(curated).items():
         with Pillow.open(tmp_path / "out" / "labelsTr" / f"{key}.png") as labels:
-            assert labels.mode == "L" and np.array_equal(np.asarray(labels), curated[place].mask + 1)
+            assert labels.mode == "L" and np.array_equal(np.asarray(labels), curated[position].mask + 1)
         with Pillow.open(tmp_path / "out" / "imagesTr" / f"{key}_0000.png") as image:
-            assert image.mode == "RGB" and np.array_equal(np.asarray(image), curated[place].image)
+            assert image.mode == "RGB" and np.array_equal(np.asarray(image), curated[position].image)
 
 
 def test_nnunet_labels_keep_names_apart() -> None:

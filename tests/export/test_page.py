@@ -1,4 +1,4 @@
-"""The loaders in docs/export.md, run as they stand there."""
+"""The loaders in docs/export.md run unchanged."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS
 from synthpipe.export.entries import entry
-from synthpipe.handoff import CuratedSet
 from tests.conftest import ROOT
 from tests.export.test_forms import by_key, exported
 
@@ -32,7 +32,7 @@ def loaders() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def place(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     for form in FORMS:
         exported(curated, form, folder / "exports" / {"nnunet": "Dataset501_demo"}.get(form, form))
@@ -44,9 +44,9 @@ def place(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.mark.filterwarnings("ignore:this split drops")
 @pytest.mark.parametrize(("form", "code"), loaders())
 def test_loaders_read_what_was_exported(
-    form: str, code: str, curated: CuratedSet, place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    form: str, code: str, curated: CuratedSet, home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.chdir(place)
+    monkeypatch.chdir(home)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     if "import fiftyone" in code:
         pytest.importorskip("fiftyone")
@@ -74,24 +74,24 @@ def test_loaders_read_what_was_exported(
 
 
 def check_fold(fold: dict[str, list[str]], curated: CuratedSet) -> None:
-    """No slide is on both sides."""
-    places = by_key(curated)
+    """No slide is in both parts."""
+    positions = by_key(curated)
     groups = {
-        name: {group for key in keys for group in entry(curated, places[key]).groups} for name, keys in fold.items()
+        name: {group for key in keys for group in entry(curated, positions[key]).groups} for name, keys in fold.items()
     }
     assert groups["train"] and groups["val"] and not groups["train"] & groups["val"]
 
 
 def check_mmsegmentation(dataset: dict[str, Any], curated: CuratedSet) -> None:
-    """Pair images and masks as `BaseSegDataset` does: by their names without the suffixes."""
+    """Pair images and masks by their names without suffixes, as `BaseSegDataset` does."""
     root = Path(dataset["data_root"])
     images, masks = (root / dataset["data_prefix"][key] for key in ("img_path", "seg_map_path"))
-    places = by_key(curated)
+    positions = by_key(curated)
     for image in images.glob(f"*{dataset['img_suffix']}"):
         mask = masks / (image.name.removesuffix(dataset["img_suffix"]) + dataset["seg_map_suffix"])
-        place = places.pop(image.name.split("-")[0])
+        position = positions.pop(image.name.split("-")[0])
         with Image.open(mask) as picture:
-            assert np.array_equal(np.asarray(picture), curated[place].mask)
-    assert not places
+            assert np.array_equal(np.asarray(picture), curated[position].mask)
+    assert not positions
     assert dataset["metainfo"]["classes"] == ["tumour", "stroma", "normal"]
     assert dataset["metainfo"]["palette"][0] == [0, 64, 128] and dataset["ignore_index"] == 3

@@ -1,4 +1,4 @@
-"""Small builds in processes of their own, to be killed, and what they leave on the disk."""
+"""Small builds in their own processes, which tests kill, and the files that they leave."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNEQUAL = (
     *("build.json", "run.json", "filter/mosaic.json", "filter/bezier.json", "SHA256SUMS", "report.html"),
     *(".lock", ".driver"),
 )
-"""What holds seconds, or where the patches lie, and the digests of that; and marks of builds under way."""
+"""Files with seconds, the location of the patches or checksums of such files, and marks of running builds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Builds:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # whoever runs the tests in the background may have Ctrl-C ignored, which processes inherit
+            # a shell may ignore Ctrl-C for background jobs, and child processes inherit that
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
@@ -77,7 +77,7 @@ def workers_of(build: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def kill_all(build: subprocess.Popen[str]) -> None:
-    """End a build and all its processes as a power cut would."""
+    """Kill a build and all its processes at once, as in a power cut."""
     os.killpg(build.pid, signal.SIGKILL)
     build.wait()
     assert build.stderr
@@ -92,7 +92,7 @@ def digests(run: Path) -> dict[str, str]:
 
 
 def objects(run: Path) -> dict[str, tuple[int, int]]:
-    """Return which objects there are of all arrays whose shards are written once, and when each was written."""
+    """Return the objects of all arrays whose shards are written once, with their inodes and times."""
     found = {}
     for path in run.rglob("c.*"):
         if path.parent.name != "verdict" and path.suffix != ".partial":

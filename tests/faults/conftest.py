@@ -1,4 +1,4 @@
-"""One set of patches, and one build that nobody disturbed, for all faults."""
+"""One set of patches and one undisturbed build for all fault tests."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Undisturbed:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
-    return Builds.of_phantom(tmp_path_factory.mktemp("data") / "phantom")
+    return Builds.of_phantom(tmp_path_factory.mktemp("data") / "phantom")  # its own: tests change patches
 
 
 @pytest.fixture(scope="session")
 def whole(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    builds.finish(run, "--workers", "1")
+    run = tmp_path_factory.mktemp("runs") / "whole"  # not shared by processes: its catalog has the paths of `builds`
+    builds.finish(run, "--workers", "0")
     return Undisturbed(run, digests(run))

@@ -1,4 +1,4 @@
-"""A power cut at any step of what is done to a folder: from the step on, nothing there changes any more."""
+"""Simulated power cuts: from a given step on, every change of a folder fails."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 _FOLDERS = {"os.rename": (2, 3), "os.link": (2, 3), "os.remove": (1, 1), "os.rmdir": (1, 1), "os.mkdir": (2, 2)}
-"""Events that change a folder, and which of their arguments are the open folders that paths may be relative to."""
+"""Events that change a folder, and the positions of the arguments with the open folders of relative paths."""
 _WRITING = os.O_WRONLY | os.O_RDWR
 
 
 class Cut:
-    """Counts the steps in a folder and below: files opened for writing, names made, given and removed."""
+    """Counts the changes in a folder and below it: files opened for writing, and names made, changed and removed."""
 
     def __init__(self, folder: Path, step: float) -> None:
         self._folder, self._step = folder, step
@@ -24,7 +24,7 @@ class Cut:
 
     @property
     def steps(self) -> int:
-        """How many were seen."""
+        """The number of changes so far."""
         return len(self.names)
 
     @property
@@ -32,8 +32,8 @@ class Cut:
         """Whether the power is cut."""
         return self.steps > self._step
 
-    def see(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Count a step, and let it fail where the power is cut."""
+    def count(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Count a change, and raise OSError if the power is cut."""
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & _WRITING):
             return
         paths = list(_paths(event, arguments))
@@ -59,14 +59,14 @@ _cuts: list[Cut] = []
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     if _cuts and (event == "open" or event in _FOLDERS):
-        _cuts[-1].see(event, arguments)
+        _cuts[-1].count(event, arguments)
 
 
 @contextmanager
 def cut_at(folder: Path, step: float) -> Iterator[Cut]:
-    """Let all that would change a folder fail, from the given step on, in this process."""
+    """Let every change of a folder by this process fail from the given step on."""
     if not getattr(sys, "_synthpipe_cuts", False):
-        sys.addaudithook(_hook)  # there for good
+        sys.addaudithook(_hook)  # an audit hook cannot be removed
         sys._synthpipe_cuts = True  # type: ignore[attr-defined]
     _cuts.append(Cut(folder, step))
     try:

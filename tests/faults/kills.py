@@ -1,4 +1,4 @@
-"""``python -m tests.faults.kills``: workers and drivers are killed at random moments; all bytes must agree."""
+"""``python -m tests.faults.kills``: kill workers and drivers at random moments, and compare all bytes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tests.faults.builds import Builds, digests, kill_all, objects, workers_of
 
 
 def kill_workers(builds: Builds, run: Path, kills: int, seed: int) -> int:
-    """Build a run while its workers are killed, at most `kills` of them; return how many were.
+    """Build a run while killing at most `kills` of its workers; return the number of killed workers.
 
-    The first may still be starting.
+    The first one may be killed while it starts.
     """
     rng = random.Random(seed)
     build = builds.start(run, "--workers", "2")
@@ -45,15 +45,23 @@ def kill_workers(builds: Builds, run: Path, kills: int, seed: int) -> int:
 
 
 def kill_drivers(builds: Builds, run: Path, kills: int, seed: int, total: int) -> Iterator[str]:
-    """Kill builds of a run and all their processes, at random moments between the first and the last object.
+    """Kill builds of a run with all their processes at random moments, and yield the stage of each.
 
-    Yields the stage that each was in. `total` is the number of objects of a finished run. A run that comes to its end
-    before it is killed is finished: the rest of the kills need another.
+    If a build ends before it is killed, the run is finished, and the remaining kills need another run.
+
+    Parameters
+    ----------
+    builds, run : Builds and Path
+        The builds and the run.
+    kills, seed : int
+        The number of kills, and the seed of the moments.
+    total : int
+        The number of objects of a finished run.
 
     Raises
     ------
     AssertionError
-        An object that was there when a build was killed was written again.
+        A resumed build wrote a finished object again.
     """
     rng = random.Random(seed)
     before: dict[str, tuple[int, int]] = {}
@@ -82,7 +90,7 @@ def _assert_kept(before: dict[str, tuple[int, int]], after: dict[str, tuple[int,
 
 
 def _is_complete(name: str, found: dict[str, tuple[int, int]]) -> bool:
-    """Whether a shard is there in all arrays that are written together; the image is written last."""
+    """Whether a shard is stored in all arrays that are written together, of which the image is the last."""
     array, shard = name.rsplit("/", 2)[0], name.rsplit("/", 1)[1].split(".")[1]
     return f"{array}/image/c.{shard}.0.0.0" in found
 
@@ -108,7 +116,7 @@ def _stage(run: Path) -> str:
 @click.option("--drivers", default=30, show_default=True, help="Builds to kill, with all their processes.")
 @click.option("--seed", default=0, show_default=True)
 def main(workers: int, drivers: int, seed: int) -> None:
-    """Kill what builds a run, and compare what comes out in the end with a build that nobody disturbed."""
+    """Kill workers and drivers of builds, and compare the finished runs with an undisturbed build."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         builds = Builds.of_phantom(root / "phantom")

@@ -1,4 +1,4 @@
-"""Power cuts at the steps of builds, extensions, repairs and exports: nothing is lost, and the next attempt ends."""
+"""Power cuts during builds, extensions, repairs and exports: nothing is lost, and the next attempt completes."""
 
 from __future__ import annotations
 
@@ -9,23 +9,22 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from synthpipe.build import build
+from synthpipe.build.finished import is_finished
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import Pipeline
-from synthpipe.errors import StaleRunError
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import StaleRunError
+from synthpipe.curated import CuratedSet
 from synthpipe.export import export, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.ledger import Ledger, digest_of
-from synthpipe.handoff import CuratedSet
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
-from synthpipe.stages.build import is_finished
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
 from synthpipe.storage.shards import write_shard
@@ -33,10 +32,17 @@ from synthpipe.verification import repair, verify
 from tests.conftest import pipeline
 from tests.faults.cuts import Cut, cut_at
 
-HERE = ClusterSettings(Local(processes=False))
+HERE = ClusterSettings(Local(0))
 SECONDS = {"build.json", "SHA256SUMS", "report.html"}  # hold seconds
 CUTS = int(os.environ.get("SYNTHPIPE_CUTS", "8"))
-"""Of each test, evenly spread over the steps; 1000 are all."""
+"""Number of cuts of each test marked faults, evenly spread over the steps; 1000 are all."""
+
+
+@pytest.fixture(params=[2, pytest.param(CUTS, marks=pytest.mark.faults)], ids=["few", "many"])
+def cuts(request: pytest.FixtureRequest) -> int:
+    """The number of steps at which the power is cut."""
+    count: int = request.param
+    return count
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +66,7 @@ def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return the digests of files; of those that hold seconds, that they are there."""
+    """Return the digests of all files; files with seconds have an empty digest."""
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {
         name: "" if path.name in SECONDS else hashlib.sha256(path.read_bytes()).hexdigest()
@@ -73,31 +79,31 @@ def copied(source: Path | None, folder: Path) -> Path:
 
 
 def cut_everywhere(
-    source: Path | None, work: Callable[[Path], object], after: Callable[[Path], object], tmp_path: Path
+    source: Path | None, work: Callable[[Path], object], after: Callable[[Path], object], tmp_path: Path, cuts: int
 ) -> None:
-    """Cut the power at steps of some work on copies of a folder, and do the work again: it comes to the same."""
+    """Cut the power at `cuts` steps of some work on copies of a folder, and do the work again: it comes to the same."""
     whole = copied(source, tmp_path / "whole")
     with cut_at(whole, math.inf) as undisturbed:
         work(whole)
     expected, steps = contents(whole), undisturbed.steps
     assert steps > 10
-    for step in sorted({number * steps // CUTS for number in range(CUTS)} if steps > CUTS else range(steps)):
+    for step in sorted({number * steps // cuts for number in range(cuts)} if steps > cuts else range(steps)):
         folder = copied(source, tmp_path / f"cut-{step}")
         with cut_at(folder, step) as cut, suppress(Exception):
             work(folder)
-        assert cut.happened or step > steps - 10, "which thread comes first does not change more steps than these"
+        assert cut.happened or step > steps - 10, "the order of threads may change only the last few steps"
         after(folder)
         work(folder)
         assert contents(folder) == expected, f"cut at step {step} of {steps}"
         shutil.rmtree(folder)
 
 
-def test_a_build_that_is_cut_ends_at_the_next_attempt(patches: Path, tmp_path: Path) -> None:
+def test_a_build_that_is_cut_ends_at_the_next_attempt(patches: Path, tmp_path: Path, cuts: int) -> None:
     def built(run: Path) -> None:
         build(tiny(patches, 4), run, HERE, LogReporter())
         assert len(CuratedSet(run / "curated.zarr")) == 4
 
-    cut_everywhere(None, built, lambda run: None, tmp_path)
+    cut_everywhere(None, built, lambda run: None, tmp_path, cuts)
 
 
 @pytest.fixture(params=["folders are renamed", "folders are copied"])
@@ -115,7 +121,7 @@ def renames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("renames")
 def test_an_extension_that_is_cut_loses_nothing_and_ends_at_the_next_attempt(
-    finished: Path, patches: Path, tmp_path: Path
+    finished: Path, patches: Path, tmp_path: Path, cuts: int
 ) -> None:
     former = CuratedSet(finished / "curated.zarr").digest
 
@@ -127,11 +133,11 @@ def test_an_extension_that_is_cut_loses_nothing_and_ends_at_the_next_attempt(
         stores = [run / "curated.zarr", *run.glob("curated-*.zarr")]
         assert former in {_digest(store) for store in stores}
 
-    cut_everywhere(finished, extended, after, tmp_path)
+    cut_everywhere(finished, extended, after, tmp_path, cuts)
 
 
 @pytest.mark.usefixtures("renames")
-def test_the_former_set_is_whole_at_every_step_of_setting_it_aside(finished: Path, tmp_path: Path) -> None:
+def test_the_former_set_is_complete_at_every_step_of_moving_it(finished: Path, tmp_path: Path) -> None:
     former = CuratedSet(finished / "curated.zarr").digest
 
     def set_aside(folder: Path) -> None:
@@ -158,14 +164,9 @@ def test_the_former_set_is_whole_at_every_step_of_setting_it_aside(finished: Pat
         assert contents(folder) == expected, f"cut at step {step} of {undisturbed.steps}"
 
 
-@pytest.fixture
-def repaired_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let repairs work in this process, so that their steps are seen."""
-    monkeypatch.setattr(import_module("synthpipe.verification.repair"), "ClusterSettings", lambda _: HERE)
-
-
-@pytest.mark.usefixtures("repaired_here")
-def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(finished: Path, tmp_path: Path) -> None:
+def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(
+    finished: Path, tmp_path: Path, cuts: int
+) -> None:
     damaged = copied(finished, tmp_path / "damaged")
     broken = {"candidates.zarr/bezier/image/c.0.0.0.0", "curated.zarr/mask/c.0.0.0", "croissant.json"}
     for name in broken:
@@ -174,25 +175,24 @@ def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(f
     assert found == {str(damaged / name) for name in broken}
 
     def mended(run: Path) -> None:
-        assert not repair(run, 0, 1, LogReporter()).faults
+        assert not repair(run, 0, 0, LogReporter()).faults
 
     def after(run: Path) -> None:
         assert all((run / name).exists() for name in contents(damaged).keys() - broken - UNFINISHED)
 
-    cut_everywhere(damaged, mended, after, tmp_path)
+    cut_everywhere(damaged, mended, after, tmp_path, cuts)
     assert contents(tmp_path / "whole") == contents(finished)
 
 
-def test_a_repair_completes_the_end_of_a_build_that_was_killed(finished: Path, tmp_path: Path) -> None:
+def test_a_repair_completes_a_build_that_was_killed_at_its_end(finished: Path, tmp_path: Path) -> None:
     run = copied(finished, tmp_path / "run")
     (run / "report.html").unlink()
     for name in (".lock", ".driver", f".report.html.{'0' * 32}.partial"):
         (run / name).touch()
-    assert not repair(run, 0, 1, LogReporter()).faults
+    assert not repair(run, 0, 0, LogReporter()).faults
     assert contents(run) == contents(finished)
 
 
-@pytest.mark.usefixtures("repaired_here")
 def test_a_repair_whose_build_is_refused_removes_nothing(patches: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     build(tiny(patches, 12), run, HERE, LogReporter())
@@ -202,7 +202,7 @@ def test_a_repair_whose_build_is_refused_removes_nothing(patches: Path, tmp_path
     damaged.write_bytes(damaged.read_bytes()[:-1])
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     with pytest.raises(StaleRunError, match="would be made otherwise"):
-        repair(run, 0, 1, LogReporter())
+        repair(run, 0, 0, LogReporter())
     after = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
     assert before == after
 
@@ -218,11 +218,11 @@ def test_a_run_that_lost_its_candidates_keeps_the_former_set_when_it_is_extended
     assert CuratedSet(aside).digest == former and len(CuratedSet(run / "curated.zarr")) == 6
 
 
-UNFINISHED = {"SHA256SUMS", "report.html", "README.md"}  # what a run lacks that is not finished
+UNFINISHED = {"SHA256SUMS", "report.html", "README.md"}  # files that an unfinished run does not have
 
 
 @pytest.mark.parametrize("last", ["report.html", ".driver", ".lock"])
-def test_what_a_build_left_that_was_killed_at_its_end_goes_with_the_next(
+def test_the_next_build_removes_the_leftovers_of_a_killed_build(
     finished: Path, patches: Path, tmp_path: Path, last: str
 ) -> None:
     def extended(run: Path) -> None:
@@ -240,9 +240,9 @@ def test_what_a_build_left_that_was_killed_at_its_end_goes_with_the_next(
 
 
 def test_an_export_that_is_cut_keeps_its_parts_and_ends_at_the_next_attempt(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuts: int
 ) -> None:
-    # in this process, so that its steps are seen
+    # in this process, so that its steps can be cut
     monkeypatch.setattr(
         "synthpipe.export.exporting.ProcessPoolExecutor",
         lambda workers, _, begin, arguments: ThreadPoolExecutor(1, initializer=begin, initargs=arguments),
@@ -258,10 +258,10 @@ def test_an_export_that_is_cut_keeps_its_parts_and_ends_at_the_next_attempt(
             _, _, sha256 = digest_of((name, (folder / name).read_bytes()) for name in names)
             assert sha256 == record.sha256
 
-    cut_everywhere(None, lambda folder: export(curated, "png", folder, LogReporter(), 1, 1), after, tmp_path)
+    cut_everywhere(None, lambda folder: export(curated, "png", folder, LogReporter(), 1, 1), after, tmp_path, cuts)
 
 
-def test_a_run_that_is_cut_while_it_is_reopened_is_not_finished(finished: Path, tmp_path: Path) -> None:
+def test_a_cut_while_a_run_is_reopened_leaves_it_unfinished(finished: Path, tmp_path: Path) -> None:
     def reopened(folder: Path, step: float) -> Cut:
         with cut_at(copied(finished, folder), step) as cut, suppress(OSError):
             RunDirectory(folder).reopen()

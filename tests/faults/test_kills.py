@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.builds import Builds, digests, objects
 from tests.faults.conftest import Undisturbed
 from tests.faults.kills import kill_drivers, kill_workers
+
+pytestmark = pytest.mark.faults
 
 
 def test_killed_workers_change_no_byte(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
@@ -14,6 +18,6 @@ def test_killed_workers_change_no_byte(builds: Builds, whole: Undisturbed, tmp_p
     assert digests(tmp_path / "run") == whole.digests
 
 
-def test_killed_builds_go_on_to_the_same_bytes(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
+def test_killed_builds_resume_to_the_same_bytes(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
     assert list(kill_drivers(builds, tmp_path / "run", 4, 2, len(objects(whole.run))))
     assert digests(tmp_path / "run") == whole.digests

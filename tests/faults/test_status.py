@@ -1,4 +1,4 @@
-"""`synthpipe status` from another shell: while a build runs in its own process, after it was killed, at the end."""
+"""`synthpipe status` from another shell: during a build, after it was killed, and after its end."""
 
 from __future__ import annotations
 
@@ -19,23 +19,20 @@ import zarr
 from click.testing import CliRunner
 
 from synthpipe.cli import main
-from synthpipe.lock import held
-from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.files.lock import held
 from synthpipe.storage.run import RUN
 from tests.conftest import DEMO, SMALL
 
 
 @pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
-    return directory
+def patches(phantom: Path) -> Path:
+    return phantom
 
 
 @contextmanager
 def building(path: Path, patches: Path, *overrides: str) -> Iterator[subprocess.Popen[bytes]]:
     """A real build in a process of its own, with its workers; whatever happens, all of them end."""
-    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "1"]
+    command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "0"]
     for override in (*SMALL, f"patches.root={patches}", *overrides):
         command += ["--set", override]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
@@ -55,7 +52,7 @@ def status(path: Path) -> dict[str, Any]:
 
 
 def until(path: Path, wanted: Callable[[dict[str, Any]], bool], seconds: float = 120) -> dict[str, Any]:
-    """Ask until the answer is as `wanted`."""
+    """Read the status until `wanted` accepts it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if (path / "run.json").exists() and wanted(found := status(path)):
@@ -69,7 +66,7 @@ def part(found: dict[str, Any], what: str) -> dict[str, Any]:
     return entry
 
 
-def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> None:
+def test_the_status_follows_a_build_until_it_is_killed(patches: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     rules = (
         "filter.enabled=false",
@@ -93,7 +90,7 @@ def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> N
     judged = killed["strategies"]["mosaic"]
     group: Any = zarr.open_group(path / "candidates.zarr" / "mosaic", mode="r")
     pixels = np.asarray(group["class_pixels"][:])
-    pixels = pixels[pixels[:, 0] >= 0]  # those that are made
+    pixels = pixels[pixels[:, 0] >= 0]  # rows of candidates that are stored
     few = int(((pixels[:, :3] >= 0.3 * 32 * 32).sum(axis=1) < 2).sum())
     assert judged == {
         "judged": len(pixels),
@@ -108,10 +105,10 @@ def test_a_build_is_watched_and_found_killed(patches: Path, tmp_path: Path) -> N
     damaged = status(path)
     assert part(damaged, "mosaic candidates")["damaged"] and damaged["strategies"]["mosaic"]["damaged"]
     assert damaged["strategies"]["bezier"]["judged"] == 8 * len(shown)
-    assert CliRunner().invoke(main, ["status", str(path)]).stdout.count("`synthpipe verify` tells more") == 2
+    assert CliRunner().invoke(main, ["status", str(path)]).stdout.count("for details run `synthpipe verify`") == 2
 
 
-def test_a_build_that_reads_its_patches_says_so(tmp_path: Path) -> None:
+def test_the_status_says_that_a_build_reads_its_patches(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with held(run, RUN):
         found = CliRunner().invoke(main, ["status", str(run)])
@@ -119,6 +116,7 @@ def test_a_build_that_reads_its_patches_says_so(tmp_path: Path) -> None:
     assert "run.json: not found" in CliRunner().invoke(main, ["status", str(run)]).stderr
 
 
+@pytest.mark.slow
 def test_a_build_with_a_filter_is_watched_to_its_end(patches: Path, tmp_path: Path) -> None:
     path, stages = tmp_path / "run", list[str]()
     with building(path, patches, "curation.rule=threshold", "curation.threshold=0.1") as process:
@@ -153,14 +151,14 @@ def test_a_build_with_a_filter_is_watched_to_its_end(patches: Path, tmp_path: Pa
             assert entry["rejected"].get("looks_synthetic", 0) == journal[strategy]["verdicts"]["looks_synthetic"]
 
 
-def test_of_very_many_composites_an_even_sample_is_judged(
+def test_a_large_run_is_judged_by_an_even_sample(
     patches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run"
     rules = ("filter.enabled=false", "curation.rule=threshold", "curation.wanted=30", "curation.candidates=40")
     with building(path, patches, *rules) as process:
         assert process.wait(timeout=120) == 0
-    monkeypatch.setattr("synthpipe.stages.status._JUDGED", 2)
+    monkeypatch.setattr("synthpipe.build.status._JUDGED", 2)
     for entry in status(path)["strategies"].values():
         assert (entry["judged"], entry["of"]) == (16, 30), "shards 0 and 2 of 4"
     assert (
@@ -168,7 +166,7 @@ def test_of_very_many_composites_an_even_sample_is_judged(
     )
 
 
-def test_no_run_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_missing_run_is_refused_in_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["status", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr == f"Error: {tmp_path}/run.json: not found; expected a run that `synthpipe build` made\n"

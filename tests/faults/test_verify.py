@@ -1,4 +1,4 @@
-"""Damage of every kind, found by `verify` and mended by `--repair` to the same bytes, in finished runs."""
+"""Damage of every kind in finished runs: `verify` finds it, and `--repair` restores the same bytes."""
 
 from __future__ import annotations
 
@@ -21,52 +21,48 @@ import zarr
 from click.testing import CliRunner
 from PIL import Image as PillowImage
 
+from synthpipe.build import build
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import StoreError
-from synthpipe.handoff import open_run
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.threads import available_cores
+from synthpipe.curated import open_run
 from synthpipe.patches.catalog import Catalog
-from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.records import PatchRef
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
+from synthpipe.storage.checksums import write_checksums
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.sums import write_sums
-from synthpipe.threads import available_cores
-from synthpipe.verification import Checkup, repair, verify
+from synthpipe.verification import VerifyReport, repair, verify
 from synthpipe.verification.rendering import check_patch_files
 from tests.conftest import DEMO, SMALL, Watched, pipeline
 
-FAULTS = 100
+COUNTS = pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.faults)])
+"""Number of random faults."""
 UNREPEATABLE = ("build.json", "mosaic.json", "bezier.json", "SHA256SUMS")  # hold seconds, or digests of such files
 
 
 @pytest.fixture(scope="module")
-def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("data") / "phantom"
-    write_phantom(directory, PhantomSpec(slides=6, patches=90, size=48, images=0))
-    return directory
+def patches(phantom: Path) -> Path:
+    return phantom
 
 
 @pytest.fixture(scope="module")
-def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "small"
-    build(pipeline(*SMALL, f"patches.root={patches}"), path, ClusterSettings(Local(2)), LogReporter())
-    return path
+def finished(small_run: Path) -> Path:
+    return small_run
 
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy, to be damaged."""
+    """Return a copy of the finished run for the test to damage."""
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
-def check(path: Path, samples: int = 0) -> Checkup:
+def check(path: Path, samples: int = 0) -> VerifyReport:
     return verify(path, samples, LogReporter())
 
 
-def mend(path: Path, samples: int = 0) -> Checkup:
-    return repair(path, samples, 1, LogReporter())
+def repaired(path: Path, samples: int = 0) -> VerifyReport:
+    return repair(path, samples, 0, LogReporter())
 
 
 def files(path: Path) -> list[Path]:
@@ -74,7 +70,7 @@ def files(path: Path) -> list[Path]:
 
 
 def contents(path: Path) -> dict[str, str]:
-    """Return the digest of every file of a run that another build would write alike."""
+    """Return the digest of every file of a run that another build writes with the same bytes."""
     return {
         file.relative_to(path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
         for file in files(path)
@@ -87,8 +83,8 @@ def truncate(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def flip(data: bytes, rng: np.random.Generator) -> bytes:
-    place, bit = rng.integers(len(data)), rng.integers(8)
-    return data[:place] + bytes([data[place] ^ (1 << bit)]) + data[place + 1 :]
+    position, bit = rng.integers(len(data)), rng.integers(8)
+    return data[:position] + bytes([data[position] ^ (1 << bit)]) + data[position + 1 :]
 
 
 def append(data: bytes, rng: np.random.Generator) -> bytes:
@@ -105,7 +101,7 @@ DAMAGES: tuple[Damage, ...] = (truncate, flip, append, delete)
 
 @dataclass(frozen=True)
 class Hit:
-    """One file of a run, and what its bytes are to become."""
+    """A file of a run, and the damaged bytes that replace its content."""
 
     name: str
     damage: Damage
@@ -113,7 +109,7 @@ class Hit:
 
 
 def hits(path: Path, count: int, seed: int) -> Iterator[Hit]:
-    """Draw faults, as many of small files and metadata as of shards, all kinds of damage in turn."""
+    """Draw faults: equally many in shards and in other files, with all kinds of damage in turn."""
     rng = np.random.default_rng(seed)
     names = [file.relative_to(path).as_posix() for file in files(path)]
     shards = [name for name in names if "/c." in name]
@@ -150,9 +146,10 @@ def test_a_sound_run_has_no_faults_and_nothing_is_written(finished: Path) -> Non
     assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files(finished)} == before
 
 
-def test_every_random_fault_is_found_and_nothing_else_is_named(run: Path) -> None:
+@COUNTS
+def test_every_random_fault_is_found_and_nothing_else_is_named(run: Path, count: int) -> None:
     wrong = []
-    for hit in hits(run, FAULTS, seed=5):
+    for hit in hits(run, count, seed=5):
         with struck(run, hit):
             found = check(run)
         if [fault.path for fault in found.faults] != [run / hit.name]:
@@ -161,44 +158,46 @@ def test_every_random_fault_is_found_and_nothing_else_is_named(run: Path) -> Non
     assert not check(run).faults
 
 
-def test_random_faults_are_mended_to_the_same_bytes(run: Path) -> None:
+@COUNTS
+def test_random_faults_are_mended_to_the_same_bytes(run: Path, count: int) -> None:
     before = contents(run)
-    lasting = run / "run.json"
-    chosen = {hit.name: hit for hit in hits(run, FAULTS, seed=5) if hit.name != lasting.name}
+    permanent = run / "run.json"
+    chosen = {hit.name: hit for hit in hits(run, count, seed=5) if hit.name != permanent.name}
     trained = [name for name in chosen if name.startswith("filter/mosaic.") or name.startswith("filter/bezier.")]
-    groups = [[name for name in chosen if name not in trained][start::4] for start in range(4)]
+    rounds = max(1, count // 25)
+    groups = [[name for name in chosen if name not in trained][start::rounds] for start in range(rounds)]
     groups[0] += trained  # a filter is trained again in one of the rounds: that takes long
     for names in groups:
         for name in names:
             strike(run, chosen[name])
         found = check(run)
         assert found.faults
-        assert not mend(run).faults
+        assert not repaired(run).faults
         assert contents(run) == before
         journal = json.loads((run / "build.json").read_text())
         assert journal["finished"] and journal["strategies"]["mosaic"]["verdicts"]["kept"] == 12
 
 
-def test_what_cannot_be_mended_is_said_and_nothing_is_touched(run: Path) -> None:
+def test_a_permanent_fault_is_named_and_nothing_is_changed(run: Path) -> None:
     data = json.loads((run / "run.json").read_text())
     data["pipeline"]["seed"] += 1
     (run / "run.json").write_text(json.dumps(data, indent=1) + "\n")
     shard = run / "candidates.zarr" / "mosaic" / "image" / "c.1.0.0.0"
     shard.write_bytes(shard.read_bytes()[:-1])
     before = {file: file.read_bytes() for file in files(run)}
-    found = mend(run)
-    assert [fault.path for fault in found.faults if fault.lasting] == [run / "run.json"]
+    found = repaired(run)
+    assert [fault.path for fault in found.faults if fault.permanent] == [run / "run.json"]
     assert "restore it from a copy" in found.faults[0].cure
     assert {file: file.read_bytes() for file in files(run)} == before
 
 
-def test_metadata_that_is_gone_comes_back_and_the_chunks_stay(run: Path) -> None:
+def test_missing_metadata_is_written_again_and_the_chunks_stay(run: Path) -> None:
     before = contents(run)
     for name in ("candidates.zarr/mosaic/image", "candidates.zarr/bezier", "curated.zarr", "filter/training.zarr"):
         (run / name / "zarr.json").unlink()
     chunks = {file: file.stat().st_mtime_ns for file in files(run / "candidates.zarr")}
     assert {fault.kind for fault in check(run).faults} == {"metadata"}
-    assert not mend(run).faults
+    assert not repaired(run).faults
     assert contents(run) == before
     kept = {file: time for file, time in chunks.items() if file.name != "zarr.json"}
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
@@ -207,7 +206,9 @@ def test_metadata_that_is_gone_comes_back_and_the_chunks_stay(run: Path) -> None
 def test_sound_bytes_in_the_wrong_place_are_found(run: Path) -> None:
     before = contents(run)
     mosaic = run / "candidates.zarr" / "mosaic"
-    shutil.copy(mosaic / "image" / "c.0.0.0.0", mosaic / "image" / "c.1.0.0.0")  # only its recipes can tell
+    shutil.copy(
+        mosaic / "image" / "c.0.0.0.0", mosaic / "image" / "c.1.0.0.0"
+    )  # only re-rendering its recipes finds this
     shutil.copy(mosaic / "mask" / "c.0.0.0", mosaic / "mask" / "c.2.0.0")
     shutil.copy(mosaic / "verdict" / "c.0", mosaic / "verdict" / "c.1")
     shutil.copy(run / "curated.zarr" / "labels" / "c.0.0", run / "curated.zarr" / "labels" / "c.1.0")
@@ -216,15 +217,15 @@ def test_sound_bytes_in_the_wrong_place_are_found(run: Path) -> None:
     assert kinds["candidates.zarr/mosaic/image/c.1.0.0.0"] == "contradiction"
     assert kinds["candidates.zarr/mosaic/class_pixels/c.2.0"] == "contradiction"
     assert kinds["candidates.zarr/mosaic/mask/c.2.0.0"] == "contradiction"
-    assert found.notes == (f"{run / 'curated.zarr'}: was not compared with its origins, which have faults",)
-    assert not mend(run, samples=24).faults
+    assert found.notes == (f"{run / 'curated.zarr'}: not compared with its candidates, which have faults",)
+    assert not repaired(run, samples=24).faults
     assert contents(run) == before
 
 
-def test_patches_that_are_gone_or_altered_are_named(patches: Path, tmp_path: Path) -> None:
+def test_missing_and_changed_patches_are_named(patches: Path, tmp_path: Path) -> None:
     root, path = Path(shutil.copytree(patches, tmp_path / "patches")), tmp_path / "run"
     settings = pipeline(*SMALL, f"patches.root={root}", "filter.enabled=false", "curation.wanted=24")
-    build(settings, path, ClusterSettings(Local(1)), LogReporter())
+    build(settings, path, ClusterSettings(Local(0)), LogReporter())
     gone, altered = sorted((root / "1.training").glob("*0, 1, 0]*"))[:2]
     gone.unlink()
     PillowImage.new("RGB", (48, 48)).save(altered)
@@ -234,25 +235,27 @@ def test_patches_that_are_gone_or_altered_are_named(patches: Path, tmp_path: Pat
     before = {file: file.read_bytes() for file in files(path)}
     next((path / "candidates.zarr" / "mosaic" / "image").glob("c.0*")).unlink()
     del before[path / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0"]
-    assert {fault.kind for fault in mend(path).faults} == {"patch", "missing"}
+    assert {fault.kind for fault in repaired(path).faults} == {"patch", "missing"}
     assert {file: file.read_bytes() for file in files(path)} == before
     assert not [fault for fault in check(path).faults if fault.kind == "patch"]  # without samples they are not read
 
 
-def test_few_patches_are_looked_at_at_a_time(tmp_path: Path) -> None:
+def test_few_patches_are_read_at_a_time(tmp_path: Path) -> None:
     gone = [PatchRef(f"{n:04}", str(tmp_path / "gone.png"), "0" * 64, (0,), 8, 8, "slide") for n in range(2000)]
     patches, done = Watched(gone), 0
 
     def advance(steps: int) -> None:
         nonlocal done
-        assert patches.taken - 2 * done <= 3 * available_cores() + 1  # each is taken to be read, and to be named
+        assert (
+            patches.taken - 2 * done <= 3 * available_cores() + 1
+        )  # each patch is taken twice: to be read, and to be named
         done += steps
 
     assert check_patch_files(Catalog(patches), advance).keys() == {patch.id for patch in gone}
     assert done == 2000
 
 
-def test_a_run_that_is_not_finished_has_no_faults_for_what_it_lacks(run: Path) -> None:
+def test_an_unfinished_run_has_no_faults_for_missing_parts(run: Path) -> None:
     lacking = ("build.json", "SHA256SUMS", "filter/split.json", "filter/bezier.json")
     for name in (*lacking, "candidates.zarr/mosaic/image/c.2.0.0.0"):
         (run / name).unlink()
@@ -263,34 +266,34 @@ def test_a_run_that_is_not_finished_has_no_faults_for_what_it_lacks(run: Path) -
     assert found.notes[0] == "the run is not finished"
     notes = {note.removeprefix(f"{run}/") for note in found.notes}
     assert "candidates.zarr/mosaic: 1 of 3 shards are not complete yet" in notes
-    assert {f"{name}: nothing is made yet" for name in ("candidates.zarr/bezier", "curated.zarr")} <= notes
+    assert {f"{name}: not built yet" for name in ("candidates.zarr/bezier", "curated.zarr")} <= notes
     assert "filter/bezier.json: the filter is not trained yet" in notes
     victim = run / "candidates.zarr" / "mosaic" / "mask" / "c.0.0.0"
     victim.write_bytes(b"")
     assert [fault.path for fault in check(run).faults] == [victim]
 
 
-def test_mending_goes_on_where_it_was_stopped(run: Path) -> None:
-    """An interrupted --repair leaves a run without faults that is not finished."""
+def test_a_stopped_repair_resumes(run: Path) -> None:
+    """A stopped --repair leaves an unfinished run without faults."""
     before = contents(run)
     RunDirectory(run).reopen()
     (run / "candidates.zarr" / "mosaic" / "mask" / "c.0.0.0").unlink()
     assert not check(run).faults
-    found = mend(run)
+    found = repaired(run)
     assert not found.faults and found.finished and contents(run) == before
 
 
-def test_objects_that_cannot_be_read_are_named_and_made_again(run: Path) -> None:
-    """A folder in the place of a shard."""
+def test_unreadable_objects_are_named_and_made_again(run: Path) -> None:
+    """A folder has the name of a shard."""
     before = contents(run)
     folder = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0"
     folder.unlink()
     folder.mkdir()
     assert {(fault.kind, fault.path) for fault in check(run).faults} == {("damaged", folder)}
-    assert not mend(run).faults and contents(run) == before
+    assert not repaired(run).faults and contents(run) == before
 
 
-def test_what_the_pipeline_does_not_make_is_named_and_left_alone(run: Path) -> None:
+def test_objects_of_the_user_are_named_and_left_alone(run: Path) -> None:
     own = run / "curated.zarr" / "is_train"
     zarr.create_array(own, shape=(24,), dtype=bool)[:] = True
     (run / "candidates.zarr" / "notes.txt").write_text("mine")
@@ -299,19 +302,19 @@ def test_what_the_pipeline_does_not_make_is_named_and_left_alone(run: Path) -> N
     found = check(run)
     assert not found.faults
     assert set(found.notes) == {
-        f"{run / folder}: {name}: not part of what the pipeline makes; not checked"
+        f"{run / folder}: {name}: not made by the pipeline; not checked"
         for folder, name in (
             *(("curated.zarr", "is_train"), ("candidates.zarr", "notes.txt")),
             ("candidates.zarr/mosaic/image", "thumbnail.png"),
         )
     }
     assert len(open_run(run).curated.labels) == 24
-    assert not mend(run).faults and {file: file.read_bytes() for file in files(run)} == before
-    told = CliRunner().invoke(main, ["inspect", str(run)]).output
-    assert "not of synthpipe: is_train\n" in told and "not of synthpipe: notes.txt\n" in told
+    assert not repaired(run).faults and {file: file.read_bytes() for file in files(run)} == before
+    output = CliRunner().invoke(main, ["inspect", str(run)]).output
+    assert "not of synthpipe: is_train\n" in output and "not of synthpipe: notes.txt\n" in output
 
 
-def test_objects_that_no_array_has_are_faults_and_are_removed(run: Path, tmp_path: Path) -> None:
+def test_objects_outside_their_array_are_faults_and_are_removed(run: Path, tmp_path: Path) -> None:
     before, mosaic = contents(run), run / "candidates.zarr" / "mosaic"
     shutil.copy(mosaic / "mask" / "c.0.0.0", mosaic / "mask" / "c.9.0.0")
     (mosaic / "donors" / "c.1").write_bytes(b"")
@@ -319,10 +322,10 @@ def test_objects_that_no_array_has_are_faults_and_are_removed(run: Path, tmp_pat
     extra = {str(fault.path).removeprefix(f"{run}/"): fault.kind for fault in check(run).faults}
     stores = ("candidates.zarr/mosaic/mask/c.9.0.0", "candidates.zarr/mosaic/donors/c.1", "curated.zarr/labels/c.00.0")
     assert extra == dict.fromkeys(stores, "extra")
-    assert not mend(run).faults and contents(run) == before
+    assert not repaired(run).faults and contents(run) == before
 
 
-def test_digests_name_no_file_but_the_runs_own(run: Path, tmp_path: Path) -> None:
+def test_checksums_name_only_files_of_the_run(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text("mine")
     lines = f"{'0' * 64}  ../other.json\n"
@@ -333,8 +336,8 @@ def test_digests_name_no_file_but_the_runs_own(run: Path, tmp_path: Path) -> Non
     assert "../other.json', which names no small file of a run" in fault.found
 
 
-def test_scores_in_each_others_place_are_made_again(run: Path) -> None:
-    """Each is sound by itself; verdicts tell that something is wrong, but not that it is they."""
+def test_swapped_scores_are_made_again(run: Path) -> None:
+    """Each shard is intact; the verdicts contradict the scores, and either of them may be wrong."""
     before = contents(run)
     first, second = (run / "candidates.zarr" / "mosaic" / "p_real" / f"c.{shard}" for shard in (0, 1))
     swapped = first.read_bytes(), second.read_bytes()
@@ -342,10 +345,10 @@ def test_scores_in_each_others_place_are_made_again(run: Path) -> None:
     first.write_bytes(swapped[1])
     second.write_bytes(swapped[0])
     assert {fault.kind for fault in check(run).faults} == {"contradiction"}
-    assert not mend(run).faults and contents(run) == before
+    assert not repaired(run).faults and contents(run) == before
 
 
-def test_of_what_is_damaged_in_a_finished_run_messages_name_what_mends_it(run: Path) -> None:
+def test_messages_about_damage_name_the_repair(run: Path) -> None:
     before = contents(run)
     shards = [run / "candidates.zarr" / "mosaic" / name for name in ("image/c.0.0.0.0", "mask/c.1.0.0")]
     for shard in shards:
@@ -356,34 +359,35 @@ def test_of_what_is_damaged_in_a_finished_run_messages_name_what_mends_it(run: P
         ):
             open_run(run).candidate("mosaic", index)
     shards[1].unlink()
-    assert not mend(run).faults and contents(run) == before
+    assert not repaired(run).faults and contents(run) == before
     (run / "filter" / "mosaic.json").write_text("{")
-    told = CliRunner().invoke(main, ["inspect", str(run)]).output
+    output = CliRunner().invoke(main, ["inspect", str(run)]).output
     assert (
-        "filter/mosaic.json: is no filter's report, or damaged: " in told and "`synthpipe verify RUN` says how" in told
+        "filter/mosaic.json: is no filter's report, or damaged: " in output
+        and "`synthpipe verify RUN` says how" in output
     )
     faults = {str(fault) for fault in check(run).faults}
-    assert any("give --repair: the filter is trained again" in fault for fault in faults)
+    assert any("give --repair: it trains the filter again" in fault for fault in faults)
     assert not any("build again" in fault or "verify" in fault for fault in faults)
 
 
-def test_a_curated_set_of_another_length_is_lengthened_again(run: Path) -> None:
+def test_a_curated_set_with_another_length_is_repaired(run: Path) -> None:
     before = contents(run)
     for metadata in (run / "curated.zarr").glob("*/zarr.json"):
         metadata.write_text(metadata.read_text().replace("    24", "    23", 1))
     faults = check(run).faults
     assert {fault.path for fault in faults} == set((run / "curated.zarr").glob("*/zarr.json"))
     assert {(fault.kind, fault.found, fault.expected) for fault in faults} == {("metadata", "shape[0] is 23", "24")}
-    assert not mend(run).faults
+    assert not repaired(run).faults
     assert contents(run) == before
 
 
-def test_scores_of_a_filter_that_was_switched_off_need_not_be_complete(patches: Path, run: Path) -> None:
+def test_scores_of_a_disabled_filter_may_be_incomplete(patches: Path, run: Path) -> None:
     for name in ("SHA256SUMS", "build.json", "candidates.zarr/bezier/p_real/c.2"):
         (run / name).unlink()
     shutil.rmtree(run / "curated.zarr")
     settings = pipeline(*SMALL, f"patches.root={patches}", "filter.enabled=false", "curation.rule=threshold")
-    build(settings, run, ClusterSettings(Local(1)), LogReporter())
+    build(settings, run, ClusterSettings(Local(0)), LogReporter())
     assert check(run, samples=5).faults == ()
     victim = run / "candidates.zarr" / "bezier" / "p_real" / "c.1"
     victim.write_bytes(victim.read_bytes()[::-1])
@@ -392,11 +396,11 @@ def test_scores_of_a_filter_that_was_switched_off_need_not_be_complete(patches: 
 
 def test_plans_that_grew_and_limits_of_donor_use_are_judged_again(patches: Path, tmp_path: Path) -> None:
     rules = ("filter.enabled=false", "bezier=null", "curation.wanted=20", "curation.max_donor_uses=3")
-    # four tiles show three classes in less than half of the composites
+    # with four tiles, less than half of the composites show three classes
     grown = ("curation.min_classes=3", "curation.max_candidates=300", "mosaic.grid=1", "mosaic.tile=32")
     path = tmp_path / "run"
     journal = build(
-        pipeline(*SMALL, f"patches.root={patches}", *rules, *grown), path, ClusterSettings(Local(1)), LogReporter()
+        pipeline(*SMALL, f"patches.root={patches}", *rules, *grown), path, ClusterSettings(Local(0)), LogReporter()
     )
     counts = journal["strategies"]["mosaic"]["verdicts"]
     assert journal["strategies"]["mosaic"]["candidates"] > 20 and counts["donor_overused"] > 0
@@ -404,11 +408,12 @@ def test_plans_that_grew_and_limits_of_donor_use_are_judged_again(patches: Path,
     tallied = json.loads((path / "build.json").read_text())
     tallied["strategies"]["mosaic"]["verdicts"]["surplus"] += 1
     (path / "build.json").write_text(json.dumps(tallied, indent=1) + "\n")
-    write_sums(RunDirectory(path), {})  # whoever altered it saw to the digests
+    write_checksums(RunDirectory(path), {})  # so that the checksums match the changed file
     (fault,) = check(path).faults
     assert fault.path == path / "build.json" and "'surplus'" in fault.found
 
 
+@pytest.mark.faults
 def test_a_build_killed_at_any_moment_leaves_no_faults(patches: Path, tmp_path: Path) -> None:
     path = tmp_path / "run"
     command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(path), "--workers", "2"]
@@ -436,10 +441,10 @@ def test_a_build_killed_at_any_moment_leaves_no_faults(patches: Path, tmp_path: 
     assert not found.faults and found.finished and found.rendered == 100
 
 
-def test_the_command_tells_people_and_machines(run: Path) -> None:
+def test_the_command_prints_text_and_json(run: Path) -> None:
     result = CliRunner().invoke(main, ["verify", str(run), "--sample", "2"])
     assert result.exit_code == 0 and result.stdout.startswith(f"{run}: sound; ")
-    assert "8 composites made again" in result.stdout
+    assert "8 composites rendered again" in result.stdout
     victim = run / "candidates.zarr" / "mosaic" / "image" / "c.1.0.0.0"
     victim.write_bytes(victim.read_bytes()[:-1])
     result = CliRunner().invoke(main, ["verify", str(run), "--sample", "0"])
@@ -455,11 +460,11 @@ def test_the_command_tells_people_and_machines(run: Path) -> None:
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0 and json.loads(result.stdout)["sound"]
     result = CliRunner().invoke(main, ["verify", str(run), "--workers", "1"])
-    assert result.exit_code == 2 and "--workers are those of --repair" in result.stderr
+    assert result.exit_code == 2 and "--workers is an option of --repair" in result.stderr
 
 
-def test_what_is_no_run_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["verify", str(tmp_path)])
     assert result.exit_code == 1
-    expected = f"Error: {tmp_path}: is no run directory; expected one that `synthpipe build` made\n"
+    expected = f"Error: {tmp_path}: is not a run directory; expected one that `synthpipe build` made\n"
     assert result.stderr == expected

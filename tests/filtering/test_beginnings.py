@@ -10,16 +10,16 @@ import pytest
 import timm
 import torch
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import FilterSection
-from synthpipe.errors import ConfigError, FilterError, StaleRunError
+from synthpipe.config.pipeline import FilterSection
+from synthpipe.core.errors import ConfigError, FilterError, StaleRunError
+from synthpipe.core.records import Image
 from synthpipe.filtering.network import Architecture, FilterNetwork, initial_network
 from synthpipe.filtering.scoring import Scorer
 from synthpipe.filtering.training import train_filter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.records import Image
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from tests.conftest import SMALL, pipeline
 from tests.filtering.test_filter import data, settings
 from tests.imagenet import LITE0
@@ -122,7 +122,7 @@ def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_build_takes_the_same_weights_at_another_path_and_refuses_others(tmp_path: Path) -> None:
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=4, patches=40, size=48, images=2))
-    run, cluster = tmp_path / "run", ClusterSettings(Local(workers=1))
+    run, cluster = tmp_path / "run", ClusterSettings(Local(0))
     keys = (*SMALL, "glass.min_area=80", "bezier=null", f"patches.root={tmp_path / 'phantom'}")
 
     def with_weights(path: Path, *more: str) -> None:

@@ -12,8 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthpipe.config import FilterSection
-from synthpipe.errors import FilterError, StoreError
+from synthpipe.config.pipeline import FilterSection
+from synthpipe.core.errors import FilterError, StoreError
+from synthpipe.core.records import Image
 from synthpipe.filtering.reproducible import choose_device, reproducible
 from synthpipe.filtering.scoring import Scorer, load_scorer
 from synthpipe.filtering.training import (
@@ -24,7 +25,6 @@ from synthpipe.filtering.training import (
     load_report,
     train_filter,
 )
-from synthpipe.records import Image
 from tests.conftest import pipeline
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import StoreError
-from synthpipe.filtering.training import EpochMetrics, FilterReport, train_filter
-from synthpipe.tensors import pack, unpack
+from synthpipe.core.errors import StoreError
+from synthpipe.filtering.training import EpochMetrics, FilterReport, steps_per_epoch, train_filter
+from synthpipe.pretrained.tensors import pack, unpack
 from tests.filtering.test_filter import data, settings
 
 KILLED = """
@@ -143,4 +143,15 @@ def test_a_training_whose_state_is_damaged_begins_anew_with_a_note(
     damage(tmp_path / "mosaic.training")
     (note,) = refused(whole, tmp_path)
     path = re.escape(str(tmp_path / "mosaic.training"))
-    assert re.fullmatch(rf"note: {path}: is damaged \(.*{reason}.*\), so this training of a filter began anew", note)
+    assert re.fullmatch(
+        rf"note: {path}: is damaged \(.*{reason}.*\), so the training of this filter starts again", note
+    )
+
+
+def test_every_step_is_reported_once_although_the_training_is_interrupted(tmp_path: Path) -> None:
+    stop_after(2, tmp_path)
+    steps: list[int] = []
+    report = train_filter(settings(), "mosaic", data(), 5, tmp_path, on_steps=steps.append)
+    in_epoch = steps_per_epoch(report.synthetic_train, report.real_train, settings().batch)
+    assert steps[0] == 2 * in_epoch and set(steps[1:]) == {1}
+    assert sum(steps) == in_epoch * settings().epochs["mosaic"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthpipe.errors import FilterError
+from synthpipe.core.errors import FilterError
+from synthpipe.core.records import PatchRef
 from synthpipe.filtering.split import split_groups
-from synthpipe.records import PatchRef
 
 
 def patch(number: int, group: str, *classes: int) -> PatchRef:

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import safetensors.torch
 
-from synthpipe.errors import FilterError
+from synthpipe.core.errors import FilterError
 from synthpipe.filtering.network import _digest
 from synthpipe.filtering.scoring import Scorer, load_scorer
 from synthpipe.filtering.training import train_filter
-from synthpipe.tensors import KEY, read_safetensors
+from synthpipe.pretrained.tensors import KEY, read_safetensors
 from tests.filtering.test_filter import data, settings, views
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pillow
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
 from synthpipe.patches.pixels import decode_bytes
 
 _EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from synthpipe.config import Pipeline
-from synthpipe.settings_file import choices
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.config.settings_file import choices
 from tests.conftest import ROOT
 
 SOUND = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "pipelines").glob("*.yaml"))]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
 from tests.fuzz.target import Place, Step, WrongError
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from synthpipe.errors import SynthpipeError
+from synthpipe.core.errors import SynthpipeError
 from tests.fuzz.target import Target, Unforeseen, WrongError, case_rng, is_of_memory
 
 MEMORY = 1 << 30

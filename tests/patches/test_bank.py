@@ -1,4 +1,4 @@
-"""The bank gives the donors that decoding gives, those of another size than the canvas fitted to it once."""
+"""The bank holds the same donors as decoding gives, and resizes donors of other sizes to the canvas once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from PIL import Image as PillowImage
 
 from synthpipe.compose import Donors, render, sample
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.resizing import fit_packed
 from synthpipe.patches.bank import bank_bytes, build_bank, load_donor, open_bank
-from synthpipe.records import PatchRef
-from synthpipe.resizing import fit_packed
 from tests.conftest import pipeline
 
 CANVAS = (64, 64)
@@ -73,8 +73,8 @@ def test_its_size_is_known_before(tmp_path: Path, patches: list[PatchRef], canva
     assert stored == bank_bytes(patches, canvas)
 
 
-def test_where_it_cannot_lie_every_command_is_told_what_to_do(tmp_path: Path, patches: list[PatchRef]) -> None:
-    with pytest.raises(StoreError, match=r"at least \d+ MiB there.* TMPDIR, or for `synthpipe build` with --scratch"):
+def test_a_bank_that_cannot_be_written_gives_advice_for_every_command(tmp_path: Path, patches: list[PatchRef]) -> None:
+    with pytest.raises(StoreError, match=r"at least \d+ MiB: .* TMPDIR, or for `synthpipe build` with --scratch"):
         build_bank(tmp_path / "gone", patches, GLASS, 3, lambda: None, 2)
 
 

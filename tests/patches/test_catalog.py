@@ -1,4 +1,4 @@
-"""The catalog: every file is read and checked, and what is wrong is said."""
+"""The catalog reads and checks every file, and reports the problems."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synthpipe.config import PatchesSection
-from synthpipe.errors import CatalogError, StoreError
+from synthpipe.build import remarks
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.catalog import (
     Catalog,
     load_catalog,
@@ -28,12 +31,9 @@ from synthpipe.patches.catalog import (
     survey,
     write_catalog,
 )
-from synthpipe.patches.claims import Problem, told
+from synthpipe.patches.claims import Problem, problem_lines
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.pixels import decode
-from synthpipe.records import PatchRef
-from synthpipe.stages import remarks
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.conftest import Watched, pipeline
 
 LUNG = Taxonomy(
@@ -93,7 +93,7 @@ def test_catalog(root: Path) -> None:
 
 
 def test_catalog_depends_on_files_alone(root: Path, tmp_path: Path) -> None:
-    """Neither the folder's own order, nor threads, nor the place, count."""
+    """The order of files, the number of threads and the location of the folder do not matter."""
     names = names_in(root / "1.training")
     copies = []
     for number, order in enumerate((names, names[::-1])):
@@ -159,9 +159,9 @@ def test_problems_stop_or_are_skipped(root: Path) -> None:
             "patch 's1-1-[1, 0, 0].png': holds the same bytes as 's3-4-[0, 1, 0].png', but is labelled tumour, not "
             "stroma; neither is used: delete",
         ),
-        ("unreadable", "patch 's3-1-[1, 0, 0].png': is truncated: its chunk IDAT ends beyond the file"),
+        ("unreadable", "patch 's3-1-[1, 0, 0].png': is truncated: its chunk IDAT ends after the end of the file"),
         ("unreadable", "patch 's3-2-[1, 0, 0].png': is empty, expected PNG, JPEG, TIFF or BMP; replace it"),
-        ("unreadable", "patch 's3-3-[1, 0, 0].png': is no image, expected PNG"),
+        ("unreadable", "patch 's3-3-[1, 0, 0].png': is not an image, expected PNG"),
         (
             "duplicate",
             "patch 's3-4-[0, 1, 0].png': holds the same bytes as 's1-1-[1, 0, 0].png', but is labelled stroma, "
@@ -211,7 +211,7 @@ def test_equal_problems_are_one_line_with_their_count(root: Path) -> None:
         shutil.copy(root / "1.training" / "s2-2-[1, 1, 0].png", root / "1.training" / f"u-{number:03}-[1, 1, 0].png")
     problems = survey(section(root), LUNG).problems
     assert len(problems) == 200
-    empty, double = told(problems)
+    empty, double = problem_lines(problems)
     assert empty.startswith(
         "100 x unreadable: patch 't-000-[1, 0, 0].png': is empty, expected PNG, JPEG, TIFF or BMP; "
     )
@@ -292,7 +292,7 @@ def test_what_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         decode(tmp_path / "gone.png")
     disguised = tmp_path / "gif.png"
     PIL.Image.fromarray(tissue(1)).save(disguised, format="GIF")
-    with pytest.raises(CatalogError, match=r"gif\.png: is no image, expected PNG, JPEG, TIFF or BMP"):
+    with pytest.raises(CatalogError, match=r"gif\.png: is not an image, expected PNG, JPEG, TIFF or BMP"):
         decode(disguised)
 
 

@@ -1,4 +1,4 @@
-"""What the path cells of a stranger's table name."""
+"""Path cells of a table that comes from a stranger."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.config import PatchesSection
-from synthpipe.errors import CatalogError, StoreError
-from synthpipe.files import located
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.files.locations import parse_location
 from synthpipe.patches.catalog import survey
 from synthpipe.patches.cell_paths import name_patch
 from synthpipe.patches.pixels import read_bytes
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 HERE = Path("/data/set/table.csv")
 THERE = "https://host/data/table.csv"
@@ -54,7 +54,7 @@ def test_cells_of_a_table_on_a_disk(cell: str, name: str, address: str) -> None:
     ],
 )
 def test_cells_of_a_table_behind_a_url(cell: str, name: str, address: str) -> None:
-    found = name_patch(cell, located(THERE.replace("://", "://u:p%2Fw@") + "?X-Amz-Credential=a/b"))
+    found = name_patch(cell, parse_location(THERE.replace("://", "://u:p%2Fw@") + "?X-Amz-Credential=a/b"))
     assert (found.id, found.address, found.refusal) == (name, address, "")
 
 
@@ -80,15 +80,15 @@ def test_a_table_chains_no_file_systems(cell: str) -> None:
     "cell", ["/etc/passwd", "file:///etc/passwd", "//etc/passwd", "local:///etc/passwd", "FILE:///x"]
 )
 def test_a_table_behind_a_url_names_no_files_of_this_machine(cell: str) -> None:
-    assert "a table behind a URL cannot name files of this machine" in name_patch(cell, located(THERE)).refusal
+    assert "a table at a URL cannot name files of this machine" in name_patch(cell, parse_location(THERE)).refusal
 
 
 def test_a_table_names_objects_of_its_own_kind_of_store() -> None:
-    assert not name_patch("ftp://host/x.png", located("ftp://host/table.csv")).refusal
+    assert not name_patch("ftp://host/x.png", parse_location("ftp://host/table.csv")).refusal
 
 
 def test_files_of_another_machine_are_refused() -> None:
-    assert name_patch("file://host/x.png", HERE).refusal.startswith("it lies on the machine 'host'")
+    assert name_patch("file://host/x.png", HERE).refusal.startswith("it is on the machine 'host'")
 
 
 def test_every_cell_is_read_or_is_a_problem_of_its_row(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_every_cell_is_read_or_is_a_problem_of_its_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["generic://x", "blockcache://x", "http://[::1]:80/a", "nope://x"])
 def test_what_no_file_system_takes_is_an_error_with_the_url(url: str) -> None:
     with pytest.raises(StoreError, match="expected a path, or a URL such as s3://bucket/run") as refused:
-        located(url)
+        parse_location(url)
     assert str(refused.value).startswith(url)
     with pytest.raises(CatalogError, match="cannot be read: "):
         read_bytes(url)

@@ -1,4 +1,4 @@
-"""Problems and remarks from pixels, sizes and names of patches, before anything is built from them."""
+"""Problems and remarks about pixels, sizes and names of patches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import PIL.PngImagePlugin
 import pytest
 
 from synthpipe.patches.catalog import Catalog, survey
-from synthpipe.patches.claims import told
+from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.names import alike_folders, masks_among
 from synthpipe.patches.remarks import catalog_remarks
 from tests.patches.test_catalog import LUNG, save, section
@@ -45,9 +45,9 @@ def test_slivers_are_problems_by_the_patches_the_canvas_or_the_key(root: Path) -
     assert found(root).patches != ()
     assert problems(found(root)) == {
         "tumour/dot.png": "too_small: has 1 x 1 pixels, expected sides of at least 7: smaller patches would be "
-        "stretched; exclude it with patches.exclude, or set patches.min_side lower",
+        "stretched; exclude it with patches.exclude, or lower patches.min_side",
         "tumour/line.png": "too_small: has 101 x 3 pixels, expected sides of at least 7: smaller patches would be "
-        "stretched; exclude it with patches.exclude, or set patches.min_side lower",
+        "stretched; exclude it with patches.exclude, or lower patches.min_side",
     }
     patches = section(root, layout="folders")
     by_canvas = survey(patches, LUNG, canvas=(64, 80))
@@ -74,7 +74,7 @@ def test_pictures_that_show_next_to_nothing_or_few_colours_are_remarked_on(root:
     assert not catalog.problems
     assert [remark.partition(")")[0] for remark in catalog.remarks] == [
         "1 patches have at most 8 colours, as masks do (the first: 'stroma/map.png'",
-        "1 patches show next to nothing (the first: 'stroma/glass.png'",
+        "1 patches are nearly blank (the first: 'stroma/glass.png'",
     ]
 
 
@@ -122,7 +122,7 @@ def test_the_result_does_not_depend_on_threads(root: Path) -> None:
 
 
 def test_patches_of_a_former_run_stay_usable(root: Path) -> None:
-    """A run that was made before these checks is extended from the patches that it was made of."""
+    """A run that was built before these checks existed is extended with its own patches."""
     again(root / "tumour/a.png", root / "stroma/z.png")
     former = survey(section(root, layout="folders", exclude=["tumour/a.png"]), LUNG)
     flat(root / "stroma/black.png", (0, 0, 0))
@@ -139,8 +139,8 @@ def test_masks_beside_images_are_problems_with_the_pattern_that_leaves_them_out(
         save(root / "normal/images" / f"{name}.png", ord(name), 40, 30)
         save(root / "normal/masks" / f"{name}.png", ord(name) + 10, 40, 30)
     catalog = found(root)
-    assert list(told(catalog.problems)) == [
-        "2 x mask: patch 'normal/masks/e.png': its name makes it the mask of 'normal/images/e.png'; leave masks out "
+    assert list(problem_lines(catalog.problems)) == [
+        "2 x mask: patch 'normal/masks/e.png': its name is that of a mask of 'normal/images/e.png'; exclude masks "
         "with patches.exclude: ['*/masks/*']; the same holds for 'normal/masks/f.png'"
     ]
     assert found(root, exclude=["*/masks/*"]).problems == ()
@@ -187,8 +187,8 @@ def test_folders_with_the_same_names_are_remarked_on(root: Path) -> None:
     save(root / "stroma/b.png", 32, 40, 30)
     (remark,) = (each for each in catalog_remarks(found(root), LUNG, "folders") if "same names" in each)
     assert remark == (
-        "normal/left/ and normal/right/ hold patches of the same names, such as 'e'; if one of them holds masks or "
-        "copies, leave it out with patches.exclude: ['normal/right/*']"
+        "normal/left/ and normal/right/ hold patches with the same names, such as 'e'; if one folder holds masks "
+        "or copies, exclude it with patches.exclude: ['normal/right/*']"
     )
     assert list(alike_folders(["a/x.png", "a/y.png", "b/x.png", "b/z.png", "c.png"])) == []
 
@@ -197,7 +197,7 @@ def test_slides_with_tiles_of_the_same_names_are_one_remark(root: Path) -> None:
     for number in range(5):
         save(root / "normal" / f"s{number}" / "tile_0.png", number + 40, 40, 30)
     (remark,) = (each for each in catalog_remarks(found(root), LUNG, "folders") if "same names" in each)
-    assert remark.startswith("normal/s0/ and normal/s1/ and 3 more hold patches of the same names, such as 'tile_0'")
+    assert remark.startswith("normal/s0/ and normal/s1/ and 3 more hold patches with the same names, such as 'tile_0'")
 
 
 def test_classes_with_one_donor_or_donors_of_one_slide_are_remarked_on(root: Path) -> None:
@@ -208,5 +208,5 @@ def test_classes_with_one_donor_or_donors_of_one_slide_are_remarked_on(root: Pat
     save(root / "normal/s1-2.png", 12, 40, 30)
     catalog = found(root, group_pattern="^(s1|.)")
     assert list(catalog_remarks(catalog, LUNG, "folders")) == [
-        "the 2 donors of normal come from one slide or patient, 's1'; add patches of others"
+        "all 2 donors of normal come from one slide or patient, 's1'; add patches of others"
     ]

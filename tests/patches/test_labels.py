@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 LUNG = Taxonomy(
     (
@@ -110,8 +110,8 @@ def test_names(text: str, classes: tuple[int, ...]) -> None:
     [
         ("", "the label is empty, expected tumour (or TUM, tumor), stroma"),
         ("  ", "the label is empty"),
-        ("tumour+", "'tumour+' has an empty place"),
-        ("+", "'+' has an empty place"),
+        ("tumour+", "'tumour+' has an empty class name"),
+        ("+", "'+' has an empty class name"),
         ("tumour+necrosis", "label names 'necrosis', which is no class, expected tumour (or TUM, tumor), stroma"),
         ("Tumours", "label names 'Tumours', which is no class (did you mean 'tumour'?"),
         ("tumour,stroma", "label names 'tumour,stroma', which is no class"),
@@ -132,5 +132,5 @@ def test_a_cell_holds_names_or_a_bracket() -> None:
     with pytest.raises(CatalogError, match="'101', which is no class"):
         parse_cell("101", LUNG)
     for cell in ("[0, 1]+[1, 0, 0]", "[a][1, 0, 0]", "[[1, 0, 0]", "[0, 1, 0] [1, 0, 0]"):
-        with pytest.raises(CatalogError, match=r"stands before the label '\[1, 0, 0\]', expected the label alone"):
+        with pytest.raises(CatalogError, match=r"comes before the label '\[1, 0, 0\]', expected only the label"):
             parse_cell(cell, LUNG)

@@ -1,4 +1,4 @@
-"""Data sets on disk. No layout opens a patch, so the files here are empty."""
+"""Layouts of data sets on a disk; they open no patches, so the files here are empty."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from synthpipe.config import PatchesSection
-from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.claims import Claim
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.published import PUBLISHED
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 LUNG = Taxonomy(
     (
@@ -56,7 +56,7 @@ def write_csv(folder: Path, text: str | bytes) -> Path:
 def test_classes_in_another_order_than_a_layouts_digits_are_refused(tmp_path: Path) -> None:
     touch(tmp_path / "train", "slide-1-[0100].png")
     classes = ("tumour", "stroma", "lymphocytic infiltrate", "necrosis")
-    with pytest.raises(CatalogError, match=r"layout luad-histoseg are digits for .*necrosis is at place 3 of the"):
+    with pytest.raises(CatalogError, match=r"layout luad-histoseg are digits for .*necrosis has index 3 in the"):
         claims(tmp_path, "luad-histoseg", Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in classes)))
     renamed = Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in ("TE", "necrosis", "LYM", "TAS")))
     assert [claim.classes for claim in claims(tmp_path, "luad-histoseg", renamed).values()] == [(1,)]
@@ -148,7 +148,7 @@ def test_folders(tmp_path: Path) -> None:
     assert found["stroma+tumour/c.png"].classes == (0, 1)
     assert [found[name].group for name in ("tumour/a.png", "TUM/deep/er/b.jpg")] == ["a", "b"]
     assert "label names 'thumbnails', which is no class" in only_problem(found["thumbnails/d.png"])
-    assert "it lies in no folder that names its classes" in only_problem(found["e.png"])
+    assert "it is not in a folder that names its classes" in only_problem(found["e.png"])
 
 
 def test_labels_in_file_names(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_labels_in_file_names(tmp_path: Path) -> None:
         ("^([A-Z]+)_", r"label_pattern '\^\(\[A-Z\]\+\)_': put \(\?P<label> \) around the part that names the classes"),
     ],
 )
-def test_a_pattern_that_finds_no_labels_is_told(tmp_path: Path, pattern: str | None, fault: str) -> None:
+def test_a_pattern_that_finds_no_labels_is_refused(tmp_path: Path, pattern: str | None, fault: str) -> None:
     with pytest.raises(ConfigError, match=fault):
         claims(touch(tmp_path, "TUM_1.png"), "pattern", label_pattern=pattern)
 
@@ -212,7 +212,7 @@ def test_exclude(tmp_path: Path) -> None:
     touch(tmp_path / "1.training", "1-[1, 0, 0].png", "2-[1, 2].png", "3-[0].png", "sub/4-[1, 0, 0].png")
     found = claims(tmp_path, "wsss4luad", exclude=["2-[1, 2].png", "3-*", "sub/*"])
     assert list(found) == ["1-[1, 0, 0].png"], "an id excludes itself though brackets mean a set to fnmatch"
-    with pytest.raises(CatalogError, match=r"patches\.exclude leaves none of the 4 patches"):
+    with pytest.raises(CatalogError, match=r"patches\.exclude excludes all 4 patches"):
         claims(tmp_path, "wsss4luad", exclude=["*"])
     with pytest.raises(CatalogError, match=r"exclude: '1\.training/3-\*' matches none of the 4 patches, whose ids are"):
         claims(tmp_path, "wsss4luad", exclude=["3-*", "1.training/3-*"])
@@ -232,7 +232,7 @@ def test_roots_that_cannot_be_looked_at(tmp_path: Path, layout: str) -> None:
 
 def test_roots_of_the_wrong_kind(tmp_path: Path) -> None:
     table = write_csv(tmp_path, "path,labels\n")
-    with pytest.raises(CatalogError, match="is no folder, expected the data set's folder for layout folders"):
+    with pytest.raises(CatalogError, match="is not a folder, expected the data set's folder for layout folders"):
         claims(table, "folders")
     with pytest.raises(CatalogError, match=r"is a folder, expected a file; set patches\.root to the CSV file"):
         claims(tmp_path, "csv")
@@ -345,7 +345,7 @@ def test_csv_that_is_no_table_of_patches(tmp_path: Path, content: bytes, fault: 
 @pytest.mark.parametrize(
     ("pattern", "advice"),
     [
-        ("*[0, 0, 1].png", "brackets stand for one of the characters in them: write '*[[]0, 0, 1].png'"),
+        ("*[0, 0, 1].png", "brackets match one of the characters in them: write '*[[]0, 0, 1].png'"),
         ("1.training/sub/*", "an id begins below the folder of the patches: write 'sub/*'"),
         ("sub\\3-*", "folders are separated by /: write 'sub/3-*'"),
         ("3-[[]*", "an id has folders before the name: write '*/3-[[]*'"),
@@ -379,7 +379,7 @@ def test_a_pattern_that_matches_nothing_is_shown_in_the_form_that_does(
         ("classes/absent", "folders", "{}/classes holds the folders 'test', 'train'"),
     ],
 )
-def test_a_root_or_layout_that_does_not_fit_is_told_with_what_does(
+def test_a_root_or_layout_that_does_not_fit_is_refused_with_settings_that_fit(
     tmp_path: Path, root: str, layout: str, fits: str
 ) -> None:
     touch(tmp_path / "set", "1.training/1-[1, 0, 0].png", "2.validation/img/00.png", "2.validation/mask/00.png")
@@ -392,7 +392,7 @@ def test_a_root_or_layout_that_does_not_fit_is_told_with_what_does(
     assert " holds " in str(caught.value)
 
 
-def test_a_folder_of_nearly_the_class_s_name_is_told_its_name(tmp_path: Path) -> None:
+def test_a_folder_with_nearly_a_class_name_is_refused_with_the_name(tmp_path: Path) -> None:
     touch(tmp_path, "Tumours/a.png", "STROMA /b.png", "Normals/c.png", "fat/d.png")
     found = claims(tmp_path, "folders")
     assert "names 'Tumours', which is no class (did you mean 'tumour'?), expected tumour (or TUM), stroma" in (
@@ -403,12 +403,12 @@ def test_a_folder_of_nearly_the_class_s_name_is_told_its_name(tmp_path: Path) ->
     assert "names 'fat', which is no class, expected tumour" in only_problem(found["fat/d.png"])
 
 
-def test_paths_of_windows_are_told_with_slashes(tmp_path: Path) -> None:
+def test_paths_of_windows_are_refused_with_slashes_as_advice(tmp_path: Path) -> None:
     touch(tmp_path, "set/a.png", "back\\slash.png")
     table = write_csv(tmp_path, "path,labels\nset\\a.png,TUM\nC:\\set\\b.png,TUM\nback\\slash.png,TUM\n")
     found = claims(table, "csv")
-    assert "(paths count from the folder of the CSV): write folders with / and not \\, as 'set/a.png'" in (
+    assert "(paths begin at the folder of the CSV): separate folders by / instead of \\, as in 'set/a.png'" in (
         only_problem(found["set\\a.png"])
     )
-    assert "not \\, without 'C:', as '/set/b.png'" in only_problem(found["C:\\set\\b.png"])
+    assert "instead of \\, without 'C:', as in '/set/b.png'" in only_problem(found["C:\\set\\b.png"])
     assert not found["back\\slash.png"].problems

@@ -1,4 +1,4 @@
-"""The phantom data set: what it promises to loaders, to a network and to whoever runs the demo twice."""
+"""The phantom data set: its files, its classes, and a second call with the same specification."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from synthpipe.config import PatchesSection
-from synthpipe.errors import ConfigError, StoreError
+from synthpipe.config.pipeline import PatchesSection
+from synthpipe.core.errors import ConfigError, StoreError
+from synthpipe.core.records import Image, Mask
 from synthpipe.patches.layouts import read_layout
 from synthpipe.patches.phantom import PHANTOM_TAXONOMY, PhantomSpec, PhantomSummary, slide_name, write_phantom
 from synthpipe.patches.phantom.fields import grain, smooth_field, strands
 from synthpipe.patches.phantom.tissue import render_slide
 from synthpipe.patches.phantom.windows import choose_windows
-from synthpipe.records import Image, Mask
 
 SMALL = PhantomSpec(seed=3, slides=3, patches=12, size=48, images=1)
 GLASS = PHANTOM_TAXONOMY.background
@@ -126,7 +126,9 @@ class TestChooseWindows:
             check_label(inside, window.classes)
 
     def test_bare_slide_is_refused(self) -> None:
-        with pytest.raises(ConfigError, match="holds 0 windows of about 50 pixels that can be labelled, 3 are needed"):
+        with pytest.raises(
+            ConfigError, match="has 0 windows of about 50 pixels that can be labelled, but 3 are needed"
+        ):
             choose_windows(np.random.default_rng(0), np.full((200, 200), GLASS, np.uint8), 3, 50)
 
 
@@ -279,7 +281,7 @@ class TestWriting:
     @pytest.mark.parametrize("name", ["1.training/mine-[1, 0, 0].png", "2.validation/mask/1003370-0-0.png"])
     def test_foreign_patch_in_a_phantom_is_refused(self, small: Path, name: str) -> None:
         (small / name).write_bytes(b"")
-        with pytest.raises(StoreError, match=rf"holds '{re.escape(name)}', no part of the phantom; remove it"):
+        with pytest.raises(StoreError, match=rf"holds '{re.escape(name)}', not part of the phantom; remove it"):
             write_phantom(small, SMALL)
 
     def test_foreign_patch_in_an_unfinished_phantom_is_refused(self, small: Path) -> None:
@@ -287,7 +289,7 @@ class TestWriting:
         record = json.loads((small / "phantom.unfinished.json").read_text())
         (small / "phantom.unfinished.json").write_text(json.dumps({**record, "files": []}))
         (small / "3.testing" / "notes.txt").write_bytes(b"")
-        with pytest.raises(StoreError, match=r"holds '3\.testing/notes\.txt', no part of the phantom"):
+        with pytest.raises(StoreError, match=r"holds '3\.testing/notes\.txt', not part of the phantom"):
             write_phantom(small, SMALL)
 
     def test_folder_of_something_else_is_refused(self, tmp_path: Path) -> None:
@@ -329,13 +331,13 @@ Slides = list[tuple[Image, Mask]]
 
 @pytest.fixture(scope="module")
 def slides() -> tuple[Slides, Slides]:
-    """Slides to fit colours to, and others."""
+    """Return slides to fit colours to, and other slides."""
     fitted = [render_slide(0, slide, 300, 300, 140.0) for slide in range(10)]
     return fitted, [render_slide(0, slide, 300, 300, 140.0) for slide in range(10, 20)]
 
 
 class TestLearning:
-    """A threshold on colours must fail where a look at the texture succeeds, on slides that neither has seen."""
+    """On new slides, a threshold on colours must fail, and a classifier of textures must succeed."""
 
     @pytest.mark.parametrize("window", [1, 5, 15, 31])
     @pytest.mark.parametrize("classes", [(0, 1, 2), (0, 1, 2, 3)])
@@ -375,7 +377,7 @@ def _pixels(slides: Slides, window: int, classes: tuple[int, ...]) -> tuple[NDAr
 
 
 def _texture(image: Image) -> list[float]:
-    """Describe edges at three scales: their energy, how far they share a direction, and how busy they are."""
+    """Describe edges at three scales: energy, common direction and density."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
     grey = (grey - grey.mean()) / grey.std()  # blind to colour, stain and contrast
     features = []
@@ -390,7 +392,7 @@ def _texture(image: Image) -> list[float]:
 
 
 def _accuracy(features: NDArray[np.float64], labels: NDArray[np.int64], unseen: NDArray[np.bool_]) -> float:
-    """Fit a logistic regression to the seen patches and return its accuracy on the unseen ones."""
+    """Fit a logistic regression to training patches and return its accuracy on new patches."""
     seen = features[~unseen]
     scaled = np.column_stack([(features - seen.mean(axis=0)) / seen.std(axis=0), np.ones(len(features))])
     inputs, targets = scaled[~unseen], np.eye(3)[labels[~unseen]]

@@ -1,4 +1,4 @@
-"""Pictures of strangers: bounded before they are decoded, and nothing but pixels is."""
+"""Pictures from strangers: sizes are checked before decoding, and only pixels are decoded."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import PIL.Image
 import PIL.ImageOps
 import pytest
 
-from synthpipe.config import MAX_PIXELS
-from synthpipe.errors import CatalogError
+from synthpipe.config.pipeline import MAX_PIXELS
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import Image, PatchRef
 from synthpipe.export.form import from_png
 from synthpipe.patches import samples
 from synthpipe.patches.pixels import decode, decode_bytes, decode_mask, read_palette, read_pixels
-from synthpipe.records import Image, PatchRef
 from tests.fuzz.images import sound_images
 
 
@@ -34,7 +34,7 @@ def saved(picture: PIL.Image.Image, kind: str, **options: object) -> bytes:
 
 
 def png(width: int, height: int, *more: tuple[bytes, bytes], data: bytes = b"\0" * 100) -> bytes:
-    """A PNG in grey that declares a size, with chunks `more`."""
+    """Return a grey PNG that declares a size, with chunks `more`."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     chunks = ((b"IHDR", header), *more, (b"IDAT", zlib.compress(data)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -43,7 +43,7 @@ def png(width: int, height: int, *more: tuple[bytes, bytes], data: bytes = b"\0"
 
 
 def tiff(*tags: tuple[int, int, int, int], size: tuple[int, int] = (64, 64), room: int = 8192) -> bytes:
-    """A grey TIFF, raw unless `tags` say otherwise; each is (tag, type, count, value or offset)."""
+    """Return a grey TIFF, uncompressed unless `tags` say otherwise; a tag is (tag, type, count, value or offset)."""
     own = {256: (4, 1, size[0]), 257: (4, 1, size[1]), 258: (3, 1, 8), 262: (3, 1, 1)}
     own |= {tag: rest for tag, *rest in tags}  # type: ignore[misc]
     entries = b"".join(struct.pack("<HHII", tag, *rest) for tag, rest in sorted(own.items()))
@@ -57,23 +57,23 @@ STRIPS = (273, 4, 400, 100), (278, 4, 1, 32)
 HARMFUL = {
     "large.png": (
         png(60000, 60000),
-        r"has 60000 x 60000 pixels, expected at most 67108864; patches\.max_pixels or --max",
+        r"has 60000 x 60000 pixels, expected at most 67108864; raise patches\.max_pixels or --max",
     ),
     "large.bmp": (RUNS + bytes(7000), "has 40000 x 30000 pixels, expected at most 67108864"),
     "narrow.png": (png(1, MAX_PIXELS), "has 1 x 67108864 pixels, expected sides of at most 1048576"),
-    "empty.png": (png(8000, 8000), r"has 8000 x 8000 pixels in \d+ bytes, which are too few"),
-    "empty.tif": (tiff((273, 4, 1, 100), size=(8000, 8000)), "has 8000 x 8000 pixels in 8336 bytes, which are too few"),
+    "empty.png": (png(8000, 8000), r"has 8000 x 8000 pixels but only \d+ bytes"),
+    "empty.tif": (tiff((273, 4, 1, 100), size=(8000, 8000)), "has 8000 x 8000 pixels but only 8336 bytes"),
     "tags.tif": (tiff((258, 5, 2**20, 100)), "has tags of 8388616 bytes, expected at most 2097152"),
-    "beyond.tif": (tiff((273, 4, 40, 9000)), "is truncated: its tag 273 lies beyond its end"),
-    "cut.tif": (tiff()[:40], "is truncated: its tags lie beyond its end"),
-    "strips.tif": (tiff(*STRIPS), r"has 64 x 64 pixels, but \d+ strips or tiles of \d+; the file is damaged"),
+    "beyond.tif": (tiff((273, 4, 40, 9000)), "is truncated: its tag 273 is after the end of the file"),
+    "cut.tif": (tiff()[:40], "is truncated: its tags are after the end of the file"),
+    "strips.tif": (tiff(*STRIPS), r"has 64 x 64 pixels, but \d+ strips or tiles with \d+ pixels; the file is damaged"),
     "tile.tif": (
         tiff((259, 3, 1, 8), (322, 4, 1, 60000), (323, 4, 1, 60000)),
         "has 64 x 64 pixels in tiles of 3600000000",
     ),
     "postscript.png": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
-        "is no image, expected PNG",
+        "is not an image, expected PNG",
     ),
     "nothing.png": (b"", "is empty, expected PNG"),
 }
@@ -134,7 +134,7 @@ def test_masks_keep_their_indices(tmp_path: Path) -> None:
 
 
 def test_metadata_is_not_decoded() -> None:
-    """Tests turn warnings into errors: each of these files makes Pillow warn, fail or take memory."""
+    """Each of these files makes Pillow warn, fail or take much memory; tests turn warnings into errors."""
     rgb = PIL.Image.fromarray(decode_bytes(sound_images()["png-rgb"]))
     bomb = zlib.compress(bytes(3 << 20))
     plain = png(10, 10, data=bytes(110))
@@ -180,7 +180,7 @@ def test_a_picture_starts_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert started.exists()  # by Pillow alone
     started.unlink()
     for read in (decode, decode_mask, read_palette):
-        with pytest.raises(CatalogError, match=r"mask\.png: is no image, expected PNG"):
+        with pytest.raises(CatalogError, match=r"mask\.png: is not an image, expected PNG"):
             read(path)
     assert not started.exists()
 
@@ -235,11 +235,13 @@ def test_a_png_with_a_wrong_checksum_is_refused() -> None:
     PIL.Image.fromarray(np.random.default_rng(3).integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(buffer, "PNG")
     sound = buffer.getvalue()
     start = sound.index(b"IDAT") + 4
-    for place in range(start, start + int.from_bytes(sound[start - 8 : start - 4]) + 4):  # pixels, and their checksum
+    for position in range(
+        start, start + int.from_bytes(sound[start - 8 : start - 4]) + 4
+    ):  # pixels, and their checksum
         damaged = bytearray(sound)
-        damaged[place] ^= 1
+        damaged[position] ^= 1
         with pytest.raises(CatalogError, match="the checksum of a chunk IDAT is wrong"):
             decode_bytes(bytes(damaged))
-    with pytest.raises(CatalogError, match="its chunk IDAT ends beyond the file"):
+    with pytest.raises(CatalogError, match="its chunk IDAT ends after the end of the file"):
         decode_bytes(sound[: start - 8] + (10**6).to_bytes(4) + sound[start - 4 :])
     assert decode_bytes(sound).shape == (8, 9, 3)

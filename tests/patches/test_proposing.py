@@ -1,4 +1,4 @@
-"""What is said of folders that nobody described. No layout opens a patch, so the files here are empty."""
+"""Layouts that are found for unknown folders; no patch is opened, so the files here are empty."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.core.errors import CatalogError, ConfigError
 from synthpipe.patches.proposing import choose_layout, find_layout, group_pattern, label_pattern
 from tests.patches.test_layouts import touch
 
@@ -87,7 +87,7 @@ def test_slides_are_found_unless_they_are_labels_or_single_patches(names: Sequen
     assert (found is None) if pattern is None else (found or "").startswith(pattern)
 
 
-def test_what_has_no_labels_is_told_with_what_is_expected(tmp_path: Path) -> None:
+def test_a_folder_without_labels_is_refused_with_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(
         CatalogError, match=r"no labels found: .* holds 2 images such as '1\.png'; expected a folder for"
     ):

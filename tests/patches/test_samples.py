@@ -1,4 +1,4 @@
-"""What changes a picture beside its samples: every row of the table in docs/images-and-masks.md."""
+"""Every row of the table in docs/images-and-masks.md: properties of files that change a picture."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.export.form import from_png
 from synthpipe.patches.pixels import decode, decode_mask, read_pixels
-from synthpipe.records import PatchRef
 from synthpipe.segment.masks import MaskedImage
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 TAXONOMY = Taxonomy((TissueClass("tumour", (0, 64, 128)), TissueClass("stroma", (64, 128, 0))))
 HEIGHT, WIDTH = 16, 24
@@ -45,7 +45,7 @@ def three(grey: Array) -> Array:
 
 
 def png(pixels: Array, *more: tuple[bytes, bytes], kind: int = 0, depth: int = 0, width: int = WIDTH) -> bytes:
-    """A PNG of rows as they are stored, with chunks `more` before them."""
+    """Return a PNG of the given rows, with chunks `more` before them."""
     header = struct.pack(">IIBBBBB", width, len(pixels), depth or 8 * pixels.dtype.itemsize, kind, 0, 0, 0)
     rows = pixels.astype(pixels.dtype.newbyteorder(">"))
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
@@ -79,7 +79,7 @@ def bmp(bits: int, rows: Array, palette: bytes = b"", masks: bytes = b"") -> byt
 
 
 def twelve(values: Array, compression: int) -> bytes:
-    """A grey TIFF of 12 bits a sample, two in three bytes."""
+    """Return a grey TIFF with 12 bits per sample: two samples in three bytes."""
     left, right = values[:, 0::2], values[:, 1::2]
     data = np.stack([left >> 4, (left & 15) << 4 | right >> 8, right & 255], 2).astype(np.uint8).tobytes()
     data = zlib.compress(data) if compression == 8 else data
@@ -89,22 +89,24 @@ def twelve(values: Array, compression: int) -> bytes:
 
 
 def without(data: bytes, tag: int) -> bytes:
-    """A TIFF of tifffile whose `tag` is one that nobody knows."""
+    """Return a TIFF of tifffile with an unknown tag instead of `tag`."""
     (start,) = struct.unpack("<I", data[4:8])
     at = next(at for at in range(start + 2, len(data), 12) if struct.unpack("<H", data[at : at + 2])[0] == tag)
     return data[:at] + struct.pack("<H", 60000) + data[at + 2 :]
 
 
 LAST_CLEAR = np.where(np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) > 9, OPAQUE, 0)
-ALPHA, COLORS, DECODES = "has transparent pixels", "has colours of 12 bits in samples of 16", "cannot be decoded"
+ALPHA, COLORS, DECODES = "has transparent pixels", "has colours of 12 bits in 16-bit samples", "cannot be decoded"
 PALETTE = bytes(RNG.integers(0, 256, 9, dtype=np.uint8).tolist())
 PALETTE_RGB = np.frombuffer(PALETTE, np.uint8).reshape(3, 3)[SMALL]
 BITS = b"\x0c"
 PAGES = "has several pages, expected one picture"
-MODE = "is a picture of mode"
+TOO_LARGE = "has the value 65535"
+NO_IMAGE = "is not an image, expected PNG"
+MODE = "has pixels of Pillow's mode"
 TWO = bytes((0, 0, 0, 0, 255, 255, 255, 0))
 V4 = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
-SIGNED, CHANNELS = "has signed integers as pixels", "keeps channels of 16 bits apart"
+SIGNED, CHANNELS = "has signed integers as pixels", "has separate, uncompressed channels of 16 bits"
 CMYK = np.dstack([COLOR, GREY])
 INKS = ((255 - CMYK[..., :3].astype(float)) * (255 - CMYK[..., 3:].astype(float)) / 255).round()
 
@@ -139,17 +141,17 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
         SMALL,
     ),
     "png no palette": (png(SMALL, kind=3), "has palette indices but no palette", "has palette indices but no palette"),
-    "tiff white is 0": (tiff(SMALL, photometric="miniswhite"), three(255 - SMALL), "where 0 is white"),
+    "tiff white is 0": (tiff(SMALL, photometric="miniswhite"), three(255 - SMALL), "in which 0 is white"),
     "tiff white is 0, 1 bit": (tiff(GREY > 99, photometric="miniswhite"), three(np.where(GREY > 99, 0, 255)), MODE),
     "tiff white is 0, 16 bits": (
         tiff(DEEP[..., 0], photometric="miniswhite"),
         three(65535 - DEEP[..., 0] >> 8),
-        "where 0 is white",
+        "in which 0 is white",
     ),
     "tiff white is 0, deflate": (
         tiff(DEEP[..., 0], photometric="miniswhite", compression="zlib"),
         three(65535 - DEEP[..., 0] >> 8),
-        "where 0 is white",
+        "in which 0 is white",
     ),
     "tiff nothing is white": (
         without(tiff(SMALL, photometric="minisblack"), 262),
@@ -159,18 +161,18 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     "tiff palette": (tiff(SMALL, photometric="palette", colormap=RAMP * 257), three(SMALL), SMALL),
     "tiff palette 8": (
         tiff(SMALL, photometric="palette", colormap=RAMP),
-        "has a palette of 8 bits",
-        "has a palette of 8 bits",
+        "has palette values of 8 bits",
+        "has palette values of 8 bits",
     ),
     "bmp 8, two colours": (
         bmp(8, SMALL // 2, TWO),
-        "has a palette of black and white",
-        "has a palette of black and white",
+        "has a black and white palette",
+        "has a black and white palette",
     ),
     "bmp 4, two colours": (
         bmp(4, SMALL[:, ::2] // 2, TWO),
-        "has a palette of black and white",
-        "has a palette of black and white",
+        "has a black and white palette",
+        "has a black and white palette",
     ),
     "bmp 1, two colours": (bmp(1, np.packbits(GREY > 99, axis=1), TWO), three(np.where(GREY > 99, 255, 0)), MODE),
     "bmp 8, palette": (
@@ -179,10 +181,14 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
         SMALL,
     ),
     # depth
-    "png 16": (png(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "holds 65535, expected class indices of at most 255"),
+    "png 16": (png(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "has the value 65535, expected class indices up to 255"),
     "png 16 small": (png(SMALL.astype(np.uint16), (b"sBIT", BITS)), three(SMALL >> 4), SMALL),
-    "png 16 of 12": (png(TWELVE, (b"sBIT", BITS)), three(TWELVE >> 4), "holds 4095"),
-    "png 16 stretched from 12": (png(TWELVE << 4 | TWELVE >> 8, (b"sBIT", BITS)), three(TWELVE >> 4), "holds 65535"),
+    "png 16 of 12": (png(TWELVE, (b"sBIT", BITS)), three(TWELVE >> 4), "has the value 4095"),
+    "png 16 stretched from 12": (
+        png(TWELVE << 4 | TWELVE >> 8, (b"sBIT", BITS)),
+        three(TWELVE >> 4),
+        "has the value 65535",
+    ),
     "png 16 with alpha": (
         png(np.dstack([DEEP[..., 0], DEEP[..., 0] | 65535]), (b"sBIT", b"\x10\x10"), kind=4),
         three(DEEP[..., 0] >> 8),
@@ -190,19 +196,19 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     ),
     "png 16 colour": (png(DEEP, (b"sBIT", BITS * 3), kind=2), DEEP >> 8, MODE),
     "png 16 colour of 12": (png(DEEP >> 4, (b"sBIT", BITS * 3), kind=2), COLORS, MODE),
-    "tiff 16": (tiff(DEEP[..., 0]), three(DEEP[..., 0] >> 8), "holds 65535"),
-    "tiff 16 big end": (tiff(DEEP[..., 0], byteorder=">"), three(DEEP[..., 0] >> 8), "holds 65535"),
+    "tiff 16": (tiff(DEEP[..., 0]), three(DEEP[..., 0] >> 8), TOO_LARGE),
+    "tiff 16 big end": (tiff(DEEP[..., 0], byteorder=">"), three(DEEP[..., 0] >> 8), TOO_LARGE),
     "tiff 16 small": (tiff(SMALL.astype(np.uint16)), three(SMALL * 0), SMALL),
-    "tiff 16 of 12": (tiff(TWELVE, extratags=[(281, 3, 1, 4095, True)]), three(TWELVE >> 4), "holds 4095"),
+    "tiff 16 of 12": (tiff(TWELVE, extratags=[(281, 3, 1, 4095, True)]), three(TWELVE >> 4), "has the value 4095"),
     "tiff 16 up to 40000": (
         tiff(DEEP[..., 0] // 2, extratags=[(281, 3, 1, 32766, True)]),
         three(DEEP[..., 0] // 2 >> 8),
-        "holds 32767",
+        "has the value 32767",
     ),
     "tiff 16 white is 0, of 12": (
         tiff(TWELVE, photometric="miniswhite", extratags=[(281, 3, 1, 4095, True)]),
         three(4095 - TWELVE >> 4),
-        "where 0 is white",
+        "in which 0 is white",
     ),
     "tiff 16 colour": (tiff(DEEP, photometric="rgb"), DEEP >> 8, MODE),
     "tiff 16 colour of 12": (
@@ -210,8 +216,8 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
         COLORS,
         MODE,
     ),
-    "tiff 12": (twelve(TWELVE, 1), three(TWELVE >> 4), "holds 4095"),
-    "tiff 12 deflate": (twelve(TWELVE, 8), three(TWELVE >> 4), "holds 4095"),
+    "tiff 12": (twelve(TWELVE, 1), three(TWELVE >> 4), "has the value 4095"),
+    "tiff 12 deflate": (twelve(TWELVE, 8), three(TWELVE >> 4), "has the value 4095"),
     "tiff int8": (tiff(SMALL.view(np.int8)), SIGNED, SIGNED),
     "tiff int16": (tiff(SMALL.astype(np.int16)), SIGNED, SIGNED),
     "tiff uint32": (tiff(SMALL.astype(np.uint32)), "has 32-bit pixels", "has 32-bit pixels"),
@@ -288,8 +294,8 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
             subsampling=(1, 1),
             extratags=[(532, 5, 6, (16, 1, 235, 1, 128, 1, 240, 1, 128, 1, 240, 1), True)],
         ),
-        "has YCbCr pixels of a narrow range",
-        "has YCbCr pixels of a narrow range",
+        "has YCbCr pixels that do not use the full range",
+        "has YCbCr pixels that do not use the full range",
     ),
     "jpeg of several": (
         saved(PIL.Image.fromarray(SMALL * 0), "MPO", save_all=True, append_images=[PIL.Image.fromarray(SMALL)]),
@@ -298,8 +304,12 @@ CASES: Mapping[str, tuple[bytes, Wanted, Wanted]] = {
     ),
     "png gamma": (png(COLOR, (b"gAMA", struct.pack(">I", 100000)), (b"cHRM", bytes(32)), kind=2), COLOR, MODE),
     "png profile": (png(COLOR, (b"iCCP", b"name\0\0" + zlib.compress(bytes(200))), kind=2), COLOR, MODE),
-    "gif": (saved(PIL.Image.fromarray(SMALL), "GIF"), "is no image, expected PNG", "is no image, expected PNG"),
-    "webp": (saved(PIL.Image.fromarray(COLOR), "WEBP"), "is no image, expected PNG", "is no image, expected PNG"),
+    "gif": (saved(PIL.Image.fromarray(SMALL), "GIF"), NO_IMAGE, NO_IMAGE),
+    "webp": (
+        saved(PIL.Image.fromarray(COLOR), "WEBP"),
+        "is not an image, expected PNG",
+        "is not an image, expected PNG",
+    ),
 }
 
 
@@ -369,7 +379,7 @@ def write(path: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_mask_lies_as_its_image(tmp_path: Path, orientation: int) -> None:
+def test_a_mask_has_the_orientation_of_its_image(tmp_path: Path, orientation: int) -> None:
     side = min(HEIGHT, WIDTH)
     indices = SMALL[:side, :side]
     shown = PIL.Image.fromarray(indices * np.uint8(80))

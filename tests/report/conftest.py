@@ -1,4 +1,4 @@
-"""A real run of patches whose names would do harm where they are not escaped, and a real browser."""
+"""A real run of patches with names that attack a page that does not escape them, and a real browser."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.catalog import survey
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from tests import conftest
 from tests.conftest import pipeline
 
@@ -34,7 +34,7 @@ _CHROMIUM = (
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of phantom patches under names that are HTML, and script, and end a script."""
+    """Return a table of phantom patches whose names contain HTML and scripts."""
     folder = tmp_path_factory.mktemp("hostile")
     write_phantom(folder / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
     settings = pipeline(f"patches.root={folder / 'phantom'}")
@@ -53,16 +53,16 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(hostile: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of them, with filters."""
+    """Return a finished run of the hostile patches, with filters."""
     path = tmp_path_factory.mktemp("runs") / "<b>run & 'report'"
     settings = pipeline(*SMALL, "patches.layout=csv", f"patches.root={hostile}", "patches.on_error=skip")
-    build(settings.model_copy(update={"name": NAME}), path, ClusterSettings(Local(2)), LogReporter())
+    build(settings.model_copy(update={"name": NAME}), path, ClusterSettings(Local(0)), LogReporter())
     return path
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    """A browser, without a window; tests of other modules fork, and do not find its event loop in their thread."""
+    """Return a headless browser for one module: tests of other modules fork, and must not inherit its event loop."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.fail("chromium not found; install it (Debian and Ubuntu: apt-get install chromium) and test again")

@@ -1,4 +1,4 @@
-"""The report in a real browser: it renders, needs no network, is used by keyboard, and runs nobody else's script."""
+"""The report in a real browser: it renders, needs no network, works by keyboard, and runs only its own script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.report.conftest import FILE, NAME
 
 @contextmanager
 def opened(chromium: Browser, run: Path, **options: Any) -> Iterator[Page]:
-    """Open the report of a run; whatever the browser complains of, or asks for, fails the test."""
+    """Open the report of a run; any message of the browser and any request fails the test."""
     context = chromium.new_context(**options)
     page = context.new_page()
     page.set_default_timeout(20_000)
@@ -44,7 +44,7 @@ def evaluated(page: Page, script: str) -> Any:
     return page.evaluate(script)
 
 
-def test_it_renders_and_hostile_names_are_text(chromium: Browser, run: Path) -> None:
+def test_the_page_renders_and_hostile_names_are_text(chromium: Browser, run: Path) -> None:
     with opened(chromium, run) as page:
         assert page.locator("h1").inner_text() == NAME and page.title() == f"{NAME}: synthpipe report"
         assert evaluated(page, "document.querySelectorAll('script').length") == 1
@@ -52,7 +52,7 @@ def test_it_renders_and_hostile_names_are_text(chromium: Browser, run: Path) -> 
         pictures = evaluated(page, "[...document.images].map(image => [image.complete, image.naturalWidth])")
         assert len(pictures) > 300 and all(complete and width for complete, width in pictures)
         patch = FILE.format(name="<b>", number=0).rsplit("-", 1)[0]
-        assert patch in page.locator(".card .told").first.text_content()  # type: ignore[operator]
+        assert patch in page.locator(".card .description").first.text_content()  # type: ignore[operator]
         assert "<svg onload=window.hacked='slide'>" in page.locator("#patches").text_content()  # type: ignore[operator]
         assert "<i onclick=window.hacked=2>broken.png" in page.locator("#patches").text_content()  # type: ignore[operator]
         for strategy in ("mosaic", "bezier"):
@@ -114,7 +114,7 @@ def test_pictures_are_enlarged_by_whole_numbers(chromium: Browser, run: Path, wi
         assert evaluated(page, f"{dialog}.scrollWidth <= {dialog}.clientWidth")
 
 
-def test_all_of_it_is_reached_by_keyboard(chromium: Browser, run: Path) -> None:
+def test_the_keyboard_reaches_everything(chromium: Browser, run: Path) -> None:
     with opened(chromium, run) as page:
         page.keyboard.press("Tab")
         assert evaluated(page, "document.activeElement.className") == "skip"
@@ -153,15 +153,18 @@ def test_galleries_show_image_overlay_mask_or_regions(chromium: Browser, run: Pa
             assert shown == expected
 
 
-def test_without_scripts_everything_is_there(chromium: Browser, run: Path) -> None:
+def test_the_page_is_complete_without_scripts(chromium: Browser, run: Path) -> None:
     context = chromium.new_context(java_script_enabled=False)
     try:
         page = context.new_page()
         page.goto((run / "report.html").as_uri())
         card = page.locator("#mosaic .card").first
-        assert card.locator(".photo").is_visible() and not card.locator(".told").is_visible()
+        assert card.locator(".photo").is_visible() and not card.locator(".description").is_visible()
         card.locator("summary").click()
-        assert card.locator(".told").is_visible() and "synthpipe replay" in card.locator(".told").inner_text()
+        assert (
+            card.locator(".description").is_visible()
+            and "synthpipe replay" in card.locator(".description").inner_text()
+        )
         row = page.locator("#mosaic .gallery").first.bounding_box()
         opened_card, photo = card.bounding_box(), card.locator(".photo").bounding_box()
         assert row and opened_card and photo and opened_card["width"] == row["width"] > 600 > 300 > photo["width"]
@@ -171,7 +174,7 @@ def test_without_scripts_everything_is_there(chromium: Browser, run: Path) -> No
         context.close()
 
 
-def test_it_honours_dark_mode(chromium: Browser, run: Path) -> None:
+def test_the_page_follows_dark_mode(chromium: Browser, run: Path) -> None:
     found = {}
     for scheme in ("light", "dark"):
         with opened(chromium, run, color_scheme=scheme) as page:
@@ -199,7 +202,7 @@ def test_a_narrow_screen_needs_no_scrolling_sideways(chromium: Browser, run: Pat
         assert evaluated(page, f"{dialog}.scrollWidth <= {dialog}.clientWidth")
 
 
-def test_it_prints(chromium: Browser, run: Path) -> None:
+def test_the_page_prints(chromium: Browser, run: Path) -> None:
     with opened(chromium, run, color_scheme="dark") as page:
         assert page.locator("nav").is_visible()
         printed = page.pdf(format="A4")
@@ -210,7 +213,7 @@ def test_it_prints(chromium: Browser, run: Path) -> None:
         assert evaluated(page, "getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
 
 
-def test_it_can_be_read_aloud(chromium: Browser, run: Path) -> None:
+def test_screen_readers_can_read_the_page(chromium: Browser, run: Path) -> None:
     with opened(chromium, run) as page:
         alternatives = evaluated(page, "[...document.querySelectorAll('img.photo')].map(image => image.alt)")
         assert all("%" in text or " of " in text for text in alternatives)
@@ -226,7 +229,7 @@ def test_it_can_be_read_aloud(chromium: Browser, run: Path) -> None:
         assert set(targets) <= set(ids)
 
 
-def test_a_command_is_copied(chromium: Browser, run: Path) -> None:
+def test_the_copy_button_copies_a_command(chromium: Browser, run: Path) -> None:
     permissions = ["clipboard-read", "clipboard-write"]
     with opened(chromium, run, permissions=permissions) as page:
         button = page.locator("#origin button.copy").first
@@ -237,8 +240,8 @@ def test_a_command_is_copied(chromium: Browser, run: Path) -> None:
 
 
 @pytest.mark.parametrize("attack", ["<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>"])
-def test_its_policy_stops_what_is_not_its_own(chromium: Browser, run: Path, tmp_path: Path, attack: str) -> None:
-    """The second wall: a script that got into the page all the same would not run."""
+def test_the_security_policy_stops_foreign_scripts(chromium: Browser, run: Path, tmp_path: Path, attack: str) -> None:
+    """A script that got into the page in spite of the escaping does not run."""
     text = (run / "report.html").read_text(encoding="utf-8").replace("</main>", f"{attack}</main>")
     without = re.sub('<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
     hacked = []

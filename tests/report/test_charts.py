@@ -1,4 +1,4 @@
-"""Charts are well-formed SVG that says what it shows, whatever the numbers."""
+"""Charts are well-formed SVG with a title, for any numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from markupsafe import Markup
 
-from synthpipe.report.charts import bar, curves, histogram, ranks, swatch
+from synthpipe.report.charts import bar, histogram, line_chart, rank_chart, swatch
 
 _LABEL = "</title><script>\"'&"
 
@@ -39,7 +39,7 @@ def test_histogram_of_nothing() -> None:
 
 @pytest.mark.parametrize("values", [[0.5], [0.5, 0.25, 4e5], [math.nan, 1.0], [1e-7, 0.0], [math.inf, 2.0]])
 def test_curves_have_a_point_an_epoch(values: list[float]) -> None:
-    found = parsed(curves(_LABEL, {_LABEL: values, "other": values[::-1]}, best=0))
+    found = parsed(line_chart(_LABEL, {_LABEL: values, "other": values[::-1]}, best=0))
     points = [len((each.get("points") or "").split()) for each in found.findall("polyline")]
     assert points == [sum(map(math.isfinite, values))] * 2
     assert _LABEL in [text.text for text in found.findall("text")]
@@ -47,7 +47,7 @@ def test_curves_have_a_point_an_epoch(values: list[float]) -> None:
 
 @pytest.mark.parametrize("uses", [[0], [3], [5, 1, 9, 9], list(range(100_000))])
 def test_ranks_fall_and_stay_small(uses: list[int]) -> None:
-    chart = ranks(_LABEL, uses, "patches")
+    chart = rank_chart(_LABEL, uses, "patches")
     corners = (parsed(chart).find("polygon").get("points") or "").split()  # type: ignore[union-attr]
     heights = [float(corner.split(",")[1]) for corner in corners[1:-1]]
     assert heights == sorted(heights) and len(chart) < 20_000

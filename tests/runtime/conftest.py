@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthpipe.runtime import Cluster, ClusterSettings, Demand, Local, open_cluster
+from synthpipe.runtime import ClusterSettings, DaskExecutor, Demand, Local
+from synthpipe.runtime.cluster import open_cluster
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Bare:
 
 
 @contextmanager
-def cluster_of(settings: ClusterSettings, workplace: Bare | None = None) -> Iterator[Cluster]:
+def cluster_of(settings: ClusterSettings, setup: Bare | None = None) -> Iterator[DaskExecutor]:
     """Open a cluster and prepare its workers."""
     with (
         open_cluster(settings, Demand(), lambda message: None) as cluster,
-        cluster.prepared(workplace or Bare(), lambda steps: None),
+        cluster.prepared(setup or Bare(), lambda steps: None),
     ):
         yield cluster
 

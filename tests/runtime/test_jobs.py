@@ -13,25 +13,24 @@ import dask
 import psutil
 import pytest
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import ClusterError, ConfigError
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.errors import ClusterError, ConfigError
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import (
     ClusterSettings,
     Demand,
+    JobQueue,
     JobSettings,
     Local,
-    Queued,
     QueueKind,
-    open_cluster,
-    run_tasks,
 )
+from synthpipe.runtime.cluster import open_cluster
 from synthpipe.runtime.jobs import job_cluster
-from synthpipe.settings_file import load_settings
-from synthpipe.stages import build
+from tests.build.test_build import hashes, small
 from tests.runtime.conftest import Bare, cluster_of
 from tests.runtime.test_strangers import listening, refuses
-from tests.test_build import hashes, small
 
 # jobs as background processes of this machine: what it takes of Slurm to run workers
 SBATCH = """#!/bin/sh
@@ -82,17 +81,17 @@ def pid(number: int) -> int:
 def test_the_package_of_queues_does_not_take_ctrl_c() -> None:
     """Its import makes Ctrl-C end the process as if all were well."""
     code = (
-        "import signal; from synthpipe.runtime.jobs import JobSettings, job_cluster\n"
-        "from synthpipe.runtime import Demand\nfrom synthpipe.runtime.settings import Queued\n"
+        "import signal; from synthpipe.runtime import JobSettings; from synthpipe.runtime.jobs import job_cluster\n"
+        "from synthpipe.runtime import Demand\nfrom synthpipe.runtime.settings import JobQueue\n"
         "before = signal.getsignal(signal.SIGINT)\n"
-        "job_cluster(Queued('slurm', JobSettings()), Demand()).close()\n"
+        "job_cluster(JobQueue('slurm', JobSettings()), Demand()).close()\n"
         "import dask_jobqueue; assert signal.getsignal(signal.SIGINT) is before"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def script(kind: QueueKind, settings: JobSettings, demand: Demand) -> str:
-    cluster = job_cluster(Queued(kind, settings), demand)
+    cluster = job_cluster(JobQueue(kind, settings), demand)
     try:
         return str(cluster.job_script())
     finally:
@@ -150,7 +149,7 @@ def test_settings_of_the_site_count_where_the_user_gives_none(site: None) -> Non
     assert not [line for line in lines if "--mem=" in line]
     (worker,) = [line for line in lines if "job_worker" in line]
     assert "--preload site_preload --nworkers" in worker
-    with job_cluster(Queued("slurm", jobs()), Demand()) as cluster:
+    with job_cluster(JobQueue("slurm", jobs()), Demand()) as cluster:
         options = cluster.scheduler_spec["options"]
         assert options["contact_address"] == "tls://login:9" and not options["dashboard"]
     with pytest.warns(FutureWarning):
@@ -213,9 +212,9 @@ def test_paths_of_a_job_script_may_hold_what_shells_take_apart(slurm: Path, tmp_
         cores=1, memory=1 << 30, interface="lo", processes=1, python=str(tmp_path / "a b"), local_directory=str(odd)
     )
     (tmp_path / "a b").symlink_to(python)
-    queued = ClusterSettings(Queued("slurm", settings), patience=60)
+    queued = ClusterSettings(JobQueue("slurm", settings), patience=60)
     with open_cluster(queued, Demand(), lambda message: None, odd) as cluster:
-        assert len(set(run_tasks(cluster, pid, range(3)))) == 1
+        assert len(set(cluster.run(pid, range(3)))) == 1
     assert queued.scratch_on_nodes == odd and not list(tmp_path.rglob("it"))
 
 
@@ -226,13 +225,13 @@ def test_options_of_queues_are_single_words(key: str) -> None:
 
 
 def test_jobs_do_tasks_are_renewed_and_leave_nothing(slurm: Path) -> None:
-    settings = ClusterSettings(Queued("slurm", one_core(processes=2)), patience=60)
+    settings = ClusterSettings(JobQueue("slurm", one_core(processes=2)), patience=60)
     with cluster_of(settings) as cluster:
         cluster.client.wait_for_workers(2, 60)
-        assert len(set(run_tasks(cluster, pid, range(20)))) == 2
+        assert len(set(cluster.run(pid, range(20)))) == 2
         (job,) = submitted(slurm)
         os.killpg(job, 9)  # the machine is taken away: nobody says goodbye
-        assert len(set(run_tasks(cluster, pid, range(20)))) == 2
+        assert len(set(cluster.run(pid, range(20)))) == 2
         assert len(submitted(slurm)) == 2
         workers = list(cluster.client.run(os.getpid).values())
     deadline = time.monotonic() + 10
@@ -249,7 +248,7 @@ def test_jobs_listen_to_their_build_only_and_load_code_from_private_folders(
     (temporary / "dask-scratch-space").mkdir(parents=True)
     (temporary / "dask-scratch-space").chmod(0o777)
     monkeypatch.setenv("TMPDIR", str(temporary))
-    settings = ClusterSettings(Queued("slurm", one_core(processes=2)), patience=60)
+    settings = ClusterSettings(JobQueue("slurm", one_core(processes=2)), patience=60)
     with open_cluster(settings, Demand(), lambda message: None, run) as cluster:
         cluster.client.wait_for_workers(2, 60)
         (job,) = submitted(slurm)
@@ -274,9 +273,9 @@ def test_a_queue_that_takes_no_job_is_heard_and_asked_again(slurm: Path, tmp_pat
     (tmp_path / "working").write_text(working)
     (tmp_path / "working").chmod(stat.S_IRWXU)
     notes: list[str] = []
-    settings = ClusterSettings(Queued("slurm", one_core(processes=1)), patience=60)
+    settings = ClusterSettings(JobQueue("slurm", one_core(processes=1)), patience=60)
     with open_cluster(settings, Demand(), notes.append) as cluster, cluster.prepared(Bare(), lambda steps: None):
-        assert len(set(run_tasks(cluster, pid, range(5)))) == 1
+        assert len(set(cluster.run(pid, range(5)))) == 1
         held = list(cluster.client.cluster.workers.values())  # as the traceback of a submission may
         assert held
     (told,) = (note for note in notes if "takes no job" in note)
@@ -291,7 +290,7 @@ def test_a_build_on_a_queue_has_the_bytes_of_a_local_one(slurm: Path, tmp_path: 
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
     settings = small(tmp_path / "phantom", "filter.enabled=false")
     build(settings, tmp_path / "here", ClusterSettings(Local(workers=1)), LogReporter())
-    queued = ClusterSettings(Queued("slurm", one_core(jobs=2)), patience=60)
+    queued = ClusterSettings(JobQueue("slurm", one_core(jobs=2)), patience=60)
     build(settings, tmp_path / "queue", queued, LogReporter())
     assert len(submitted(slurm)) == 2
     for store in ("candidates.zarr", "curated.zarr"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from synthpipe.folders import sweep
+from synthpipe.files.folders import sweep
 from synthpipe.runtime.keys import made_keys
 
 

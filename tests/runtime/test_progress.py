@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from synthpipe.runtime import announce, announced, run_tasks
+from synthpipe.runtime import announce
 from tests.runtime.conftest import cluster_of, two
 
 
@@ -15,10 +15,10 @@ def three_steps(number: int) -> int:
 def test_steps_announced_inside_tasks_reach_the_client() -> None:
     heard: list[int] = []
     with cluster_of(two()) as cluster:
-        with announced(cluster, heard.append):
-            assert sorted(run_tasks(cluster, three_steps, range(4))) == [0, 1, 2, 3]
+        with cluster.announced(heard.append):
+            assert sorted(cluster.run(three_steps, range(4))) == [0, 1, 2, 3]
             deadline = time.monotonic() + 10
             while len(heard) < 12 and time.monotonic() < deadline:
                 time.sleep(0.01)
-        list(run_tasks(cluster, three_steps, range(4)))
+        list(cluster.run(three_steps, range(4)))
     assert heard == [2] * 12

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import stat
 import sys
@@ -17,10 +16,11 @@ import pytest
 from distributed import Client, Security
 from distributed.core import connect
 
+from synthpipe.build import build
+from synthpipe.core.progress import Advance, Silent
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
-from synthpipe.progress import Advance, Silent
-from synthpipe.runtime import ClusterSettings, Demand, Local, open_cluster
-from synthpipe.stages import build
+from synthpipe.runtime import ClusterSettings, Demand, Local
+from synthpipe.runtime.cluster import open_cluster
 from tests.conftest import SMALL, pipeline
 from tests.runtime.conftest import two
 
@@ -124,10 +124,3 @@ def test_keys_are_in_no_file_command_or_environment(shared: Path) -> None:
         for each in psutil.Process().children(recursive=True):
             assert key not in "\n".join([*each.cmdline(), *each.environ().values()])
         assert not [file for file in shared.rglob("*") if file.is_file() and key in file.read_text("latin-1")]
-
-
-def test_a_worker_that_is_a_thread_listens_to_nobody(shared: Path) -> None:
-    before = listening(psutil.Process())
-    with open_cluster(ClusterSettings(Local(processes=False)), Demand(), lambda message: None) as cluster:
-        assert cluster.client.submit(os.getpid).result(timeout=30) == os.getpid()
-        assert listening(psutil.Process()) == before

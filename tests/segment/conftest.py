@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
-from synthpipe.handoff import CuratedSet, Description
+from synthpipe.curated import CuratedSet, Description
 from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
@@ -16,8 +17,7 @@ from synthpipe.segment.devices import Hardware
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
-from synthpipe.segment.training import TrainingData
-from synthpipe.stages import build
+from synthpipe.segment.training_records import TrainingData
 from tests.conftest import pipeline
 
 CPU = Hardware("cpu")
@@ -68,7 +68,7 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     build(
         pipeline(*overrides, f"patches.root={directory / 'phantom'}"),
         directory / "run",
-        ClusterSettings(Local(workers=1)),
+        ClusterSettings(Local(0)),
         LogReporter(),
     )
     return DataSet(directory / "phantom", directory / "run" / "curated.zarr")

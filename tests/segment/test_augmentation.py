@@ -5,7 +5,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from synthpipe.segment.augmentation import IDENTITY, draw_view, see
+from synthpipe.segment.augmentation import IDENTITY, apply_views, draw_view
 from synthpipe.segment.settings import AugmentationSection
 
 STILL = AugmentationSection(crop=(1.0, 1.0), flip=0, affine=0, distort=0)
@@ -26,7 +26,7 @@ def views(settings: AugmentationSection, count: int = 4, size: tuple[int, int] =
 def test_nothing_drawn_leaves_everything_as_it_is() -> None:
     images, masks = pictures()
     assert torch.equal(views(STILL), torch.from_numpy(IDENTITY).expand(4, 7))
-    seen, labels = see(images, masks, views(STILL), IGNORE)
+    seen, labels = apply_views(images, masks, views(STILL), IGNORE)
     assert torch.allclose(seen, images.float(), atol=1e-3) and torch.equal(labels, masks)
 
 
@@ -37,7 +37,7 @@ def test_flips_move_pixels_and_their_classes_alike(across: bool, down: bool) -> 
     view = IDENTITY.copy()
     view[0], view[4] = (-1 if across else 1), (-1 if down else 1)
     dims = [dim for dim, flip in ((-1, across), (-2, down)) if flip]
-    seen, labels = see(images, masks, torch.from_numpy(view)[None], IGNORE)
+    seen, labels = apply_views(images, masks, torch.from_numpy(view)[None], IGNORE)
     assert torch.allclose(seen, images.flip(dims).float(), atol=1e-3) and torch.equal(labels, masks.flip(dims))
 
 
@@ -55,7 +55,7 @@ def test_a_rotation_keeps_shapes_on_a_canvas_that_is_no_square() -> None:
     disc = (np.hypot(y - height / 2, x - width / 2) < 20).astype(np.uint8)
     settings = AugmentationSection(crop=(1.0, 1.0), flip=0, affine=1, shift=0, scale=0, rotation=90, distort=0)
     count = 8
-    _, labels = see(
+    _, labels = apply_views(
         torch.zeros((count, 3, height, width)),
         torch.from_numpy(disc).expand(count, -1, -1),
         views(settings, count, (height, width)),
@@ -69,7 +69,7 @@ def test_every_border_that_a_view_opens_is_ignored_and_nothing_else() -> None:
     images, masks = pictures(16)
     settings = AugmentationSection(affine=1, distort=1)
     drawn = views(settings, 16)
-    seen, labels = see(images, masks, drawn, IGNORE)
+    seen, labels = apply_views(images, masks, drawn, IGNORE)
     assert 0 < float((labels == IGNORE).float().mean()) < 0.5
     for view, found in zip(drawn.numpy(), labels.numpy(), strict=True):
         assert np.array_equal(found == IGNORE, outside(view, 24, 36))
@@ -95,7 +95,7 @@ def test_crops_take_the_share_of_the_area_that_was_asked_for() -> None:
     shares = drawn[:, 0] * drawn[:, 4]
     assert 0.25 <= shares.min() < 0.27 and 0.48 < shares.max() <= 0.5
     images, masks = pictures(4)
-    assert not (see(images, masks, views(settings), IGNORE)[1] == IGNORE).any()
+    assert not (apply_views(images, masks, views(settings), IGNORE)[1] == IGNORE).any()
     corners = np.abs(drawn[:, [2, 5]]) + drawn[:, [0, 4]]
     assert corners.max() <= 1 + 1e-6 and np.abs(drawn[:, 2]).max() > 0.3
 

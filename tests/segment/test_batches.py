@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from synthpipe.handoff import CuratedSet
+from synthpipe.curated import CuratedSet
 from synthpipe.segment.batches import Steps, batches, steps_per_epoch
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches

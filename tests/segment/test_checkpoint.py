@@ -17,13 +17,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from synthpipe.config import GlassSection, PatchesSection
-from synthpipe.errors import StoreError
-from synthpipe.handoff import Description
+from synthpipe.config.pipeline import GlassSection, PatchesSection
+from synthpipe.core.errors import StoreError
+from synthpipe.curated import Description
+from synthpipe.pretrained.tensors import pack, unpack
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.network import SegmentationNetwork
 from synthpipe.segment.settings import NetworkSection, TrainSettings
-from synthpipe.tensors import pack, unpack
 from tests.conftest import pipeline
 
 SETTINGS = TrainSettings(network=NetworkSection(architecture="Unet", encoder="tu-test_resnet", weights=None))

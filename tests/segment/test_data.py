@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from synthpipe.errors import StoreError
-from synthpipe.handoff import CuratedSet
-from synthpipe.segment.data import CuratedDataset, Tensors
+from synthpipe.core.errors import StoreError
+from synthpipe.curated import CuratedSet
+from synthpipe.curated.torch_data import CuratedDataset, Tensors
 from synthpipe.storage.schema import open_group
 from tests.conftest import pipeline
 
 
 @pytest.fixture(scope="module")
 def dataset(curated: Path) -> CuratedDataset:
-    return CuratedDataset(curated)
+    return CuratedSet(curated).to_torch()
 
 
 def test_the_curated_set_is_what_zarr_reads(curated: Path) -> None:
@@ -47,14 +47,14 @@ def test_the_curated_set_is_what_zarr_reads(curated: Path) -> None:
 
 
 def test_what_is_no_finished_curated_set_is_refused(curated: Path, tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"is no curated set; expected curated\.zarr of a run"):
+    with pytest.raises(StoreError, match=r"is not a curated set; expected curated\.zarr of a run"):
         CuratedSet(curated.parent / "candidates.zarr")
     with pytest.raises(StoreError, match="no Zarr v3 group"):
         CuratedSet(tmp_path)
     shutil.copytree(curated, tmp_path / "part.zarr")
     for number in (0, 1):
         (tmp_path / "part.zarr" / "labels" / f"c.{number}.0").unlink()
-    with pytest.raises(StoreError, match=r"is not complete: 2 objects .*, labels/c\.0\.0 the first; give"):
+    with pytest.raises(StoreError, match=r"is not complete: 2 objects .*, for example labels/c\.0\.0; give"):
         CuratedSet(tmp_path / "part.zarr")
 
 

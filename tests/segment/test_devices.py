@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
 from synthpipe.segment.devices import Hardware, choose_device, open_fabric
 
 

@@ -14,15 +14,15 @@ from PIL import Image as PillowImage
 from sklearn.metrics import confusion_matrix as independent
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.config import PUBLISHED_GLASS
-from synthpipe.errors import ConfigError, StaleRunError, StoreError
-from synthpipe.handoff import CuratedSet
+from synthpipe.config.pipeline import PUBLISHED_GLASS
+from synthpipe.core.errors import ConfigError, StaleRunError, StoreError
+from synthpipe.curated import CuratedSet
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
 from synthpipe.segment.devices import choose_device
 from synthpipe.segment.evaluation import Predictor, draw_curves, evaluate, table
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.prediction import write_predictions
-from synthpipe.segment.pseudo import gated, pseudo_label
+from synthpipe.segment.pseudo import pseudo_label, restrict_to_labels
 from synthpipe.segment.settings import default_windows
 from synthpipe.segment.sources import Composites
 from synthpipe.segment.training import train
@@ -155,7 +155,7 @@ def test_only_classes_of_the_label_are_predicted() -> None:
     rng = np.random.default_rng(2)
     probabilities = rng.random((4, 3, 8, 8), dtype=np.float32)
     labels = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 1], [0, 0, 1]], np.uint8)
-    found = gated(probabilities, labels)
+    found = restrict_to_labels(probabilities, labels)
     assert (found[0] == 0).all() and (found[3] == 2).all()
     assert np.array_equal(found[1], 1 + probabilities[1, 1:].argmax(0))
     assert np.array_equal(found[2], probabilities[2].argmax(0))

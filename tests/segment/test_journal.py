@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
 from synthpipe.segment.evaluation import draw_curves
 from synthpipe.segment.journal import Table
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from synthpipe.core.taxonomy import LOST
 from synthpipe.segment.losses import consistency_loss, losses
 from synthpipe.segment.network import Outputs, reflect
 from synthpipe.segment.settings import ConsistencySection, LossSection
-from synthpipe.taxonomy import LOST
 
 IGNORE = 3
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.records import PatchRef
+from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.patches.pixels import picture_digest
-from synthpipe.records import PatchRef
 from synthpipe.segment.mask_check import CheckedImages, among_patches, check_disjoint, check_masks
 from synthpipe.segment.mask_values import parse_mask_map
 from synthpipe.segment.masks import masked_images
-from synthpipe.taxonomy import Taxonomy
 from tests.conftest import pipeline
 
 TAXONOMY = pipeline().taxonomy

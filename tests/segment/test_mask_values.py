@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from synthpipe.errors import CatalogError, ConfigError
+from synthpipe.core.errors import CatalogError, ConfigError
+from synthpipe.core.taxonomy import LOST
 from synthpipe.segment import mask_values
 from synthpipe.segment.mask_values import check_palette, count_values, palette_colors, parse_mask_map, to_classes
-from synthpipe.taxonomy import LOST
 from tests.conftest import pipeline
 
 TAXONOMY = pipeline().taxonomy

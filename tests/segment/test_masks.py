@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as PillowImage
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
 from synthpipe.segment.masks import digest_of, masked_images
 from tests.conftest import pipeline
 from tests.segment.conftest import DataSet
@@ -36,8 +36,8 @@ def folder_of(root: Path, images: list[str], masks: list[str]) -> Path:
             r"mask.a\.png: holds 7 \(2000 pixels\), expected 0 to 3 \(tumour, stroma, normal, background\) or 255",
         ),
         ("size", r"mask.a\.png: is 8 x 8, but its image 40 x 50"),
-        ("rgb", r"is a picture of mode RGB, expected a palette or grey image"),
-        ("damaged", r"mask.a\.png: is no image, expected PNG, JPEG, TIFF or BMP"),
+        ("rgb", r"has pixels of Pillow's mode RGB, expected a palette or grey image"),
+        ("damaged", r"mask.a\.png: is not an image, expected PNG, JPEG, TIFF or BMP"),
         ("twice", r"img.a\.tif: has the same stem as a\.png"),
         ("empty", r"img: holds no images"),
         ("folder", r"expected a folder with img/ and mask/ in it"),

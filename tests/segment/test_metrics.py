@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_jaccard_index
 
-from synthpipe.records import Mask
+from synthpipe.core.records import Mask
+from synthpipe.core.taxonomy import LOST
 from synthpipe.segment.metrics import (
     Counts,
     Interval,
@@ -22,7 +23,6 @@ from synthpipe.segment.metrics import (
     measure,
     measure_boundaries,
 )
-from synthpipe.taxonomy import LOST
 
 
 def blobs(seed: int, classes: int, size: tuple[int, int] = (60, 80), ignored: bool = True) -> tuple[Mask, Mask]:

@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
 from synthpipe.segment.network import SegmentationNetwork, outline, pretrained_network, with_own_normalisation
 from synthpipe.segment.settings import NetworkSection
 from tests.imagenet import LITE0

@@ -8,8 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image as Pillow
 
-from synthpipe.errors import StoreError
-from synthpipe.records import Image, Mask
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.taxonomy import LOST, Taxonomy, TissueClass
 from synthpipe.segment.pictures import (
     Series,
     confusion_figure,
@@ -18,7 +19,6 @@ from synthpipe.segment.pictures import (
     panel,
     save,
 )
-from synthpipe.taxonomy import LOST, Taxonomy, TissueClass
 
 COLORS = ((0, 64, 128), (64, 128, 0), (243, 152, 0))
 TAXONOMY = Taxonomy(

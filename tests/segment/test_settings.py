@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from synthpipe.errors import ConfigError
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.errors import ConfigError
 from synthpipe.segment.settings import TrainSettings
-from synthpipe.settings_file import load_settings
 from tests.conftest import ROOT
 
 TRAIN = ROOT / "pipelines" / "training" / "published.yaml"

@@ -20,19 +20,20 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import CatalogError, ConfigError, StaleRunError, StoreError
-from synthpipe.folders import LOCK
-from synthpipe.handoff import CuratedSet
-from synthpipe.lock import held
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.errors import CatalogError, ConfigError, StaleRunError, StoreError
+from synthpipe.curated import CuratedSet
+from synthpipe.files.folders import LOCK
+from synthpipe.files.lock import held
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import Hardware
 from synthpipe.segment.evaluation import Predictor, evaluate
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.outputs import TRAINING
-from synthpipe.segment.settings import OptimizerSection, TrainSettings, WindowSection
+from synthpipe.segment.settings import OptimizerSection, TrainSettings, WindowSection, learning_rate
 from synthpipe.segment.sources import Composites, MaskedCrops, RealPatches
-from synthpipe.segment.training import TrainingData, learning_rate, train
-from synthpipe.settings_file import load_settings
+from synthpipe.segment.training import train
+from synthpipe.segment.training_records import TrainingData
 from tests.conftest import ROOT
 from tests.segment.conftest import CPU, DataSet, settings
 
@@ -190,6 +191,7 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_path: Path) -> None:
     """Killed without warning once some steps are told of, then Ctrl-C, then a scheduler's time is up, then to the end:
     as one that ran through.
@@ -225,7 +227,11 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
     [
         ("tu-test_resnet", {}),
         # has a head that nothing asks; in a job whose single task starts the other processes
-        ("efficientnet-b0", {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}),
+        pytest.param(
+            "efficientnet-b0",
+            {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_two_devices_train_one_network(
@@ -245,6 +251,7 @@ def test_two_devices_train_one_network(
     assert report["best_miou"] == result["miou"], "of the weights that were saved, not of each device's own"
 
 
+@pytest.mark.slow
 def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path: Path) -> None:
     """As a scheduler does that signals the first process only."""
     asked = command(data_set, tmp_path / "run", "--device", "cpu,cpu", "--set", "epochs=100")
@@ -260,7 +267,7 @@ def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path:
     assert Checkpoint.load(tmp_path / "run" / "last.ckpt").progress["step"] == len(rows(tmp_path / "run")) < 400
 
 
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
 def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: Path, device: str) -> None:
     with held(tmp_path / "run", TRAINING):
         found = run(command(data_set, tmp_path / "run", "--device", device))
@@ -269,7 +276,7 @@ def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["best.ckpt", "tensorboard"])
+@pytest.mark.parametrize("name", ["best.ckpt", pytest.param("tensorboard", marks=pytest.mark.slow)])
 def test_devices_fail_together_where_the_first_cannot_write(data_set: DataSet, tmp_path: Path, name: str) -> None:
     blocked = tmp_path / "run" / name
     blocked.parent.mkdir()
@@ -280,6 +287,7 @@ def test_devices_fail_together_where_the_first_cannot_write(data_set: DataSet, t
     assert "Traceback" not in found.stderr and "fault of synthpipe" not in found.stderr
 
 
+@pytest.mark.slow
 def test_more_devices_than_images_are_refused(data_set: DataSet, tmp_path: Path) -> None:
     found = run(command(data_set, tmp_path / "run", "--device", "cpu,cpu", "--set", "real=1"))
     assert found.returncode == 1 and "real: 1 a step cannot be shared by 2 devices" in found.stderr

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from synthpipe.errors import ConfigError
-from synthpipe.records import Image
+from synthpipe.config.settings_file import load_settings
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import Image
 from synthpipe.segment.settings import TrainSettings, WindowSection
-from synthpipe.segment.windows import Block, Segment, predict, predict_mask, window_probabilities
-from synthpipe.settings_file import load_settings
+from synthpipe.segment.sliding_window import Block, Segment, predict, predict_mask, window_probabilities
 
 CLASSES = 4
 Geometry = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]

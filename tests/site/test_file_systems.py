@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synthpipe.files import located
+from synthpipe.files.locations import parse_location
 from synthpipe.patches.listing import listing
-from synthpipe.storage.objects import LocalFile
+from synthpipe.storage.direct_io import LocalFile
 
 
 def test_an_object_is_closed_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,7 +48,7 @@ def test_names_that_a_web_server_lists_are_not_escaped(tmp_path: Path) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            folder = located(f"http://127.0.0.1:{server.server_port}/")
+            folder = parse_location(f"http://127.0.0.1:{server.server_port}/")
             assert listing(folder) == [("tumour core", True)]
             assert listing(folder / "tumour core") == [("a b.png", False)]
         finally:

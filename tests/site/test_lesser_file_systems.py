@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from synthpipe.files import write_atomically
-from synthpipe.handoff import CuratedSet
+from synthpipe.curated import CuratedSet
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import DEMO
 
@@ -121,6 +121,7 @@ def test_a_run_is_made_where_locks_and_renames_do_not_work(site: Site) -> None:
         assert named["state"] == "note" and cure in named["cure"]
 
 
+@pytest.mark.slow
 def test_a_run_is_made_on_a_gateway(gateway: Path, patches: Path) -> None:
     site = Site(gateway, patches, {})
     make_everything(site)
@@ -158,13 +159,13 @@ def test_workers_share_no_donor_bank_where_locks_do_nothing(site: Site, workers:
 
 
 def test_a_directory_that_is_used_stays_where_locks_do_nothing(site: Site) -> None:
-    code = "from synthpipe.scratch import *\nwith private_directory() as own:\n  sweep(None)\n  own.rmdir()"
+    code = "from synthpipe.files.scratch import *\nwith private_directory() as own:\n  sweep(None)\n  own.rmdir()"
     environment = {**os.environ, **site.environment, "TMPDIR": str(site.folder)}
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
 
 
 def test_workers_of_a_cluster_refuse_a_scratch_disk_where_locks_do_nothing(site: Site) -> None:
-    code = "from synthpipe.patches.node_bank import *\nhold_bank(BankPlace('bank'), lambda directory: None)"
+    code = "from synthpipe.patches.shared_bank import *\nhold_bank(BankLocation('bank'), lambda directory: None)"
     environment = {**os.environ, **site.environment, "TMPDIR": str(site.folder)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert f"{site.folder}/synthpipe-{os.getuid()}: its file system gives one lock" in done.stderr

@@ -9,11 +9,12 @@ from pathlib import Path
 import dask
 import pytest
 
-from synthpipe.errors import ClusterError
-from synthpipe.runtime import ClusterSettings, Demand, Joined, Local, open_cluster
+from synthpipe.core.errors import ClusterError
+from synthpipe.runtime import ClusterSettings, Demand, ExistingCluster, Local
+from synthpipe.runtime.cluster import open_cluster
+from tests.doctor.test_doctor import examined
 from tests.runtime.conftest import cluster_of
-from tests.runtime.test_joining import process
-from tests.test_doctor import examined
+from tests.runtime.test_existing_clusters import process
 
 WITHOUT_SYNTHPIPE = """
 import sys
@@ -49,7 +50,7 @@ def test_encryption_that_the_site_requires_is_named() -> None:
         dask.config.set({"distributed.comm.require-encryption": True}),
         pytest.raises(ClusterError, match=r"encryption required.*distributed\.comm\.require-encryption is True"),
     ):
-        opened(ClusterSettings(Joined("tcp://127.0.0.1:9")))
+        opened(ClusterSettings(ExistingCluster("tcp://127.0.0.1:9")))
 
 
 def test_broken_settings_of_dask_are_named_and_the_rest_is_looked_at(tmp_path: Path) -> None:
@@ -72,5 +73,5 @@ def test_a_scheduler_without_synthpipe_is_named(tmp_path: Path) -> None:
             expected = (
                 r"scheduler at tcp://.* cannot read the build's tasks: ModuleNotFoundError: No module named 'synth"
             )
-            with pytest.raises(ClusterError, match=expected), cluster_of(ClusterSettings(Joined(str(file)))):
+            with pytest.raises(ClusterError, match=expected), cluster_of(ClusterSettings(ExistingCluster(str(file)))):
                 pass

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from tests.build.test_build import hashes
 from tests.conftest import DEMO, ROOT
-from tests.test_build import hashes
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ PACKAGES = {"munged": "munge", "sbatch": "slurm-client", "slurmctld": "slurmctld
 PATHS = f"{os.environ['PATH']}:/usr/sbin"
 SETTINGS = (
     *("canvas=64", "filter.enabled=false", "store.shard=8"),
-    *("curation.wanted=300", "curation.max_candidates=600"),
+    *("curation.wanted=300", "curation.candidates=600", "curation.max_candidates=600"),
 )
 CONFIGURATION = """
 ClusterName=test

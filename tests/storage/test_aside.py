@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
 from synthpipe.storage.aside import remove_rest, set_aside
 
 

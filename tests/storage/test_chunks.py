@@ -12,7 +12,7 @@ from numcodecs.zstd import Zstd
 from zarr.abc.codec import Codec
 from zarr.codecs import BloscCodec, BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec, ZstdCodec
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
 from synthpipe.storage import chunks
 from synthpipe.storage.chunks import CHECKSUM_BYTES, ChunkCodec, checksum, split_checksum
 from tests.conftest import ROOT

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from synthpipe.config import Codec, StoreSection
+from synthpipe.config.pipeline import Codec, StoreSection
 from synthpipe.storage.integrity import DamageError, StoredArray, check_metadata, decode_shard, metadata_of
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array
 from synthpipe.storage.shards import object_path

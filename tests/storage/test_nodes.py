@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from synthpipe.config import MOST, StoreSection
-from synthpipe.errors import StoreError
+from synthpipe.config.fields import MOST
+from synthpipe.config.pipeline import StoreSection
+from synthpipe.core.errors import StoreError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.storage import nodes
 from synthpipe.storage.nodes import METADATA, taxonomy_of
 from synthpipe.storage.schema import (
@@ -24,7 +26,6 @@ from synthpipe.storage.schema import (
     open_group,
     others_of,
 )
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.storage.test_shards import SHARD, group_of, samples, write
 
 CLASSES = Taxonomy(tuple(TissueClass(name, (1, 2, 3)) for name in "abc")).to_json()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from synthpipe.storage import objects
-from synthpipe.storage.objects import ObjectWriter
+from synthpipe.storage import direct_io as objects
+from synthpipe.storage.direct_io import ObjectWriter
 
 PARTS = [1, 4095, 4096, 10_000, 3, 70_000, 0, 8192, 12_345]
 Write = Callable[[int, NDArray[np.uint8]], int]
@@ -30,7 +30,7 @@ def write(path: Path) -> bytes:
     file = ObjectWriter(path)
     try:
         for start, size in zip(np.cumsum([0, *PARTS]), PARTS, strict=False):
-            file.room(size)[:] = data[start : start + size]
+            file.reserve(size)[:] = data[start : start + size]
         file.finish()
         file.wait()
         file.appear()
@@ -112,7 +112,7 @@ def test_a_write_that_fails_is_told(tmp_path: Path) -> None:
 def test_what_is_there_stays_until_the_new_object_appears(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("precious")
     writer = ObjectWriter(tmp_path / "file")
-    writer.room(4)[:] = 0
+    writer.reserve(4)[:] = 0
     writer.finish()
     writer.wait()
     assert (tmp_path / "file").read_text() == "precious"

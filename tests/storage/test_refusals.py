@@ -16,13 +16,15 @@ from werkzeug.serving import make_server
 from werkzeug.test import run_wsgi_app
 
 import synthpipe
+from synthpipe.build import build
 from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
-from synthpipe.errors import StoreError
-from synthpipe.files import located, read_regular, write_atomically
+from synthpipe.core.errors import StoreError
+from synthpipe.files.locations import parse_location
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.stages import build
 from tests.conftest import DEMO, SMALL, pipeline
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
@@ -84,7 +86,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Store, Pa
         write_phantom(folder / "phantom", PhantomSpec(slides=6, patches=30, size=48, images=0))
         files.put(f"{folder}/phantom", "bucket/phantom", recursive=True)
         few = pipeline(*UNFILTERED, f"patches.root={folder}/phantom")
-        build(few, located(RUN), ClusterSettings(Local(processes=False)), LogReporter())
+        build(few, parse_location(RUN), ClusterSettings(Local(0)), LogReporter())
         yield store, folder
         s3fs.S3FileSystem.clear_instance_cache()
     server.shutdown()
@@ -144,7 +146,7 @@ def test_a_refusal_names_path_code_and_cure(
 
 
 def test_a_refused_request_names_the_right_that_it_needs(store: Store, served: tuple[Store, Path]) -> None:
-    place = located("s3://bucket/one")
+    place = parse_location("s3://bucket/one")
     place.write_bytes(b"1")
     refused: tuple[str, ...] = ()
     store.refuse = lambda method, key, _: NO_RIGHT if key and method in refused else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from synthpipe.errors import FilterError, StoreError
+from synthpipe.core.errors import FilterError, StoreError
 from synthpipe.storage import run as run_module
 from synthpipe.storage.filter_report import EpochMetrics, FilterReport, load_report
 from synthpipe.storage.run import RunDirectory, write_json
@@ -54,7 +54,7 @@ def test_a_pipeline_that_nothing_could_make_is_refused(run: RunDirectory) -> Non
     data = run.read()
     data["pipeline"]["curation"]["wanted"]["mosaic"] = 10**30
     write_json(run.run_file, data)
-    with pytest.raises(StoreError, match=r"run\.json: its pipeline is none that this synthpipe knows"):
+    with pytest.raises(StoreError, match=r"run\.json: this synthpipe does not know its pipeline"):
         run.pipeline()
 
 

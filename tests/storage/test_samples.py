@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import zarr
 
-from synthpipe.config import StoreSection
-from synthpipe.errors import StoreError
+from synthpipe.config.pipeline import StoreSection
+from synthpipe.core.errors import StoreError
 from synthpipe.storage import samples as samples_module
 from synthpipe.storage.chunks import CHECKSUM_BYTES, checksum
 from synthpipe.storage.samples import SampleReader

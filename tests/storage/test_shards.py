@@ -10,10 +10,11 @@ import tensorstore
 import xarray
 import zarr
 
-from synthpipe.config import Codec, StoreSection
-from synthpipe.errors import StoreError
-from synthpipe.files import Location, located
-from synthpipe.storage import objects
+from synthpipe.config.pipeline import Codec, StoreSection
+from synthpipe.core.errors import StoreError
+from synthpipe.core.taxonomy import LOST
+from synthpipe.files.locations import Location, parse_location
+from synthpipe.storage import direct_io as objects
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import (
     CANDIDATE_ARRAYS,
@@ -40,7 +41,6 @@ from synthpipe.storage.shards import (
     stored_at,
     write_shard,
 )
-from synthpipe.taxonomy import LOST
 
 SHARD = 4
 STORE = StoreSection(shard=SHARD)
@@ -122,7 +122,7 @@ def test_lengthening_shows_the_samples_that_waited_and_rewrites_nothing(tmp_path
 
 @pytest.mark.parametrize("place", [None, "memory://small"])
 def test_small_shards_are_written_at_once_and_compared(tmp_path: Path, place: str | None) -> None:
-    data, path = samples(2 * SHARD), located(place or tmp_path / "s.zarr")
+    data, path = samples(2 * SHARD), parse_location(place or tmp_path / "s.zarr")
     ours, theirs = group_of(path, 2 * SHARD), group_of(tmp_path / "theirs.zarr", 2 * SHARD)
     for name in ("recipe", "class_pixels", "donors"):
         small, first, second = array(ours, name), data[name][:SHARD], data[name][SHARD:]

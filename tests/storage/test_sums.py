@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from synthpipe.errors import StoreError
+from synthpipe.core.errors import StoreError
+from synthpipe.storage.checksums import read_checksums, sha256, write_checksums
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.sums import read_sums, sha256, write_sums
 
 
 def run_at(path: Path) -> RunDirectory:
@@ -16,13 +16,13 @@ def run_at(path: Path) -> RunDirectory:
     run.filter.mkdir()
     run.run_file.write_text("{}")
     run.split_file.write_text("[]")
-    write_sums(run, {run.build_file: b"to be written"})
+    write_checksums(run, {run.build_file: b"to be written"})
     return run
 
 
 def test_sums_hold_the_files_that_are_there_and_those_to_come(tmp_path: Path) -> None:
     run = run_at(tmp_path)
-    assert read_sums(run) == {
+    assert read_checksums(run) == {
         run.run_file: sha256(b"{}"),
         run.split_file: sha256(b"[]"),
         run.build_file: sha256(b"to be written"),
@@ -37,13 +37,13 @@ def test_no_byte_of_the_sums_can_change_unseen(tmp_path: Path) -> None:
         broken[place] ^= 1 << place % 8
         run.sums_file.write_bytes(bytes(broken))
         with pytest.raises(StoreError, match="SHA256SUMS"):
-            read_sums(run)
+            read_checksums(run)
     run.sums_file.write_bytes(whole + b"\n")
     with pytest.raises(StoreError):
-        read_sums(run)
+        read_checksums(run)
     run.sums_file.unlink()
     with pytest.raises(StoreError, match="not found"):
-        read_sums(run)
+        read_checksums(run)
 
 
 @pytest.mark.skipif(not shutil.which("sha256sum"), reason="has no sha256sum")

@@ -1,4 +1,4 @@
-"""Procedural H&E-like tissue: the data that the demo and the tests run on."""
+"""Procedural H&E-like tissue, the data of the demo and the tests."""
 
 from synthpipe.patches.phantom.data_set import (
     PHANTOM_TAXONOMY,

@@ -6,9 +6,10 @@
     DIR/2.validation/{img,mask}/<slide>-0-0.png
     DIR/3.testing/{img,mask}/<slide>-0-0.png
     DIR/masked/{img,mask}/<slide>-<y>-<x>.png           the training patches again, with their true masks
-    DIR/phantom.json        written last: what was asked for, and what there is
+    DIR/phantom.json        written last: the spec, a summary and the names of all files
 
-No slide serves two of the three numbered folders. What weak labels hide is in ``masked``: for upper bounds only.
+Each slide is in one of the three numbered folders only. ``masked`` has the masks that weak labels lack; use it only for
+upper bounds.
 """
 
 from __future__ import annotations
@@ -26,21 +27,23 @@ import cv2
 import numpy as np
 from PIL import Image as PillowImage
 
-from synthpipe.config import differences
-from synthpipe.errors import ConfigError, StoreError
-from synthpipe.files import parse_json, read_regular, write_atomically
-from synthpipe.folders import Kind, claim, is_half_written, resolved, sweep
-from synthpipe.lock import held
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import ConfigError, StoreError
+from synthpipe.core.records import Image, Mask
+from synthpipe.core.strict_json import parse_json
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
+from synthpipe.files.folders import Kind, claim, is_half_written, resolved, sweep
+from synthpipe.files.lock import held
+from synthpipe.files.reading import read_regular
+from synthpipe.files.writing import write_atomically
 from synthpipe.patches.phantom.tissue import SMALLEST, render_slide
 from synthpipe.patches.phantom.windows import Window, choose_windows
-from synthpipe.records import Image, Mask
-from synthpipe.taxonomy import Taxonomy, TissueClass
 
 FORMAT_VERSION = 2
-"""Raised whenever the same spec comes to mean other pixels."""
+"""Increased when the same spec gives other pixels."""
 
 LARGEST = 1024
-"""The largest wanted patch size, in pixels: slides beyond would fill gigabytes."""
+"""Largest patch size, in pixels; slides for larger patches would take gigabytes."""
 
 PHANTOM_TAXONOMY = Taxonomy(
     (
@@ -57,37 +60,36 @@ FINISHED, UNFINISHED = "phantom.json", "phantom.unfinished.json"
 PHANTOM = Kind(
     "phantom", (FINISHED, UNFINISHED), (TRAINING, VALIDATION, TESTING, MASKED, FINISHED, UNFINISHED, ".lock")
 )
-_LARGEST_RECORD = 256 << 20  # bytes
 
 _OUR_NAMES = re.compile(
     r"(1\.training/\d{7,}-\d+-\d+-\[[01], [01], [01]\]|(2\.validation|3\.testing)/(img|mask)/\d{7,}-0-0"
     r"|masked/(img|mask)/\d{7,}-\d+-\d+)\.png(\.tmp)?"
 )
-_MOST_RECORD = 2**28  # bytes of the names of all files
-_FIRST_SLIDE, _SLIDE_STEP = 1003370, 37  # slide ids look like the published ones
+_MOST_RECORD = 2**28  # bytes of phantom.json, which names all files
+_FIRST_SLIDE, _SLIDE_STEP = 1003370, 37  # slide ids look like those of the published data set
 
-# In units of the wanted patch size: how wide areas of one class are, and the sides of segmented images.
+# Width of areas of one class, and sides of segmented images, in units of the wanted patch size.
 _TERRITORY_TRAINING, _TERRITORY_IMAGES = 2.6, 1.5
 _IMAGE_SIDES = (2.1, 3.1)
 
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """What a phantom data set shall hold; equal specs give equal pixels.
+    """Specification of a phantom data set; equal specifications give equal pixels.
 
     Attributes
     ----------
     seed : int
-        Of everything random, 0 to 2**64 - 1.
+        Seed of all random numbers, 0 to 2**64 - 1.
     slides : int
-        Slides that the training patches are cut from.
+        Number of slides from which training patches are cut.
     patches : int
-        Training patches, spread evenly over the slides.
+        Number of training patches; they are spread evenly over the slides.
     size : int
-        About how wide a training patch is, in pixels: sides are 0.9 to 1.3 times that. The tissue's magnification is
-        always the same, so that a larger patch shows more of it.
+        Approximate width of a training patch, in pixels: sides are 0.9 to 1.3 times the size. The magnification is
+        always the same, so a larger patch shows more tissue.
     images : int
-        Segmented images for validation, and as many for testing; each is a slide of its own.
+        Number of segmented images for validation, and as many for testing; each is a separate slide.
 
     Raises
     ------
@@ -117,13 +119,13 @@ class PhantomSpec:
 
     @property
     def pictures(self) -> int:
-        """How many pictures are written, masks aside: what `write_phantom` reports progress of."""
+        """Number of pictures without masks, which `write_phantom` reports as progress."""
         return self.patches + 2 * self.images
 
 
 @dataclass(frozen=True)
 class PhantomSummary:
-    """What a phantom data set holds.
+    """Contents of a phantom data set.
 
     Attributes
     ----------
@@ -132,7 +134,7 @@ class PhantomSummary:
     validation, test : int
         Numbers of segmented images.
     written : bool
-        Whether it was written now; False if it was there already.
+        Whether this call wrote it; False if it already existed.
     """
 
     training: dict[str, int]
@@ -142,21 +144,21 @@ class PhantomSummary:
 
 
 def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], None] | None = None) -> PhantomSummary:
-    """Write a phantom data set, or find that it is there already.
+    """Write a phantom data set, unless the directory already holds it.
 
     Parameters
     ----------
     directory : Path
-        Where to: missing, empty, or holding this very phantom. One whose writing was interrupted is written again.
+        Output directory: missing, empty, or with this same phantom. An incomplete phantom is written again.
     spec : PhantomSpec
-        What it shall hold.
+        Specification of the phantom.
     on_patch : callable, optional
-        Called after each of `spec.pictures` pictures; never where nothing is left to write.
+        Called after each of `spec.pictures` pictures; not called if nothing is written.
 
     Returns
     -------
     PhantomSummary
-        What the directory holds.
+        Contents of the directory.
 
     Raises
     ------
@@ -173,7 +175,7 @@ def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], Non
 
 
 def _written(directory: Path, spec: PhantomSpec, on_patch: Callable[[], None]) -> PhantomSummary:
-    """Write a phantom: first what it will be, last what it is."""
+    """Write a phantom: first a file that marks it as unfinished, last ``phantom.json``."""
     names: list[str] = []
     labels: Counter[str] = Counter()
     marker = {"format_version": FORMAT_VERSION, "spec": asdict(spec)}
@@ -201,7 +203,7 @@ def _written(directory: Path, spec: PhantomSpec, on_patch: Callable[[], None]) -
 
 
 def slide_name(index: int) -> str:
-    """Return the id of a phantom slide: training slides come first, then those of validation, then of testing."""
+    """Return the id of a phantom slide; training slides come first, then validation slides, then testing slides."""
     return str(_FIRST_SLIDE + _SLIDE_STEP * index)
 
 
@@ -212,8 +214,8 @@ def _training_patches(spec: PhantomSpec) -> Iterator[tuple[str, Image, Mask, Win
         side = round(spec.size * max(4.0, 1.3 * count**0.5))
         image, mask = render_slide(spec.seed, slide, side, side, spec.size * _TERRITORY_TRAINING)
         for window in choose_windows(_sizes_rng(spec.seed, slide), mask, count, spec.size, first=slide):
-            place = np.s_[window.y : window.y + window.height, window.x : window.x + window.width]
-            yield f"{slide_name(slide)}-{window.y}-{window.x}", image[place], mask[place], window
+            pixels = np.s_[window.y : window.y + window.height, window.x : window.x + window.width]
+            yield f"{slide_name(slide)}-{window.y}-{window.x}", image[pixels], mask[pixels], window
 
 
 def _segmented_images(spec: PhantomSpec) -> Iterator[tuple[str, str, Image, Mask]]:
@@ -226,7 +228,7 @@ def _segmented_images(spec: PhantomSpec) -> Iterator[tuple[str, str, Image, Mask
 
 
 def _sizes_rng(seed: int, slide: int) -> np.random.Generator:
-    """Return the generator of a slide's windows: the key of its pixels, but another part of the stream."""
+    """Return the generator of a slide's windows: another part of the stream that draws the slide's pixels."""
     key, counter = np.array([seed, slide], dtype=np.uint64), np.array([0, 0, 0, 1], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -243,7 +245,7 @@ def _encode_mask(mask: Mask) -> bytes:
 
 
 def _find(directory: Path, spec: PhantomSpec) -> PhantomSummary | None:
-    """Return what `directory` holds if it is all of this phantom, or None if it may be written there."""
+    """Return the contents of `directory` if it holds this phantom completely, or None if the phantom can be written."""
     claim(directory, PHANTOM)
     there = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if not path.is_dir())
     record = next((name for name in (FINISHED, UNFINISHED) if name in there), None)
@@ -265,7 +267,9 @@ def _find(directory: Path, spec: PhantomSpec) -> PhantomSummary | None:
     ours = expected.__contains__ if expected else _OUR_NAMES.fullmatch
     folders = (f"{TRAINING}/", f"{VALIDATION}/", f"{TESTING}/", f"{MASKED}/")
     if foreign := [name for name in there if name.startswith(folders) and not (ours(name) or is_half_written(name))]:
-        raise StoreError(f"{directory}: holds {_listed(foreign)}, no part of the phantom; remove it, or choose another")
+        raise StoreError(
+            f"{directory}: holds {_listed(foreign)}, not part of the phantom; remove it, or choose another folder"
+        )
     if kept is None or not expected.issubset(there):
         return None
     return replace(kept, written=False)

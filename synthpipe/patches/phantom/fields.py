@@ -1,7 +1,7 @@
-"""Smooth random fields, the raw material of phantom tissue.
+"""Smooth random fields, from which phantom tissue is made.
 
-Every operation is an elementwise IEEE one, an integer one or a table look-up (no sums, no BLAS, no vectorised
-transcendentals), so that a generator's state gives the same bytes everywhere.
+Every operation is an elementwise IEEE operation, an integer operation or a table look-up. There are no sums, no BLAS
+and no vectorised transcendental functions, so a generator's state gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Field = NDArray[np.float32]
-"""(H, W) float32: a random field of mean 0 and standard deviation near 1, or a stain's concentration."""
+"""(H, W) float32: a random field of mean 0 and standard deviation near 1, or the concentration of a stain."""
 
 STRIP = 32
-"""Rows worked on at a time: so few that they stay in the processor's cache."""
+"""Rows that are processed together; so few rows stay in the processor's cache."""
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Field:
-    """Draw a smooth random field: uniform numbers every `scale` pixels, joined by cubic B-splines."""
+    """Draw a smooth random field: uniform numbers every `scale` pixels, interpolated by cubic B-splines."""
     height, width = shape
     lattice = rng.random((int(height / scale) + 5, int(width / scale) + 5), dtype=np.float32) - np.float32(0.5)
     lattice *= np.float32(7.2)  # brings the standard deviation to about 1
@@ -26,6 +26,7 @@ def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], scale: float)
 
 
 def _spline(lattice: Field, length: int, scale: float) -> Field:
+    """Interpolate the rows of a lattice, which are `scale` pixels apart, to `length` rows."""
     position = (np.arange(length) / scale).astype(np.float32)
     start = position.astype(np.intp)
     t = (position - start)[:, None]
@@ -45,14 +46,14 @@ def _spline(lattice: Field, length: int, scale: float) -> Field:
 
 
 def grain(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Field:
-    """Draw fine noise of standard deviation about 1, smoothed with a Gaussian of `sigma` pixels."""
+    """Draw fine noise of standard deviation about 1, smoothed by a Gaussian of `sigma` pixels."""
     noise = rng.integers(0, 256, shape, dtype=np.uint8)
     smooth = cv2.GaussianBlur(noise, (0, 0), sigma).astype(np.float32)
     return (smooth - np.float32(127.5)) * np.float32(sigma * 3.54 / 73.9)
 
 
 def strands(rng: np.random.Generator, across: Field, along: Field) -> Field:
-    """Draw strands of random darkness and length one unit wide; a field of standard deviation near 1."""
+    """Draw strands that are one unit wide, of random darkness and length: a field of standard deviation near 1."""
     levels = (rng.random((256, 256), dtype=np.float32) - np.float32(0.5)) * np.float32(4.6)
     across, along = across + np.float32(4096), along + np.float32(4096)  # so that truncation rounds down
     row, column = across.astype(np.int32), along.astype(np.int32)

@@ -1,4 +1,4 @@
-"""Nuclei of phantom tissue: where they lie, and how they are drawn into a map of haematoxylin."""
+"""Nuclei of phantom tissue: choose their positions, and draw them into a map of haematoxylin."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from synthpipe.core.records import Mask
 from synthpipe.patches.phantom.fields import Field
-from synthpipe.records import Mask
 
 Points = NDArray[np.float64]
 """(N, 2) float64: positions, or directions of length 1, as (y, x) in pixels."""
@@ -24,25 +24,25 @@ _TURN = np.array(
     [(math.sin(2 * math.pi * k / _CORNERS), math.cos(2 * math.pi * k / _CORNERS)) for k in range(_CORNERS)]
 )
 _SUBPIXEL = 4
-"""Binary digits of a pixel that OpenCV draws with."""
+"""Fractional bits of the coordinates that OpenCV draws with."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nucleus:
-    """What nuclei of one kind look like; pairs are ranges.
+    """Appearance of one kind of nuclei; pairs are ranges.
 
     Attributes
     ----------
     radius : tuple of float
         Half the width, in pixels.
     elongation : tuple of float
-        Length by width.
+        Length divided by width.
     haematoxylin : tuple of float
-        Concentration.
+        Concentration of haematoxylin.
     ragged : float
-        How far a corner may lie off the ellipse, as a share of the radius.
+        Largest distance of a corner from the ellipse, as a share of the radius.
     vesicular : bool
-        Whether there are a dark membrane and a nucleolus.
+        Whether a nucleus has a dark membrane and a nucleolus.
     """
 
     radius: tuple[float, float]
@@ -53,7 +53,7 @@ class Nucleus:
 
 
 def scatter(rng: np.random.Generator, shape: tuple[int, ...], spacing: float, jitter: float) -> Points:
-    """Draw points about `spacing` apart, each off its place in a hexagonal grid by up to `jitter` of the spacing."""
+    """Draw points of a hexagonal grid with `spacing` pixels, each moved by up to `jitter` of the spacing."""
     rows, columns = int(shape[0] / (spacing * 0.87)) + 1, int(shape[1] / spacing) + 1
     y, x = (index.astype(np.float64) for index in np.indices((rows, columns)))
     points = np.stack([y * 0.87, x + 0.5 * (y % 2)], axis=-1).reshape(-1, 2)
@@ -69,19 +69,19 @@ def at(field: NDArray[Any], points: Points) -> NDArray[Any]:
 
 
 def across(vectors: Points) -> Points:
-    """Return directions of length 1 at right angles to `vectors`."""
+    """Return directions of length 1 that are perpendicular to `vectors`."""
     length = np.sqrt(vectors[:, :1] * vectors[:, :1] + vectors[:, 1:] * vectors[:, 1:])
     turned: Points = np.stack([-vectors[:, 1], vectors[:, 0]], axis=-1) / np.maximum(length, 1e-9)
     return turned
 
 
 def any_way(rng: np.random.Generator, points: Points) -> Points:
-    """Draw a direction for each point."""
+    """Draw a random direction for each point."""
     return across(rng.uniform(-1, 1, points.shape))
 
 
 def draw_nuclei(rng: np.random.Generator, canvas: Mask, kind: Nucleus, centres: Points, directions: Points) -> None:
-    """Draw nuclei that point in `directions` into `canvas` (H, W) uint8, in codes of haematoxylin."""
+    """Draw nuclei along `directions` into `canvas` (H, W) uint8, whose values are codes of haematoxylin."""
     count = len(centres)
     width = rng.uniform(*kind.radius, (count, 1, 1))
     length = width * rng.uniform(*kind.elongation, (count, 1, 1))
@@ -101,16 +101,16 @@ def draw_nuclei(rng: np.random.Generator, canvas: Mask, kind: Nucleus, centres: 
 def stain_nuclei(
     nuclei: Mask, ground: NDArray[np.floating], eosin: NDArray[np.floating], specks: Field, clumping: float
 ) -> tuple[Field, Field]:
-    """Put drawn nuclei onto a tissue's ground: return its haematoxylin and eosin.
+    """Add drawn nuclei to the stains of a tissue; return its haematoxylin and eosin.
 
     Parameters
     ----------
     nuclei : (H, W) uint8
-        What `draw_nuclei` drew.
+        Nuclei that `draw_nuclei` drew.
     ground, eosin : (H, W) float32
-        Concentrations between the nuclei; inside them there is less eosin.
+        Concentrations between the nuclei; inside a nucleus there is less eosin.
     specks : (H, W) float32
-        Noise by which the chromatin varies, as far as `clumping` (a share) says.
+        Noise of the chromatin, which `clumping` scales.
     """
     chromatin = nuclei * (1 + clumping * specks) / np.float32(CODES)
     inside = np.where(nuclei > 30, np.float32(0.6), np.float32(1))
@@ -118,5 +118,5 @@ def stain_nuclei(
 
 
 def _to_pixels(points: Points) -> NDArray[np.int32]:
-    """Turn (y, x) into the (x, y) that OpenCV draws with."""
+    """Return (y, x) positions as the fixed-point (x, y) that OpenCV draws with."""
     return np.rint(points[..., ::-1] * (1 << _SUBPIXEL)).astype(np.int32)

@@ -1,8 +1,8 @@
-"""Procedural H&E-like lung tissue: tumour, stroma and normal alveoli between bare glass, with its mask.
+"""Procedural H&E-like lung tissue with its mask: tumour, stroma, normal alveoli, and glass around them.
 
 Pixels follow the Beer-Lambert law: maps of haematoxylin and eosin are mixed by the slide's own stain vectors. The three
-classes share their colours and differ in texture. The rule of `fields` holds here too: no operation whose last bit
-depends on the machine.
+classes have the same colours and differ in texture. As in `fields`, there is no operation whose last bit depends on the
+machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import Image, Mask
 from synthpipe.patches.phantom.fields import Field, grain, smooth_field, strands
 from synthpipe.patches.phantom.nuclei import (
     CODES,
@@ -27,11 +28,10 @@ from synthpipe.patches.phantom.nuclei import (
     scatter,
     stain_nuclei,
 )
-from synthpipe.records import Image, Mask
 
 TUMOUR, STROMA, NORMAL, GLASS = range(4)
 
-# Optical densities (red, green, blue) of pure haematoxylin and eosin, and how far a slide's may lie from them.
+# Optical densities (red, green, blue) of pure haematoxylin and eosin, and their largest deviation on a slide.
 HAEMATOXYLIN, EOSIN = (0.54, 0.75, 0.38), (0.20, 0.86, 0.46)
 STAIN_JITTER = 0.07
 
@@ -44,12 +44,12 @@ MACROPHAGE_NUCLEUS = Nucleus(radius=(1.6, 2.2), elongation=(1, 1.2), haematoxyli
 SEPTUM = (0.27, 0.62)
 
 SMALLEST = 48
-"""The shortest side of a slide, in pixels: less need not hold a single alveolus."""
+"""Shortest side of a slide, in pixels; a smaller slide may hold no complete alveolus."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """How one slide looks: what is drawn once a slide. Lengths in pixels, concentrations in optical density.
+    """Appearance of one slide, drawn once per slide. Lengths are in pixels, concentrations in optical density.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class Habit:
     blur : float
         Standard deviation of the lens's blur.
     spacing, chromatin : float
-        Distance of neighbouring tumour nuclei; their haematoxylin.
+        Distance between neighbouring tumour nuclei; haematoxylin of the nuclei.
     cytoplasm : tuple of float
         Haematoxylin and eosin between tumour nuclei.
     period, slant : float
@@ -68,7 +68,7 @@ class Habit:
     matrix : tuple of float
         Haematoxylin and eosin of stromal fibres.
     alveolus, septum, flooded, haze : float
-        Distance of neighbouring alveoli; how thick their septa are (0-1); share of alveoli that hold fluid; eosin in
+        Distance between neighbouring alveoli; thickness of their septa (0-1); share of alveoli with fluid; eosin in
         the air of the others.
     """
 
@@ -89,7 +89,7 @@ class Habit:
 
 
 def render_slide(seed: int, slide: int, height: int, width: int, territory: float = 220.0) -> tuple[Image, Mask]:
-    """Render one slide; the same arguments give the same bytes on any machine (of one OpenCV).
+    """Render one slide; the same arguments give the same bytes on every machine with the same OpenCV.
 
     Parameters
     ----------
@@ -98,14 +98,14 @@ def render_slide(seed: int, slide: int, height: int, width: int, territory: floa
     height, width : int
         Size in pixels.
     territory : float
-        About how wide an area of one class is, in pixels. The texture's scale does not follow it.
+        Approximate width of an area of one class, in pixels. It does not change the scale of textures.
 
     Returns
     -------
     image : (H, W, 3) uint8
         RGB.
     mask : (H, W) uint8
-        0 tumour, 1 stroma, 2 normal (the air of its alveoli included), 3 glass outside the tissue.
+        0 tumour, 1 stroma, 2 normal (including the air in alveoli), 3 glass outside the tissue.
 
     Raises
     ------
@@ -153,7 +153,7 @@ def _draw_habit(rng: np.random.Generator) -> Habit:
 
 
 def _lay_out(rng: np.random.Generator, height: int, width: int, territory: float) -> Mask:
-    """Give each pixel its class: the largest of three fields, cut off along a ragged edge of the tissue."""
+    """Return the class of each pixel: the largest of three fields inside a ragged tissue edge, and glass outside."""
     shape = (height, width)
     octaves = ((1.0, 1.0), (0.4, 0.3), (0.13, 0.1), (0.05, 0.03))
     scores = []
@@ -161,7 +161,7 @@ def _lay_out(rng: np.random.Generator, height: int, width: int, territory: float
         score = np.zeros(shape, np.float32)
         for amplitude, share in octaves:
             score += np.float32(amplitude) * smooth_field(rng, shape, max(4.0, territory * share * 0.7))
-        # Centred, so that no slide is short of a class; in integers, whose sum does not depend on its order.
+        # Centred, so that no slide lacks a class; in integers, whose sum does not depend on the order of its terms.
         thousandths = int((score * 1000).astype(np.int64).sum())
         scores.append(score - np.float32(thousandths / (1000 * height * width)))
     mask = np.where(scores[0] > scores[1], TUMOUR, STROMA).astype(np.uint8)
@@ -261,7 +261,7 @@ def _normal(rng: np.random.Generator, habit: Habit, mask: Mask) -> tuple[Field, 
 def _alveoli(
     rng: np.random.Generator, habit: Habit, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.intp], Points, NDArray[np.bool_]]:
-    """Return each pixel's alveolus, each alveolus's centre, and whether it opens into neighbours that do so too."""
+    """Return each pixel's alveolus, each alveolus's centre, and whether it opens into neighbours that are also open."""
     sites = scatter(rng, shape, habit.alveolus, 0.38)
     seeds = np.full(shape, 255, np.uint8)
     rows, columns = sites.astype(np.intp).T
@@ -271,13 +271,13 @@ def _alveoli(
     centres[nearest[rows, columns]] = sites
     sway = np.float32(habit.alveolus * 0.07)
     y, x = (np.arange(length).reshape(form) for length, form in zip(shape, ((-1, 1), (1, -1)), strict=True))
-    y, x = (place + sway * smooth_field(rng, shape, habit.alveolus * 0.45) for place in (y, x))
-    y, x = (np.clip(place, 0, length - 1).astype(np.intp) for place, length in zip((y, x), shape, strict=True))
+    y, x = (index + sway * smooth_field(rng, shape, habit.alveolus * 0.45) for index in (y, x))
+    y, x = (np.clip(index, 0, length - 1).astype(np.intp) for index, length in zip((y, x), shape, strict=True))
     return nearest[y, x].astype(np.intp), centres, rng.random(len(centres)) < 0.3
 
 
 def _walls(alveolus: NDArray[np.intp], joined: NDArray[np.bool_]) -> Field:
-    """Return how near a wall between two alveoli is, 0-255; between two joined ones there is none."""
+    """Return the nearness of a wall between alveoli, 0-255; there is no wall between two open alveoli."""
     opens = joined[alveolus]
     walls = np.zeros(alveolus.shape, np.uint8)
     for here, there in ((np.s_[1:, :], np.s_[:-1, :]), (np.s_[:, 1:], np.s_[:, :-1])):
@@ -286,20 +286,20 @@ def _walls(alveolus: NDArray[np.intp], joined: NDArray[np.bool_]) -> Field:
 
 
 def _hollow(haematoxylin: Field, eosin: Field, where: NDArray[np.bool_]) -> tuple[Field, Field]:
-    """Wash both stains out where tissue has torn or a lumen lies."""
+    """Remove both stains at tears and lumens."""
     haematoxylin[where], eosin[where] = 0.02, 0.06
     return haematoxylin, eosin
 
 
 def _stain(rng: np.random.Generator, habit: Habit, haematoxylin: Field, eosin: Field) -> Image:
-    """Mix the stains by the Beer-Lambert law; add the lens's blur, uneven light and the camera's noise."""
+    """Mix the stains by the Beer-Lambert law; add the blur of the lens, uneven light and the noise of the camera."""
     shape = haematoxylin.shape
     blue, pink = (
         cv2.GaussianBlur(np.clip(field * CODES, 0, 255).astype(np.uint8), (0, 0), habit.blur).astype(np.int32)
         for field in (haematoxylin, eosin)
     )
     light = (smooth_field(rng, shape, 300.0) * 10).astype(np.int32)
-    # Densities are integers in thousandths, so that the law is a table.
+    # Densities are integers in thousandths, so the law is a table look-up.
     table = np.array([round(habit.white * math.exp(-density / 1000)) for density in range(8192)], np.int16)
     noise = rng.integers(-3, 4, (*shape, 3), dtype=np.int16)
     image = np.empty((*shape, 3), np.uint8)

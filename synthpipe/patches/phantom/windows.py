@@ -1,4 +1,4 @@
-"""Which windows of a phantom slide become training patches, and which labels they bear."""
+"""Choose the windows of a phantom slide that become training patches, and their labels."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.errors import ConfigError
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import Mask
 from synthpipe.patches.phantom.tissue import GLASS
-from synthpipe.records import Mask
 
 Boxes = NDArray[np.int64]
 """(N, 4) int64: y, x, height and width of windows."""
 
 Shares = NDArray[np.float64]
 
-# Shares of a patch's pixels. Between TRACE and LABELLED nobody could say whether a class occurs: no such patch is cut.
+# Shares of a patch's pixels. Between TRACE and LABELLED it is unclear whether a class occurs, so no such patch is cut.
 TRACE, LABELLED = 0.005, 0.02
 TISSUE = 0.4
-"""The least share of tissue in a patch."""
+"""Smallest share of tissue in a patch."""
 
 SIDES = (0.9, 1.3)
-"""The sides of patches, in units of the wanted size."""
+"""Shortest and longest side of a patch, in units of the wanted size."""
 
 MIXED = -1
 WANTED = (0, MIXED, 1, MIXED, 2)
-"""Kinds of patches that are cut in turn: single-class ones by their class, and mixed ones."""
+"""Kinds of patches in the order in which they are cut: single-class patches by their class, and mixed patches."""
 
-_DRAWS = 60  # random windows for each chosen one
-_MISMATCH = 0.75  # the overlap that a window of the wrong kind counts as
+_DRAWS = 60  # random windows for each chosen window
+_MISMATCH = 0.75  # overlap that is added for a window of the wrong kind
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The upper left corner of a patch on its slide, its size, and the classes that occur in it, in index order."""
+    """Upper left corner of a patch on its slide, its size, and the classes in it, in index order."""
 
     y: int
     x: int
@@ -47,9 +47,9 @@ class Window:
 def choose_windows(rng: np.random.Generator, mask: Mask, count: int, size: int, first: int = 0) -> list[Window]:
     """Choose windows of all kinds that overlap as little as possible.
 
-    Random windows are drawn and labelled by the mask. Then the kinds of `WANTED` take turns: each takes the window of
-    its kind that overlaps least with those already taken, or one of another kind where even that
-    overlaps by three quarters.
+    Random windows are drawn and labelled by the mask. Then windows are chosen for the kinds of `WANTED` in turn: the
+    window of this kind that overlaps least with those already chosen. If even this window overlaps by three quarters, a
+    window of another kind may be chosen.
 
     Parameters
     ----------
@@ -58,16 +58,16 @@ def choose_windows(rng: np.random.Generator, mask: Mask, count: int, size: int, 
     mask : (H, W) uint8
         A slide's classes, as `tissue.render_slide` gives them.
     count : int
-        How many windows to choose.
+        Number of windows.
     size : int
-        About how wide a window is; the slide is at least 1.3 times as wide.
+        Approximate width of a window; the slide is at least 1.3 times as wide.
     first : int
-        Where in `WANTED` to begin.
+        Index in `WANTED` of the first kind.
 
     Raises
     ------
     ConfigError
-        The slide holds too few windows that can be labelled.
+        The slide has too few windows that can be labelled.
     """
     boxes, shares = _draw(rng, mask, count * _DRAWS + 400, size)
     occurs = shares[:, :GLASS] > LABELLED
@@ -76,8 +76,8 @@ def choose_windows(rng: np.random.Generator, mask: Mask, count: int, size: int, 
     boxes, occurs = boxes[usable], occurs[usable]
     if len(boxes) < count:
         raise ConfigError(
-            f"a phantom slide holds {len(boxes)} windows of about {size} pixels that can be labelled, {count} are "
-            "needed; use another seed, or more slides"
+            f"a phantom slide has {len(boxes)} windows of about {size} pixels that can be labelled, but {count} are "
+            "needed; use another seed or more slides"
         )
     kinds = np.where(occurs.sum(axis=1) == 1, occurs.argmax(axis=1), MIXED)
     overlap = np.zeros(len(boxes))
@@ -87,12 +87,12 @@ def choose_windows(rng: np.random.Generator, mask: Mask, count: int, size: int, 
         y, x, height, width = boxes[taken].tolist()
         windows.append(Window(y, x, height, width, tuple(np.flatnonzero(occurs[taken]).tolist())))
         np.maximum(overlap, _overlap(boxes, boxes[taken]), out=overlap)
-        overlap[(boxes[:, :2] == boxes[taken, :2]).all(axis=1)] = np.inf  # a corner names a patch
+        overlap[(boxes[:, :2] == boxes[taken, :2]).all(axis=1)] = np.inf  # corners name patches
     return windows
 
 
 def _draw(rng: np.random.Generator, mask: Mask, count: int, size: int) -> tuple[Boxes, Shares]:
-    """Return random windows and the shares (N, 4) of each class, glass included, in them."""
+    """Return random windows, and (N, 4) the share of each class and of glass in them."""
     low, high = (round(size * side) for side in SIDES)
     extent = rng.integers(low, high, (count, 2), endpoint=True)
     corner = (rng.random((count, 2)) * (np.array(mask.shape) - extent + 1)).astype(np.int64)
@@ -107,7 +107,7 @@ def _draw(rng: np.random.Generator, mask: Mask, count: int, size: int) -> tuple[
 
 
 def _overlap(boxes: Boxes, taken: Boxes) -> Shares:
-    """Return the share of each window that one window covers."""
+    """Return the share of each window that the window `taken` covers."""
     start = np.maximum(boxes[:, :2], taken[:2])
     stop = np.minimum(boxes[:, :2] + boxes[:, 2:], taken[:2] + taken[2:])
     common = np.maximum(stop - start, 0)

@@ -1,14 +1,14 @@
 "use strict";
-// Everything is on the page without this script: it shows a composite large, with its recipe, and copies commands.
+// The page is complete without this script. The script shows a composite enlarged with its recipe, and copies commands.
 (() => {
   const dialog = document.getElementById("viewer");
   const title = document.getElementById("viewer-title");
   const panels = dialog.querySelector(".panels");
-  const told = dialog.querySelector(".told");
-  const views = { image: "image", mask: "mask", overlay: "overlay", regions: "regions by their number" };
+  const description = dialog.querySelector(".description");
+  const views = { image: "image", mask: "mask", overlay: "overlay", regions: "numbered regions" };
   let cards = [];
-  let place = 0;
-  let wanted = 0; // zoom that was chosen; 0 before any was
+  let position = 0; // index of the card that is shown
+  let wanted = 0; // the zoom that the user chose; 0 before the first choice
 
   function panel(card, view) {
     const figure = document.createElement("figure");
@@ -20,12 +20,12 @@
     return figure;
   }
 
-  // pictures are enlarged by whole numbers, so that every pixel stays a square
+  // enlargements are whole numbers, so that every pixel stays a square
   function resize(step) {
-    const photo = cards[place].querySelector(".photo");
-    const room = panels.clientWidth;
-    const most = Math.max(1, Math.floor(Math.min(room / photo.naturalWidth, 0.8 * innerHeight / photo.naturalHeight)));
-    const three = Math.floor(room / 3.1 / photo.naturalWidth); // side by side
+    const photo = cards[position].querySelector(".photo");
+    const width = panels.clientWidth;
+    const most = Math.max(1, Math.floor(Math.min(width / photo.naturalWidth, 0.8 * innerHeight / photo.naturalHeight)));
+    const three = Math.floor(width / 3.1 / photo.naturalWidth); // side by side
     const zoom = Math.max(1, Math.min(most, (wanted || Math.max(2, three)) + step));
     if (step) wanted = zoom;
     for (const stack of panels.querySelectorAll(".stack")) stack.style.width = `${zoom * photo.naturalWidth}px`;
@@ -35,19 +35,19 @@
   }
 
   function show(number) {
-    place = (number + cards.length) % cards.length;
-    const card = cards[place];
+    position = (number + cards.length) % cards.length;
+    const card = cards[position];
     title.textContent = card.dataset.title;
     panels.replaceChildren(...Object.keys(views).map((view) => panel(card, view)));
-    const copy = card.querySelector(".told").cloneNode(true);
+    const copy = card.querySelector(".description").cloneNode(true);
     copy.removeAttribute("id");
-    told.replaceChildren(...copy.childNodes);
+    description.replaceChildren(...copy.childNodes);
     if (!dialog.open) dialog.showModal();
     resize(0);
     dialog.scrollTop = 0;
   }
 
-  function copied(button) {
+  function copyCommand(button) {
     const command = button.previousElementSibling;
     const done = () => { button.textContent = "copied"; setTimeout(() => { button.textContent = "copy"; }, 1500); };
     const select = () => { getSelection().selectAllChildren(command); };
@@ -81,8 +81,8 @@
     if (scale) resize(Number(scale.dataset.zoom));
     const action = target.closest("dialog button[data-go]");
     if (action && action.dataset.go === "close") dialog.close();
-    else if (action) show(place + Number(action.dataset.go));
-    if (target.matches("button.copy")) copied(target);
+    else if (action) show(position + Number(action.dataset.go));
+    if (target.matches("button.copy")) copyCommand(target);
     if (target === dialog) dialog.close();
   });
   document.addEventListener("keydown", (event) => {
@@ -90,9 +90,9 @@
     if (link && event.key === " ") { event.preventDefault(); link.click(); }
     if (!dialog.open || event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === "+" || event.key === "-") resize(event.key === "+" ? 1 : -1);
-    if (event.target instanceof Element && event.target.closest(".scroll")) return; // arrows scroll a wide table
-    if (event.key === "ArrowRight") show(place + 1);
-    if (event.key === "ArrowLeft") show(place - 1);
+    if (event.target instanceof Element && event.target.closest(".scroll")) return; // here the arrow keys scroll a wide table
+    if (event.key === "ArrowRight") show(position + 1);
+    if (event.key === "ArrowLeft") show(position - 1);
   });
   addEventListener("resize", () => { if (dialog.open) resize(0); });
 })();

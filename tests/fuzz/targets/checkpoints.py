@@ -16,7 +16,7 @@ import safetensors.torch
 import torch
 
 from synthpipe.patches.pixels import decode
-from synthpipe.tensors import KEY, _digest, unpack
+from synthpipe.pretrained.tensors import KEY, _digest, unpack
 from tests.fuzz.target import (
     Place,
     Step,

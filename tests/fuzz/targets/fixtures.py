@@ -25,7 +25,7 @@ def small_run(cache: Path) -> Path:
     overrides = _set([*SMALL, f"patches.root={phantom(cache)}"])
 
     def build(folder: Path) -> None:
-        _done("build", DEMO, *overrides, "--workers", "1", "-o", folder / "run")
+        _done("build", DEMO, *overrides, "--workers", "0", "-o", folder / "run")
 
     return once(cache, "small", build) / "run"
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from synthpipe.errors import SynthpipeError
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.core.progress import Silent
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.export.form import from_png
 from synthpipe.patches.pixels import decode, decode_bytes
-from synthpipe.progress import Silent
 from synthpipe.segment.mask_check import check_masks
 from synthpipe.segment.masks import masked_images
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.fuzz import images
 from tests.fuzz.target import Place, Step, WrongError, command, damaged_bytes, is_of_memory, pick
 from tests.fuzz.targets.fixtures import small_checkpoint

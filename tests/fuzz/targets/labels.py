@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from synthpipe.errors import CatalogError
+from synthpipe.core.errors import CatalogError
+from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.labels import parse_bracket, parse_cell, parse_names
-from synthpipe.taxonomy import Taxonomy, TissueClass
 from tests.fuzz.target import Place, Step, WrongError, pick
 
 TAXONOMY = Taxonomy(

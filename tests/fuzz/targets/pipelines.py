@@ -14,11 +14,11 @@ import yaml
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
-from synthpipe.config import Pipeline, Stage, json_schema
-from synthpipe.pipeline_file import load
+from synthpipe.config.pipeline import Pipeline, Stage, json_schema
+from synthpipe.config.pipeline_file import load
+from synthpipe.config.settings_file import load_settings
 from synthpipe.runtime import JobSettings
 from synthpipe.segment.settings import TrainSettings, WindowSection
-from synthpipe.settings_file import load_settings
 from tests.conftest import ROOT
 from tests.fuzz.pipelines import damaged_pipeline
 from tests.fuzz.target import Place, Step, WrongError, damaged_bytes, damaged_value, pick

@@ -18,8 +18,8 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
-from synthpipe.errors import SynthpipeError
-from synthpipe.handoff import CuratedSet, open_curated
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.curated import CuratedSet, open_curated
 from tests.fuzz.target import (
     EXTREME_NUMBERS,
     Place,

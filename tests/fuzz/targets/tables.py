@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from synthpipe.config import PatchesSection
+from synthpipe.config.pipeline import PatchesSection
 from synthpipe.patches.catalog import survey
 from synthpipe.patches.layouts import read_layout
 from tests.fuzz.target import EXTREME_TEXTS, Place, Step, WrongError, command, damaged_bytes, pick

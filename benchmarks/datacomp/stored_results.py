@@ -1,0 +1,162 @@
+"""Stored results: one small JSON file for each data set, trainer, size, row and seed; existing ones are kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.datacomp.rows import ROWS, Predict, Samples
+from benchmarks.datacomp.sets import DataSet
+from benchmarks.datacomp.trainer import Trainer, fit, measure, predict
+from synthpipe.config.fields import differences
+from synthpipe.core.errors import ConfigError
+from synthpipe.core.records import Image, Mask
+from synthpipe.files.writing import write_atomically
+from synthpipe.segment.metrics import Counts
+from synthpipe.storage.run import versions
+
+FORMAT_VERSION = 1
+"""Version of the results; it is raised when the same settings give other results."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The key of a result: its data set, trainer, size, row and seed."""
+
+    data: str
+    trainer: str
+    size: int
+    row: str
+    seed: int
+
+    @property
+    def file(self) -> str:
+        return f"{self.data}-{self.trainer}-{self.size}-{self.row}-{self.seed}.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The result of one training.
+
+    Attributes
+    ----------
+    cell : Cell
+        The key of the result.
+    classes : tuple of str
+        Class names in the order of their indices.
+    confusions : (N, C, C) int64
+        The confusion matrix of every test image.
+    boundaries : (N, C, 4) int64
+        `metrics.boundary_counts` of every test image.
+    about : mapping
+        The other keys of the file.
+    """
+
+    cell: Cell
+    classes: tuple[str, ...]
+    confusions: Counts
+    boundaries: Counts
+    about: Mapping[str, Any]
+
+
+def read(path: Path) -> Result:
+    """Read a stored result."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    confusions, boundaries = (np.array(found.pop(key), np.int64) for key in ("confusions", "boundaries"))
+    return Result(Cell(**found["cell"]), tuple(found["classes"]), confusions, boundaries, found)
+
+
+def read_all(folder: Path) -> Iterator[Result]:
+    """Read all results in a folder, sorted by file name."""
+    return (read(path) for path in sorted(folder.glob("*.json")))
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One data set, with the folders of its results and its builds."""
+
+    data: DataSet
+    results: Path
+    runs: Path
+
+    @cached_property
+    def _images(self) -> dict[str, list[tuple[Image, Mask]]]:
+        taxonomy = self.data.description.taxonomy
+        return {part: [each.read(taxonomy) for each in self.data.images(part)] for part in ("validation", "test")}
+
+    def identity(self, cell: Cell, trainer: Trainer) -> dict[str, Any]:
+        """Return everything except the machine that a result depends on, JSON-ready."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "recipe": repr(ROWS[cell.row].recipe),
+            "pipeline": self.data.description.fingerprint,
+            "data": self.data.digests,
+            "trainer": trainer.identity(),
+        }
+
+    def check(self, cell: Cell, trainer: Trainer) -> bool:
+        """Return whether a result exists.
+
+        Raises
+        ------
+        ConfigError
+            The existing result comes from other settings.
+        """
+        path = self.results / cell.file
+        if not path.exists():
+            return False
+        changes = list(differences(read(path).about["made by"], self.identity(cell, trainer)))
+        if changes:
+            raise ConfigError(
+                f"{path}: comes from other settings ({'; '.join(changes)[:400]}); choose another folder with -o, "
+                "delete the file, or undo the change"
+            )
+        return True
+
+    def run(self, cells: Sequence[tuple[Cell, Trainer]], threads: int) -> None:
+        """Measure one row, size and seed with several trainers; existing results are kept."""
+        missing = [(cell, trainer) for cell, trainer in cells if not self.check(cell, trainer)]
+        if not missing:
+            return
+        first = missing[0][0]
+        run = self.runs / f"{first.data}-{first.size}-{first.row}-{first.seed}"
+        for cell, trainer in missing:  # the first trainer builds the row's run, and the next ones reuse it
+            start = time.monotonic()
+            train = partial(self._predictor, trainer, cell.seed, threads)
+            samples = ROWS[cell.row].recipe(self.data, cell.size, cell.seed, run, train)
+            self._train(cell, trainer, samples, time.monotonic() - start, threads)
+        shutil.rmtree(run, ignore_errors=True)
+
+    def _predictor(self, trainer: Trainer, seed: int, threads: int, samples: Samples) -> Predict:
+        torch.set_num_threads(threads)
+        network, _ = fit(trainer, samples, self._images["validation"], len(self.data.description.taxonomy), seed)
+        return partial(predict, network)
+
+    def _train(self, cell: Cell, trainer: Trainer, samples: Samples, made: float, threads: int) -> None:
+        torch.set_num_threads(threads)  # the filter's training has changed it
+        taxonomy = self.data.description.taxonomy
+        start = time.monotonic()
+        network, looked = fit(trainer, samples, self._images["validation"], len(taxonomy), cell.seed)
+        confusions, boundaries = measure(network, self._images["test"], len(taxonomy))
+        result = {
+            "cell": vars(cell),
+            "made by": self.identity(cell, trainer),
+            "classes": taxonomy.names,
+            "samples": len(samples.masks),
+            "validation": looked,
+            "confusions": confusions.tolist(),
+            "boundaries": boundaries.tolist(),
+            "seconds": {"samples": round(made), "training": round(time.monotonic() - start)},
+            "threads": threads,
+            "versions": versions(),
+        }
+        write_atomically(self.results / cell.file, json.dumps(result) + "\n")

@@ -1,0 +1,113 @@
+"""Write verdicts and the curated set, the last steps of a build."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.build.curation import Kept, Verdicts, code
+from synthpipe.build.state import BuildState
+from synthpipe.build.tasks import CuratedTask, write_curated_shard
+from synthpipe.compose import donor_uses
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.records import STRATEGIES, Strategy
+from synthpipe.core.threads import in_threads
+from synthpipe.files.locations import Location
+from synthpipe.patches.catalog import Catalog
+from synthpipe.storage.shards import planned_in, shards_of
+from synthpipe.storage.stores import CompositeStore, CuratedStore
+
+_OBJECTS_AT_ONCE = 16  # each waits for the disk, or for the network
+
+
+def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) -> None:
+    """Store the verdicts. Candidates beyond the plan, made for settings that have changed, are surplus.
+
+    Shards that already have the same verdicts stay as they are.
+    """
+    pipeline, size = state.pipeline, state.pipeline.store.shard
+    candidates = CompositeStore.open(state.run.candidates, strategy, writable=True)
+    candidates.extend_verdicts(pipeline, len(verdicts))
+    length = candidates.length("verdict")
+    shards, stored = shards_of(length, size), candidates.complete_shards("verdict")
+
+    def write(shard: int) -> None:
+        codes = verdicts_of_shard(verdicts, shard, size)
+        if not (shard in stored and candidates.holds_verdicts(shard, codes)):
+            candidates.write_verdicts(shard, codes)
+
+    with state.reporter.stage(f"{strategy} verdicts", length) as advance:
+        for shard, _ in zip(shards, in_threads(write, shards, _OBJECTS_AT_ONCE), strict=True):
+            advance(planned_in([shard], length, size))
+
+
+def verdicts_of_shard(verdicts: Verdicts, shard: int, size: int) -> Verdicts:
+    """Return the verdicts of a shard, (size,) uint8; candidates beyond the plan are surplus."""
+    part = verdicts[shard * size : (shard + 1) * size]
+    return np.concatenate([part, np.full(size - len(part), code("surplus"), np.uint8)])
+
+
+def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) -> None:
+    """Copy the kept candidates into the curated set: strategy by strategy, each in index order.
+
+    Complete shards stay, unless new scores changed which candidates are kept.
+    """
+    pipeline, size = state.pipeline, state.pipeline.store.shard
+    kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
+    count = sum(map(len, kept.values()))
+    target = create_curated(state.run.curated, pipeline, state.catalog, count)
+    if pipeline.filter.enabled:
+        _remove_stale(state, target, kept)
+    missing = target.missing_shards(count)
+    tasks = (CuratedTask(state.job, shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
+    with state.reporter.stage("curated set", planned_in(missing, count, size)) as advance:
+        for copied in state.executor.run(write_curated_shard, tasks):
+            advance(copied)
+
+
+def create_curated(path: Location | None, pipeline: Pipeline, catalog: Catalog, count: int) -> CuratedStore:
+    """Create or lengthen the curated set of a run; in memory, to compare with, where `path` is None."""
+    groups = sorted({patch.group for patch in catalog.donors})
+    uses = max(donor_uses(pipeline, strategy) for strategy in pipeline.strategies)
+    return CuratedStore.of_run(path, pipeline, groups, catalog.digest, count, uses)
+
+
+def _remove_stale(state: BuildState, target: CuratedStore, kept: Mapping[Strategy, Kept]) -> None:
+    """Remove the shards of which composites or scores differ from those that are kept now.
+
+    Only their images are removed: without them a shard counts as missing, and is written as a whole. All other arrays
+    follow from the three that are compared.
+    """
+    size = state.pipeline.store.shard
+    candidates = {strategy: CompositeStore.open(state.run.candidates, strategy) for strategy in kept}
+
+    def stale(shard: int) -> bool:
+        start, stop = shard * size, (shard + 1) * size
+        origins = part_of(kept, start, stop)
+        wanted = {
+            "origin_strategy": [np.full(len(each), STRATEGIES.index(strategy)) for strategy, each in origins.items()],
+            "origin_index": list(origins.values()),
+            "p_real": [candidates[strategy].scores(each.tolist()) for strategy, each in origins.items()],
+        }
+        return not all(
+            np.array_equal(target.read(name, slice(start, stop)), np.concatenate(parts))
+            for name, parts in wanted.items()
+        )
+
+    planned = shards_of(sum(map(len, kept.values())), size)
+    complete = sorted(target.complete_shards().intersection(planned))
+    for shard, is_stale in zip(complete, in_threads(stale, complete, _OBJECTS_AT_ONCE), strict=True):
+        if is_stale:
+            target.discard(shard)
+
+
+def part_of(kept: Mapping[Strategy, Kept], start: int, stop: int) -> dict[Strategy, NDArray[np.int64]]:
+    """Return by strategy the candidates that are samples `start` to `stop` of the curated set."""
+    part = {}
+    for strategy, indices in kept.items():
+        if len(found := indices.between(start, stop)):
+            part[strategy] = found
+        start, stop = start - len(indices), stop - len(indices)
+    return part

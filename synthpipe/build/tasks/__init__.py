@@ -1,0 +1,34 @@
+"""The tasks of workers: render a shard, score shards, train a filter, write a shard of the curated set.
+
+Each task can be repeated, writes objects that no other task touches, and returns a few bytes. Only tasks that need
+torch import it: a worker that renders saves seconds and hundreds of megabytes.
+"""
+
+from synthpipe.build.tasks.curating import CuratedTask, curated_shard, group_numbers, write_curated_shard
+from synthpipe.build.tasks.job import Job, open_donors, release_donors
+from synthpipe.build.tasks.rendering import ShardTask, equals_stored, render_recipe, render_shard, sample_recipe
+from synthpipe.build.tasks.scoring import ScoreTask, score_shards
+from synthpipe.build.tasks.training import NetworkTask, TrainTask, check_network, real_patches, train, training_steps
+
+__all__ = [
+    "CuratedTask",
+    "Job",
+    "NetworkTask",
+    "ScoreTask",
+    "ShardTask",
+    "TrainTask",
+    "check_network",
+    "curated_shard",
+    "equals_stored",
+    "group_numbers",
+    "open_donors",
+    "real_patches",
+    "release_donors",
+    "render_recipe",
+    "render_shard",
+    "sample_recipe",
+    "score_shards",
+    "train",
+    "training_steps",
+    "write_curated_shard",
+]

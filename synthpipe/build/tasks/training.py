@@ -1,0 +1,106 @@
+"""Tasks that check the filter's network and train the filter of one strategy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from synthpipe.build.tasks.job import Job, read_split, training_composites
+from synthpipe.compose import generator
+from synthpipe.compose.view import real_view
+from synthpipe.config.pipeline import FilterSection, Pipeline
+from synthpipe.core.progress import throttled
+from synthpipe.core.records import Image, PatchRef, Strategy
+from synthpipe.patches.catalog import Catalog, load_catalog
+from synthpipe.patches.pixels import read_pixels
+from synthpipe.runtime import announce
+from synthpipe.storage.stores import CompositeStore
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkTask:
+    """A check that workers have the filter's network and its initial weights."""
+
+    settings: FilterSection
+
+    def __repr__(self) -> str:
+        return f"the check of filter.network {self.settings.network}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainTask:
+    """The filter of one strategy; `access` is the result of `Catalog.access`."""
+
+    job: Job
+    strategy: Strategy
+    access: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        return f"training of the {self.strategy} filter"
+
+
+def check_network(task: NetworkTask) -> None:
+    """Refuse an unknown filter network, and weights that do not fit it, before anything is rendered for it."""
+    from synthpipe.filtering.network import check_start
+
+    check_start(task.settings)
+
+
+def train(task: TrainTask) -> list[str]:
+    """Train the filter of a strategy and announce the steps; store weights and metrics; return notes for the user."""
+    from synthpipe.filtering.training import FilterData, train_filter
+
+    job, strategy = task.job, task.strategy
+    pipeline, settings = job.pipeline, job.pipeline.filter
+    synthetic = CompositeStore.open(job.run.training, strategy).images()
+    count = training_composites(pipeline)
+    real = real_patches(pipeline, load_catalog(job.run.path, pipeline.taxonomy, task.access), read_split(job.run))
+    held = [read_pixels(patch) for patch in real["train"]]  # every epoch has new views of them
+
+    def views(images: Iterable[Image], total: int, epoch: int) -> Image:
+        shown = np.empty((total, *pipeline.canvas, 3), np.uint8)
+        for number, image in enumerate(images):
+            rng = generator(pipeline.seed, strategy, "view", epoch << 32 | number)
+            shown[number] = real_view(rng, image, strategy, pipeline)
+        return shown
+
+    data = FilterData(
+        synthetic_train=synthetic.read_many(range(count)),
+        synthetic_val=synthetic.read_many(range(count, settings.candidates)),
+        real_train=lambda epoch: views(held, len(held), 1 + epoch),
+        real_val=views(map(read_pixels, real["validation"]), len(real["validation"]), 0),
+    )
+    notes: list[str] = []
+    with throttled(announce) as on_steps:
+        train_filter(settings, strategy, data, pipeline.seed, job.run.filter, on_note=notes.append, on_steps=on_steps)
+    return notes
+
+
+def training_steps(pipeline: Pipeline, strategy: Strategy) -> int:
+    """Return the steps of a filter's training; no epoch has more real patches than composites."""
+    settings = pipeline.filter
+    return settings.epochs[strategy] * math.ceil(2 * training_composites(pipeline) / settings.batch)
+
+
+def real_patches(
+    pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]
+) -> dict[str, list[PatchRef]]:
+    """Return the real patches on each side of the filter's split, ``train`` and ``validation``.
+
+    Each side has at most as many patches as composites, evenly spread over the catalog. `split` has each side's groups.
+    """
+    count = training_composites(pipeline)
+    limits = {"train": count, "validation": pipeline.filter.candidates - count}
+    return {
+        side: _spread([patch for patch in catalog.mixed if patch.group in split[side]], limit)
+        for side, limit in limits.items()
+    }
+
+
+def _spread(patches: list[PatchRef], limit: int) -> list[PatchRef]:
+    if len(patches) <= limit:
+        return patches
+    return [patches[number * len(patches) // limit] for number in range(limit)]

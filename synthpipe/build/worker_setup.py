@@ -1,0 +1,205 @@
+"""Prepare a worker for its first task: check packages, run and patches, and build its node's donor bank."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from uuid import uuid4
+
+import cv2
+
+from synthpipe.build.tasks import Job, open_donors, real_patches, release_donors
+from synthpipe.config.pipeline import Pipeline
+from synthpipe.core.errors import SynthpipeError
+from synthpipe.core.packages import TORCH, absent, require_filter
+from synthpipe.core.progress import Reporter
+from synthpipe.core.records import PatchRef
+from synthpipe.core.resizing import fit_packed
+from synthpipe.core.threads import available_cores
+from synthpipe.files.scratch import ANOTHER_PLACE, has_locks
+from synthpipe.files.writing import write_atomically
+from synthpipe.patches.bank import bank_bytes, build_bank
+from synthpipe.patches.catalog import Catalog, load_catalog
+from synthpipe.patches.pixels import read_pixels
+from synthpipe.patches.shared_bank import BankLocation, HeldBank, hold_bank, name_bank
+from synthpipe.runtime import ClusterSettings, Demand, Local
+from synthpipe.storage.run import versions
+
+_TORCH_BYTES = 2 << 30
+_SECONDS_TO_APPEAR = 10.0  # file systems of a cluster show new files late
+_SECONDS_BETWEEN_NEWS = 0.2
+_HELD: dict[BankLocation, HeldBank] = {}  # by this process
+_USERS: defaultdict[BankLocation, set[str]] = defaultdict(set)  # keys of the builds that use each
+_PREPARING = Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class BuildWorkerSetup:
+    """The driver's view of the run, for workers to compare with their own, and their donor bank.
+
+    Attributes
+    ----------
+    job : Job
+        The job of the build.
+    token : str
+        The text that the driver wrote into the run.
+    first : PatchRef
+        A donor that every node must be able to read.
+    versions : dict
+        The driver's packages; those of the filter count only if the pipeline has a filter.
+    access : dict
+        The result of `Catalog.access`.
+    """
+
+    job: Job
+    token: str
+    first: PatchRef
+    versions: dict[str, str]
+    access: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def _filtered(self) -> bool:
+        return self.job.pipeline.filter.enabled
+
+    @property
+    def key(self) -> str:
+        """A name that all builds of one run from the same patches share, and no other builds."""
+        return name_bank(str(self.job.run.path), self.job.bank.name)
+
+    def problems(self) -> list[str]:
+        """Return, on a worker, the differences from the driver that keep it from taking part."""
+        return [*self._no_packages(), *self._other_versions(), *self._no_run(), *self._no_patches()]
+
+    def prepare(self, on_donors: Callable[[int], None]) -> None:
+        """Get this worker process ready: OpenCV on one thread, the node's donor bank built and mapped.
+
+        `on_donors` is called with the number of donors done since its last call.
+        """
+        cv2.setNumThreads(1)
+        bank = self.job.bank
+        with _PREPARING:
+            _USERS[bank].add(self.key)
+            if bank not in _HELD:
+                _HELD[bank] = hold_bank(bank, partial(_build, self, on_donors))
+            open_donors(bank)
+
+    def release(self) -> None:
+        """Release the bank unless another build uses it here; the last process of the node removes it."""
+        bank = self.job.bank
+        with _PREPARING:
+            _USERS[bank].discard(self.key)
+            if not _USERS[bank] and (held := _HELD.pop(bank, None)):
+                release_donors()
+                held.release()
+
+    def _no_packages(self) -> Iterator[str]:
+        try:
+            if self._filtered:
+                require_filter()
+        except SynthpipeError as error:
+            yield str(error)
+
+    def _other_versions(self) -> Iterator[str]:
+        here = versions(self._filtered)
+        for package in sorted((here.keys() | self.versions.keys()) - set(absent(*TORCH))):
+            found, expected = here.get(package, "unknown"), self.versions.get(package, "unknown")
+            if found != expected:
+                yield f"{package} is {found} there, {expected} here"
+
+    def _no_run(self) -> Iterator[str]:
+        path, deadline = self.job.run.token, time.monotonic() + _SECONDS_TO_APPEAR
+        while True:
+            try:
+                found: str | None = path.read_text(encoding="utf-8")
+            except OSError:
+                found = None
+            if found == self.token:
+                return
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        what = "cannot be read" if found is None else "shows other files"
+        yield f"the run {self.job.run.path} {what} there; its path must be one that all machines share"
+
+    def _no_patches(self) -> Iterator[str]:
+        try:
+            read_pixels(self.first)
+        except SynthpipeError as error:
+            yield f"the patches are not those of the driver there; give patches.root a path that all see: {error}"
+
+
+@contextmanager
+def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
+    """Keep a token in the run while the block runs, so that workers recognize the driver's run."""
+    setup = BuildWorkerSetup(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
+    read_pixels(setup.first)  # patches that the driver cannot read are no problem of workers
+    token = job.run.token
+    write_atomically(token, setup.token)
+    try:
+        yield setup
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankLocation:
+    """Name the bank of a catalog's donors by everything that decides its bytes, and by the paths of the donors.
+
+    `scratch` and `shared` are as in `BankLocation`.
+    """
+    glass = pipeline.glass.model_dump(mode="json") if pipeline.glass else None
+    canvas = pipeline.canvas if pipeline.bezier else None
+    paths = [patch.path for patch in catalog.donors]
+    name = name_bank(catalog.digest, paths, glass, pipeline.taxonomy.background, canvas, versions())
+    return BankLocation(name, scratch, shared)
+
+
+def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings, reporter: Reporter) -> BankLocation:
+    """Name the donor bank of a build; workers of this machine share none where file locks do not work."""
+    scratch = cluster.scratch_on_nodes
+    shared = not isinstance(cluster.where, Local) or has_locks(scratch)
+    if not shared:
+        reporter.note(
+            f"note: {scratch or tempfile.gettempdir()}: its file system gives one lock to several processes, so each "
+            f"worker builds a donor bank of its own there, and leaves it when it is killed; to share one, "
+            f"{ANOTHER_PLACE}"
+        )
+    return place_bank(pipeline, catalog, scratch, shared)
+
+
+def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]) -> Demand:
+    """Return the memory that a build needs on its workers besides their own; `split` has the groups of each side."""
+    canvas = pipeline.canvas if pipeline.bezier else None
+    training = 0
+    if pipeline.filter.enabled:
+        # torch itself; composites, as many real patches and views of these, and as much again to compute with
+        image = 3 * math.prod(pipeline.canvas)
+        training = _TORCH_BYTES + 4 * pipeline.filter.candidates * image
+        # the patches that train are held as they are
+        sizes = (3 * patch.height * patch.width for patch in real_patches(pipeline, catalog, split)["train"])
+        training += sum(max(0, size - image) for size in sizes)
+    return Demand(bank_bytes(catalog.donors, canvas), training)
+
+
+def _build(setup: BuildWorkerSetup, on_donors: Callable[[int], None], directory: Path) -> None:
+    pipeline = setup.job.pipeline
+    donors = load_catalog(setup.job.run.path, pipeline.taxonomy, setup.access).donors
+    fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
+    done = announced = 0
+    latest = time.monotonic()
+
+    def on_patch() -> None:
+        nonlocal done, announced, latest
+        done += 1
+        if time.monotonic() - latest >= _SECONDS_BETWEEN_NEWS or done == len(donors):
+            on_donors(done - announced)
+            announced, latest = done, time.monotonic()
+
+    build_bank(directory, donors, pipeline.glass, pipeline.taxonomy.background, on_patch, available_cores(), fit)

@@ -1,1 +1,0 @@
-"""Data cards: what a curated set is, for people (README) and for machines (Croissant)."""

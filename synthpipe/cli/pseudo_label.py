@@ -1,0 +1,88 @@
+"""`synthpipe pseudo-label`: predict the masks of real patches, to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from synthpipe.cli.options import EXISTING, LOCATION, MAX_PIXELS_OPTION
+from synthpipe.cli.output import say
+from synthpipe.cli.progress import reporter
+from synthpipe.cli.segmentation import note_glass, real_catalog
+from synthpipe.cli.segmentation_options import checkpoint_argument, device_option, glass_option, layout_option
+from synthpipe.config.pipeline import Layout
+from synthpipe.curated import PSEUDO_LABELLED
+from synthpipe.files.folders import claim
+from synthpipe.files.locations import Location
+
+if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
+    pass
+
+_batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
+
+
+@click.command("pseudo-label")
+@checkpoint_argument
+@click.option("--real", type=EXISTING, required=True, help="Data set of the real patches.")
+@layout_option
+@click.option("-o", "--output", type=LOCATION, required=True, help="Zarr store to write.")
+@glass_option
+@device_option
+@_batch
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Share of the pixels of each class that keep it, in patches of several; the unsure ones are ignored [all].",
+)
+@MAX_PIXELS_OPTION
+def pseudo_label(
+    checkpoint: Path,
+    real: Location,
+    layout: Layout | None,
+    output: Location,
+    glass: bool,
+    device: str | None,
+    batch: int,
+    keep: float | None,
+    most: int,
+) -> None:
+    """Predict the masks of real patches, to train on.
+
+    CHECKPOINT is a file, or the folder of a training, whose best.ckpt it stands for. `synthpipe train` takes the store
+    that is written beside the composites. The mean over flips and rotations is taken where the canvas is a square;
+    classes that a patch's label excludes are suppressed, patches of one class are filled with it, and glass is ignored.
+    If the same command is given again, it resumes.
+
+    --keep 0.6 is worth trying: the classes of a label are brought to equal shares of all patches first, so that a class
+    that the network seldom predicts is not lost; then the surest pixels of each class keep it.
+
+    \b
+    Examples:
+      synthpipe pseudo-label runs/demo/segmentation --real data/phantom -o runs/demo/pseudo.zarr
+      synthpipe pseudo-label runs/bcss/stage-1 --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
+      synthpipe pseudo-label runs/glas/stage-1 --real glas-tiles -o runs/glas/pseudo.zarr --no-glass --keep 0.6
+    """
+    claim(output, PSEUDO_LABELLED)
+
+    from synthpipe.segment.checkpoint import Checkpoint
+    from synthpipe.segment.devices import choose_device
+    from synthpipe.segment.pseudo import pseudo_label
+
+    description = Checkpoint.load(checkpoint).description
+    chosen = choose_device(device)
+    catalog = real_catalog(real, layout, description, most)
+    note_glass(description, glass)
+    count = pseudo_label(
+        checkpoint,
+        catalog.patches,
+        catalog.digest,
+        output,
+        chosen,
+        batch,
+        reporter(),
+        description.ignored_glass(glass),
+        keep,
+    )
+    say(f"{output}: {len(catalog.patches)} real patches with predicted masks, {count} of them now")

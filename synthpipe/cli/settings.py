@@ -1,0 +1,85 @@
+"""Arguments and options for settings files: the file, or the name of a shipped one, and KEY=VALUE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+from pydantic import BaseModel
+
+from synthpipe.config.settings_file import choices
+from synthpipe.config.shipped import SHIPPED
+
+
+class SettingsFile(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+    """A YAML file, or the name of one that comes with synthpipe, such as ``demo``."""
+
+    name = "file or name"
+
+    def __init__(self, folder: Path = SHIPPED) -> None:
+        self._folder = folder
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(value)
+        if path.is_dir():
+            self.fail(f"{str(value)!r} is a folder, expected a YAML file; shipped files: {self._offered()}", param, ctx)
+        if path.suffix or path.exists() or len(path.parts) != 1:
+            return path
+        shipped = self._folder / f"{path}.yaml"
+        if not shipped.is_file():
+            message = f"no file {str(value)!r}, and no shipped file of this name; shipped files: {self._offered()}"
+            self.fail(message, param, ctx)
+        return shipped
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name) for name in self._names() if incomplete and name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]
+
+    def _names(self) -> list[str]:
+        return sorted(path.stem for path in self._folder.glob("*.yaml"))
+
+    def _offered(self) -> str:
+        return ", ".join(self._names())
+
+
+class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+    """KEY=VALUE of a settings model: a shell completes its keys, and the values of keys that have a fixed choice.
+
+    `model` names it as ``module:class``. It is imported when a shell asks for completions.
+    """
+
+    name = "key=value"
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        found = _keys(resolve_name(self._model), "")
+        return [CompletionItem(text, help=told) for text, told in found if text.startswith(incomplete)]
+
+
+pipeline_argument = click.argument("pipeline", type=SettingsFile())
+set_option = click.option(
+    "--set",
+    "overrides",
+    type=KeyValue("synthpipe.config.pipeline:Pipeline"),
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Replace a key of the settings file; can be repeated.",
+)
+
+
+def _keys(model: type[BaseModel], above: str) -> Iterator[tuple[str, str | None]]:
+    for name, field in model.model_fields.items():
+        allowed = choices(field.annotation)
+        sections = [each for each in allowed if isinstance(each, type) and issubclass(each, BaseModel)]
+        for section in sections:
+            yield from _keys(section, f"{above}{name}.")
+        words = [each for each in allowed if isinstance(each, str)]
+        yield from ((f"{above}{name}={word}", field.description) for word in words)
+        if not sections and not words:
+            yield f"{above}{name}=", field.description

@@ -1,0 +1,127 @@
+"""`synthpipe train`: train a segmentation network on curated sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import yaml
+
+from synthpipe.cli.options import LOCATION, MAX_PIXELS_OPTION
+from synthpipe.cli.output import say
+from synthpipe.cli.progress import reporter
+from synthpipe.cli.segmentation import checked_images, real_catalog, run_training, say_outcome, training_settings
+from synthpipe.cli.segmentation_options import (
+    config_option,
+    hardware_options,
+    layout_option,
+    mask_options,
+    output_option,
+    real_option,
+    set_option,
+    val_option,
+)
+from synthpipe.config.pipeline import Layout
+from synthpipe.core.errors import ConfigError
+from synthpipe.curated import CuratedSet
+from synthpipe.files.folders import claim
+from synthpipe.files.locations import Location
+
+if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
+    pass
+
+
+@click.command()
+@click.argument("curated", nargs=-1, required=True, type=LOCATION)
+@real_option
+@layout_option
+@val_option
+@output_option
+@config_option
+@set_option
+@mask_options
+@MAX_PIXELS_OPTION
+@hardware_options
+@click.option("--dry-run", is_flag=True, help="Say what would be trained on what; train nothing.")
+def train(
+    curated: tuple[Location, ...],
+    real: Location | None,
+    layout: Layout | None,
+    val: Path,
+    output: Path,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    any_palette: bool,
+    mask_map: str | None,
+    most: int,
+    device: str | None,
+    readers: int | None,
+    dry_run: bool,
+) -> None:
+    """Train a segmentation network on curated sets.
+
+    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Several sets are one: all
+    samples count alike. Real patches (--real) train too, by their consistency. If the same command is given again, a
+    training that was stopped resumes, with the very batches that it would have seen. Masks of --val hold class indices,
+    or what --mask-map says. The first note says what each value means.
+
+    \b
+    Examples:
+      synthpipe train runs/demo --real data/phantom --val data/phantom/2.validation \\
+        --config pipelines/training/demo.yaml -o runs/demo/segmentation
+      synthpipe train runs/bcss --real /data/BCSS-WSSS --val /data/BCSS-WSSS/val -o runs/bcss/stage-1
+      synthpipe train runs/bcss runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
+        --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --device cuda:0,cuda:1
+      synthpipe train runs/glas --real glas-tiles --val /data/glas/val -o runs/glas/stage-1 \\
+        --mask-map "255=gland,0=stroma"
+    """
+    from synthpipe.segment.mask_check import among_patches
+    from synthpipe.segment.masks import digest_of
+    from synthpipe.segment.outputs import TRAINING
+    from synthpipe.segment.sources import Composites, RealPatches
+
+    claim(output, TRAINING)
+    settings = training_settings(config, overrides)
+    sets = [CuratedSet(path) for path in curated]
+    composites = Composites(sets)
+    description = sets[0].description
+    if real is None and settings.real:
+        raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
+    images = checked_images(val, description, mask_map, any_palette, most).images
+    patches = None if real is None or not settings.real else real_catalog(real, layout, description, most)
+    if real is not None and not settings.real:
+        reporter().note(f"note: real is 0, so no patches of {real} are trained on")
+    if patches and settings.consistency.glass == "mask" and not description.glass:
+        reporter().note("note: the build looked for no glass, so consistency.glass masks only what transforms open")
+    sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
+    if patches:
+        among_patches(images, patches.patches, reporter())
+        sources["real patches"] = patches.digest
+    sources["validation images"] = digest_of(images)
+
+    from synthpipe.segment.network import SegmentationNetwork, read_file, with_own_normalisation
+    from synthpipe.segment.training_checks import check_network
+    from synthpipe.segment.training_records import TrainingData
+
+    data = TrainingData(
+        description,
+        composites,
+        RealPatches(patches.patches, description) if patches else None,
+        images,
+        sources,
+    )
+    if dry_run:
+        settings = settings.model_copy(update={"network": with_own_normalisation(settings.network)})
+        network = SegmentationNetwork(settings.network, len(description.taxonomy), read_file(settings.network))
+        check_network(network, data, settings, devices=1)
+        say("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
+        say(
+            f"would train {output} on {len(composites)} composites of {description.size[0]} x {description.size[1]} "
+            f"pixels and {len(patches.patches) if patches else 0} real patches, classes "
+            f"{', '.join(description.taxonomy.names)}; {len(images)} validation images choose the best weights"
+        )
+        return
+    from synthpipe.segment.devices import choose_hardware
+
+    say_outcome(run_training(settings, data, output, choose_hardware(device, readers)), output)

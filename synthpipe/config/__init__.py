@@ -1,0 +1,1 @@
+"""Settings: the pipeline's model, the files that hold settings, and messages about mistakes in them."""

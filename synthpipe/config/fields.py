@@ -1,0 +1,143 @@
+"""Types of settings, with their ranges, and the model that all sections of settings files share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+)
+from pydantic_core import PydanticCustomError
+
+from synthpipe.core.display import without_secrets
+from synthpipe.core.records import STRATEGIES, Strategy
+
+# strict: no text is a number, true is no 1, and 1.0 is no whole number
+Flag = Annotated[bool, Field(strict=True)]
+Whole = Annotated[int, Field(strict=True)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Text = Annotated[str, Field(max_length=4096)]
+Secretive = Annotated[Text, PlainSerializer(without_secrets)]
+"""A path or a URL. Its credentials are used to read it, and are stored nowhere."""
+Precision = Annotated[
+    Literal["mixed", "32"],
+    BeforeValidator(lambda value: "32" if value == 32 else value),  # YAML reads 32 without quotes as a number
+]
+
+MOST = 100_000_000
+"""Of whatever is counted; the driver holds some bytes of each candidate."""
+LARGEST = 8192
+"""Side of an image in pixels: a composite of 256 MiB, of which a worker holds several."""
+_MOST_TILES = 64
+
+Positive = Annotated[Whole, Field(ge=1, le=MOST)]
+Draws = Annotated[Whole, Field(ge=1, le=10_000)]
+Side = Annotated[Whole, Field(ge=1, le=LARGEST)]
+Above0 = Annotated[Number, Field(gt=0, le=1000)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Byte = Annotated[Whole, Field(ge=0, le=255)]
+Mean = Annotated[Number, Field(ge=-1000, le=1000)]
+Deviation = Annotated[Number, Field(ge=0.001, le=1000)]
+Color = tuple[Byte, Byte, Byte]
+
+
+def _whole(value: Any) -> Any:
+    if type(value) is not int:
+        raise PydanticCustomError("whole", "Expected a whole number such as 1")
+    return value
+
+
+def _both(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value, value
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise PydanticCustomError("size", "Expected one whole number of pixels such as 224, or two as [height, width]")
+    return tuple(value)
+
+
+def _for_each(value: Any) -> Any:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return dict.fromkeys(STRATEGIES, value)
+    if not isinstance(value, dict):
+        raise PydanticCustomError(
+            "per_strategy", "Expected one whole number such as 12, or one for each as {mosaic: 1, bezier: 2}"
+        )
+    return value
+
+
+def _size_schema(most: int) -> dict[str, Any]:
+    side = {"type": "integer", "minimum": 1, "maximum": most}
+    both = {"type": "array", "items": side, "minItems": 2, "maxItems": 2}
+    return {"anyOf": [side, both], "x-words": f"a whole number from 1 to {most}, or two as [height, width]"}
+
+
+_COUNT = {"type": "integer", "minimum": 1, "maximum": MOST}
+Size = Annotated[tuple[Side, Side], BeforeValidator(_both), WithJsonSchema(_size_schema(LARGEST))]
+GridSize = Annotated[
+    tuple[Annotated[Side, Field(le=_MOST_TILES)], Annotated[Side, Field(le=_MOST_TILES)]],
+    BeforeValidator(_both),
+    WithJsonSchema(_size_schema(_MOST_TILES)),
+]
+PerStrategy = Annotated[
+    dict[Strategy, Positive],
+    BeforeValidator(_for_each),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                _COUNT,
+                {"type": "object", "properties": dict.fromkeys(STRATEGIES, _COUNT), "additionalProperties": False},
+            ],
+            "x-words": f"a whole number from 1 to {MOST}, or one for each strategy as {{mosaic: 1, bezier: 2}}",
+        }
+    ),
+]
+
+
+Version = Annotated[Literal[1], BeforeValidator(_whole)]  # to Literal true and 1.0 are 1
+
+
+class Section(BaseModel):
+    """A part of the pipeline file: frozen, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    _new_keys: ClassVar[tuple[str, ...]] = ()
+    """Keys that are not stored or hashed while they have their defaults, so that older runs keep their fingerprints."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults_of_new_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        for key in self._new_keys:
+            if data.get(key, ...) == type(self).model_fields[key].default:
+                del data[key]
+        return data
+
+
+def digest(data: object) -> str:
+    """Return the SHA-256 of JSON-ready `data`, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield ``key: old -> new`` for each leaf in which two JSON-ready mappings differ."""
+    for key in sorted(old.keys() | new.keys()):
+        left, right = old.get(key), new.get(key)
+        if isinstance(left, dict) and isinstance(right, dict):
+            yield from differences(left, right, f"{prefix}{key}.")
+        elif left != right:
+            yield f"{prefix}{key}: {json.dumps(left)} -> {json.dumps(right)}"
+
+
+def even_ceil(value: float) -> int:
+    """Round up to an even integer, as the Mosaic's split point is (method section 2)."""
+    return 2 * math.ceil(value / 2)

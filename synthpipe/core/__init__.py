@@ -1,0 +1,1 @@
+"""Records, errors and texts that every other package may use."""

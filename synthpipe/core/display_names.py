@@ -1,0 +1,41 @@
+"""Code names in words: the one table of what people read for strategies, verdicts and scores.
+
+Stored data, JSON output, settings and commands keep the code names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from synthpipe.core.records import Reason
+
+STRATEGY: Mapping[str, str] = {
+    "mosaic": "Mosaic",
+    "bezier": "Bezier",
+    "real": "real patches with predicted masks",
+}
+VERDICT: Mapping[Reason, str] = {
+    "kept": "kept",
+    "looks_synthetic": "looks synthetic",
+    "too_few_classes": "too few classes",
+    "donor_overused": "donor used too often",
+    "surplus": "not needed",
+}
+SCORE = "score: probability of being real"
+
+
+def candidate(strategy: str, index: int) -> str:
+    """Name a candidate: ``Mosaic 41``."""
+    return f"{STRATEGY[strategy]} {index}"
+
+
+def score(p_real: float | None) -> str:
+    """Return the filter's score as text; empty where there is none."""
+    return "" if p_real is None or math.isnan(p_real) else f"score {p_real:.3f}"
+
+
+def stage(name: str) -> str:
+    """Return the name of a build's stage with its strategy in words: ``Mosaic candidates``."""
+    first, space, rest = name.partition(" ")
+    return f"{STRATEGY.get(first, first)}{space}{rest}"

@@ -1,0 +1,201 @@
+"""The exceptions that synthpipe raises for bad input and bad state.
+
+Each is also a builtin, so that library users can catch what they expect. Only the command line turns them into
+one line and an exit code; every message says what was found, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from synthpipe.core.display import without_secrets
+
+_SIGNS_OF_FULL_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",  # the driver: contexts, page-locked memory
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")  # of stores
+_RIGHTS = {errno.EACCES, errno.EPERM}
+_LIMITS = {errno.EMFILE, errno.ENFILE}
+_NETWORK = {errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+_NETWORK |= {errno.ENETDOWN, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT}
+_CURES = {
+    errno.ENOSPC: "free some space, then give the command again",
+    errno.EDQUOT: "free some space in your quota, then give the command again",
+    errno.EFBIG: "allow larger files (ulimit -f), or choose another disk",
+    errno.EROFS: "choose a location that you can write to",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOENT: "check that it is there",
+    **dict.fromkeys(_RIGHTS, "ask its owner for the right, or give the command as the user who owns it"),
+    **dict.fromkeys(_LIMITS, "allow more open files (ulimit -n), or use fewer workers and sets at once"),
+    **dict.fromkeys(_NETWORK, "check the address and the network, then give the command again"),
+}
+_CREDENTIALS = "check that the credentials are right, have not expired, and may read, write and list there"
+_EXPIRED = "renew the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or your profile)"
+_REGION = "check the region and the address (AWS_DEFAULT_REGION, AWS_ENDPOINT_URL)"
+_REFUSALS = {
+    "400": _CREDENTIALS,  # of HEAD, whose answer has no body that says more
+    "401": _CREDENTIALS,
+    "403": _CREDENTIALS,
+    "AccessDenied": _CREDENTIALS,
+    "AuthorizationHeaderMalformed": _REGION,
+    "ExpiredToken": _EXPIRED,
+    "InvalidAccessKeyId": "check the key's name (AWS_ACCESS_KEY_ID, or your profile)",
+    "InvalidToken": _EXPIRED,
+    "PermanentRedirect": _REGION,
+    "RequestTimeTooSkewed": "set the clock of this machine",
+    "SignatureDoesNotMatch": "check the secret key (AWS_SECRET_ACCESS_KEY, or your profile)",
+    "TokenRefreshRequired": _EXPIRED,
+}
+_RIGHT_TO = {  # what a request to S3 needs, where that is not its own name
+    "CompleteMultipartUpload": "PutObject",
+    "CreateMultipartUpload": "PutObject",
+    "DeleteObjects": "DeleteObject",
+    "HeadBucket": "ListBucket",
+    "HeadObject": "GetObject",
+    "ListObjectsV2": "ListBucket",
+    "UploadPart": "PutObject",
+}
+
+
+class SynthpipeError(Exception):
+    """Base of all errors that synthpipe explains to users. Messages never hold credentials of a URL."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(without_secrets(message))
+
+
+class ConfigError(SynthpipeError, ValueError):
+    """A pipeline file, or an option that overrides it, is wrong."""
+
+
+class CatalogError(SynthpipeError, ValueError):
+    """The patches on disk do not form a usable data set."""
+
+
+class StoreError(SynthpipeError, OSError):
+    """A run or a Zarr store is missing, damaged, or cannot be written."""
+
+
+class AccessError(StoreError):
+    """Rights, the network or limits of this process keep a file or a store out of reach: its content is unknown."""
+
+
+class StaleRunError(SynthpipeError, RuntimeError):
+    """A run directory was made by another pipeline, other patches or other package versions."""
+
+
+class FilterError(SynthpipeError, RuntimeError):
+    """The filter model cannot be trained, or accepts too few composites."""
+
+
+class ClusterError(SynthpipeError, RuntimeError):
+    """No cluster can be reached, its workers cannot run the build, or it was lost."""
+
+
+class MissingPackageError(SynthpipeError, ImportError):
+    """A package of an extra is not installed."""
+
+
+def explain(error: ValueError) -> str:
+    """Return one line about invalid data; for pydantic errors, the first key, its value and what is expected."""
+    errors: Any = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    first = errors(include_url=False)[0]
+    key = ".".join(map(str, first["loc"])) or "it"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    found = repr(first["input"])
+    found = found if len(found) <= 80 else f"{found[:77]}..."
+    return f"{key} is {found}; {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+_LISTED = 3
+_KINDS = 10
+
+
+def first_of(names: Sequence[str]) -> str:
+    """Return the first three names, and the number of the others."""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
+def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
+    """Return a line for each kind of problem, with the first file that has it and the names of the next ones.
+
+    Problems are of one kind if they differ in numbers alone.
+    """
+    kinds: dict[str, list[tuple[Path, str]]] = {}
+    for path, reason in problems:
+        kinds.setdefault(re.sub(r"\d+", "0", reason), []).append((path, reason))
+    lines = []
+    for (path, reason), *others in kinds.values():
+        more = first_of([other.name for other, _ in others])
+        lines.append(f"{path}: {reason}" + (f"; the same for {len(others)} more: {more}" if others else ""))
+    if len(lines) > _KINDS:
+        lines[_KINDS:] = [f"and {len(lines) - _KINDS} more kinds of problems"]
+    return "\n  ".join(lines)
+
+
+def is_of_memory(error: BaseException) -> bool:
+    """Whether the memory of a GPU or a CPU was full; GPU libraries raise several errors for it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, by name: loading torch takes seconds
+        or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY))
+    )
+
+
+def cause_of(error: BaseException) -> str:
+    """Return the cause of an error of a file or a store, with the store's error code."""
+    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    code = code_of(error)
+    return f"{said} ({code})" if code and code not in said else said
+
+
+def code_of(error: BaseException) -> str | None:
+    """Return the code that an S3 store gave; None for other errors."""
+    response = _of_request(error, "response")
+    return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
+
+
+def _of_request(error: BaseException, name: str) -> Any:
+    """Return an attribute of what S3's client raised, which s3fs makes the cause of its own error."""
+    return getattr(error, name, None) or getattr(error.__cause__, name, None)
+
+
+def cure_of(error: BaseException) -> str | None:
+    """Return what to do about an error of a file or a store; None for unknown kinds of errors."""
+    code, request = code_of(error), _of_request(error, "operation_name")
+    if code == "AccessDenied" and request:
+        return f"ask for the right s3:{_RIGHT_TO.get(request, request)} there, or use other credentials"
+    if code in _REFUSALS:
+        return _REFUSALS[code]
+    number = getattr(error, "errno", None)
+    if isinstance(error, PermissionError) and number not in _RIGHTS:  # of a store
+        return _CREDENTIALS
+    if number in _CURES:
+        return _CURES[number]
+    unreached = any(word in type(error).__name__ for word in ("Connect", "Endpoint", "Timeout"))
+    if unreached or isinstance(error, ConnectionError):
+        return _CURES[errno.ETIMEDOUT]
+    return f"{_CREDENTIALS}, and check the address and the network" if is_of_client(error) else None
+
+
+def is_of_access(error: BaseException) -> bool:
+    """Whether an error is about rights, limits or the network, and not about stored content."""
+    of_access = isinstance(error, PermissionError | ConnectionError | TimeoutError) or is_of_client(error)
+    of_access = of_access or code_of(error) in _REFUSALS
+    return of_access or getattr(error, "errno", None) in _RIGHTS | _LIMITS | _NETWORK
+
+
+def is_of_client(error: BaseException) -> bool:
+    """Whether a client of a store raised an error of its own."""
+    return type(error).__module__.split(".")[0] in _CLIENTS

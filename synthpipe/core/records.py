@@ -1,0 +1,274 @@
+"""The frozen records that pass between the packages of synthpipe.
+
+A *recipe* holds every number that was sampled for a composite, and every constant that its rendering needs: with the
+donors at hand it renders the same pixels without a random generator and without the pipeline file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
+
+from synthpipe.core.errors import explain
+from synthpipe.core.strict_json import parse_json
+
+Image = NDArray[np.uint8]
+"""(H, W, 3) uint8, RGB."""
+
+Mask = NDArray[np.uint8]
+"""(H, W) uint8: class indices, the background index, or ``taxonomy.LOST``."""
+
+PackedPixels = NDArray[np.uint32]
+"""One uint32 a pixel: red in the lowest byte, then green, blue and the mask's value."""
+
+Strategy = Literal["mosaic", "bezier"]
+STRATEGIES: tuple[Strategy, ...] = ("mosaic", "bezier")
+
+Flip = Literal["none", "horizontal", "vertical", "both"]
+
+# what recipes may hold, which may be a stranger's: wide enough for every pipeline
+_MOST_PIXELS = 1 << 26  # of a grid image
+_Index = Annotated[int, Field(ge=0, lt=1 << 63)]
+_Position = Annotated[int, Field(ge=0, le=1 << 20)]
+_Length = Annotated[int, Field(ge=1, le=1 << 16)]
+_Size = tuple[_Length, _Length]
+_Share = Annotated[float, Field(ge=-1, le=1)]
+_Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class PatchRef:
+    """One weakly-labelled patch of the catalog.
+
+    Attributes
+    ----------
+    id : str
+        Path below the data set's training folder, with forward slashes: the patch's name wherever the set lies.
+    path : str
+        Where the file is now, without credentials and signatures.
+    sha256 : str
+        Digest of the file's bytes.
+    classes : tuple of int
+        The classes that occur in it, in index order.
+    height, width : int
+        Its size in pixels.
+    group : str
+        The slide or patient it was cut from: the unit of every split.
+    secret_url : str, optional
+        The URL of `path` with the credentials or the signature that reading needs: for memory only, never to be shown
+        or stored.
+    """
+
+    id: str
+    path: str
+    sha256: str
+    classes: tuple[int, ...]
+    height: int
+    width: int
+    group: str
+    secret_url: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def single_class(self) -> bool:
+        """Whether it may donate pixels: only then is the class of every pixel known."""
+        return len(self.classes) == 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Donor:
+    """A decoded single-class patch, whose pixels composites are made of.
+
+    Attributes
+    ----------
+    id, group : str
+        As in its `PatchRef`.
+    label : int
+        Its class index.
+    image : (H, W, 3) uint8
+        RGB.
+    mask : (H, W) uint8, or None
+        `label`, or the background index where there is glass; None, or `label` everywhere, where glass is not looked
+        for.
+    """
+
+    id: str
+    group: str
+    label: int
+    image: Image
+    mask: Mask | None
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """The window of a donor patch that fills one tile; its size is the recipe's tile."""
+
+    patch: str
+    y: _Position
+    x: _Position
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftScaleRotate:
+    """A similarity about the image's centre, then a shift.
+
+    `angle` is in degrees, counter-clockwise; `scale` a factor; the shifts are fractions of height and width.
+    """
+
+    angle: Annotated[float, Field(ge=-180, le=180)]
+    scale: Annotated[float, Field(ge=0.2, le=2)]
+    shift_y: _Share
+    shift_x: _Share
+
+
+@dataclass(frozen=True, slots=True)
+class Quadrant:
+    """One grid image of a Mosaic and the window of it that fills a quadrant.
+
+    `tiles` run row by row. The flip comes first, then `warp`; ``(y, x)`` is the window's corner in the result.
+    """
+
+    tiles: tuple[Crop, ...]
+    flip: Flip
+    warp: ShiftScaleRotate | None
+    y: _Position
+    x: _Position
+
+
+@dataclass(frozen=True, slots=True)
+class MosaicRecipe:
+    """A Mosaic composite (method section 2): four transformed grid images around a split point.
+
+    Sizes are (height, width) in pixels, `grid` is (rows, columns) of tiles; the quadrants are upper left, upper right,
+    lower left, lower right.
+    """
+
+    index: _Index
+    canvas: _Size
+    tile: _Size
+    grid: _Size
+    split: tuple[_Position, _Position]
+    quadrants: tuple[Quadrant, Quadrant, Quadrant, Quadrant]
+
+    strategy: Literal["mosaic"] = "mosaic"
+
+    def donors(self) -> Iterator[str]:
+        """Yield the id of each donor patch, once per use."""
+        for quadrant in self.quadrants:
+            for tile in quadrant.tiles:
+                yield tile.patch
+
+
+@dataclass(frozen=True, slots=True)
+class BezierRecipe:
+    """A Bezier composite (method section 2): a foreground donor inside a closed curve on a background donor.
+
+    `points` are the curve's corners (x, y) in the unit square, in drawing order; `edgy` and `radius` shape the tangents
+    and control points; `samples` is the number of points a segment is drawn with.
+    """
+
+    index: _Index
+    canvas: _Size
+    background: str
+    foreground: str
+    points: Annotated[tuple[tuple[_Unit, _Unit], ...], Field(min_length=3, max_length=1 << 10)]
+    edgy: Annotated[float, Field(allow_inf_nan=False)]
+    radius: Annotated[float, Field(gt=0, le=1)]
+    samples: Annotated[int, Field(ge=2, le=1 << 13)]
+
+    strategy: Literal["bezier"] = "bezier"
+
+    def donors(self) -> Iterator[str]:
+        """Yield the id of each donor patch: the background's, then the foreground's."""
+        yield self.background
+        yield self.foreground
+
+
+Recipe = MosaicRecipe | BezierRecipe
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Composite:
+    """A rendered recipe: `image` (H, W, 3) uint8 RGB and `mask` (H, W) uint8 class indices."""
+
+    recipe: Recipe
+    image: Image
+    mask: Mask
+
+
+Reason = Literal["kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus"]
+REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus")
+"""What can become of a candidate; its verdict is stored as the index in this list, which only grows."""
+
+
+def pack(image: Image, mask: Mask | int) -> PackedPixels:
+    """Return (H, W) uint32: an image and its mask, or the one value it has everywhere, as packed pixels."""
+    packed = np.empty((*image.shape[:2], 4), np.uint8)
+    packed[..., :3] = image
+    packed[..., 3] = mask
+    return packed.view("<u4")[..., 0]
+
+
+def recipe_to_json(recipe: Recipe) -> str:
+    """Write a recipe as one line of JSON, keys in the order of the fields; floats keep every bit."""
+    if isinstance(recipe, MosaicRecipe):
+        return _ENCODER.encode(_fields(recipe) | {"quadrants": [_quadrant_fields(each) for each in recipe.quadrants]})
+    return _ENCODER.encode(_fields(recipe))
+
+
+def recipe_from_json(text: str) -> Recipe:
+    """Read back what `recipe_to_json` wrote.
+
+    Rendering trusts a recipe, so one that could not have been sampled is refused.
+
+    Raises
+    ------
+    ValueError
+        It is no recipe, or holds numbers that none has.
+    """
+    fields = parse_json(text)
+    is_bezier = isinstance(fields, dict) and fields.get("strategy") == "bezier"
+    reader: TypeAdapter[Any] = _BEZIER if is_bezier else _MOSAIC
+    try:
+        recipe: Recipe = reader.validate_python(fields)
+    except ValidationError as error:
+        raise ValueError(explain(error)) from error
+    if isinstance(recipe, MosaicRecipe):
+        _check_mosaic(recipe)
+    if recipe_to_json(recipe) != text:
+        raise ValueError("it is not in the form that this version writes")
+    return recipe
+
+
+def _fields(record: MosaicRecipe | BezierRecipe | Quadrant | Crop | ShiftScaleRotate) -> dict[str, Any]:
+    """Return a record's own fields: `dataclasses.asdict` copies deeply, and takes longer than rendering."""
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
+def _quadrant_fields(quadrant: Quadrant) -> dict[str, Any]:
+    warp = quadrant.warp and _fields(quadrant.warp)
+    return _fields(quadrant) | {"tiles": [_fields(tile) for tile in quadrant.tiles], "warp": warp}
+
+
+def _check_mosaic(recipe: MosaicRecipe) -> None:
+    grid_size = recipe.grid[0] * recipe.tile[0], recipe.grid[1] * recipe.tile[1]
+    if math.prod(grid_size) > _MOST_PIXELS:
+        raise ValueError(f"a grid image of {grid_size[0]} x {grid_size[1]} pixels")
+    if recipe.split[0] > recipe.canvas[0] or recipe.split[1] > recipe.canvas[1]:
+        raise ValueError(f"split {recipe.split} on a canvas of {recipe.canvas}")
+    for quadrant in recipe.quadrants:
+        if len(quadrant.tiles) != math.prod(recipe.grid):
+            raise ValueError(f"{len(quadrant.tiles)} tiles, expected {recipe.grid[0]} x {recipe.grid[1]}")
+        if quadrant.y > grid_size[0] or quadrant.x > grid_size[1]:
+            raise ValueError(f"a window at {quadrant.y}, {quadrant.x} of a grid image of {grid_size}")
+
+
+_MOSAIC: TypeAdapter[MosaicRecipe] = TypeAdapter(MosaicRecipe)
+_BEZIER: TypeAdapter[BezierRecipe] = TypeAdapter(BezierRecipe)

@@ -1,0 +1,37 @@
+"""Resize images and masks."""
+
+from __future__ import annotations
+
+import os
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.core.records import PackedPixels
+
+Pixels = NDArray[np.uint8]
+"""(H, W) or (H, W, channels) uint8."""
+
+# OpenCV's threads do not outlive a fork, and whoever was waiting for them would wait for ever; 0 asks for none
+os.register_at_fork(after_in_child=lambda: cv2.setNumThreads(0))
+
+
+def fit(pixels: Pixels, size: tuple[int, int], nearest: bool = False) -> Pixels:
+    """Resize `pixels` to (height, width); what has that size already is returned as it is."""
+    if pixels.shape[:2] == size:
+        return pixels
+    shrinks = pixels.shape[0] >= size[0] and pixels.shape[1] >= size[1]
+    smooth = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT if nearest else smooth)  # type: ignore[return-value]
+
+
+def fit_packed(packed: PackedPixels, size: tuple[int, int]) -> PackedPixels:
+    """Resize packed pixels to (height, width), classes by nearest neighbour; as `fit` otherwise."""
+    if packed.shape == size:
+        return packed
+    planes = packed.view(np.uint8).reshape(*packed.shape, 4)
+    fitted = fit(planes, size)  # the class goes along, blended, and is put right
+    fitted[..., 3] = fit(np.ascontiguousarray(planes[..., 3]), size, nearest=True)
+    whole: PackedPixels = fitted.view("<u4")[..., 0]
+    return whole

@@ -1,0 +1,20 @@
+"""Read JSON from untrusted files."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Read JSON from an untrusted source.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON, or is nested too deeply.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error

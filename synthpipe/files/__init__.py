@@ -1,0 +1,1 @@
+"""Files, folders and locks, on a disk or behind a URL."""

@@ -1,0 +1,163 @@
+"""Write a file or an object completely or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+import numpy as np
+from numpy.typing import NDArray
+from upath import UPath
+
+from synthpipe.core.errors import StoreError
+from synthpipe.files.locations import KINDS, Location, translate_errors
+
+Buffer = NDArray[np.uint8]
+"""Bytes in memory that are written or read, (n,) uint8."""
+
+PARTIAL = ".partial"
+"""What the names of files end in that are being written; a process that was killed leaves them behind."""
+
+_PART = 16 << 20  # bytes of an upload's parts
+
+
+def write_atomically(path: Location, data: bytes | str, durable: bool = False) -> None:
+    """Write a file, text in UTF-8. Readers see either the whole new file or the old one.
+
+    `durable` waits until the bytes are on the disk, so that no power cut leaves an empty file under the name.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written; nothing is left behind.
+    """
+    content = data.encode() if isinstance(data, str) else data
+    if isinstance(path, Path):
+        stream_atomically(path, [content], durable)
+        return
+    with translate_errors(path, "cannot be written"):
+        path.fs.pipe_file(path.path, content)
+
+
+def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = False) -> None:
+    """Write a file of many chunks as `write_atomically` does; behind a URL it is uploaded in parts.
+
+    Raises
+    ------
+    StoreError
+        It cannot be written; nothing is left behind.
+    """
+    with translate_errors(path, "cannot be written"):
+        if not isinstance(path, Path):
+            with closing(upload(path)) as target:
+                for chunk in chunks:
+                    target.write(chunk)
+                target.finish(b"")
+                target.appear()
+            return
+        with replacing(path, durable) as file:
+            file.writelines(chunks)
+
+
+@contextmanager
+def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
+    """Open a new file that takes the place of `path` when the block ends well; otherwise nothing is left behind.
+
+    Parameters
+    ----------
+    path : Path
+        Missing, or a file.
+    durable : bool
+        Whether to wait until the bytes are on the disk.
+
+    Raises
+    ------
+    StoreError
+        `path` is a link, a folder, a pipe or a device.
+    OSError
+        It cannot be written.
+    """
+    refuse_irregular(path)
+    part = path.with_name(f".{path.name}.{uuid4().hex}{PARTIAL}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with part.open("xb") as file:
+            yield file
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def refuse_irregular(path: Path) -> None:
+    """Refuse to replace what is no regular file; links are not followed.
+
+    Raises
+    ------
+    StoreError
+        The message says what `path` is.
+    """
+    with suppress(FileNotFoundError):
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            kind = KINDS.get(stat.S_IFMT(mode), "a device")
+            raise StoreError(f"{path}: is {kind}, expected a file or nothing; remove it, or choose another name")
+
+
+class Upload:
+    """An object of a store that takes it in parts, which become the object when it appears."""
+
+    def __init__(self, path: UPath) -> None:
+        self._file = path.fs.open(path.path, "wb", autocommit=False, block_size=_PART)
+        self._appeared = False
+
+    def write(self, data: Buffer | bytes) -> None:
+        """Add bytes."""
+        self._file.write(data)
+
+    def finish(self, data: Buffer | bytes) -> None:
+        """Add the last bytes, and see that all are there."""
+        self._file.write(data)
+        self._file.close()
+
+    def appear(self) -> None:
+        """Give the finished object its name."""
+        self._file.commit()
+        self._appeared = True
+
+    def close(self) -> None:
+        """Let go of it; an object that has not appeared leaves nothing behind."""
+        if not self._appeared:
+            self._file.discard()
+            self._file.closed = True  # or it would try to upload the rest when it is collected
+
+
+class Collected:
+    """An object of a store that takes it at once; otherwise as `Upload`."""
+
+    def __init__(self, path: UPath) -> None:
+        self._path, self._data = path, bytearray()
+
+    def write(self, data: Buffer | bytes) -> None:
+        self._data += data.data if isinstance(data, np.ndarray) else data
+
+    def finish(self, data: Buffer | bytes) -> None:
+        self.write(data)
+
+    def appear(self) -> None:
+        self._path.fs.pipe_file(self._path.path, bytes(self._data))
+
+    def close(self) -> None:
+        self._data.clear()
+
+
+def upload(path: UPath) -> Upload | Collected:
+    """Begin a new object behind a URL; what is there is replaced when it appears."""
+    return Upload(path) if path.fs.async_impl else Collected(path)

@@ -1,0 +1,1 @@
+"""Read pretrained weights, check them, and fit them to a network."""

@@ -1,0 +1,177 @@
+"""Read and write files of tensors and text: safetensors files with a SHA-256 of their whole content.
+
+Such files may come from strangers or from damaged disks. Reading one runs no code and takes no more memory than a few
+times its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from synthpipe.core.strict_json import parse_json
+
+LARGEST = 16 << 30
+"""Largest size of a file of tensors, in bytes; the weights and optimizer of a very large network fit in it."""
+
+KEY = "synthpipe"
+"""Key of the only metadata entry of a file. The order of several entries, and so the file's SHA-256, would vary."""
+
+_LARGEST_HEADER = 10 << 20
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam stores for each parameter
+
+
+def pack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the bytes of a file with `tensors` and the JSON-ready `about`; equal content gives equal bytes."""
+    copies = {
+        name: tensors[name].detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name in sorted(tensors)
+    }
+    text = json.dumps(about, sort_keys=True)
+    return safetensors.torch.save(copies, {KEY: f"{_digest(text, copies)} {text}"})
+
+
+def unpack(data: bytes) -> tuple[str, dict[str, Tensor]]:
+    """Return the content of a file that `pack` made: `about` as JSON text, and the tensors.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or `pack` did not make it.
+    """
+    said, tensors = read_safetensors(data)
+    digest, _, text = said.partition(" ")
+    if digest != _digest(text, tensors):
+        raise ValueError("its checksum is not that of its content")
+    return text, tensors
+
+
+def read_safetensors(data: bytes) -> tuple[str, dict[str, Tensor]]:
+    """Return the text and the tensors of a safetensors file that synthpipe wrote.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or synthpipe did not write it.
+    """
+    try:
+        tensors = load_safetensors(data)
+        length = int.from_bytes(data[:8], "little")
+        text = parse_json(data[8 : 8 + length])["__metadata__"][KEY]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"its header is not one that synthpipe writes ({' '.join(str(error).split())[:160]})"
+        ) from error
+    return str(text), tensors
+
+
+def is_safetensors(data: bytes) -> bool:
+    """Return whether a file starts like a safetensors file: 8 bytes for a length, then a JSON object."""
+    return data[8:9] == b"{"
+
+
+def load_safetensors(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors of any safetensors file.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or is not a safetensors file.
+    """
+    length = int.from_bytes(data[:8], "little")
+    if length > _LARGEST_HEADER:
+        raise ValueError(f"its header has {length} bytes, expected at most {_LARGEST_HEADER}")
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError, TypeError) as error:  # the last two: dtypes that torch does not have
+        raise ValueError(str(error)) from error
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    kinds = [[name, str(tensors[name].dtype), list(tensors[name].shape)] for name in sorted(tensors)]
+    digest = hashlib.sha256(json.dumps([text, kinds]).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise an error if a tensor has values that are not finite.
+
+    Raises
+    ------
+    ValueError
+        A value is not finite; the message names the first such tensor.
+    """
+    for name, values in tensors.items():
+        if not np.isfinite(_extremes(values)).all():
+            raise ValueError(f"{name} has values that are not finite")
+
+
+def check_like(tensors: Mapping[str, Any], expected: Mapping[str, Tensor], prefix: str = "") -> None:
+    """Raise an error if `tensors` do not have the names, dtypes and shapes of `expected`, or are not finite.
+
+    Raises
+    ------
+    ValueError
+        A tensor is missing, is unknown, has another dtype or shape, or has values that are not finite. The message
+        names it, with `prefix` before the name.
+    """
+    for name in sorted(expected.keys() | tensors.keys()):
+        wanted, found = expected.get(name), tensors.get(name)
+        if found is None or wanted is None:
+            raise ValueError(f"{prefix}{name} is {'missing' if found is None else 'unknown'}")
+        if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
+            raise ValueError(f"{prefix}{name} is no plain tensor")
+        if (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
+            raise ValueError(f"{prefix}{name} is {_kind(found)}, expected {_kind(wanted)}")
+        check_finite({f"{prefix}{name}": found})
+
+
+def _extremes(tensor: Tensor) -> tuple[float, float]:
+    """Return the smallest and the largest value of a tensor; NaN if it has a NaN, 0 if it is empty."""
+    values = tensor.detach().cpu().numpy()  # NumPy finds the extremes without extra memory or threads
+    return (values.min(), values.max()) if values.size else (0.0, 0.0)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def flat_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the tensors of an Adam optimizer's ``state_dict`` by name, without the optimizer's settings."""
+    return {f"{index}/{name}": value for index, each in state["state"].items() for name, value in each.items()}
+
+
+def adam_state(moments: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return an Adam optimizer's ``state`` from what `flat_moments` returned.
+
+    Each moment gets the memory layout of its parameter, because the layout can change the last bits of a step.
+
+    Raises
+    ------
+    ValueError
+        The moments are not those of these parameters.
+    """
+    indices = [index for index in range(len(parameters)) if any(f"{index}/{name}" in moments for name in _MOMENTS)]
+    step = torch.empty((), device="meta")
+    expected = {
+        f"{index}/{name}": step if name == "step" else parameters[index] for index in indices for name in _MOMENTS
+    }
+    check_like(moments, expected, "optimizer/")
+    for name, value in moments.items():
+        if not name.endswith("/exp_avg") and _extremes(value)[0] < 0:
+            raise ValueError(f"optimizer/{name} has values below 0")
+    laid = {
+        name: value if not value.ndim else torch.empty_like(expected[name], device="cpu").copy_(value)
+        for name, value in moments.items()
+    }
+    return {index: {name: laid[f"{index}/{name}"] for name in _MOMENTS} for index in indices}

@@ -1,0 +1,265 @@
+"""Get the weights that a network's training starts from, out of a user's file or from timm's hub.
+
+A file of weights may come from a stranger. Reading it runs no code and takes no more memory than a few times its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
+from torch import Tensor, nn
+
+from synthpipe.core.display import printable
+from synthpipe.core.errors import ConfigError, SynthpipeError
+from synthpipe.files.locations import parse_location
+from synthpipe.files.reading import LARGEST_WEIGHTS, read_regular
+from synthpipe.pretrained import torch_archive
+from synthpipe.pretrained.tensors import check_finite, is_safetensors, load_safetensors
+
+_INSIDE = ("state_dict", "model")  # keys under which training scripts store the weights in their checkpoints
+_COUNTER = "num_batches_tracked"  # old files lack it, and batch normalisation with a fixed momentum does not use it
+_SECONDS = 10.0  # time limit for a hub's answer
+_SHOWN = 160  # most characters of a name in a message
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weights:
+    """The tensors of a file of weights.
+
+    Attributes
+    ----------
+    name : str
+        Name in messages: the setting and the path.
+    sha256 : str
+        SHA-256 of the file.
+    tensors : mapping of str to Tensor
+        Tensors by name, on the CPU. All values are finite; floating-point tensors are float32.
+    ordered : bool
+        Whether the tensors have the order of the saved network; those of safetensors files do not.
+    """
+
+    name: str
+    sha256: str
+    tensors: Mapping[str, Tensor]
+    ordered: bool
+
+    def fit(self, expected: Mapping[str, Tensor], heads: Sequence[str], network: str) -> dict[str, Tensor]:
+        """Return the tensors under the names that a network uses.
+
+        Tensors are matched by name. If names differ, they are matched by order; this requires that all shapes and the
+        last parts of all names agree, and that no tensor has the name of another one in the network. The head is left
+        out if its shape differs or the file has no head.
+
+        Parameters
+        ----------
+        expected : mapping of str to Tensor
+            The network's ``state_dict``; only names and shapes matter.
+        heads : sequence of str
+            Names of the classification layers.
+        network : str
+            Name of the network in messages.
+
+        Raises
+        ------
+        ConfigError
+            The tensors do not fit; the message names the first tensor that does not, and both shapes.
+        """
+        wanted = {name: each for name, each in expected.items() if not name.endswith(_COUNTER)}
+        found = {name: each for name, each in self.tensors.items() if not name.endswith(_COUNTER)}
+        body = {name: each for name, each in wanted.items() if not name.startswith(tuple(f"{head}." for head in heads))}
+        matched: Mapping[str, Tensor] | str = found
+        if self.ordered and body.keys() - found.keys():
+            matched = _by_order(found, wanted if len(found) == len(wanted) else body, body)
+            if isinstance(matched, str) and body.keys() & found.keys():
+                matched = found  # some names agree, so a message about names helps more
+        problem = matched if isinstance(matched, str) else _by_name(matched, wanted, body)
+        if isinstance(matched, str) or problem:
+            raise ConfigError(
+                f"{self.name}: does not fit {network}: {printable(problem)}; give weights of this network, or name the "
+                "network of these weights"
+            )
+        return {name: each for name, each in matched.items() if each.shape == wanted[name].shape}
+
+
+def _by_name(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> str | None:
+    """Return a message about the first tensor that does not fit by name; None if all fit."""
+    for name, each in body.items():
+        if name not in found:
+            return f"{name} is missing, expected shape {tuple(each.shape)}"
+        if found[name].shape != each.shape:
+            return f"{name} has shape {tuple(found[name].shape)}, expected {tuple(each.shape)}"
+    for name in found.keys() - wanted.keys():
+        return f"{_short(name)} of shape {tuple(found[name].shape)} does not belong to it"
+    return None
+
+
+def _by_order(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Mapping[str, Tensor]
+) -> dict[str, Tensor] | str:
+    """Return the tensors under the names of `wanted`, or a message about the first tensor that does not fit."""
+    for (theirs, each), (ours, like) in zip(found.items(), wanted.items(), strict=False):
+        if theirs in wanted and theirs != ours:
+            return f"{_short(theirs)} stands where {ours} is expected, so neither names nor order match"
+        if theirs.rpartition(".")[2] != ours.rpartition(".")[2] or (ours in body and each.shape != like.shape):
+            return (
+                f"{_short(theirs)} has shape {tuple(each.shape)}, expected {ours} of shape {tuple(like.shape)} in its "
+                "place"
+            )
+    if len(found) != len(wanted):
+        return f"it has {len(found)} tensors, expected {len(wanted)}"
+    return dict(zip(wanted, found.values(), strict=True))
+
+
+def read_weights(setting: str, path: str) -> Weights:
+    """Read a file of weights: a safetensors file, or a ``state_dict`` that ``torch.save`` wrote.
+
+    The ``state_dict`` may be inside a checkpoint, under the key ``state_dict`` or ``model``. The prefix ``module.`` is
+    removed from its names.
+
+    Parameters
+    ----------
+    setting : str
+        Name of the setting that gives the path, for messages.
+    path : str
+        A path or a URL.
+
+    Raises
+    ------
+    ConfigError
+        The file cannot be read, contains something other than tensors, or has values that are not finite.
+    """
+    name = f"{setting}: {path}"
+    try:
+        data = read_regular(parse_location(path), LARGEST_WEIGHTS)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{name}: not found; give a file that every training machine can read") from error
+    except SynthpipeError as error:
+        raise ConfigError(f"{setting}: {error}") from error
+    except Exception as error:  # clients of object stores raise errors of many types
+        found = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{name}: cannot be read: {found}; expected a file of at most {LARGEST_WEIGHTS} bytes"
+        ) from error
+    ordered = not is_safetensors(data)
+    try:
+        tensors = _state_dict(torch_archive.read(data) if ordered else load_safetensors(data))
+        if sum(each.numel() * each.element_size() for each in tensors.values()) > len(data):
+            raise ValueError("its tensors are larger than the file")
+        tensors = {key: each.float() if each.is_floating_point() else each for key, each in tensors.items()}
+        check_finite(tensors)
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: cannot be used as weights: {printable(error)[: 2 * _SHOWN]}; expected a safetensors file, or a "
+            "state_dict that torch.save wrote"
+        ) from error
+    return Weights(name, hashlib.sha256(data).hexdigest(), tensors, ordered)
+
+
+def _state_dict(found: Any) -> dict[str, Tensor]:
+    for key in _INSIDE:
+        if isinstance(found, dict) and key in found and isinstance(found[key], dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found:
+        raise ValueError(f"it holds {type(found).__name__}, expected tensors by name")
+    items = list(dict.items(found))  # `dict.items`, because a file can replace an OrderedDict's methods
+    for name, each in items:
+        if not isinstance(name, str) or not isinstance(each, Tensor):
+            raise ValueError(f"{_short(name)} is {type(each).__name__}, expected a tensor")
+    return {name.removeprefix("module."): each.detach() for name, each in items}
+
+
+def heads(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of a timm network's classification layers."""
+    found = getattr(module, "pretrained_cfg", {}).get("classifier") or ()
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def own_normalisation(network: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return the mean and standard deviation of RGB, in 0-1, that the pretrained weights of a timm network expect."""
+    config = timm.get_pretrained_cfg(network)
+    found = timm.data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
+    mean, std = found["mean"], found["std"]
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def timm_outline(network: str) -> nn.Module:
+    """Return a timm network whose tensors have dtypes and shapes but no values, so it takes no memory."""
+    with torch.device("meta"):
+        module: nn.Module = timm.create_model(network)
+    return module
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Silence log messages below ERROR: the hub client's about retries, and timm's about omitted heads."""
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm.models")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def hub_of(network: str) -> str | None:
+    """Return the hub repository with the weights of a timm network; None if no hub has them."""
+    config = timm.get_pretrained_cfg(network)
+    return (config.hf_hub_id or None) if config else None
+
+
+def check_timm_hub(network: str) -> None:
+    """Raise an error if the weights of a timm network are neither in the cache nor available from its hub.
+
+    Raises
+    ------
+    ValueError
+        timm names no hub for this network.
+    Exception
+        For the same reasons as in `check_hub`.
+    """
+    repository = hub_of(network)
+    if not repository:
+        raise ValueError(f"timm {timm.__version__} knows no hub that has them")
+    name, _, revision = repository.partition("@")
+    check_hub(name, ("model.safetensors", "pytorch_model.bin"), revision or None)
+
+
+def check_hub(repository: str, files: Sequence[str], revision: str | None = None) -> None:
+    """Raise an error if weights are not in the cache and their hub cannot be reached or lacks the repository.
+
+    This asks the hub only once, while the hub's own client retries for minutes.
+
+    Parameters
+    ----------
+    repository : str
+        Name of the repository, such as ``timm/resnet18.a1_in1k``.
+    files : sequence of str
+        Names of the files of weights; one of them in the cache is enough.
+    revision : str, optional
+        Revision of the repository.
+
+    Raises
+    ------
+    Exception
+        The hub cannot be reached, or lacks the repository; the type is that of the client's error.
+    """
+    if any(isinstance(try_to_load_from_cache(repository, name, revision=revision), str) for name in files):
+        return
+    with suppress(EntryNotFoundError):  # the hub answers that it lacks this file, so it can be reached
+        get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision), timeout=_SECONDS)
+
+
+def _short(name: object) -> str:
+    return str(name)[:_SHOWN]

@@ -1,0 +1,40 @@
+"""Open the executor that the settings describe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from synthpipe.runtime.cluster import open_cluster
+from synthpipe.runtime.executor import Executor
+from synthpipe.runtime.serial import open_serial
+from synthpipe.runtime.settings import ClusterSettings, Demand, Local
+
+
+def open_executor(
+    settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path | None = None
+) -> AbstractContextManager[Executor]:
+    """Open the executor that the settings describe: this process for 0 workers, else a cluster.
+
+    Parameters
+    ----------
+    settings : ClusterSettings
+        Where and how tasks run.
+    demand : Demand
+        Memory that tasks need.
+    note : callable
+        Called with messages for the user.
+    shared : Path, optional
+        Folder that jobs of a queue see under the same path, for the keys that are made for them; by default the working
+        directory.
+
+    Raises
+    ------
+    ClusterError
+        It cannot be started or joined, or has no worker, or none of the kind that is required.
+    """
+    where = settings.where
+    if isinstance(where, Local) and where.workers == 0:
+        return open_serial(settings, where, demand, note)
+    return open_cluster(settings, demand, note, shared)

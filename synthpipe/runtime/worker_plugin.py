@@ -1,0 +1,203 @@
+"""Check and prepare every worker before its first task, also those that join late or start again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TypeVar
+
+from distributed import Client, Reschedule, Scheduler, Worker, WorkerPlugin, get_worker
+from distributed.protocol.pickle import dumps
+
+from synthpipe.core.errors import ClusterError, SynthpipeError
+from synthpipe.runtime.executor import WorkerSetup
+from synthpipe.runtime.progress import warnings_to
+from synthpipe.runtime.workers import WorkerPool
+
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
+_LOGGER, _OWN_LOGGER = logging.getLogger("distributed.worker"), logging.getLogger("synthpipe")
+
+PREPARED, REFUSED, WARNED = "synthpipe-prepared", "synthpipe-refused", "synthpipe-warned"
+"""Topics of the messages from workers: steps that are done, why a worker cannot take part, and warnings."""
+
+_SECONDS_BEFORE_ANOTHER = 0.5
+_SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
+_TRIES, _LISTED = 5, 5
+
+
+class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
+    """Check and prepare a worker; a worker that is not fit for the build leaves the cluster.
+
+    `client` is the driver's id at the scheduler: where it is gone, workers that join are not ours, and are left alone.
+    """
+
+    def __init__(self, setup: WorkerSetup, client: str) -> None:
+        self.name = plugin_name(setup)
+        self._setup, self._client = setup, client
+        self.is_unfit = False  # then its worker takes no task until it is closed
+
+    async def setup(self, worker: Worker) -> None:
+        self._level = _LOGGER.level
+        joins = not worker.periodic_callbacks["heartbeat"].is_running()
+        if joins and await _is_abandoned(worker, self._client, self.name):
+            return
+        # what fails in a task reaches its user through the task, without Dask's own traceback before it
+        _LOGGER.setLevel(logging.CRITICAL)
+        try:
+            if problems := await asyncio.to_thread(self._setup.problems):
+                raise ClusterError("; ".join(problems))
+            await self._prepare(worker)
+        except Exception as error:
+            if joins:  # nobody sees what is raised; Dask gives the worker tasks all the same
+                self.is_unfit = True
+                message = f"worker {worker.address}: {error}"
+                _OWN_LOGGER.error("refused, and stopped: %s", message)
+                worker.log_event(REFUSED, message)
+                worker.loop.call_later(1, worker.close, reason="not fit for synthpipe's build")
+            raise
+
+    async def _prepare(self, worker: Worker) -> None:
+        work = asyncio.ensure_future(
+            asyncio.to_thread(self._setup.prepare, lambda steps: worker.log_event(PREPARED, steps))
+        )
+        with warnings_to(lambda message: worker.log_event(WARNED, message)):
+            # a worker that joins late gives no sign of life by itself before it is set up
+            while not (await asyncio.wait({work}, timeout=_SECONDS_BETWEEN_SIGNS_OF_LIFE))[0]:
+                await worker.heartbeat()
+            await work
+
+    def teardown(self, worker: Worker) -> None:
+        _LOGGER.setLevel(self._level)
+        self._setup.release()
+
+
+async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:
+    """Return whether the driver that registered a plugin is gone; if so, unregister the plugin."""
+    with suppress(Exception):  # a scheduler may take no functions
+        answer = await worker.scheduler.run_function(function=dumps(_let_go), args=dumps((client, plugin)))
+        return bool(answer.get("result"))
+    return False
+
+
+def _let_go(client: str, plugin: str, dask_scheduler: Scheduler) -> bool:
+    if client in dask_scheduler.clients:
+        return False
+    dask_scheduler.worker_plugins.pop(plugin, None)
+    return True
+
+
+def on_fit_worker(function: Callable[[Argument], Result], argument: Argument) -> Result:
+    """Run a task, or send it to another worker if this one cannot take part."""
+    if any(isinstance(plugin, SetupPlugin) and plugin.is_unfit for plugin in get_worker().plugins.values()):
+        time.sleep(_SECONDS_BEFORE_ANOTHER)  # or it would come back at once
+        raise Reschedule
+    return function(argument)
+
+
+def plugin_name(setup: WorkerSetup) -> str:
+    """Name the plugin so that a build replaces what an earlier, killed one left at the scheduler."""
+    return f"synthpipe-{setup.key}"
+
+
+def check_scheduler(client: Client, setup: WorkerSetup) -> None:
+    """Refuse a scheduler that cannot read the build's tasks.
+
+    Raises
+    ------
+    ClusterError
+        It lacks synthpipe, or has another version of it.
+    """
+    try:
+        client.run_on_scheduler(_read, setup)
+    except Exception as error:
+        if _has_died(error):
+            raise
+        raise ClusterError(
+            f"the scheduler at {client.scheduler.address} cannot read the build's tasks: {type(error).__name__}: "
+            f"{error}; start it from the same environment as this machine and the workers"
+        ) from error
+
+
+def check_workers(client: Client, setup: WorkerSetup) -> None:
+    """Refuse a cluster whose workers are not fit for the build.
+
+    Raises
+    ------
+    ClusterError
+        The message lists the workers, and in what each differs from the driver.
+    """
+    found = client.run(_ask, setup, on_error="return")
+    problems = {
+        address: "; ".join(answer) if isinstance(answer, list) else f"cannot take part: {answer!r}"
+        for address, answer in found.items()
+        if answer and not _has_died(answer)
+    }
+    if problems:
+        lines = [f"worker {address}: {what}" for address, what in sorted(problems.items())]
+        more = [f"and {len(lines) - _LISTED} more"] if len(lines) > _LISTED else []
+        raise ClusterError(
+            "\n  ".join(
+                [
+                    f"{len(lines)} of {len(found)} workers differ from this machine; start them from the same "
+                    "environment, where they see the same files:",
+                    *lines[:_LISTED],
+                    *more,
+                ]
+            )
+        )
+
+
+def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> None:
+    """Prepare all workers, including those that join later.
+
+    Raises
+    ------
+    ClusterError
+        Workers keep ending before they are ready, or there are none. What `WorkerSetup.prepare` raises is raised
+        unchanged.
+    """
+    try:
+        client.register_plugin(SetupPlugin(setup, client.id))
+        return
+    except Exception as error:
+        if not _has_died(error):
+            raise
+    # a worker ended meanwhile; the others go on preparing themselves, and one that is started again does so too
+    tries = 0
+    while tries < _TRIES:
+        pool.wait()
+        if not (answers := client.run(_prepare, setup, on_error="return")):
+            continue  # all have ended just now
+        tries += 1
+        failures = [answer for answer in answers.values() if isinstance(answer, Exception)]
+        for failure in failures:
+            if not _has_died(failure):
+                raise failure
+        if not failures:
+            return
+    raise ClusterError(
+        f"workers ended {_TRIES} times before they were ready, most likely for want of memory; give them more, or let "
+        "there be fewer a machine (--memory, --workers; of jobs, memory and processes)"
+    )
+
+
+def _read(setup: WorkerSetup) -> None:
+    """Do nothing; a scheduler that can read the arguments can read the tasks of the build."""
+
+
+async def _ask(setup: WorkerSetup) -> list[str]:
+    return await asyncio.to_thread(setup.problems)
+
+
+async def _prepare(setup: WorkerSetup) -> None:
+    await asyncio.to_thread(setup.prepare, lambda steps: None)
+
+
+def _has_died(answer: object) -> bool:
+    """Return whether an answer means that the worker ended before it could give one."""
+    return isinstance(answer, OSError) and not isinstance(answer, SynthpipeError)

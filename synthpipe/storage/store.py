@@ -1,0 +1,229 @@
+"""The composites of one Zarr group, read and written with typed methods: other packages see no Zarr array."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.storage import StorePath
+
+from synthpipe.config.pipeline import StoreSection
+from synthpipe.core.errors import StoreError
+from synthpipe.core.records import Recipe
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.locations import Location, exists
+from synthpipe.storage import schema, shards
+from synthpipe.storage.integrity import StoredArray, metadata_of
+from synthpipe.storage.nodes import METADATA, open_node, taxonomy_of, where
+from synthpipe.storage.recipes import read_recipe, unreadable
+from synthpipe.storage.samples import SampleReader
+from synthpipe.storage.schema import CANDIDATE_ARRAYS
+
+Chosen = slice | Sequence[int]
+"""Samples to read: a slice with start and stop, or indices in any order."""
+
+_SHARDS_IN_BLOCK = 16
+
+
+class Store:
+    """The composites of a Zarr group. Arrays are opened when they are first used.
+
+    Attributes
+    ----------
+    written : mapping of str to ArraySpec
+        The arrays of which a shard is written at once, in this order. A shard is complete when all of them have it.
+    """
+
+    written: ClassVar[Mapping[str, schema.ArraySpec]] = CANDIDATE_ARRAYS
+
+    def __init__(self, group: zarr.Group) -> None:
+        self._group = group
+        self._opened: dict[str, zarr.Array[Any]] = {}
+
+    @classmethod
+    def open(cls, path: Location, name: str = "", writable: bool = False) -> Self:
+        """Open group `name` of the Zarr store at `path`.
+
+        Raises
+        ------
+        StoreError
+            There is no such group, or another version of synthpipe wrote it.
+        """
+        return cls(schema.open_group(path, name, writable))
+
+    @classmethod
+    def find(cls, path: Location, name: str = "") -> Self | None:
+        """Open group `name` of the Zarr store at `path`; return None where it does not exist."""
+        return cls.open(path, name) if exists(path / name / METADATA) else None
+
+    @property
+    def path(self) -> str:
+        """The group's path or URL."""
+        return where(self._group.store_path)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """The attributes of the group."""
+        return dict(self._group.attrs)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The classes of the masks."""
+        return taxonomy_of(self._group)
+
+    @property
+    def shard(self) -> int:
+        """The number of composites in a shard."""
+        return shards.shard_size(self._array("image"))
+
+    def names(self, among: Collection[str] = schema.ARRAYS) -> frozenset[str]:
+        """Check the metadata of the arrays of the group that are `among` these names; return their names.
+
+        Raises
+        ------
+        StoreError
+            The metadata of an array is damaged, or two arrays do not fit together.
+        """
+        return frozenset(schema.arrays_of(self._group, among))
+
+    def groups(self) -> list[str]:
+        """Return the strategies that have a group inside this one, sorted."""
+        return schema.groups_of(self._group)
+
+    def has(self, *names: str) -> bool:
+        """Return whether the group has all these arrays."""
+        return all(name in self._opened or schema.has_array(self._group, name) for name in names)
+
+    def length(self, name: str = "image") -> int:
+        """Return the number of samples of an array."""
+        return int(self._array(name).shape[0])
+
+    def complete_shards(self, *names: str) -> frozenset[int]:
+        """Return the shards that are stored in all arrays of `names`, by default in all of `written`."""
+        return frozenset.intersection(*(shards.complete_shards(self._array(name)) for name in names or self.written))
+
+    def missing_shards(self, count: int, *names: str) -> list[int]:
+        """Return the shards of the first `count` composites that an array of `names` lacks, sorted."""
+        return sorted(set(shards.shards_of(count, self.shard)) - self.complete_shards(*names))
+
+    def missing_objects(self) -> Iterator[str]:
+        """Yield the path inside the group of each object that an array of `written` lacks."""
+        return schema.missing_objects(self._group, self.written)
+
+    def stored_at(self, name: str) -> dict[int, float]:
+        """Return when each stored shard of an array appeared, in seconds since 1970."""
+        return shards.stored_at(self._array(name))
+
+    def blocks(self, *names: str, stop: int | None = None) -> Iterator[slice]:
+        """Yield slices of samples whose shards are stored in all arrays of `names`: at most 16 shards each.
+
+        `stop` ends them; by default they end with the shortest of the arrays.
+        """
+        names = names or tuple(self.written)
+        size, end = shards.shard_size(self._array(names[0])), min(map(self.length, names)) if stop is None else stop
+        run: list[int] = []
+        for shard in sorted(self.complete_shards(*names)):
+            if shard * size >= end:
+                break
+            if run and (shard != run[-1] + 1 or len(run) == _SHARDS_IN_BLOCK):
+                yield slice(run[0] * size, (run[-1] + 1) * size)
+                run = []
+            run.append(shard)
+        if run:
+            yield slice(run[0] * size, min((run[-1] + 1) * size, end))
+
+    def object(self, name: str, shard: int) -> Location:
+        """Return the path of the object that stores a shard of an array."""
+        return shards.object_path(self._array(name), shard)
+
+    @contextmanager
+    def writing(self, shard: int) -> Iterator[Mapping[str, shards.ShardWriter]]:
+        """Yield a writer for each array of `written`; each must be finished inside the block.
+
+        The shard appears in all arrays when the block ends without an error.
+        """
+        with ExitStack() as stack:
+            writers = {name: stack.enter_context(shards.ShardWriter(self._array(name), shard)) for name in self.written}
+            yield writers
+            shards.commit(*writers.values())
+
+    def images(self) -> SampleReader:
+        """Return a reader of images, (H, W, 3) uint8 each."""
+        return self.pixels("image")
+
+    def masks(self) -> SampleReader:
+        """Return a reader of masks, (H, W) uint8 each."""
+        return self.pixels("mask")
+
+    def pixels(self, name: str) -> SampleReader:
+        """Return a reader of ``image`` or ``mask``."""
+        return SampleReader(self._array(name))
+
+    def recipes(self, chosen: Chosen) -> NDArray[np.object_]:
+        """Return recipes as JSON text, (N,)."""
+        return self.read("recipe", chosen)
+
+    def recipe(self, index: int, canvas: tuple[int, ...]) -> Recipe:
+        """Return the recipe of one composite of `canvas` pixels.
+
+        Raises
+        ------
+        StoreError
+            The recipe is not stored, or is damaged.
+        """
+        return read_recipe(self._array("recipe"), index, canvas)
+
+    def scores(self, chosen: Chosen) -> NDArray[np.float32]:
+        """Return the scores of the filter, (N,) float32; NaN where a composite has none."""
+        return self.read("p_real", chosen)
+
+    def read(self, name: str, chosen: Chosen) -> NDArray[Any]:
+        """Return samples of a small array: neither ``image`` nor ``mask``.
+
+        A slice ends with the array, and fills what is not stored with the fill value.
+        """
+        if isinstance(chosen, slice):
+            return shards.read_range(self._array(name), chosen.start, chosen.stop)
+        return shards.read_small(self._array(name), chosen)
+
+    def blank(self, name: str, count: int) -> NDArray[Any]:
+        """Return (count, ...) samples of an array, all with the fill value."""
+        spec, shape = schema.ARRAYS[name], self._array(name).shape[1:]
+        return np.full((count, *shape), spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
+
+    def unreadable_recipe(self, index: int, why: str) -> StoreError:
+        """Return the error to raise for a recipe that cannot be read."""
+        return unreadable(self._array("recipe"), index, why)
+
+    def stored_arrays(self, folder: Location, names: Collection[str]) -> dict[str, StoredArray]:
+        """Return arrays of this group, to check the objects that another group at `folder` stores of them."""
+        return {name: StoredArray(folder / name, self._array(name)) for name in names}
+
+    def metadata(self, folder: Location, names: Collection[str]) -> dict[Location, bytes]:
+        """Return every ``zarr.json`` that this group, its root and its arrays have when they are stored at `folder`."""
+        own, nodes = self._group.store_path, dict[Location, Any]()
+        if own.path:
+            nodes[folder.parent] = open_node(StorePath(own.store, ""))
+        nodes[folder] = self._group
+        nodes |= {folder / name: self._array(name) for name in names}
+        return {path / METADATA: metadata_of(node) for path, node in nodes.items()}
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        if name not in self._opened:
+            self._opened[name] = schema.array(self._group, name)
+        return self._opened[name]
+
+    def _extend(
+        self,
+        specs: Mapping[str, schema.ArraySpec],
+        sizes: Mapping[str, int],
+        store: StoreSection,
+        **attributes: Mapping[str, Any],
+    ) -> None:
+        """Create the arrays of `specs`, and lengthen all arrays to ``sizes["sample"]``."""
+        schema.ensure_arrays(self._group, specs, sizes, store, **attributes)
+        self._opened.clear()

@@ -1,0 +1,180 @@
+"""The two kinds of store: composites of one strategy, and a curated set. Their layout on disk is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from zarr.storage import MemoryStore
+
+from synthpipe.config.pipeline import PatchesSection, Pipeline, StoreSection
+from synthpipe.core.records import Strategy
+from synthpipe.files.locations import Location
+from synthpipe.storage import schema, shards
+from synthpipe.storage.chunks import Samples
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, FORMAT_VERSION, SCORE_ARRAYS, VERDICT_ARRAYS
+from synthpipe.storage.store import Chosen, Store
+
+
+class CompositeStore(Store):
+    """The composites of one strategy: its candidates, or those that train its filter."""
+
+    @classmethod
+    def create(
+        cls, path: Location | None, pipeline: Pipeline, strategy: Strategy, purpose: str, count: int, donor_uses: int
+    ) -> CompositeStore:
+        """Create the group of a strategy's composites, or lengthen it to `count` composites.
+
+        Parameters
+        ----------
+        path : Path or UPath or None
+            The Zarr store, which holds composites of one purpose. None creates metadata in memory, to compare with.
+        pipeline, strategy, purpose
+            The pipeline, strategy and purpose of the composites.
+        count : int
+            A group that is longer keeps its length.
+        donor_uses : int
+            Donors of one composite, each counted as often as it is used.
+        """
+        target = MemoryStore() if path is None else path
+        schema.create_group(target, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
+        attributes = {
+            "format_version": FORMAT_VERSION,
+            "strategy": strategy,
+            "purpose": purpose,
+            "pipeline": pipeline.name,
+            **schema.taxonomy_attributes(pipeline.taxonomy),
+        }
+        store = cls(schema.create_group(target, strategy, attributes))
+        store._extend(CANDIDATE_ARRAYS, _sizes(pipeline, count, donor_uses), pipeline.store)
+        return store
+
+    def extend_scores(self, pipeline: Pipeline, count: int, model_sha256: str) -> None:
+        """Create or lengthen the scores that the filter of this digest gives."""
+        sizes, model = _sizes(pipeline, count), {"model_sha256": model_sha256}
+        self._extend(SCORE_ARRAYS, sizes, pipeline.store, p_real=model)
+
+    def extend_verdicts(self, pipeline: Pipeline, count: int) -> None:
+        """Create or lengthen the verdicts."""
+        self._extend(VERDICT_ARRAYS, _sizes(pipeline, count), pipeline.store)
+
+    def scored_by(self) -> str | None:
+        """Return the digest of the filter that gave the scores; None where there are none."""
+        return str(self._array("p_real").attrs["model_sha256"]) if self.has("p_real") else None
+
+    def write_scores(self, shard: int, scores: NDArray[np.float32]) -> None:
+        """Store the scores of a shard."""
+        shards.write_shard(self._array("p_real"), shard, scores)
+
+    def write_verdicts(self, shard: int, verdicts: NDArray[np.uint8]) -> None:
+        """Store the verdicts of a shard."""
+        shards.write_shard(self._array("verdict"), shard, verdicts)
+
+    def holds_verdicts(self, shard: int, verdicts: NDArray[np.uint8]) -> bool:
+        """Return whether a shard has exactly these verdicts stored."""
+        return shards.holds(self._array("verdict"), shard, verdicts)
+
+    def verdicts(self, chosen: Chosen) -> NDArray[np.uint8]:
+        """Return verdicts, (N,) uint8: indices in `records.REASONS`, or ``LOST``."""
+        return self.read("verdict", chosen)
+
+    def class_pixels(self, chosen: Chosen) -> NDArray[np.int32]:
+        """Return the pixels of each class and of the background, (N, C + 1) int32."""
+        return self.read("class_pixels", chosen)
+
+    def donors(self, chosen: Chosen) -> NDArray[np.int32]:
+        """Return the numbers of the donors, (N, U) int32."""
+        return self.read("donors", chosen)
+
+
+class CuratedStore(Store):
+    """A curated set: composites, or real patches with predicted masks."""
+
+    written = CURATED_ARRAYS
+
+    @classmethod
+    def create(
+        cls, path: Location | None, attributes: Mapping[str, Any], sizes: Mapping[str, int], store: StoreSection
+    ) -> CuratedStore:
+        """Create a curated set, or lengthen it.
+
+        Parameters
+        ----------
+        path : Path or UPath or None
+            The Zarr store, which holds nothing else. None creates metadata in memory, to compare with.
+        attributes : mapping
+            The attributes of the set besides ``format_version``.
+        sizes : mapping of str to int
+            The length of every dimension: ``sample``, ``y``, ``x``, ``channel``, ``class``, ``donor_use``.
+        store : StoreSection
+            Composites in a shard, and codecs.
+        """
+        target = MemoryStore() if path is None else path
+        found = cls(schema.create_group(target, "", {"format_version": FORMAT_VERSION, **attributes}))
+        found._extend(CURATED_ARRAYS, sizes, store)
+        return found
+
+    @classmethod
+    def of_run(
+        cls, path: Location | None, pipeline: Pipeline, groups: Collection[str], digest: str, count: int, uses: int
+    ) -> CuratedStore:
+        """Create or lengthen the curated set of a pipeline, of `count` composites.
+
+        Parameters
+        ----------
+        path : Path or UPath or None
+            As for `create`.
+        pipeline : Pipeline
+            The pipeline of the composites.
+        groups : collection of str
+            The slides or patients of the donors, sorted.
+        digest : str
+            SHA-256 of the patches.
+        count : int
+            Composites.
+        uses : int
+            Donors of one composite, at most.
+        """
+        attributes = {
+            "pipeline": pipeline.name,
+            "fingerprint": pipeline.fingerprint(),
+            **schema.taxonomy_attributes(pipeline.taxonomy),
+            "groups": list(groups),
+            "patches": _patches(pipeline.patches),
+            "glass": pipeline.glass.model_dump(mode="json") if pipeline.glass else None,
+            "source": {"patches": digest},
+        }
+        return cls.create(path, attributes, _sizes(pipeline, count, uses), pipeline.store)
+
+    def write(self, name: str, shard: int, samples: Samples) -> None:
+        """Store a shard of one array."""
+        shards.write_shard(self._array(name), shard, samples)
+
+    def discard(self, shard: int) -> None:
+        """Make a shard count as missing: remove its images, which are written last."""
+        self.object("image", shard).unlink()
+
+
+def _patches(patches: PatchesSection) -> dict[str, Any]:
+    """Return how patches are read; keys that former versions lack are left out unless they matter."""
+    found = patches.model_dump(mode="json", exclude={"root", "max_pixels"})
+    if patches.min_side is None:
+        del found["min_side"]
+    return found
+
+
+def _sizes(pipeline: Pipeline, count: int, donor_uses: int = 0) -> dict[str, int]:
+    """Return the length of every dimension of `count` composites."""
+    classes = len(pipeline.classes)
+    height, width = pipeline.canvas
+    return {
+        "sample": count,
+        "y": height,
+        "x": width,
+        "channel": 3,
+        "class": classes,
+        "class_or_background": classes + 1,
+        "donor_use": donor_uses,
+    }

@@ -1,0 +1,77 @@
+"""Render one stored composite again from its recipe and donors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from synthpipe.compose import Donors, render
+from synthpipe.core.errors import CatalogError, StoreError
+from synthpipe.core.records import Composite, PatchRef, Strategy
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.files.locations import Location
+from synthpipe.patches.access import MOVED, find_patches
+from synthpipe.patches.bank import load_donor
+from synthpipe.patches.catalog import load_catalog
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.stores import CompositeStore
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A composite that was rendered again, the donors of its pixels, and whether the stored pixels are equal."""
+
+    composite: Composite
+    donors: tuple[PatchRef, ...]
+    taxonomy: Taxonomy
+    is_equal: bool
+
+
+def replay(
+    run: Location, strategy: Strategy, index: int, trains_filter: bool = False, root: str | None = None
+) -> Replay:
+    """Render a composite of a run again, and compare it with the stored one.
+
+    Parameters
+    ----------
+    run : Path or UPath
+        The run directory.
+    strategy : {"mosaic", "bezier"}
+        The strategy of the composite.
+    index : int
+        Index of the composite among the candidates.
+    trains_filter : bool
+        Whether `index` counts the composites that trained the filter instead.
+    root : str, optional
+        The present location of the patches, if they have moved.
+
+    Raises
+    ------
+    StoreError
+        The run has no such composite, or its recipe cannot be read.
+    CatalogError
+        A donor is missing or has changed.
+    """
+    directory = RunDirectory(run)
+    pipeline = directory.pipeline()
+    store = CompositeStore.open(directory.training if trains_filter else directory.candidates, strategy)
+    count = store.length("recipe")
+    if index >= count or not store.recipes([index])[0]:
+        raise StoreError(f"{run}: no {strategy} composite {index}; there are {count}, counted from 0")
+    recipe = store.recipe(index, pipeline.canvas)
+    catalog = load_catalog(run, pipeline.taxonomy)
+    catalog = find_patches(catalog, pipeline.patches, pipeline.taxonomy, root, run)
+    used = tuple(catalog.by_id(patch) for patch in sorted(set(recipe.donors())))
+    background = pipeline.taxonomy.background
+    try:
+        donors = [load_donor(patch, pipeline.glass, background) for patch in used]
+    except CatalogError as error:
+        raise CatalogError(f"{error}\n{MOVED}") from error
+    try:
+        result = render(recipe, Donors(donors))
+    except ValueError as error:
+        raise store.unreadable_recipe(index, str(error)) from error
+    is_equal = np.array_equal(result.image, store.images()[index])
+    is_equal &= np.array_equal(result.mask, store.masks()[index])
+    return Replay(result, used, pipeline.taxonomy, is_equal)
