@@ -1,7 +1,4 @@
-"""Text from strangers as it may be shown or stored.
-
-It has no secrets, does not steer a terminal, and is no formula for a spreadsheet.
-"""
+"""Make untrusted text safe to show or store: without secrets, terminal control codes and spreadsheet formulas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Regular expressions that find slides, patients or labels in file names, given up where they take too long."""
+"""Regular expressions that find slides, patients or labels in file names, stopped if they take too long."""
 
 from __future__ import annotations
 

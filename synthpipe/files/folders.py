@@ -1,4 +1,4 @@
-"""Folders that synthpipe writes into: which are its own, and that nothing in them leads elsewhere."""
+"""Checks of the folders that synthpipe writes into: synthpipe made them, and they have no links to other locations."""
 
 from __future__ import annotations
 

@@ -155,22 +155,7 @@ def open_cluster(
 ) -> Iterator[DaskExecutor]:
     """Start or join a cluster, and wait until it has a worker.
 
-    Parameters
-    ----------
-    settings : ClusterSettings
-        Where and how tasks run.
-    demand : Demand
-        Memory that tasks need.
-    note : callable
-        Called with messages for the user.
-    shared : Path, optional
-        Folder that jobs of a queue see under the same path, for the keys that are made for them; by default the working
-        directory.
-
-    Raises
-    ------
-    ClusterError
-        It cannot be started or joined, or has no worker, or none of the kind that is required.
+    `opening.open_executor` describes parameters and errors.
     """
     where = settings.where
     remote = {} if isinstance(where, Local) else _REMOTE_SETTINGS

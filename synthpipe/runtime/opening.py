@@ -26,13 +26,13 @@ def open_executor(
     note : callable
         Called with messages for the user.
     shared : Path, optional
-        Folder that jobs of a queue see under the same path, for the keys that are made for them; by default the working
-        directory.
+        Folder that jobs of a queue see under the same path; the keys of the jobs are stored there. By default the
+        working directory.
 
     Raises
     ------
     ClusterError
-        It cannot be started or joined, or has no worker, or none of the kind that is required.
+        The cluster cannot be started or joined, has no workers, or has no worker of the required kind.
     """
     where = settings.where
     if isinstance(where, Local) and where.workers == 0:
