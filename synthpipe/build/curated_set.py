@@ -61,7 +61,7 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
     if pipeline.filter.enabled:
         _remove_stale(state, target, kept)
     missing = target.missing_shards(count)
-    tasks = (CuratedTask(state.job, shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
+    tasks = (CuratedTask(shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
     with state.reporter.stage("curated set", planned_in(missing, count, size)) as advance:
         for copied in state.executor.run(write_curated_shard, tasks):
             advance(copied)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from synthpipe.build.tasks.job import Job, donors_of_side, open_donors, training_composites
+from synthpipe.build.tasks.job import training_composites
+from synthpipe.build.tasks.worker_state import WorkerState
 from synthpipe.compose import Donors, Purpose, donor_uses, render, sample
 from synthpipe.compose.kernels import count_classes
-from synthpipe.config.pipeline import StoreSection
 from synthpipe.core.records import Composite, Image, Mask, Recipe, Strategy, recipe_to_json
-from synthpipe.files.locations import Location
 from synthpipe.storage.chunks import Samples
 from synthpipe.storage.stores import CompositeStore
 
@@ -23,37 +21,30 @@ _BLOCK = 32  # composites that are rendered before they are stored
 class ShardTask:
     """One shard of a strategy's composites."""
 
-    job: Job
     strategy: Strategy
     purpose: Purpose
     shard: int
-
-    @property
-    def store(self) -> Location:
-        """The Zarr store of the composites."""
-        return self.job.run.training if self.purpose == "filter" else self.job.run.candidates
 
     def __repr__(self) -> str:
         return f"shard {self.shard} of {self.strategy} {self.purpose} composites"
 
 
-def render_shard(task: ShardTask) -> int:
+def render_shard(worker: WorkerState, task: ShardTask) -> int:
     """Render a shard of composites, store it and return its number.
 
     Each block of composites is stored before the next is rendered, so memory does not depend on the shard's size.
     """
-    pipeline = task.job.pipeline
+    pipeline, bank = worker.job.pipeline, worker.donors
     size = pipeline.store.shard
     recipes: list[str] = []
     class_pixels = np.empty((size, pipeline.taxonomy.background + 1), np.int32)
     donors = np.empty((size, donor_uses(pipeline, task.strategy)), np.int32)
-    bank = open_donors(task.job.bank)
-    with _open_to_write(task.store, task.strategy, pipeline.store, pipeline.canvas).writing(task.shard) as writers:
+    with worker.store(task.strategy, task.purpose).writing(task.shard) as writers:
         for start in range(0, size, _BLOCK):
             count = min(_BLOCK, size - start)
             # all are sampled and then all rendered: pixels push what sampling uses out of the processor's caches
             first = task.shard * size + start
-            block = _sample_all(task, range(first, first + count))
+            block = _sample_all(worker, task, range(first, first + count))
             recipes += map(recipe_to_json, block)
             donors[start : start + count] = [[bank.number(patch) for patch in recipe.donors()] for recipe in block]
             with writers["image"].block(count) as images, writers["mask"].block(count) as masks:
@@ -69,21 +60,16 @@ def render_shard(task: ShardTask) -> int:
     return task.shard
 
 
-@lru_cache(maxsize=4)
-def _open_to_write(path: Location, strategy: Strategy, store: StoreSection, canvas: tuple[int, int]) -> CompositeStore:
-    """Open a strategy's store once for all shards; `store` and `canvas` decide everything that writers need of it."""
-    return CompositeStore.open(path, strategy, writable=True)
-
-
-def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
+def make_composite(worker: WorkerState, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
     """Sample and render one composite."""
-    return render_recipe(job, sample_recipe(job, strategy, purpose, index))
+    return render(sample_recipe(worker, strategy, purpose, index), worker.donors)
 
 
-def equals_stored(task: ShardTask) -> bool:
+def equals_stored(worker: WorkerState, task: ShardTask) -> bool:
     """Render the first composite of a shard again; return whether the stored one is equal."""
-    store, index = CompositeStore.open(task.store, task.strategy), task.shard * task.job.pipeline.store.shard
-    composite = make_composite(task.job, task.strategy, task.purpose, index)
+    store = CompositeStore.open(worker.job.composites(task.purpose), task.strategy)
+    index = task.shard * worker.job.pipeline.store.shard
+    composite = make_composite(worker, task.strategy, task.purpose, index)
     return (
         recipe_to_json(composite.recipe) == store.recipes([index])[0]
         and np.array_equal(composite.image, store.images()[index])
@@ -91,26 +77,21 @@ def equals_stored(task: ShardTask) -> bool:
     )
 
 
-def render_recipe(job: Job, recipe: Recipe) -> Composite:
-    """Render one recipe with the donors of the bank."""
-    return render(recipe, open_donors(job.bank))
-
-
-def sample_recipe(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
+def sample_recipe(worker: WorkerState, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
     """Sample the recipe of composite `index`."""
-    donors = open_donors(job.bank)
+    pipeline, donors = worker.job.pipeline, worker.donors
     if purpose == "filter":
-        training = index < training_composites(job.pipeline)
-        donors = donors_of_side(job.bank, job.run, "train" if training else "validation")
-    return sample(job.pipeline, strategy, index, donors, purpose)
+        training = index < training_composites(pipeline)
+        donors = worker.donors_of_sides["train" if training else "validation"]
+    return sample(pipeline, strategy, index, donors, purpose)
 
 
-def _sample_all(task: ShardTask, indices: range) -> list[Recipe]:
+def _sample_all(worker: WorkerState, task: ShardTask, indices: range) -> list[Recipe]:
     """Sample some composites of a shard; an error gets a note that names the composite."""
     block: list[Recipe] = []
     try:
         for index in indices:
-            block.append(sample_recipe(task.job, task.strategy, task.purpose, index))
+            block.append(sample_recipe(worker, task.strategy, task.purpose, index))
     except Exception as error:
         error.add_note(f"while sampling {task.strategy} {task.purpose} composite {indices[len(block)]}")
         raise

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthpipe.build.tasks.job import Job
 from synthpipe.build.tasks.rendering import make_composite
+from synthpipe.build.tasks.worker_state import WorkerState
 from synthpipe.core.errors import FilterError
 from synthpipe.core.records import Image, Strategy
 from synthpipe.storage.run import read_json
@@ -18,7 +18,6 @@ from synthpipe.storage.stores import CompositeStore
 class ScoreTask:
     """Shards of a strategy's candidates to score, one after the other without a pause."""
 
-    job: Job
     strategy: Strategy
     shards: tuple[int, ...]
 
@@ -26,15 +25,12 @@ class ScoreTask:
         return f"scores of shards {self.shards[0]} to {self.shards[-1]} of {self.strategy} candidates"
 
 
-def score_shards(task: ScoreTask) -> tuple[int, int]:
+def score_shards(worker: WorkerState, task: ScoreTask) -> tuple[int, int]:
     """Score shards of candidates and store the scores; return how many are planned, and how many of these pass."""
-    from synthpipe.filtering.scoring import load_scorer
-
-    job, size = task.job, task.job.pipeline.store.shard
+    job, size = worker.job, worker.job.pipeline.store.shard
     store = CompositeStore.open(job.run.candidates, task.strategy, writable=True)
     images = store.images()
-    settings = job.pipeline.filter
-    scorer = load_scorer(job.run.weights(task.strategy), settings.threads, settings.precision == "mixed")
+    scorer = worker.scorer(task.strategy)
     expected = read_json(job.run.report(task.strategy))["model_sha256"]
     if scorer.sha256 != expected:
         raise FilterError(
@@ -49,9 +45,9 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
         images.read_many(stored, out[: len(stored)])
         # the last shard may reach beyond what is planned; scores are final, so it is scored as a whole
         for number, image in zip(shown[len(stored) :], out[len(stored) :], strict=True):
-            image[:] = make_composite(job, task.strategy, "candidate", number).image
+            image[:] = make_composite(worker, task.strategy, "candidate", number).image
 
-    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, settings.batch)
+    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, job.pipeline.filter.batch)
     for shard, scores in zip(task.shards, p_real.reshape(-1, size), strict=True):
         store.write_scores(shard, scores)
     planned = p_real[np.array(numbers) < len(images)]
