@@ -116,7 +116,9 @@ def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     architecture = Architecture("test_resnet", (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(FilterError, match=r"filter\.precision: got mixed, but Tesla T4 has no bfloat16; .*'32'"):
+    with pytest.raises(
+        FilterError, match=r"filter\.precision: got mixed, but Tesla T4 does not support bfloat16; .*'32'"
+    ):
         FilterNetwork(architecture, torch.device("cuda"), mixed=True)
 
 
