@@ -211,7 +211,7 @@ def _results(job: ExportJob, futures: Mapping[Future[Done], int]) -> Iterator[tu
     except BrokenProcessPool as error:
         raise StoreError(
             f"{job.folder}: a worker process was killed, by a user or because memory ran out; run the command again to "
-            "resume, complete parts are kept; if memory runs out, use fewer --workers, or a smaller --part and another "
+            "resume; complete parts are kept; if memory runs out, use fewer --workers, or a smaller --part and another "
             "folder"
         ) from error
 

@@ -140,8 +140,8 @@ def _compare(job: ExportJob, entry: Entry, copy: Copy) -> None:
     }
     if wrong := [name for name, is_same in same.items() if not is_same]:
         raise StoreError(
-            f"{job.folder}: {entry.key}: {job.form.library} reads back {', '.join(wrong)} different from composite "
-            f"{entry.position} of {job.curated.path}; {_ADVICE}"
+            f"{job.folder}: {entry.key}: read back by {job.form.library}, it differs in {', '.join(wrong)} from "
+            f"composite {entry.position} of {job.curated.path}; {_ADVICE}"
         )
 
 

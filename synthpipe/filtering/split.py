@@ -51,8 +51,8 @@ def split_groups(patches: Sequence[PatchRef], train_share: float, seed: int) -> 
             what = "single-class" if kind else "mixed-class"
             raise FilterError(
                 f"all {what} patches come from one slide or patient ({next(iter(groups))!r}), but the filter needs "
-                "different ones for training and for validation; check patches.group_pattern, add slides, or set "
-                "filter.enabled: false"
+                "different slides or patients for training and for validation; check patches.group_pattern, add "
+                "slides, or set filter.enabled: false"
             )
     sizes = Counter(patch.group for patch in patches)
     order = sorted(sizes)

@@ -167,8 +167,8 @@ class _Training:
         architecture = self.network.architecture
         if (architecture.mean, architecture.std) != (self.settings.mean, self.settings.std):
             on_note(
-                f"note: the {self.strategy} filter's images are normalised as the weights of {self.settings.network} "
-                f"expect, by mean {list(architecture.mean)} and std {list(architecture.std)}"
+                f"note: the {self.strategy} filter normalises images by mean {list(architecture.mean)} and std "
+                f"{list(architecture.std)}, as the weights of {self.settings.network} expect"
             )
 
     def resume(self, on_note: Callable[[str], None]) -> None:
@@ -395,8 +395,8 @@ def _check_like(images: Images, name: str, other: Images) -> None:
     check_images(images, name)
     if not len(images):
         raise FilterError(
-            f"the filter has no images in {name}; add patches with more than one class (real) and single-class ones "
-            "(synthetic) on both sides of the split, or set filter.enabled: false"
+            f"the filter has no images in {name}; add patches with several classes (for real images) and with one "
+            "class (for composites) to both sides of the split, or set filter.enabled: false"
         )
     if images.shape[1:] != other.shape[1:]:
         raise ValueError(
