@@ -1,7 +1,7 @@
-"""Checkpoints: a network's weights and all that is needed to use the network, or to resume its training.
+"""Read and write checkpoints: a network's weights, and all data that are needed to use it or to resume its training.
 
-A checkpoint may come from a stranger or from a damaged disk. Loading one runs no code, opens no network connection and
-takes no more memory than a few times the file's size. A file with any content that no training writes is refused.
+A checkpoint may come from a stranger or from a damaged disk. Loading a checkpoint runs no code, opens no network
+connection and takes at most a few times the file's size in memory. Files with unexpected content are refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
 
 FORMAT_VERSION = 2
-_CURE = "use a copy of it that is sound, or train again"
+_CURE = "use an undamaged copy, or train again"
 _WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
 
 
@@ -77,7 +77,7 @@ class Checkpoint:
     sources : mapping
         Digests of the training data by name: curated sets, real patches, masked images.
     by_cam : bool
-        Whether the CAM makes its masks, because it was trained on image labels alone.
+        Whether the class activation map (CAM) gives the masks, because the network was trained on image labels alone.
     progress : mapping
         ``step``; ``best_miou`` and ``best_epoch``, the validation mIoU and the epoch of the best weights so far;
         ``encoder_weights``, the source of the encoder's initial weights, if known.
@@ -158,18 +158,18 @@ class Checkpoint:
             raise StoreError(f"{path}: not found; expected a checkpoint that `synthpipe train` wrote") from error
         except OSError as error:
             raise StoreError(
-                f"{path}: {error.strerror}; expected a checkpoint that `synthpipe train` wrote, which can be read"
+                f"{path}: cannot be read: {error.strerror}; expected a checkpoint that `synthpipe train` wrote"
             ) from error
         try:
             about, tensors = _former(data) if data.startswith(b"PK") and not is_safetensors(data) else _current(data)
         except ValueError as error:
             raise StoreError(
-                f"{path}: is no checkpoint that can be read safely, or is damaged: {printable(error)}; {_CURE}"
+                f"{path}: is damaged, or is not a checkpoint that can be read safely: {printable(error)}; {_CURE}"
             ) from error
         del data  # the tensors are copies, so this frees memory
         version = about.get("format_version") if isinstance(about, dict) else None
         if version is None:
-            raise StoreError(f"{path}: is no checkpoint of synthpipe; expected one that `synthpipe train` wrote")
+            raise StoreError(f"{path}: is not a checkpoint of synthpipe; expected one that `synthpipe train` wrote")
         if version not in (1, FORMAT_VERSION):
             raise StoreError(
                 f"{path}: format_version is {reprlib.repr(version)}, this synthpipe reads 1 and {FORMAT_VERSION}; use "
@@ -194,7 +194,7 @@ def _current(data: bytes) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _former(data: bytes) -> tuple[Any, dict[str, Tensor]]:
-    """Return the text part and the tensors of a checkpoint of format version 1, in the form of version 2."""
+    """Read a checkpoint of format version 1, and return its text part and its tensors in the form of version 2."""
     found = torch_archive.read(data)
     if not isinstance(found, dict) or "about" not in found:
         return found, {}
@@ -206,7 +206,7 @@ def _former(data: bytes) -> tuple[Any, dict[str, Tensor]]:
             tensors |= {f"{_OPTIMIZER}{name}": values for name, values in moments.items()}
         size = sum(values.numel() * values.element_size() for values in tensors.values())
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"it lacks what a checkpoint holds: {error}") from error
+        raise ValueError(f"it lacks a part of a checkpoint: {error}") from error
     if size > len(data):
         raise ValueError("its tensors are larger than the file")
     return about, tensors
@@ -218,7 +218,7 @@ def _checked(about: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
     Raises
     ------
     ConfigError, RecursionError, ValueError
-        A part of it is not what a training writes.
+        A part of the content is missing or wrong.
     """
     known = _About.model_validate_json(json.dumps(about), strict=True)
     description = Description.from_json(known.description)
