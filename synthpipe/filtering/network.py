@@ -116,7 +116,7 @@ class FilterNetwork:
         return logits.float()
 
     def to_device(self, images: Images) -> Tensor:
-        """Return (B, H, W, 3) uint8 images as a tensor on the network's device; on a CPU, it shares their memory.
+        """Copy (B, H, W, 3) uint8 images to the network's device; on a CPU, the tensor shares the images' memory.
 
         The images must be writable and C-contiguous.
         """
@@ -133,7 +133,7 @@ def architecture_of(settings: FilterSection) -> Architecture:
 
 
 def initial_network(settings: FilterSection, device: torch.device) -> FilterNetwork:
-    """Return the network that training starts from.
+    """Make the filter's network with its initial weights.
 
     The weights are random, or come from a file or from timm's hub. The head's weights are random, unless the file has a
     head of the same shape.

@@ -82,7 +82,7 @@ def _kinds(patches: Sequence[PatchRef]) -> dict[tuple[int, ...], set[str]]:
 
 
 def _cover(order: Sequence[str], shared: Mapping[tuple[int, ...], set[str]], sizes: Mapping[str, int]) -> set[str]:
-    """Choose a few small groups that together have every kind of patch; the other groups also keep every kind."""
+    """Choose a few small groups that have patches of every kind, so that the other groups have every kind, too."""
     chosen: set[str] = set()
     place = {group: number for number, group in enumerate(order)}
     for kind in sorted(shared, key=lambda kind: (len(shared[kind]), kind)):

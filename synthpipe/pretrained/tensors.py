@@ -1,7 +1,7 @@
 """Read and write files of tensors and text: safetensors files with a SHA-256 of their whole content.
 
-Such files may come from strangers or from damaged disks. Reading one runs no code and takes no more memory than a few
-times its size.
+Such files may come from strangers or from damaged disks. Reading a file runs no code and takes at most a few times the
+file's size in memory.
 """
 
 from __future__ import annotations

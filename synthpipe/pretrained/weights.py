@@ -1,6 +1,6 @@
 """Get the initial weights of a network from a user's file or from timm's hub.
 
-A weights file may come from a stranger. Reading it runs no code and takes no more memory than a few times its size.
+A weights file may come from a stranger. Reading the file runs no code and takes at most a few times its size in memory.
 """
 
 from __future__ import annotations
