@@ -1,4 +1,4 @@
-"""Check and prepare every worker before its first task, also those that join late or start again."""
+"""Check and prepare every worker before its first task, including workers that join late or restart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _LOGGER, _OWN_LOGGER = logging.getLogger("distributed.worker"), logging.getLogger("synthpipe")
 
 PREPARED, REFUSED, WARNED = "synthpipe-prepared", "synthpipe-refused", "synthpipe-warned"
-"""Topics of the messages from workers: steps that are done, why a worker cannot take part, and warnings."""
+"""Topics of messages from workers: finished steps, reasons why a worker cannot run the build, and warnings."""
 
 _SECONDS_BEFORE_ANOTHER = 0.5
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
@@ -31,15 +31,15 @@ _TRIES, _LISTED = 5, 5
 
 
 class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Check and prepare a worker; a worker that is not fit for the build leaves the cluster.
+    """Check and prepare a worker; a worker that cannot run the build leaves the cluster.
 
-    `client` is the driver's id at the scheduler: where it is gone, workers that join are not ours, and are left alone.
+    `client` is the driver's id at the scheduler. If this driver has ended, workers that join are left alone.
     """
 
     def __init__(self, setup: WorkerSetup, client: str) -> None:
         self.name = plugin_name(setup)
         self._setup, self._client = setup, client
-        self.is_unfit = False  # then its worker takes no task until it is closed
+        self.is_unfit = False  # an unfit worker runs no task until it closes
 
     async def setup(self, worker: Worker) -> None:
         self._level = _LOGGER.level
@@ -53,12 +53,12 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
                 raise ClusterError("; ".join(problems))
             await self._prepare(worker)
         except Exception as error:
-            if joins:  # nobody sees what is raised; Dask gives the worker tasks all the same
+            if joins:  # Dask hides this exception and still sends tasks to the worker
                 self.is_unfit = True
                 message = f"worker {worker.address}: {error}"
-                _OWN_LOGGER.error("refused, and stopped: %s", message)
+                _OWN_LOGGER.error("stopped a worker that cannot run the build: %s", message)
                 worker.log_event(REFUSED, message)
-                worker.loop.call_later(1, worker.close, reason="not fit for synthpipe's build")
+                worker.loop.call_later(1, worker.close, reason="cannot run synthpipe's build")
             raise
 
     async def _prepare(self, worker: Worker) -> None:
@@ -66,7 +66,7 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
             asyncio.to_thread(self._setup.prepare, lambda steps: worker.log_event(PREPARED, steps))
         )
         with warnings_to(lambda message: worker.log_event(WARNED, message)):
-            # a worker that joins late gives no sign of life by itself before it is set up
+            # a worker that joins late sends no heartbeats before its setup ends
             while not (await asyncio.wait({work}, timeout=_SECONDS_BETWEEN_SIGNS_OF_LIFE))[0]:
                 await worker.heartbeat()
             await work
@@ -77,8 +77,8 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
 
 
 async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:
-    """Return whether the driver that registered a plugin is gone; if so, unregister the plugin."""
-    with suppress(Exception):  # a scheduler may take no functions
+    """Return whether the driver that registered a plugin has ended; if so, unregister the plugin."""
+    with suppress(Exception):  # the scheduler may refuse to run functions
         answer = await worker.scheduler.run_function(function=dumps(_let_go), args=dumps((client, plugin)))
         return bool(answer.get("result"))
     return False
@@ -92,25 +92,25 @@ def _let_go(client: str, plugin: str, dask_scheduler: Scheduler) -> bool:
 
 
 def on_fit_worker(function: Callable[[Argument], Result], argument: Argument) -> Result:
-    """Run a task, or send it to another worker if this one cannot take part."""
+    """Run a task, or send the task to another worker if this worker cannot run the build."""
     if any(isinstance(plugin, SetupPlugin) and plugin.is_unfit for plugin in get_worker().plugins.values()):
-        time.sleep(_SECONDS_BEFORE_ANOTHER)  # or it would come back at once
+        time.sleep(_SECONDS_BEFORE_ANOTHER)  # otherwise the task comes back at once
         raise Reschedule
     return function(argument)
 
 
 def plugin_name(setup: WorkerSetup) -> str:
-    """Name the plugin so that a build replaces what an earlier, killed one left at the scheduler."""
+    """Return a plugin name that replaces the plugin of an earlier, killed process of the same build."""
     return f"synthpipe-{setup.key}"
 
 
 def check_scheduler(client: Client, setup: WorkerSetup) -> None:
-    """Refuse a scheduler that cannot read the build's tasks.
+    """Check that the scheduler can read the build's tasks.
 
     Raises
     ------
     ClusterError
-        It lacks synthpipe, or has another version of it.
+        The scheduler's environment has no synthpipe, or another version.
     """
     try:
         client.run_on_scheduler(_read, setup)
@@ -124,16 +124,16 @@ def check_scheduler(client: Client, setup: WorkerSetup) -> None:
 
 
 def check_workers(client: Client, setup: WorkerSetup) -> None:
-    """Refuse a cluster whose workers are not fit for the build.
+    """Check that all workers can run the build.
 
     Raises
     ------
     ClusterError
-        The message lists the workers, and in what each differs from the driver.
+        The message lists workers that cannot, with their differences from this machine.
     """
     found = client.run(_ask, setup, on_error="return")
     problems = {
-        address: "; ".join(answer) if isinstance(answer, list) else f"cannot take part: {answer!r}"
+        address: "; ".join(answer) if isinstance(answer, list) else f"cannot run the build: {answer!r}"
         for address, answer in found.items()
         if answer and not _has_died(answer)
     }
@@ -144,7 +144,7 @@ def check_workers(client: Client, setup: WorkerSetup) -> None:
             "\n  ".join(
                 [
                     f"{len(lines)} of {len(found)} workers differ from this machine; start them from the same "
-                    "environment, where they see the same files:",
+                    "environment, on machines that see the same files:",
                     *lines[:_LISTED],
                     *more,
                 ]
@@ -153,13 +153,12 @@ def check_workers(client: Client, setup: WorkerSetup) -> None:
 
 
 def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> None:
-    """Prepare all workers, including those that join later.
+    """Prepare all workers, including workers that join later; exceptions of `WorkerSetup.prepare` pass unchanged.
 
     Raises
     ------
     ClusterError
-        Workers keep ending before they are ready, or there are none. What `WorkerSetup.prepare` raises is raised
-        unchanged.
+        Workers end again and again before they are ready, or there are no workers.
     """
     try:
         client.register_plugin(SetupPlugin(setup, client.id))
@@ -167,12 +166,12 @@ def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> Non
     except Exception as error:
         if not _has_died(error):
             raise
-    # a worker ended meanwhile; the others go on preparing themselves, and one that is started again does so too
+    # a worker ended meanwhile; the others still prepare themselves, and so does a restarted worker
     tries = 0
     while tries < _TRIES:
         pool.wait()
         if not (answers := client.run(_prepare, setup, on_error="return")):
-            continue  # all have ended just now
+            continue  # all workers have just ended
         tries += 1
         failures = [answer for answer in answers.values() if isinstance(answer, Exception)]
         for failure in failures:
@@ -181,13 +180,13 @@ def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> Non
         if not failures:
             return
     raise ClusterError(
-        f"workers ended {_TRIES} times before they were ready, most likely for want of memory; give them more, or let "
-        "there be fewer a machine (--memory, --workers; of jobs, memory and processes)"
+        f"workers ended {_TRIES} times before they were ready, most likely because memory was full; give them more "
+        "memory, or use fewer workers per machine (--memory, --workers; for jobs, memory and processes)"
     )
 
 
 def _read(setup: WorkerSetup) -> None:
-    """Do nothing; a scheduler that can read the arguments can read the tasks of the build."""
+    """Do nothing: a scheduler that can unpickle the setup can also read the tasks of the build."""
 
 
 async def _ask(setup: WorkerSetup) -> list[str]:
@@ -199,5 +198,5 @@ async def _prepare(setup: WorkerSetup) -> None:
 
 
 def _has_died(answer: object) -> bool:
-    """Return whether an answer means that the worker ended before it could give one."""
+    """Return whether an answer means that the worker ended before it answered."""
     return isinstance(answer, OSError) and not isinstance(answer, SynthpipeError)
