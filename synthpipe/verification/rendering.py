@@ -1,4 +1,4 @@
-"""Checks that read the patches: compare the patches with the catalog, and render composites again from them."""
+"""Compare the patches with the catalog, and render composites again from the patches."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.faults import Fault
 
 Rerender = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
-"""Takes a strategy, a purpose and a stored recipe; returns the recipe sampled again and the rendered composite.
+"""Function that takes a strategy, a purpose and a stored recipe, and samples and renders the composite again.
 
-The result is None if a donor of the recipe has changed.
+The function returns the new recipe and the composite, or None if a donor of the recipe has changed.
 """
 
 
 def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> dict[str, Fault]:
-    """Return a fault for each patch that is missing or has changed since it was indexed, by the patch's id."""
+    """Map the id of each patch that is missing or has changed since it was indexed to its fault."""
     found: dict[str, Fault] = {}
     faults = in_threads(_check_patch, catalog.patches, available_cores())
     for patch, fault in zip(catalog.patches, faults, strict=True):

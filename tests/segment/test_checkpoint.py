@@ -238,7 +238,7 @@ def forged(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], obj
         ("description.classes.0.name", "normal", "'normal' names two classes"),
         ("description.fingerprint", None, "fingerprint is None"),
         ("description.patches.layout", "ftp", "layout"),
-        ("description.patches.group_pattern", "(", "group_pattern: no regular expression"),
+        ("description.patches.group_pattern", "(", "group_pattern: is not a regular expression"),
         ("description.glass", {"threshold": 999}, "glass.threshold is 999"),
         ("more", 1, "more is 1"),
     ],
