@@ -43,7 +43,7 @@ from synthpipe.segment.settings import TrainSettings
 
 FORMAT_VERSION = 2
 _CURE = "use an undamaged copy, or train again"
-_WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
+_WEIGHTS, _OPTIMIZER, _TRAINED = "weights/", "optimizer/", "trained/"
 
 
 class _Progress(Section):
@@ -82,9 +82,11 @@ class Checkpoint:
         ``step``; ``best_miou`` and ``best_epoch``, the validation mIoU and the epoch of the best weights so far;
         ``encoder_weights``, the source of the encoder's initial weights, if known.
     weights : mapping of str to Tensor
-        Weights of the network.
+        Weights of the network that predicts.
     optimizer : mapping, optional
         State of the optimizer, if training can resume from this checkpoint.
+    trained : mapping of str to Tensor, optional
+        Weights to resume from, if `weights` are their moving average.
     """
 
     settings: TrainSettings
@@ -94,6 +96,7 @@ class Checkpoint:
     progress: Mapping[str, Any]
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Any] | None = None
+    trained: Mapping[str, Tensor] | None = None
 
     def network(self, device: torch.device) -> SegmentationNetwork:
         """Return the network on `device`, in evaluation mode.
@@ -103,16 +106,29 @@ class Checkpoint:
         StoreError
             The weights do not fit the network of the installed segmentation-models-pytorch.
         """
+        return self._network(self.weights).to(device).eval()
+
+    def trained_network(self) -> SegmentationNetwork:
+        """Return the network that a resumed training continues with, on the CPU.
+
+        Raises
+        ------
+        StoreError
+            The weights do not fit the network of the installed segmentation-models-pytorch.
+        """
+        return self._network(self.trained or self.weights)
+
+    def _network(self, weights: Mapping[str, Tensor]) -> SegmentationNetwork:
         network = SegmentationNetwork(self.settings.network, len(self.description.taxonomy))
         try:
-            network.load_state_dict(self.weights)
+            network.load_state_dict(weights)
         except RuntimeError as error:
             chosen, package = self.settings.network, "segmentation-models-pytorch"
             raise StoreError(
                 f"the checkpoint's weights do not fit {chosen.architecture} with {chosen.encoder} of {package} "
                 f"{version(package)}; use the version that it was trained with"
             ) from error
-        return network.to(device).eval()
+        return network
 
     def save(self, path: Path) -> None:
         """Write the checkpoint to a file, atomically.
@@ -133,6 +149,8 @@ class Checkpoint:
         tensors = {f"{_WEIGHTS}{name}": values for name, values in self.weights.items()}
         if self.optimizer is not None:
             tensors |= {f"{_OPTIMIZER}{name}": values for name, values in flat_moments(self.optimizer).items()}
+        if self.trained is not None:
+            tensors |= {f"{_TRAINED}{name}": values for name, values in self.trained.items()}
         try:
             check_finite(tensors)  # `load` refuses other values
         except ValueError as error:
@@ -223,14 +241,18 @@ def _checked(about: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
     known = _About.model_validate_json(json.dumps(about), strict=True)
     description = Description.from_json(known.description)
     check_canvas(description.size)
-    weights, moments = (
+    weights, moments, trained = (
         {name.removeprefix(part): values for name, values in tensors.items() if name.startswith(part)}
-        for part in (_WEIGHTS, _OPTIMIZER)
+        for part in (_WEIGHTS, _OPTIMIZER, _TRAINED)
     )
-    if len(weights) + len(moments) < len(tensors):
-        raise ValueError("it has tensors that are neither weights nor of the optimizer")
+    if len(weights) + len(moments) + len(trained) < len(tensors):
+        raise ValueError("it has tensors that are neither weights nor state of the optimizer")
     network = outline(known.settings.network, len(description.taxonomy))
     check_like(weights, network.state_dict(), _WEIGHTS)
+    if trained or (moments and known.settings.optimizer.average):
+        check_like(trained, network.state_dict(), _TRAINED)
     optimizer = {"state": adam_state(moments, list(network.parameters()))} if moments else None
     progress = known.progress.model_dump(exclude_unset=True)
-    return Checkpoint(known.settings, description, known.sources, known.by_cam, progress, weights, optimizer)
+    return Checkpoint(
+        known.settings, description, known.sources, known.by_cam, progress, weights, optimizer, trained or None
+    )

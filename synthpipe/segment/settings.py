@@ -113,6 +113,15 @@ class OptimizerSection(Section):
     warmup_steps: Annotated[
         Whole, Field(ge=0, le=MOST, description="steps in which the learning rate rises from zero")
     ] = 0
+    average: Annotated[
+        Number | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="decay per step of the moving average of the weights, which is validated and saved as the "
+            "best, such as 0.99; null: no average",
+        ),
+    ] = None
 
 
 class WindowSection(Section):

@@ -27,6 +27,7 @@ from synthpipe.files.lock import held
 from synthpipe.files.writing import write_atomically
 from synthpipe.pretrained.weights import Weights
 from synthpipe.segment.augmentation import apply_views
+from synthpipe.segment.averaging import WeightAverage
 from synthpipe.segment.batches import Batch, Steps, batches, steps_per_epoch
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import (
@@ -154,7 +155,7 @@ class _Run:
         torch.manual_seed(_seed(settings.seed, 0, 0))
         if kept:
             check_resumable(kept, self.last, settings, self.data.description, self.sources, self.total)
-            network = kept.network(torch.device("cpu"))
+            network = kept.trained_network()
         else:
             network, why = pretrained_network(settings.network, len(self.data.description.taxonomy), initial)
             if why:
@@ -177,7 +178,13 @@ class _Run:
             self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
             self.encoder_weights = kept.progress.get("encoder_weights", self.encoder_weights)
         self.module: SegmentationNetwork = network
-        self.validation = Validation(fabric, network, self.data, settings.validation)
+        self.average = None
+        if decay := settings.optimizer.average:
+            self.average = WeightAverage(network, decay)
+            if kept:
+                self.average.network.load_state_dict(kept.weights)
+        self.predicting = self.average.network if self.average else network
+        self.validation = Validation(fabric, self.predicting, self.data, settings.validation)
         self.journal: Journal | None = None  # only in the first process
         on_rank_zero(fabric, self._open_journal)
 
@@ -256,6 +263,8 @@ class _Run:
         self.optimizer.zero_grad()
         self.fabric.backward(total)
         self.optimizer.step()
+        if self.average:
+            self.average.update(self.module, self.step)
         return terms, total.detach()
 
     def _end_epoch(self) -> None:
@@ -310,8 +319,9 @@ class _Run:
             self.sources,
             self.data.composites is None,
             {"step": self.step, **self.progress, "encoder_weights": self.encoder_weights},
-            self.module.state_dict(),
+            self.predicting.state_dict(),
             optimizer,
+            self.module.state_dict() if optimizer and self.average else None,
         )
 
     def _any(self, stop: bool) -> bool:
