@@ -37,14 +37,14 @@ class Batch:
         Height and width of all composites.
     arrays : tuple of array
         Mosaic: `mosaic_arrays`. Bezier: `bezier_arrays`.
-    layout : tuple of int
-        Mosaic: height and width of a tile, rows and columns of a grid image. Bezier: empty.
+    layout : tuple
+        Mosaic: height and width of a tile; rows and columns of a grid image. Bezier: empty.
     """
 
     strategy: Strategy
     canvas: tuple[int, int]
     arrays: tuple[Any, ...]
-    layout: tuple[int, ...]
+    layout: tuple[tuple[int, int], ...]
 
     def __len__(self) -> int:
         return len(self.arrays[0])
@@ -76,7 +76,7 @@ def pack_recipes(recipes: Sequence[Recipe], donors: Donors) -> Batch:
     _check_donors(recipes, donors)
     if mosaics:
         first = mosaics[0]
-        return Batch("mosaic", first.canvas, mosaic_arrays(mosaics, donors), (*first.tile, *first.grid))
+        return Batch("mosaic", first.canvas, mosaic_arrays(mosaics, donors), (first.tile, first.grid))
     return Batch("bezier", beziers[0].canvas, bezier_arrays(beziers, donors), ())
 
 
@@ -126,7 +126,7 @@ def bezier_arrays(recipes: Sequence[BezierRecipe], donors: Donors) -> tuple[NDAr
 
 
 def resized(donors: Donors, canvas: tuple[int, int]) -> PackedPixels:
-    """Return the packed pixels of the donors of other sizes, resized to the canvas, in the bank's order: (N,) uint32."""
+    """Return (N,) uint32: the donors of other sizes, resized to the canvas, as packed pixels in the bank's order."""
     others = [donor.id for donor in donors.listed if donor.image.shape[:2] != canvas]
     return np.concatenate([np.empty(0, np.uint32), *(donors.fitted(patch, canvas).ravel() for patch in others)])
 
@@ -185,5 +185,9 @@ def _fill_bits(bits, corners, edgy, radius, bernstein, width):  # type: ignore[n
     first, columns = crossings(xs, ys, height, width)
     for y in range(height):
         for number in range(first[y], first[y + 1], 2):
-            for x in range(columns[number], columns[number + 1]):
-                bits[y, x >> 5] |= np.uint32(1) << np.uint32(x & 31)
+            x, stop = columns[number], columns[number + 1]
+            while x < stop:
+                end = min(stop, (x | 31) + 1)  # of the run, or of the word
+                ones = (np.uint64(1) << np.uint64(end - x)) - np.uint64(1)
+                bits[y, x >> 5] |= np.uint32(ones << np.uint64(x & 31))
+                x = end

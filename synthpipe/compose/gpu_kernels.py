@@ -20,15 +20,16 @@ BLOCK = 32, 8
 _PART = STEP - 1
 
 
-def mosaic_pixel(jit: Callable[..., Any]) -> Callable[..., Any]:
+def mosaic_pixel(jit: Callable[..., Any]) -> Any:
     """Compile the function that returns the packed pixel of a Mosaic."""
     reflected = jit(reflect.py_func)
 
     @jit
-    def fetch(bank, tiles, composite, number, y, x, tile_height, tile_width):  # type: ignore[no-untyped-def]
+    def fetch(bank, tiles, composite, number, y, x, tile):  # type: ignore[no-untyped-def]
         """Return pixel (y, x) of a tile; a donor that is smaller than the tile is reflected at its borders."""
         height, width = np.int32(tiles[composite, number, 1]), np.int32(tiles[composite, number, 2])
-        up, back = max(tile_height - height, 0) // 2, max(tile_width - width, 0) // 2
+        up = (tile[0] - height) >> 1 if tile[0] > height else 0
+        back = (tile[1] - width) >> 1 if tile[1] > width else 0
         row = reflected(np.int32(tiles[composite, number, 3] + y - up), height)
         column = reflected(np.int32(tiles[composite, number, 4] + x - back), width)
         return bank[np.uint64(tiles[composite, number, 0] + np.int64(row) * width + column)]
@@ -41,7 +42,8 @@ def mosaic_pixel(jit: Callable[..., Any]) -> Callable[..., Any]:
         return (upper + lower + (ONE >> 1)) >> ONE_BITS
 
     @jit
-    def pixel(bank, steps, rows, splits, tiles, composite, y, x, tile_height, tile_width, grid_rows, grid_columns):  # type: ignore[no-untyped-def]
+    def pixel(bank, steps, rows, splits, tiles, composite, y, x, tile, grid):  # type: ignore[no-untyped-def]
+        tile_height, tile_width = tile
         down, right = int(y >= splits[composite, 0]), int(x >= splits[composite, 1])
         at_x = np.int32(rows[composite, right, 0, y] + steps[composite, down, 0, x])
         at_y = np.int32(rows[composite, right, 1, y] + steps[composite, down, 1, x])
@@ -49,7 +51,7 @@ def mosaic_pixel(jit: Callable[..., Any]) -> Callable[..., Any]:
         part_x = np.int32((at_x + TO_STEP) >> (ONE_BITS - STEP_BITS)) & _PART
         part_y = np.int32((at_y + TO_STEP) >> (ONE_BITS - STEP_BITS)) & _PART
 
-        full_height, full_width = tile_height * grid_rows, tile_width * grid_columns
+        full_height, full_width = tile_height * grid[0], tile_width * grid[1]
         top, low = reflected(np.int32(pixel_y), full_height), reflected(np.int32(pixel_y + 1), full_height)
         left, far = reflected(np.int32(pixel_x), full_width), reflected(np.int32(pixel_x + 1), full_width)
         # unsigned division is one short routine, signed division rounds down and takes several
@@ -57,12 +59,12 @@ def mosaic_pixel(jit: Callable[..., Any]) -> Callable[..., Any]:
         left_tile, far_tile = np.uint32(left) // np.uint32(tile_width), np.uint32(far) // np.uint32(tile_width)
         top, low = np.int32(top - top_tile * tile_height), np.int32(low - low_tile * tile_height)
         left, far = np.int32(left - left_tile * tile_width), np.int32(far - far_tile * tile_width)
-        first = (2 * down + right) * grid_rows * grid_columns
-        upper, lower = first + top_tile * grid_columns, first + low_tile * grid_columns
-        p = fetch(bank, tiles, composite, upper + left_tile, top, left, tile_height, tile_width)
-        q = fetch(bank, tiles, composite, upper + far_tile, top, far, tile_height, tile_width)
-        r = fetch(bank, tiles, composite, lower + left_tile, low, left, tile_height, tile_width)
-        s = fetch(bank, tiles, composite, lower + far_tile, low, far, tile_height, tile_width)
+        first = (2 * down + right) * grid[0] * grid[1]
+        upper, lower = first + top_tile * grid[1], first + low_tile * grid[1]
+        p = fetch(bank, tiles, composite, upper + left_tile, top, left, tile)
+        q = fetch(bank, tiles, composite, upper + far_tile, top, far, tile)
+        r = fetch(bank, tiles, composite, lower + left_tile, low, left, tile)
+        s = fetch(bank, tiles, composite, lower + far_tile, low, far, tile)
 
         a, b = (STEP - part_x) * (STEP - part_y), part_x * (STEP - part_y)
         c, d = (STEP - part_x) * part_y, part_x * part_y
@@ -76,7 +78,7 @@ def mosaic_pixel(jit: Callable[..., Any]) -> Callable[..., Any]:
     return pixel
 
 
-def bezier_pixel(jit: Callable[..., Any]) -> Callable[..., Any]:
+def bezier_pixel(jit: Callable[..., Any]) -> Any:
     """Compile the function that returns the packed pixel of a Bezier."""
 
     @jit
@@ -92,14 +94,12 @@ _mosaic_pixel, _bezier_pixel = mosaic_pixel(cuda.jit(device=True)), bezier_pixel
 
 
 @cuda.jit
-def render_mosaics(images, masks, bank, fitted, steps, rows, splits, tiles, tile_height, tile_width, grid_rows, columns):  # type: ignore[no-untyped-def]
+def render_mosaics(images, masks, bank, fitted, steps, rows, splits, tiles, tile, grid):  # type: ignore[no-untyped-def]
     """Render Mosaics into `images`, (N, H, W, 3) uint8, and `masks`, (N, H, W) uint8; see `batches.mosaic_arrays`."""
-    composite = cuda.blockIdx.x
-    for y in range(cuda.threadIdx.y, masks.shape[1], cuda.blockDim.y):
-        for x in range(cuda.threadIdx.x, masks.shape[2], cuda.blockDim.x):
-            packed = _mosaic_pixel(
-                bank, steps, rows, splits, tiles, composite, y, x, tile_height, tile_width, grid_rows, columns
-            )
+    composite, height, width = cuda.blockIdx.x, masks.shape[1], masks.shape[2]
+    for y in range(cuda.threadIdx.y, height, cuda.blockDim.y):
+        for x in range(cuda.threadIdx.x, width, cuda.blockDim.x):
+            packed = _mosaic_pixel(bank, steps, rows, splits, tiles, composite, y, x, tile, grid)
             images[composite, y, x, 0] = packed & 255
             images[composite, y, x, 1] = (packed >> 8) & 255
             images[composite, y, x, 2] = (packed >> 16) & 255
@@ -109,10 +109,10 @@ def render_mosaics(images, masks, bank, fitted, steps, rows, splits, tiles, tile
 @cuda.jit
 def render_beziers(images, masks, bank, fitted, inside, starts):  # type: ignore[no-untyped-def]
     """Render Beziers into `images`, (N, H, W, 3) uint8, and `masks`, (N, H, W) uint8; see `batches.bezier_arrays`."""
-    composite = cuda.blockIdx.x
-    for y in range(cuda.threadIdx.y, masks.shape[1], cuda.blockDim.y):
-        for x in range(cuda.threadIdx.x, masks.shape[2], cuda.blockDim.x):
-            packed = _bezier_pixel(bank, fitted, inside, starts, composite, y, x, masks.shape[2])
+    composite, height, width = cuda.blockIdx.x, masks.shape[1], masks.shape[2]
+    for y in range(cuda.threadIdx.y, height, cuda.blockDim.y):
+        for x in range(cuda.threadIdx.x, width, cuda.blockDim.x):
+            packed = _bezier_pixel(bank, fitted, inside, starts, composite, y, x, width)
             images[composite, y, x, 0] = packed & 255
             images[composite, y, x, 1] = (packed >> 8) & 255
             images[composite, y, x, 2] = (packed >> 16) & 255
