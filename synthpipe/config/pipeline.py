@@ -51,6 +51,8 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Codec = Literal["none", "zstd", "blosc-lz4"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 Stage = Literal["candidates", "training", "filter", "curation"]
+DropReason = Literal["label", "blur", "glass", "pen", "fold", "duplicate"]
+DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
 
 MAX_PIXELS = 8192 * 8192
 """A larger image is a slide or a decompression bomb: it is not decoded unless the user raises the bound."""
@@ -66,6 +68,7 @@ def _all_or_pairs(value: Any) -> Any:
     return None if value == "all" else value
 
 
+Digest = Annotated[Text, Field(pattern="^[0-9a-f]{64}$", json_schema_extra={"x-words": "64 digits of 0-9 and a-f"})]
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
 Pairs = Annotated[
     tuple[tuple[Text, Text], ...] | None,
@@ -189,9 +192,34 @@ PUBLISHED_GLASS = GlassSection()
 
 
 class DonorsSection(Section):
-    """How donors, the single-class patches, are drawn."""
+    """Which donors, the single-class patches, are used, and how they are drawn."""
 
+    _new_keys = ("quality", "quality_sha256", "drop", "min_confidence")
     balance_classes: Annotated[Flag, Field(description="draw the class first, evenly, and then a patch of it")] = False
+    quality: Annotated[
+        Secretive | None,
+        Field(
+            description="the quality.csv that `synthpipe index --quality` wrote for these patches; its digest counts, "
+            "its path does not",
+            examples=["quality.csv"],
+        ),
+    ] = None
+    quality_sha256: Annotated[Digest | None, Field(description="SHA-256 of donors.quality; null: computed from it")] = (
+        None
+    )
+    drop: Annotated[
+        tuple[DropReason, ...],
+        Field(
+            description="donors with one of these reasons in donors.quality are not used", examples=[["label", "blur"]]
+        ),
+    ] = ()
+    min_confidence: Annotated[
+        Fraction | None,
+        Field(
+            description="donors with a lower confidence in donors.quality are not used; null: any confidence",
+            examples=[0.5],
+        ),
+    ] = None
 
 
 class MosaicSection(Section):
@@ -266,11 +294,9 @@ class FilterSection(Section):
             examples=["/models/resnet18.safetensors"],
         ),
     ] = None
-    weights_sha256: Annotated[
-        Annotated[Text, Field(pattern="^[0-9a-f]{64}$", json_schema_extra={"x-words": "64 digits of 0-9 and a-f"})]
-        | None,
-        Field(description="SHA-256 of filter.weights; null: computed from it"),
-    ] = None
+    weights_sha256: Annotated[Digest | None, Field(description="SHA-256 of filter.weights; null: computed from it")] = (
+        None
+    )
     pretrained: Annotated[Flag, Field(description="start from the weights of timm's hub")] = False
     precision: Annotated[
         Precision, Field(description="mixed: bfloat16; on GPUs that have it (Ampere and later) and on CPUs")
@@ -460,7 +486,8 @@ class Pipeline(Section):
         """Return the settings that decide the bytes of `stage`, without those of earlier stages, JSON-ready."""
         data = self.model_dump(mode="json")
         enabled = data["filter"].pop("enabled")
-        data["filter"].pop("weights", None)  # their digest counts
+        data["filter"].pop("weights", None)  # the digests of these files count
+        data["donors"].pop("quality", None)
         training = {key: data["filter"].pop(key) for key in ("candidates", "train_share")}
         if stage == "training":  # the composites that train the filter
             return {"filter": training}
