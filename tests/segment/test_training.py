@@ -155,7 +155,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
 
 def test_a_checkpoint_that_cannot_be_resumed_is_refused(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
     shutil.copy(trained / "best.ckpt", tmp_path / "last.ckpt")
-    with pytest.raises(StoreError, match=r"last\.ckpt: cannot be resumed: .* no state of the optimizer; expected"):
+    with pytest.raises(StoreError, match=r"last\.ckpt: cannot be resumed: .* no optimizer state; expected"):
         train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
     checkpoint = Checkpoint.load(trained / "last.ckpt")
     replace(checkpoint, progress={**checkpoint.progress, "step": 7}).save(tmp_path / "last.ckpt")
