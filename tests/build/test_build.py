@@ -617,7 +617,8 @@ def test_a_journal_that_says_little_is_no_end(unfiltered: Path, patches: Path, t
 
 
 @pytest.mark.parametrize(
-    ("after", "seconds", "times"), [("catalog: 9", 0.3, 1), ("catalog: 9", 0.9, 1), ("donors: 0", 0, 4)]
+    ("after", "seconds", "times"),
+    [("catalog: 9", 0.3, 1), pytest.param("catalog: 9", 0.9, 1, marks=pytest.mark.slow), ("donors: 0", 0, 4)],
 )
 def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
     patches: Path, tmp_path: Path, after: str, seconds: float, times: int
@@ -662,7 +663,10 @@ def test_training_is_given_room_for_the_patches_that_it_holds() -> None:
         assert room(size, 100) - room(16, 100) == 32 * 3 * (2 * size**2 - 32**2)
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow), (signal.SIGTERM, 1), (signal.SIGINT, 0)],
+)
 def test_an_interrupted_build_cleans_up_and_says_how_to_go_on(
     patches: Path, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:

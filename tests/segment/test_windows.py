@@ -72,10 +72,10 @@ def geometries(draw: st.DrawFn) -> Geometry:
     return (draw(st.integers(1, 40)), draw(st.integers(1, 40))), size, stride
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(geometries(), st.sampled_from(["gaussian", "uniform"]), st.integers(1, 50), st.integers(1, 5))
 @example(((1, 1), (12, 7), (5, 7)), "gaussian", 3, 1)  # much smaller than half a window
-@example(((37, 38), (9, 9), (1, 1)), "uniform", 1, 1)  # each pixel in 81 windows
+@example(((19, 20), (9, 9), (1, 1)), "uniform", 1, 1)  # each pixel in 81 windows
 @example(((13, 40), (12, 12), (12, 12)), "gaussian", 12, 2)  # the last row of windows nearly covers the one before
 def test_windows_of_a_network_without_borders_make_up_the_whole(
     geometry: Geometry, blend: str, block: int, batch: int

@@ -113,6 +113,7 @@ def make_everything(site: Site) -> None:
     assert not [*site.folder.rglob("*.partial"), *site.folder.rglob(".lock"), *site.folder.rglob(".driver")]
 
 
+@pytest.mark.slow
 def test_a_run_is_made_where_locks_and_renames_do_not_work(site: Site) -> None:
     make_everything(site)
     findings = json.loads(site.given("doctor", str(site.folder), "--json"))
