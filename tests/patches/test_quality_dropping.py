@@ -77,7 +77,7 @@ def without_last(text: str) -> str:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda text: text + "x.png,{0},tumour,1,,1,0,0,0,,\r\n".format("0" * 64), "'x.png' is not a donor of these"),
+        (lambda text: f"{text}x.png,{'0' * 64},tumour,1,,1,0,0,0,,\r\n", "'x.png' is not a donor of these"),
         (lambda text: text + text.splitlines()[-1], "is already in line"),
         (without_last, "has no row for 1 of"),
         (lambda text: text.replace("id,sha256", "id,digest"), "line 1: the header is"),
@@ -91,7 +91,7 @@ def test_a_table_that_does_not_fit_is_refused(
     catalog: Catalog, table: Path, change: Callable[[str], str], expected: str
 ) -> None:
     table.write_bytes(change(table.read_bytes().decode()).encode())
-    with pytest.raises(CatalogError, match="quality.csv") as caught:
+    with pytest.raises(CatalogError, match=r"quality\.csv") as caught:
         drop_donors(catalog, section(table, drop=["blur"]), PHANTOM_TAXONOMY)
     assert expected in str(caught.value)
 
@@ -104,9 +104,9 @@ def test_a_patch_that_changed_after_it_was_measured_is_refused(catalog: Catalog,
 
 
 def test_the_table_must_keep_its_digest(catalog: Catalog, table: Path) -> None:
-    with pytest.raises(CatalogError, match="expected donors.quality_sha256 0000"):
+    with pytest.raises(CatalogError, match=r"expected donors\.quality_sha256 0000"):
         drop_donors(catalog, section(table, drop=["blur"], quality_sha256="0" * 64), PHANTOM_TAXONOMY)
-    with pytest.raises(CatalogError, match="donors.quality: .*cannot be read"):
+    with pytest.raises(CatalogError, match=r"donors\.quality: .*cannot be read"):
         drop_donors(catalog, section(table.with_name("none.csv"), drop=["blur"]), PHANTOM_TAXONOMY)
 
 
