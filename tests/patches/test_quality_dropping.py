@@ -77,7 +77,7 @@ def without_last(text: str) -> str:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda text: text + "x.png,{},tumour,1,,1,0,0,0,,\r\n".format("0" * 64), "'x.png' is not a donor of these"),
+        (lambda text: f"{text}x.png,{'0' * 64},tumour,1,,1,0,0,0,,\r\n", "'x.png' is not a donor of these"),
         (lambda text: text + text.splitlines()[-1], "is already in line"),
         (without_last, "has no row for 1 of"),
         (lambda text: text.replace("id,sha256", "id,digest"), "line 1: the header is"),
