@@ -22,7 +22,7 @@ from synthpipe.core.progress import Reporter
 from synthpipe.core.records import PatchRef
 from synthpipe.core.resizing import fit_packed
 from synthpipe.core.threads import available_cores
-from synthpipe.files.scratch import ANOTHER_PLACE, has_locks
+from synthpipe.files.scratch import OTHER_SCRATCH, has_locks
 from synthpipe.files.writing import write_atomically
 from synthpipe.patches.bank import bank_bytes, build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog
@@ -130,7 +130,7 @@ def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
         token.unlink(missing_ok=True)
 
 
-def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankLocation:
+def bank_location(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankLocation:
     """Name the bank of a catalog's donors by everything that decides its bytes, and by the paths of the donors.
 
     `scratch` and `shared` are as in `BankLocation`.
@@ -151,9 +151,9 @@ def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings
         reporter.note(
             f"note: {scratch or tempfile.gettempdir()}: its file system gives one lock to several processes, so each "
             f"worker builds a donor bank of its own there, and leaves it when it is killed; to share one, "
-            f"{ANOTHER_PLACE}"
+            f"{OTHER_SCRATCH}"
         )
-    return place_bank(pipeline, catalog, scratch, shared)
+    return bank_location(pipeline, catalog, scratch, shared)
 
 
 def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]) -> Demand:

@@ -163,7 +163,7 @@ def _label_problems(valid: Mapping[str, Any]) -> Iterator[str]:
 def _class_problems(classes: Sequence[ClassSection]) -> Iterator[str]:
     seen: dict[str, tuple[int, str]] = {}
     for number, spec in enumerate(classes):
-        aliases = [(f"aliases.{place}", alias) for place, alias in enumerate(spec.aliases)]
+        aliases = [(f"aliases.{index}", alias) for index, alias in enumerate(spec.aliases)]
         for key, name in [("name", spec.name), *aliases]:
             told = f"classes.{number}.{key}: got {shown(name)}"
             alike = same_name(name)

@@ -18,7 +18,7 @@ from synthpipe.doctor.finding import Finding, checked
 from synthpipe.files.folders import Kind
 from synthpipe.files.locations import Location, translate_errors
 from synthpipe.files.lock import held
-from synthpipe.files.scratch import ANOTHER_PLACE, has_locks, private_directory
+from synthpipe.files.scratch import OTHER_SCRATCH, has_locks, private_directory
 from synthpipe.storage.direct_io import ObjectWriter
 
 _ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
@@ -135,7 +135,7 @@ def scratch_locks() -> Finding:
         if has_locks(None):
             return Finding("scratch locks", "fine", "processes can share files there")
     found = f"{tempfile.gettempdir()}: flock gives one lock to several processes"
-    cure = f"each worker builds a donor bank of its own, and workers of a cluster refuse to; {ANOTHER_PLACE}"
+    cure = f"each worker builds a donor bank of its own, and workers of a cluster refuse to; {OTHER_SCRATCH}"
     return Finding("scratch locks", "note", found, cure)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from synthpipe.core.errors import StoreError
 
-ANOTHER_PLACE = "name another place with TMPDIR, or for `synthpipe build` with --scratch"
+OTHER_SCRATCH = "name another place with TMPDIR, or for `synthpipe build` with --scratch"
 """What to do where a directory cannot be used, whichever command needs it."""
 
 CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -198,7 +198,7 @@ def _open_own(path: Path, flags: int) -> int:
         descriptor = os.open(path, flags | CAREFULLY, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise StoreError(f"{path}: is a link, expected a file of yours; remove it, or {ANOTHER_PLACE}") from error
+            raise StoreError(f"{path}: is a link, expected a file of yours; remove it, or {OTHER_SCRATCH}") from error
         raise
     try:
         _check_own(path, os.fstat(descriptor), stat.S_IFREG)
@@ -221,7 +221,7 @@ def _check_own(path: Path, found: os.stat_result, kind: int) -> None:
         problem = f"has mode {mode:o}, so that other users may write to it"
     else:
         return
-    raise StoreError(f"{path}: {problem}; nothing in it is used: have it removed, or {ANOTHER_PLACE}")
+    raise StoreError(f"{path}: {problem}; nothing in it is used: have it removed, or {OTHER_SCRATCH}")
 
 
 def _user(uid: int) -> str:

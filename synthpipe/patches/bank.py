@@ -16,7 +16,7 @@ from synthpipe.config.pipeline import GlassSection
 from synthpipe.core.errors import StoreError, SynthpipeError
 from synthpipe.core.records import Donor, Mask, PackedPixels, PatchRef, pack
 from synthpipe.core.threads import in_threads
-from synthpipe.files.scratch import ANOTHER_PLACE, open_own
+from synthpipe.files.scratch import OTHER_SCRATCH, open_own
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
 
@@ -104,7 +104,7 @@ def build_bank(
         size = bank_bytes(patches)
         raise StoreError(
             f"{directory}: the donor bank cannot be written: {error.strerror}; it needs at least {size / 2**20:.0f} "
-            f"MiB: free some space, or {ANOTHER_PLACE}"
+            f"MiB: free some space, or {OTHER_SCRATCH}"
         ) from error
     stored = [asdict(replace(patch, secret_url=None)) for patch in patches]
     checksums = {_PIXELS: pixels.checksum, _FITTED: fitted_pixels.checksum}
@@ -194,7 +194,7 @@ def _map(path: Path, checksum: int) -> PackedPixels:
         if found != checksum:
             raise StoreError(
                 f"{path}: has the checksum {found:08x}, but was written with {checksum:08x}; the disk has damaged it: "
-                f"{ANOTHER_PLACE}"
+                f"{OTHER_SCRATCH}"
             )
         if not file.tell():
             return np.empty(0, np.uint32)

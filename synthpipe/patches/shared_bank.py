@@ -20,7 +20,7 @@ from pathlib import Path
 from synthpipe.config.fields import digest
 from synthpipe.core.errors import StoreError
 from synthpipe.files.scratch import (
-    ANOTHER_PLACE,
+    OTHER_SCRATCH,
     directory_path,
     has_locks,
     is_lock_of,
@@ -101,7 +101,7 @@ def hold_bank(location: BankLocation, build: Callable[[Path], None]) -> HeldBank
     if location.shared and not has_locks(location.scratch):
         raise StoreError(
             f"{directory.parent}: its file system gives one lock to several processes, so they cannot share a donor "
-            f"bank there; {ANOTHER_PLACE}"
+            f"bank there; {OTHER_SCRATCH}"
         )
     try:
         sweep(location.scratch)
@@ -118,7 +118,7 @@ def hold_bank(location: BankLocation, build: Callable[[Path], None]) -> HeldBank
     except StoreError:
         raise
     except OSError as error:
-        raise StoreError(f"{directory}: the donor bank cannot be created: {error.strerror}; {ANOTHER_PLACE}") from error
+        raise StoreError(f"{directory}: the donor bank cannot be created: {error.strerror}; {OTHER_SCRATCH}") from error
 
 
 class _Wait:
@@ -141,7 +141,7 @@ class _Wait:
             _LOGGER.warning(
                 "waiting for the donor bank %s: another process of yours is building it, but has written nothing for "
                 "%.0f s; end that process if it hangs, or %s",
-                *(self._directory, _SECONDS_OF_SILENCE, ANOTHER_PLACE),
+                *(self._directory, _SECONDS_OF_SILENCE, OTHER_SCRATCH),
             )
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
