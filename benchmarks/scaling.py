@@ -33,7 +33,7 @@ from synthpipe.runtime import ClusterSettings, Demand, Executor, Local, local, o
 from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array, open_group
-from synthpipe.storage.shards import write_shard
+from synthpipe.storage.shard_writing import write_shard
 from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.summary import human_bytes
 

@@ -29,7 +29,7 @@ from zarr.storage import LocalStore
 
 from synthpipe.build import build
 from synthpipe.build.tasks import Job, ScoreTask, ShardTask, WorkerState, render_shard, score_shards
-from synthpipe.build.worker_setup import demand, open_worker_setup, place_bank
+from synthpipe.build.worker_setup import bank_location, demand, open_worker_setup
 from synthpipe.cli.main import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
@@ -47,7 +47,8 @@ from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import complete_shards, shard_size, write_shard
+from synthpipe.storage.shard_writing import write_shard
+from synthpipe.storage.shards import complete_shards, shard_size
 from synthpipe.verification import verify
 from tests.conftest import DEMO, SMALL, pipeline
 
@@ -201,7 +202,7 @@ def test_scores_are_the_same_however_many_shards_a_task_has(
     settings, directory = small(patches), RunDirectory(path)
     scores = [path / "candidates.zarr" / strategy / "p_real" / f"c.{shard}" for shard in (0, 1)]
     before = [shard.read_bytes() for shard in scores]
-    bank = place_bank(settings, load_catalog(path, settings.taxonomy), None)
+    bank = bank_location(settings, load_catalog(path, settings.taxonomy), None)
     for shards in ((0, 1), (1, 0), (1,)):
         for shard in shards:
             scores[shard].unlink()
@@ -596,7 +597,7 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
     path = copy_unfinished(unfiltered, tmp_path / "run")
     settings = small(patches, "filter.enabled=false", "curation.wanted=30")
     catalog = load_catalog(path, settings.taxonomy)
-    job = Job(settings, RunDirectory(path), place_bank(settings, catalog, tmp_path / "scratch"))
+    job = Job(settings, RunDirectory(path), bank_location(settings, catalog, tmp_path / "scratch"))
     monkeypatch.setattr("synthpipe.build.tasks.rendering.render", fail)
     with (
         open_worker_setup(job, catalog) as setup,

@@ -204,7 +204,7 @@ def test_replay_beyond_the_end(run: Path, tmp_path: Path) -> None:
 
 def test_replay_notices_other_pixels(run: Path, tmp_path: Path) -> None:
     from synthpipe.storage.schema import array, open_group
-    from synthpipe.storage.shards import write_shard
+    from synthpipe.storage.shard_writing import write_shard
 
     shard = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0"
     content = shard.read_bytes()

@@ -27,7 +27,8 @@ from synthpipe.curated.splits import Split, split_indices
 from synthpipe.curated.torch_data import Epochs, ResumableLoader
 from synthpipe.curated.weights import class_weights, sample_weights
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_range, shard_size, write_shard
+from synthpipe.storage.shard_writing import write_shard
+from synthpipe.storage.shards import read_range, shard_size
 from tests.segment.conftest import DataSet, data_set
 
 __all__ = ["data_set"]

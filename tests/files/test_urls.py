@@ -40,7 +40,8 @@ from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RunDirectory, write_json
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, create_group, ensure_arrays, open_group
-from synthpipe.storage.shards import ShardWriter, commit, complete_shards, object_path, stored_at, write_shard
+from synthpipe.storage.shard_writing import ShardWriter, commit, write_shard
+from synthpipe.storage.shards import complete_shards, object_path, stored_at
 from tests.conftest import DEMO, SMALL, once, pipeline
 from tests.export.conftest import noise
 

@@ -17,8 +17,8 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.config.pipeline import PUBLISHED_GLASS
 from synthpipe.core.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.curated import CuratedSet
+from synthpipe.pretrained.devices import choose_device
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
-from synthpipe.segment.devices import choose_device
 from synthpipe.segment.evaluation import Predictor, draw_curves, evaluate, table
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.prediction import write_predictions
