@@ -102,11 +102,14 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
 
 
 def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int) -> None:
-    """Render the missing shards of the first `count` composites."""
+    """Render the missing shards of the first `count` composites. Virtual candidates of a filter wait for `_score`."""
     pipeline, store = state.pipeline, state.pipeline.store
     path = state.run.training if purpose == "filter" else state.run.candidates
     uses = donor_uses(pipeline, strategy)
-    missing = CompositeStore.create(path, pipeline, strategy, purpose, count, uses).missing_shards(count)
+    created = CompositeStore.create(path, pipeline, strategy, purpose, count, uses)
+    if created.virtual and pipeline.filter.enabled:
+        return
+    missing = created.missing_shards(count)
     tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
     title = f"{strategy} {purpose} composites"
     with state.reporter.stage(title, planned_in(missing, count, store.shard)) as advance:
@@ -115,7 +118,7 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
 
 
 def _score(state: BuildState, strategy: Strategy, count: int) -> None:
-    """Score the shards of the first `count` candidates that have no scores."""
+    """Score the shards of the first `count` candidates that have no scores; virtual ones are rendered for it."""
     pipeline, store = state.pipeline, state.pipeline.store
     candidates = CompositeStore.open(state.run.candidates, strategy, writable=True)
     sha256 = load_report(state.run.report(strategy)).model_sha256
@@ -125,7 +128,8 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
             "remove its p_real folder and build again"
         )
     candidates.extend_scores(pipeline, count, sha256)
-    missing = candidates.missing_shards(count, "p_real")
+    columns = tuple(candidates.written) if candidates.virtual else ()
+    missing = candidates.missing_shards(count, "p_real", *columns)
     together = math.ceil(_SCORED_ON_GPU / store.shard) if state.executor.uses_gpus() else 1
     tasks = (
         ScoreTask(state.job, strategy, tuple(missing[first : first + together]))

@@ -1,8 +1,8 @@
 """The pipeline file: one validated, frozen model of everything that decides which bytes a build makes.
 
 A pipeline file holds every constant of the method. What depends on the machine (workers, addresses, paths of runs)
-belongs to the command line and is not in it, except `patches.root`, which no fingerprint counts; neither does it count
-`name` and `license`.
+belongs to the command line and is not in it, except `patches.root`. No fingerprint counts `patches.root`, `name`,
+`license`, `store.pixels` and `store.recipes`.
 """
 
 from __future__ import annotations
@@ -357,6 +357,18 @@ class CurationSection(Section):
 class StoreSection(Section):
     """How composites are stored in Zarr."""
 
+    _new_keys = ("pixels", "recipes")
+    pixels: Annotated[
+        Literal["stored", "virtual"],
+        Field(
+            description="stored: images and masks are written; virtual: they are rendered again when they are read; "
+            "never part of a fingerprint"
+        ),
+    ] = "stored"
+    recipes: Annotated[
+        Flag,
+        Field(description="false: recipes are not written, but sampled again; never part of a fingerprint"),
+    ] = True
     shard: Annotated[
         Whole, Field(ge=1, le=1_000_000, description="composites per shard, the unit of work and of resuming")
     ] = 512
@@ -447,6 +459,15 @@ class Pipeline(Section):
         """Whether the candidates with the highest scores are kept."""
         return self.filter.enabled and self.curation.rule == "top_k"
 
+    @property
+    def virtual(self) -> bool:
+        """Whether the pixels of candidates and of the curated set are rendered again when they are read."""
+        return self.store.pixels == "virtual"
+
+    def with_store(self, **settings: object) -> Pipeline:
+        """Return the pipeline with some settings of `store` replaced."""
+        return self.model_copy(update={"store": self.store.model_copy(update=settings)})
+
     @cached_property
     def class_pairs(self) -> tuple[tuple[int, int], ...]:
         """The (background, foreground) class indices that Bezier draws from, evenly."""
@@ -483,9 +504,10 @@ class Pipeline(Section):
         return {key: data[key] for key in kept}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all settings that decide bytes; the catalog's digest stands for the patches."""
+        """Return the SHA-256 of all settings that decide composites; the catalog's digest stands for the patches."""
         stages: tuple[Stage, ...] = ("candidates", "training", "filter", "curation")
-        return digest([self.settings(stage) for stage in stages])
+        stored = self.with_store(pixels="stored", recipes=True)  # the composites are the same either way
+        return digest([stored.settings(stage) for stage in stages])
 
 
 def json_schema() -> dict[str, Any]:

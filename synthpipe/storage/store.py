@@ -34,11 +34,11 @@ class Store:
 
     Attributes
     ----------
-    written : mapping of str to ArraySpec
-        The arrays of which a shard is written at once, in this order. A shard is complete when all of them have it.
+    arrays : mapping of str to ArraySpec
+        The arrays that a store of this kind has if it leaves out nothing.
     """
 
-    written: ClassVar[Mapping[str, schema.ArraySpec]] = CANDIDATE_ARRAYS
+    arrays: ClassVar[Mapping[str, schema.ArraySpec]] = CANDIDATE_ARRAYS
 
     def __init__(self, group: zarr.Group) -> None:
         self._group = group
@@ -76,9 +76,27 @@ class Store:
         return taxonomy_of(self._group)
 
     @property
+    def virtual(self) -> bool:
+        """Whether the store has no pixels, since they can be rendered again."""
+        return bool(self.attributes.get("pixels") == "virtual")
+
+    @property
+    def written(self) -> Mapping[str, schema.ArraySpec]:
+        """The arrays of which a shard is written at once, in this order; a complete shard is in all of them."""
+        attributes = self.attributes
+        return schema.written_arrays(
+            self.arrays, attributes.get("pixels", "stored"), bool(attributes.get("recipes", True))
+        )
+
+    @property
+    def last(self) -> str:
+        """The array of `written` that is written last."""
+        return list(self.written)[-1]
+
+    @property
     def shard(self) -> int:
         """The number of composites in a shard."""
-        return shards.shard_size(self._array("image"))
+        return shards.shard_size(self._array(self.last))
 
     def names(self, among: Collection[str] = schema.ARRAYS) -> frozenset[str]:
         """Check the metadata of the arrays of the group that are `among` these names; return their names.
@@ -91,16 +109,16 @@ class Store:
         return frozenset(schema.arrays_of(self._group, among))
 
     def groups(self) -> list[str]:
-        """Return the strategies that have a group inside this one, sorted."""
+        """Return the names of the groups that synthpipe made inside this one, sorted."""
         return schema.groups_of(self._group)
 
     def has(self, *names: str) -> bool:
         """Return whether the group has all these arrays."""
         return all(name in self._opened or schema.has_array(self._group, name) for name in names)
 
-    def length(self, name: str = "image") -> int:
-        """Return the number of samples of an array."""
-        return int(self._array(name).shape[0])
+    def length(self, name: str | None = None) -> int:
+        """Return the number of samples of an array, by default of the last one that is written."""
+        return int(self._array(name or self.last).shape[0])
 
     def complete_shards(self, *names: str) -> frozenset[int]:
         """Return the shards that are stored in all arrays of `names`, by default in all of `written`."""
@@ -141,13 +159,14 @@ class Store:
         return shards.object_path(self._array(name), shard)
 
     @contextmanager
-    def writing(self, shard: int) -> Iterator[Mapping[str, shards.ShardWriter]]:
-        """Yield a writer for each array of `written`; each must be finished inside the block.
+    def writing(self, shard: int, *names: str) -> Iterator[Mapping[str, shards.ShardWriter]]:
+        """Yield a writer for each array of `names`, by default of `written`; finish each inside the block.
 
         The shard appears in all arrays when the block ends without an error.
         """
         with ExitStack() as stack:
-            writers = {name: stack.enter_context(shards.ShardWriter(self._array(name), shard)) for name in self.written}
+            each = names or self.written
+            writers = {name: stack.enter_context(shards.ShardWriter(self._array(name), shard)) for name in each}
             yield writers
             shards.commit(*writers.values())
 
@@ -206,8 +225,8 @@ class Store:
     def metadata(self, folder: Location, names: Collection[str]) -> dict[Location, bytes]:
         """Return every ``zarr.json`` that this group, its root and its arrays have when they are stored at `folder`."""
         own, nodes = self._group.store_path, dict[Location, Any]()
-        if own.path:
-            nodes[folder.parent] = open_node(StorePath(own.store, ""))
+        if own.path and (root := open_node(StorePath(own.store, ""))):
+            nodes[folder.parent] = root
         nodes[folder] = self._group
         nodes |= {folder / name: self._array(name) for name in names}
         return {path / METADATA: metadata_of(node) for path, node in nodes.items()}

@@ -14,7 +14,7 @@ from synthpipe.core.records import Strategy
 from synthpipe.files.locations import Location
 from synthpipe.storage import schema, shards
 from synthpipe.storage.chunks import Samples
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, FORMAT_VERSION, SCORE_ARRAYS, VERDICT_ARRAYS
+from synthpipe.storage.schema import CURATED_ARRAYS, FORMAT_VERSION, SCORE_ARRAYS, VERDICT_ARRAYS
 from synthpipe.storage.store import Chosen, Store
 
 
@@ -31,6 +31,7 @@ class CompositeStore(Store):
         ----------
         path : Path or UPath or None
             The Zarr store, which holds composites of one purpose. None creates metadata in memory, to compare with.
+            Only candidates can be virtual.
         pipeline, strategy, purpose
             The pipeline, strategy and purpose of the composites.
         count : int
@@ -45,10 +46,11 @@ class CompositeStore(Store):
             "strategy": strategy,
             "purpose": purpose,
             "pipeline": pipeline.name,
+            **_left_out(composite_settings(pipeline, purpose)),
             **schema.taxonomy_attributes(pipeline.taxonomy),
         }
         store = cls(schema.create_group(target, strategy, attributes))
-        store._extend(CANDIDATE_ARRAYS, _sizes(pipeline, count, donor_uses), pipeline.store)
+        store._extend(store.written, _sizes(pipeline, count, donor_uses), pipeline.store)
         return store
 
     def extend_scores(self, pipeline: Pipeline, count: int, model_sha256: str) -> None:
@@ -92,7 +94,7 @@ class CompositeStore(Store):
 class CuratedStore(Store):
     """A curated set: composites, or real patches with predicted masks."""
 
-    written = CURATED_ARRAYS
+    arrays = CURATED_ARRAYS
 
     @classmethod
     def create(
@@ -113,12 +115,19 @@ class CuratedStore(Store):
         """
         target = MemoryStore() if path is None else path
         found = cls(schema.create_group(target, "", {"format_version": FORMAT_VERSION, **attributes}))
-        found._extend(CURATED_ARRAYS, sizes, store)
+        found._extend(found.written, sizes, store)
         return found
 
     @classmethod
     def of_run(
-        cls, path: Location | None, pipeline: Pipeline, groups: Collection[str], digest: str, count: int, uses: int
+        cls,
+        path: Location | None,
+        pipeline: Pipeline,
+        groups: Collection[str],
+        digest: str,
+        count: int,
+        uses: int,
+        sampler_version: int,
     ) -> CuratedStore:
         """Create or lengthen the curated set of a pipeline, of `count` composites.
 
@@ -136,7 +145,10 @@ class CuratedStore(Store):
             Composites.
         uses : int
             Donors of one composite, at most.
+        sampler_version : int
+            The version of sampling and rendering that made the composites; a virtual set records it.
         """
+        virtual = {"sampler_version": sampler_version, "settings": pipeline.settings("candidates")}
         attributes = {
             "pipeline": pipeline.name,
             "fingerprint": pipeline.fingerprint(),
@@ -145,6 +157,8 @@ class CuratedStore(Store):
             "patches": _patches(pipeline.patches),
             "glass": pipeline.glass.model_dump(mode="json") if pipeline.glass else None,
             "source": {"patches": digest},
+            **_left_out(pipeline.store),
+            **(virtual if pipeline.virtual else {}),
         }
         return cls.create(path, attributes, _sizes(pipeline, count, uses), pipeline.store)
 
@@ -153,8 +167,18 @@ class CuratedStore(Store):
         shards.write_shard(self._array(name), shard, samples)
 
     def discard(self, shard: int) -> None:
-        """Make a shard count as missing: remove its images, which are written last."""
-        self.object("image", shard).unlink()
+        """Make a shard count as missing: remove the object that is written last."""
+        self.object(self.last, shard).unlink()
+
+
+def composite_settings(pipeline: Pipeline, purpose: str) -> StoreSection:
+    """Return how composites of a purpose are stored; those that train the filter are never virtual."""
+    return (pipeline if purpose == "candidate" else pipeline.with_store(pixels="stored", recipes=True)).store
+
+
+def _left_out(store: StoreSection) -> dict[str, Any]:
+    """Return the attributes of a group that leaves out pixels or recipes; empty for one that has both."""
+    return store.model_dump(mode="json", include={"pixels", "recipes"})
 
 
 def _patches(patches: PatchesSection) -> dict[str, Any]:

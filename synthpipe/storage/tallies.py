@@ -155,7 +155,7 @@ def contents(store: Store) -> dict[str, Any]:
         A shard is damaged.
     """
     arrays = store.names()
-    if "image" not in arrays:
+    if store.last not in arrays:
         return {}
     names = store.taxonomy.names
     found: dict[str, Any] = {}

@@ -298,7 +298,7 @@ def _check_composite_shard(group: ExpectedGroup, check: CompositeCheck, shard: i
 
 def _choose(group: ExpectedGroup, count: int) -> frozenset[int]:
     """Draw `count` stored composites at random, including those beyond the length of the arrays."""
-    shards = sorted(group.arrays["image"].shards())
+    shards = sorted(group.arrays[group.store.last].shards())
     stored = len(shards) * group.shard
     drawn = np.random.default_rng().choice(stored, min(count, stored), replace=False).tolist()
     return frozenset(shards[number // group.shard] * group.shard + number % group.shard for number in drawn)

@@ -5,6 +5,7 @@ torch import it: a worker that renders saves seconds and hundreds of megabytes.
 """
 
 from synthpipe.build.tasks.curating import CuratedTask, curated_shard, group_numbers, write_curated_shard
+from synthpipe.build.tasks.donors import DonorTask, rejectable_donors, write_donors
 from synthpipe.build.tasks.job import Job, open_donors, release_donors
 from synthpipe.build.tasks.rendering import ShardTask, equals_stored, render_recipe, render_shard, sample_recipe
 from synthpipe.build.tasks.scoring import ScoreTask, score_shards
@@ -12,6 +13,7 @@ from synthpipe.build.tasks.training import NetworkTask, TrainTask, check_network
 
 __all__ = [
     "CuratedTask",
+    "DonorTask",
     "Job",
     "NetworkTask",
     "ScoreTask",
@@ -23,6 +25,7 @@ __all__ = [
     "group_numbers",
     "open_donors",
     "real_patches",
+    "rejectable_donors",
     "release_donors",
     "render_recipe",
     "render_shard",
@@ -31,4 +34,5 @@ __all__ = [
     "train",
     "training_steps",
     "write_curated_shard",
+    "write_donors",
 ]

@@ -38,13 +38,16 @@ class CuratedTask:
 
 
 def write_curated_shard(task: CuratedTask) -> int:
-    """Copy a shard of kept candidates into the curated set, pixels block by block; return how many were copied."""
+    """Copy a shard of kept candidates into the curated set, pixels block by block; return how many were copied.
+
+    A virtual set gets no pixels.
+    """
     job, size = task.job, task.job.pipeline.store.shard
     target = CuratedStore.open(job.run.curated, writable=True)
     candidates = {each: CompositeStore.open(job.run.candidates, each) for each in task.origins}
     small = _small_arrays(job.pipeline, candidates, target, task.origins, _bank_group_numbers(job.bank))
     with target.writing(task.shard) as writers:
-        for name in _PIXELS:
+        for name in () if target.virtual else _PIXELS:
             for block in _blocks(size, _READ):
                 count, origins = block.stop - block.start, _between(task.origins, block.start, block.stop)
                 writers[name].write(_pixels(candidates, target, name, origins, count))
@@ -78,7 +81,8 @@ def curated_shard(
     """
     candidates = {each: CompositeStore.open(run.candidates, each) for each in origins}
     small = _small_arrays(pipeline, candidates, target, origins, group_numbers)
-    return small | {name: _pixels(candidates, target, name, origins, pipeline.store.shard) for name in _PIXELS}
+    pixels = () if target.virtual else _PIXELS
+    return small | {name: _pixels(candidates, target, name, origins, pipeline.store.shard) for name in pixels}
 
 
 def _small_arrays(
@@ -95,7 +99,8 @@ def _small_arrays(
         indices, part, store = origin.tolist(), slice(count, count + len(origin)), candidates[strategy]
         count += len(origin)
         shard["origin_strategy"][part], shard["origin_index"][part] = STRATEGIES.index(strategy), origin
-        shard["recipe"][part] = store.recipes(indices)
+        if "recipe" in shard:
+            shard["recipe"][part] = store.recipes(indices)
         shard["labels"][part] = store.class_pixels(indices)[:, : len(pipeline.classes)] > 0
         if pipeline.filter.enabled:
             shard["p_real"][part] = store.scores(indices)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from synthpipe.build.tasks.job import Job
-from synthpipe.build.tasks.rendering import make_composite
+from synthpipe.build.tasks.rendering import Columns, make_composite
 from synthpipe.core.errors import FilterError
 from synthpipe.core.records import Image, Strategy
+from synthpipe.files.locations import exists
+from synthpipe.storage.chunks import Samples
 from synthpipe.storage.run import read_json
 from synthpipe.storage.stores import CompositeStore
+
+Fill = Callable[[int, Image], None]
+"""Function that fills an (n, H, W, 3) uint8 array with n consecutive candidates, from the given position on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +33,14 @@ class ScoreTask:
 
 
 def score_shards(task: ScoreTask) -> tuple[int, int]:
-    """Score shards of candidates and store the scores; return how many are planned, and how many of these pass."""
+    """Score shards of candidates and store the scores; return how many are planned, and how many of these pass.
+
+    Virtual candidates are rendered meanwhile, and their columns are stored together with the scores.
+    """
     from synthpipe.filtering.scoring import load_scorer
 
     job, size = task.job, task.job.pipeline.store.shard
     store = CompositeStore.open(job.run.candidates, task.strategy, writable=True)
-    images = store.images()
     settings = job.pipeline.filter
     scorer = load_scorer(job.run.weights(task.strategy), settings.threads, settings.precision == "mixed")
     expected = read_json(job.run.report(task.strategy))["model_sha256"]
@@ -42,6 +50,20 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
             "describes; remove both and build again"
         )
     numbers = [number for shard in task.shards for number in range(shard * size, (shard + 1) * size)]
+    columns = Columns(job, task.strategy, "candidate", len(numbers)) if store.virtual else None
+    fill = _rendering(columns, numbers, job.pipeline.canvas) if columns else _reading(task, store, numbers)
+    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, settings.batch)
+    for first, shard in enumerate(task.shards):
+        start, stop = first * size, (first + 1) * size
+        made = columns.arrays(start, stop) if columns else {}
+        _write(store, shard, {**made, "p_real": p_real[start:stop]})
+    planned = p_real[np.array(numbers) < store.length()]
+    return len(planned), int(np.count_nonzero(planned > job.pipeline.curation.threshold))
+
+
+def _reading(task: ScoreTask, store: CompositeStore, numbers: Sequence[int]) -> Fill:
+    """Return a function that reads the images of candidates."""
+    images = store.images()
 
     def fill(start: int, out: Image) -> None:
         shown = numbers[start : start + len(out)]
@@ -49,10 +71,24 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
         images.read_many(stored, out[: len(stored)])
         # the last shard may reach beyond what is planned; scores are final, so it is scored as a whole
         for number, image in zip(shown[len(stored) :], out[len(stored) :], strict=True):
-            image[:] = make_composite(job, task.strategy, "candidate", number).image
+            image[:] = make_composite(task.job, task.strategy, "candidate", number).image
 
-    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, settings.batch)
-    for shard, scores in zip(task.shards, p_real.reshape(-1, size), strict=True):
-        store.write_scores(shard, scores)
-    planned = p_real[np.array(numbers) < len(images)]
-    return len(planned), int(np.count_nonzero(planned > job.pipeline.curation.threshold))
+    return fill
+
+
+def _rendering(columns: Columns, numbers: Sequence[int], canvas: tuple[int, int]) -> Fill:
+    """Return a function that renders candidates, and collects their columns."""
+
+    def fill(start: int, out: Image) -> None:
+        columns.render(numbers[start : start + len(out)], out, np.empty((len(out), *canvas), np.uint8))
+
+    return fill
+
+
+def _write(store: CompositeStore, shard: int, arrays: Mapping[str, Samples]) -> None:
+    """Store the arrays of a shard that do not exist yet; the others have the same values."""
+    missing = {name: samples for name, samples in arrays.items() if not exists(store.object(name, shard))}
+    with store.writing(shard, *missing) as writers:
+        for name, samples in missing.items():
+            writers[name].write(samples)
+            writers[name].finish()
