@@ -83,6 +83,10 @@ class StoreError(SynthpipeError, OSError):
     """A run or a Zarr store is missing, damaged, or cannot be written."""
 
 
+class MissingDonorError(StoreError):
+    """A virtual composite cannot be rendered, because the curated set has no pixels of one of its donors."""
+
+
 class AccessError(StoreError):
     """Rights, the network or limits of this process keep a file or a store out of reach: its content is unknown."""
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from synthpipe.compose import SAMPLER_VERSION, Donors, render, sample
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.config.pipeline_file import from_keys
-from synthpipe.core.errors import ConfigError, StoreError
+from synthpipe.core.errors import ConfigError, MissingDonorError, StoreError
 from synthpipe.core.records import STRATEGIES, Composite, Donor, Image, Mask, PackedPixels, Strategy
 from synthpipe.files.locations import Location
 from synthpipe.storage.donors import DonorStore, DonorTable
@@ -77,17 +77,21 @@ class Renderer:
 
         Raises
         ------
+        MissingDonorError
+            The set has no pixels of a donor of the composite.
         StoreError
-            The set lacks a donor of the composite, or donors are damaged.
+            The donors are damaged.
         """
         donors = self.donors()
         try:
             return render(sample(self.pipeline, strategy, index, donors), donors, image, mask)
-        except (KeyError, ValueError) as error:
-            raise StoreError(
-                f"{self._path}: {strategy} {index} cannot be rendered from the donors of this set: {error}; only "
-                f"composites of the set can, and if this is one, the set is damaged: {HOW_TO_MEND}"
+        except KeyError as error:
+            raise MissingDonorError(
+                f"{self._path}: {strategy} {index} cannot be rendered: the set has no pixels of its donor {error}; if "
+                f"this composite is in the set, the set is damaged: {HOW_TO_MEND}"
             ) from error
+        except ValueError as error:
+            raise damaged(self._path, f"{strategy} {index} cannot be rendered: {error}") from error
 
     def donors(self) -> Donors:
         """Return the donors of the set, which are loaded at the first call."""

@@ -19,7 +19,7 @@ from synthpipe.files.locations import Location, exists
 from synthpipe.storage import schema, shards
 from synthpipe.storage.integrity import StoredArray, metadata_of
 from synthpipe.storage.nodes import METADATA, open_node, taxonomy_of, where
-from synthpipe.storage.recipes import read_recipe, unreadable
+from synthpipe.storage.recipes import checked_recipe, unreadable
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS
 
@@ -194,7 +194,17 @@ class Store:
         StoreError
             The recipe is not stored, or is damaged.
         """
-        return read_recipe(self._array("recipe"), index, canvas)
+        return self.checked_recipe(str(self.recipes([index])[0]), index, canvas)
+
+    def checked_recipe(self, text: str, index: int, canvas: tuple[int, ...]) -> Recipe:
+        """Return the recipe of one composite from its text, for a composite of `canvas` pixels.
+
+        Raises
+        ------
+        StoreError
+            The recipe is damaged.
+        """
+        return checked_recipe(self._group.store_path / "recipe", text, index, canvas)
 
     def scores(self, chosen: Chosen) -> NDArray[np.float32]:
         """Return the scores of the filter, (N,) float32; NaN where a composite has none."""
@@ -216,7 +226,7 @@ class Store:
 
     def unreadable_recipe(self, index: int, why: str) -> StoreError:
         """Return the error to raise for a recipe that cannot be read."""
-        return unreadable(self._array("recipe"), index, why)
+        return unreadable(self._group.store_path / "recipe", index, why)
 
     def stored_arrays(self, folder: Location, names: Collection[str]) -> dict[str, StoredArray]:
         """Return arrays of this group, to check the objects that another group at `folder` stores of them."""
@@ -225,8 +235,8 @@ class Store:
     def metadata(self, folder: Location, names: Collection[str]) -> dict[Location, bytes]:
         """Return every ``zarr.json`` that this group, its root and its arrays have when they are stored at `folder`."""
         own, nodes = self._group.store_path, dict[Location, Any]()
-        if own.path and (root := open_node(StorePath(own.store, ""))):
-            nodes[folder.parent] = root
+        if own.path:
+            nodes[folder.parent] = open_node(StorePath(own.store, ""))
         nodes[folder] = self._group
         nodes |= {folder / name: self._array(name) for name in names}
         return {path / METADATA: metadata_of(node) for path, node in nodes.items()}

@@ -162,6 +162,16 @@ class CuratedStore(Store):
         }
         return cls.create(path, attributes, _sizes(pipeline, count, uses), pipeline.store)
 
+    def stored_attributes(self) -> dict[str, Any]:
+        """Return the attributes that this set would have with stored pixels."""
+        return {key: value for key, value in self.attributes.items() if key not in _VIRTUAL}
+
+    def create_stored(self, path: Location, pipeline: Pipeline) -> CuratedStore:
+        """Create or lengthen the set that has the composites of this virtual set with pixels; `pipeline` made them."""
+        attributes = self.stored_attributes()
+        uses = int(self._array("donor_groups").shape[1])
+        return CuratedStore.create(path, attributes, _sizes(pipeline, self.length(), uses), pipeline.store)
+
     def write(self, name: str, shard: int, samples: Samples) -> None:
         """Store a shard of one array."""
         shards.write_shard(self._array(name), shard, samples)
@@ -169,6 +179,10 @@ class CuratedStore(Store):
     def discard(self, shard: int) -> None:
         """Make a shard count as missing: remove the object that is written last."""
         self.object(self.last, shard).unlink()
+
+
+_VIRTUAL = {"pixels", "sampler_version", "settings"}
+"""Attributes that only virtual sets have."""
 
 
 def composite_settings(pipeline: Pipeline, purpose: str) -> StoreSection:

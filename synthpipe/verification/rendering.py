@@ -24,10 +24,10 @@ from synthpipe.patches.shared_bank import hold_bank
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.faults import Fault
 
-Rerender = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
-"""Takes a strategy, a purpose and a stored recipe; returns the recipe sampled again and the rendered composite.
+Rerender = Callable[[Strategy, Purpose, int, Recipe | None], tuple[Recipe, Composite] | None]
+"""Takes strategy, purpose, index and recipe of a composite; samples its recipe again, and renders it.
 
-The result is None if a donor of the recipe has changed.
+The recipe is None if it is not stored. The result is None if a donor has changed.
 """
 
 
@@ -62,7 +62,11 @@ def open_rerender(
     """
     background = pipeline.taxonomy.background
 
-    def render_stored(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite] | None:
+    def render_stored(
+        strategy: Strategy, purpose: Purpose, index: int, recipe: Recipe | None
+    ) -> tuple[Recipe, Composite] | None:
+        if recipe is None:
+            return None
         used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
         if altered.intersection(patch.id for patch in used):
             return None
@@ -80,8 +84,10 @@ def open_rerender(
 
     job = Job(pipeline, run, bank)
 
-    def sample_and_render(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite]:
-        sampled = sample_recipe(job, strategy, purpose, recipe.index)
+    def sample_and_render(
+        strategy: Strategy, purpose: Purpose, index: int, recipe: Recipe | None
+    ) -> tuple[Recipe, Composite]:
+        sampled = sample_recipe(job, strategy, purpose, index)
         return sampled, render_recipe(job, sampled)
 
     held = hold_bank(bank, build)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,10 @@ import pytest
 
 from synthpipe import open_curated
 from synthpipe.build import build
-from synthpipe.core.errors import StoreError
 from synthpipe.core.progress import Silent
 from synthpipe.core.records import Strategy
-from synthpipe.curated import rendered
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.storage.run import RunDirectory, read_json
+from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.stores import CompositeStore
 from tests.conftest import SMALL, once, pipeline
 
