@@ -21,6 +21,7 @@ from synthpipe.storage.schema import DONOR_ARRAYS, DONORS, FORMAT_VERSION
 from synthpipe.storage.store import Store
 
 PIXELS_IN_SHARD = 1 << 20
+_PIXELS = "pixels"
 
 _Side = Annotated[int, Field(ge=1, le=1 << 16)]
 
@@ -147,6 +148,10 @@ class DonorStore(Store):
             raise damaged(metadata, f"{self.length()} pixels are stored; expected {table.pixels()} for its donors")
         return table
 
+    def missing_objects(self) -> Iterator[str]:
+        """Yield the path inside the group of each object that is missing."""
+        yield from super().missing_objects() if self.has(_PIXELS) else [f"{_PIXELS}/{METADATA}"]
+
     def holds(self, table: DonorTable) -> bool:
         """Return whether the group has this table."""
         try:
@@ -155,19 +160,18 @@ class DonorStore(Store):
             return False
 
     def remove(self) -> None:
-        """Remove the metadata and the pixels, so that the group can be created with other donors."""
-        array = self._array("pixels")
-        for shard in self.complete_shards():
-            self.object("pixels", shard).unlink()
-        for path in (shards.object_path(array, 0).parent, shards.object_path(array, 0).parent.parent):
-            (path / METADATA).unlink()
-        self._opened.clear()
+        """Remove the pixels and then their metadata, so that the group can be created with other donors."""
+        if self.has(_PIXELS):  # without it, an interrupted removal has left no pixels
+            for shard in self.complete_shards():
+                self.object(_PIXELS, shard).unlink()
+            (self.object(_PIXELS, 0).parent / METADATA).unlink()
+            self._opened.clear()
 
     def write_pixels(self, shard: int, pixels: PackedPixels) -> None:
         """Store one shard of the pixels; a shorter one is filled up with zeros."""
         whole = np.zeros(PIXELS_IN_SHARD, np.uint32)
         whole[: len(pixels)] = pixels
-        shards.write_shard(self._array("pixels"), shard, whole)
+        shards.write_shard(self._array(_PIXELS), shard, whole)
 
     def read_pixels(self) -> PackedPixels:
         """Return all pixels, (N,) uint32.
@@ -179,4 +183,4 @@ class DonorStore(Store):
         """
         for missing in self.missing_objects():
             raise StoreError(f"{self.path}/{missing}: is missing; {HOW_TO_MEND}")
-        return self.read("pixels", slice(0, self.length()))
+        return self.read(_PIXELS, slice(0, self.length()))
