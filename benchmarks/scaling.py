@@ -276,6 +276,10 @@ def _total(size: int, scored: float, judged: float) -> Iterator[str]:
         f"{scored:.1f} for the GPUs, and {60 * judged:.0f} minutes for the verdicts. The scheduler works during the "
         f"disk's time. This estimate is for shards of {_SUMMED}; larger shards need no more time.",
         "",
+        "With `store.pixels: virtual` the disk only stores some bytes per composite and the donors, so the total is "
+        f"{scored + judged:.1f} hours. The pixels are rendered when they are read: a training needs as many cores as "
+        "render the composites that it takes per second ([virtual.md](virtual.md)).",
+        "",
     )
 
 
