@@ -13,6 +13,7 @@ from synthpipe.curated.rendered import Renderer
 from synthpipe.files.folders import Kind, claim, is_marked, sweep
 from synthpipe.files.locations import Location
 from synthpipe.files.lock import held
+from synthpipe.storage.donor_groups import donor_group_columns, read_donor_groups
 from synthpipe.storage.shards import planned_in
 from synthpipe.storage.stores import CuratedStore
 
@@ -79,8 +80,9 @@ def _write_shard(curated: CuratedSet, source: CuratedStore, target: CuratedStore
             curated.read(range(first, first + rendered), images[:rendered], masks[:rendered])
             writers["image"].write(images)
             writers["mask"].write(masks)
+        groups = donor_group_columns(target, read_donor_groups(source, slice(start, stop)))
         for name in target.written:
             if name not in _PIXELS:
-                samples = source.read(name, slice(start, stop))
+                samples = groups[name] if name in groups else source.read(name, slice(start, stop))
                 writers[name].write(np.concatenate([samples, target.blank(name, size - len(samples))]))
             writers[name].finish()

@@ -17,6 +17,7 @@ from synthpipe.core.taxonomy import LOST
 from synthpipe.curated.description import Description
 from synthpipe.curated.pixels import Pixels, StoredPixels
 from synthpipe.files.locations import Location, exists
+from synthpipe.storage.donor_groups import read_donor_groups
 from synthpipe.storage.donors import DonorStore
 from synthpipe.storage.nodes import METADATA, damaged
 from synthpipe.storage.run import RunDirectory
@@ -88,7 +89,7 @@ def open_store(path: Location) -> OpenedStore:
         source=attributes["source"],
         labels=_read(store, "labels", 0, 1),
         p_real=store.scores(everything),
-        donor_groups=_read(store, "donor_groups", -1, len(groups) - 1),
+        donor_groups=_groups(store, everything, len(groups)),
         strategies=strategies,
         origins=origins,
         pixels=pixels,
@@ -134,11 +135,22 @@ def _missing_donors(path: Location, store: CuratedStore) -> Iterator[str]:
         yield from (f"{DONORS}/{name}" for name in names)
 
 
+def _groups(store: CuratedStore, everything: slice, count: int) -> NDArray[np.int32]:
+    """Read the groups of donors, whose numbers must be below `count`."""
+    found = read_donor_groups(store, everything)
+    _check(store, "donor_groups", found, -1, count - 1, None)
+    return found
+
+
 def _read(store: CuratedStore, name: str, least: int, most: int, other: int | None = None) -> NDArray[Any]:
     """Read a small array; values from `least` to `most`, and `other`, are allowed."""
     values = store.read(name, slice(0, store.length(name)))
+    _check(store, name, values, least, most, other)
+    return values
+
+
+def _check(store: CuratedStore, name: str, values: NDArray[Any], least: int, most: int, other: int | None) -> None:
     wrong = ((values < least) | (values > most)) & (values != other)
     for index in np.argwhere(wrong)[:1]:
         found = f"sample {index[0]} has the value {values[tuple(index)]}"
         raise damaged(f"{store.path}/{name}", f"{found}; expected {least} to {most}")
-    return values

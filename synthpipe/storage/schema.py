@@ -84,10 +84,11 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
     ),
     "origin_index": ArraySpec((), "int64", -1),
     "donor_groups": ArraySpec(("donor_use",), "int32", -1),
+    "group_steps": ArraySpec(("byte", "donor_use"), "uint8", 0),
     "mask": _MASK,
     "image": _IMAGE,
 }
-"""Written in this order; a shard is complete when all have it."""
+"""Written in this order, as far as a set has them (`written_arrays`); a shard is complete when all have it."""
 
 DONOR_ARRAYS: Mapping[str, ArraySpec] = {"pixels": ArraySpec((), "uint32", 0, first="pixel")}
 """The packed pixels of donors, one donor after the other, in the group `DONORS` of a virtual curated set."""
@@ -108,9 +109,9 @@ _MOST_SHARD = 1 << 24  # samples
 
 def written_arrays(specs: Mapping[str, ArraySpec], pixels: str, recipes: bool) -> dict[str, ArraySpec]:
     """Return the arrays of `specs` that a store has, in order; `pixels` and `recipes` are as in `StoreSection`."""
-    left_out = set[str]() if recipes else {"recipe"}
-    if pixels == "virtual":
-        left_out |= {"image", "mask"}
+    left_out = {"image", "mask", "donor_groups"} if pixels == "virtual" else {"group_steps"}
+    if not recipes:
+        left_out.add("recipe")
     return {name: spec for name, spec in specs.items() if name not in left_out}
 
 

@@ -120,6 +120,10 @@ class Store:
         """Return the number of samples of an array, by default of the last one that is written."""
         return int(self._array(name or self.last).shape[0])
 
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one sample of an array."""
+        return tuple(self._array(name).shape[1:])
+
     def complete_shards(self, *names: str) -> frozenset[int]:
         """Return the shards that are stored in all arrays of `names`, by default in all of `written`."""
         return frozenset.intersection(*(shards.complete_shards(self._array(name)) for name in names or self.written))
@@ -221,8 +225,8 @@ class Store:
 
     def blank(self, name: str, count: int) -> NDArray[Any]:
         """Return (count, ...) samples of an array, all with the fill value."""
-        spec, shape = schema.ARRAYS[name], self._array(name).shape[1:]
-        return np.full((count, *shape), spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
+        spec = schema.ARRAYS[name]
+        return np.full((count, *self.sizes(name)), spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
 
     def unreadable_recipe(self, index: int, why: str) -> StoreError:
         """Return the error to raise for a recipe that cannot be read."""

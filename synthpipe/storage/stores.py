@@ -14,6 +14,7 @@ from synthpipe.core.records import Strategy
 from synthpipe.files.locations import Location
 from synthpipe.storage import schema, shards
 from synthpipe.storage.chunks import Samples
+from synthpipe.storage.donor_groups import bytes_of_step
 from synthpipe.storage.schema import CURATED_ARRAYS, FORMAT_VERSION, SCORE_ARRAYS, VERDICT_ARRAYS
 from synthpipe.storage.store import Chosen, Store
 
@@ -160,7 +161,8 @@ class CuratedStore(Store):
             **_left_out(pipeline.store),
             **(virtual if pipeline.virtual else {}),
         }
-        return cls.create(path, attributes, _sizes(pipeline, count, uses), pipeline.store)
+        sizes = {**_sizes(pipeline, count, uses), "byte": bytes_of_step(len(groups))}
+        return cls.create(path, attributes, sizes, pipeline.store)
 
     def stored_attributes(self) -> dict[str, Any]:
         """Return the attributes that this set would have with stored pixels."""
@@ -169,7 +171,7 @@ class CuratedStore(Store):
     def create_stored(self, path: Location, pipeline: Pipeline) -> CuratedStore:
         """Create or lengthen the set that has the composites of this virtual set with pixels; `pipeline` made them."""
         attributes = self.stored_attributes()
-        uses = int(self._array("donor_groups").shape[1])
+        _, uses = self.sizes("group_steps")
         return CuratedStore.create(path, attributes, _sizes(pipeline, self.length(), uses), pipeline.store)
 
     def write(self, name: str, shard: int, samples: Samples) -> None:

@@ -21,6 +21,7 @@ from synthpipe.curated import CuratedSet
 from synthpipe.curated.materializing import materialize
 from synthpipe.report.stored import open_composites
 from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.storage.donors import DonorStore
 from synthpipe.storage.run import RunDirectory, read_json, write_json
 from synthpipe.storage.stores import CompositeStore
 from synthpipe.verification import repair, verify
@@ -108,6 +109,18 @@ def test_the_number_of_workers_does_not_change_a_virtual_run(phantom: Path, plai
     assert tree(run, *stores) == tree(plain_run, *stores)
 
 
+def test_donors_that_sampling_rejects_for_their_glass_are_stored_too(phantom: Path, tmp_path: Path) -> None:
+    glass = ("glass.threshold=190", "glass.min_area=4", "glass.max_share=0.05", "glass.max_draws=50")
+    overrides = (*PLAIN, f"patches.root={phantom}", "curation.wanted=8", "curation.min_classes=1", *glass)
+    stored = open_curated(make(tmp_path / "stored", *overrides))
+    run = make(tmp_path / "virtual", *overrides, "store.pixels=virtual")
+    for found, expected in zip(open_curated(run).read(range(16)), stored.read(range(16)), strict=True):
+        assert np.array_equal(found, expected)
+    table = DonorStore.open(run / "curated.zarr", "donors").table
+    used = {number for each in columns(run, "donors").values() for row in each for number in row}  # type: ignore[attr-defined]
+    assert len(used) < table.stored
+
+
 def test_an_extension_gives_the_run_that_a_build_from_the_beginning_gives(
     phantom: Path, plain_run: Path, tmp_path: Path
 ) -> None:
@@ -133,7 +146,7 @@ def test_lost_and_damaged_objects_are_found_and_made_again(plain_run: Path, tmp_
     (run / "candidates.zarr/mosaic/class_pixels/c.1.0").unlink()
     damaged = run / "curated.zarr/donors/pixels/c.0"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
-    (run / "curated.zarr/donor_groups/c.0.0").unlink()
+    (run / "curated.zarr/labels/c.0.0").unlink()
     found = {fault.path.name for fault in verify(run, 4, Silent()).faults}
     assert found == {"c.1.0", "c.0", "c.0.0"}
     assert not repair(run, 4, 0, Silent()).faults
@@ -251,5 +264,6 @@ def test_commands_know_virtual_runs(plain_run: Path, tmp_path: Path) -> None:
     assert "equal to the stored class counts" in run("replay", plain_run, "bezier", 3, "-o", tmp_path / "3.png")
     assert "sound" in run("verify", plain_run, "--sample", 2)
     assert "pixels" in run("inspect", plain_run)
+    assert "slides or patients: 6 of 6 used" in run("inspect", plain_run / "curated.zarr")
     assert "40 composites with their pixels" in run("materialize", plain_run, "-o", tmp_path / "set.zarr")
     assert "40 composites as png" in run("export", plain_run, "--to", "png", "-o", tmp_path / "png", "--workers", 1)

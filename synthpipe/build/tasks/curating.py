@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.build.tasks.job import Job, open_donors
+from synthpipe.compose import donor_uses
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import STRATEGIES, Strategy
 from synthpipe.patches.shared_bank import BankLocation
+from synthpipe.storage.donor_groups import donor_group_columns
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.store import Store
 from synthpipe.storage.stores import CompositeStore, CuratedStore
@@ -94,6 +96,7 @@ def _small_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Return what a shard of the curated set holds besides pixels."""
     shard = {name: target.blank(name, pipeline.store.shard) for name in target.written if name not in _PIXELS}
+    groups = np.full((pipeline.store.shard, _most_uses(pipeline)), -1, np.int32)
     count = 0
     for strategy, origin in origins.items():
         indices, part, store = origin.tolist(), slice(count, count + len(origin)), candidates[strategy]
@@ -105,8 +108,12 @@ def _small_arrays(
         if pipeline.filter.enabled:
             shard["p_real"][part] = store.scores(indices)
         donors = store.donors(indices)
-        shard["donor_groups"][part, : donors.shape[1]] = _groups_of(donors, group_numbers)
-    return shard
+        groups[part, : donors.shape[1]] = _groups_of(donors, group_numbers)
+    return shard | donor_group_columns(target, groups)
+
+
+def _most_uses(pipeline: Pipeline) -> int:
+    return max(donor_uses(pipeline, strategy) for strategy in pipeline.strategies)
 
 
 def _pixels(
