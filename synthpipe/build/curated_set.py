@@ -82,7 +82,7 @@ def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept], is_new: bool
     if store and not store.holds(table):
         store.remove()
     store = DonorStore.create(path, table, state.pipeline.store)
-    missing = store.missing_shards(table.pixels())
+    missing = store.missing_shards(table.rows())
     tasks = (DonorTask(state.job, table, shard) for shard in missing)
     with state.reporter.stage("donors of the curated set", len(missing)) as advance:
         for _ in state.executor.run(write_donors, tasks):

@@ -90,7 +90,7 @@ class Renderer:
                 f"{self._path}: {strategy} {index} cannot be rendered: the set has no pixels of its donor {error}; if "
                 f"this composite is in the set, the set is damaged: {HOW_TO_MEND}"
             ) from error
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             raise damaged(self._path, f"{strategy} {index} cannot be rendered: {error}") from error
 
     def donors(self) -> Donors:
@@ -116,7 +116,8 @@ def donors_of(table: DonorTable, pixels: PackedPixels) -> Donors:
             start += each.height * each.width
         else:  # only its size is used
             drawn.append(Donor(each.id, each.group, each.label, np.broadcast_to(flat, (*each.size, 3)), None))
-    fitted = pixels[start:].reshape(-1, *table.canvas) if table.canvas and start < len(pixels) else None
+    resized = pixels[start : table.pixels()]
+    fitted = resized.reshape(-1, *table.canvas) if table.canvas and len(resized) else None
     return Donors(drawn[: table.stored], pixels[:start], fitted).drawn_from(drawn)
 
 

@@ -20,7 +20,8 @@ from synthpipe.storage.nodes import HOW_TO_MEND, METADATA, damaged
 from synthpipe.storage.schema import DONOR_ARRAYS, DONORS, FORMAT_VERSION
 from synthpipe.storage.store import Store
 
-PIXELS_IN_SHARD = 1 << 20
+_ROW, _ROWS_IN_SHARD = 1 << 10, 1 << 10
+PIXELS_IN_SHARD = _ROW * _ROWS_IN_SHARD
 _PIXELS = "pixels"
 
 _Side = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -89,6 +90,10 @@ class DonorTable:
         """Return the number of all stored pixels."""
         return sum(math.prod(self.canvas or ()) if fitted else math.prod(each.size) for each, fitted in self.parts())
 
+    def rows(self) -> int:
+        """Return the number of rows that all stored pixels fill."""
+        return -(-self.pixels() // _ROW)
+
     def to_json(self) -> dict[str, Any]:
         """Return the table, JSON-ready."""
         fields = _Columns.model_fields
@@ -118,8 +123,8 @@ class DonorStore(Store):
         attributes = {"format_version": FORMAT_VERSION, **table.to_json()}
         group = schema.create_group(MemoryStore() if path is None else path, DONORS, attributes)
         found = cls(group)
-        settings = store.model_copy(update={"shard": PIXELS_IN_SHARD})
-        found._extend(DONOR_ARRAYS, {"sample": table.pixels()}, settings)
+        settings = store.model_copy(update={"shard": _ROWS_IN_SHARD})
+        found._extend(DONOR_ARRAYS, {"sample": table.rows(), "pixel": _ROW}, settings)
         return found
 
     @property
@@ -144,8 +149,9 @@ class DonorStore(Store):
         donors = tuple(StoredDonor(*row) for row in zip(*columns, strict=True))
         canvas = (found.canvas[0], found.canvas[1]) if found.canvas else None
         table = DonorTable(donors, found.stored, canvas)
-        if table.pixels() != self.length():
-            raise damaged(metadata, f"{self.length()} pixels are stored; expected {table.pixels()} for its donors")
+        rows, expected = (self.length(), *self.sizes(_PIXELS)), (table.rows(), _ROW)
+        if rows != expected:
+            raise damaged(metadata, f"its donors have {table.pixels()} pixels; expected rows {expected}, found {rows}")
         return table
 
     def missing_objects(self) -> Iterator[str]:
@@ -171,10 +177,10 @@ class DonorStore(Store):
         """Store one shard of the pixels; a shorter one is filled up with zeros."""
         whole = np.zeros(PIXELS_IN_SHARD, np.uint32)
         whole[: len(pixels)] = pixels
-        shards.write_shard(self._array(_PIXELS), shard, whole)
+        shards.write_shard(self._array(_PIXELS), shard, whole.reshape(-1, _ROW))
 
     def read_pixels(self) -> PackedPixels:
-        """Return all pixels, (N,) uint32.
+        """Return all pixels, (N,) uint32, and zeros up to the end of the last row.
 
         Raises
         ------
@@ -183,4 +189,4 @@ class DonorStore(Store):
         """
         for missing in self.missing_objects():
             raise StoreError(f"{self.path}/{missing}: is missing; {HOW_TO_MEND}")
-        return self.read(_PIXELS, slice(0, self.length()))
+        return self.read(_PIXELS, slice(0, self.length())).reshape(-1)

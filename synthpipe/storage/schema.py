@@ -90,8 +90,11 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
 }
 """Written in this order, as far as a set has them (`written_arrays`); a shard is complete when all have it."""
 
-DONOR_ARRAYS: Mapping[str, ArraySpec] = {"pixels": ArraySpec((), "uint32", 0, first="pixel")}
-"""The packed pixels of donors, one donor after the other, in the group `DONORS` of a virtual curated set."""
+DONOR_ARRAYS: Mapping[str, ArraySpec] = {"pixels": ArraySpec(("pixel",), "uint32", 0, first="row")}
+"""The packed pixels of donors, one donor after the other, in the group `DONORS` of a virtual curated set.
+
+They fill rows of one length, since the number of pixels may exceed the largest length of an array.
+"""
 
 ARRAYS: Mapping[str, ArraySpec] = {
     **CANDIDATE_ARRAYS,

@@ -14,7 +14,7 @@ from synthpipe.core.resizing import fit_packed
 from synthpipe.files.locations import Location, translate_access_errors
 from synthpipe.patches.bank import load_donor
 from synthpipe.patches.catalog import Catalog
-from synthpipe.storage.donors import DonorStore, DonorTable
+from synthpipe.storage.donors import PIXELS_IN_SHARD, DonorStore, DonorTable
 from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import DONOR_ARRAYS, DONORS
@@ -58,7 +58,7 @@ def expected_donors(
     names = list(DONOR_ARRAYS)
     arrays, metadata = made.stored_arrays(path, names), made.metadata(path, names)
     del metadata[run.curated / METADATA]  # the metadata of the set is checked with the set
-    return ExpectedGroup(path, made, arrays, metadata, required, table.pixels()), None
+    return ExpectedGroup(path, made, arrays, metadata, required, table.rows()), None
 
 
 def check_donor_pixels(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, count: int) -> Iterator[Fault]:
@@ -74,7 +74,7 @@ def check_donor_pixels(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, 
         if number in chosen and not _equals(patches[donor.id], pipeline, size, pixels[start:stop]):
             found, wanted = f"other pixels of {donor.id!r}", "those of the patch"
             yield Fault(
-                "contradiction", store.object("pixels", start // store.shard), found, wanted, remove=_files(run)
+                "contradiction", store.object("pixels", start // PIXELS_IN_SHARD), found, wanted, remove=_files(run)
             )
             return
         start = stop

@@ -144,11 +144,11 @@ def test_lost_and_damaged_objects_are_found_and_made_again(plain_run: Path, tmp_
     run = Path(shutil.copytree(plain_run, tmp_path / "run"))
     assert not verify(run, 4, Silent()).faults
     (run / "candidates.zarr/mosaic/class_pixels/c.1.0").unlink()
-    damaged = run / "curated.zarr/donors/pixels/c.0"
+    damaged = run / "curated.zarr/donors/pixels/c.0.0"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
     (run / "curated.zarr/labels/c.0.0").unlink()
-    found = {fault.path.name for fault in verify(run, 4, Silent()).faults}
-    assert found == {"c.1.0", "c.0", "c.0.0"}
+    found = {f"{fault.path.parent.name}/{fault.path.name}" for fault in verify(run, 4, Silent()).faults}
+    assert found == {"class_pixels/c.1.0", "pixels/c.0.0", "labels/c.0.0"}
     assert not repair(run, 4, 0, Silent()).faults
     assert tree(run, "candidates.zarr", "curated.zarr") == tree(plain_run, "candidates.zarr", "curated.zarr")
 
@@ -200,17 +200,40 @@ def test_a_set_of_another_sampler_or_settings_is_refused(
 
 def test_donors_that_are_missing_or_damaged_are_named(plain_run: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(plain_run / "curated.zarr", tmp_path / "set.zarr"))
-    pixels = path / "donors" / "pixels" / "c.0"
+    pixels = path / "donors" / "pixels" / "c.0.0"
     stored = pixels.read_bytes()
     pixels.write_bytes(stored[:100] + bytes(8) + stored[108:])
-    with pytest.raises(StoreError, match=r"pixels.c\.0: damaged: its checksum is wrong"):
+    with pytest.raises(StoreError, match=r"pixels.c\.0\.0: damaged: its checksum is wrong"):
         CuratedSet(path)[0]
     opened = CuratedSet(path)
     pixels.unlink()
-    with pytest.raises(StoreError, match=r"donors.pixels.c\.0: is missing"):
+    with pytest.raises(StoreError, match=r"donors.pixels.c\.0\.0: is missing"):
         opened[0]
-    with pytest.raises(StoreError, match=r"1 objects are missing, for example donors/pixels/c\.0"):
+    with pytest.raises(StoreError, match=r"1 objects are missing, for example donors/pixels.c\.0\.0"):
         CuratedSet(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"label": [0]}, "damaged: bezier 0 cannot be rendered"),
+        ({"height": [7]}, "damaged: its donors have .* pixels; expected rows"),
+        ({"id": ["same"]}, "damaged: attributes.table names a donor twice"),
+        ({"label": [200]}, "damaged: attributes.table has a class that the set does not have"),
+        ({"width": [0]}, "damaged: attributes.table.width"),
+    ],
+)
+def test_a_forged_table_of_donors_is_refused(
+    plain_run: Path, tmp_path: Path, change: dict[str, list[object]], message: str
+) -> None:
+    path = Path(shutil.copytree(plain_run / "curated.zarr", tmp_path / "set.zarr"))
+    metadata = path / "donors" / "zarr.json"
+    fields = read_json(metadata)
+    table = fields["attributes"]["table"]
+    table |= {name: value * len(table["id"]) for name, value in change.items()}
+    write_json(metadata, fields)
+    with pytest.raises(StoreError, match=message):
+        CuratedSet(path)[20]
 
 
 def test_an_origin_whose_donors_are_not_stored_is_refused(phantom: Path, tmp_path: Path) -> None:

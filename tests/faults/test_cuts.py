@@ -185,7 +185,7 @@ def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(
     damaged = copied(finished, tmp_path / "damaged")
     broken = {"candidates.zarr/bezier/image/c.0.0.0.0", "curated.zarr/mask/c.0.0.0", "croissant.json"}
     if pixels == "virtual":
-        broken = {"candidates.zarr/bezier/class_pixels/c.0.0", "curated.zarr/donors/pixels/c.0", "croissant.json"}
+        broken = {"candidates.zarr/bezier/class_pixels/c.0.0", "curated.zarr/donors/pixels/c.0.0", "croissant.json"}
     for name in broken:
         (damaged / name).write_bytes((damaged / name).read_bytes()[:-1])
     found = {str(fault.path) for fault in verify(damaged, 0, LogReporter()).faults}
