@@ -102,7 +102,7 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
 
 
 def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int) -> None:
-    """Render the missing shards of the first `count` composites. Virtual candidates of a filter wait for `_score`."""
+    """Render the missing shards of the first `count` composites. With a filter, `_score` renders virtual candidates."""
     pipeline, store = state.pipeline, state.pipeline.store
     path = state.run.training if purpose == "filter" else state.run.candidates
     uses = donor_uses(pipeline, strategy)
@@ -118,7 +118,7 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
 
 
 def _score(state: BuildState, strategy: Strategy, count: int) -> None:
-    """Score the shards of the first `count` candidates that have no scores; virtual ones are rendered for it."""
+    """Score the unscored shards of the first `count` candidates. This also renders virtual candidates."""
     pipeline, store = state.pipeline, state.pipeline.store
     candidates = CompositeStore.open(state.run.candidates, strategy, writable=True)
     sha256 = load_report(state.run.report(strategy)).model_sha256

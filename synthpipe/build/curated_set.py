@@ -74,7 +74,7 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
 
 
 def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept], is_new: bool) -> None:
-    """Store the donors of a virtual curated set; a complete group stays unless shards of the set are new."""
+    """Store the donors of a virtual curated set. Complete donors stay as they are unless shards of the set are new."""
     path, store = state.run.curated, DonorStore.find(state.run.curated, DONORS)
     if store and not is_new and not any(store.missing_objects()):
         return
@@ -90,7 +90,7 @@ def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept], is_new: bool
 
 
 def donor_table(state: BuildState, kept: Mapping[Strategy, Kept]) -> DonorTable:
-    """Return the donors that a virtual curated set needs: those of its composites, and those that draws may reject."""
+    """Return the donors of a virtual curated set: those that composites use, and those that sampling may reject."""
     pipeline, donors = state.pipeline, state.catalog.donors
     (rejectable,) = state.executor.run(rejectable_donors, [state.job])
     used = used_donors(state.run, kept, len(donors), pipeline.store.shard)
@@ -99,7 +99,7 @@ def donor_table(state: BuildState, kept: Mapping[Strategy, Kept]) -> DonorTable:
 
 
 def used_donors(run: RunDirectory, kept: Mapping[Strategy, Kept], count: int, shard: int) -> NDArray[np.bool_]:
-    """Return which of `count` donors the kept candidates use, (D,)."""
+    """Return whether the kept candidates use each of `count` donors, (D,) bool."""
     used = np.zeros(count, np.bool_)
     for strategy, indices in kept.items():
         candidates = CompositeStore.open(run.candidates, strategy)

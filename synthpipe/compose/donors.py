@@ -80,9 +80,9 @@ class Donors:
         return self.drawn_from([donor for donor in self._all if donor.group in groups])
 
     def drawn_from(self, donors: Sequence[Donor]) -> Donors:
-        """Return donors with the same bank that are drawn from `donors`.
+        """Return a copy of these donors in which draws choose among `donors`.
 
-        Of a donor that the bank lacks, the pixels are not used: `location` raises `KeyError` for it.
+        A chosen donor may be missing from the bank. Then `location` raises `KeyError` for its id.
         """
         chosen = copy.copy(self)
         chosen._order(donors)

@@ -361,13 +361,15 @@ class StoreSection(Section):
     pixels: Annotated[
         Literal["stored", "virtual"],
         Field(
-            description="stored: images and masks are written; virtual: they are rendered again when they are read; "
+            description="stored: images and masks are written; virtual: readers render images and masks; "
             "never part of a fingerprint"
         ),
     ] = "stored"
     recipes: Annotated[
         Flag,
-        Field(description="false: recipes are not written, but sampled again; never part of a fingerprint"),
+        Field(
+            description="false: recipes are not written, since they can be sampled again; never part of a fingerprint"
+        ),
     ] = True
     shard: Annotated[
         Whole, Field(ge=1, le=1_000_000, description="composites per shard, the unit of work and of resuming")
@@ -461,7 +463,7 @@ class Pipeline(Section):
 
     @property
     def virtual(self) -> bool:
-        """Whether the pixels of candidates and of the curated set are rendered again when they are read."""
+        """Whether the run stores no pixels of candidates and of the curated set."""
         return self.store.pixels == "virtual"
 
     def with_store(self, **settings: object) -> Pipeline:

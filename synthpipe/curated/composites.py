@@ -1,4 +1,4 @@
-"""Single composites of any store of a run: its candidates, the composites that train its filter, or its curated set.
+"""Read single composites of a store: candidates, composites that train the filter, or a curated set.
 
 Pixels come from the store. Those of a virtual store are rendered from the donors of the run's curated set.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Composites(Protocol):
-    """The composites of a store by their indices in it."""
+    """The composites of a store, by index."""
 
     def pixels(self, index: int) -> tuple[Image, Mask]:
         """Return the image (H, W, 3) and the mask (H, W) of a composite."""
@@ -46,8 +46,8 @@ def composites_of(store: Store, curated: Location) -> Composites:
         return _Stored(store)
     if not exists(curated / METADATA):
         raise StoreError(
-            f"{store.path}: stores no pixels, and the run has no curated set yet, whose donors can render them; finish "
-            "the build, or use `synthpipe replay`, which reads the patches"
+            f"{store.path}: stores no pixels, and the run has no curated set yet, whose donors could render them; "
+            "finish the build, or use `synthpipe replay`, which reads the patches"
         )
     from synthpipe.curated.rendered import Renderer  # loads compiled kernels
 

@@ -168,7 +168,7 @@ class CuratedSet:
         return self._pixels.read(stored, images, masks)
 
     def load(self) -> None:
-        """Load the donors of a virtual set, which forked processes then share; a stored set has nothing to load."""
+        """Load the donors of a virtual set, so that forked processes share them; do nothing for a stored set."""
         self._pixels.load()
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any] | np.bool_]) -> CuratedSet:

@@ -1,4 +1,4 @@
-"""Store the pixels of a virtual curated set: write the set that the same build would have made with stored pixels."""
+"""Store the pixels of a virtual curated set, as a build with stored pixels would."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CURATED = Kind("Zarr store", ("zarr.json",))
 
 
 def materialize(curated: CuratedSet, path: Location, reporter: Reporter) -> Location:
-    """Write a virtual curated set with its pixels, or complete one that was begun.
+    """Write a copy of a virtual curated set with pixels, or resume an interrupted copy.
 
     Parameters
     ----------
@@ -70,7 +70,7 @@ def materialize(curated: CuratedSet, path: Location, reporter: Reporter) -> Loca
 
 
 def _write_shard(curated: CuratedSet, source: CuratedStore, target: CuratedStore, shard: int) -> None:
-    """Render a shard of the set, and copy its small arrays; samples beyond the set's end get the fill value."""
+    """Render a shard of the set and copy its small arrays; samples beyond the set's end have the fill value."""
     size = source.shard
     start, stop = shard * size, min((shard + 1) * size, len(curated))
     with target.writing(shard) as writers:

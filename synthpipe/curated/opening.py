@@ -30,7 +30,7 @@ _ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass",
 
 @dataclass(frozen=True, slots=True)
 class OpenedStore:
-    """Attributes, small arrays and pixels of a curated set, as `CuratedSet` describes them."""
+    """The attributes, small arrays and pixels of an opened curated set; `CuratedSet` describes them."""
 
     description: Description
     groups: tuple[str, ...]
@@ -128,7 +128,7 @@ def _check_complete(path: Location, store: CuratedStore) -> None:
 
 
 def _missing_donors(path: Location, store: CuratedStore) -> Iterator[str]:
-    """Yield the path inside a virtual set of each object of its donors that is missing."""
+    """Yield the path of each missing object of a virtual set's donors."""
     if store.virtual:
         donors = DonorStore.find(path, DONORS)
         names = [METADATA] if donors is None else donors.missing_objects()

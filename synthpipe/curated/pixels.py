@@ -1,4 +1,4 @@
-"""The pixels of a curated set, wherever they come from, and those that its arrays store."""
+"""The interface to the pixels of a curated set, and the pixels that a set stores."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class Pixels(Protocol):
     def read(
         self, samples: Sequence[int], images: Image | None = None, masks: Mask | None = None
     ) -> tuple[Image, Mask]:
-        """Return images (n, H, W, 3) and masks (n, H, W) of samples, in C-contiguous arrays that may be given."""
+        """Return images (n, H, W, 3) and masks (n, H, W) of samples; fill C-contiguous arrays if they are given."""
 
     def read_masks(self, samples: Sequence[int]) -> Mask:
         """Return the masks (n, H, W) of samples."""
 
     def load(self) -> None:
-        """Load the data that forked processes can share, if there are any."""
+        """Load all data that forked processes can share."""
 
 
 class StoredPixels:

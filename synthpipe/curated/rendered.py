@@ -1,4 +1,4 @@
-"""The pixels of a virtual curated set, which are rendered from its donors. This module loads the compiled kernels."""
+"""Render the pixels of a virtual curated set from its donors. This module loads the compiled kernels."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def read_gallery(
     verdicts: NDArray[np.uint8],
     p_real: NDArray[np.float32],
 ) -> Iterator[GalleryComposite]:
-    """Yield the candidates with these indices, as far as their recipes and pixels can be had without the patches.
+    """Yield the candidates with these indices whose recipes and pixels are known without the patches.
 
     Candidates whose recipe is not stored are left out, and virtual candidates with donors that the curated set lacks.
 

@@ -161,7 +161,7 @@ def open_composites(path: Location) -> StoredComposites:
 
 
 def _open_store(path: Location) -> StoredComposites:
-    """Open the composites of a group of a run, or of a curated set anywhere."""
+    """Open the composites of a Zarr group of a run, or of a curated set outside a run."""
     store = Store.open(path)
     if "strategy" in store.attributes:
         return StoredComposites(CompositeStore.open(path), RunDirectory(path.absolute().parent.parent).curated)

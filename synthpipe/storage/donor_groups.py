@@ -28,7 +28,7 @@ def read_donor_groups(store: Store, chosen: Chosen) -> NDArray[np.int32]:
 
 
 def donor_group_columns(store: Store, groups: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-    """Return the array by which a store holds donor groups, with its name; `groups` are as `read_donor_groups` returns.
+    """Return the name and the samples of the array that stores `groups`, the result of `read_donor_groups`.
 
     A step of 0 means that no group follows; the first step is the first number and 1.
     """
@@ -40,5 +40,5 @@ def donor_group_columns(store: Store, groups: NDArray[np.int32]) -> dict[str, ND
 
 
 def bytes_of_step(groups: int) -> int:
-    """Return the bytes that a step between two of so many groups needs."""
+    """Return the number of bytes of each step in a set with `groups` groups."""
     return max(1, (groups.bit_length() + 7) // 8)

@@ -1,4 +1,4 @@
-"""The donors of a virtual curated set: a table of all donors, and the packed pixels that its composites need."""
+"""The donors of a virtual curated set: a table of all donors, and the packed pixels of some."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ class DonorTable:
 
     @classmethod
     def of(cls, donors: Sequence[PatchRef], numbers: Collection[int], canvas: tuple[int, int] | None) -> DonorTable:
-        """Return the table of the donors of a catalog; `numbers` are the positions of those to store."""
+        """Return the table of a catalog's donors; `numbers` are the indices of the donors to store."""
         order = sorted(range(len(donors)), key=lambda number: (number not in numbers, number))
         records = (donors[number] for number in order)
         table = (StoredDonor(each.id, each.classes[0], each.height, each.width, each.group) for each in records)
         return cls(tuple(table), len(numbers), canvas)
 
     def parts(self) -> Iterator[tuple[StoredDonor, bool]]:
-        """Yield each stored donor with False, then with True each one that is also stored resized to the canvas."""
+        """Yield (donor, False) for each stored donor, then (donor, True) for each copy that has the canvas's size."""
         stored = self.donors[: self.stored]
         yield from ((donor, False) for donor in stored)
         yield from ((donor, True) for donor in stored if self.canvas and donor.size != self.canvas)
@@ -116,7 +116,7 @@ class DonorStore(Store):
 
     @classmethod
     def create(cls, path: Location | None, table: DonorTable, store: StoreSection) -> DonorStore:
-        """Create the group in the curated set at `path`, or in memory to compare with; it must not hold other donors.
+        """Create the group in the curated set at `path`, or in memory if `path` is None. It must not hold other donors.
 
         `store` gives the level of compression.
         """
@@ -174,7 +174,7 @@ class DonorStore(Store):
             self._opened.clear()
 
     def write_pixels(self, shard: int, pixels: PackedPixels) -> None:
-        """Store one shard of the pixels; a shorter one is filled up with zeros."""
+        """Store one shard of the pixels; fill a short one up with zeros."""
         whole = np.zeros(PIXELS_IN_SHARD, np.uint32)
         whole[: len(pixels)] = pixels
         shards.write_shard(self._array(_PIXELS), shard, whole.reshape(-1, _ROW))

@@ -77,12 +77,12 @@ class Store:
 
     @property
     def virtual(self) -> bool:
-        """Whether the store has no pixels, since they can be rendered again."""
+        """Whether the store has no images and masks."""
         return bool(self.attributes.get("pixels") == "virtual")
 
     @property
     def written(self) -> Mapping[str, schema.ArraySpec]:
-        """The arrays of which a shard is written at once, in this order; a complete shard is in all of them."""
+        """The arrays of the store that are written together, in order; a complete shard is stored in all of them."""
         attributes = self.attributes
         return schema.written_arrays(
             self.arrays, attributes.get("pixels", "stored"), bool(attributes.get("recipes", True))

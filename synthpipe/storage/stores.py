@@ -169,7 +169,7 @@ class CuratedStore(Store):
         return {key: value for key, value in self.attributes.items() if key not in _VIRTUAL}
 
     def create_stored(self, path: Location, pipeline: Pipeline) -> CuratedStore:
-        """Create or lengthen the set that has the composites of this virtual set with pixels; `pipeline` made them."""
+        """Create or lengthen a copy of this virtual set that stores pixels; `pipeline` made the composites."""
         attributes = self.stored_attributes()
         _, uses = self.sizes("group_steps")
         return CuratedStore.create(path, attributes, _sizes(pipeline, self.length(), uses), pipeline.store)
@@ -193,7 +193,7 @@ def composite_settings(pipeline: Pipeline, purpose: str) -> StoreSection:
 
 
 def _left_out(store: StoreSection) -> dict[str, Any]:
-    """Return the attributes of a group that leaves out pixels or recipes; empty for one that has both."""
+    """Return the attributes by which a group says that it leaves out pixels or recipes."""
     return store.model_dump(mode="json", include={"pixels", "recipes"})
 
 

@@ -26,7 +26,7 @@ from synthpipe.verification.file_checks import error_finding
 def expected_donors(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, used: NDArray[np.bool_], required: bool
 ) -> tuple[ExpectedGroup | None, Fault | None]:
-    """Return the expected group of donors, or the fault that its table has; neither if it does not exist yet.
+    """Return the expected group of donors, or the fault of its table; return neither if the group does not exist yet.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def expected_donors(
 
 
 def check_donor_pixels(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, count: int) -> Iterator[Fault]:
-    """Decode at most `count` donors again, which are drawn at random, and compare them with the stored pixels."""
+    """Decode at most `count` random donors again, and compare them with the stored pixels."""
     store = DonorStore.open(run.curated, DONORS)
     table, pixels = store.table, store.read_pixels()
     patches = {patch.id: patch for patch in catalog.donors}

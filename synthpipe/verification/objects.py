@@ -152,7 +152,7 @@ def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: Co
 def _check_rendering(
     index: int, recipe: Recipe | None, position: int, samples: Samples, check: CompositeCheck
 ) -> Iterator[Finding]:
-    """Render a composite again, and compare all that is stored of it."""
+    """Render a composite again and compare it with the stored arrays."""
     try:
         result = check.rerender(index, recipe)
     except ValueError as error:

@@ -23,9 +23,9 @@ from synthpipe.verification.rendering import open_rerender
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A composite that was rendered again, the donors of its pixels, and whether all that is stored of it is equal.
+    """A composite that was rendered again, its donors, and whether it equals the stored arrays.
 
-    Of a virtual composite, the pixels of each class are stored.
+    A virtual composite is compared by its number of pixels of each class.
     """
 
     composite: Composite
@@ -93,7 +93,7 @@ def replay(
 
 
 def _sampled(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, index: int) -> Recipe:
-    """Sample the recipe of a candidate, which may draw any donor: all are decoded."""
+    """Sample the recipe of a candidate; decode all donors, since sampling may draw any of them."""
     with open_rerender(run, pipeline, catalog, frozenset(), lambda count: None) as rerender:
         made = rerender(strategy, "candidate", index, None)
     assert made is not None  # nosec B101 # for mypy: no donor is said to have changed

@@ -270,7 +270,7 @@ class _Verification:
     def _expected_donors(
         self, kept: Mapping[Strategy, Kept], pipeline: Pipeline, catalog: Catalog
     ) -> ExpectedGroup | None:
-        """Return the expected donors of a virtual curated set, if they can be told from the catalog and its table."""
+        """Return the expected donors of a virtual curated set; return None if their table has a fault."""
         used = used_donors(self.run, kept, len(catalog.donors), pipeline.store.shard)
         group, fault = expected_donors(self.run, pipeline, catalog, used, self.finished)
         self.faults += filter(None, (fault,))

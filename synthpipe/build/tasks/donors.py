@@ -18,7 +18,7 @@ from synthpipe.storage.schema import DONORS
 
 @dataclass(frozen=True, slots=True)
 class DonorTask:
-    """One shard of the pixels of donors; `table` lists the donors in the order in which they are stored."""
+    """One shard of the donors' pixels; `table` lists the donors in the order of storage."""
 
     job: Job
     table: DonorTable

@@ -68,7 +68,7 @@ def render_shard(task: ShardTask) -> int:
 
 @contextmanager
 def _pixels_of(writers: Mapping[str, ShardWriter], count: int, canvas: tuple[int, int]) -> Iterator[tuple[Image, Mask]]:
-    """Yield arrays for the images and masks of a block: in the writers, or in memory where no pixels are stored."""
+    """Yield arrays for the images and masks of a block: memory of the writers, or memory that is not stored."""
     if "image" not in writers:
         yield np.empty((count, *canvas, 3), np.uint8), np.empty((count, *canvas), np.uint8)
         return
@@ -77,7 +77,7 @@ def _pixels_of(writers: Mapping[str, ShardWriter], count: int, canvas: tuple[int
 
 
 class Columns:
-    """The recipes, class pixels and donors of composites, which are collected while these are rendered.
+    """Collect the recipes, class pixels and donors of composites while the composites are rendered.
 
     Parameters
     ----------
@@ -109,13 +109,13 @@ class Columns:
             count_classes(mask.reshape(-1), pixels)
 
     def arrays(self, start: int, stop: int) -> dict[str, Samples]:
-        """Return the columns from composite `start` to composite `stop`, counted in the order of rendering."""
+        """Return the columns of the composites from position `start` to position `stop` in the order of rendering."""
         part = slice(start, stop)
         found: dict[str, Samples] = {"class_pixels": self._class_pixels[part], "donors": self._donors[part]}
         return {"recipe": self._recipes[part], **found} if self._with_recipes else found
 
     def _sample_all(self, indices: Sequence[int]) -> list[Recipe]:
-        """Sample composites; an error gets a note that names the composite."""
+        """Sample composites; add the name of the composite to an error."""
         block: list[Recipe] = []
         try:
             for index in indices:
@@ -126,7 +126,7 @@ class Columns:
         return block
 
     def _render_all(self, block: list[Recipe], images: Image, masks: Mask) -> None:
-        """Render composites; an error gets a note with the composite and its recipe."""
+        """Render composites; add the name of the composite and its recipe to an error."""
         number = 0
         try:
             for number, (recipe, image, mask) in enumerate(zip(block, images, masks, strict=True)):  # noqa: B007
@@ -149,7 +149,7 @@ def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -
 
 
 def equals_stored(task: ShardTask) -> bool:
-    """Render the first composite of a shard again; return whether all that is stored of it is equal."""
+    """Render the first composite of a shard again; return whether it equals the stored arrays."""
     store, index = CompositeStore.open(task.store, task.strategy), task.shard * task.job.pipeline.store.shard
     columns, canvas = Columns(task.job, task.strategy, task.purpose, 1), task.job.pipeline.canvas
     images, masks = np.empty((1, *canvas, 3), np.uint8), np.empty((1, *canvas), np.uint8)
