@@ -54,11 +54,15 @@ demo: install
 	@echo "The commands are in $(BIN). Try: $(BIN)/synthpipe replay $(RUN) bezier 0 -o bezier-0.png"
 	@echo "make demo-training trains a network on it, and compares it with image labels alone and with true masks."
 
-# trains a network on the demo's composites, on image labels alone, and on true masks; compares them on the same images
+# trains a network on the demo's composites, predicts the masks of real patches with it, and trains on both; compares the two
+# with networks that were trained on image labels alone and on true masks
+PHANTOM := --real data/phantom --val data/phantom/2.validation --config demo
 demo-training: install
-	$(BIN)/synthpipe train $(RUN) --real data/phantom --val data/phantom/2.validation --config demo -o $(RUN)/segmentation
-	$(BIN)/synthpipe baseline $(RUN) --real data/phantom --masks data/phantom/masked --val data/phantom/2.validation \
-		--data data/phantom/3.testing --config demo --compare $(RUN)/segmentation -o $(RUN)/baseline
+	$(BIN)/synthpipe train $(RUN) $(PHANTOM) -o $(RUN)/segmentation
+	$(BIN)/synthpipe pseudo-label $(RUN)/segmentation --real data/phantom -o $(RUN)/pseudo.zarr
+	$(BIN)/synthpipe train $(RUN) $(RUN)/pseudo.zarr $(PHANTOM) -o $(RUN)/round-2
+	$(BIN)/synthpipe baseline $(RUN) $(PHANTOM) --masks data/phantom/masked --data data/phantom/3.testing \
+		--compare $(RUN)/segmentation --compare $(RUN)/round-2 -o $(RUN)/baseline
 
 # runs docs/explore.ipynb on the demo and stores the outputs in it
 notebook: install

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import shutil
 import time
@@ -16,7 +18,7 @@ import torch
 
 from benchmarks.datacomp.rows import ROWS, Predict, Samples
 from benchmarks.datacomp.sets import DataSet
-from benchmarks.datacomp.trainer import Trainer, fit, measure, predict
+from benchmarks.datacomp.trainer import Network, Trainer, fit, measure, predict
 from synthpipe.config.fields import differences
 from synthpipe.core.errors import ConfigError
 from synthpipe.core.records import Image, Mask
@@ -137,25 +139,46 @@ class Bench:
         shutil.rmtree(run, ignore_errors=True)
 
     def _predictor(self, trainer: Trainer, seed: int, threads: int, samples: Samples) -> Predict:
-        torch.set_num_threads(threads)
-        network, _ = fit(trainer, samples, self._images["validation"], len(self.data.description.taxonomy), seed)
-        return partial(predict, network)
+        return partial(predict, self._fitted(trainer, samples, seed, threads)[0])
+
+    def _fitted(self, trainer: Trainer, samples: Samples, seed: int, threads: int) -> tuple[Network, dict[str, Any]]:
+        """Return a trained network, with its validation scores and the seconds of its training.
+
+        An equal training that was done before gives its weights: self-training repeats the trainings of other rows.
+        """
+        torch.set_num_threads(threads)  # the filter's training has changed it
+        key = json.dumps([trainer.identity(), self.data.digests, seed, threads, versions()], sort_keys=True)
+        digest = hashlib.sha256(key.encode())
+        for each in samples:
+            digest.update(each.tobytes())
+        path, classes = self.runs / "networks" / f"{digest.hexdigest()}.pt", len(self.data.description.taxonomy)
+        if path.exists():
+            network = Network(trainer, classes)
+            weights, about = torch.load(path, weights_only=True)
+            network.load_state_dict(weights)
+            return network, about
+        start = time.monotonic()
+        network, scores = fit(trainer, samples, self._images["validation"], classes, seed)
+        about = {"validation": scores, "seconds": round(time.monotonic() - start)}
+        with io.BytesIO() as file:
+            torch.save((network.state_dict(), about), file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, file.getvalue())
+        return network, about
 
     def _train(self, cell: Cell, trainer: Trainer, samples: Samples, made: float, threads: int) -> None:
-        torch.set_num_threads(threads)  # the filter's training has changed it
         taxonomy = self.data.description.taxonomy
-        start = time.monotonic()
-        network, looked = fit(trainer, samples, self._images["validation"], len(taxonomy), cell.seed)
+        network, about = self._fitted(trainer, samples, cell.seed, threads)
         confusions, boundaries = measure(network, self._images["test"], len(taxonomy))
         result = {
             "cell": vars(cell),
             "made by": self.identity(cell, trainer),
             "classes": taxonomy.names,
             "samples": len(samples.masks),
-            "validation": looked,
+            "validation": about["validation"],
             "confusions": confusions.tolist(),
             "boundaries": boundaries.tolist(),
-            "seconds": {"samples": round(made), "training": round(time.monotonic() - start)},
+            "seconds": {"samples": round(made), "training": about["seconds"]},
             "threads": threads,
             "versions": versions(),
         }

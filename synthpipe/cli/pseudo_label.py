@@ -34,7 +34,9 @@ _batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_de
 @click.option(
     "--keep",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Share of the pixels of each class that keep it, in patches of several; the unsure ones are ignored [all].",
+    default=0.6,
+    show_default=True,
+    help="In patches of several classes, the share of each class's pixels that keep their class; the others are ignored.",
 )
 @MAX_PIXELS_OPTION
 def pseudo_label(
@@ -45,24 +47,24 @@ def pseudo_label(
     glass: bool,
     device: str | None,
     batch: int,
-    keep: float | None,
+    keep: float,
     most: int,
 ) -> None:
     """Predict the masks of real patches, to train on.
 
-    CHECKPOINT is a file, or the folder of a training, whose best.ckpt it stands for. `synthpipe train` takes the store
-    that is written beside the composites. The mean over flips and rotations is taken where the canvas is a square;
-    classes that a patch's label excludes are suppressed, patches of one class are filled with it, and glass is ignored.
-    If the same command is given again, it resumes.
+    CHECKPOINT is a file, or the folder of a training with its best.ckpt. Give the written store to `synthpipe train`
+    beside the composites: on GlaS, such a second training gains more than any choice of composites (docs/datacomp.md).
 
-    --keep 0.6 is worth trying: the classes of a label are brought to equal shares of all patches first, so that a class
-    that the network seldom predicts is not lost; then the surest pixels of each class keep it.
+    Predictions are means over flips and rotations if the canvas is a square. A patch of one class is filled with it.
+    In other patches, only classes of the label are predicted: they are first brought to equal shares over all patches,
+    so no class is lost that the network seldom predicts, and then the surest pixels of each class keep it. Glass and
+    unsure pixels are ignored. Run the same command again to resume.
 
     \b
     Examples:
       synthpipe pseudo-label runs/demo/segmentation --real data/phantom -o runs/demo/pseudo.zarr
       synthpipe pseudo-label runs/bcss/stage-1 --real /data/BCSS-WSSS -o runs/bcss/pseudo.zarr
-      synthpipe pseudo-label runs/glas/stage-1 --real glas-tiles -o runs/glas/pseudo.zarr --no-glass --keep 0.6
+      synthpipe pseudo-label runs/glas/stage-1 --real glas-tiles -o runs/glas/pseudo.zarr --no-glass
     """
     claim(output, PSEUDO_LABELLED)
 
