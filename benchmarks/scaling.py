@@ -60,19 +60,16 @@ _DISK = 10e9  # bytes per second that a parallel file system writes: assumed
 _LATENCY, _REQUESTS = 0.04, 10  # seconds per request to an object store, and concurrent requests: assumed
 
 
-def no_work(task: ShardTask) -> int:
+def no_work(worker: object, task: ShardTask) -> int:
     """Return the result of a render task without rendering."""
-    size: int = task.job.pipeline.store.shard
-    return size
+    return task.shard
 
 
 def measure(count: int, workers: int) -> dict[str, Any]:
     """Run `count` tasks without work; return the seconds, and the driver's CPU seconds and resident memory."""
-    pipeline = pipeline_file.load(_PIPELINE)
-    job = Job(pipeline, RunDirectory(Path("runs/scaling")), BankLocation("none"))
     memory = []
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
-        tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
+        tasks = (ShardTask("mosaic", "candidate", number) for number in range(count))
         start, cpu = time.perf_counter(), time.process_time()
         for done, _ in enumerate(cluster.run(no_work, tasks), 1):
             if done % (count // _POINTS) == 0:
@@ -99,11 +96,10 @@ def measure_encryption(count: int, workers: int, rounds: int) -> list[dict[str, 
 
 
 def _timed_tasks(count: int, workers: int) -> tuple[float, dict[str, float]]:
-    job = Job(pipeline_file.load(_PIPELINE), RunDirectory(Path("runs/scaling")), BankLocation("none"))
     with open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster:
         cluster.client.wait_for_workers(workers)
         ready, cpu = time.perf_counter(), time.process_time()
-        tasks = (ShardTask(job, "mosaic", "candidate", number) for number in range(count))
+        tasks = (ShardTask("mosaic", "candidate", number) for number in range(count))
         for _ in cluster.run(no_work, tasks):
             pass
         seconds, cpu = time.perf_counter() - ready, time.process_time() - cpu

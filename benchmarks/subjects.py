@@ -26,7 +26,7 @@ from benchmarks.baselines import PngDataset, render_from_files, write_durably, w
 from benchmarks.measure import Rate, Subject, one_core, rates, ratios
 from benchmarks.memory import of_this_process
 from benchmarks.reference import render_plainly
-from synthpipe.build.tasks import Job, ShardTask, open_donors, render_shard
+from synthpipe.build.tasks import Job, ShardTask, WorkerState, render_shard
 from synthpipe.compose import Donors, donor_uses, render, sample
 from synthpipe.config.pipeline import Codec, Pipeline
 from synthpipe.core.records import STRATEGIES, Mask, Strategy
@@ -158,13 +158,14 @@ def storing(bench: Bench) -> Iterator[Row]:
     for strategy in bench.pipeline.strategies:
         job = bench.job(f"store-{strategy}")
         _create(job, strategy, shard)
-        render_shard(task := ShardTask(job, strategy, "candidate", 0))
+        worker, task = WorkerState(job), ShardTask(strategy, "candidate", 0)
+        render_shard(worker, task)
         group = open_group(job.run.candidates, strategy)
         paths = [object_path(array(group, name), 0) for name in CANDIDATE_ARRAYS]
         data = {bench.scratch / "files" / f"bare-{number}": path.read_bytes() for number, path in enumerate(paths)}
 
-        def stage(task: ShardTask = task) -> None:
-            render_shard(task)
+        def stage(worker: WorkerState = worker, task: ShardTask = task) -> None:
+            render_shard(worker, task)
 
         def write(data: Mapping[Path, bytes] = data) -> None:
             for path, payload in data.items():
@@ -187,7 +188,7 @@ def storing(bench: Bench) -> Iterator[Row]:
                 write_files(render_from_files(recipe, patches), bench.scratch / "files")
 
         with one_core():
-            Prepared(bench.bank).prepare()
+            cv2.setNumThreads(1)
             found = rates(
                 {
                     "ours": Subject(shard, stage, remove),
@@ -284,9 +285,10 @@ def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
             _create(job, "mosaic", shard * (bench.rounds + 1))
             numbers = iter(range(bench.rounds + 1))
             dataset: list[Any] = []
+            worker = WorkerState(job)
 
-            def write(job: Job = job, numbers: Iterator[int] = numbers) -> None:
-                render_shard(ShardTask(job, "mosaic", "candidate", next(numbers)))
+            def write(worker: WorkerState = worker, numbers: Iterator[int] = numbers) -> None:
+                render_shard(worker, ShardTask("mosaic", "candidate", next(numbers)))
 
             def read(job: Job = job, dataset: list[Any] = dataset, kind: str = kind) -> None:
                 from synthpipe.storage.samples import SampleReader
@@ -296,7 +298,8 @@ def codecs(bench: Bench) -> Iterator[dict[str, Any]]:
                     reader[index]
 
             with one_core():
-                Prepared(bench.bank).prepare()
+                cv2.setNumThreads(1)
+                _ = worker.donors  # maps the bank
                 found = rates({"write": Subject(shard, write), "read": Subject(shard, read)}, bench.rounds)
             stored = object_path(array(open_group(job.run.candidates, "mosaic"), kind), 0)
             whole = shard * np.prod(pipeline.canvas) * (3 if kind == "image" else 1)
@@ -324,8 +327,8 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
     shard = bench.pipeline.store.shard
     job = bench.job("memory")
     _create(job, "mosaic", 8 * shard)
-    with _cluster(bench, 2) as cluster:
-        for _ in cluster.run(render_shard, [ShardTask(job, "mosaic", "candidate", n) for n in range(8)]):
+    with _cluster(job, 2) as cluster:
+        for _ in cluster.run(render_shard, [ShardTask("mosaic", "candidate", n) for n in range(8)]):
             pass
         processes = cluster.client.run(of_this_process, str(bench.bank.directory))
     canvas = bench.pipeline.canvas if bench.pipeline.bezier else None
@@ -336,28 +339,29 @@ def worker_memory(bench: Bench) -> dict[str, Any]:
 class Prepared:
     """A worker setup that opens the donor bank of the benchmark."""
 
-    bank: BankLocation
+    job: Job
 
     @property
     def key(self) -> str:
-        return self.bank.name
+        return self.job.bank.name
 
     def problems(self) -> list[str]:
         return []
 
-    def prepare(self, on_steps: Callable[[int], None] = lambda steps: None) -> None:
+    @contextmanager
+    def prepared(self, on_steps: Callable[[int], None]) -> Iterator[WorkerState]:
+        """Keep the bank: it is removed with the benchmark's folder."""
         cv2.setNumThreads(1)
-        open_donors(self.bank)
-
-    def release(self) -> None:
-        """Do nothing: the bank is removed with the benchmark's folder."""
+        state = WorkerState(self.job)
+        _ = state.donors  # maps the bank
+        yield state
 
 
 @contextmanager
-def _cluster(bench: Bench, workers: int) -> Iterator[DaskExecutor]:
+def _cluster(job: Job, workers: int) -> Iterator[DaskExecutor]:
     with (
         open_cluster(ClusterSettings(Local(workers)), Demand(), lambda message: None) as cluster,
-        cluster.prepared(Prepared(bench.bank), lambda steps: None),
+        cluster.prepared(Prepared(job), lambda steps: None),
     ):
         yield cluster
 
@@ -383,8 +387,8 @@ def _cluster_rate(bench: Bench, strategy: Strategy, shards: int, count: int, nam
     """Return the shards per second of a warm cluster, which has made the same shards before."""
     job = bench.job(name)
     _create(job, strategy, shards * bench.pipeline.store.shard)
-    tasks = [ShardTask(job, strategy, "candidate", number) for number in range(shards)]
-    with _cluster(bench, count) as cluster:
+    tasks = [ShardTask(strategy, "candidate", number) for number in range(shards)]
+    with _cluster(job, count) as cluster:
         for _ in cluster.run(render_shard, tasks):
             pass
         for path in job.run.candidates.rglob("c.*"):

@@ -13,7 +13,7 @@ from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.filtering import rate
 from benchmarks.gpu.part_results import PartResults
 from benchmarks.gpu.watching import watched
-from synthpipe.build.tasks import Job, ScoreTask, score_shards
+from synthpipe.build.tasks import Job, ScoreTask, WorkerState, score_shards
 from synthpipe.filtering.scoring import Scorer
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import array, open_group
@@ -31,11 +31,13 @@ def scoring(bench: Bench, found: PartResults) -> None:
     images = SampleReader(array(open_group(job.run.candidates, "mosaic"), "image"))
     shards = tuple(range(len(images) // bench.scale.shard))
     stored = _scores(job, sha256, shards)  # warms up
+    worker = WorkerState(job)
+    worker.scorer("mosaic")
     seconds = []
     with watched(bench.device) as row:
         for _ in range(_ROUNDS if bench.on_gpu else 1):
             start = time.perf_counter()
-            score_shards(ScoreTask(job, "mosaic", shards))
+            score_shards(worker, ScoreTask("mosaic", shards))
             seconds.append(time.perf_counter() - start)
     scorer = Scorer.load(job.run.weights("mosaic"))
     some = images.read_many(range(min(len(images), batch)))
@@ -62,8 +64,9 @@ def _scores(job: Job, sha256: str, *tasks: tuple[int, ...]) -> NDArray[np.float3
     store = CompositeStore.open(job.run.candidates, "mosaic", writable=True)
     count = sum(map(len, tasks)) * job.pipeline.store.shard
     store.extend_scores(job.pipeline, count, sha256)
+    worker = WorkerState(job)
     for shards in tasks:
-        score_shards(ScoreTask(job, "mosaic", shards))
+        score_shards(worker, ScoreTask("mosaic", shards))
     return np.asarray(store.scores(slice(0, count)))
 
 

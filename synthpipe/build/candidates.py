@@ -59,7 +59,7 @@ def make_filters(state: BuildState) -> None:
             state.reporter.stage("filter training, steps", steps) as advance,
             state.executor.announced(advance),
         ):
-            tasks = [TrainTask(state.job, strategy, state.catalog.access) for strategy in missing]
+            tasks = [TrainTask(strategy, state.catalog.access) for strategy in missing]
             for notes in state.executor.run(train, tasks, gpu=True):
                 for note in notes:
                     state.reporter.note(note)
@@ -104,13 +104,12 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
 def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int) -> None:
     """Render the missing shards of the first `count` composites. With a filter, `_score` renders virtual candidates."""
     pipeline, store = state.pipeline, state.pipeline.store
-    path = state.run.training if purpose == "filter" else state.run.candidates
-    uses = donor_uses(pipeline, strategy)
+    path, uses = state.job.composites(purpose), donor_uses(pipeline, strategy)
     created = CompositeStore.create(path, pipeline, strategy, purpose, count, uses)
     if created.virtual and pipeline.filter.enabled:
         return
     missing = created.missing_shards(count)
-    tasks = (ShardTask(state.job, strategy, purpose, shard) for shard in missing)
+    tasks = (ShardTask(strategy, purpose, shard) for shard in missing)
     title = f"{strategy} {purpose} composites"
     with state.reporter.stage(title, planned_in(missing, count, store.shard)) as advance:
         for shard in state.executor.run(render_shard, tasks):
@@ -132,8 +131,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
     missing = candidates.missing_shards(count, "p_real", *columns)
     together = math.ceil(_SCORED_ON_GPU / store.shard) if state.executor.uses_gpus() else 1
     tasks = (
-        ScoreTask(state.job, strategy, tuple(missing[first : first + together]))
-        for first in range(0, len(missing), together)
+        ScoreTask(strategy, tuple(missing[first : first + together])) for first in range(0, len(missing), together)
     )
     scored = accepted = 0
     with state.reporter.stage(f"{strategy} scores", planned_in(missing, count, store.shard)) as advance:

@@ -51,11 +51,11 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
         The message lists the packages whose versions differ.
     """
     run = state.run
-    paths: dict[Purpose, Location] = {"candidate": run.candidates, "filter": run.training}
+    purposes: tuple[Purpose, ...] = ("candidate", "filter")
     tasks, avoided = [], set(map(str, broken))
-    for purpose, path in paths.items():
+    for purpose in purposes:
         for strategy in state.pipeline.strategies:
-            store = CompositeStore.find(path, strategy)
+            store = CompositeStore.find(state.job.composites(purpose), strategy)
             if store is None or not store.has(store.last):
                 continue
             sound = (
@@ -63,7 +63,7 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
                 for shard in sorted(store.complete_shards())
                 if avoided.isdisjoint(str(store.object(name, shard).absolute()) for name in store.written)
             )
-            tasks += [ShardTask(state.job, strategy, purpose, shard) for shard in islice(sound, 1)]
+            tasks += [ShardTask(strategy, purpose, shard) for shard in islice(sound, 1)]
     if all(state.executor.run(equals_stored, tasks)):
         return
     before, here = run.read()["versions"], versions(state.pipeline.filter.enabled)

@@ -65,7 +65,7 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
     if pipeline.filter.enabled:
         _remove_stale(state, target, kept)
     missing = target.missing_shards(count)
-    tasks = (CuratedTask(state.job, shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
+    tasks = (CuratedTask(shard, part_of(kept, shard * size, (shard + 1) * size)) for shard in missing)
     with state.reporter.stage("curated set", planned_in(missing, count, size)) as advance:
         for copied in state.executor.run(write_curated_shard, tasks):
             advance(copied)
@@ -83,7 +83,7 @@ def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept], is_new: bool
         store.remove()
     store = DonorStore.create(path, table, state.pipeline.store)
     missing = store.missing_shards(table.rows())
-    tasks = (DonorTask(state.job, table, shard) for shard in missing)
+    tasks = (DonorTask(table, shard) for shard in missing)
     with state.reporter.stage("donors of the curated set", len(missing)) as advance:
         for _ in state.executor.run(write_donors, tasks):
             advance(1)
@@ -92,7 +92,8 @@ def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept], is_new: bool
 def donor_table(state: BuildState, kept: Mapping[Strategy, Kept]) -> DonorTable:
     """Return the donors of a virtual curated set: those that composites use, and those that sampling may reject."""
     pipeline, donors = state.pipeline, state.catalog.donors
-    (rejectable,) = state.executor.run(rejectable_donors, [state.job])
+    glass = [pipeline.glass] if pipeline.glass else []
+    rejectable = [number for numbers in state.executor.run(rejectable_donors, glass) for number in numbers]
     used = used_donors(state.run, kept, len(donors), pipeline.store.shard)
     numbers = frozenset(np.flatnonzero(used).tolist()).union(rejectable)
     return DonorTable.of(donors, numbers, pipeline.canvas if pipeline.bezier else None)

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from uuid import uuid4
 
 import cv2
 
-from synthpipe.build.tasks import Job, open_donors, real_patches, release_donors
+from synthpipe.build.tasks import Job, WorkerState, open_worker_state, real_patches
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import SynthpipeError
 from synthpipe.core.packages import TORCH, absent, require_filter
@@ -29,16 +27,13 @@ from synthpipe.files.writing import write_atomically
 from synthpipe.patches.bank import bank_bytes, build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.patches.pixels import read_pixels
-from synthpipe.patches.shared_bank import BankLocation, HeldBank, hold_bank, name_bank
+from synthpipe.patches.shared_bank import BankLocation, name_bank
 from synthpipe.runtime import ClusterSettings, Demand, Local
 from synthpipe.storage.run import versions
 
 _TORCH_BYTES = 2 << 30
 _SECONDS_TO_APPEAR = 10.0  # file systems of a cluster show new files late
 _SECONDS_BETWEEN_NEWS = 0.2
-_HELD: dict[BankLocation, HeldBank] = {}  # by this process
-_USERS: defaultdict[BankLocation, set[str]] = defaultdict(set)  # keys of the builds that use each
-_PREPARING = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +73,13 @@ class BuildWorkerSetup:
         """Return, on a worker, the differences from the driver that keep it from taking part."""
         return [*self._no_packages(), *self._other_versions(), *self._no_run(), *self._no_patches()]
 
-    def prepare(self, on_donors: Callable[[int], None]) -> None:
-        """Get this worker process ready: OpenCV on one thread, the node's donor bank built and mapped.
+    def prepared(self, on_donors: Callable[[int], None]) -> AbstractContextManager[WorkerState]:
+        """Get this worker process ready for the block: OpenCV on one thread, the node's donor bank built and mapped.
 
         `on_donors` is called with the number of donors done since its last call.
         """
         cv2.setNumThreads(1)
-        bank = self.job.bank
-        with _PREPARING:
-            _USERS[bank].add(self.key)
-            if bank not in _HELD:
-                _HELD[bank] = hold_bank(bank, partial(_build, self, on_donors))
-            open_donors(bank)
-
-    def release(self) -> None:
-        """Release the bank unless another build uses it here; the last process of the node removes it."""
-        bank = self.job.bank
-        with _PREPARING:
-            _USERS[bank].discard(self.key)
-            if not _USERS[bank] and (held := _HELD.pop(bank, None)):
-                release_donors()
-                held.release()
+        return open_worker_state(self.job, partial(_build, self, on_donors))
 
     def _no_packages(self) -> Iterator[str]:
         try:
@@ -157,7 +138,8 @@ def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, share
     glass = pipeline.glass.model_dump(mode="json") if pipeline.glass else None
     canvas = pipeline.canvas if pipeline.bezier else None
     paths = [patch.path for patch in catalog.donors]
-    name = name_bank(catalog.digest, paths, glass, pipeline.taxonomy.background, canvas, versions())
+    own = () if shared else (uuid4().hex,)  # two builds of one process have two banks too
+    name = name_bank(catalog.digest, paths, glass, pipeline.taxonomy.background, canvas, versions(), *own)
     return BankLocation(name, scratch, shared)
 
 

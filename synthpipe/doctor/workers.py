@@ -61,5 +61,5 @@ def dask() -> Finding:
         return Finding("Dask", "wrong", f"no worker: {error}", cure)
 
 
-def _process_id(_: None) -> int:
+def _process_id(*_: object) -> int:
     return os.getpid()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -82,24 +80,3 @@ class Scorer:
             logits = infer(self.network, fill, count, size, batch)
             found: NDArray[np.float32] = logits.softmax(1)[:, REAL].cpu().numpy()
         return found
-
-
-def load_scorer(path: Location, threads: int = 1, mixed: bool = False) -> Scorer:
-    """Return the scorer of a file of weights; a process caches the last two it used and reloads changed files."""
-    return _cached(path, threads, mixed, _identity(path))
-
-
-@lru_cache(maxsize=2)
-def _cached(path: Location, threads: int, mixed: bool, identity: tuple[int | str, ...]) -> Scorer:
-    return Scorer.load(path, threads=threads, mixed=mixed)
-
-
-def _identity(path: Location) -> tuple[int | str, ...]:
-    """Return values that change when another file replaces this one; an empty tuple if the file cannot be read."""
-    try:
-        if not isinstance(path, Path):
-            return (path.fs.ukey(path.path),)
-        stat = path.stat()
-    except OSError:
-        return ()
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns

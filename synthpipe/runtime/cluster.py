@@ -92,9 +92,9 @@ class DaskExecutor:
         return use == "cuda" or (use == "auto" and self.pool.snapshot(fresh=True).slots(gpu=True) > 0)
 
     def run(
-        self, function: Callable[[Argument], Result], arguments: Iterable[Argument], gpu: bool = False
+        self, function: Callable[[Any, Argument], Result], arguments: Iterable[Argument], gpu: bool = False
     ) -> Iterator[Result]:
-        """Yield ``function(argument)`` for every argument, in order of completion; see `Executor.run`.
+        """Yield ``function(state, argument)`` for every argument, in order of completion; see `Executor.run`.
 
         Raises
         ------

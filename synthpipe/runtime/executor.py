@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 Argument = TypeVar("Argument")
 Result = TypeVar("Result")
@@ -20,11 +20,11 @@ class WorkerSetup(Protocol):
     def problems(self) -> list[str]:
         """List why this worker cannot take part; the list is empty if it can."""
 
-    def prepare(self, on_steps: Callable[[int], None]) -> None:
-        """Get this process ready; call `on_steps` with the number of steps as they are done."""
+    def prepared(self, on_steps: Callable[[int], None]) -> AbstractContextManager[Any]:
+        """Get this process ready for the block and yield the state that its tasks share.
 
-    def release(self) -> None:
-        """Give back what `prepare` took."""
+        `on_steps` is called with the number of steps as they are done. The block may end in another thread.
+        """
 
 
 class Executor(Protocol):
@@ -43,9 +43,9 @@ class Executor(Protocol):
         """Call `advance` with the steps that tasks announce while the block runs."""
 
     def run(
-        self, function: Callable[[Argument], Result], arguments: Iterable[Argument], gpu: bool = False
+        self, function: Callable[[Any, Argument], Result], arguments: Iterable[Argument], gpu: bool = False
     ) -> Iterator[Result]:
-        """Yield ``function(argument)`` for every argument, in order of completion.
+        """Yield ``function(state, argument)`` for every argument, in order of completion.
 
         Arguments are taken only as results are made, so memory does not grow with their number. Tasks must be
         idempotent: one whose worker is lost runs again. A task's own exception is raised unchanged, with a note that
@@ -54,7 +54,8 @@ class Executor(Protocol):
         Parameters
         ----------
         function, arguments
-            What runs.
+            What runs. The state is what `WorkerSetup.prepared` yielded in the process of the task; None if no setup
+            prepared it.
         gpu : bool
             Whether the tasks are for GPUs, where the executor has any.
         """

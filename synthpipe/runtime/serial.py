@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, TypeVar
 
 from synthpipe.core.errors import ClusterError
 from synthpipe.runtime.executor import WorkerSetup
@@ -22,6 +22,7 @@ class SerialExecutor:
 
     def __init__(self, on_gpu: bool, note: Callable[[str], None]) -> None:
         self._on_gpu, self._note = on_gpu, note
+        self._state: Any = None  # of the setup that prepared this process
 
     def hosts(self) -> int:
         """Return 1: this machine."""
@@ -34,24 +35,23 @@ class SerialExecutor:
     @contextmanager
     def prepared(self, setup: WorkerSetup, on_steps: Callable[[int], None]) -> Iterator[None]:
         """Prepare this process for the block; call `on_steps` with the number of steps done."""
-        try:
+        with ExitStack() as stack:
+            stack.callback(setattr, self, "_state", None)
             with warnings_to(self._note):
-                setup.prepare(on_steps)
+                self._state = stack.enter_context(setup.prepared(on_steps))
             yield
-        finally:
-            setup.release()
 
     def announced(self, advance: Callable[[int], None]) -> AbstractContextManager[None]:
         """Call `advance` with the steps that tasks announce while the block runs."""
         return announcements_to(advance)
 
     def run(
-        self, function: Callable[[Argument], Result], arguments: Iterable[Argument], gpu: bool = False
+        self, function: Callable[[Any, Argument], Result], arguments: Iterable[Argument], gpu: bool = False
     ) -> Iterator[Result]:
-        """Yield ``function(argument)`` for every argument, in order; see `Executor.run`."""
+        """Yield ``function(state, argument)`` for every argument, in order; see `Executor.run`."""
         for argument in arguments:
             try:
-                result = function(argument)
+                result = function(self._state, argument)
             except Exception as error:
                 error.add_note(f"in {argument!r}")
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from dask.utils import format_bytes, key_split
@@ -28,11 +28,11 @@ _TASKS_TO_REMEMBER = 1000
 def run_tasks(
     client: Client,
     pool: WorkerPool,
-    function: Callable[[Argument], Result],
+    function: Callable[[Any, Argument], Result],
     arguments: Iterable[Argument],
     on_gpu: bool = False,
 ) -> Iterator[Result]:
-    """Yield ``function(argument)`` for every argument, in order of completion; see `Executor.run`.
+    """Yield ``function(state, argument)`` for every argument, in order of completion; see `Executor.run`.
 
     The scheduler knows only a few tasks of each worker at a time: more when workers join, fewer when they leave.
 
@@ -77,7 +77,7 @@ def run_tasks(
 class _Submitted(Generic[Argument, Result]):
     """The tasks that the scheduler knows, with their arguments and the number of workers that each lost."""
 
-    def __init__(self, client: Client, function: Callable[[Argument], Result], on_gpu: bool) -> None:
+    def __init__(self, client: Client, function: Callable[[Any, Argument], Result], on_gpu: bool) -> None:
         self.tasks: dict[Future, tuple[Argument, int]] = {}
         self._client, self._function = client, function
         self._resources = {GPU: 1} if on_gpu else None
@@ -88,7 +88,11 @@ class _Submitted(Generic[Argument, Result]):
         """Submit a task that lost as many workers before."""
         key = f"{self._function.__name__}-{uuid4().hex}"  # by which a dashboard sorts tasks
         future = self._client.submit(
-            on_fit_worker, self._function, argument, key=key, pure=False, resources=self._resources
+            on_fit_worker,
+            *(self._client.id, self._function, argument),
+            key=key,
+            pure=False,
+            resources=self._resources,
         )
         self.tasks[future] = (argument, losses)
         self._completed.add(future)

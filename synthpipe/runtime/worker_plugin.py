@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeVar
+from contextlib import ExitStack, suppress
+from typing import Any, TypeVar
 
 from distributed import Client, Reschedule, Scheduler, Worker, WorkerPlugin, get_worker
 from distributed.protocol.pickle import dumps
@@ -31,20 +31,36 @@ _TRIES, _LISTED = 5, 5
 
 
 class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Check and prepare a worker; a worker that is not fit for the build leaves the cluster.
+    """Check and prepare a worker, and hold the state of its tasks; a worker that is not fit for the build leaves.
 
-    `client` is the driver's id at the scheduler: where it is gone, workers that join are not ours, and are left alone.
+    Attributes
+    ----------
+    client : str
+        The driver's id at the scheduler. If that driver is gone, workers that join are not ours, and are left alone.
+    is_ready : bool
+        Whether the worker is prepared. It takes no task before.
+    state
+        What `WorkerSetup.prepared` yielded.
+    work : asyncio.Task
+        The check and the preparation, once they have begun.
     """
+
+    work: asyncio.Task[None]
 
     def __init__(self, setup: WorkerSetup, client: str) -> None:
         self.name = plugin_name(setup)
-        self._setup, self._client = setup, client
-        self.is_unfit = False  # then its worker takes no task until it is closed
+        self.client = client
+        self.is_ready, self.state = False, None
+        self._setup, self._held = setup, ExitStack()
 
     async def setup(self, worker: Worker) -> None:
         self._level = _LOGGER.level
+        self.work = asyncio.ensure_future(self._set_up(worker))
+        await self.work
+
+    async def _set_up(self, worker: Worker) -> None:
         joins = not worker.periodic_callbacks["heartbeat"].is_running()
-        if joins and await _is_abandoned(worker, self._client, self.name):
+        if joins and await _is_abandoned(worker, self.client, self.name):
             return
         # what fails in a task reaches its user through the task, without Dask's own traceback before it
         _LOGGER.setLevel(logging.CRITICAL)
@@ -54,7 +70,6 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
             await self._prepare(worker)
         except Exception as error:
             if joins:  # nobody sees what is raised; Dask gives the worker tasks all the same
-                self.is_unfit = True
                 message = f"worker {worker.address}: {error}"
                 _OWN_LOGGER.error("refused, and stopped: %s", message)
                 worker.log_event(REFUSED, message)
@@ -63,17 +78,22 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
 
     async def _prepare(self, worker: Worker) -> None:
         work = asyncio.ensure_future(
-            asyncio.to_thread(self._setup.prepare, lambda steps: worker.log_event(PREPARED, steps))
+            asyncio.to_thread(
+                self._held.enter_context, self._setup.prepared(lambda steps: worker.log_event(PREPARED, steps))
+            )
         )
         with warnings_to(lambda message: worker.log_event(WARNED, message)):
             # a worker that joins late gives no sign of life by itself before it is set up
             while not (await asyncio.wait({work}, timeout=_SECONDS_BETWEEN_SIGNS_OF_LIFE))[0]:
                 await worker.heartbeat()
-            await work
+            self.state = await work
+        self.is_ready = True
 
-    def teardown(self, worker: Worker) -> None:
+    async def teardown(self, worker: Worker) -> None:
         _LOGGER.setLevel(self._level)
-        self._setup.release()
+        await asyncio.wait({self.work})  # a worker may leave while it is being prepared
+        self.is_ready, self.state = False, None
+        self._held.close()
 
 
 async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:
@@ -91,12 +111,14 @@ def _let_go(client: str, plugin: str, dask_scheduler: Scheduler) -> bool:
     return True
 
 
-def on_fit_worker(function: Callable[[Argument], Result], argument: Argument) -> Result:
-    """Run a task, or send it to another worker if this one cannot take part."""
-    if any(isinstance(plugin, SetupPlugin) and plugin.is_unfit for plugin in get_worker().plugins.values()):
+def on_fit_worker(client: str, function: Callable[[Any, Argument], Result], argument: Argument) -> Result:
+    """Run a task of a driver with the state of this worker, or send it to another worker if this one is not ready."""
+    plugins = (plugin for plugin in get_worker().plugins.values() if isinstance(plugin, SetupPlugin))
+    plugin = next((plugin for plugin in plugins if plugin.client == client), None)
+    if plugin and not plugin.is_ready:
         time.sleep(_SECONDS_BEFORE_ANOTHER)  # or it would come back at once
         raise Reschedule
-    return function(argument)
+    return function(plugin and plugin.state, argument)
 
 
 def plugin_name(setup: WorkerSetup) -> str:
@@ -158,7 +180,7 @@ def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> Non
     Raises
     ------
     ClusterError
-        Workers keep ending before they are ready, or there are none. What `WorkerSetup.prepare` raises is raised
+        Workers keep ending before they are ready, or there are none. What `WorkerSetup.prepared` raises is raised
         unchanged.
     """
     try:
@@ -171,7 +193,7 @@ def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> Non
     tries = 0
     while tries < _TRIES:
         pool.wait()
-        if not (answers := client.run(_prepare, setup, on_error="return")):
+        if not (answers := client.run(_prepare, setup, client.id, on_error="return")):
             continue  # all have ended just now
         tries += 1
         failures = [answer for answer in answers.values() if isinstance(answer, Exception)]
@@ -194,8 +216,13 @@ async def _ask(setup: WorkerSetup) -> list[str]:
     return await asyncio.to_thread(setup.problems)
 
 
-async def _prepare(setup: WorkerSetup) -> None:
-    await asyncio.to_thread(setup.prepare, lambda steps: None)
+async def _prepare(setup: WorkerSetup, client: str, dask_worker: Worker) -> None:
+    """Wait until a worker is prepared; give it the plugin if that did not reach it."""
+    plugin = dask_worker.plugins.get(plugin_name(setup))
+    if plugin is None:
+        await dask_worker.plugin_add(SetupPlugin(setup, client), catch_errors=False)
+    else:
+        await asyncio.shield(plugin.work)
 
 
 def _has_died(answer: object) -> bool:

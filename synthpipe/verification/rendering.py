@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from synthpipe.build.tasks import Job, release_donors, render_recipe, sample_recipe
+from synthpipe.build.tasks import Job, open_worker_state, sample_recipe
 from synthpipe.build.worker_setup import place_bank
 from synthpipe.compose import Donors, Purpose, render
 from synthpipe.config.pipeline import Pipeline
@@ -20,7 +20,6 @@ from synthpipe.files.locations import parse_location
 from synthpipe.patches.bank import build_bank, load_donor
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.pixels import read_bytes
-from synthpipe.patches.shared_bank import hold_bank
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.faults import Fault
 
@@ -75,27 +74,21 @@ def open_rerender(
     if altered.intersection(patch.id for patch in catalog.donors):
         yield render_stored
         return
-    bank = place_bank(pipeline, catalog, None)
     fit = partial(fit_packed, size=pipeline.canvas) if pipeline.bezier else None
 
     def build(directory: Path) -> None:
         cores = available_cores()
         build_bank(directory, catalog.donors, pipeline.glass, background, lambda: advance(1), cores, fit)
 
-    job = Job(pipeline, run, bank)
+    with open_worker_state(Job(pipeline, run, place_bank(pipeline, catalog, None)), build) as state:
 
-    def sample_and_render(
-        strategy: Strategy, purpose: Purpose, index: int, recipe: Recipe | None
-    ) -> tuple[Recipe, Composite]:
-        sampled = sample_recipe(job, strategy, purpose, index)
-        return sampled, render_recipe(job, sampled)
+        def sample_and_render(
+            strategy: Strategy, purpose: Purpose, index: int, recipe: Recipe | None
+        ) -> tuple[Recipe, Composite]:
+            sampled = sample_recipe(state, strategy, purpose, index)
+            return sampled, render(sampled, state.donors)
 
-    held = hold_bank(bank, build)
-    try:
         yield sample_and_render
-    finally:
-        release_donors()
-        held.release()
 
 
 def _check_patch(patch: PatchRef) -> Fault | None:

@@ -28,7 +28,7 @@ from PIL import Image as PillowImage
 from zarr.storage import LocalStore
 
 from synthpipe.build import build
-from synthpipe.build.tasks import Job, ScoreTask, ShardTask, render_shard, score_shards
+from synthpipe.build.tasks import Job, ScoreTask, ShardTask, WorkerState, render_shard, score_shards
 from synthpipe.build.worker_setup import demand, open_worker_setup, place_bank
 from synthpipe.cli.main import main
 from synthpipe.cli.progress import LogReporter
@@ -201,11 +201,13 @@ def test_scores_are_the_same_however_many_shards_a_task_has(
     settings, directory = small(patches), RunDirectory(path)
     scores = [path / "candidates.zarr" / strategy / "p_real" / f"c.{shard}" for shard in (0, 1)]
     before = [shard.read_bytes() for shard in scores]
-    job = Job(settings, directory, place_bank(settings, load_catalog(path, settings.taxonomy), None))
+    bank = place_bank(settings, load_catalog(path, settings.taxonomy), None)
     for shards in ((0, 1), (1, 0), (1,)):
         for shard in shards:
             scores[shard].unlink()
-        assert score_shards(ScoreTask(job, strategy, shards))[0] == 8 * len(shards)
+        assert score_shards(WorkerState(Job(settings, directory, bank)), ScoreTask(strategy, shards))[0] == 8 * len(
+            shards
+        )
         assert [shard.read_bytes() for shard in scores] == before
 
 
@@ -596,11 +598,12 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
     catalog = load_catalog(path, settings.taxonomy)
     job = Job(settings, RunDirectory(path), place_bank(settings, catalog, tmp_path / "scratch"))
     monkeypatch.setattr("synthpipe.build.tasks.rendering.render", fail)
-    with open_worker_setup(job, catalog) as setup:
-        setup.prepare(lambda steps: None)
-        with pytest.raises(ZeroDivisionError, match="no such curve") as caught:
-            render_shard(ShardTask(job, "bezier", "candidate", 2))
-        setup.release()
+    with (
+        open_worker_setup(job, catalog) as setup,
+        setup.prepared(lambda steps: None) as state,
+        pytest.raises(ZeroDivisionError, match="no such curve") as caught,
+    ):
+        render_shard(state, ShardTask("bezier", "candidate", 2))
     (note,) = pickle.loads(pickle.dumps(caught.value)).__notes__
     recipe = opened(path / "candidates.zarr")["bezier"]["recipe"][16]
     assert note == f"while rendering bezier candidate composite 16, recipe {recipe}"

@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from synthpipe.build import worker_setup as module
-from synthpipe.build.tasks import Job, open_donors
+from synthpipe.build.tasks import Job
 from synthpipe.build.worker_setup import BuildWorkerSetup, open_worker_setup, place_bank
+from synthpipe.patches.bank import is_complete
 from synthpipe.patches.catalog import read_catalog, write_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.storage.run import RunDirectory, versions
@@ -34,23 +38,42 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BuildWork
 def test_a_worker_like_the_driver_gets_the_bank_and_gives_it_back(setup: BuildWorkerSetup, tmp_path: Path) -> None:
     assert setup.problems() == []
     steps: list[int] = []
-    setup.prepare(steps.append)
-    setup.prepare(steps.append)
-    donors = open_donors(setup.job.bank)
-    assert sum(steps) == len(donors.listed) > 0
-    assert len(list((tmp_path / "scratch").glob("synthpipe-*/*"))) == 2
-    setup.release()
+    with setup.prepared(steps.append) as state, setup.prepared(steps.append) as again:
+        assert sum(steps) == len(state.donors.listed) == len(again.donors.listed) > 0
+        assert len(list((tmp_path / "scratch").glob("synthpipe-*/*"))) == 2
     assert not list((tmp_path / "scratch").iterdir())
 
 
 def test_builds_that_share_a_bank_let_go_of_it_one_by_one(setup: BuildWorkerSetup, tmp_path: Path) -> None:
     other = replace(setup, job=replace(setup.job, run=RunDirectory(tmp_path / "other")))
-    for each in (setup, other):
-        each.prepare(lambda _: None)
-    setup.release()
-    assert len(open_donors(setup.job.bank).listed) > 0
-    other.release()
+    built: list[int] = []
+    with ExitStack() as others:
+        with setup.prepared(lambda _: None) as state:
+            others.enter_context(other.prepared(built.append))
+        assert is_complete(setup.job.bank.directory)
+        assert state.donors.listed[0].image.any()
+    assert not built and not list((tmp_path / "scratch").iterdir())
+
+
+def test_builds_in_threads_of_one_process_build_a_shared_bank_once(setup: BuildWorkerSetup, tmp_path: Path) -> None:
+    steps: list[int] = []
+
+    def count_donors(_: int) -> int:
+        with setup.prepared(steps.append) as state:
+            ready.wait()
+            return len(state.donors.listed)
+
+    ready = Barrier(3)
+    with ThreadPoolExecutor(3) as threads:
+        assert set(threads.map(count_donors, range(3))) == {sum(steps)}
     assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_banks_that_no_locks_protect_are_never_shared_by_two_builds(setup: BuildWorkerSetup, tmp_path: Path) -> None:
+    settings = setup.job.pipeline
+    catalog = read_catalog(settings.patches, settings.taxonomy)
+    one, other = (place_bank(settings, catalog, tmp_path, shared=False) for _ in range(2))
+    assert one.directory != other.directory
 
 
 def test_a_worker_that_differs_says_in_what(setup: BuildWorkerSetup, tmp_path: Path) -> None:

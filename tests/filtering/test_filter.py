@@ -16,7 +16,7 @@ from synthpipe.config.pipeline import FilterSection
 from synthpipe.core.errors import FilterError, StoreError
 from synthpipe.core.records import Image
 from synthpipe.filtering.reproducible import choose_device, reproducible
-from synthpipe.filtering.scoring import Scorer, load_scorer
+from synthpipe.filtering.scoring import Scorer
 from synthpipe.filtering.training import (
     FilterData,
     FilterReport,
@@ -154,11 +154,6 @@ def test_an_error_of_reading_is_raised(trained: tuple[Path, FilterReport]) -> No
 
     with pytest.raises(StoreError, match="sample 64 is damaged"):
         scorer.score_filled(fill, 128, (32, 32), 64)
-
-
-def test_a_process_loads_a_filter_once(trained: tuple[Path, FilterReport]) -> None:
-    path = trained[0] / "mosaic.safetensors"
-    assert load_scorer(path, 1) is load_scorer(path, 1)
 
 
 def test_an_epoch_shows_both_sides_alike_and_every_image_as_often_as_any_other() -> None:

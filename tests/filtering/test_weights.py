@@ -13,7 +13,7 @@ import safetensors.torch
 
 from synthpipe.core.errors import FilterError
 from synthpipe.filtering.network import _digest
-from synthpipe.filtering.scoring import Scorer, load_scorer
+from synthpipe.filtering.scoring import Scorer
 from synthpipe.filtering.training import train_filter
 from synthpipe.pretrained.tensors import KEY, read_safetensors
 from tests.filtering.test_filter import data, settings, views
@@ -33,9 +33,9 @@ def test_one_flipped_bit_of_the_weights_is_noticed_and_a_new_file_is_read(tmp_pa
     one_epoch = settings(epochs={"mosaic": 1, "bezier": 1})
     train_filter(one_epoch, "bezier", data(16), 0, tmp_path)
     path = tmp_path / "bezier.safetensors"
-    first = load_scorer(path)
+    first = Scorer.load(path)
     report = train_filter(one_epoch, "bezier", data(16), 1, tmp_path)
-    assert first.sha256 != load_scorer(path).sha256 == report.model_sha256
+    assert first.sha256 != Scorer.load(path).sha256 == report.model_sha256
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1
     path.write_bytes(content)

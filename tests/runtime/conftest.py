@@ -24,15 +24,14 @@ class Bare:
     def problems(self) -> list[str]:
         return []
 
-    def prepare(self, on_steps: Callable[[int], None]) -> None:
+    @contextmanager
+    def prepared(self, on_steps: Callable[[int], None]) -> Iterator[str]:
         if self.marks:
             import os
 
             (self.marks / str(os.getpid())).touch()
         on_steps(1)
-
-    def release(self) -> None:
-        """There is nothing to give back."""
+        yield "bare"
 
 
 @contextmanager

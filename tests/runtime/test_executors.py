@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +28,21 @@ from synthpipe.runtime import (
 from tests.runtime.conftest import Bare
 
 
-def square(number: int) -> int:
+def square(state: str, number: int) -> int:
     return number * number
 
 
-def fail_at_seven(number: int) -> int:
+def own_state(state: str | None, number: int) -> str | None:
+    return state
+
+
+def fail_at_seven(state: str, number: int) -> int:
     if number == 7:
         raise CatalogError("patch 'seven' is broken")
     return number
 
 
-def three_steps(number: int) -> int:
+def three_steps(state: str, number: int) -> int:
     for _ in range(3):
         announce(2)
     return number
@@ -47,13 +52,15 @@ def three_steps(number: int) -> int:
 class Telling(Bare):
     """A setup that logs a warning, and leaves a mark where it is released."""
 
-    def prepare(self, on_steps: Callable[[int], None]) -> None:
+    @contextmanager
+    def prepared(self, on_steps: Callable[[int], None]) -> Iterator[str]:
         logging.getLogger("synthpipe").warning("the disk is slow")
-        super().prepare(on_steps)
-
-    def release(self) -> None:
         assert self.marks
-        (self.marks / "released").touch()
+        with super().prepared(on_steps) as state:
+            try:
+                yield state
+            finally:
+                (self.marks / "released").touch()
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +99,17 @@ def test_every_argument_gets_its_result(executor: Executor) -> None:
     assert executor.hosts() == 1 and not executor.uses_gpus()
 
 
+def test_every_task_gets_the_state_of_its_process(executor: Executor) -> None:
+    assert set(executor.run(own_state, range(5))) == {"bare"}
+
+
+def test_tasks_of_processes_that_no_setup_prepared_get_no_state() -> None:
+    with open_executor(ClusterSettings(Local(0)), Demand(), print) as opened:
+        with opened.prepared(Bare(), print):
+            pass
+        assert list(opened.run(own_state, [0])) == [None]
+
+
 def test_arguments_are_taken_only_as_results_are_made(executor: Executor) -> None:
     taken: list[int] = []
     results = executor.run(square, (taken.append(number) or number for number in range(100)))  # type: ignore[func-returns-value]
@@ -120,7 +138,7 @@ def test_warnings_of_the_setup_reach_the_user(executor: Executor, notes: list[st
 
 
 def test_an_interrupt_in_the_block_releases_what_was_prepared(tmp_path: Path) -> None:
-    def stop(number: int) -> int:
+    def stop(state: str, number: int) -> int:
         raise KeyboardInterrupt
 
     with (
@@ -136,7 +154,7 @@ def test_the_serial_executor_starts_no_process_and_opens_no_port() -> None:
     process = psutil.Process()
     before = process.children(recursive=True), process.net_connections("inet")
     with open_executor(ClusterSettings(Local(0)), Demand(), print) as opened:
-        assert list(opened.run(lambda _: os.getpid(), range(2))) == [os.getpid()] * 2
+        assert list(opened.run(lambda *_: os.getpid(), range(2))) == [os.getpid()] * 2
         assert (process.children(recursive=True), process.net_connections("inet")) == before
 
 
@@ -147,7 +165,7 @@ def test_this_process_has_one_gpu_at_most_as_a_worker_has(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "before")
     settings = ClusterSettings(Local(0, gpus=("GPU-7", "GPU-8")), device=device)
     with open_executor(settings, Demand(), print) as opened:
-        assert list(opened.run(lambda _: os.environ["CUDA_VISIBLE_DEVICES"], [0])) == [seen]
+        assert list(opened.run(lambda *_: os.environ["CUDA_VISIBLE_DEVICES"], [0])) == [seen]
         assert opened.uses_gpus() == bool(seen)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "before"
 

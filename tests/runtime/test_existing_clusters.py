@@ -61,12 +61,12 @@ def worker(file: str, *options: str) -> tuple[str, ...]:
     return ("worker", "--scheduler-file", file, "--nthreads", "1", "--no-dashboard", *options)
 
 
-def name(number: int) -> str:
+def name(state: object, number: int) -> str:
     time.sleep(0.05)
     return str(get_worker().name)
 
 
-def slow(number: int) -> int:
+def slow(state: str, number: int) -> int:
     time.sleep(0.2)
     return number
 
@@ -80,10 +80,12 @@ class Choosy(Bare):
     def problems(self) -> list[str]:
         return ["numpy is 1.0 there, 2.0 here"] if self.refused in os.environ else []
 
-    def prepare(self, on_steps: Callable[[int], None]) -> None:
+    @contextmanager
+    def prepared(self, on_steps: Callable[[int], None]) -> Iterator[str]:
         if "BROKEN" in os.environ:
             raise OSError("no room on its disk")
-        super().prepare(on_steps)
+        with super().prepared(on_steps) as state:
+            yield state
 
 
 def until(ended: Callable[[], bool], seconds: float = 60) -> Iterator[int]:
@@ -127,7 +129,7 @@ def test_workers_that_join_after_a_killed_driver_are_left_alone(tmp_path: Path) 
         with Client(scheduler_file=file) as other:
             other.wait_for_workers(2, 30)
             time.sleep(3)
-            assert late.poll() is None and other.submit(name, 1, workers=["late"]).result(timeout=10) == "late"
+            assert late.poll() is None and other.submit(name, None, 1, workers=["late"]).result(timeout=10) == "late"
             assert "synthpipe-bare" not in other.run_on_scheduler(
                 lambda dask_scheduler: list(dask_scheduler.worker_plugins)
             )

@@ -73,7 +73,7 @@ def one_core(**more: int) -> JobSettings:
     return JobSettings(cores=1, memory=1 << 30, interface="lo", **more)
 
 
-def pid(number: int) -> int:
+def pid(state: str, number: int) -> int:
     time.sleep(0.05)
     return os.getpid()
 

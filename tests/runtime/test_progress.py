@@ -6,7 +6,7 @@ from synthpipe.runtime import announce
 from tests.runtime.conftest import cluster_of, two
 
 
-def three_steps(number: int) -> int:
+def three_steps(state: str, number: int) -> int:
     for _ in range(3):
         announce(2)
     return number

@@ -4,27 +4,34 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from synthpipe.core.errors import CatalogError, ClusterError
-from synthpipe.runtime import ClusterSettings, DaskExecutor, Local
+from synthpipe.runtime import ClusterSettings, DaskExecutor, Demand, Local
+from synthpipe.runtime.cluster import open_cluster
+from synthpipe.runtime.worker_plugin import _prepare
 from tests.runtime.conftest import Bare, cluster_of, two
 
 
-def square(number: int) -> int:
+def square(state: str, number: int) -> int:
     return number * number
 
 
-def fail_at_seven(number: int) -> int:
+def own_state(state: str | None, number: int) -> str | None:
+    return state
+
+
+def fail_at_seven(state: str, number: int) -> int:
     if number == 7:
         raise CatalogError("patch 'seven' is broken")
     return number
 
 
-def die(argument: tuple[Path, int, int]) -> int:
+def die(state: str, argument: tuple[Path, int, int]) -> int:
     """Die the first `times` times that this runs, where `number` is a multiple of five."""
     directory, number, times = argument
     if number % 5 == 0 and len(list(directory.glob(f"died-{number}-*"))) < times:
@@ -34,7 +41,7 @@ def die(argument: tuple[Path, int, int]) -> int:
     return number
 
 
-def fill_memory(number: int) -> int:
+def fill_memory(state: str, number: int) -> int:
     taken = bytearray()
     while number == 3:
         taken += bytes(range(256)) * (1 << 15)
@@ -93,6 +100,20 @@ def test_killed_workers_cost_no_result(cluster: DaskExecutor, tmp_path: Path) ->
     found = sorted(cluster.run(die, [(tmp_path, number, 1) for number in range(20)]))
     assert found == list(range(20))
     assert len(list(tmp_path.glob("died-*"))) == 4
+    assert set(cluster.run(own_state, range(10))) == {"bare"}
+
+
+def test_a_worker_that_the_setup_did_not_reach_is_prepared_once(tmp_path: Path) -> None:
+    with open_cluster(two(), Demand(), print) as opened:
+        assert set(opened.run(own_state, range(5))) == {None}
+        marks: list[str] = []
+        for _ in range(2):
+            opened.client.run(_prepare, Bare(tmp_path), opened.client.id)
+            assert set(opened.run(own_state, range(5))) == {"bare"}
+            assert len(list(tmp_path.iterdir())) == 2 * (not marks)
+            for mark in tmp_path.iterdir():
+                marks.append(mark.name)
+                mark.unlink()
 
 
 @pytest.mark.faults
@@ -117,10 +138,12 @@ def test_a_task_that_needs_too_much_memory_is_found_out_soon(capfd: pytest.Captu
 class Greedy(Bare):
     """Takes more memory than it may before its first task."""
 
-    def prepare(self, on_steps: Callable[[int], None]) -> None:
+    @contextmanager
+    def prepared(self, on_steps: Callable[[int], None]) -> Iterator[str]:
         taken = bytes(range(256)) * (3 << 20)
         time.sleep(5)
         on_steps(len(taken))
+        yield "greedy"
 
 
 @pytest.mark.faults
@@ -132,7 +155,7 @@ def test_workers_that_never_get_ready_are_no_endless_wait(capfd: pytest.CaptureF
         pass
 
 
-def device(number: int) -> str:
+def device(state: str, number: int) -> str:
     time.sleep(0.05)
     return os.environ["CUDA_VISIBLE_DEVICES"]
 

@@ -4,12 +4,13 @@ Each task can be repeated, writes objects that no other task touches, and return
 torch import it: a worker that renders saves seconds and hundreds of megabytes.
 """
 
-from synthpipe.build.tasks.curating import CuratedTask, curated_shard, group_numbers, write_curated_shard
+from synthpipe.build.tasks.curating import CuratedTask, curated_shard, write_curated_shard
 from synthpipe.build.tasks.donors import DonorTask, rejectable_donors, write_donors
-from synthpipe.build.tasks.job import Job, open_donors, release_donors
-from synthpipe.build.tasks.rendering import ShardTask, equals_stored, render_recipe, render_shard, sample_recipe
+from synthpipe.build.tasks.job import Job, group_numbers
+from synthpipe.build.tasks.rendering import ShardTask, equals_stored, render_shard, sample_recipe
 from synthpipe.build.tasks.scoring import ScoreTask, score_shards
 from synthpipe.build.tasks.training import NetworkTask, TrainTask, check_network, real_patches, train, training_steps
+from synthpipe.build.tasks.worker_state import WorkerState, open_worker_state
 
 __all__ = [
     "CuratedTask",
@@ -19,15 +20,14 @@ __all__ = [
     "ScoreTask",
     "ShardTask",
     "TrainTask",
+    "WorkerState",
     "check_network",
     "curated_shard",
     "equals_stored",
     "group_numbers",
-    "open_donors",
+    "open_worker_state",
     "real_patches",
     "rejectable_donors",
-    "release_donors",
-    "render_recipe",
     "render_shard",
     "sample_recipe",
     "score_shards",

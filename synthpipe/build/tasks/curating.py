@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.build.tasks.job import Job, open_donors
+from synthpipe.build.tasks.worker_state import WorkerState
 from synthpipe.compose import donor_uses
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import STRATEGIES, Strategy
-from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.storage.donor_groups import donor_group_columns
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.store import Store
@@ -31,7 +29,6 @@ Origins = Mapping[Strategy, NDArray[np.int64]]
 class CuratedTask:
     """One shard of the curated set, and where its samples come from."""
 
-    job: Job
     shard: int
     origins: Origins
 
@@ -39,15 +36,15 @@ class CuratedTask:
         return f"shard {self.shard} of the curated set"
 
 
-def write_curated_shard(task: CuratedTask) -> int:
+def write_curated_shard(worker: WorkerState, task: CuratedTask) -> int:
     """Copy a shard of kept candidates into the curated set, pixels block by block; return how many were copied.
 
     A virtual set gets no pixels.
     """
-    job, size = task.job, task.job.pipeline.store.shard
+    job, size = worker.job, worker.job.pipeline.store.shard
     target = CuratedStore.open(job.run.curated, writable=True)
     candidates = {each: CompositeStore.open(job.run.candidates, each) for each in task.origins}
-    small = _small_arrays(job.pipeline, candidates, target, task.origins, _bank_group_numbers(job.bank))
+    small = _small_arrays(job.pipeline, candidates, target, task.origins, worker.group_numbers)
     with target.writing(task.shard) as writers:
         for name in () if target.virtual else _PIXELS:
             for block in _blocks(size, _READ):
@@ -142,19 +139,8 @@ def _between(origins: Origins, start: int, stop: int) -> dict[Strategy, NDArray[
     return part
 
 
-def group_numbers(groups: Sequence[str]) -> NDArray[np.int32]:
-    """Return the index of each donor's group among the sorted groups of all donors."""
-    return np.unique(groups, return_inverse=True)[1].astype(np.int32)
-
-
 def _groups_of(donors: NDArray[np.int32], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
     """Return (N, D) int32: in each row the groups that the donors of a composite come from, in order, then -1."""
     groups = np.sort(np.where(donors >= 0, numbers[donors], -1), axis=1)
     groups[:, 1:][groups[:, 1:] == groups[:, :-1]] = -1
     return np.take_along_axis(groups, np.argsort(groups < 0, axis=1, kind="stable"), axis=1)
-
-
-@lru_cache(maxsize=1)
-def _bank_group_numbers(bank: BankLocation) -> NDArray[np.int32]:
-    """Return `group_numbers` of the donors of a bank."""
-    return group_numbers([donor.group for donor in open_donors(bank).listed])

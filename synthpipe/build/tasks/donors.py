@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthpipe.build.tasks.job import Job, open_donors
+from synthpipe.build.tasks.worker_state import WorkerState
 from synthpipe.compose import Donors
-from synthpipe.config.pipeline import Pipeline
+from synthpipe.config.pipeline import GlassSection, Pipeline
 from synthpipe.core.records import Donor, PackedPixels
 from synthpipe.storage.donors import PIXELS_IN_SHARD, DonorStore, DonorTable
 from synthpipe.storage.schema import DONORS
@@ -20,7 +20,6 @@ from synthpipe.storage.schema import DONORS
 class DonorTask:
     """One shard of the donors' pixels; `table` lists the donors in the order of storage."""
 
-    job: Job
     table: DonorTable
     shard: int
 
@@ -28,34 +27,34 @@ class DonorTask:
         return f"shard {self.shard} of the donors of the curated set"
 
 
-def write_donors(task: DonorTask) -> int:
+def write_donors(worker: WorkerState, task: DonorTask) -> int:
     """Store a shard of the donors' pixels; return its number."""
-    store = DonorStore.open(task.job.run.curated, DONORS, writable=True)
+    store = DonorStore.open(worker.job.run.curated, DONORS, writable=True)
     start = task.shard * PIXELS_IN_SHARD
-    parts = list(_parts(open_donors(task.job.bank), task.table, start, start + PIXELS_IN_SHARD))
+    parts = list(_parts(worker.donors, task.table, start, start + PIXELS_IN_SHARD))
     store.write_pixels(task.shard, np.concatenate(parts))
     return task.shard
 
 
-def rejectable_donors(job: Job) -> list[int]:
+def rejectable_donors(worker: WorkerState, glass: GlassSection) -> list[int]:
     """Return the numbers of the donors with so much glass that sampling may draw and reject them.
 
     Sampling measures the glass of these donors, so it needs their pixels even if no composite shows them.
     """
-    bank = open_donors(job.bank)
-    return [number for number, donor in enumerate(bank.listed) if _is_rejectable(donor, bank, job.pipeline)]
+    bank = worker.donors
+    return [
+        number for number, donor in enumerate(bank.listed) if _is_rejectable(donor, bank, worker.job.pipeline, glass)
+    ]
 
 
-def _is_rejectable(donor: Donor, bank: Donors, pipeline: Pipeline) -> bool:
-    if pipeline.glass is None:
-        return False
+def _is_rejectable(donor: Donor, bank: Donors, pipeline: Pipeline, settings: GlassSection) -> bool:
     height, width = donor.image.shape[:2]
     glass = round(bank.other_share(donor, 0, 0, (height, width)) * height * width)
     windows = [(height, width)] if pipeline.bezier else []
     windows += [pipeline.mosaic.tile] if pipeline.mosaic else []
     # a window that is larger than its donor shows pixels several times
     return glass > 0 and any(
-        rows > height or columns > width or glass >= math.floor(pipeline.glass.max_share * rows * columns)
+        rows > height or columns > width or glass >= math.floor(settings.max_share * rows * columns)
         for rows, columns in windows
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
-from synthpipe.compose import Donors
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.compose import Purpose
 from synthpipe.config.pipeline import Pipeline
-from synthpipe.patches.bank import open_bank
+from synthpipe.files.locations import Location
 from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.storage.run import RunDirectory, read_json
 
@@ -20,23 +23,9 @@ class Job:
     run: RunDirectory
     bank: BankLocation
 
-
-@lru_cache(maxsize=1)
-def open_donors(bank: BankLocation) -> Donors:
-    """Map this node's donor bank, which a process of the node must hold; once in each process."""
-    return Donors(*open_bank(bank.directory))
-
-
-@lru_cache(maxsize=2)
-def donors_of_side(bank: BankLocation, run: RunDirectory, side: str) -> Donors:
-    """Return the donors on one side of the filter's split, ``train`` or ``validation``."""
-    return open_donors(bank).within(read_split(run)[side])
-
-
-def release_donors() -> None:
-    """Forget the donors, so that the memory of a removed bank is free."""
-    donors_of_side.cache_clear()
-    open_donors.cache_clear()
+    def composites(self, purpose: Purpose) -> Location:
+        """Return the Zarr store of the composites of a purpose."""
+        return self.run.training if purpose == "filter" else self.run.candidates
 
 
 def read_split(run: RunDirectory) -> dict[str, frozenset[str]]:
@@ -48,3 +37,8 @@ def read_split(run: RunDirectory) -> dict[str, frozenset[str]]:
 def training_composites(pipeline: Pipeline) -> int:
     """Return how many of the filter's composites train it; the others validate it."""
     return round(pipeline.filter.candidates * pipeline.filter.train_share)
+
+
+def group_numbers(groups: Sequence[str]) -> NDArray[np.int32]:
+    """Return the index of each donor's group among the sorted groups of all donors."""
+    return np.unique(groups, return_inverse=True)[1].astype(np.int32)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
-from synthpipe.build.tasks.job import Job, donors_of_side, open_donors, training_composites
+from synthpipe.build.tasks.job import training_composites
+from synthpipe.build.tasks.worker_state import WorkerState
 from synthpipe.compose import Purpose, donor_uses, render, sample
 from synthpipe.compose.kernels import count_classes
-from synthpipe.config.pipeline import StoreSection
 from synthpipe.core.records import Composite, Image, Mask, Recipe, Strategy, recipe_to_json
-from synthpipe.files.locations import Location
 from synthpipe.storage.chunks import Samples
 from synthpipe.storage.shards import ShardWriter
 from synthpipe.storage.stores import CompositeStore, composite_settings
@@ -27,30 +25,24 @@ _PIXELS = ("image", "mask")
 class ShardTask:
     """One shard of a strategy's composites."""
 
-    job: Job
     strategy: Strategy
     purpose: Purpose
     shard: int
-
-    @property
-    def store(self) -> Location:
-        """The Zarr store of the composites."""
-        return self.job.run.training if self.purpose == "filter" else self.job.run.candidates
 
     def __repr__(self) -> str:
         return f"shard {self.shard} of {self.strategy} {self.purpose} composites"
 
 
-def render_shard(task: ShardTask) -> int:
+def render_shard(worker: WorkerState, task: ShardTask) -> int:
     """Render a shard of composites, store it and return its number.
 
     Each block of composites is stored before the next is rendered, so memory does not depend on the shard's size. Only
     the columns of virtual composites are stored.
     """
-    pipeline = task.job.pipeline
+    pipeline = worker.job.pipeline
     size = pipeline.store.shard
-    columns = Columns(task.job, task.strategy, task.purpose, size)
-    store = open_to_write(task.store, task.strategy, pipeline.store, pipeline.canvas)
+    columns = Columns(worker, task.strategy, task.purpose, size)
+    store = worker.store(task.strategy, task.purpose)
     with store.writing(task.shard) as writers:
         for start in range(0, size, _BLOCK):
             count = min(_BLOCK, size - start)
@@ -81,19 +73,20 @@ class Columns:
 
     Parameters
     ----------
-    job, strategy, purpose
-        The composites.
+    worker, strategy, purpose
+        The state of this worker, and the composites.
     count : int
         The number of composites that will be rendered.
     """
 
-    def __init__(self, job: Job, strategy: Strategy, purpose: Purpose, count: int) -> None:
-        self._job, self._strategy, self._purpose = job, strategy, purpose
-        self._bank, self._done = open_donors(job.bank), 0
+    def __init__(self, worker: WorkerState, strategy: Strategy, purpose: Purpose, count: int) -> None:
+        pipeline = worker.job.pipeline
+        self._worker, self._strategy, self._purpose = worker, strategy, purpose
+        self._bank, self._done = worker.donors, 0
         self._recipes: list[str] = []
-        self._with_recipes = composite_settings(job.pipeline, purpose).recipes
-        self._class_pixels = np.empty((count, job.pipeline.taxonomy.background + 1), np.int32)
-        self._donors = np.empty((count, donor_uses(job.pipeline, strategy)), np.int32)
+        self._with_recipes = composite_settings(pipeline, purpose).recipes
+        self._class_pixels = np.empty((count, pipeline.taxonomy.background + 1), np.int32)
+        self._donors = np.empty((count, donor_uses(pipeline, strategy)), np.int32)
 
     def render(self, indices: Sequence[int], images: Image, masks: Mask) -> None:
         """Sample and render the next composites into (n, H, W, 3) and (n, H, W)."""
@@ -119,7 +112,7 @@ class Columns:
         block: list[Recipe] = []
         try:
             for index in indices:
-                block.append(sample_recipe(self._job, self._strategy, self._purpose, index))
+                block.append(sample_recipe(self._worker, self._strategy, self._purpose, index))
         except Exception as error:
             error.add_note(f"while sampling {self._strategy} {self._purpose} composite {indices[len(block)]}")
             raise
@@ -137,21 +130,16 @@ class Columns:
             raise
 
 
-@lru_cache(maxsize=4)
-def open_to_write(path: Location, strategy: Strategy, store: StoreSection, canvas: tuple[int, int]) -> CompositeStore:
-    """Open a strategy's store once for all shards; `store` and `canvas` decide everything that writers need of it."""
-    return CompositeStore.open(path, strategy, writable=True)
-
-
-def make_composite(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
+def make_composite(worker: WorkerState, strategy: Strategy, purpose: Purpose, index: int) -> Composite:
     """Sample and render one composite."""
-    return render_recipe(job, sample_recipe(job, strategy, purpose, index))
+    return render(sample_recipe(worker, strategy, purpose, index), worker.donors)
 
 
-def equals_stored(task: ShardTask) -> bool:
+def equals_stored(worker: WorkerState, task: ShardTask) -> bool:
     """Render the first composite of a shard again; return whether it equals the stored arrays."""
-    store, index = CompositeStore.open(task.store, task.strategy), task.shard * task.job.pipeline.store.shard
-    columns, canvas = Columns(task.job, task.strategy, task.purpose, 1), task.job.pipeline.canvas
+    store = CompositeStore.open(worker.job.composites(task.purpose), task.strategy)
+    index, canvas = task.shard * worker.job.pipeline.store.shard, worker.job.pipeline.canvas
+    columns = Columns(worker, task.strategy, task.purpose, 1)
     images, masks = np.empty((1, *canvas, 3), np.uint8), np.empty((1, *canvas), np.uint8)
     columns.render([index], images, masks)
     made = {"image": images, "mask": masks, **columns.arrays(0, 1)}
@@ -163,15 +151,10 @@ def equals_stored(task: ShardTask) -> bool:
     )
 
 
-def render_recipe(job: Job, recipe: Recipe) -> Composite:
-    """Render one recipe with the donors of the bank."""
-    return render(recipe, open_donors(job.bank))
-
-
-def sample_recipe(job: Job, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
+def sample_recipe(worker: WorkerState, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
     """Sample the recipe of composite `index`."""
-    donors = open_donors(job.bank)
+    pipeline, donors = worker.job.pipeline, worker.donors
     if purpose == "filter":
-        training = index < training_composites(job.pipeline)
-        donors = donors_of_side(job.bank, job.run, "train" if training else "validation")
-    return sample(job.pipeline, strategy, index, donors, purpose)
+        training = index < training_composites(pipeline)
+        donors = worker.donors_of_sides["train" if training else "validation"]
+    return sample(pipeline, strategy, index, donors, purpose)

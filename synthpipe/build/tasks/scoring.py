@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthpipe.build.tasks.job import Job
 from synthpipe.build.tasks.rendering import Columns, make_composite
+from synthpipe.build.tasks.worker_state import WorkerState
 from synthpipe.core.errors import FilterError
 from synthpipe.core.records import Image, Strategy
 from synthpipe.files.locations import exists
@@ -24,7 +24,6 @@ Fill = Callable[[int, Image], None]
 class ScoreTask:
     """Shards of a strategy's candidates to score, one after the other without a pause."""
 
-    job: Job
     strategy: Strategy
     shards: tuple[int, ...]
 
@@ -32,17 +31,14 @@ class ScoreTask:
         return f"scores of shards {self.shards[0]} to {self.shards[-1]} of {self.strategy} candidates"
 
 
-def score_shards(task: ScoreTask) -> tuple[int, int]:
+def score_shards(worker: WorkerState, task: ScoreTask) -> tuple[int, int]:
     """Score shards of candidates and store the scores; return how many are planned, and how many of these pass.
 
     Virtual candidates are rendered meanwhile, and their columns are stored together with the scores.
     """
-    from synthpipe.filtering.scoring import load_scorer
-
-    job, size = task.job, task.job.pipeline.store.shard
+    job, size = worker.job, worker.job.pipeline.store.shard
     store = CompositeStore.open(job.run.candidates, task.strategy, writable=True)
-    settings = job.pipeline.filter
-    scorer = load_scorer(job.run.weights(task.strategy), settings.threads, settings.precision == "mixed")
+    scorer = worker.scorer(task.strategy)
     expected = read_json(job.run.report(task.strategy))["model_sha256"]
     if scorer.sha256 != expected:
         raise FilterError(
@@ -50,9 +46,13 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
             "describes; remove both and build again"
         )
     numbers = [number for shard in task.shards for number in range(shard * size, (shard + 1) * size)]
-    columns = Columns(job, task.strategy, "candidate", len(numbers)) if store.virtual else None
-    fill = _rendering(columns, numbers, job.pipeline.canvas) if columns else _reading(task, store, numbers)
-    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, settings.batch)
+    columns = Columns(worker, task.strategy, "candidate", len(numbers)) if store.virtual else None
+    fill = (
+        _rendering(columns, numbers, job.pipeline.canvas)
+        if columns
+        else _reading(worker, task.strategy, store, numbers)
+    )
+    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, job.pipeline.filter.batch)
     for first, shard in enumerate(task.shards):
         start, stop = first * size, (first + 1) * size
         made = columns.arrays(start, stop) if columns else {}
@@ -61,7 +61,7 @@ def score_shards(task: ScoreTask) -> tuple[int, int]:
     return len(planned), int(np.count_nonzero(planned > job.pipeline.curation.threshold))
 
 
-def _reading(task: ScoreTask, store: CompositeStore, numbers: Sequence[int]) -> Fill:
+def _reading(worker: WorkerState, strategy: Strategy, store: CompositeStore, numbers: Sequence[int]) -> Fill:
     """Return a function that reads the images of candidates."""
     images = store.images()
 
@@ -71,7 +71,7 @@ def _reading(task: ScoreTask, store: CompositeStore, numbers: Sequence[int]) -> 
         images.read_many(stored, out[: len(stored)])
         # the last shard may reach beyond what is planned; scores are final, so it is scored as a whole
         for number, image in zip(shown[len(stored) :], out[len(stored) :], strict=True):
-            image[:] = make_composite(task.job, task.strategy, "candidate", number).image
+            image[:] = make_composite(worker, strategy, "candidate", number).image
 
     return fill
 

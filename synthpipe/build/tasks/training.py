@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from synthpipe.build.tasks.job import Job, read_split, training_composites
+from synthpipe.build.tasks.job import read_split, training_composites
+from synthpipe.build.tasks.worker_state import WorkerState
 from synthpipe.compose import generator
 from synthpipe.compose.view import real_view
 from synthpipe.config.pipeline import FilterSection, Pipeline
@@ -34,7 +35,6 @@ class NetworkTask:
 class TrainTask:
     """The filter of one strategy; `access` is the result of `Catalog.access`."""
 
-    job: Job
     strategy: Strategy
     access: Mapping[str, str]
 
@@ -42,18 +42,18 @@ class TrainTask:
         return f"training of the {self.strategy} filter"
 
 
-def check_network(task: NetworkTask) -> None:
+def check_network(worker: WorkerState, task: NetworkTask) -> None:
     """Refuse an unknown filter network, and weights that do not fit it, before anything is rendered for it."""
     from synthpipe.filtering.network import check_start
 
     check_start(task.settings)
 
 
-def train(task: TrainTask) -> list[str]:
+def train(worker: WorkerState, task: TrainTask) -> list[str]:
     """Train the filter of a strategy and announce the steps; store weights and metrics; return notes for the user."""
     from synthpipe.filtering.training import FilterData, train_filter
 
-    job, strategy = task.job, task.strategy
+    job, strategy = worker.job, task.strategy
     pipeline, settings = job.pipeline, job.pipeline.filter
     synthetic = CompositeStore.open(job.run.training, strategy).images()
     count = training_composites(pipeline)

@@ -1,0 +1,82 @@
+"""The state of a worker: what the tasks of one build share in its process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthpipe.build.tasks.job import Job, group_numbers, read_split
+from synthpipe.compose import Donors, Purpose
+from synthpipe.core.records import Strategy
+from synthpipe.patches.bank import open_bank
+from synthpipe.patches.shared_bank import hold_bank
+from synthpipe.storage.stores import CompositeStore
+
+if TYPE_CHECKING:
+    from synthpipe.filtering.scoring import Scorer
+
+
+class WorkerState:
+    """The job of a build, and what a process opens for it when a task first needs it.
+
+    Attributes
+    ----------
+    job : Job
+        The job of the build.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._stores: dict[tuple[Strategy, Purpose], CompositeStore] = {}
+        self._scorers: dict[Strategy, Scorer] = {}
+
+    @cached_property
+    def donors(self) -> Donors:
+        """The donors of this node's bank, which a process of the node must hold."""
+        return Donors(*open_bank(self.job.bank.directory))
+
+    @cached_property
+    def donors_of_sides(self) -> dict[str, Donors]:
+        """The donors on each side of the filter's split, ``train`` and ``validation``."""
+        return {side: self.donors.within(groups) for side, groups in read_split(self.job.run).items()}
+
+    @cached_property
+    def group_numbers(self) -> NDArray[np.int32]:
+        """The index of each donor's group among the sorted groups of all donors, (D,)."""
+        return group_numbers([donor.group for donor in self.donors.listed])
+
+    def store(self, strategy: Strategy, purpose: Purpose) -> CompositeStore:
+        """Return the store of a strategy's composites, open for writing shards."""
+        key = strategy, purpose
+        if key not in self._stores:
+            self._stores[key] = CompositeStore.open(self.job.composites(purpose), strategy, writable=True)
+        return self._stores[key]
+
+    def scorer(self, strategy: Strategy) -> Scorer:
+        """Return the trained filter of a strategy. This imports torch."""
+        from synthpipe.filtering.scoring import Scorer
+
+        if strategy not in self._scorers:
+            settings = self.job.pipeline.filter
+            self._scorers[strategy] = Scorer.load(
+                self.job.run.weights(strategy), threads=settings.threads, mixed=settings.precision == "mixed"
+            )
+        return self._scorers[strategy]
+
+
+@contextmanager
+def open_worker_state(job: Job, build: Callable[[Path], None]) -> Iterator[WorkerState]:
+    """Hold the donor bank of a job for the block, and yield the state with its donors; see `hold_bank` for `build`."""
+    held = hold_bank(job.bank, build)
+    try:
+        state = WorkerState(job)
+        _ = state.donors  # damage shows before the first task
+        yield state
+    finally:
+        held.release()
