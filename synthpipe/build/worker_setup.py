@@ -22,7 +22,7 @@ from synthpipe.core.progress import Reporter
 from synthpipe.core.records import PatchRef
 from synthpipe.core.resizing import fit_packed
 from synthpipe.core.threads import available_cores
-from synthpipe.files.scratch import ANOTHER_PLACE, has_locks
+from synthpipe.files.scratch import ANOTHER_LOCATION, has_locks
 from synthpipe.files.writing import write_atomically
 from synthpipe.patches.bank import bank_bytes, build_bank
 from synthpipe.patches.catalog import Catalog, load_catalog
@@ -151,7 +151,7 @@ def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings
         reporter.note(
             f"note: {scratch or tempfile.gettempdir()}: its file system gives one lock to several processes, so each "
             f"worker builds a donor bank of its own there, and leaves it when it is killed; to share one, "
-            f"{ANOTHER_PLACE}"
+            f"{ANOTHER_LOCATION}"
         )
     return place_bank(pipeline, catalog, scratch, shared)
 

@@ -30,16 +30,16 @@ def doctor(directory: Location, as_json: bool) -> None:
     """
     from synthpipe.doctor import examine  # loads Dask, which --help need not wait for
 
-    findings = []
-    for finding in examine(directory):
-        findings.append(finding)
+    results = []
+    for result in examine(directory):
+        results.append(result)
         if not as_json:
-            say(f"{finding.state:5}  {finding.what:14} {finding.found}")
-            if finding.cure:
-                say(f"{'':22}{finding.cure}")
-    wrong = sum(finding.state == "wrong" for finding in findings)
+            say(f"{result.state:5}  {result.what:14} {result.found}")
+            if result.cure:
+                say(f"{'':22}{result.cure}")
+    wrong = sum(result.state == "wrong" for result in results)
     if as_json:
-        say(json.dumps([asdict(finding) for finding in findings], indent=1))
+        say(json.dumps([asdict(result) for result in results], indent=1))
     else:
         say(f"{wrong} wrong: see above" if wrong else "synthpipe can work here")
     if wrong:

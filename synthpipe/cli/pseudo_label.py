@@ -36,7 +36,7 @@ _batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_de
     type=click.FloatRange(0, 1, min_open=True),
     default=0.6,
     show_default=True,
-    help="In patches of several classes, the share of each class's pixels that keep their class; the others are ignored.",
+    help="In patches of several classes, the share of each class's pixels that keep it; the other pixels are ignored.",
 )
 @MAX_PIXELS_OPTION
 def pseudo_label(

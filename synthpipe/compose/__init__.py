@@ -1,4 +1,4 @@
-"""Composites: `sample` draws every random number into a recipe, `render` turns a recipe into pixels.
+"""Make composites: `sample` draws all random numbers of a recipe, and `render` turns a recipe into pixels.
 
 The generator of a composite depends only on the pipeline's seed, the strategy, the purpose and the index. So the bytes
 of a composite do not depend on the number of workers, the order of rendering or the shards.
@@ -77,9 +77,9 @@ def render(recipe: Recipe, donors: Donors, image: Image | None = None, mask: Mas
     Parameters
     ----------
     recipe : Recipe
-        What to render.
+        The recipe.
     donors : Donors
-        Must hold the recipe's donors.
+        Donors that include the recipe's donors.
     image : (H, W, 3) uint8, optional
         C-contiguous array that receives the image; a new array by default.
     mask : (H, W) uint8, optional

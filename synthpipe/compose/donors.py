@@ -1,4 +1,4 @@
-"""The donors that composites are drawn from."""
+"""The donors of composites, found by id and drawn by class."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class Donors:
         return fit_packed(self.packed(patch), size)
 
     def other_share(self, donor: Donor, y: int, x: int, size: tuple[int, int]) -> float:
-        """Return the share of glass, which is not of the donor's class, in a window (`geometry.window`) of `donor`."""
+        """Return the share of glass in a window of a donor (`geometry.window`)."""
         start, height, width = self._locations[donor.id]
         count: int = count_other(self.bank, start, (height, width), donor.label, y, x, size)
         return count / (size[0] * size[1])
@@ -141,7 +141,7 @@ def _pack_all(donors: Sequence[Donor]) -> PackedPixels:
 
 
 def _read_only(pixels: PackedPixels) -> PackedPixels:
-    """Return a read-only view: kernels are compiled for read-only arrays only."""
+    """Return a read-only view of pixels; the kernels accept only read-only arrays."""
     view: NDArray[np.uint32] = pixels.view()
     view.setflags(write=False)
     return view

@@ -35,7 +35,7 @@ def window(pixels: Pixels, y: int, x: int, size: tuple[int, int]) -> Pixels:
 
 
 def window_range(shape: tuple[int, ...], size: tuple[int, int]) -> tuple[int, int]:
-    """Return how many values y and x of a `window` of `size` can have, at least 1 each."""
+    """Return the number of possible y and the number of possible x of a `window`, each at least 1."""
     return max(shape[0] - size[0], 0) + 1, max(shape[1] - size[1], 0) + 1
 
 

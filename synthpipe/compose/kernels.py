@@ -1,4 +1,4 @@
-"""Compiled kernels: all operations on single pixels.
+"""Compiled kernels, which do all operations on single pixels.
 
 The kernels work on *packed* pixels: a pixel is one uint32 with red in the lowest byte, then green, blue and the class,
 so a pixel and its class are read and written together. Arithmetic on pixels is integer, or exact in float32, so every
@@ -280,7 +280,7 @@ def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, window):  # type: ig
 
 @njit(nogil=True, cache=True, inline="always")
 def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
-    """Return the weighted mean of one channel of four packed pixels; it is exact: no sum is above 255 * 1024 + 512."""
+    """Return the exact weighted mean of one channel of four packed pixels; sums are at most 255 * 1024 + 512."""
     total = (
         np.float32(np.int32((p >> shift) & 255)) * a
         + np.float32(np.int32((q >> shift) & 255)) * b
@@ -292,7 +292,7 @@ def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _is_whole(affine):  # type: ignore[no-untyped-def]
-    """Return whether a map takes whole pixels to whole pixels, as flips, shifts and quarter turns do."""
+    """Return whether a map takes whole pixels to whole pixels, such as flips, shifts and quarter turns."""
     for row in range(2):
         for column in range(3):
             if affine[row, column] != np.rint(affine[row, column]):

@@ -74,7 +74,7 @@ def render_mosaic(recipe: MosaicRecipe, donors: Donors, image: Image, mask: Mask
     ]
     tiles = np.array(numbers).reshape(len(recipe.quadrants), -1, 5)
     if (tiles[..., 3:] > np.maximum(tiles[..., 1:3] - recipe.tile, 0)).any():
-        raise ValueError(f"the recipe of mosaic {recipe.index} crops beyond a donor")
+        raise ValueError(f"the recipe of mosaic {recipe.index} has a crop that is not inside its donor")
     transforms = np.array([map_numbers(each.flip, each.warp, each.y, each.x) for each in recipe.quadrants])
     windows = np.array(quadrant_windows(recipe.split, recipe.canvas))
     canvas = _packed_canvas(recipe.canvas)
@@ -143,7 +143,7 @@ def _between(u: float, low: float, high: float) -> float:
 
 
 def _packed_canvas(size: tuple[int, int]) -> PackedPixels:
-    """Return the canvas of this thread, which all composites share: new memory takes time."""
+    """Return this thread's canvas, which all its composites reuse, because new memory takes time."""
     canvas: PackedPixels | None = getattr(_buffers, "canvas", None)
     if canvas is None or canvas.shape != size:
         canvas = _buffers.canvas = np.empty(size, np.uint32)

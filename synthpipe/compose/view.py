@@ -17,7 +17,7 @@ from synthpipe.core.resizing import fit
 
 
 def real_view(rng: np.random.Generator, image: Image, strategy: Strategy, pipeline: Pipeline) -> Image:
-    """Return a view of a real patch: canvas-sized pixels, processed as the strategy processes its donors.
+    """Return a view of a real patch: its pixels at canvas size, transformed as the strategy transforms its donors.
 
     A Mosaic's view is random; a Bezier's is the resized patch.
 

@@ -1,1 +1,1 @@
-"""Settings: the pipeline's model, the files that hold settings, and messages about mistakes in them."""
+"""The model of a pipeline, the reading of settings files, and messages about mistakes in them."""

@@ -1,4 +1,4 @@
-"""Types of settings, with their ranges, and the model that all sections of settings files share."""
+"""Types of settings with their ranges, and the base class of all sections of settings files."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from pydantic_core import PydanticCustomError
 from synthpipe.core.display import without_secrets
 from synthpipe.core.records import STRATEGIES, Strategy
 
-# strict: no text is a number, true is no 1, and 1.0 is no whole number
+# strict: text is never a number, true is not 1, and 1.0 is not a whole number
 Flag = Annotated[bool, Field(strict=True)]
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Text = Annotated[str, Field(max_length=4096)]
 Secretive = Annotated[Text, PlainSerializer(without_secrets)]
-"""A path or a URL. Its credentials are used to read it, and are stored nowhere."""
+"""A path or a URL; its credentials are used for reading, but never stored."""
 Precision = Annotated[
     Literal["mixed", "32"],
     BeforeValidator(lambda value: "32" if value == 32 else value),  # YAML reads 32 without quotes as a number
 ]
 
 MOST = 100_000_000
-"""Of whatever is counted; the driver holds some bytes of each candidate."""
+"""Largest value of a setting that counts something; the driver needs some bytes for each candidate."""
 LARGEST = 8192
-"""Side of an image in pixels: a composite of 256 MiB, of which a worker holds several."""
+"""Largest side of an image in pixels: such a composite has 256 MiB, and a worker holds several composites."""
 _MOST_TILES = 64
 
 Positive = Annotated[Whole, Field(ge=1, le=MOST)]
@@ -104,11 +104,11 @@ PerStrategy = Annotated[
 ]
 
 
-Version = Annotated[Literal[1], BeforeValidator(_whole)]  # to Literal true and 1.0 are 1
+Version = Annotated[Literal[1], BeforeValidator(_whole)]  # Literal alone would accept true and 1.0 as 1
 
 
 class Section(BaseModel):
-    """A part of the pipeline file: frozen, and closed to keys that it does not know."""
+    """A part of a settings file: frozen, and without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     _new_keys: ClassVar[tuple[str, ...]] = ()
@@ -124,12 +124,12 @@ class Section(BaseModel):
 
 
 def digest(data: object) -> str:
-    """Return the SHA-256 of JSON-ready `data`, whatever the order of its keys."""
+    """Return the SHA-256 of JSON-ready `data`; the order of its keys does not matter."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield ``key: old -> new`` for each leaf in which two JSON-ready mappings differ."""
+    """Yield ``key: old -> new`` for each value that differs between two JSON-ready mappings."""
     for key in sorted(old.keys() | new.keys()):
         left, right = old.get(key), new.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
@@ -139,5 +139,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
 
 
 def even_ceil(value: float) -> int:
-    """Round up to an even integer, as the Mosaic's split point is (method section 2)."""
+    """Round up to an even integer; the Mosaic's split point is rounded this way (method section 2)."""
     return 2 * math.ceil(value / 2)

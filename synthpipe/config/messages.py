@@ -1,4 +1,4 @@
-"""What is wrong at a key of a settings file: what was found there, what is expected, and an example."""
+"""Messages about wrong values in a settings file: the value, the expected values and an example."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from synthpipe.core.display import printable
 
 _LONGEST_VALUE = 100
 _KINDS = set(get_args(ErrorType)) - {"value_error", "assertion_error"}
-"""Kinds of errors whose words are pydantic's own; those of other kinds are written for users."""
+"""Kinds of errors with pydantic's own messages; all other kinds have messages for users."""
 
 
 def explain(problems: Sequence[Mapping[str, Any]], model: type[BaseModel], data: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for each of pydantic's errors about a model made of `data`, without repeating one."""
+    """Yield one message for each different error that pydantic found when it made a model from `data`."""
     schema = model.model_json_schema()
     locations = [problem["loc"] for problem in problems]
-    told = (
+    messages = (
         _explain(problem, schema, data)
         for problem, location in zip(problems, locations, strict=True)
         if not any(len(other) > len(location) and other[: len(location)] == location for other in locations)
     )
-    yield from dict.fromkeys(told)
+    yield from dict.fromkeys(messages)
 
 
 def shown(value: Any) -> str:
-    """Return a value as YAML users know it, shortened."""
+    """Return a value as short YAML text."""
     if value is None or isinstance(value, bool | list | dict):
         return short(json.dumps(value, ensure_ascii=False, default=str))
     return short(repr(value))
 
 
 def short(text: object) -> str:
-    """Return text that may be anything as a part of a message: of a bounded length, on one line."""
+    """Return any text in a form that fits into a message: on one line, with a bounded length."""
     shown = str(text)
     end = "" if len(shown) <= _LONGEST_VALUE else f"... ({len(shown)} characters)"
     return printable(shown[:_LONGEST_VALUE]) + end
 
 
 def meant(word: str, allowed: Sequence[str]) -> str:
-    """Return a question about the allowed word that is nearest to another one; empty if none is near."""
+    """Return a question such as ``did you mean 'csv'?`` about the most similar allowed word, or an empty text."""
     close = difflib.get_close_matches(word[:_LONGEST_VALUE], allowed, 1)
     return f"did you mean {close[0]!r}? " if close else ""
 
@@ -56,20 +56,20 @@ def _explain(problem: Mapping[str, Any], schema: Schema, data: Mapping[str, Any]
         location, kind = location[:-1], "extra_forbidden"
     if kind == "extra_forbidden":
         return _unknown(location, schema)
-    if kind == "missing" and isinstance(location[-1], int):  # too short a list of a fixed length
+    if kind == "missing" and isinstance(location[-1], int):  # the list is shorter than its fixed length
         location, kind = location[:-1], "too_short"
     location, value = _written(location, value, data)
     key, found = short(".".join(map(str, location))), at(schema, location)
     if kind not in _KINDS:
-        told = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: got {shown(value)}; {told[0].lower()}{told[1:]}"
+        fault = problem["msg"].removeprefix("Value error, ")
+        return f"{key}: got {shown(value)}; {fault[0].lower()}{fault[1:]}"
     if kind == "missing":
         return f"{key}: missing; expected {_expected(found, schema)}"
     return f"{key}: got {shown(value)}; expected {_expected(found, schema)}{_hint(found, schema, value)}"
 
 
 def _written(location: Sequence[str | int], value: Any, data: Any) -> tuple[Sequence[str | int], Any]:
-    """Return the location and the value that a file has, where one value stands for several, as 5 for [5, 5]."""
+    """Return the location and the value in the file; there one value can stand for a list, such as 5 for [5, 5]."""
     for depth, part in enumerate(location):
         if isinstance(data, dict):
             if part not in data:
@@ -83,30 +83,30 @@ def _written(location: Sequence[str | int], value: Any, data: Any) -> tuple[Sequ
 
 
 def _expected(found: Schema | None, schema: Schema) -> str:
-    """Return what is expected at a key, with an example."""
+    """Return the values that a key allows as text, with an example."""
     if found is None:
         return "another value; see docs/pipeline-file.md"
-    told, such = words(found, schema), example(found, schema)
-    is_choice = such == told or choices_of(found, schema) or allows("boolean", found, schema)
-    return told if is_choice or not such else f"{told}, such as {such}"
+    allowed, such = words(found, schema), example(found, schema)
+    is_choice = such == allowed or choices_of(found, schema) or allows("boolean", found, schema)
+    return allowed if is_choice or not such else f"{allowed}, such as {such}"
 
 
 def _hint(found: Schema | None, schema: Schema, value: Any) -> str:
-    """Say what makes a value that looks right a wrong one."""
+    """Return advice about a value that looks right but is wrong, such as a number in quotes."""
     if found is None:
         return ""
     if isinstance(value, str) and (hint := meant(value, choices_of(found, schema))):
         return f"; {hint.strip()}"
     is_number = allows("integer", found, schema) or allows("number", found, schema)
     if isinstance(value, str) and is_number and not allows("string", found, schema):
-        return "; write numbers without quotes, leading zeros, : and _"
+        return "; write numbers without quotes, leading zeros, colons and underscores"
     if isinstance(value, bool | int | float) and allows("string", found, schema) and not choices_of(found, schema):
         return "; put it in quotes"
     return ""
 
 
 def _unknown(location: Sequence[str | int], schema: Schema) -> str:
-    """Say that there is no such key, and which one may be meant: one of another section, or a similar one beside it."""
+    """Return a message about an unknown key, which suggests an equal key of another section or a similar key."""
     name = str(location[-1])
     section = at(schema, location[:-1])
     allowed = properties(section, schema) if section else []

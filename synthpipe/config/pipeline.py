@@ -1,8 +1,8 @@
-"""The pipeline file: one validated, frozen model of everything that decides which bytes a build makes.
+"""The pipeline: one validated, frozen model of all settings that decide the bytes of a run.
 
-A pipeline file holds every constant of the method. What depends on the machine (workers, addresses, paths of runs)
-belongs to the command line and is not in it, except `patches.root`. No fingerprint counts `patches.root`, `name`,
-`license`, `store.pixels` and `store.recipes`.
+A pipeline file holds every constant of the method. Settings that depend on the machine (workers, addresses, paths of
+runs) are options of the command line, except `patches.root`. Fingerprints ignore `patches.root`, `name`, `license`,
+`store.pixels` and `store.recipes`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CODECS: tuple[Codec, ...] = get_args(Codec)
 Stage = Literal["candidates", "training", "filter", "curation"]
 
 MAX_PIXELS = 8192 * 8192
-"""A larger image is a slide or a decompression bomb: it is not decoded unless the user raises the bound."""
+"""Largest number of pixels of an image that is decoded by default; a larger one is a slide or a decompression bomb."""
 
 
 def _all_or_pairs(value: Any) -> Any:
@@ -85,13 +85,13 @@ def _each(count: int) -> dict[Strategy, int]:
 
 
 def _one(schema: dict[str, Any]) -> None:
-    """Show a default that is the same for each strategy, or for height and width, as one number."""
+    """Show a default as one number in the schema if it is the same for all strategies, or for height and width."""
     found = schema["default"]
     schema["default"] = next(iter(found.values() if isinstance(found, dict) else found))
 
 
 def _follows(schema: dict[str, Any]) -> None:
-    """Take the default out of the schema of a key that follows from others where a file leaves it out."""
+    """Remove the default of a key from the schema; if a file leaves out the key, its value follows from other keys."""
     schema.pop("default", None)
 
 
@@ -126,7 +126,7 @@ _CLASS_NAME = {key: value for key, value in _CLASS["properties"]["name"].items()
 
 
 class PatchesSection(Section):
-    """Location of the weakly-labelled patches, and how they are read."""
+    """Location and layout of the weakly-labelled patches, and settings for reading them."""
 
     _new_keys = ("label_pattern",)
     root: Annotated[
@@ -136,7 +136,12 @@ class PatchesSection(Section):
             examples=["/data/patches"],
         ),
     ]
-    layout: Annotated[Layout, Field(description="where the labels are: see README.md", examples=["folders"])]
+    layout: Annotated[
+        Layout,
+        Field(
+            description="the way in which the data set stores labels; README.md lists the layouts", examples=["folders"]
+        ),
+    ]
     label_pattern: Annotated[
         Text | None,
         Field(
@@ -149,7 +154,7 @@ class PatchesSection(Section):
         Text | None,
         Field(
             description="a regular expression on the file name without its suffix; its first group is the slide or "
-            "patient; null: that of the layout, or each file name is a slide of its own",
+            "patient; null: the layout's own pattern; without one each file is its own slide",
             examples=["^([^-]+)-"],
         ),
     ] = None
@@ -163,13 +168,13 @@ class PatchesSection(Section):
     min_side: Annotated[
         Side | None,
         Field(
-            description="pixels; patches with a shorter side are not used; null: a quarter of the canvas's; never part "
-            "of a fingerprint",
+            description="patches whose shorter side has fewer pixels are not used; null: a quarter of the canvas's "
+            "shorter side; never part of a fingerprint",
             examples=[56],
         ),
     ] = None
     max_pixels: Annotated[
-        Whole, Field(ge=1, le=2**36, description="a patch with more is not decoded; never part of a fingerprint")
+        Whole, Field(ge=1, le=2**36, description="a patch with more pixels is not decoded; never part of a fingerprint")
     ] = MAX_PIXELS
 
 
@@ -181,7 +186,7 @@ class GlassSection(Section):
         Whole, Field(ge=0, le=LARGEST**2, description="pixels; smaller 4-connected areas do not count as glass")
     ] = 250
     max_share: Annotated[Fraction, Field(description="a tile with a larger share of glass is drawn again")] = 0.8
-    max_draws: Annotated[Draws, Field(description="a tile is drawn at most this often; the last draw is used")] = 20
+    max_draws: Annotated[Draws, Field(description="most draws of a tile; the last draw is used")] = 20
 
 
 PUBLISHED_GLASS = GlassSection()
@@ -189,9 +194,11 @@ PUBLISHED_GLASS = GlassSection()
 
 
 class DonorsSection(Section):
-    """How donors, the single-class patches, are drawn."""
+    """Settings for drawing donors, which are single-class patches."""
 
-    balance_classes: Annotated[Flag, Field(description="draw the class first, evenly, and then a patch of it")] = False
+    balance_classes: Annotated[
+        Flag, Field(description="true: every class is equally likely, and so is every donor of a class")
+    ] = False
 
 
 class MosaicSection(Section):
@@ -208,7 +215,9 @@ class MosaicSection(Section):
     grid: Annotated[
         GridSize, Field(description="rows and columns of tiles in a grid image", examples=[2], json_schema_extra=_one)
     ] = (2, 2)
-    probability: Annotated[Fraction, Field(description="probability of the flip, and of shift-scale-rotate")] = 0.8
+    probability: Annotated[
+        Fraction, Field(description="probability of a flip, and also of shift, scale and rotation")
+    ] = 0.8
     shift: Annotated[Fraction, Field(description="largest shift, as a share of height and of width")] = 0.0625
     scale: Annotated[Number, Field(ge=0, le=0.75, description="largest change of size, as a share of the size")] = 0.2
     rotation: Annotated[Number, Field(ge=0, le=180, description="largest rotation, in degrees")] = 45.0
@@ -220,18 +229,18 @@ class MosaicSection(Section):
 class BezierSection(Section):
     """Bezier masks (method section 2)."""
 
-    points: Annotated[Whole, Field(ge=3, le=1000, description="corners of the curve")] = 12
+    points: Annotated[Whole, Field(ge=3, le=1000, description="number of corners of the curve")] = 12
     min_distance: Annotated[
         Number,
         Field(
             ge=0,
             le=1000,
-            description="smallest distance of neighbours in the unit square, divided by the number of points",
+            description="smallest distance between neighbouring corners in the unit square, times the number of points",
         ),
     ] = 0.7
     max_draws: Annotated[
         Draws,
-        Field(description="points are drawn at most this often until they are far enough apart; the last are used"),
+        Field(description="most draws of the corners, until they are far enough apart; the last draw is used"),
     ] = 200
     edgy: Annotated[
         Number, Field(ge=-1e6, le=1e6, description="0 is smooth; larger values turn the tangents to the next corner")
@@ -239,7 +248,7 @@ class BezierSection(Section):
     radius: Annotated[
         Number, Field(gt=0, le=1, description="distance of control points, as a share of the chord's length")
     ] = 0.2
-    samples: Annotated[Whole, Field(ge=2, le=10_000, description="points that draw a segment")] = 100
+    samples: Annotated[Whole, Field(ge=2, le=10_000, description="number of points of each drawn segment")] = 100
     pairs: Annotated[
         Pairs,
         Field(
@@ -262,7 +271,7 @@ class FilterSection(Section):
     weights: Annotated[
         Secretive | None,
         Field(
-            description="a file of weights that the network starts from; its digest counts, its path does not",
+            description="file of weights for the start of training; the fingerprint counts its digest, not its path",
             examples=["/models/resnet18.safetensors"],
         ),
     ] = None
@@ -273,7 +282,7 @@ class FilterSection(Section):
     ] = None
     pretrained: Annotated[Flag, Field(description="start from the weights of timm's hub")] = False
     precision: Annotated[
-        Precision, Field(description="mixed: bfloat16; on GPUs that have it (Ampere and later) and on CPUs")
+        Precision, Field(description="mixed: bfloat16 on CPUs, and on GPUs that support it (Ampere and later)")
     ] = "32"
     candidates: Annotated[
         Whole, Field(ge=10, le=MOST, description="composites per strategy that train the filter and are never curated")
@@ -281,14 +290,16 @@ class FilterSection(Section):
     train_share: Annotated[
         Number,
         Field(
-            gt=0, lt=1, description="share of patches (whole slides) and of composites that trains; the rest validates"
+            gt=0,
+            lt=1,
+            description="share of patches (in whole slides) and of composites for training; the rest is for validation",
         ),
     ] = 0.8
     epochs: Annotated[
         PerStrategy, Field(description="passes over the training images", examples=[5], json_schema_extra=_one)
     ] = _each(5)
     batch: Annotated[
-        Whole, Field(ge=2, le=65_536, description="images per step; a single image cannot be normalised")
+        Whole, Field(ge=2, le=65_536, description="images per step; batch normalisation needs at least two")
     ] = 256
     learning_rate: Annotated[Above0, Field(description="learning rate of Adam")] = 0.001
     mean: Annotated[
@@ -299,7 +310,10 @@ class FilterSection(Section):
     ] = (0.485, 0.456, 0.406)
     std: Annotated[
         tuple[Deviation, Deviation, Deviation],
-        Field(description="deviation of RGB in 0-1, divides images; with weights or pretrained, the network's own std"),
+        Field(
+            description="standard deviation of RGB in 0-1; images are divided by it; with weights or pretrained, "
+            "the network's own std"
+        ),
     ] = (0.229, 0.224, 0.225)
     threads: Annotated[
         Whole,
@@ -312,7 +326,7 @@ class FilterSection(Section):
 
 
 class CurationSection(Section):
-    """Which candidates are kept."""
+    """Rules that decide which candidates are kept."""
 
     rule: Annotated[
         Literal["threshold", "top_k"],
@@ -320,7 +334,9 @@ class CurationSection(Section):
     ] = "threshold"
     threshold: Annotated[
         Fraction,
-        Field(description="the filter accepts p(real) above this; rule top_k only counts them"),
+        Field(
+            description="the filter accepts higher scores; rule top_k only warns about kept ones that are not higher"
+        ),
     ] = 0.5
     wanted: Annotated[
         PerStrategy, Field(description="number of composites to keep", examples=[3600], json_schema_extra=_one)
@@ -346,16 +362,16 @@ class CurationSection(Section):
     ] = 0.02
     min_classes: Annotated[Positive, Field(description="a composite with fewer tissue classes is left out")] = 2
     min_class_share: Annotated[
-        Fraction, Field(description="smallest share of the pixels with which a class counts")
+        Fraction, Field(description="a class counts if it has at least this share of the pixels")
     ] = 0.01
     max_donor_uses: Annotated[
         Positive | None,
-        Field(description="most uses of one patch in the kept composites of a strategy; null: any", examples=[50]),
+        Field(description="most uses of one patch in the kept composites of a strategy; null: no limit", examples=[50]),
     ] = None
 
 
 class StoreSection(Section):
-    """How composites are stored in Zarr."""
+    """Settings for storing composites in Zarr."""
 
     _new_keys = ("pixels", "recipes")
     pixels: Annotated[
@@ -376,11 +392,11 @@ class StoreSection(Section):
     ] = 512
     image_codec: Annotated[Codec, Field(description="codec of images; blosc-lz4 shuffles bits")] = "none"
     mask_codec: Annotated[Codec, Field(description="codec of masks; blosc-lz4 does not shuffle")] = "blosc-lz4"
-    zstd_level: Annotated[Whole, Field(ge=0, le=22, description="zstd level, also of all small arrays")] = 1
+    zstd_level: Annotated[Whole, Field(ge=0, le=22, description="zstd level, also for all small arrays")] = 1
 
 
 class Pipeline(Section):
-    """A whole pipeline file.
+    """All settings of a pipeline file.
 
     Sizes are (height, width) in pixels; in the file one number can stand for both.
     """
@@ -435,12 +451,12 @@ class Pipeline(Section):
         Field(description="white background; {}: the defaults below; null: glass is not detected"),
     ] = None
     donors: DonorsSection = DonorsSection()
-    mosaic: Annotated[MosaicSection | None, Field(description="composites of tiles of many patches; null: none")] = (
-        MosaicSection()
-    )
+    mosaic: Annotated[
+        MosaicSection | None, Field(description="composites of tiles from many patches; null: no Mosaics")
+    ] = MosaicSection()
     bezier: Annotated[
         BezierSection | None,
-        Field(description="composites of two patches, one of them inside a closed curve; null: none"),
+        Field(description="composites of two patches, one of them inside a closed curve; null: no Bezier composites"),
     ] = BezierSection()
     filter: FilterSection = FilterSection()
     curation: CurationSection = CurationSection()
@@ -453,12 +469,12 @@ class Pipeline(Section):
 
     @property
     def strategies(self) -> tuple[Strategy, ...]:
-        """The strategies that the file has a section for, in their fixed order."""
+        """The strategies that have a section in the file, in a fixed order."""
         return tuple(strategy for strategy in STRATEGIES if getattr(self, strategy) is not None)
 
     @property
     def ranked(self) -> bool:
-        """Whether the candidates with the highest scores are kept."""
+        """Whether scores rank the candidates and the highest scores are kept (rule ``top_k`` with a filter)."""
         return self.filter.enabled and self.curation.rule == "top_k"
 
     @property
@@ -472,7 +488,7 @@ class Pipeline(Section):
 
     @cached_property
     def class_pairs(self) -> tuple[tuple[int, int], ...]:
-        """The (background, foreground) class indices that Bezier draws from, evenly."""
+        """The (background, foreground) pairs of class indices; each pair is equally likely in a Bezier."""
         if self.bezier is None or self.bezier.pairs is None:
             count = len(self.classes)
             return tuple((back, front) for back in range(count) for front in range(count) if back != front)
@@ -480,16 +496,16 @@ class Pipeline(Section):
         return tuple((index(back), index(front)) for back, front in self.bezier.pairs)
 
     def settings(self, stage: Stage) -> dict[str, Any]:
-        """Return the settings that decide the bytes of `stage`, without those of earlier stages, JSON-ready."""
+        """Return the JSON-ready settings that decide the bytes of `stage`, without the settings of earlier stages."""
         data = self.model_dump(mode="json")
         enabled = data["filter"].pop("enabled")
-        data["filter"].pop("weights", None)  # their digest counts
+        data["filter"].pop("weights", None)  # the digest of the weights decides, not their path
         training = {key: data["filter"].pop(key) for key in ("candidates", "train_share")}
         if stage == "training":  # the composites that train the filter
             return {"filter": training}
         if stage == "filter":
             return {"filter": data["filter"]}
-        if stage == "curation":  # whether the filter is asked changes what is kept, not the filter itself
+        if stage == "curation":  # using the filter changes the kept composites, not the filter itself
             return {"curation": data["curation"], "filter": {"enabled": enabled}}
         kept = (
             "format_version",
@@ -506,7 +522,7 @@ class Pipeline(Section):
         return {key: data[key] for key in kept}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all settings that decide composites; the catalog's digest stands for the patches."""
+        """Return the SHA-256 of all settings that decide composites; the catalog has its own digest for the patches."""
         stages: tuple[Stage, ...] = ("candidates", "training", "filter", "curation")
         stored = self.with_store(pixels="stored", recipes=True)  # the composites are the same either way
         return digest([stored.settings(stage) for stage in stages])

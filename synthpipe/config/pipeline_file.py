@@ -1,4 +1,4 @@
-"""Reading a pipeline file, and what may be wrong between its keys."""
+"""Read a pipeline file, and find contradictions between its keys."""
 
 from __future__ import annotations
 
@@ -30,13 +30,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     path : str or Path
         The YAML file.
     overrides : sequence of str
-        ``key=value`` pairs that replace what the file says: dotted keys, values in YAML.
+        ``key=value`` pairs that replace values of the file, with dotted keys and values in YAML.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, or something in it is wrong; the message lists every mistake with its key. Or the
-        weights that it names cannot be read.
+        The file or its weights cannot be read, or settings are wrong; the message lists every mistake with its key.
     """
     stem = Path(path).stem
     found = load_settings(Pipeline, path, overrides, _cross_problems, complete=lambda data: completed(data, stem))
@@ -46,7 +45,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
 
 
 def from_keys(data: dict[str, Any], path: Path) -> Pipeline:
-    """Return the pipeline of a file that lies at `path`, or will, from what it says.
+    """Return the pipeline with the given keys, as `load` returns it for a file at `path`; the file need not exist.
 
     Raises
     ------
@@ -57,7 +56,7 @@ def from_keys(data: dict[str, Any], path: Path) -> Pipeline:
 
 
 def completed(data: Mapping[str, Any], stem: str) -> dict[str, Any]:
-    """Return the keys of a file named `stem` with those that follow from others where it leaves them out."""
+    """Return a file's keys, and add missing ones that follow from other keys or from `stem`, the file's name."""
     found = {"name": stem, **data}
     if isinstance(classes := found.get("classes"), list):
         found["classes"] = _with_colors(classes)
@@ -76,11 +75,11 @@ def completed(data: Mapping[str, Any], stem: str) -> dict[str, Any]:
 
 
 def _with_colors(classes: list[Any]) -> list[Any]:
-    """Return classes in their long form; those without a colour get the next that none of the others has."""
+    """Return classes in their long form; each class without a colour gets the next free colour."""
     spelled = [{"name": each} if isinstance(each, str) else each for each in classes]
     given = [each.get("color") for each in spelled if isinstance(each, dict)]
     free = (list(color) for color in distinct_colors() if list(color) not in given)
-    black = [0, 0, 0]  # more classes than there are colours are refused
+    black = [0, 0, 0]  # for classes beyond the number of colours, which are refused later
     return [
         {"color": next(free, black), **each} if isinstance(each, dict) and "color" not in each else each
         for each in spelled
@@ -88,7 +87,7 @@ def _with_colors(classes: list[Any]) -> list[Any]:
 
 
 def _times(wanted: Any, factor: int, over: int = 1) -> Any:
-    """Return a multiple of a number, or of the number of each strategy, rounded up; None where there is no number."""
+    """Multiply a number, or each strategy's number, by ``factor / over``, and round up; None without a number."""
     if isinstance(wanted, dict):
         plans = {key: _times(count, factor, over) for key, count in wanted.items() if key in STRATEGIES}
         return plans if all(plans.values()) else None
@@ -96,7 +95,7 @@ def _times(wanted: Any, factor: int, over: int = 1) -> Any:
 
 
 def _with_digest(section: FilterSection) -> FilterSection:
-    """Return the filter's settings with the absolute path of its weights, and with their digest."""
+    """Return the filter's settings with the absolute path and the digest of its weights."""
     location, digest = parse_location(section.weights or ""), section.weights_sha256
     try:
         location = location.expanduser().absolute() if isinstance(location, Path) else location
@@ -104,13 +103,13 @@ def _with_digest(section: FilterSection) -> FilterSection:
     except Exception as error:  # clients of object stores raise exceptions of their own
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
-            f"filter.weights: {location}: cannot be read: {reason}; give a safetensors file or a checkpoint of torch"
+            f"filter.weights: {location}: cannot be read: {reason}; name a safetensors file or a torch checkpoint"
         ) from error
     return section.model_copy(update={"weights": address(location), "weights_sha256": digest})
 
 
 def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what is wrong between keys; `valid` holds those that are right by themselves, by dotted name."""
+    """Yield messages about contradictions between keys; `valid` maps dotted names to values that are valid alone."""
     strategies = [strategy for strategy in STRATEGIES if valid.get(strategy, ...) is not None]
     if not strategies:
         yield "mosaic, bezier: both are null; a build needs at least one strategy"
@@ -122,8 +121,8 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
         yield from _pair_problems(valid["bezier.pairs"], valid["classes"])
     for key in ("filter.epochs", _WANTED, "curation.candidates", "curation.max_candidates"):
         for strategy in strategies:
-            told = key.startswith("curation.") and key != _WANTED and strategy not in valid.get(_WANTED, ())
-            if key in valid and strategy not in valid[key] and not told:
+            is_reported = key.startswith("curation.") and key != _WANTED and strategy not in valid.get(_WANTED, ())
+            if key in valid and strategy not in valid[key] and not is_reported:
                 yield f"{key}: no number for {strategy}; give one number for all, or one for each strategy"
     for key in (_WANTED, "curation.candidates"):
         for strategy in strategies:
@@ -163,19 +162,19 @@ def _label_problems(valid: Mapping[str, Any]) -> Iterator[str]:
 def _class_problems(classes: Sequence[ClassSection]) -> Iterator[str]:
     seen: dict[str, tuple[int, str]] = {}
     for number, spec in enumerate(classes):
-        aliases = [(f"aliases.{place}", alias) for place, alias in enumerate(spec.aliases)]
+        aliases = [(f"aliases.{index}", alias) for index, alias in enumerate(spec.aliases)]
         for key, name in [("name", spec.name), *aliases]:
-            told = f"classes.{number}.{key}: got {shown(name)}"
+            setting = f"classes.{number}.{key}: got {shown(name)}"
             alike = same_name(name)
             if not name or name != name.strip() or not name.isprintable():
-                yield f"{told}; expected a name without blanks at its ends, control and invisible characters"
+                yield f"{setting}; expected a name without blanks at its ends, control and invisible characters"
             elif name.startswith("[") or set(name) & set(BETWEEN_NAMES):
-                yield f"{told}; expected a name without {' '.join(BETWEEN_NAMES)}, which join names, and no [ before it"
+                yield f"{setting}; expected a name without {' '.join(BETWEEN_NAMES)} and without [ at its start"
             elif alike not in seen:
                 seen[alike] = number, name
             elif seen[alike] == (number, name) or seen[alike][0] != number:
                 other, former = seen[alike]
-                yield f"{told}; class {other} has {shown(former)}: names must occur once, and differ by more than case"
+                yield f"{setting}; class {other} has {shown(former)}: each name must occur once; case does not count"
 
 
 def _mosaic_problems(

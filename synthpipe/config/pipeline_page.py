@@ -1,4 +1,4 @@
-"""``docs/pipeline-file.md``, made from the pipeline file's schema."""
+"""Make ``docs/pipeline-file.md`` from the pipeline file's schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from synthpipe.config.schema import Key, keys
 _HEAD = """\
 # The pipeline file
 
-This page is made from the model by `synthpipe schema --markdown > docs/pipeline-file.md`.
+This page is made from the pipeline's model by `synthpipe schema --markdown > docs/pipeline-file.md`.
 
 A pipeline file is YAML. Five lines are enough:
 
@@ -23,9 +23,9 @@ patches:
 canvas: 224
 ```
 
-`synthpipe init DIRECTORY` writes such a file for your patches, and `synthpipe validate FILE` lists every mistake in
-one. All other keys have defaults: the constants of the published method. A key given by `--set mosaic.scale=0.1`
-replaces that of the file for one build. The files in [`pipelines/`](../pipelines) spell every key out.
+`synthpipe init DIRECTORY` writes such a file for your patches, and `synthpipe validate FILE` lists every mistake in a
+file. All other keys have defaults: the constants of the published method. An option such as `--set mosaic.scale=0.1`
+replaces the file's value for one build. The files in [`pipelines/`](../pipelines) contain every key.
 
 Numbers are written as 12, 0.5 or 1e-3, booleans as true or false; anything else is text.
 Sizes are in pixels; a single number for height and width can also be given as `[height, width]`. Shares are from
@@ -35,7 +35,7 @@ of class N, counted from 0. The columns show the allowed values of each key, and
 
 
 def page() -> str:
-    """Return the page as Markdown: one table per section, with every key."""
+    """Return the page as Markdown, with one table of keys for each section."""
     found = list(keys(json_schema()))
     lines = [_HEAD, *_table([key for key in found if "." not in key.name])]
     above = {name for key in found if (name := key.name.rpartition(".")[0])}

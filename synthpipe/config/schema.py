@@ -1,4 +1,4 @@
-"""JSON schemas of settings models, in words: what may stand at a key, for messages and pages."""
+"""Describe JSON schemas of settings in words: the keys and their allowed values, for messages and pages."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class Key:
     Attributes
     ----------
     name : str
-        With the sections above it, as ``mosaic.tile``.
+        Name with the sections above it, such as ``mosaic.tile``.
     values : str
-        What may stand there.
+        The allowed values, in words.
     default : str
-        What stands there if the file leaves it out, as YAML; empty if the key is required or follows from others.
+        Default value as YAML; empty if the key is required, or if its value follows from other keys.
     is_required : bool
-        Whether a file must have it.
+        Whether a file must have the key.
     description : str
-        What it is for.
+        Purpose of the key.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Key:
 
 
 def keys(schema: Schema, root: Schema | None = None, above: str = "") -> Iterator[Key]:
-    """Yield all keys of a model's schema, each section before what lies in it."""
+    """Yield all keys of a model's schema; a section comes before its keys."""
     root = root or schema
     for name, found in schema["properties"].items():
         sections = [part for part in _parts(found, root) if "properties" in part and "$ref" in str(found)]
@@ -60,7 +60,7 @@ def keys(schema: Schema, root: Schema | None = None, above: str = "") -> Iterato
 
 
 def words(schema: Schema, root: Schema) -> str:
-    """Return what a schema allows, as part of a sentence: ``a whole number from 1 to 8192``."""
+    """Return the values that a schema allows in words, such as ``a whole number from 1 to 8192``."""
     schema = _resolved(schema, root)
     if "x-words" in schema:
         return str(schema["x-words"])
@@ -82,7 +82,7 @@ def words(schema: Schema, root: Schema) -> str:
 
 
 def example(schema: Schema, root: Schema) -> str:
-    """Return a value that a schema allows, as YAML in one line; empty if there is none to show."""
+    """Return an example of an allowed value, as YAML in one line; empty if the schema gives no example."""
     for found in (schema, *_parts(schema, root)):
         values = [*found.get("examples", ()), found.get("default")]
         if values[0] not in (None, [], {}) and not isinstance(values[0], dict):
@@ -95,7 +95,7 @@ def example(schema: Schema, root: Schema) -> str:
 
 
 def at(schema: Schema, location: Sequence[str | int]) -> Schema | None:
-    """Return the part of a model's schema that describes the value at a location, if it has one."""
+    """Return the part of a model's schema for the value at a location, or None."""
     found: Schema | None = schema
     for part in location:
         if found is None:
@@ -105,23 +105,23 @@ def at(schema: Schema, location: Sequence[str | int]) -> Schema | None:
 
 
 def choices_of(schema: Schema, root: Schema) -> list[str]:
-    """Return the words that a schema allows, where it allows words."""
+    """Return the words that a schema allows; empty if it does not list words."""
     parts = _parts(schema, root)
     return [word for part in parts for word in part.get("enum", [part.get("const")]) if isinstance(word, str)]
 
 
 def properties(schema: Schema, root: Schema) -> list[str]:
-    """Return the keys that may stand in a section."""
+    """Return the keys that a section allows."""
     return [key for part in _parts(schema, root) for key in part.get("properties", ())]
 
 
 def allows(kind: str, schema: Schema, root: Schema) -> bool:
-    """Whether a value of a JSON type, such as ``string``, may stand there."""
+    """Whether a schema allows a value of a JSON type, such as ``string``."""
     return kind in _types(schema, root)
 
 
 def flow(value: object) -> str:
-    """Return a value as YAML in one line, with no more quotes than it needs."""
+    """Return a value as YAML in one line, with quotes only where YAML needs them."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key}: {flow(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -143,7 +143,7 @@ def _resolved(schema: Schema, root: Schema) -> Schema:
 
 
 def _parts(schema: Schema, root: Schema) -> list[Schema]:
-    """Return a schema, or the alternatives that it is made of."""
+    """Return the alternatives of a schema, or only the schema itself."""
     schema = _resolved(schema, root)
     return [part for each in schema.get("anyOf", ()) for part in _parts(each, root)] or [schema]
 
@@ -172,8 +172,8 @@ def _bounds(schema: Schema) -> str:
         return f" from {_number(low)} to {_number(high)}"
     lower = f"at least {_number(low)}" if low is not None else f"above {_number(above)}" if above is not None else ""
     upper = f"at most {_number(high)}" if high is not None else f"below {_number(below)}" if below is not None else ""
-    told = " and ".join(filter(None, (lower, upper)))
-    return f" of {told}" if told.startswith("at") else f" {told}" if told else ""
+    bounds = " and ".join(filter(None, (lower, upper)))
+    return f" of {bounds}" if bounds.startswith("at") else f" {bounds}" if bounds else ""
 
 
 def _number(value: float) -> str:

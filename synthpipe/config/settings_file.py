@@ -1,4 +1,4 @@
-"""Settings files: YAML, overrides of single keys, and every mistake at once, for any model of settings."""
+"""Read settings files of any model, with overrides of single keys, and report all mistakes at once."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def load_settings(
     Parameters
     ----------
     model : type of BaseModel
-        What the file must be.
+        The model of the settings.
     path : str or Path, optional
-        The YAML file; without one, nothing but the defaults and `overrides`.
+        The YAML file; without a file, only the defaults and `overrides` count.
     overrides : sequence of str
-        ``key=value`` pairs that replace what the file says: dotted keys, values in YAML.
+        ``key=value`` pairs that replace values of the file, with dotted keys and values in YAML.
     between : callable, optional
-        Yields what is wrong between keys, given those that are right by themselves, by dotted name.
+        Receives the valid values by their dotted names, and yields messages about keys that contradict each other.
     option : str
-        By which users give `overrides`, for messages.
+        Name of the command-line option for `overrides`, for messages.
     complete : callable, optional
-        Returns the keys with those that follow from others, whatever is wrong with them.
+        Receives the unchecked keys, and returns them with the keys that follow from others.
 
     Raises
     ------
     ConfigError
-        The file cannot be read, or something in it is wrong; the message lists every mistake with its key.
+        The file cannot be read, or settings are wrong; the message lists every mistake with its key.
     """
     data = _read(Path(path)) if path else {}
     for override in overrides:
@@ -66,12 +66,12 @@ def checked(
     between: Callable[[Mapping[str, Any]], Iterable[str]] = lambda valid: (),
     complete: Callable[[dict[str, Any]], dict[str, Any]] = dict,
 ) -> Model:
-    """Validate the keys of a settings file, which messages call `where`; see `load_settings`.
+    """Validate the keys of a settings file; messages begin with `where`, and `load_settings` explains the rest.
 
     Raises
     ------
     ConfigError
-        Something is wrong; the message lists every mistake with its key.
+        Settings are wrong; the message lists every mistake with its key.
     """
     problems: list[str] = []
     try:
@@ -89,7 +89,7 @@ def checked(
 
 
 def choices(annotation: Any) -> tuple[Any, ...]:
-    """Return the words or types that an annotation allows, one by one, without their bounds."""
+    """Return the single words or types that an annotation allows, without their ranges."""
     if get_origin(annotation) is Annotated:
         return choices(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -108,30 +108,30 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{printable(path)}: not valid YAML: {short(error)}") from error
     if not isinstance(data, dict):
         found = "nothing" if data is None else shown(data)
-        raise ConfigError(f"{printable(path)}: got {found}; expected keys with values, such as seed: 1, one a line")
+        raise ConfigError(f"{printable(path)}: got {found}; expected lines with a key and a value, such as seed: 1")
     return data
 
 
 def _override(data: dict[str, Any], override: str, option: str, model: type[BaseModel]) -> None:
     key, equals, text = override.partition("=")
-    told = f"{option} {short(override)}"
+    setting = f"{option} {short(override)}"
     *parents, last = parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts) or len(parts) > DEEPEST:
-        raise ConfigError(f"{told}: expected key=value, with dots between a section and its key")
+        raise ConfigError(f"{setting}: expected key=value, with dots between a section and its key")
     target: Any = data
     for parent in parents:
         inner = target.get(parent, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"{told}: {short(parent)} holds no keys in this file; set it as a whole")
-        target[parent] = target = dict(inner)  # an alias may have it elsewhere too
+            raise ConfigError(f"{setting}: {short(parent)} is not a section in this file; set it as a whole")
+        target[parent] = target = dict(inner)  # a YAML alias may use the same dict elsewhere
     try:
         target[last] = _value(text.strip(), _annotation(parts, model))
     except ValueError as error:
-        raise ConfigError(f"{told}: the value is not valid YAML: {short(error)}") from error
+        raise ConfigError(f"{setting}: the value is not valid YAML: {short(error)}") from error
 
 
 def _value(text: str, annotation: Any) -> Any:
-    """Read an override's value: YAML; but for a key that is text, what is neither in quotes nor null is as written."""
+    """Read an override's value as YAML; a text key takes the value as written, unless it is null or in quotes."""
     allowed = choices(annotation)
     is_text = str in allowed or any(isinstance(each, str) for each in allowed)
     if not is_text or text == "null" or text[:1] in ("'", '"'):
@@ -141,7 +141,7 @@ def _value(text: str, annotation: Any) -> Any:
 
 
 def _annotation(parts: Sequence[str], model: type[BaseModel]) -> Any:
-    """Return the type of a key, None where there is no such key."""
+    """Return the type of a key, or None if the model has no such key."""
     *parents, last = parts
     section: type[BaseModel] | None = model
     for parent in parents:
@@ -152,7 +152,7 @@ def _annotation(parts: Sequence[str], model: type[BaseModel]) -> Any:
 
 
 def _valid_keys(data: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
-    """Return the keys that are right by themselves, or by default, as dotted names, whatever is wrong beside them."""
+    """Return the values that are valid alone, or defaults, by dotted name; invalid values are left out."""
     valid: dict[str, Any] = {}
     for key, field in model.model_fields.items():
         if key not in data and field.is_required():

@@ -1,4 +1,4 @@
-"""YAML as settings files use it: the scalars of YAML 1.2, and never more than a bounded number of values."""
+"""Read the YAML of settings files: scalars as in YAML 1.2, and a limited number of values."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _MEANINGS = {
     "that cannot start any token": "text cannot begin with @, ` or %; put it in quotes",
     "mapping values are not allowed": "a second ': ' in the line, or a wrong indent; put text with ': ' in quotes",
     "parsing a flow sequence": "the list that begins with [ needs a comma, or a ] at its end, before this",
-    "parsing a flow mapping": "what begins with { needs a comma, or a } at its end, before this",
+    "parsing a flow mapping": "the mapping that begins with { needs a comma, or a } at its end, before this",
     "unexpected end of stream": "a quote is open to the end of the file; close it",
-    "unknown escape character": "a backslash in double quotes has a meaning of its own; write single quotes",
+    "unknown escape character": "a backslash in double quotes has a special meaning; write single quotes",
     "expected <block end>": "does not fit the lines above; begin all lines of a section in one column",
     "could not find expected ':'": "expected a key, a colon and a blank, as in seed: 1",
     "undefined alias": "text that begins with * refers to an & above; put it in quotes",
     "expected a single document": "a second document begins here; remove the line ---",
-    "scanning a block scalar": "text that begins with | or > goes on in the next lines; put it in quotes",
+    "scanning a block scalar": "text that begins with | or > continues in the next lines; put it in quotes",
 }
-"""What PyYAML's errors mean in a settings file, by words in them."""
+"""Explanations of PyYAML's errors, by words that the errors contain."""
 _TAG = "tag:yaml.org,2002:"
 _UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
@@ -33,14 +33,13 @@ _UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\u
 def parse(text: str) -> Any:
     """Read one YAML document: dicts with text keys, lists, text, whole numbers, floats, booleans and None.
 
-    Text without quotes is a number, a boolean or null only where YAML 1.2's core schema and YAML 1.1 agree on it, or
-    1.1 says that it is text. So ``010``, ``1:30``, ``1_000``, ``no`` and ``2001-01-01`` are text. Merge keys (``<<``)
-    work as in 1.1.
+    Text without quotes is a number, a boolean or null as in YAML 1.2's core schema, unless YAML 1.1 gives it another
+    value. So ``010``, ``1:30``, ``1_000``, ``no`` and ``2001-01-01`` are text. Merge keys (``<<``) work as in 1.1.
 
     Raises
     ------
     ValueError
-        It is not YAML, has a key twice, a key that is not text or a tag (``!!int``), or is larger than the limits.
+        The text is not YAML, has a key twice, a key that is not text or a tag (``!!int``), or exceeds the limits.
     """
     if len(text) > MOST_BYTES:
         raise ValueError(f"has {len(text)} characters, expected at most {MOST_BYTES}")
@@ -56,23 +55,23 @@ def parse(text: str) -> Any:
     except (OverflowError, ValueError) as error:
         if isinstance(error, ValueError) and "chr()" not in str(error):
             raise
-        raise ValueError("an escape such as \\UFFFFFFFF stands for no character") from error
+        raise ValueError("an escape such as \\UFFFFFFFF is not a character") from error
 
 
 def check_characters(text: str, line: int = 1) -> None:
-    """Refuse characters that no setting may hold: control characters, line breaks that few know, and halves.
+    """Refuse control characters, unusual line breaks and lone surrogates in a setting.
 
     Raises
     ------
     ValueError
-        Names the first, and its line, where `text` begins at `line`.
+        The message names the first such character and its line; `line` is the number of the first line of `text`.
     """
     if found := _UNWANTED.search(text):
         line += text.count("\n", 0, found.start())
         raise ValueError(f"line {line}: holds the character U+{ord(found[0]):04X}; remove it")
 
 
-# libyaml's loader is no choice: it recurses without a limit, and deeply nested text ends the process
+# libyaml's loader cannot be used: it recurses without a limit, so deeply nested text ends the process
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
@@ -82,7 +81,7 @@ class _Loader(yaml.SafeLoader):
         self._sizes: dict[yaml.Node, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Read a value, and count it and what it holds; an alias counts as all that it stands for."""
+        """Read a value, and count all values in it; an alias counts as all values of its anchor."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         mark, before = event.start_mark, self._count
         if getattr(event, "tag", None) is not None:
@@ -101,9 +100,9 @@ class _Loader(yaml.SafeLoader):
         elif node in self._sizes:
             self._count += self._sizes[node]
         else:
-            raise yaml.MarkedYAMLError(None, None, f"*{event.anchor} holds itself", mark)
+            raise yaml.MarkedYAMLError(None, None, f"*{event.anchor} contains itself", mark)
         if self._count > MOST_VALUES:
-            message = f"has more than {MOST_VALUES} values, those of aliases counted each time; shorten it"
+            message = f"has more than {MOST_VALUES} values (each alias counts again); shorten it"
             raise yaml.MarkedYAMLError(None, None, message, mark)
         return node
 
@@ -120,18 +119,18 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[str, Any]:
             continue
         key = loader.construct_object(key_node, deep=True)
         if not isinstance(key, str):
-            raise yaml.MarkedYAMLError(None, None, f"key {key!r} is no text; put it in quotes", key_node.start_mark)
+            raise yaml.MarkedYAMLError(None, None, f"key {key!r} is not text; put it in quotes", key_node.start_mark)
         if key in own:
             raise yaml.MarkedYAMLError(None, None, f"key {key!r} occurs twice", key_node.start_mark)
         own.add(key)
-    loader.flatten_mapping(node)  # what is merged comes first, and own keys replace it
+    loader.flatten_mapping(node)  # merged keys come first, and own keys replace them
     return {
         loader.construct_object(key_node, deep=True): loader.construct_object(value_node, deep=True)
         for key_node, value_node in node.value
     }
 
 
-# the lengths keep numbers such that they can be computed with and shown; longer ones are text
+# the lengths limit numbers, so that they can be computed and shown; longer ones are text
 for _kind, _pattern in {
     "int": r"[-+]?(0|[1-9][0-9]{0,39})|0o[0-7]{1,40}|0x[0-9a-fA-F]{1,32}",
     "float": r"[-+]?(\.[0-9]{1,40}|(0|[1-9][0-9]{0,39})(\.[0-9]{0,40})?)([eE][-+]?[0-9]{1,4})?"

@@ -1,8 +1,8 @@
-"""The settings files that come with synthpipe."""
+"""The location of the pipeline files that come with synthpipe."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 SHIPPED = Path(__file__).parent.parent / "pipelines"
-"""The folder of the settings files, `pipelines/` of the project."""
+"""Folder of the pipeline files: `pipelines/` of the project."""

@@ -1,4 +1,4 @@
-"""Make untrusted text safe to show or store: without secrets, terminal control codes and spreadsheet formulas."""
+"""Remove secrets, terminal control codes and spreadsheet formulas from untrusted text."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _SECRET_KEY = re.compile(
 
 
 def without_secrets(text: object) -> str:
-    """Return a path, a URL or a message without the credentials and signatures of the URLs in it.
+    """Remove credentials and signatures from all URLs in a path or a message.
 
-    User names and passwords before the host go, and so do the parameters of signed URLs. What is left names the same
-    object whenever and by whomever the URL was signed.
+    This removes user names and passwords before the host, and the parameters of signed URLs. Two signed URLs of one
+    object give equal text.
     """
     return _URL.sub(_without_secrets, str(text))
 
@@ -29,7 +29,7 @@ def without_secrets(text: object) -> str:
 def _without_secrets(url: re.Match[str]) -> str:
     path, mark, query = _USER.sub("", url[0]).partition("?")
     query, *fragment = re.split("(?=#)", query, maxsplit=1)
-    parameters = re.split("([&;])", query)  # with what is between them
+    parameters = re.split("([&;])", query)  # with their separators
     kept = [each for each in parameters if not _SECRET_KEY.fullmatch(each.partition("=")[0])]
     if kept != parameters:
         query = "&".join(each for each in kept if each not in ("", "&", ";"))
@@ -37,17 +37,17 @@ def _without_secrets(url: re.Match[str]) -> str:
 
 
 def printable(text: object) -> str:
-    """Return a name with what would steer a terminal, or is not Unicode, as an escape."""
+    """Escape control characters and bytes that are not Unicode, so that a terminal can show the text."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text))
 
 
 def to_cell(text: str) -> str:
-    """Return text as a cell of a CSV: a quote stands before what a spreadsheet would compute."""
+    """Return text as a CSV cell, with a quote before text that a spreadsheet would compute as a formula."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def from_cell(cell: str) -> str:
-    """Return the text that `to_cell` made a cell of."""
+    """Return the text of a CSV cell that `to_cell` wrote."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
@@ -55,14 +55,14 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def escaped(name: str) -> str:
-    """Return a file's name in Unicode: bytes that are not become escapes, and no two names give the same."""
+    """Return a file's name as valid Unicode, with other bytes escaped; different names stay different."""
     if re.search(r"[\ud800-\udfff]|\\ud[89a-f]", name):
         name = name.replace("\\", r"\\")
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def file_stem(name: str, most: int = 200) -> str:
-    """Return a name of at most `most` bytes for files that are made of a file's: `escaped`, long ones with a digest."""
+    """Return an `escaped` name of at most `most` bytes; a longer name is cut and ends with a digest."""
     data = escaped(name).encode()
     if len(data) <= most:
         return data.decode()

@@ -1,4 +1,4 @@
-"""Code names in words: the one table of what people read for strategies, verdicts and scores.
+"""The words that people read for the code names of strategies, verdicts and scores.
 
 Stored data, JSON output, settings and commands keep the code names.
 """
@@ -26,16 +26,16 @@ SCORE = "score: probability of being real"
 
 
 def candidate(strategy: str, index: int) -> str:
-    """Name a candidate: ``Mosaic 41``."""
+    """Return a candidate's name for people, such as ``Mosaic 41``."""
     return f"{STRATEGY[strategy]} {index}"
 
 
 def score(p_real: float | None) -> str:
-    """Return the filter's score as text; empty where there is none."""
+    """Return the filter's score as text, or an empty text if there is no score."""
     return "" if p_real is None or math.isnan(p_real) else f"score {p_real:.3f}"
 
 
 def stage(name: str) -> str:
-    """Return the name of a build's stage with its strategy in words: ``Mosaic candidates``."""
+    """Return a build stage's name with its strategy in words, such as ``Mosaic candidates``."""
     first, space, rest = name.partition(" ")
     return f"{STRATEGY.get(first, first)}{space}{rest}"

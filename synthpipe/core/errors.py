@@ -1,7 +1,8 @@
 """The exceptions that synthpipe raises for bad input and bad state.
 
-Each is also a builtin, so that library users can catch what they expect. Only the command line turns them into
-one line and an exit code; every message says what was found, what was expected and what to do.
+Each class also inherits from a builtin exception, so that library users can catch the type that they expect. Only the
+command line turns an error into one line and an exit code. Each message says what was found, what was expected and what
+to do.
 """
 
 from __future__ import annotations
@@ -20,27 +21,27 @@ _SIGNS_OF_FULL_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")  # of stores
+_CLIENTS = ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google")  # packages of object stores
 _RIGHTS = {errno.EACCES, errno.EPERM}
 _LIMITS = {errno.EMFILE, errno.ENFILE}
 _NETWORK = {errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH}
 _NETWORK |= {errno.ENETDOWN, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT}
 _CURES = {
-    errno.ENOSPC: "free some space, then give the command again",
-    errno.EDQUOT: "free some space in your quota, then give the command again",
+    errno.ENOSPC: "free some space, then run the command again",
+    errno.EDQUOT: "free some space in your quota, then run the command again",
     errno.EFBIG: "allow larger files (ulimit -f), or choose another disk",
     errno.EROFS: "choose a location that you can write to",
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.ENOENT: "check that it is there",
-    **dict.fromkeys(_RIGHTS, "ask its owner for the right, or give the command as the user who owns it"),
+    errno.ENOENT: "check that it exists",
+    **dict.fromkeys(_RIGHTS, "ask its owner for permission, or run the command as the user who owns it"),
     **dict.fromkeys(_LIMITS, "allow more open files (ulimit -n), or use fewer workers and sets at once"),
-    **dict.fromkeys(_NETWORK, "check the address and the network, then give the command again"),
+    **dict.fromkeys(_NETWORK, "check the address and the network, then run the command again"),
 }
 _CREDENTIALS = "check that the credentials are right, have not expired, and may read, write and list there"
 _EXPIRED = "renew the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or your profile)"
 _REGION = "check the region and the address (AWS_DEFAULT_REGION, AWS_ENDPOINT_URL)"
 _REFUSALS = {
-    "400": _CREDENTIALS,  # of HEAD, whose answer has no body that says more
+    "400": _CREDENTIALS,  # the answer to a HEAD request, which has no body with details
     "401": _CREDENTIALS,
     "403": _CREDENTIALS,
     "AccessDenied": _CREDENTIALS,
@@ -53,7 +54,7 @@ _REFUSALS = {
     "SignatureDoesNotMatch": "check the secret key (AWS_SECRET_ACCESS_KEY, or your profile)",
     "TokenRefreshRequired": _EXPIRED,
 }
-_RIGHT_TO = {  # what a request to S3 needs, where that is not its own name
+_RIGHT_TO = {  # the permission that a request to S3 needs, if its name differs from the request's
     "CompleteMultipartUpload": "PutObject",
     "CreateMultipartUpload": "PutObject",
     "DeleteObjects": "DeleteObject",
@@ -65,7 +66,7 @@ _RIGHT_TO = {  # what a request to S3 needs, where that is not its own name
 
 
 class SynthpipeError(Exception):
-    """Base of all errors that synthpipe explains to users. Messages never hold credentials of a URL."""
+    """Base class of all errors that synthpipe explains to users; messages never contain credentials of a URL."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(without_secrets(message))
@@ -88,11 +89,11 @@ class MissingDonorError(StoreError):
 
 
 class AccessError(StoreError):
-    """Rights, the network or limits of this process keep a file or a store out of reach: its content is unknown."""
+    """A file or a store cannot be reached because of permissions, the network or limits of this process."""
 
 
 class StaleRunError(SynthpipeError, RuntimeError):
-    """A run directory was made by another pipeline, other patches or other package versions."""
+    """A run was made with another pipeline, patches or package versions, or another process writes to it."""
 
 
 class FilterError(SynthpipeError, RuntimeError):
@@ -100,15 +101,15 @@ class FilterError(SynthpipeError, RuntimeError):
 
 
 class ClusterError(SynthpipeError, RuntimeError):
-    """No cluster can be reached, its workers cannot run the build, or it was lost."""
+    """The cluster cannot be reached, its workers cannot run the build, or the connection was lost."""
 
 
 class MissingPackageError(SynthpipeError, ImportError):
-    """A package of an extra is not installed."""
+    """An optional package is not installed."""
 
 
 def explain(error: ValueError) -> str:
-    """Return one line about invalid data; for pydantic errors, the first key, its value and what is expected."""
+    """Return one line about invalid data; for a pydantic error, the first wrong key, its value and the fault."""
     errors: Any = getattr(error, "errors", None)
     if errors is None:
         return str(error)
@@ -126,15 +127,15 @@ _KINDS = 10
 
 
 def first_of(names: Sequence[str]) -> str:
-    """Return the first three names, and the number of the others."""
+    """List the first three names, and count the others."""
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
 
 
 def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
-    """Return a line for each kind of problem, with the first file that has it and the names of the next ones.
+    """Return one line for each kind of problem, with the first file that has it and the names of the next files.
 
-    Problems are of one kind if they differ in numbers alone.
+    Two problems are of one kind if their texts differ only in numbers.
     """
     kinds: dict[str, list[tuple[Path, str]]] = {}
     for path, reason in problems:
@@ -149,41 +150,41 @@ def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether the memory of a GPU or a CPU was full; GPU libraries raise several errors for it."""
+    """Whether an error means that the memory of a GPU or a CPU was full; GPU libraries raise several such errors."""
     return (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's, by name: loading torch takes seconds
+        or type(error).__name__ == "OutOfMemoryError"  # torch's class, found by its name: loading torch takes seconds
         or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY))
     )
 
 
 def cause_of(error: BaseException) -> str:
-    """Return the cause of an error of a file or a store, with the store's error code."""
+    """Return the cause of a file or store error as text, with the store's error code."""
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
     code = code_of(error)
     return f"{said} ({code})" if code and code not in said else said
 
 
 def code_of(error: BaseException) -> str | None:
-    """Return the code that an S3 store gave; None for other errors."""
+    """Return the error code of an S3 store, or None for other errors."""
     response = _of_request(error, "response")
     return response.get("Error", {}).get("Code") if isinstance(response, dict) else None
 
 
 def _of_request(error: BaseException, name: str) -> Any:
-    """Return an attribute of what S3's client raised, which s3fs makes the cause of its own error."""
+    """Return an attribute of an S3 client's exception, which s3fs makes the cause of its own exception."""
     return getattr(error, name, None) or getattr(error.__cause__, name, None)
 
 
 def cure_of(error: BaseException) -> str | None:
-    """Return what to do about an error of a file or a store; None for unknown kinds of errors."""
+    """Return advice about a file or store error, or None for unknown kinds of errors."""
     code, request = code_of(error), _of_request(error, "operation_name")
     if code == "AccessDenied" and request:
-        return f"ask for the right s3:{_RIGHT_TO.get(request, request)} there, or use other credentials"
+        return f"ask for the permission s3:{_RIGHT_TO.get(request, request)} there, or use other credentials"
     if code in _REFUSALS:
         return _REFUSALS[code]
     number = getattr(error, "errno", None)
-    if isinstance(error, PermissionError) and number not in _RIGHTS:  # of a store
+    if isinstance(error, PermissionError) and number not in _RIGHTS:  # a store raised it, not the system
         return _CREDENTIALS
     if number in _CURES:
         return _CURES[number]
@@ -194,12 +195,12 @@ def cure_of(error: BaseException) -> str | None:
 
 
 def is_of_access(error: BaseException) -> bool:
-    """Whether an error is about rights, limits or the network, and not about stored content."""
+    """Whether an error is about permissions, limits or the network, and not about stored content."""
     of_access = isinstance(error, PermissionError | ConnectionError | TimeoutError) or is_of_client(error)
     of_access = of_access or code_of(error) in _REFUSALS
     return of_access or getattr(error, "errno", None) in _RIGHTS | _LIMITS | _NETWORK
 
 
 def is_of_client(error: BaseException) -> bool:
-    """Whether a client of a store raised an error of its own."""
+    """Whether an exception class belongs to the client package of an object store."""
     return type(error).__module__.split(".")[0] in _CLIENTS

@@ -1,4 +1,4 @@
-"""Packages that only some commands need: which of them are missing, and the command that installs them."""
+"""Find packages that are missing, and name the command that installs them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import importlib.util
 from synthpipe.core.errors import MissingPackageError
 
 TORCH = ("huggingface-hub", "safetensors", "timm", "torch", "torchmetrics", "torchvision")
-"""What the filter and the segmentation stage need, and rendering does not; `requirements/render.txt` leaves it out."""
+"""Packages that the filter and the segmentation stage need; `requirements/render.txt` leaves them out."""
 
 TRAIN = ("lightning", "matplotlib", "segmentation-models-pytorch", "tensorboard")
-"""What the segmentation stage needs besides: the extra ``train``."""
+"""More packages that the segmentation stage needs: the extra ``train``."""
 
 
 def absent(*packages: str) -> list[str]:
-    """Return those packages that cannot be found, without importing any."""
+    """Return the packages that are not installed; nothing is imported."""
     return [package for package in packages if not _is_found(package)]
 
 
@@ -24,14 +24,14 @@ def require(what: str, *packages: str) -> None:
     Parameters
     ----------
     what : str
-        What needs them, as the message begins.
+        The start of the message: the feature that needs them.
     packages : str
-        Their names, as pip knows them.
+        Their names for pip.
 
     Raises
     ------
     MissingPackageError
-        The message names those that are missing, and the command that installs them.
+        The message names the missing packages and the command that installs them.
     """
     if missing := absent(*packages):
         raise MissingPackageError(needs(what, missing))
@@ -50,7 +50,7 @@ def require_filter() -> None:
 
 
 def needs(what: str, missing: list[str]) -> str:
-    """Say that something needs packages that are not installed, and the command that installs them."""
+    """Return a message about missing packages, with the command that installs them."""
     verb = "is" if len(missing) == 1 else "are"
     return (
         f"{what} needs {', '.join(missing)}, which {verb} not installed; install with: pip install {' '.join(missing)}"

@@ -1,11 +1,11 @@
-"""Regular expressions that find slides, patients or labels in file names, stopped if they take too long."""
+"""Search file names with a user's regular expressions, and stop an expression that takes too long."""
 
 from __future__ import annotations
 
 import json
 import re
 import signal
-import subprocess  # nosec B404 # runs this Python alone
+import subprocess  # nosec B404 # runs only this Python
 import sys
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from synthpipe.core.errors import ConfigError
 _LONGEST = 200
 _SECONDS = 4
 _NAMES_A_SECOND = 10_000
-# Python's expressions know no time limit: a process of their own may be stopped
+# Python's regular expressions have no time limit, but a separate process can be stopped
 _SEARCH = """
 import json, re, signal, sys
 pattern, group, seconds, names = json.load(sys.stdin)
@@ -29,7 +29,10 @@ for name in names:
 
 
 def pattern_fault(pattern: str, group: str | None = None) -> str | None:
-    """Return what is wrong with a pattern whose group `group` holds a label, or whose first group is the slide."""
+    """Return the fault of a regular expression, or None.
+
+    Its group `group` holds a label; without `group`, its first group holds the slide.
+    """
     if len(pattern) > _LONGEST:
         return f"has {len(pattern)} characters, expected at most {_LONGEST}"
     try:
@@ -39,21 +42,21 @@ def pattern_fault(pattern: str, group: str | None = None) -> str | None:
         if compiled.groups < 1:
             return "put ( ) around the part that names the slide or patient, such as '^([^-]+)-'"
     except (re.error, OverflowError, RecursionError) as error:
-        return f"no regular expression: {error}"
+        return f"is not a regular expression: {error}"
     return None
 
 
 def find_groups(pattern: str, names: Sequence[str], group: str | None = None) -> list[str]:
-    """Return what the first group of a pattern, or `group`, finds in each name; nothing where it does not match.
+    """Return the text that a pattern's first group, or `group`, matches in each name; empty where nothing matches.
 
     Raises
     ------
     ConfigError
-        It is no such pattern, or takes much longer than patterns do.
+        The pattern is invalid, or the search takes too long.
     """
-    told = f"{group or 'group'}_pattern {printable(pattern[:_LONGEST])!r}"
+    setting = f"{group or 'group'}_pattern {printable(pattern[:_LONGEST])!r}"
     if fault := pattern_fault(pattern, group):
-        raise ConfigError(f"{told}: {fault}")
+        raise ConfigError(f"{setting}: {fault}")
     seconds = _SECONDS + len(names) // _NAMES_A_SECOND
     command = [sys.executable, "-I", "-S", "-c", _SEARCH]
     given = json.dumps([pattern, group or 1, seconds, names])
@@ -63,9 +66,10 @@ def find_groups(pattern: str, names: Sequence[str], group: str | None = None) ->
     found: list[str] = [json.loads(line) for line in done.stdout.splitlines()]
     if done.returncode == -signal.SIGALRM:
         raise ConfigError(
-            f"{told} takes more than {seconds} s on {len(names)} names, such as "
-            f"{names[len(found)][:100]!r}; begin it with ^, write [^-]+ for .*, and no repeat in a repeat as in (a+)+"
+            f"{setting} takes more than {seconds} s on {len(names)} names, such as "
+            f"{names[len(found)][:100]!r}; begin it with ^, write [^-]+ for .*, and "
+            "avoid a repeat in a repeat such as (a+)+"
         )
     if done.returncode:
-        raise ConfigError(f"{told}: the process that searches ended with {done.returncode}; is there enough memory?")
+        raise ConfigError(f"{setting}: the search ended with exit code {done.returncode}; check the free memory")
     return found

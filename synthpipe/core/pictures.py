@@ -1,4 +1,4 @@
-"""Composites for people: masks over images, and PNG bytes of images and masks."""
+"""Draw masks over images, and encode images and masks as PNG or JPEG."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45)
     image : (H, W, 3) uint8
         RGB.
     mask : (H, W) uint8
-        Class indices; other pixels, background or lost, are left as they are.
+        Class indices; background and lost pixels do not change.
     taxonomy : Taxonomy
         Classes and their colours.
     opacity : float
-        Of the colours, 0-1.
+        Opacity of the colours, 0-1.
 
     Returns
     -------
     (H, W, 3) uint8
-        RGB. A class's contour is one pixel wide and lies inside the class, wherever it meets another value of the mask.
+        RGB. Contours are one pixel wide, inside their class, where the class meets another value of the mask.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45)
 
 
 def strips(height: int) -> Iterator[slice]:
-    """Yield the rows of a picture some at a time: what is computed on the way stays small, however high it is."""
+    """Yield slices of some rows each, so that computing on high pictures needs little memory."""
     for start in range(0, height, _STRIP):
         yield slice(start, min(height, start + _STRIP))
 
@@ -66,21 +66,21 @@ def png(image: Image) -> bytes:
 
 
 def palette_png(mask: Mask, taxonomy: Taxonomy) -> bytes:
-    """Return a mask as a palette PNG: pixel values are class indices, colours the taxonomy's."""
+    """Return a mask as a PNG whose pixel values are class indices and whose palette has the taxonomy's colours."""
     picture = Pillow.fromarray(mask)
     picture.putpalette(taxonomy.palette())
     return _encoded(picture)
 
 
 def jpeg(image: Image, quality: int = 90) -> bytes:
-    """Return an RGB picture, (H, W, 3) uint8, as JPEG: for looking at, where hundreds of pictures must be small."""
+    """Return an RGB picture, (H, W, 3) uint8, as JPEG, for pages with hundreds of pictures."""
     buffer = io.BytesIO()
     Pillow.fromarray(image).save(buffer, format="JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Return bytes of a kind such as ``image/png`` as the address of a picture that is part of the page itself."""
+    """Return a data URI, which puts a picture into a page itself; `kind` is its media type, such as ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -90,7 +90,7 @@ def colors_of(taxonomy: Taxonomy) -> NDArray[np.uint8]:
 
 
 def edges(mask: Mask) -> NDArray[np.bool_]:
-    """Return (H, W) bool: pixels with another value above, below or beside."""
+    """Return (H, W) bool: pixels that have a neighbour with another value above, below, left or right."""
     padded = np.pad(mask, 1, mode="edge")
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     found: NDArray[np.bool_] = np.logical_or.reduce([neighbour != mask for neighbour in around])
@@ -98,9 +98,11 @@ def edges(mask: Mask) -> NDArray[np.bool_]:
 
 
 def check_sizes(image: Image, mask: Mask) -> None:
-    """Raise `ValueError` unless an image and its mask are of one size."""
+    """Raise `ValueError` unless an image and its mask have the same size."""
     if image.shape != (*mask.shape, 3):
-        raise ValueError(f"image is {image.shape} and mask {mask.shape}; expected (H, W, 3) and (H, W) of one size")
+        raise ValueError(
+            f"image is {image.shape} and mask {mask.shape}; expected (H, W, 3) and (H, W) of the same size"
+        )
 
 
 def _encoded(picture: Pillow.Image) -> bytes:

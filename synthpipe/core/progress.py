@@ -1,4 +1,4 @@
-"""Protocols with which long work reports its progress."""
+"""Protocols that long-running work uses to report its progress."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ class Advance(Protocol):
     """Callback that counts finished steps of a stage."""
 
     def __call__(self, steps: int, remark: str = "") -> None:
-        """Count `steps` more; `remark` says how it goes so far."""
+        """Count `steps` more finished steps; `remark` is a short text about the work so far."""
 
 
 class Reporter(Protocol):
-    """Shows progress to users."""
+    """Show progress to users."""
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
-        """Open a stage of `total` steps; what it yields is called whenever some are done."""
+        """Open a stage of `total` steps, and yield the callback that counts its finished steps."""
 
     def note(self, message: str) -> None:
         """Show a line of text."""
 
 
 class Silent:
-    """Reporter that shows nothing, for processes beside the one that reports."""
+    """Reporter that shows nothing."""
 
     def stage(self, title: str, total: int) -> AbstractContextManager[Advance]:
         """Open a stage without output."""
@@ -38,7 +38,7 @@ class Silent:
 
 @contextmanager
 def throttled(advance: Callable[[int], None], seconds: float = 1.0) -> Iterator[Callable[[int], None]]:
-    """Yield a callback that passes steps on to `advance`, together, once in so many `seconds` and at the end."""
+    """Yield a callback that adds up steps, and passes the sum to `advance` at most once in `seconds` and at the end."""
     pending, last = 0, time.monotonic()
 
     def add(steps: int) -> None:

@@ -1,7 +1,7 @@
 """The frozen records that pass between the packages of synthpipe.
 
-A *recipe* holds every number that was sampled for a composite, and every constant that its rendering needs: with the
-donors at hand it renders the same pixels without a random generator and without the pipeline file.
+A *recipe* holds all sampled numbers of a composite, and all constants that its rendering needs. With the same donors it
+always gives the same pixels; rendering needs neither a random generator nor the pipeline file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Mask = NDArray[np.uint8]
 """(H, W) uint8: class indices, the background index, or ``taxonomy.LOST``."""
 
 PackedPixels = NDArray[np.uint32]
-"""One uint32 a pixel: red in the lowest byte, then green, blue and the mask's value."""
+"""(H, W) uint32: red in the lowest byte, then green, blue and the mask's value."""
 
 Strategy = Literal["mosaic", "bezier"]
 STRATEGIES: tuple[Strategy, ...] = ("mosaic", "bezier")
 
 Flip = Literal["none", "horizontal", "vertical", "both"]
 
-# what recipes may hold, which may be a stranger's: wide enough for every pipeline
+# limits of recipes, which may come from strangers: wide enough for every pipeline
 _MOST_PIXELS = 1 << 26  # of a grid image
 _Index = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Position = Annotated[int, Field(ge=0, le=1 << 20)]
@@ -50,7 +50,7 @@ class PatchRef:
     Attributes
     ----------
     id : str
-        Path below the data set's training folder, with forward slashes: the patch's name wherever the set lies.
+        Path below the data set's training folder, with forward slashes. It stays the same when the data set moves.
     path : str
         Where the file is now, without credentials and signatures.
     sha256 : str
@@ -62,8 +62,8 @@ class PatchRef:
     group : str
         The slide or patient it was cut from: the unit of every split.
     secret_url : str, optional
-        The URL of `path` with the credentials or the signature that reading needs: for memory only, never to be shown
-        or stored.
+        The URL of `path` with the credentials or the signature that reading needs. Keep it in memory; never show or
+        store it.
     """
 
     id: str
@@ -77,13 +77,13 @@ class PatchRef:
 
     @property
     def single_class(self) -> bool:
-        """Whether it may donate pixels: only then is the class of every pixel known."""
+        """Whether the patch has one class, and so may donate pixels: the class of each pixel is known."""
         return len(self.classes) == 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Donor:
-    """A decoded single-class patch, whose pixels composites are made of.
+    """A decoded single-class patch whose pixels are used in composites.
 
     Attributes
     ----------
@@ -94,8 +94,8 @@ class Donor:
     image : (H, W, 3) uint8
         RGB.
     mask : (H, W) uint8, or None
-        `label`, or the background index where there is glass; None, or `label` everywhere, where glass is not looked
-        for.
+        `label`, or the background index where the patch shows glass. None, or `label` everywhere, if the pipeline does
+        not look for glass.
     """
 
     id: str
@@ -107,7 +107,7 @@ class Donor:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """The window of a donor patch that fills one tile; its size is the recipe's tile."""
+    """The window of a donor patch that fills one tile; the recipe's `tile` is its size."""
 
     patch: str
     y: _Position
@@ -116,9 +116,9 @@ class Crop:
 
 @dataclass(frozen=True, slots=True)
 class ShiftScaleRotate:
-    """A similarity about the image's centre, then a shift.
+    """Rotate and scale an image about its centre, then shift it.
 
-    `angle` is in degrees, counter-clockwise; `scale` a factor; the shifts are fractions of height and width.
+    `angle` is in degrees, counter-clockwise; `scale` is a factor; the shifts are fractions of height and width.
     """
 
     angle: Annotated[float, Field(ge=-180, le=180)]
@@ -131,7 +131,7 @@ class ShiftScaleRotate:
 class Quadrant:
     """One grid image of a Mosaic and the window of it that fills a quadrant.
 
-    `tiles` run row by row. The flip comes first, then `warp`; ``(y, x)`` is the window's corner in the result.
+    `tiles` are in row order. The flip comes first, then `warp`; ``(y, x)`` is the window's corner in the result.
     """
 
     tiles: tuple[Crop, ...]
@@ -145,8 +145,8 @@ class Quadrant:
 class MosaicRecipe:
     """A Mosaic composite (method section 2): four transformed grid images around a split point.
 
-    Sizes are (height, width) in pixels, `grid` is (rows, columns) of tiles; the quadrants are upper left, upper right,
-    lower left, lower right.
+    Sizes are (height, width) in pixels; `grid` is (rows, columns) of tiles. The order of the quadrants is upper left,
+    upper right, lower left, lower right.
     """
 
     index: _Index
@@ -159,7 +159,7 @@ class MosaicRecipe:
     strategy: Literal["mosaic"] = "mosaic"
 
     def donors(self) -> Iterator[str]:
-        """Yield the id of each donor patch, once per use."""
+        """Yield the ids of the donor patches; a patch that is used twice comes twice."""
         for quadrant in self.quadrants:
             for tile in quadrant.tiles:
                 yield tile.patch
@@ -169,8 +169,8 @@ class MosaicRecipe:
 class BezierRecipe:
     """A Bezier composite (method section 2): a foreground donor inside a closed curve on a background donor.
 
-    `points` are the curve's corners (x, y) in the unit square, in drawing order; `edgy` and `radius` shape the tangents
-    and control points; `samples` is the number of points a segment is drawn with.
+    `points` are the curve's corners (x, y) in the unit square, in drawing order. `edgy` and `radius` shape the tangents
+    and control points. `samples` is the number of points of each drawn segment.
     """
 
     index: _Index
@@ -185,7 +185,7 @@ class BezierRecipe:
     strategy: Literal["bezier"] = "bezier"
 
     def donors(self) -> Iterator[str]:
-        """Yield the id of each donor patch: the background's, then the foreground's."""
+        """Yield the ids of the background's donor and of the foreground's donor."""
         yield self.background
         yield self.foreground
 
@@ -205,11 +205,11 @@ class Composite:
 
 Reason = Literal["kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus"]
 REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "donor_overused", "surplus")
-"""What can become of a candidate; its verdict is stored as the index in this list, which only grows."""
+"""All verdicts. A stored verdict is an index into this tuple, so new verdicts are added at its end."""
 
 
 def pack(image: Image, mask: Mask | int) -> PackedPixels:
-    """Return (H, W) uint32: an image and its mask, or the one value it has everywhere, as packed pixels."""
+    """Return an image and its mask, or one mask value for all pixels, as packed pixels, (H, W) uint32."""
     packed = np.empty((*image.shape[:2], 4), np.uint8)
     packed[..., :3] = image
     packed[..., 3] = mask
@@ -217,21 +217,21 @@ def pack(image: Image, mask: Mask | int) -> PackedPixels:
 
 
 def recipe_to_json(recipe: Recipe) -> str:
-    """Write a recipe as one line of JSON, keys in the order of the fields; floats keep every bit."""
+    """Return a recipe as one line of JSON, with keys in the order of the fields and exact floats."""
     if isinstance(recipe, MosaicRecipe):
         return _ENCODER.encode(_fields(recipe) | {"quadrants": [_quadrant_fields(each) for each in recipe.quadrants]})
     return _ENCODER.encode(_fields(recipe))
 
 
 def recipe_from_json(text: str) -> Recipe:
-    """Read back what `recipe_to_json` wrote.
+    """Read a recipe that `recipe_to_json` wrote.
 
-    Rendering trusts a recipe, so one that could not have been sampled is refused.
+    Rendering trusts its recipe, so this refuses a recipe that sampling cannot make.
 
     Raises
     ------
     ValueError
-        It is no recipe, or holds numbers that none has.
+        The text is not a recipe, or it has numbers out of range.
     """
     fields = parse_json(text)
     is_bezier = isinstance(fields, dict) and fields.get("strategy") == "bezier"
@@ -243,12 +243,12 @@ def recipe_from_json(text: str) -> Recipe:
     if isinstance(recipe, MosaicRecipe):
         _check_mosaic(recipe)
     if recipe_to_json(recipe) != text:
-        raise ValueError("it is not in the form that this version writes")
+        raise ValueError("the recipe is not in the form that this version writes")
     return recipe
 
 
 def _fields(record: MosaicRecipe | BezierRecipe | Quadrant | Crop | ShiftScaleRotate) -> dict[str, Any]:
-    """Return a record's own fields: `dataclasses.asdict` copies deeply, and takes longer than rendering."""
+    """Return a record's fields without copies; `dataclasses.asdict` copies deeply, and takes longer than rendering."""
     return {name: getattr(record, name) for name in record.__slots__}
 
 
@@ -260,14 +260,16 @@ def _quadrant_fields(quadrant: Quadrant) -> dict[str, Any]:
 def _check_mosaic(recipe: MosaicRecipe) -> None:
     grid_size = recipe.grid[0] * recipe.tile[0], recipe.grid[1] * recipe.tile[1]
     if math.prod(grid_size) > _MOST_PIXELS:
-        raise ValueError(f"a grid image of {grid_size[0]} x {grid_size[1]} pixels")
+        raise ValueError(f"the grid image has {grid_size[0]} x {grid_size[1]} pixels, expected at most {_MOST_PIXELS}")
     if recipe.split[0] > recipe.canvas[0] or recipe.split[1] > recipe.canvas[1]:
-        raise ValueError(f"split {recipe.split} on a canvas of {recipe.canvas}")
+        raise ValueError(f"the split point {recipe.split} is outside the canvas of {recipe.canvas}")
     for quadrant in recipe.quadrants:
         if len(quadrant.tiles) != math.prod(recipe.grid):
-            raise ValueError(f"{len(quadrant.tiles)} tiles, expected {recipe.grid[0]} x {recipe.grid[1]}")
+            raise ValueError(
+                f"a quadrant has {len(quadrant.tiles)} tiles, expected {recipe.grid[0]} x {recipe.grid[1]}"
+            )
         if quadrant.y > grid_size[0] or quadrant.x > grid_size[1]:
-            raise ValueError(f"a window at {quadrant.y}, {quadrant.x} of a grid image of {grid_size}")
+            raise ValueError(f"the window at {quadrant.y}, {quadrant.x} is outside the grid image of {grid_size}")
 
 
 _MOSAIC: TypeAdapter[MosaicRecipe] = TypeAdapter(MosaicRecipe)

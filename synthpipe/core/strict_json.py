@@ -12,9 +12,9 @@ def parse_json(data: bytes | str) -> Any:
     Raises
     ------
     ValueError
-        It is not JSON, or is nested too deeply.
+        The data is not JSON, or is nested too deeply.
     """
     try:
         return json.loads(data)
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        raise ValueError("the JSON is nested too deeply") from error

@@ -1,4 +1,4 @@
-"""The tissue classes of a data set: names, colours, and the index that means background."""
+"""The tissue classes of a data set, with their names and colours, and the background's index."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ LOST = 255
 """Mask value of a pixel that was never written. No taxonomy may use it for a class."""
 
 BETWEEN_NAMES = "+;|"
-"""What joins the names of several classes: no name holds one of them."""
+"""Characters that separate several class names in one text; no class name contains them."""
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _Color = tuple[_Byte, _Byte, _Byte]
 
 
 def same_name(name: str) -> str:
-    """Return what is equal for names that mean the same class: they differ by case, or in how Unicode spells them."""
+    """Return a normal form of a class name, equal for names that differ only in case or Unicode composition."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -30,11 +30,11 @@ class TissueClass:
     Attributes
     ----------
     name : str
-        What the class is called in pipeline files, tables and stores.
+        The class's name in pipeline files, tables and stores.
     color : tuple of int
-        Its RGB colour in palettes and overlays, 0-255.
+        RGB colour in palettes and overlays, 0-255.
     aliases : tuple of str
-        Other names under which folders and tables may list it, such as ``TUM``.
+        Other names of the class in folders and tables, such as ``TUM``.
     """
 
     name: str
@@ -46,8 +46,8 @@ class TissueClass:
 class Taxonomy:
     """The classes of a data set in index order.
 
-    A mask pixel holds the index of its class. The index after the last class is the background: glass, and whatever
-    else must not count in a loss or a metric.
+    A mask pixel holds the index of its class. The index after the last class is the background: glass, and all other
+    pixels that losses and metrics must ignore.
     """
 
     classes: Annotated[tuple[TissueClass, ...], Field(min_length=1, max_length=LOST - 1)]
@@ -62,16 +62,16 @@ class Taxonomy:
 
     @property
     def background(self) -> int:
-        """The index that means background, ignored by losses and metrics."""
+        """The background's index, which losses and metrics ignore."""
         return len(self.classes)
 
     def index(self, name: str) -> int:
-        """Return the index of the class called `name`, by its name or one of its aliases, whatever their case.
+        """Return the index of the class with this name or alias; an exact match comes first, then case is ignored.
 
         Raises
         ------
         KeyError
-            No class has that name.
+            No class has this name or alias.
         """
         for index, tissue in enumerate(self.classes):
             if name == tissue.name or name in tissue.aliases:
@@ -82,11 +82,11 @@ class Taxonomy:
         raise KeyError(name)
 
     def label(self, classes: Iterable[int]) -> str:
-        """Name a set of classes for people: ``tumour+stroma``."""
+        """Return a text that names a set of classes, such as ``tumour+stroma``."""
         return "+".join(self.names[index] for index in sorted(classes))
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-ready: what stores and checkpoints say of their classes."""
+        """Return the taxonomy in the form that stores and checkpoints keep as JSON."""
         classes = [
             {"name": tissue.name, "color": list(tissue.color), "aliases": list(tissue.aliases)}
             for tissue in self.classes
@@ -95,12 +95,12 @@ class Taxonomy:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Taxonomy:
-        """Read back what `to_json` returned, whatever keys there are besides.
+        """Read a taxonomy in the form of `to_json`; other keys are ignored.
 
         Raises
         ------
         ValidationError
-            A ValueError: it is something else; its errors name the keys.
+            The data has another form; this is a ValueError whose errors name the keys.
         """
         return _READ.validate_python({key: data[key] for key in ("classes", "background_color") if key in data})
 
@@ -111,13 +111,13 @@ class Taxonomy:
 
 
 _LEVELS = range(20, 240, 36)
-_STEP = 151  # without a common divisor with the number of colours: neighbours in the list are far apart
+_STEP = 151  # prime to the number of colours, so that each comes once, and colours that follow each other differ much
 
 
 def distinct_colors() -> Iterator[tuple[int, int, int]]:
-    """Yield more colours than there can be classes, always the same: no two are equal, and none is white or black.
+    """Yield a fixed list of different colours without white and black, more than a taxonomy can have classes.
 
-    The first seven are those of Okabe and Ito (2008), which people with any form of colour vision tell apart.
+    The first seven are those of Okabe and Ito (2008), which people with any form of colour vision can distinguish.
     """
     first = [
         *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),

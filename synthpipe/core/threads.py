@@ -1,4 +1,4 @@
-"""The cores there are, and work in threads, of which the results are never far ahead of who takes them."""
+"""Count the available cores, and run a function in threads without storing many results."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-_A_THREAD = 3  # with as many items as threads, those that are done would wait for the slowest
+_PER_THREAD = 3  # items; with one item per thread, threads would wait for the slowest item
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def available_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield the function's result of every item, in order; few are under way or wait at a time: three a thread."""
+    """Yield the function's result for each item, in order; each thread has at most three items at a time."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for item in items:
                 pending.append(pool.submit(function, item))
-                if len(pending) >= _A_THREAD * threads:
+                if len(pending) >= _PER_THREAD * threads:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()

@@ -1,4 +1,4 @@
-"""Verdicts in words: they follow from the stored code, and from whether candidates are ranked by their scores."""
+"""Explain verdicts in words; the text depends on the stored code and on the rule of curation."""
 
 from __future__ import annotations
 
@@ -20,43 +20,44 @@ _MEANT: dict[Reason, str] = {
 
 
 def verdict_text(reason: Reason, ranked: bool) -> str:
-    """Return a verdict in words; if candidates are ranked, ``surplus`` means ranked below the cut."""
+    """Return a verdict in words; if scores rank the candidates, ``surplus`` means ranked below the cut."""
     return "ranked below the cut" if reason == "surplus" and ranked else VERDICT[reason]
 
 
 def rejection_reason(reason: Reason, ranked: bool) -> str:
-    """Return why a candidate with this verdict is not kept; empty for ``kept``."""
+    """Return the reason for a verdict that does not keep a candidate; empty for ``kept``."""
     if reason == "surplus" and ranked:
         return "enough others have higher scores; rule top_k compares no score with curation.threshold"
     return _MEANT.get(reason, "")
 
 
 def possible_verdicts(ranked: bool, counts: Mapping[Reason, int]) -> list[Reason]:
-    """Return the verdicts that candidates can get, in their order, and any others that `counts` has."""
+    """Return the verdicts that the rule can give, and all other verdicts in `counts`, in the order of `REASONS`."""
     return [each for each in REASONS if counts.get(each) or not (each == "looks_synthetic" and ranked)]
 
 
 def below_threshold(kept: NDArray[np.float32], threshold: float) -> dict[str, Any] | None:
-    """Describe kept candidates that the filter rejects, as ``build.json`` holds them; None if there are none.
+    """Count the kept candidates that the filter rejects, in the form that ``build.json`` stores.
 
     Parameters
     ----------
     kept : (N,) float32
         Scores of the kept candidates; NaN without a filter.
     threshold : float
-        The filter accepts scores above it.
+        The filter accepts scores above the threshold.
 
     Returns
     -------
     dict or None
-        ``count``: how many of the ``kept`` ones score no more than the threshold; ``lowest``: the lowest score.
+        ``kept``: number of kept candidates; ``count``: number of them that score at most the threshold; ``lowest``:
+        the lowest score. None if all scores are above the threshold.
     """
     count = int(np.count_nonzero(kept <= threshold))
     return {"count": count, "kept": len(kept), "lowest": float(kept.min())} if count else None
 
 
 def below_threshold_warning(strategy: str, below: Mapping[str, Any], threshold: float) -> str:
-    """Return a warning about kept composites of a strategy, of which `below_threshold` returned `below`."""
+    """Return a warning about kept composites that the filter rejects; `below` comes from `below_threshold`."""
     return (
         f"{below['count']:,} of the {below['kept']:,} kept {STRATEGY[strategy]} composites score no more than "
         f"curation.threshold ({threshold:g}), the lowest {below['lowest']:.3f}: the filter rejects them, but rule "

@@ -1,20 +1,20 @@
-"""Whether this machine is fit for synthpipe: what is fine, what is not, and what to do about it."""
+"""Check whether this machine can run synthpipe, with advice about each problem."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from synthpipe.doctor.finding import Finding, checked
+from synthpipe.doctor.check_result import CheckResult, checked
 from synthpipe.doctor.installation import extras, packages, python
 from synthpipe.files.locations import Location
 
-__all__ = ["Finding", "examine"]
+__all__ = ["CheckResult", "examine"]
 
 
-def examine(directory: Location) -> Iterator[Finding]:
-    """Yield each finding as soon as it is known; runs would be built in `directory`, which is left as it was.
+def examine(directory: Location) -> Iterator[CheckResult]:
+    """Check this machine, and yield each result at once; `directory` is where runs will be built.
 
-    A check that fails is a finding too, and the others follow.
+    Test files are removed from `directory`. If a check raises, its error is a result too, and the other checks follow.
     """
     yield from checked("Python", python)
     yield from checked("packages", packages)
@@ -23,13 +23,13 @@ def examine(directory: Location) -> Iterator[Finding]:
     yield from checked("workers", _workers)
 
 
-def _machine(directory: Location) -> Iterator[Finding]:
+def _machine(directory: Location) -> Iterator[CheckResult]:
     from synthpipe.doctor.machine import machine  # loads packages that may be missing
 
     return machine(directory)
 
 
-def _workers() -> Iterator[Finding]:
+def _workers() -> Iterator[CheckResult]:
     from synthpipe.doctor.workers import workers  # loads Dask, whose settings may be wrong
 
     return workers()

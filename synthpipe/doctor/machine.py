@@ -1,4 +1,4 @@
-"""What the machine itself is: compiled kernels, disks, the speed of storage, what its file systems can do."""
+"""Check the compiled kernels, free disk space, and the speed and features of the file systems."""
 
 from __future__ import annotations
 
@@ -14,150 +14,150 @@ from uuid import uuid4
 import numpy as np
 
 from synthpipe.core.errors import StoreError, SynthpipeError
-from synthpipe.doctor.finding import Finding, checked
+from synthpipe.doctor.check_result import CheckResult, checked
 from synthpipe.files.folders import Kind
 from synthpipe.files.locations import Location, translate_errors
 from synthpipe.files.lock import held
-from synthpipe.files.scratch import ANOTHER_PLACE, has_locks, private_directory
+from synthpipe.files.scratch import ANOTHER_LOCATION, has_locks, private_directory
 from synthpipe.storage.direct_io import ObjectWriter
 
-_ROOM = 20 << 30  # bytes: some 100,000 composites of 224 px
-_LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of an object that is written, and of what is handed over at once
+_ENOUGH_SPACE = 20 << 30  # bytes: about 100,000 composites of 224 px
+_LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of the large test object, and of each block that is written
 _TRIAL = Kind("trial", ("large",))
 _SMALL_OBJECTS = 20
-_SLOW, _SLOW_OBJECT = 50e6, 0.1  # bytes a second; seconds a small object
+_SLOW, _SLOW_OBJECT = 50e6, 0.1  # bytes per second; seconds per small object
 
 
-def machine(directory: Location) -> Iterator[Finding]:
-    """Yield what is found, one thing after the other; runs would be built in `directory`, which is left as it was."""
+def machine(directory: Location) -> Iterator[CheckResult]:
+    """Check this machine for builds in `directory`; all test files are removed."""
     scratch = Path(tempfile.gettempdir())
     yield from checked("kernels", kernels)
     yield from checked(
         "scratch disk",
-        lambda: room("scratch disk", scratch, "set TMPDIR, or give --scratch, to a disk with more space"),
+        lambda: free_space("scratch disk", scratch, "set TMPDIR, or give --scratch, to a disk with more space"),
     )
     yield from checked("scratch locks", scratch_locks)
     if isinstance(directory, Path):
         cure = "build into a directory on another disk (-o)"
-        yield from checked("disk of runs", lambda: room("disk of runs", directory, cure))
+        yield from checked("disk of runs", lambda: free_space("disk of runs", directory, cure))
     yield from checked("storage", lambda: storage(directory))
 
 
-def kernels() -> Finding:
-    """Look where compiled kernels are kept from one process to the next."""
+def kernels() -> CheckResult:
+    """Check the folder that keeps compiled kernels for later processes."""
     try:
         from synthpipe.compose import kernels as compiled
-    except RuntimeError as error:  # numba found no folder that it may write to
-        return Finding("kernels", "wrong", str(error), "set NUMBA_CACHE_DIR to a folder that you may write to")
+    except RuntimeError as error:  # numba found no writable folder
+        return CheckResult("kernels", "wrong", str(error), "set NUMBA_CACHE_DIR to a folder that you can write to")
     (folder,) = {Path(each.stats.cache_path) for each in vars(compiled).values() if hasattr(each, "stats")}
-    return Finding("kernels", "fine", f"compiled once, and kept in {folder}")
+    return CheckResult("kernels", "fine", f"compiled and stored in {folder}")
 
 
-def room(what: str, directory: Path, cure: str) -> Finding:
-    """Look at the free room where `directory` is, or would be."""
+def free_space(what: str, directory: Path, cure: str) -> CheckResult:
+    """Check the free space on the disk of `directory`, which need not exist."""
     free = shutil.disk_usage(_existing(directory)).free
     found = f"{free / 2**30:.1f} GiB free at {directory}"
-    return Finding(what, "fine", found) if free >= _ROOM else Finding(what, "note", found, cure)
+    return CheckResult(what, "fine", found) if free >= _ENOUGH_SPACE else CheckResult(what, "note", found, cure)
 
 
-def storage(directory: Location) -> Iterator[Finding]:
-    """Write, read and lock where runs would lie, as a build does."""
-    place = directory / f".doctor-{uuid4().hex}"
-    made = _missing(place)
+def storage(directory: Location) -> Iterator[CheckResult]:
+    """Write, read and lock files in the directory of runs, as a build does."""
+    folder = directory / f".doctor-{uuid4().hex}"
+    made = _missing(folder)
     try:
         with translate_errors(directory, "cannot be used"):
-            yield _speed(place)
-            with held(place, _TRIAL):
-                yield locks(place)
-            if isinstance(place, Path):
-                yield from renames(place)
+            yield _speed(folder)
+            with held(folder, _TRIAL):
+                yield locks(folder)
+            if isinstance(folder, Path):
+                yield from renames(folder)
     except (SynthpipeError, OSError) as error:
-        yield Finding("storage", "wrong", str(error), "choose a place that you may write to (-o)")
+        yield CheckResult("storage", "wrong", str(error), "choose a directory that you can write to (-o)")
     finally:
-        _remove(place, made)
+        _remove(folder, made)
 
 
-def locks(place: Location) -> Finding:
-    """Look whether the file system of a folder, which holds the file ``large``, has locks that keep others out."""
-    if not isinstance(place, Path):
-        return Finding("locks", "fine", "a build can hold its run")
-    with (place / "large").open("rb+") as first, (place / "large").open("rb+") as second:
+def locks(folder: Location) -> CheckResult:
+    """Check whether file locks work in a folder, by locking its file ``large`` twice."""
+    if not isinstance(folder, Path):
+        return CheckResult("locks", "fine", "a build can hold its run")
+    with (folder / "large").open("rb+") as first, (folder / "large").open("rb+") as second:
         try:
             fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found = "flock gives one lock to several processes"
         except BlockingIOError:
-            return Finding("locks", "fine", "a build can hold its run")
+            return CheckResult("locks", "fine", "a build can hold its run")
         except OSError as error:
             found = f"no flock: {error.strerror}"
     cure = (
-        "a build renews its .lock every 10 s instead; after it was killed, the next one waits half a minute, and "
-        "`synthpipe status` knows the holder of a run only from that file"
+        "instead, a build renews its file .lock every 10 s; after a build was killed, the next build waits half a "
+        "minute, and `synthpipe status` knows the holder of a run only from .lock"
     )
-    return Finding("locks", "note", found, cure)
+    return CheckResult("locks", "note", found, cure)
 
 
-def renames(place: Path) -> Iterator[Finding]:
-    """Look whether the file system of a folder renames files that are open, and folders."""
-    source, target = place / "renamed", place / "replaced"
+def renames(folder: Path) -> Iterator[CheckResult]:
+    """Check whether open files and folders can be renamed in a folder."""
+    source, target = folder / "renamed", folder / "replaced"
     target.touch()
     found = []
     try:
         with source.open("wb"):
             source.replace(target)
     except OSError as error:
-        found.append(f"no rename of a file that is open: {error.strerror}")
-        source.replace(target)  # closed it must go
+        found.append(f"an open file cannot be renamed: {error.strerror}")
+        source.replace(target)  # a closed file can be renamed
     source.touch()
     try:
         with target.open("rb"):
             source.replace(target)
     except OSError as error:
-        found.append(f"no rename over a file that is open: {error.strerror}")
+        found.append(f"an open file cannot be replaced: {error.strerror}")
     if found:
-        cure = "builds close files before; do not read a run by other programs while it is built, or the build may stop"
-        yield Finding("renames", "note", "; ".join(found), cure)
-    (place / "folder").mkdir()
-    (place / "folder" / "file").touch()
+        cure = "builds close files first; do not read a run with other programs during its build, or the build may stop"
+        yield CheckResult("renames", "note", "; ".join(found), cure)
+    (folder / "folder").mkdir()
+    (folder / "folder" / "file").touch()
     try:
-        (place / "folder").rename(place / "moved")
+        (folder / "folder").rename(folder / "moved")
     except OSError as error:
-        cure = "`synthpipe build --extend` copies the former curated set: it needs time, and space for a second copy"
-        yield Finding("renames", "note", f"no rename of a folder: {error.strerror}", cure)
+        cure = "`synthpipe build --extend` copies the former curated set, which needs time and space for a second copy"
+        yield CheckResult("renames", "note", f"a folder cannot be renamed: {error.strerror}", cure)
         return
     if not found:
-        yield Finding("renames", "fine", "files and folders")
+        yield CheckResult("renames", "fine", "files and folders")
 
 
-def scratch_locks() -> Finding:
-    """Look whether processes can share a private folder in the temporary directory."""
+def scratch_locks() -> CheckResult:
+    """Check whether processes can share a private folder in the temporary directory."""
     with private_directory():
         if has_locks(None):
-            return Finding("scratch locks", "fine", "processes can share files there")
+            return CheckResult("scratch locks", "fine", "processes can share files there")
     found = f"{tempfile.gettempdir()}: flock gives one lock to several processes"
-    cure = f"each worker builds a donor bank of its own, and workers of a cluster refuse to; {ANOTHER_PLACE}"
-    return Finding("scratch locks", "note", found, cure)
+    cure = f"each worker builds its own donor bank, and workers of a cluster stop; {ANOTHER_LOCATION}"
+    return CheckResult("scratch locks", "note", found, cure)
 
 
-def _speed(place: Location) -> Finding:
+def _speed(folder: Location) -> CheckResult:
     data = np.random.default_rng(0).integers(0, 256, _BLOCK, np.uint8)
     begun = time.perf_counter()
-    _write(place / "large", [data] * (_LARGE // _BLOCK))
+    _write(folder / "large", [data] * (_LARGE // _BLOCK))
     written = _LARGE / (time.perf_counter() - begun)
     begun = time.perf_counter()
-    with (place / "large").open("rb") as file:
+    with (folder / "large").open("rb") as file:
         while file.read(_BLOCK):
             pass
     read = _LARGE / (time.perf_counter() - begun)
     begun = time.perf_counter()
     for number in range(_SMALL_OBJECTS):
-        _write(place / f"small-{number}", [data[:1000]])
+        _write(folder / f"small-{number}", [data[:1000]])
     small = (time.perf_counter() - begun) / _SMALL_OBJECTS
-    found = f"writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s, {small * 1000:.1f} ms a small object"
+    found = f"writes {written / 1e6:.0f} MB/s, reads {read / 1e6:.0f} MB/s, {small * 1000:.1f} ms per small object"
     if min(written, read) >= _SLOW and small <= _SLOW_OBJECT:
-        return Finding("storage", "fine", found)
-    cure = "larger shards (store.shard) make fewer objects; a faster disk, or more workers where it is shared, helps"
-    return Finding("storage", "note", found, cure)
+        return CheckResult("storage", "fine", found)
+    cure = "use larger shards (store.shard), a faster disk, or more workers on a shared disk"
+    return CheckResult("storage", "note", found, cure)
 
 
 def _write(path: Location, blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8]]]) -> None:
@@ -172,23 +172,23 @@ def _write(path: Location, blocks: list[np.ndarray[tuple[int], np.dtype[np.uint8
         writer.close()
 
 
-def _remove(place: Location, made: list[Path]) -> None:
-    if not isinstance(place, Path):
-        with suppress(StoreError), translate_errors(place, "cannot be removed"):
-            if place.exists():
-                place.fs.rm(place.path, recursive=True)
+def _remove(folder: Location, made: list[Path]) -> None:
+    if not isinstance(folder, Path):
+        with suppress(StoreError), translate_errors(folder, "cannot be removed"):
+            if folder.exists():
+                folder.fs.rm(folder.path, recursive=True)
         return
-    shutil.rmtree(place, ignore_errors=True)
-    for folder in made:
+    shutil.rmtree(folder, ignore_errors=True)
+    for each in made:
         with suppress(OSError):
-            folder.rmdir()
+            each.rmdir()
 
 
 def _missing(path: Location) -> list[Path]:
-    """Return the folders of a path that are not there, the innermost first."""
+    """Return a path and the folders above it that do not exist; the innermost comes first."""
     return [each for each in (path, *path.parents) if not each.exists()] if isinstance(path, Path) else []
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder above that is there."""
+    """Return a path, or the nearest folder above it that exists."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())

@@ -1,4 +1,4 @@
-"""Form ``coco``: images, and JSON with the pixels of each class as run lengths."""
+"""Form ``coco``: PNG images, and a JSON file with the pixels of each class as run lengths."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ ANNOTATIONS = "annotations/instances.json"
 
 @dataclass(frozen=True, slots=True)
 class CocoRuns:
-    """``images/KEY.png`` and ``annotations/instances.json``, with one annotation for each class in an image.
+    """COCO's format: ``images/KEY.png`` and ``annotations/instances.json``, with one annotation per class and image.
 
-    A segmentation is a run-length encoding as in pycocotools: down the columns, lengths of runs outside and inside the
-    class in turn. Category ``1`` is class 0. Pixels without an annotation are background, which is to be ignored. Each
-    part has a file below ``annotations/parts/``, for readers of few images; the whole file is made from these.
+    A segmentation is a run-length encoding, as in pycocotools: going down the columns, the lengths of runs outside and
+    inside the class alternate. Category ``1`` is class 0. Pixels without an annotation are background, and must be
+    ignored. For readers of few images, each part has its own file in ``annotations/parts/``.
     """
 
     description: Description
@@ -120,7 +120,7 @@ class CocoRuns:
         return [{"id": label + 1, "name": name, "supercategory": "tissue"} for label, name in enumerate(names)]
 
     def _about(self) -> dict[str, Any]:
-        """Return other keys that COCO's tools need; the license is in the data card."""
+        """Return the keys ``info`` and ``licenses``, which COCO's tools need; the license is in the data card."""
         return {"info": {"description": "synthpipe", "version": self.description.fingerprint}, "licenses": []}
 
     def _image(self, entry: Entry) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class CocoRuns:
         return Copy(image["key"], pixels, mask, tuple(image["labels"]), about)
 
     def _merged(self, folder: Location, parts: int) -> Iterator[bytes]:
-        """Yield the whole file from the files of parts; one of them is in memory at a time."""
+        """Yield the content of the whole file, from the files of all parts; only one of these is in memory."""
         yield _json({**self._about(), "categories": self.categories()}).removesuffix(b"}")
         for key in ("images", "annotations"):
             yield f',\n"{key}":['.encode()
@@ -166,7 +166,7 @@ class CocoRuns:
 
 
 def runs_of(inside: NDArray[np.bool_]) -> list[int]:
-    """Return the lengths, down the columns, of the runs outside and inside of (H, W) bool, in turn."""
+    """Return the lengths of runs of False and of True in (H, W) bool, in turn, going down the columns."""
     flat = inside.ravel(order="F")
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths: list[int] = np.diff(ends, prepend=0, append=flat.size).tolist()
@@ -174,7 +174,7 @@ def runs_of(inside: NDArray[np.bool_]) -> list[int]:
 
 
 def from_runs(counts: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return (H, W) bool from the lengths of `runs_of`.
+    """Decode the run lengths of `runs_of` into (H, W) bool.
 
     Raises
     ------
@@ -184,14 +184,14 @@ def from_runs(counts: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
     height, width = size
     if sum(counts) != height * width:
         raise StoreError(
-            f"runs of {sum(counts)} pixels, expected {height} x {width} pixels; export into another folder"
+            f"a segmentation has {sum(counts)} pixels, expected {height} x {width} pixels; export into another folder"
         )
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape((height, width), order="F")
 
 
 def _box(inside: NDArray[np.bool_]) -> list[int]:
-    """Return left, top, width and height of the box around the pixels inside."""
+    """Return left, top, width and height of the bounding box of the True pixels."""
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     left, top = int(columns[0]), int(rows[0])
     return [left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1]

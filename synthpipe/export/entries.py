@@ -1,4 +1,4 @@
-"""Entries and parts of an export: the samples of a curated set by key, and groups of them in a fixed order."""
+"""Entries and parts of an export: an entry is one sample of a curated set, and a part is a range of entries."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Entry:
     position : int
         Index in the curated set, from 0.
     key : str
-        Name in all forms, unique in the set, of letters and digits only: strategy and index as in ``mosaic0000041``, or
-        ``patch0000012`` for a real patch with a predicted mask.
+        Name in all forms, unique in the set. It has only letters and digits: the strategy and the index, such as
+        ``mosaic0000041``, or ``patch0000012`` for a real patch with a predicted mask.
     strategy : str or None
         Strategy of a composite; None for a real patch.
     index : int
         Index among the strategy's candidates; for a real patch, `position`.
     labels : tuple of int
-        One digit for each class, 1 if it occurs.
+        One digit for each class: 1 if the class occurs, else 0.
     p_real : float or None
         The filter's probability that the composite is a real patch; None if there is no filter.
     groups : tuple of str
@@ -43,7 +43,7 @@ class Entry:
     groups: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the facts that forms store beside the pixels, JSON-ready."""
+        """Return the facts that forms store beside the pixels, as values that JSON can store."""
         return {
             "groups": list(self.groups),
             "index": self.index,
@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Consecutive entries that are written, recorded and resumed together; `of` is the number of all parts."""
+    """A range of entries that is written, recorded and resumed as a whole; `of` is the number of all parts."""
 
     number: int
     of: int
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Copy:
-    """A sample that is read back from an export; facts that the form does not store are None."""
+    """A sample read back from an export; fields that the form does not store are None."""
 
     key: str
     image: Image
@@ -91,11 +91,11 @@ def entry(curated: CuratedSet, position: int) -> Entry:
 
 
 def part_of(curated: CuratedSet, number: int, size: int) -> Part:
-    """Return part `number` of a set that is cut into parts of `size` samples; the last part can have fewer."""
+    """Return part `number` of a set, if each part has `size` samples; the last part may have fewer."""
     positions = range(number * size, min((number + 1) * size, len(curated)))
     return Part(number, math.ceil(len(curated) / size), tuple(entry(curated, position) for position in positions))
 
 
 def unicode(name: str) -> str:
-    """Return a name with escapes for bytes that are not Unicode, which formats of other tools cannot store."""
+    """Escape bytes of a name that are not Unicode, because formats of other tools cannot store them."""
     return name.encode("utf-8", "backslashreplace").decode()

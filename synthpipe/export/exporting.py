@@ -49,10 +49,9 @@ PART = 1000
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """A finished export.
+    """The numbers of a finished export.
 
-    `composites`, `files` and `bytes` are those of its `parts`. `kept` parts existed already. `read_back` names the
-    packages that read the parts back.
+    `kept` is the number of parts that existed already. `read_back` has the packages that read the parts back.
     """
 
     composites: int
@@ -83,9 +82,9 @@ def export(
     folder : Path or UPath
         Output folder: new, empty, or begun with the same arguments.
     reporter : Reporter
-        Receives the progress.
+        Reports the progress.
     part : int
-        Number of composites in a part. A worker holds a part in memory, and writes and resumes it as a whole.
+        Number of composites in a part. A worker keeps a whole part in memory.
     workers : int, optional
         Number of processes; by default one for each core.
     check : bool
@@ -94,7 +93,7 @@ def export(
     Raises
     ------
     StaleRunError
-        The folder holds something else, or another process is exporting into it.
+        The folder contains something else, or another process is exporting into the folder.
     StoreError
         A file cannot be read or written, or differs from the set when it is read back.
     ConfigError
@@ -145,7 +144,7 @@ def _write_cards(curated: CuratedSet, form: Form, folder: Location, ledger: Ledg
 
 
 def form_of(name: str, description: Description) -> Form:
-    """Return the form called `name`, for sets with this description.
+    """Make the form called `name` for curated sets with this description.
 
     Raises
     ------
@@ -158,11 +157,11 @@ def form_of(name: str, description: Description) -> Form:
 
 
 def _write_parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: int) -> int:
-    """Write and record every part that is missing; return the number of parts that existed already."""
+    """Write and record all missing parts, and return the number of parts that existed already."""
     count = math.ceil(len(job.curated) / job.part_size)
     before = {number: record for number, record in ledger.parts.items() if number in range(count)}
     ledger.parts, ledger.finished, kept = dict(before), False, 0
-    ledger.write()  # first of all, so that the folder is marked as an export even if this is killed early
+    ledger.write()  # first, so that the folder is marked as an export even if this process is killed early
     with reporter.stage("export", len(job.curated)) as advance, _pool(job, max(1, min(workers, count))) as pool:
         with _signals_held():
             futures = {pool.submit(do_part, number, before.get(number)): number for number in range(count)}
@@ -181,7 +180,7 @@ def _write_parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: in
 
 @contextmanager
 def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of worker processes; if the block raises, they stop at the next composite."""
+    """Yield a pool of worker processes; if the block raises, the workers stop at the next composite."""
     context = multiprocessing.get_context("spawn")  # threads of the parent's libraries do not survive a fork
     stop = context.Event()
     pool = ProcessPoolExecutor(workers, context, begin, (job, stop))
@@ -196,7 +195,7 @@ def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Block signals in the processes that the block starts, since a terminal interrupts them too; `stop` ends them."""
+    """Start processes in this block with SIGINT and SIGTERM blocked, because the pool's `stop` event ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -205,14 +204,15 @@ def _signals_held() -> Iterator[None]:
 
 
 def _results(job: ExportJob, futures: Mapping[Future[Done], int]) -> Iterator[tuple[int, Done]]:
-    """Yield numbers and results of parts as they are done."""
+    """Yield the number and the result of each part as soon as it is done."""
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
         raise StoreError(
-            f"{job.folder}: a worker process was killed, by a user or because memory ran out; give the command again: "
-            "complete parts are kept; if memory runs out, use fewer --workers, or a smaller --part and another folder"
+            f"{job.folder}: a worker process was killed, by a user or because memory ran out; run the command again to "
+            "resume; complete parts are kept; if memory runs out, use fewer --workers, or a smaller --part and another "
+            "folder"
         ) from error
 
 

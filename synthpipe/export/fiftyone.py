@@ -1,4 +1,4 @@
-"""Form ``fiftyone``: a folder that FiftyOne imports, with all facts about each composite."""
+"""Form ``fiftyone``: a folder that FiftyOne can import, with all facts about each composite."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _VERSION = "1.0.0"
 
 @dataclass(frozen=True, slots=True)
 class FiftyOneFolder:
-    """``data/KEY.png``, ``fields/ground_truth/KEY.png``, ``samples/KEY.json`` and ``metadata.json``.
+    """FiftyOne's format: images in ``data/``, masks in ``fields/ground_truth/``, and JSON files in ``samples/``.
 
-    The type is ``FiftyOneDataset``, with one file for each sample. FiftyOne hides pixels of value 0, which are
-    synthpipe's background; class 0 has the value 1. FiftyOne's importer needs a database, so Pillow reads parts back.
+    FiftyOne imports the folder as type ``FiftyOneDataset``. It hides pixels of value 0, so 0 is the background and
+    class 0 has the value 1. FiftyOne's importer needs a database, so Pillow reads parts back.
     """
 
     description: Description
@@ -127,7 +127,7 @@ class FiftyOneFolder:
         }
 
     def _digest(self, entry: Entry, purpose: str) -> str:
-        """Return an identifier like those of the database, 24 hexadecimal digits, from composite and purpose."""
+        """Return a database identifier of 24 hexadecimal digits that depends on the composite and the purpose."""
         return hashlib.sha256(f"{self.description.fingerprint} {entry.key} {purpose}".encode()).hexdigest()[:24]
 
 

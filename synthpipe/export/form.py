@@ -29,7 +29,7 @@ _PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_
 
 @dataclass(frozen=True, slots=True)
 class DataCard:
-    """Parts of an export's data cards that depend on the form.
+    """The content of an export's data cards that depends on the form.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class DataCard:
 
 
 class Form(Protocol):
-    """A format of an export; it makes and parses file contents, and its caller writes the files."""
+    """An export format: it makes and parses the contents of files, and its caller writes the files."""
 
     @property
     def description(self) -> Description:
@@ -56,11 +56,11 @@ class Form(Protocol):
 
     @property
     def requires(self) -> tuple[str, ...]:
-        """Optional packages that writing needs."""
+        """Optional packages that are needed to write this form."""
 
     @property
     def library(self) -> str:
-        """Package by which users read this form."""
+        """Package with which users read this form."""
 
     def names(self, part: Part) -> Iterator[str]:
         """Yield the names of a part's files."""
@@ -68,24 +68,24 @@ class Form(Protocol):
     def files(self, part: Part, pixels: Iterable[Pixels]) -> Files:
         """Yield names and contents of a part's files in the order of `names`; equal input gives equal bytes.
 
-        `pixels` yields the images and masks of the part's entries; each is read when a file needs it.
+        `pixels` yields the image and the mask of each entry, and reads them only when a file needs them.
         """
 
     def read(self, folder: Location, part: Part) -> Iterator[Copy]:
         """Read the samples of a part from its files, without optional packages."""
 
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
-        """Read the samples of a part by the form's own library; the folder must be on a disk."""
+        """Read the samples of a part with the form's own library; the folder must be on a disk."""
 
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """Yield the files of the whole set, when its `parts` with all `composites` are written."""
+        """Yield the files of the whole set, after all `parts` with all `composites` are written."""
 
     def card(self, folder: Location, composites: int, size: int) -> DataCard:
-        """Return the data card of an export whose files are written: `composites` composites, `size` bytes."""
+        """Return the data card of a written export with `composites` composites and `size` bytes."""
 
 
 def image_png(image: Image) -> bytes:
-    """Return an RGB image as PNG, fast; equal images give equal bytes.
+    """Encode an RGB image as PNG with fast settings; equal images give equal bytes.
 
     Raises
     ------
@@ -99,14 +99,14 @@ def image_png(image: Image) -> bytes:
 
 
 def grey_png(mask: Mask) -> bytes:
-    """Return a mask as a grey PNG, for readers that turn palettes into colours."""
+    """Encode a mask as a grey PNG, for readers that convert palettes to colours."""
     buffer = io.BytesIO()
     Pillow.fromarray(mask).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def from_png(data: bytes, size: tuple[int, int]) -> Image | Mask:
-    """Return the pixels of a PNG: (H, W, 3) for RGB, (H, W) for a palette or grey; it must not exceed `size`.
+    """Decode a PNG of at most `size` pixels: (H, W, 3) for RGB, (H, W) for a palette or grey.
 
     Raises
     ------

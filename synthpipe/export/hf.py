@@ -1,4 +1,4 @@
-"""Form ``hf``: Parquet files of a Hugging Face data set, whose image features the Hub's viewer shows."""
+"""Form ``hf``: Parquet files of a Hugging Face data set; the Hub's viewer can show the images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ _ROWS = 100  # rows of a row group, which readers load together
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceParquet:
-    """``data/train-00000-of-00012.parquet``, one file for each part.
+    """Parquet files for Hugging Face's `datasets`, one for each part, such as ``data/train-00000-of-00012.parquet``.
 
-    Columns: ``image`` and ``mask`` (PNGs of `datasets.Image`; the palette indices of a mask are the classes),
-    ``labels`` (the classes that occur), ``key``, ``strategy``, ``index``, ``p_real``, ``groups``.
+    The columns ``image`` and ``mask`` have PNGs for `datasets.Image`; the palette indices of a mask are class indices.
+    ``labels`` has the classes that occur. The other columns are ``key``, ``strategy``, ``index``, ``p_real`` and
+    ``groups``.
     """
 
     description: Description
@@ -116,7 +117,7 @@ class HuggingFaceParquet:
         )
 
     def features(self) -> dict[str, Any]:
-        """Return the columns' features as the library writes them into Parquet's metadata."""
+        """Return the features of the columns, in the form that `datasets` writes into Parquet's metadata."""
         classes = {"names": list(self.description.taxonomy.names), "_type": "ClassLabel"}
         return {
             "image": {"_type": "Image"},
@@ -160,7 +161,7 @@ class HuggingFaceParquet:
 
 
 def _yaml_features(description: Description) -> list[dict[str, Any]]:
-    """Return the columns' features as a data set's README lists them."""
+    """Return the features of the columns, in the form for the YAML header of a data set's README."""
     names = {str(index): name for index, name in enumerate(description.taxonomy.names)}
     return [
         {"name": "image", "dtype": "image"},

@@ -1,4 +1,4 @@
-"""``export.json``: the settings of an export, and its written parts."""
+"""Read and write ``export.json``, the record of an export's settings and written parts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ EXPORT = Kind("export", (NAME,))
 
 @dataclass(frozen=True, slots=True)
 class PartRecord:
-    """A written part: its composites, files, bytes and digest, and the package that read it back, or None."""
+    """The record of a written part: its numbers of composites, files and bytes, and its digest.
+
+    `read_back` is the package that read the part back; None if no package did.
+    """
 
     composites: int
     files: int
@@ -42,12 +45,12 @@ class Ledger:
     folder : path
         Folder of the export.
     purpose : mapping
-        Form, curated set and settings, JSON-ready; they must be equal when an export is resumed.
+        Form, curated set and settings, as values that JSON can store. To resume an export, they must not change.
 
     Raises
     ------
     StaleRunError
-        The folder holds an export with other settings.
+        The folder has an export with other settings.
     StoreError
         ``export.json`` is damaged.
     """
@@ -69,12 +72,12 @@ class Ledger:
         except (StoreError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"{self._path}: is damaged; remove {folder} and export again") from error
         if changes := list(differences(found, self._purpose)):
-            message = f"{folder}: holds another export; export into another folder, or undo these changes:"
+            message = f"{folder}: has another export; export into another folder, or undo these changes:"
             raise StaleRunError("\n  ".join([message, *changes]))
         self.parts, self.finished = parts, bool(data.get("finished"))
 
     def record(self, number: int, part: PartRecord) -> None:
-        """Add a part, and write the file; skip writing if it would take more than a twentieth of the time."""
+        """Add a part, and write the file, but not so often that writing takes more than 5 % of the time."""
         self.parts[number] = part
         if time.monotonic() >= self._due:
             self.write()
@@ -89,7 +92,7 @@ class Ledger:
 
 
 def _record(data: Mapping[str, Any]) -> PartRecord:
-    """Return a record of its stored form; raise `TypeError` if a value has another type."""
+    """Make a `PartRecord` from stored JSON; raise `TypeError` if a value has another type."""
     found = PartRecord(**data)
     texts, numbers = (found.sha256, found.read_back or ""), (found.composites, found.files, found.bytes)
     if not (all(type(each) is str for each in texts) and all(type(each) is int for each in numbers)):
@@ -98,7 +101,10 @@ def _record(data: Mapping[str, Any]) -> PartRecord:
 
 
 def digest_of(files: Iterable[tuple[str, bytes]]) -> tuple[int, int, str]:
-    """Return number, bytes and digest of files; the digest is the SHA-256 of the lines that ``sha256sum`` prints."""
+    """Return the number, the total size and the digest of files.
+
+    The digest is the SHA-256 of the lines that ``sha256sum`` prints.
+    """
     count = size = 0
     sha256 = hashlib.sha256()
     for name, data in files:

@@ -1,4 +1,4 @@
-"""Form ``png``: folders ``img/`` and ``mask/`` as in the published data sets, which mmsegmentation reads."""
+"""Form ``png``: folders ``img/`` and ``mask/`` like the published data sets, readable by mmsegmentation."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ _SPELLINGS: Mapping[Layout, tuple[str, str]] = {
     "pattern": ("-", ", "),
     "csv": ("-", ", "),
 }
-"""Text before the label in a file name, and between its digits, as in each published data set."""
+"""Text before the label in a file name, and text between the label's digits, by layout of the published data sets."""
 
 
 @dataclass(frozen=True, slots=True)
 class PngFolders:
-    """RGB images in ``img/``, and palette masks with the same names in ``mask/``; names have the label.
+    """RGB images in ``img/``, and palette masks with the same file names in ``mask/``.
 
-    Names follow the layout of the set's patches: ``mosaic0000041-[1, 0, 1].png``, ``mosaic0000041+0[1001].png`` or
-    ``mosaic0000041-[1 0 0 1].png``. A mask is written before its image, so every image has its mask.
+    A file name contains the label, in the spelling of the patches' layout: ``mosaic0000041-[1, 0, 1].png``,
+    ``mosaic0000041+0[1001].png`` or ``mosaic0000041-[1 0 0 1].png``. A mask is written before its image, so every image
+    has its mask.
     """
 
     description: Description
@@ -95,7 +96,7 @@ class PngFolders:
 
 
 def classes_json(description: Description) -> bytes:
-    """Return JSON with class names and colours by index, and the index to ignore, under mmsegmentation's keys."""
+    """Return JSON with the class names, the colours and the index to ignore, under mmsegmentation's keys."""
     taxonomy = description.taxonomy
     meaning: dict[str, Any] = {
         "classes": list(taxonomy.names),

@@ -1,4 +1,4 @@
-"""Form ``webdataset``: tar shards of PNGs and JSON, for streaming."""
+"""Form ``webdataset``: tar shards with PNG and JSON files, for streaming."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from synthpipe.report.data_cards.croissant import field, file_set, from_file, re
 
 @dataclass(frozen=True, slots=True)
 class WebDatasetShards:
-    """``shard-000000.tar``, one for each part, with ``KEY.mask.png``, ``KEY.json`` and ``KEY.image.png``.
+    """Tar shards, one for each part, with ``KEY.mask.png``, ``KEY.json`` and ``KEY.image.png``.
 
-    Masks are grey, since the library's decoders turn palettes into colours.
+    Masks are grey, because the decoders of `webdataset` convert palettes to colours.
     """
 
     description: Description
@@ -97,7 +97,7 @@ class WebDatasetShards:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file; its owner and time are constants, so equal contents give equal bytes."""
+    """Add a file to an archive with constant owner and time, so that equal contents give equal bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""Work of an export's worker process: write a part, unless it exists, and read it back."""
+"""The work of an export's worker process: write a part if it does not exist yet, and read it back."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ _ADVICE = "check the disk, and export into another folder"
 
 
 class StoppedError(Exception):
-    """The export is interrupted while a part is written."""
+    """Signal that the export was interrupted while a part was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportJob:
-    """Settings of all workers: the set, the form, the output folder, composites per part, and whether to read back."""
+    """Settings of an export for its workers.
+
+    `part_size` is the number of composites per part. `check` is whether to read each part back.
+    """
 
     curated: CuratedSet
     form: Form
@@ -50,7 +53,7 @@ class _Worker:
 
 
 def begin(job: ExportJob, stop: Event) -> None:
-    """Prepare this worker process for the parts of a job; it also ends when its parent process ends or is killed."""
+    """Prepare this worker process for a job, and make it end when its parent process ends."""
     cv2.setNumThreads(1)
     _Worker.job, _Worker.stop = job, stop
     if parent := parent_process():
@@ -58,13 +61,13 @@ def begin(job: ExportJob, stop: Event) -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """Wait until the process of a sentinel ends, then end this process."""
+    """Wait for the end of the process that `sentinel` belongs to, then end this process."""
     wait([sentinel])
     os._exit(1)
 
 
 def do_part(number: int, recorded: PartRecord | None) -> tuple[PartRecord, bool]:
-    """Write a part, unless it exists as recorded; read it back if the job says so.
+    """Write a part if it does not exist as recorded, and read it back if the job asks for it.
 
     Returns
     -------
@@ -78,7 +81,7 @@ def do_part(number: int, recorded: PartRecord | None) -> tuple[PartRecord, bool]
     StoreError
         The part cannot be written, or differs from the set when it is read back.
     StoppedError
-        The export is interrupted; the part is not recorded, and its files are complete.
+        The export was interrupted. The part is not recorded, and no file of it is incomplete.
     """
     job = _Worker.job
     part = part_of(job.curated, number, job.part_size)
@@ -90,7 +93,7 @@ def do_part(number: int, recorded: PartRecord | None) -> tuple[PartRecord, bool]
 
 
 def read_back(job: ExportJob, part: Part) -> str:
-    """Compare a part with the curated set pixel by pixel; return name and version of the package that reads it.
+    """Compare a part with the curated set pixel by pixel, and return the package that read it, with its version.
 
     Raises
     ------
@@ -104,9 +107,9 @@ def read_back(job: ExportJob, part: Part) -> str:
 
 
 def reader_of(form: Form, folder: Location) -> tuple[Callable[[Location, Part], Iterator[Copy]], str]:
-    """Return the function that reads a form's parts in a folder, and name and version of its package.
+    """Return the function that reads a form's parts in a folder, and its package with the version.
 
-    The form's own library reads them if it is installed and the folder is on a disk, otherwise Pillow.
+    The function uses the form's own library if it is installed and the folder is on a disk, and Pillow otherwise.
     """
     if isinstance(folder, Path):
         with suppress(PackageNotFoundError):
@@ -119,7 +122,9 @@ def _pairs(job: ExportJob, part: Part, copies: Iterable[Copy]) -> Iterator[tuple
     for copy in copies:
         _check_stop()
         if copy.key not in entries:
-            raise StoreError(f"{_where(job, part)}: has {copy.key!r} twice, or it is not in this part; {_ADVICE}")
+            raise StoreError(
+                f"{_where(job, part)}: has {copy.key!r}, which occurs twice or is not in this part; {_ADVICE}"
+            )
         yield entries.pop(copy.key), copy
     if entries:
         raise StoreError(f"{_where(job, part)}: lacks {len(entries)} composites, such as {min(entries)!r}; {_ADVICE}")
@@ -135,8 +140,8 @@ def _compare(job: ExportJob, entry: Entry, copy: Copy) -> None:
     }
     if wrong := [name for name, is_same in same.items() if not is_same]:
         raise StoreError(
-            f"{job.folder}: {entry.key}: {', '.join(wrong)} read back by {job.form.library} differ from composite "
-            f"{entry.position} of {job.curated.path}; {_ADVICE}"
+            f"{job.folder}: {entry.key}: read back by {job.form.library}, it differs in {', '.join(wrong)} from "
+            f"composite {entry.position} of {job.curated.path}; {_ADVICE}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks of the folders that synthpipe writes into: synthpipe made them, and they have no links to other locations."""
+"""Check, before writing into a folder, that synthpipe made it and that it contains no links."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from synthpipe.files.locations import KINDS, Location, exists, translate_errors
 from synthpipe.files.reading import read_regular
 
 LOCK = ".lock"
-"""The file by which a folder is held (`files.lock`); in a folder that has no marker yet, it says whose it is."""
+"""Name of the file that locks a folder (`files.lock`); in a folder without a marker it also names the folder's kind."""
 
 LARGEST_LOCK = 1000  # bytes
 _TEMPORARY = re.compile(
@@ -27,7 +27,7 @@ _TEMPORARY = re.compile(
     r"|c(\.\d+)+\.[0-9a-f]{8}\.partial"  # storage.objects.LocalFile
     r"|zarr\.[0-9a-f]{32}\.partial"  # zarr's own writing of a zarr.json
 )
-_PATTERN = re.compile(r"[*?[]")  # for stores that remove what matches
+_PATTERN = re.compile(r"[*?[]")  # some stores treat such a name as a pattern, and remove all matches
 _NAMED = 3  # names that a message lists
 
 
@@ -38,11 +38,11 @@ class Kind:
     Attributes
     ----------
     name : str
-        What it is, for messages and in its lock.
+        Name of the kind in messages and locks.
     markers : tuple of str
-        Files by any of which such a folder is known, as paths below it.
+        Files that mark a folder as one of this kind, as paths below it; one of them is enough.
     parts : tuple of str, optional
-        Shell patterns of the names that synthpipe writes there; by default all that lies there is synthpipe's.
+        Shell patterns of the names that synthpipe writes there; by default every name is synthpipe's.
     """
 
     name: str
@@ -51,36 +51,37 @@ class Kind:
 
 
 def claim(folder: Location, kind: Kind, known: bool = False) -> Location:
-    """Refuse a folder that is not synthpipe's to write into; nothing is written.
+    """Check that synthpipe may write into a folder; nothing is written.
 
     Parameters
     ----------
     folder : Path or UPath
-        It need not exist.
+        A folder, or a name that does not exist yet.
     kind : Kind
-        What it is, or will be.
+        The kind that the folder has or will have.
     known : bool
-        Whether it is already known to be of this kind.
+        Whether the caller already knows that the folder is of this kind.
 
     Returns
     -------
     Path or UPath
-        The folder; where `folder` is a link, what that leads to now.
+        The folder; if `folder` is a link, its target.
 
     Raises
     ------
     StoreError
-        It holds files and is of another kind, is no folder, cannot be read, holds a link, or is a URL with a pattern.
+        The folder holds files and is of another kind, is not a folder, cannot be read, contains a link, or is a URL
+        with a pattern.
     """
     with translate_errors(folder, "cannot be used"):
         if isinstance(folder, Path):
             folder = resolved(folder)
             if folder.exists() and not folder.is_dir():
-                raise StoreError(f"{folder}: is no folder; choose another name")
+                raise StoreError(f"{folder}: is not a folder; choose another name")
         elif _PATTERN.search(folder.path):
             raise StoreError(
-                f"{folder}: has *, ? or [ in its name, so that what is removed there could be files of other folders "
-                "too; choose another name"
+                f"{folder}: the name contains *, ? or [, so removing files there could also remove files of other "
+                "folders; choose another name"
             )
         if not (known or belongs(folder, kind)) and (foreign := _names(folder)):
             more = f" and {len(foreign) - _NAMED} more" if len(foreign) > _NAMED else ""
@@ -88,37 +89,49 @@ def claim(folder: Location, kind: Kind, known: bool = False) -> Location:
             raise StoreError(f"{folder}: holds {listed}{more} but no {kind.name}; choose a new or empty folder")
         for path, what in irregular(folder, kind.parts):
             raise StoreError(
-                f"{path}: is {what}, expected a file or a folder, since synthpipe writes here; remove it, or put a "
-                "copy of what it stands for in its place"
+                f"{path}: is {what}, expected a file or a folder, because synthpipe writes here; remove it, or replace "
+                "it with a copy of its target"
             )
     return folder
 
 
 def resolved(folder: Path) -> Path:
-    """Return a folder; where it is a link, what that leads to now."""
+    """Return a folder, or its target if the folder is a link."""
     return Path(os.path.realpath(folder)) if folder.is_symlink() else folder
 
 
 def belongs(folder: Location, kind: Kind) -> bool:
-    """Whether a folder is of a kind, by its markers, or by the lock of a process that was about to write them."""
+    """Whether a folder's markers or its lock say that it is of this kind; a lock is written before markers."""
     return is_marked(folder, kind) or _lock_of(folder).get("of") == kind.name
 
 
 def is_marked(folder: Location, kind: Kind) -> bool:
-    """Whether a folder holds a marker of a kind; a link counts, and is refused by its own name."""
+    """Whether a folder contains a marker of this kind; a link counts as a marker here, and `claim` refuses it later."""
     paths = (folder / marker for marker in kind.markers)
     return any(os.path.lexists(path) if isinstance(path, Path) else exists(path) for path in paths)
 
 
 def is_empty(folder: Location) -> bool:
-    """Whether a folder holds nothing but a lock, or is not there."""
+    """Whether a folder is missing, or contains at most a lock and half-written files."""
     return not _names(folder)
 
 
 def irregular(folder: Location, parts: Collection[str] = ("*",)) -> Iterator[tuple[Path, str]]:
-    """Yield what is neither file nor folder among some parts of a folder and below, with what it is: a link, a pipe.
+    """Find links, pipes and other entries that are neither files nor folders.
 
-    Links are not followed, but for `folder` itself. Behind a URL there are none.
+    Parameters
+    ----------
+    folder : Path or UPath
+        Links below the folder are not followed. A URL has no such entries.
+    parts : collection of str
+        Shell patterns of the names in `folder` to search; folders with such names are searched completely.
+
+    Yields
+    ------
+    path : Path
+        The entry.
+    kind : str
+        The kind of the entry, such as ``a link``.
     """
     if isinstance(folder, Path):
         for entry in _entries(folder):
@@ -131,20 +144,21 @@ def _irregular(entry: os.DirEntry[str]) -> Iterator[tuple[Path, str]]:
         for below in _entries(Path(entry.path)):
             yield from _irregular(below)
     elif not entry.is_file(follow_symlinks=False):
-        with suppress(FileNotFoundError):  # somebody removed it
+        with suppress(FileNotFoundError):  # another process removed it
             mode = entry.stat(follow_symlinks=False).st_mode
             yield Path(entry.path), KINDS.get(stat.S_IFMT(mode), "a device")
 
 
 def is_half_written(path: str) -> bool:
-    """Whether a path has a name that synthpipe gives files while it writes them."""
+    """Whether a path has a temporary name, which synthpipe gives to files while it writes them."""
     return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
 
 
 def sweep(folder: Location, deep: bool = True) -> None:
-    """Remove what killed processes of synthpipe were writing in a folder, and where `deep` in those below it.
+    """Remove half-written files that killed processes left in a folder, and in all folders below it if `deep`.
 
-    Files alone, by the names that synthpipe gives them; links are not followed. Nobody else may be writing there.
+    Only files with synthpipe's temporary names are removed, and links are not followed. The caller must hold the
+    folder, so that no other process writes there.
     """
     if isinstance(folder, Path) and not folder.is_symlink():  # a store removes unfinished uploads by its own rules
         for entry in _entries(folder):
@@ -156,27 +170,27 @@ def sweep(folder: Location, deep: bool = True) -> None:
 
 
 def parse_lock(data: bytes) -> Mapping[str, Any] | None:
-    """Return what a lock of synthpipe says: nothing where it is empty; None where it is something else."""
+    """Read the content of a lock; an empty lock gives an empty mapping, and a file that is not a lock gives None."""
     if not data:
         return {}
     try:
         found = parse_json(data)
     except ValueError:
         return None
-    holder = {"host", "process", "build"}  # all that versions before this one wrote
+    holder = {"host", "process", "build"}  # the keys that older versions wrote
     return found if isinstance(found, dict) and ("of" in found or holder <= found.keys()) else None
 
 
 def read_lock(folder: Location) -> bytes:
-    """Return the bytes of a folder's lock; nothing where there is none.
+    """Return the bytes of a folder's lock, or no bytes if the folder has no lock.
 
     Raises
     ------
     StoreError
-        It is no regular file, too large for a lock, or cannot be read.
+        The lock is not a regular file, is too large for a lock, or cannot be read.
     """
     path = folder / LOCK
-    with translate_errors(path, "is no lock that can be read", "remove it, or choose another folder"):
+    with translate_errors(path, "the lock cannot be read", "remove it, or choose another folder"):
         if isinstance(path, Path) and path.is_symlink():
             raise OSError("it is a link")
         with suppress(FileNotFoundError):
@@ -185,15 +199,15 @@ def read_lock(folder: Location) -> bytes:
 
 
 def _lock_of(folder: Location) -> Mapping[str, Any]:
-    """Return what a folder's lock says; nothing where there is none of synthpipe."""
+    """Return the content of a folder's lock, or an empty mapping if the folder has no lock of synthpipe."""
     with suppress(StoreError):
         return parse_lock(read_lock(folder)) or {}
     return {}
 
 
 def _names(folder: Location) -> list[str]:
-    """Return what a folder holds beside a lock, and what a killed process left half written."""
-    with suppress(FileNotFoundError, NotADirectoryError):  # the latter of a URL
+    """Return the names in a folder without its lock and without half-written files."""
+    with suppress(FileNotFoundError, NotADirectoryError):  # URLs raise the latter
         entries = os.scandir(folder) if isinstance(folder, Path) else folder.iterdir()
         return sorted(entry.name for entry in entries if not (entry.name == LOCK or is_half_written(entry.name)))
     return []

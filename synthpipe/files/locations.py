@@ -1,4 +1,4 @@
-"""Paths on disks, URLs of any kind that fsspec supports, and errors about access to them."""
+"""Parse paths and URLs of all kinds that fsspec supports, and explain errors about access to them."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Location = Path | UPath
 """A path on this machine's file systems, or a URL."""
 
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket"}
-"""What is no file, by the type bits of its mode; all else is a device."""
+"""Names of entries that are not files, by the type bits of their mode; all others are devices."""
 
 _HTTP = ("http", "https")
-_NO_PASSWORDS = ("s3", "s3a", "gs", "gcs")  # to them what stands before @ is a part of the bucket's name
+_NO_PASSWORDS = ("s3", "s3a", "gs", "gcs")  # for them the text before @ is part of the bucket's name
 
 
 def parse_location(text: str | Location) -> Location:
-    """Return the path or the URL that a user wrote: ``runs/demo``, ``file:///data``, ``s3://bucket/run``.
+    """Parse a path or a URL that a user wrote, such as ``runs/demo``, ``file:///data`` or ``s3://bucket/run``.
 
-    User name and password of an HTTP URL become options of its client, so the text of what is returned lacks them.
-    `address` puts them back.
+    The user name and password of an HTTP URL become options of the HTTP client, so the text of the returned URL does
+    not contain them. `address` adds them again.
 
     Raises
     ------
     StoreError
-        There is no such kind of URL, or a package that it needs is not installed.
+        The kind of URL is unknown, or it needs a package that is not installed.
     """
     if not isinstance(text, str):
         return text
@@ -49,7 +49,8 @@ def parse_location(text: str | Location) -> Location:
     options: dict[str, Any] = {"use_listings_cache": False}  # other processes write there too
     if "@" in host and protocol in _NO_PASSWORDS:
         raise StoreError(
-            f"{text}: holds credentials, which {protocol} does not take from a URL; give them to its client"
+            f"{text}: contains credentials, but {protocol} URLs cannot hold credentials; set them in the environment "
+            "or the profile of its client"
         )
     if "@" in host and protocol in _HTTP:
         user, _, host = host.rpartition("@")
@@ -57,17 +58,17 @@ def parse_location(text: str | Location) -> Location:
     try:
         fsspec.get_filesystem_class(protocol)
         found: UPath = UPath(f"{scheme.lower()}://{host}{slash}{path}", **options)
-        _ = found.path  # some refuse a URL only now
+        _ = found.path  # some file systems refuse a URL only here
         return found
     except ImportError as error:
-        name = getattr(error.__cause__, "name", None)  # fsspec names packages in words of its own
+        name = getattr(error.__cause__, "name", None)  # fsspec's own message names packages in another way
         raise StoreError(needs(text, [name]) if name else f"{text}: {error}") from error
-    except Exception as error:  # of file systems that need more than a URL
+    except Exception as error:  # from file systems that need more than a URL
         raise StoreError(f"{text}: {error}; expected a path, or a URL such as s3://bucket/run") from error
 
 
 def address(path: Location) -> str:
-    """Return the text that `parse_location` was given, with its credentials: to keep in memory only."""
+    """Return the text of a location with its credentials, as the user wrote it; keep this text only in memory."""
     text = str(path)
     if isinstance(path, Path) or "headers" not in path.storage_options:
         return text
@@ -76,23 +77,32 @@ def address(path: Location) -> str:
 
 
 def in_memory(*locations: str | Location) -> bool:
-    """Whether any of the locations is in the memory of this process, where other processes cannot see it."""
+    """Whether one of the locations is a ``memory://`` URL, which other processes cannot read."""
     return any(get_protocol(str(each)) == "memory" for each in locations)
 
 
 @contextmanager
 def translate_errors(
-    path: Location, what: str, cure: str = "check the disk, then give the command again"
+    path: Location, what: str, cure: str = "check the disk, then run the command again"
 ) -> Iterator[None]:
-    """Turn what goes wrong while a file is read or written into an error that names it.
+    """Turn errors of reading or writing a file into a `StoreError` that names the file.
 
-    Clients of object stores raise exceptions of their own besides `OSError`.
+    Clients of object stores raise their own exceptions besides `OSError`.
+
+    Parameters
+    ----------
+    path : Path or UPath
+        The file.
+    what : str
+        The problem, such as ``cannot be written``.
+    cure : str
+        Advice for errors without specific advice.
 
     Raises
     ------
     StoreError
-        Says that `path` `what`, why, and what to do: `cure`, where the kind of error does not tell. An `AccessError`
-        where rights, limits or the network are at fault.
+        The message has the path, the problem, the cause and advice. An `AccessError` if permissions, limits or the
+        network are the cause.
     """
     try:
         yield
@@ -107,7 +117,7 @@ def translate_errors(
 
 
 def _in_full(path: Location, error: Exception) -> Exception:
-    """Return why a store refuses; of a HEAD request it tells only the status, so it is asked again in other ways."""
+    """Return a store's detailed error: a HEAD request gives only a status, so this sends other requests too."""
     if not isinstance(path, Path) and code_of(error) in ("400", "403"):
         for ask in (path.fs.isdir, partial(path.fs.cat_file, start=0, end=1)):
             try:
@@ -120,12 +130,12 @@ def _in_full(path: Location, error: Exception) -> Exception:
 
 @contextmanager
 def translate_access_errors(path: Location) -> Iterator[None]:
-    """Name `path` in what keeps it out of reach; other errors pass, such as that of a file that is not there.
+    """Turn errors about access into an `AccessError` that names `path`; other errors pass, such as for a missing file.
 
     Raises
     ------
     AccessError
-        Rights, limits of this process or the network do not let it be read.
+        Permissions, limits of this process or the network prevent reading.
     """
     try:
         yield
@@ -137,12 +147,12 @@ def translate_access_errors(path: Location) -> Iterator[None]:
 
 
 def exists(path: Location) -> bool:
-    """Whether there is something at a path.
+    """Whether a path exists.
 
     Raises
     ------
     AccessError
-        A store refuses to tell; fsspec's own `isfile` takes that for no.
+        A store refuses the request; fsspec's own `isfile` would return False.
     """
     with translate_access_errors(path):
         if isinstance(path, Path):

@@ -1,7 +1,7 @@
 """Locks that let only one process at a time write into a folder: a build, an export, a training.
 
-On a disk the system holds the lock, and lets go of it when the process ends, however it ends. Where it cannot, and
-behind a URL, the lock is an object that its holder renews: one that is no longer renewed is nobody's.
+On a disk the operating system holds the lock, and releases it when the process ends in any way. On file systems without
+locks, and behind URLs, the lock is a file that its holder renews; a lock that is no longer renewed is free.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from synthpipe.files.locations import Location, translate_errors
 from synthpipe.files.scratch import CAREFULLY, keeps_others_out
 from synthpipe.files.writing import write_atomically
 
-_RENEWED = 10.0  # seconds between two
-_SILENCE = 3 * _RENEWED  # after which a lock is nobody's
+_RENEWED = 10.0  # seconds between two renewals
+_SILENCE = 3 * _RENEWED  # seconds without a renewal after which a lock is free
 
 
 @contextmanager
 def held(folder: Location, kind: Kind) -> Iterator[Location]:
-    """Hold a folder while the block writes into it; yield the folder, a link to it being resolved.
+    """Lock a folder while the block writes into it, and yield the folder with links resolved.
 
-    Its lock is written first. It stays only where nothing else says yet whose the folder's files are. A folder that was
-    made for the block and stays empty is removed.
+    The lock is written first. At the end it is removed, unless the folder has files but no marker yet: then the lock
+    stays and names the folder's kind. A folder that was made for the block and stays empty is removed.
 
     Raises
     ------
     StaleRunError
-        Another process holds it.
+        Another process holds the folder.
     StoreError
-        It cannot be written to, is not synthpipe's to write into, or its lock is no lock of synthpipe.
+        The folder cannot be written to, does not belong to synthpipe, or contains a lock that is not synthpipe's.
     """
     folder = claim(folder, kind)
     with ExitStack() as stack:
@@ -62,14 +62,13 @@ def held(folder: Location, kind: Kind) -> Iterator[Location]:
 
 
 def holder_of(folder: Location) -> str | None:
-    """Return who holds a folder, such as ``process 7 on node3``; None where nobody does, as far as its lock tells.
+    """Name the process that holds a folder, such as ``process 7 on node3``, or return None if no process holds it.
 
-    Where the system does not tell whether a lock is held, the answer ends with ``as its lock says``: the process may
-    have been killed.
+    If the file system has no locks, the text ends with ``as its lock says``: the process may have been killed.
     """
     path, source = folder / LOCK, ", as its lock says"
     if isinstance(path, Path):
-        with suppress(OSError):  # there is none, or the file system has no locks
+        with suppress(OSError):  # the lock is missing, or the file system has no locks
             descriptor = os.open(path, os.O_RDONLY | CAREFULLY)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -84,13 +83,13 @@ def holder_of(folder: Location) -> str | None:
 
 
 def holds(folder: Location) -> bool:
-    """Whether this process still holds a folder; another takes a lock that was not renewed for long."""
+    """Whether this process still holds a folder; another process can take a lock that is not renewed."""
     holder = parse_lock(read_lock(folder)) or {}
     return bool(holder.get("host") == socket.gethostname() and holder.get("process") == os.getpid())
 
 
 def _locked(folder: Path, kind: Kind) -> int | None:
-    """Lock a folder, and return its lock as an open file; None where its file system has no locks that work."""
+    """Lock a folder and return its open lock file, or None if locks do not work on its file system."""
     path = folder / LOCK
     while True:
         with translate_errors(path, "cannot be written"):
@@ -110,11 +109,11 @@ def _locked(folder: Path, kind: Kind) -> int | None:
             except BaseException:
                 os.close(descriptor)
                 raise
-            os.close(descriptor)  # its last holder has removed it meanwhile
+            os.close(descriptor)  # the previous holder has just removed this file
 
 
 def _sign(descriptor: int, folder: Path, kind: Kind) -> None:
-    """Write into a lock who holds it."""
+    """Write this process into a lock as its holder."""
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(_holder(kind)).encode(), 0)
@@ -124,7 +123,7 @@ def _sign(descriptor: int, folder: Path, kind: Kind) -> None:
 
 
 def _open(path: Path) -> int:
-    """Open a lock for writing, or make it; what is no lock of synthpipe is refused, and keeps its bytes."""
+    """Open a lock for writing, or create it; a file that is not a lock of synthpipe is refused unchanged."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | CAREFULLY, 0o666)
     except OSError as error:
@@ -134,13 +133,13 @@ def _open(path: Path) -> int:
     try:
         found, folder = os.fstat(descriptor), path.parent.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise _foreign(path, "is no file")
+            raise _foreign(path, "is not a file")
         if found.st_nlink > 1:
-            raise _foreign(path, "is a file that has other names too")
+            raise _foreign(path, "is a file with several names (hard links)")
         if found.st_uid not in (os.geteuid(), folder.st_uid):
             raise _foreign(path, "belongs to another user")
         if parse_lock(os.pread(descriptor, LARGEST_LOCK + 1, 0)) is None:
-            raise _foreign(path, "holds something else")
+            raise _foreign(path, "has other content")
     except BaseException:
         os.close(descriptor)
         raise
@@ -152,7 +151,7 @@ def _foreign(path: Location, found: str) -> StoreError:
 
 
 def _flock(descriptor: int, folder: Path) -> bool:
-    """Lock an open file; False where its file system knows no locks."""
+    """Lock an open file; return False if its file system has no locks."""
     until = time.monotonic() + _SILENCE
     while True:
         try:
@@ -162,14 +161,14 @@ def _flock(descriptor: int, folder: Path) -> bool:
             found = os.pread(descriptor, LARGEST_LOCK, 0)
             if not _is_gone(found) or time.monotonic() > until:
                 raise _refusal(folder, found) from error
-            time.sleep(_RENEWED / 100)  # processes that it forked still end
+            time.sleep(_RENEWED / 100)  # forked processes of the last holder are still ending
         except OSError:
             return False
 
 
 def _let_go(folder: Location, kind: Kind) -> None:
-    """Remove a lock, or leave it as the mark of a folder that has no marker yet."""
-    with suppress(OSError):  # a lock of a process that has ended is a mark too
+    """Release a lock: remove it, or leave it to name the kind of a folder that has files but no marker yet."""
+    with suppress(OSError):  # the lock of an ended process also names the kind
         if is_marked(folder, kind) or is_empty(folder):
             (folder / LOCK).unlink(missing_ok=True)
         else:
@@ -177,7 +176,7 @@ def _let_go(folder: Location, kind: Kind) -> None:
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders that were made and hold nothing, the innermost first."""
+    """Remove those of the folders that are empty; the innermost comes first."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
@@ -188,7 +187,7 @@ def _renewed(folder: Location, kind: Kind) -> Iterator[None]:
     path, holder = folder / LOCK, _holder(kind)
     found = read_lock(folder)
     if parse_lock(found) is None:
-        raise _foreign(path, "holds something else")
+        raise _foreign(path, "has other content")
     if found and not _is_gone(found):
         until = time.monotonic() + _SILENCE
         while time.monotonic() < until and (now := read_lock(folder)):
@@ -201,9 +200,9 @@ def _renewed(folder: Location, kind: Kind) -> Iterator[None]:
     def renew() -> None:
         while not ended.wait(_RENEWED):
             with suppress(StoreError):  # the network may be back the next time
-                if not _is(found := read_lock(folder), holder):  # we were silent for too long
+                if not _is(found := read_lock(folder), holder):  # another process took it: our renewals came too late
                     lost.append(found)
-                    # SIGINT may be ignored, as it is behind `nohup`; a handler of SIGTERM is the command line's
+                    # `nohup` and shells may ignore SIGINT; if SIGTERM has a handler, it is the command line's
                     handled = callable(signal.getsignal(signal.SIGTERM))
                     _thread.interrupt_main(signal.SIGTERM if handled else signal.SIGINT)
                     return
@@ -212,7 +211,7 @@ def _renewed(folder: Location, kind: Kind) -> Iterator[None]:
 
     write_atomically(path, json.dumps(holder))
     time.sleep(_RENEWED / 10)
-    if not _is(found := read_lock(folder), holder):  # another took it at the same moment
+    if not _is(found := read_lock(folder), holder):  # another process took it at the same moment
         raise _refusal(folder, found)
     thread = threading.Thread(target=renew, daemon=True)
     thread.start()
@@ -223,18 +222,18 @@ def _renewed(folder: Location, kind: Kind) -> Iterator[None]:
             raise _refusal(folder, lost[0]) from error
         raise
     else:
-        if lost:  # the block ended by itself when it was asked to
+        if lost:  # the block ended normally after the interruption
             raise _refusal(folder, lost[0])
     finally:
         ended.set()
         thread.join()
-        with suppress(StoreError):  # nobody renews it
+        with suppress(StoreError):  # a lock that stays is free soon, since it is not renewed
             if _is(read_lock(folder), holder):
                 _let_go(folder, kind)
 
 
 def _is(found: bytes, holder: dict[str, Any]) -> bool:
-    """Whether a lock is this holder's, however often it was renewed."""
+    """Whether a lock belongs to this holder; the number of renewals does not matter."""
     return bool((parse_lock(found) or {}).get("build") == holder["build"])
 
 
@@ -243,7 +242,7 @@ def _holder(kind: Kind) -> dict[str, Any]:
 
 
 def _is_gone(found: bytes) -> bool:
-    """Whether a lock names nobody, or a process of this machine that is no more."""
+    """Whether a lock names no process, or a process of this machine that has ended."""
     try:
         holder = parse_lock(found) or {}
         if "host" in holder:

@@ -10,25 +10,25 @@ from pathlib import Path
 from synthpipe.files.locations import KINDS, Location, translate_access_errors
 
 LARGEST_WEIGHTS = 8 << 30
-"""The largest file of a network's weights that is read, in bytes."""
+"""Size limit of files with a network's weights, in bytes."""
 
 
 def read_regular(path: Location, most: int) -> bytes:
-    """Read an untrusted file or object behind a URL, without waiting for pipes and up to a size limit.
+    """Read an untrusted file or an object behind a URL, up to a size limit; pipes are refused.
 
     Parameters
     ----------
     path : Path or UPath
-        A link is followed.
+        The file or object; a link is followed.
     most : int
         The largest size in bytes.
 
     Raises
     ------
     AccessError
-        Rights, limits of this process or the network do not let it be read.
+        Permissions, limits of this process or the network prevent reading.
     OSError
-        It is not there, cannot be read, is no regular file, or is larger; `strerror` says which.
+        The file does not exist, cannot be read, is not a regular file, or is too large; `strerror` says which.
     """
     with translate_access_errors(path):
         return _read(path, most)
@@ -38,14 +38,14 @@ def _read(path: Location, most: int) -> bytes:
     if not isinstance(path, Path):
         try:
             size = path.fs.size(path.path)
-        except FileNotFoundError:  # so says HTTP's client of whatever it is refused; reading tells more
+        except FileNotFoundError:  # the HTTP client raises this for every refusal; reading gives the true error
             size = None
         if size is not None and size > most:
             raise _too_large(size, most)
         try:
             data = bytes(path.fs.cat_file(path.path) if size is not None else path.fs.cat_file(path.path, end=most + 1))
         except FileNotFoundError as error:
-            raise FileNotFoundError(errno.ENOENT, "there is no such object") from error
+            raise FileNotFoundError(errno.ENOENT, "the object does not exist") from error
         if len(data) > most:
             raise _too_large(len(data), most)
         return data
@@ -54,7 +54,7 @@ def _read(path: Location, most: int) -> bytes:
         if size > most:
             raise _too_large(size, most)
         data = file.read(size + 1)
-        if len(data) > size:  # it grows, or has no size, as files of /proc
+        if len(data) > size:  # the file grows, or has no size, such as files of /proc
             data += file.read(most + 1 - len(data))
     if len(data) > most:
         raise _too_large(len(data), most)
@@ -62,18 +62,18 @@ def _read(path: Location, most: int) -> bytes:
 
 
 def open_regular(path: Path) -> int:
-    """Open a file to read from, and return its descriptor; a link is followed.
+    """Open a file for reading, and return its descriptor; a link is followed.
 
     Raises
     ------
     OSError
-        It is not there, cannot be read, or is no regular file; `strerror` says which.
+        The file does not exist, cannot be read, or is not a regular file; `strerror` says which.
     """
     try:
-        # a pipe that nobody writes to would be waited for
+        # without O_NONBLOCK, opening a pipe waits for a writer
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except ValueError as error:
-        raise OSError(errno.EINVAL, "its name holds U+0000, which no file's name does") from error
+        raise OSError(errno.EINVAL, "the name contains U+0000, which no file name can contain") from error
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
         os.close(descriptor)

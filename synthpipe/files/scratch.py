@@ -1,7 +1,7 @@
-"""Directories on a machine's own disk, in a shared folder such as /tmp, that other users can neither enter nor plant.
+"""Private directories in a shared folder such as /tmp, which other users cannot read, change or fake.
 
-Each user has one private folder there. A directory in it is held by a lock file beside it. The system releases the
-locks of processes that end, however they end, so a directory whose lock nobody holds is a leftover and may be removed.
+Each user has one private folder there. Each directory in it has a lock file beside it. The operating system releases a
+lock when its process ends in any way, so a directory whose lock is free is a leftover and may be removed.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from pathlib import Path
 
 from synthpipe.core.errors import StoreError
 
-ANOTHER_PLACE = "name another place with TMPDIR, or for `synthpipe build` with --scratch"
-"""What to do where a directory cannot be used, whichever command needs it."""
+ANOTHER_LOCATION = "choose another folder with TMPDIR, or for `synthpipe build` with --scratch"
+"""Advice for each command whose scratch directory cannot be used."""
 
 CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-"""Flags to open a file with that follow no link and wait for no pipe."""
+"""Flags for `os.open` that refuse links and do not wait for pipes."""
 
-_OTHER_TMPDIR = "name another place with TMPDIR"
+_OTHER_TMPDIR = "choose another folder with TMPDIR"
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def directory_path(name: str, base: Path | None) -> Path:
-    """Return where this user's directory `name` lies on this machine; `base` None is the temporary directory."""
-    # a folder may be shared by machines too
+    """Return the path of this user's directory `name` on this machine, in `base` or the temporary directory."""
+    # several machines may share the folder
     return (base or Path(tempfile.gettempdir())) / f"synthpipe-{os.getuid()}" / f"{socket.gethostname()}-{name}"
 
 
 def open_lock(directory: Path) -> int:
-    """Open the lock file of a directory, and make it and the private folder around it where they are missing.
+    """Open the lock file of a directory; create the file and the user's private folder if they are missing.
 
     Raises
     ------
     StoreError
-        The folder or the file is not this user's alone.
+        Other users own the folder or the file, or can write to it.
     OSError
-        It cannot be made.
+        The folder or the file cannot be created.
     """
     folder = directory.parent
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -58,22 +58,22 @@ def open_lock(directory: Path) -> int:
 
 
 def open_own(path: Path) -> int:
-    """Open a file for reading that only this user can have written.
+    """Open a file for reading, after checking that only this user can have written it.
 
     Raises
     ------
     StoreError
-        It is a link, no file, another user's, or others may write to it.
+        The file is a link or not a regular file, or other users own it or can write to it.
     OSError
-        It cannot be opened.
+        The file cannot be opened.
     """
     return _open_own(path, os.O_RDONLY)
 
 
 def keeps_others_out(path: Path, flags: int) -> bool:
-    """Whether the lock of a file, which this process holds, is refused to others; some file systems give it to all.
+    """Whether the lock that this process holds on a file really excludes others; some file systems ignore locks.
 
-    `flags` are those that the file is opened with: ``os.O_RDONLY`` or ``os.O_RDWR``.
+    `flags` opens the file again: ``os.O_RDONLY`` or ``os.O_RDWR``.
     """
     other = os.open(path, flags | CAREFULLY)
     try:
@@ -86,9 +86,9 @@ def keeps_others_out(path: Path, flags: int) -> bool:
 
 
 def has_locks(base: Path | None) -> bool:
-    """Whether locks work in a folder; False where its file system gives one lock to several processes.
+    """Whether locks work in a folder; False if its file system gives one lock to several processes.
 
-    True too where that cannot be tried, so that whoever uses the folder says why.
+    Also True if the test fails for another reason; the next use of the folder then reports that reason.
     """
     with suppress(OSError):
         directory, lock = _make_directory(base)
@@ -101,7 +101,7 @@ def has_locks(base: Path | None) -> bool:
 
 
 def try_lock(lock: int, kind: int) -> bool:
-    """Take an open lock file, shared (`fcntl.LOCK_SH`) or alone (`fcntl.LOCK_EX`), unless that means to wait."""
+    """Lock an open file, shared (`fcntl.LOCK_SH`) or exclusively (`fcntl.LOCK_EX`); return False instead of waiting."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -110,7 +110,7 @@ def try_lock(lock: int, kind: int) -> bool:
 
 
 def is_lock_of(lock: int, directory: Path) -> bool:
-    """Whether an open lock file still is the one of a directory, and was not removed or replaced."""
+    """Whether an open file is still the lock file of a directory, neither removed nor replaced."""
     try:
         return os.path.samestat(os.fstat(lock), os.lstat(_lock_file(directory)))
     except FileNotFoundError:
@@ -118,7 +118,7 @@ def is_lock_of(lock: int, directory: Path) -> bool:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory, then its lock file, which the caller holds alone, and the user's folder if that is empty."""
+    """Remove a directory, its lock file and the user's folder if it is empty; the caller must hold the lock."""
     shutil.rmtree(directory, ignore_errors=True)
     _lock_file(directory).unlink(missing_ok=True)
     with suppress(OSError):
@@ -126,7 +126,7 @@ def remove(directory: Path) -> None:
 
 
 def sweep(base: Path | None) -> None:
-    """Remove the directories of this user's processes on this machine that were killed; none where locks do nothing."""
+    """Remove directories that this user's killed processes left on this machine, if locks work there."""
     prefix = directory_path("", base)
     with suppress(OSError):
         _check_own(prefix.parent, os.lstat(prefix.parent), stat.S_IFDIR)
@@ -144,14 +144,14 @@ def sweep(base: Path | None) -> None:
 
 @contextmanager
 def private_directory() -> Iterator[Path]:
-    """Make an empty directory of a random name in the temporary directory, and remove it when the block ends.
+    """Make an empty directory with a random name in the temporary directory, and remove it when the block ends.
 
-    Code may be loaded from it: no other user can put something there.
+    No other user can write to the directory, so code can be loaded from it.
 
     Raises
     ------
     StoreError
-        It cannot be made, or others could replace it.
+        The directory cannot be made, or other users could replace it.
     """
     parent = Path(tempfile.gettempdir()).resolve()
     try:
@@ -159,14 +159,14 @@ def private_directory() -> Iterator[Path]:
             mode = each.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
                 raise StoreError(
-                    f"{each}: every user may replace what lies in it; set its sticky bit (chmod +t), or {_OTHER_TMPDIR}"
+                    f"{each}: every user can replace the files in it; set its sticky bit (chmod +t), or {_OTHER_TMPDIR}"
                 )
         sweep(None)
         directory, lock = _make_directory(None)
     except StoreError:
         raise
     except OSError as error:
-        raise StoreError(f"{parent}: no private directory can be made: {error.strerror}; {_OTHER_TMPDIR}") from error
+        raise StoreError(f"{parent}: cannot make a private directory: {error.strerror}; {_OTHER_TMPDIR}") from error
     try:
         yield directory
     finally:
@@ -175,12 +175,12 @@ def private_directory() -> Iterator[Path]:
 
 
 def _make_directory(base: Path | None) -> tuple[Path, int]:
-    """Make a directory of a random name; return it and its lock, which is held alone."""
+    """Make a directory with a random name; return it and its exclusively held lock."""
     while True:
         directory = directory_path(secrets.token_hex(8), base)
         lock = open_lock(directory)
         try:
-            if try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory):  # a sweep may have come between
+            if try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory):  # a sweep may have removed the file
                 directory.mkdir(mode=0o700)
                 return directory, lock
         except BaseException:
@@ -198,7 +198,9 @@ def _open_own(path: Path, flags: int) -> int:
         descriptor = os.open(path, flags | CAREFULLY, 0o600)
     except OSError as error:
         if error.errno == errno.ELOOP:
-            raise StoreError(f"{path}: is a link, expected a file of yours; remove it, or {ANOTHER_PLACE}") from error
+            raise StoreError(
+                f"{path}: is a link, expected a file of yours; remove it, or {ANOTHER_LOCATION}"
+            ) from error
         raise
     try:
         _check_own(path, os.fstat(descriptor), stat.S_IFREG)
@@ -209,19 +211,23 @@ def _open_own(path: Path, flags: int) -> int:
 
 
 def _check_own(path: Path, found: os.stat_result, kind: int) -> None:
-    """Raise `StoreError` unless what was found is a folder or a file that this user alone can write to."""
+    """Raise `StoreError` unless `found` is of the file type `kind`, and only this user can write to it."""
     mode = stat.S_IMODE(found.st_mode)
     if stat.S_IFMT(found.st_mode) != kind:
         problem = (
-            "is a link" if stat.S_ISLNK(found.st_mode) else "is no folder" if kind == stat.S_IFDIR else "is no file"
+            "is a link"
+            if stat.S_ISLNK(found.st_mode)
+            else "is not a folder"
+            if kind == stat.S_IFDIR
+            else "is not a file"
         )
     elif found.st_uid != os.getuid():
         problem = f"belongs to {_user(found.st_uid)}, not to you"
     elif mode & _OTHERS_WRITE:
-        problem = f"has mode {mode:o}, so that other users may write to it"
+        problem = f"has mode {mode:o}, so other users can write to it"
     else:
         return
-    raise StoreError(f"{path}: {problem}; nothing in it is used: have it removed, or {ANOTHER_PLACE}")
+    raise StoreError(f"{path}: {problem}; synthpipe does not use it: ask its owner to remove it, or {ANOTHER_LOCATION}")
 
 
 def _user(uid: int) -> str:

@@ -18,23 +18,23 @@ from synthpipe.core.errors import StoreError
 from synthpipe.files.locations import KINDS, Location, translate_errors
 
 Buffer = NDArray[np.uint8]
-"""Bytes in memory that are written or read, (n,) uint8."""
+"""(n,) uint8: bytes to write or to read."""
 
 PARTIAL = ".partial"
-"""What the names of files end in that are being written; a process that was killed leaves them behind."""
+"""End of the names of half-written files; a killed process leaves such files behind."""
 
-_PART = 16 << 20  # bytes of an upload's parts
+_PART = 16 << 20  # bytes in each part of an upload
 
 
 def write_atomically(path: Location, data: bytes | str, durable: bool = False) -> None:
-    """Write a file, text in UTF-8. Readers see either the whole new file or the old one.
+    """Write a file so that readers see either the whole new file or the old one; text becomes UTF-8.
 
-    `durable` waits until the bytes are on the disk, so that no power cut leaves an empty file under the name.
+    `durable` waits until the bytes are on the disk, so that a power cut cannot leave an empty file.
 
     Raises
     ------
     StoreError
-        It cannot be written; nothing is left behind.
+        The file cannot be written; nothing is left behind.
     """
     content = data.encode() if isinstance(data, str) else data
     if isinstance(path, Path):
@@ -45,12 +45,12 @@ def write_atomically(path: Location, data: bytes | str, durable: bool = False) -
 
 
 def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = False) -> None:
-    """Write a file of many chunks as `write_atomically` does; behind a URL it is uploaded in parts.
+    """Write a file in many chunks as `write_atomically` does; behind a URL it is uploaded in parts.
 
     Raises
     ------
     StoreError
-        It cannot be written; nothing is left behind.
+        The file cannot be written; nothing is left behind.
     """
     with translate_errors(path, "cannot be written"):
         if not isinstance(path, Path):
@@ -66,12 +66,12 @@ def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = F
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a new file that takes the place of `path` when the block ends well; otherwise nothing is left behind.
+    """Open a new file that replaces `path` when the block ends without an error; otherwise nothing is left behind.
 
     Parameters
     ----------
     path : Path
-        Missing, or a file.
+        A file, or a name that does not exist yet.
     durable : bool
         Whether to wait until the bytes are on the disk.
 
@@ -80,7 +80,7 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
     StoreError
         `path` is a link, a folder, a pipe or a device.
     OSError
-        It cannot be written.
+        The file cannot be written.
     """
     refuse_irregular(path)
     part = path.with_name(f".{path.name}.{uuid4().hex}{PARTIAL}")
@@ -97,22 +97,22 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
 
 
 def refuse_irregular(path: Path) -> None:
-    """Refuse to replace what is no regular file; links are not followed.
+    """Check that a path is missing or a regular file, so that it may be replaced; links are not followed.
 
     Raises
     ------
     StoreError
-        The message says what `path` is.
+        The path is a link, a folder, a pipe or a device.
     """
     with suppress(FileNotFoundError):
         mode = path.lstat().st_mode
         if not stat.S_ISREG(mode):
             kind = KINDS.get(stat.S_IFMT(mode), "a device")
-            raise StoreError(f"{path}: is {kind}, expected a file or nothing; remove it, or choose another name")
+            raise StoreError(f"{path}: is {kind}, expected a file or a new name; remove it, or choose another name")
 
 
 class Upload:
-    """An object of a store that takes it in parts, which become the object when it appears."""
+    """A new object that is uploaded in parts; it gets its name only at the end (`appear`)."""
 
     def __init__(self, path: UPath) -> None:
         self._file = path.fs.open(path.path, "wb", autocommit=False, block_size=_PART)
@@ -123,7 +123,7 @@ class Upload:
         self._file.write(data)
 
     def finish(self, data: Buffer | bytes) -> None:
-        """Add the last bytes, and see that all are there."""
+        """Add the last bytes, and end the upload."""
         self._file.write(data)
         self._file.close()
 
@@ -133,14 +133,14 @@ class Upload:
         self._appeared = True
 
     def close(self) -> None:
-        """Let go of it; an object that has not appeared leaves nothing behind."""
+        """Release the upload; an object that did not appear leaves nothing behind."""
         if not self._appeared:
             self._file.discard()
-            self._file.closed = True  # or it would try to upload the rest when it is collected
+            self._file.closed = True  # otherwise garbage collection would upload the rest
 
 
 class Collected:
-    """An object of a store that takes it at once; otherwise as `Upload`."""
+    """A new object for a store without partial uploads: like `Upload`, but its bytes stay in memory until the end."""
 
     def __init__(self, path: UPath) -> None:
         self._path, self._data = path, bytearray()
@@ -159,5 +159,5 @@ class Collected:
 
 
 def upload(path: UPath) -> Upload | Collected:
-    """Begin a new object behind a URL; what is there is replaced when it appears."""
+    """Begin a new object behind a URL; an existing object is replaced at the end."""
     return Upload(path) if path.fs.async_impl else Collected(path)

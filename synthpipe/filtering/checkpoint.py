@@ -51,7 +51,7 @@ class TrainingState:
 
 
 def save_state(path: Location, belongs_to: str, state: TrainingState) -> None:
-    """Write the state of the training that `belongs_to` identifies.
+    """Write the state of a training, with the digest `belongs_to` that identifies the training.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def save_state(path: Location, belongs_to: str, state: TrainingState) -> None:
 
 
 def load_state(path: Location, belongs_to: str, module: nn.Module, random: tuple[Tensor, ...]) -> TrainingState | None:
-    """Read the state of the training that `belongs_to` identifies; None if the file is missing or of another training.
+    """Read the state of a training; return None if the file is missing or has another value of `belongs_to`.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def load_state(path: Location, belongs_to: str, module: nn.Module, random: tuple
     if about.belongs_to != belongs_to:
         return None
     if [epoch.epoch for epoch in about.epochs] != list(range(len(about.epochs))) or about.best >= len(about.epochs):
-        raise ValueError("its epochs are not those of a training")
+        raise ValueError("its list of epochs is not complete")
     weights, state, moments, generators = (
         {name.partition("/")[2]: each for name, each in tensors.items() if name.startswith(part)}
         for part in ("weights/", "module/", "optimizer/", "random/")

@@ -1,4 +1,4 @@
-"""Run the filter on any number of images, and read the next batches meanwhile.
+"""Run the filter on any number of images.
 
 A thread reads the next batches while the network computes the current one. For a GPU, the thread reads into page-locked
 memory, and a separate CUDA stream copies each batch while the GPU computes the batch before it.
@@ -23,7 +23,7 @@ Fill = Callable[[int, Images], None]
 
 
 def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int], batch: int) -> Tensor:
-    """Return the logits of images, computed in evaluation mode.
+    """Compute the filter's logits for images, in evaluation mode.
 
     A CPU computes each image alone, so the other images do not change any bit of its logits. A GPU always computes
     `batch` images at once and fills up the last batch with black images, so `count` does not change the logits. Another

@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 CLASSES = ("synthetic", "real")
 REAL = CLASSES.index("real")
 
-_AGAIN = "remove it and build again"
+_AGAIN = "remove the file and build again"
 
 Images = NDArray[np.uint8]
 """(N, H, W, 3) uint8 images, RGB."""
@@ -66,7 +66,7 @@ class _About(Section):
 
 
 class FilterNetwork:
-    """A network on a device; it takes uint8 images as they are stored.
+    """The filter's network on a device; it takes uint8 images and normalises them.
 
     Weights and activations use the `channels_last` memory format. It is faster than the default on CPUs and on GPUs,
     and stored images already have this layout.
@@ -93,8 +93,8 @@ class FilterNetwork:
     ) -> None:
         if mixed and device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
             raise FilterError(
-                f"filter.precision: got mixed, but {torch.cuda.get_device_name(device)} has no bfloat16; use a GPU of "
-                "the Ampere generation or later, or build into another directory with filter.precision: '32'"
+                f"filter.precision: got mixed, but {torch.cuda.get_device_name(device)} does not support bfloat16; use "
+                "a GPU of the Ampere generation or later, or build into another directory with filter.precision: '32'"
             )
         self.architecture = architecture
         self.device = device
@@ -116,7 +116,7 @@ class FilterNetwork:
         return logits.float()
 
     def to_device(self, images: Images) -> Tensor:
-        """Return (B, H, W, 3) uint8 images as a tensor on the network's device; on a CPU, it shares their memory.
+        """Copy (B, H, W, 3) uint8 images to the network's device; on a CPU, the tensor shares the images' memory.
 
         The images must be writable and C-contiguous.
         """
@@ -125,7 +125,7 @@ class FilterNetwork:
 
 
 def architecture_of(settings: FilterSection) -> Architecture:
-    """Return the architecture to train; if training starts from weights, it has the normalisation they expect."""
+    """Return the architecture to train, with the normalisation that pretrained weights expect, if there are any."""
     if settings.weights is None and not settings.pretrained:
         return Architecture(settings.network, settings.mean, settings.std)
     check_name(settings.network)
@@ -133,15 +133,15 @@ def architecture_of(settings: FilterSection) -> Architecture:
 
 
 def initial_network(settings: FilterSection, device: torch.device) -> FilterNetwork:
-    """Return the network that training starts from.
+    """Make the filter's network with its initial weights.
 
-    Its weights are random, or come from a file or from timm's hub. Its head is random, unless the file has a head of
-    the same shape.
+    The weights are random, or come from a file or from timm's hub. The head's weights are random, unless the file has a
+    head of the same shape.
 
     Raises
     ------
     ConfigError
-        The file of weights cannot be used, or does not fit the network.
+        The weights file cannot be used, or does not fit the network.
     FilterError
         timm has no such network, the hub's weights are not available, or the file has changed.
     """
@@ -215,7 +215,7 @@ def load_network(path: Location, device: torch.device, mixed: bool = False) -> t
             f"{path}: is not a filter's safetensors file, or is damaged: {printable(reason)}; {_AGAIN}"
         ) from error
     if about.weights_sha256 != _digest(tensors):
-        raise FilterError(f"{path}: is damaged: its weights are not those that were written; {_AGAIN}")
+        raise FilterError(f"{path}: is damaged: the checksum of its weights is wrong; {_AGAIN}")
     try:
         with torch.device("meta"):  # takes no memory, so a small file cannot make a large network
             outline = _create(about.network)
@@ -237,7 +237,7 @@ def check_start(settings: FilterSection) -> None:
     Raises
     ------
     ConfigError, FilterError
-        For the same reasons as in `initial_network`.
+        `initial_network` raises it.
     """
     check_name(settings.network)
     if settings.weights is not None or settings.pretrained:
@@ -256,7 +256,7 @@ def check_name(name: str) -> None:
     """
     if not timm.is_model(name) or not re.fullmatch(r"[\w.-]+", name):
         close = difflib.get_close_matches(name[:100], timm.list_models(), n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists what it has"
+        hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists its models"
         raise FilterError(f"filter.network: timm {timm.__version__} has no network {printable(name)[:100]!r}; {hint}")
 
 
@@ -271,12 +271,12 @@ def _create(name: str, pretrained: bool = False) -> nn.Module:
         if pretrained:
             raise FilterError(
                 f"filter.pretrained: the weights of {name} are not available: {' '.join(str(error).split())[:300]}; "
-                "load them once with network access, which fills the cache, or download model.safetensors from "
-                f"https://huggingface.co/{hub_of(name)} and set filter.weights to it"
+                "load the weights once with network access, which fills the cache, or download model.safetensors from "
+                f"https://huggingface.co/{hub_of(name)} and set filter.weights to the file"
             ) from error
         raise FilterError(
             f"filter.network: timm {timm.__version__} cannot make {name!r}: {' '.join(str(error).split())[:300]}; "
-            "choose another"
+            "choose another network"
         ) from error
     return module
 

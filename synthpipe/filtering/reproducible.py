@@ -37,7 +37,7 @@ def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None
     Raises
     ------
     FilterError
-        An operation has no deterministic form on the device, or this process has already used cuBLAS in another form.
+        An operation has no deterministic form on the device, or this process used cuBLAS before with other settings.
     """
     on_gpu = device.type == "cuda"
     old_threads, old_benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
@@ -57,8 +57,8 @@ def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None
         except RuntimeError as error:
             if _WORKSPACE in str(error):
                 raise FilterError(
-                    f"{device}: this process used cuBLAS before, in a form that is not deterministic; set "
-                    f"{_WORKSPACE}=:4096:8 before it starts"
+                    f"{device}: this process used cuBLAS before with settings that are not deterministic; set "
+                    f"{_WORKSPACE}=:4096:8 before the process starts"
                 ) from error
             if "deterministic implementation" in str(error):
                 raise FilterError(
@@ -88,5 +88,5 @@ def explained_memory(device: torch.device, doing: str, cure: str) -> Iterator[No
     except (MemoryError, RuntimeError) as error:
         if not is_of_memory(error):
             raise
-        found = (str(error).splitlines() or ["no room was left"])[0]
+        found = (str(error).splitlines() or ["no memory is left"])[0]
         raise FilterError(f"{device}: its memory is full while {doing}: {found}; {cure}") from error

@@ -13,7 +13,7 @@ from synthpipe.filtering.inference import Fill, from_array, infer
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
 from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
 
-_FEWER = "let fewer workers share it"
+_FEWER = "let fewer workers share the device"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -25,7 +25,7 @@ class Scorer:
     network : FilterNetwork
         The network with its trained weights, on its device.
     sha256 : str
-        SHA-256 of the file of weights.
+        SHA-256 of the weights file.
     threads : int
         Number of CPU threads for scoring.
     """
@@ -36,9 +36,9 @@ class Scorer:
 
     @classmethod
     def load(cls, path: Location, device: str | None = None, threads: int = 1, mixed: bool = False) -> Scorer:
-        """Load a filter from its file of weights.
+        """Load a filter from its weights file.
 
-        By default, it is on the first GPU, or on the CPU if the machine has no GPU. `FilterNetwork` explains `mixed`.
+        The default device is the first GPU, or the CPU if the machine has no GPU. `FilterNetwork` explains `mixed`.
 
         Raises
         ------

@@ -16,9 +16,9 @@ _STREAM = 3  # part of the random generator's key; no composite uses this value
 def split_groups(patches: Sequence[PatchRef], train_share: float, seed: int) -> tuple[frozenset[str], frozenset[str]]:
     """Split the groups of a catalog, which are slides or patients, into a training side and a validation side.
 
-    No group is on both sides. If mixed patches come from two or more groups, both sides get some; the same applies to
-    the donors of each class. Apart from that the split is random. The training side gets about `train_share` of the
-    patches.
+    No group is on both sides. If patches with several classes come from two or more groups, both sides get such
+    patches; the same applies to the donors of each class. Apart from this rule, the split is random. The training side
+    gets about `train_share` of the patches.
 
     Parameters
     ----------
@@ -43,16 +43,16 @@ def split_groups(patches: Sequence[PatchRef], train_share: float, seed: int) -> 
     kinds = _kinds(patches)
     if () not in kinds:
         raise FilterError(
-            f"there are no mixed-class patches to stand for real ones: all {len(patches)} patches have one class; "
-            "add patches that show several classes, or set filter.enabled: false"
+            f"the filter needs real patches with several classes, but all {len(patches)} patches have one class; add "
+            "patches that show several classes, or set filter.enabled: false"
         )
     for kind, groups in kinds.items():
         if len(groups) < 2 and (not kind or len(kinds) == 2):
             what = "single-class" if kind else "mixed-class"
             raise FilterError(
-                f"all {what} patches come from one slide or patient ({next(iter(groups))!r}), but the filter is "
-                "validated on others than it is trained on; check patches.group_pattern, add slides, or set "
-                "filter.enabled: false"
+                f"all {what} patches come from one slide or patient ({next(iter(groups))!r}), but the filter needs "
+                "different slides or patients for training and for validation; check patches.group_pattern, add "
+                "slides, or set filter.enabled: false"
             )
     sizes = Counter(patch.group for patch in patches)
     order = sorted(sizes)
@@ -82,7 +82,7 @@ def _kinds(patches: Sequence[PatchRef]) -> dict[tuple[int, ...], set[str]]:
 
 
 def _cover(order: Sequence[str], shared: Mapping[tuple[int, ...], set[str]], sizes: Mapping[str, int]) -> set[str]:
-    """Choose a few small groups that together have every kind of patch; the other groups also keep every kind."""
+    """Choose a few small groups that have patches of every kind, so that the other groups have every kind, too."""
     chosen: set[str] = set()
     place = {group: number for number, group in enumerate(order)}
     for kind in sorted(shared, key=lambda kind: (len(shared[kind]), kind)):

@@ -51,14 +51,14 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FilterData:
-    """The training and validation images of a filter: (N, H, W, 3) uint8 RGB, all of the same height and width.
+    """The training and validation images of a filter: (N, H, W, 3) uint8 RGB images of equal size.
 
     Attributes
     ----------
     synthetic_train, synthetic_val : (N, H, W, 3) uint8
-        Composites. The two must not share any slide that donated to them.
+        Composites. No slide may donate to both.
     real_train : callable
-        Takes the epoch, counted from 0, and returns (N, H, W, 3) uint8 views of real patches, new ones in each epoch.
+        Function that takes the epoch, counted from 0, and returns new views of real patches, (N, H, W, 3) uint8.
     real_val : (N, H, W, 3) uint8
         Views of real patches from the slides that donated to `synthetic_val`.
     """
@@ -108,7 +108,7 @@ def train_filter(
     Raises
     ------
     ConfigError
-        The file of weights named in the settings cannot be used.
+        The weights file of the settings cannot be used.
     FilterError
         ``filter.batch`` is below 2, a set of images is empty, timm has no such network, the loss is not finite, or the
         device has too little memory.
@@ -120,7 +120,7 @@ def train_filter(
     _check(settings, data)
     device, code = choose_device(), STRATEGIES.index(strategy)
     initial = int(np.random.SeedSequence([seed, code]).generate_state(1, np.uint64)[0])
-    work = f"{settings.network} is trained on filter.batch {settings.batch} images a step"
+    work = f"{settings.network} is trained on filter.batch {settings.batch} images per step"
     with (
         reproducible(settings.threads, device, initial),
         explained_memory(device, work, "lower filter.batch, or choose a smaller filter.network"),
@@ -167,8 +167,8 @@ class _Training:
         architecture = self.network.architecture
         if (architecture.mean, architecture.std) != (self.settings.mean, self.settings.std):
             on_note(
-                f"note: the {self.strategy} filter's images are normalised as the weights of {self.settings.network} "
-                f"expect, by mean {list(architecture.mean)} and std {list(architecture.std)}"
+                f"note: the {self.strategy} filter normalises images by mean {list(architecture.mean)} and std "
+                f"{list(architecture.std)}, as the weights of {self.settings.network} expect"
             )
 
     def resume(self, on_note: Callable[[str], None]) -> None:
@@ -249,7 +249,7 @@ def _load(
     optimizer: torch.optim.Optimizer,
     on_note: Callable[[str], None],
 ) -> TrainingState | None:
-    """Load the state of an interrupted training into network and optimizer; None if none can be resumed."""
+    """Load the state of an interrupted training into network and optimizer; return None if there is no valid state."""
     fresh = _random(network.device)
     try:
         state = load_state(path, belongs_to, network.module, fresh)
@@ -383,7 +383,9 @@ def _best_threshold(synthetic: NDArray[np.float32], real: NDArray[np.float32]) -
 
 def _check(settings: FilterSection, data: FilterData) -> None:
     if settings.batch < 2:
-        raise FilterError(f"filter.batch is {settings.batch}, expected at least 2: batches are normalised; raise it")
+        raise FilterError(
+            f"filter.batch is {settings.batch}, expected at least 2 for batch normalisation; raise filter.batch"
+        )
     check_images(data.synthetic_train, "synthetic_train")
     for name in ("synthetic_train", "synthetic_val", "real_val"):
         _check_like(getattr(data, name), name, data.synthetic_train)
@@ -393,11 +395,13 @@ def _check_like(images: Images, name: str, other: Images) -> None:
     check_images(images, name)
     if not len(images):
         raise FilterError(
-            f"the filter has no images in {name}; add patches with more than one class (real) and single-class ones "
-            "(synthetic) on both sides of the split, or set filter.enabled: false"
+            f"the filter has no images in {name}; add patches with several classes (for real images) and with one "
+            "class (for composites) to both sides of the split, or set filter.enabled: false"
         )
     if images.shape[1:] != other.shape[1:]:
-        raise ValueError(f"{name}: its images are {images.shape[1:]}, those of synthetic_train {other.shape[1:]}")
+        raise ValueError(
+            f"{name}: its images have shape {images.shape[1:]}, expected {other.shape[1:]} like synthetic_train"
+        )
 
 
 def _check_finite(metrics: EpochMetrics, settings: FilterSection) -> None:

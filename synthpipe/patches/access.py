@@ -1,4 +1,4 @@
-"""Access to the patches of an existing run, which does not store the credentials and signatures of their URLs."""
+"""Add credentials and present locations to the patches of a run; runs do not store credentials of URLs."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ MOVED = "if the patches have moved, give their new location: --patches ROOT (fol
 
 
 def with_access(catalog: Catalog, patches: PatchesSection, taxonomy: Taxonomy, note: Callable[[str], None]) -> Catalog:
-    """Return the catalog of a run with the credentials and signatures of `patches`, or of its table.
+    """Return a run's catalog with the credentials and signatures that the pipeline's root or table gives.
 
     Parameters
     ----------
     catalog : Catalog
         The catalog as the run stores it.
     patches, taxonomy
-        Sections of the pipeline that a build resumes with.
+        Sections of the pipeline of the resumed build.
     note : callable
         Receives a message if `patches` cannot be read; then patches are read without credentials.
     """
@@ -43,7 +43,7 @@ def with_access(catalog: Catalog, patches: PatchesSection, taxonomy: Taxonomy, n
 def find_patches(
     catalog: Catalog, patches: PatchesSection, taxonomy: Taxonomy, root: str | None, what: Location
 ) -> Catalog:
-    """Return the catalog of a run with the locations that its patches are read from.
+    """Return a run's catalog with the present locations of its patches.
 
     A run can come from a stranger, and so can the URLs in it. So patches at URLs are read only if the user names their
     root, which also gives the credentials that a run does not store.
@@ -55,7 +55,7 @@ def find_patches(
     root : str or None
         Current root of the patches, as `patches.root`; None if the user does not give it.
     what : Path or UPath
-        The run, which messages name.
+        The run, for messages.
 
     Raises
     ------
@@ -77,7 +77,7 @@ def find_patches(
 
 
 def unread_message(catalog: Catalog, patches: PatchesSection) -> str:
-    """Return why patches at URLs are not read, and which option reads them."""
+    """Return a message that patches at URLs are not read, with the option that allows reading."""
     return (
         f"its patches are at {', '.join(catalog.hosts)}, and patches at URLs are read only if you ask for it; give "
         f"--patches ROOT (its pipeline has {without_secrets(patches.root)}), with the credentials that it needs"

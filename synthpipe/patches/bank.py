@@ -1,4 +1,4 @@
-"""The donor bank: one file of all decoded donors, which every process of a machine maps read-only."""
+"""The donor bank: one file with all decoded donors, which every process of a machine maps read-only."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from synthpipe.config.pipeline import GlassSection
 from synthpipe.core.errors import StoreError, SynthpipeError
 from synthpipe.core.records import Donor, Mask, PackedPixels, PatchRef, pack
 from synthpipe.core.threads import in_threads
-from synthpipe.files.scratch import ANOTHER_PLACE, open_own
+from synthpipe.files.scratch import ANOTHER_LOCATION, open_own
 from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
 
 _PIXELS, _FITTED, _INDEX = "donors.bin", "fitted.bin", "donors.json"
-_BLOCK = 16 << 20  # bytes that are read at a time to compute a checksum
+_BLOCK = 16 << 20  # bytes per read for a checksum
 
 
 def load_donor(patch: PatchRef, glass: GlassSection | None, background: int) -> Donor:
@@ -104,7 +104,7 @@ def build_bank(
         size = bank_bytes(patches)
         raise StoreError(
             f"{directory}: the donor bank cannot be written: {error.strerror}; it needs at least {size / 2**20:.0f} "
-            f"MiB: free some space, or {ANOTHER_PLACE}"
+            f"MiB: free some space, or {ANOTHER_LOCATION}"
         ) from error
     stored = [asdict(replace(patch, secret_url=None)) for patch in patches]
     checksums = {_PIXELS: pixels.checksum, _FITTED: fitted_pixels.checksum}
@@ -148,7 +148,7 @@ def is_complete(directory: Path) -> bool:
 
 
 def bank_bytes(patches: Iterable[PatchRef], canvas: tuple[int, int] | None = None) -> int:
-    """Return the bytes that the bank of `patches` takes on disk, and as many in the memory of a machine.
+    """Return the size of a bank of `patches` in bytes; it is the same on disk and in memory.
 
     `canvas` is the (height, width) that patches are resized to; None if they are not resized.
     """
@@ -194,7 +194,7 @@ def _map(path: Path, checksum: int) -> PackedPixels:
         if found != checksum:
             raise StoreError(
                 f"{path}: has the checksum {found:08x}, but was written with {checksum:08x}; the disk has damaged it: "
-                f"{ANOTHER_PLACE}"
+                f"{ANOTHER_LOCATION}"
             )
         if not file.tell():
             return np.empty(0, np.uint32)
@@ -203,7 +203,7 @@ def _map(path: Path, checksum: int) -> PackedPixels:
 
 
 def _cut(pixels: PackedPixels, patches: Sequence[PatchRef]) -> Iterator[Donor]:
-    """Yield the donors whose packed pixels `pixels` holds, one after the other."""
+    """Cut the packed pixels of a bank into donors, in the order of `patches`."""
     start = 0
     for patch in patches:
         area = patch.height * patch.width

@@ -1,8 +1,8 @@
-"""Reduce picture files to the parts that make pixels.
+"""Remove all parts of picture files that do not change the pixels.
 
-In a small file, text, profiles, EXIF and further pages can take much memory or time, and decoders warn about them. So a
-decoder gets only the parts of a file that make pixels. The orientation and depth, which also change the picture, are
-read here.
+Even in a small file, text, profiles, EXIF and further pages can take much memory or time, and decoders warn about them.
+So a decoder gets only the parts that define pixels. This module itself reads the orientation and the depth, which also
+change the picture.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _REDUCED, _MASK = 1, 4  # kinds of pages that show no other picture
 
 @dataclass(frozen=True, slots=True)
 class Bare:
-    """The parts of a picture file that make pixels, and the facts that other parts give.
+    """The parts of a picture file that define its pixels, with facts from its other parts.
 
     Attributes
     ----------
@@ -88,7 +88,7 @@ class Bare:
 
 
 def bare_png(data: bytes) -> Bare:
-    """Return a PNG with only the chunks that make pixels.
+    """Return a PNG with only the chunks that define pixels.
 
     Raises
     ------
@@ -113,7 +113,7 @@ def bare_png(data: bytes) -> Bare:
 
 
 def _png_parts(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield name and bytes of each chunk that makes pixels or gives facts."""
+    """Yield the name and the bytes of each chunk that defines pixels or gives facts about them."""
     view, at = memoryview(data), 8
     for _ in range(_MOST_PARTS):
         name, end = data[at + 4 : at + 8], at + 12 + int.from_bytes(data[at : at + 4])
@@ -142,7 +142,7 @@ def bare_jpeg(data: bytes) -> Bare:
 
 
 def _jpeg_parts(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Yield marker and bytes of each segment; the last one is the first scan and all that follows."""
+    """Yield the marker and the bytes of each segment; the last part begins at the first scan and has all the rest."""
     view, at = memoryview(data), 2
     for _ in range(_MOST_PARTS):
         at = data.find(b"\xff", at)
@@ -162,12 +162,12 @@ def _jpeg_parts(data: bytes) -> Iterator[tuple[int, memoryview]]:
 
 
 def bare_bmp(data: bytes) -> Bare:
-    """Return a BMP as it is, since all its parts make pixels."""
+    """Return a BMP unchanged, since all its parts define pixels."""
     return Bare(data)
 
 
 def bare_tiff(data: bytes) -> Bare:
-    """Return a TIFF with one directory: the tags of its first directory that make pixels.
+    """Return a TIFF with one directory, which has only the tags of its first directory that define pixels.
 
     Raises
     ------
@@ -214,7 +214,7 @@ class _Layout:
 
 
 def _layout(data: bytes) -> _Layout:
-    """Return the number formats of a TIFF, by its first bytes."""
+    """Return the number formats that the first bytes of a TIFF declare."""
     little = data.startswith(b"II")
     number, counter, head = ("Q", "Q", 16) if data[2] == _BIG_TIFF else ("L", "H", 8)
     structs = (struct.Struct("<>"[not little] + each) for each in (number, counter, f"HH{number}"))
@@ -269,7 +269,7 @@ def _are_extra(data: bytes, layout: _Layout, at: int) -> Iterator[bool]:
 
 
 def _exif_orientation(exif: bytes) -> int:
-    """Return the orientation that EXIF data declare, 1 to 8; 1 if they are damaged or declare none."""
+    """Return the orientation in EXIF data, 1 to 8; 1 if the data are damaged or have no orientation."""
     exif = exif.removeprefix(_EXIF)
     if exif[:4] in (b"II*\0", b"MM\0*"):
         layout = _layout(exif)
@@ -286,5 +286,5 @@ def _valid_orientation(orientation: int) -> int:
 
 
 def _declared(bits: int) -> int | None:
-    """Return the declared bits of values if they are fewer than those of a 16-bit sample, else None."""
+    """Return a declared depth of 8 to 15 bits, else None."""
     return bits if 8 <= bits < 16 else None

@@ -70,17 +70,17 @@ class Catalog:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what composites depend on: ids, bytes, classes and groups of the patches, but not their paths."""
+        """SHA-256 of the ids, bytes, classes and groups of the patches, which decide composites; paths do not count."""
         return digest([[patch.id, patch.sha256, patch.classes, patch.group] for patch in self.patches])
 
     @property
     def access(self) -> dict[str, str]:
-        """URLs with credentials and signatures, of the patches that need them. They must not be stored."""
+        """URLs with credentials and signatures by patch id, for patches that need them; these must not be stored."""
         return {patch.id: patch.secret_url for patch in self.patches if patch.secret_url}
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Stores and hosts of the patches at URLs, as ``https://host``, sorted."""
+        """Sorted stores and hosts of patches at URLs, such as ``https://host``."""
         return tuple(sorted({"/".join(patch.path.split("/")[:3]) for patch in self.patches if "://" in patch.path}))
 
     def by_id(self, patch: str) -> PatchRef:
@@ -172,7 +172,7 @@ def survey(
     on_patch : callable, optional
         Called in this thread after each patch that the layout lists, usable or not.
     threads : int, optional
-        Number of files that are read at once; by default a few more than there are cores.
+        Number of files that are read at once; by default a few more than cores.
     claims : sequence of Claim, optional
         Result of `read_layout`, if the caller has it already.
     former : Catalog, optional
@@ -217,7 +217,7 @@ def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: Location) -> 
 
 
 def load_catalog(directory: Location, taxonomy: Taxonomy, access: Mapping[str, str] | None = None) -> Catalog:
-    """Read the files that `write_catalog` wrote, and add the URLs of `access`, a `Catalog.access`, which they lack.
+    """Read the files that `write_catalog` wrote, and add the URLs with credentials in `access` (`Catalog.access`).
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Paths in the cells of a CSV: the file or object that a cell names, its id, and the reason if it is refused.
+"""Find the file or object that a cell of a CSV names, or the reason why it is refused.
 
 A table can come from a stranger, so it can name only files and objects of plain stores. Other file systems of fsspec
 are refused, since some ask for passwords, run programs, or read other files of this machine.
@@ -68,7 +68,7 @@ def name_patch(cell: str, table: Location) -> Named:
 
 
 def _object(scheme: str, rest: str, table: Location) -> Named:
-    """Return the patch whose URL a cell gives."""
+    """Return the patch that a cell names by a URL."""
     url = f"{scheme}://{rest}"
     public = without_secrets(url)
     refusal = ""
@@ -81,7 +81,7 @@ def _object(scheme: str, rest: str, table: Location) -> Named:
 
 
 def _beside(cell: str, table: Location) -> Named:
-    """Return the patch whose path from a table at a URL a cell gives; user name and password are those of the table."""
+    """Return the patch that a cell names by a path from a table at a URL; user name and password are the table's."""
     is_http = get_protocol(str(table)) in _HTTP
     path, mark, query = cell.partition("?") if is_http else (cell, "", "")
     scheme, _, folder = _folder(table).partition("://")

@@ -25,7 +25,7 @@ _SAMPLED = 8  # rows and columns of the pixels that are sampled first
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """A patch that is read, and facts about its pixels that the catalog does not hold.
+    """A patch that was read, with facts about its pixels that the catalog does not store.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Examined:
     few_colors : bool
         Whether the patch has as few colours as a mask.
     dark : bool
-        Whether the patch has 16-bit values that are read as nearly black (`dark_remark`).
+        Whether the patch has 16-bit values that decode to nearly black pixels (`dark_remark`).
     """
 
     patch: PatchRef
@@ -121,7 +121,7 @@ def _side(patch: PatchRef) -> int:
 
 
 def _fault(found: Examined, least: int, mask: tuple[str, str] | None) -> Problem | None:
-    """Return the problem of a patch that is read, or None."""
+    """Return the problem of a patch that was read, or None."""
     patch = found.patch
     if mask:
         image, pattern = mask

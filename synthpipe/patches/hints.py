@@ -1,4 +1,4 @@
-"""Parts of messages about a root that does not fit its layout: its contents, and the settings that fit."""
+"""Make parts of messages about a root that does not fit its layout: the root's contents, and settings that fit."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def parse_bracket(text: str, count: int) -> tuple[int, ...]:
     Raises
     ------
     CatalogError
-        There is no label, there are several labels, or the label has not one digit for each class.
+        The text has no label or several labels, or the label does not have one digit for each class.
     """
     start = text.rfind("[")
     if start < 0:
@@ -98,7 +98,7 @@ def parse_names(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
         try:
             index = taxonomy.index(name)
         except KeyError:
-            fault = f"label names {name!r}, which is no class{_suggestion(name, taxonomy)}"
+            fault = f"label names {name!r}, which is not a class{_suggestion(name, taxonomy)}"
             raise CatalogError(f"{fault}, expected {_choices(taxonomy)}") from None
         if index in classes:
             raise CatalogError(f"label {text!r} names the class {taxonomy.names[index]!r} twice")

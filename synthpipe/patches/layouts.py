@@ -111,7 +111,7 @@ def _misfit(root: Location, layout: Layout, taxonomy: Taxonomy, fault: str) -> C
 
 
 def _unmatched(pattern: str, ids: Sequence[str]) -> str:
-    """Return a message about a pattern that matches no patch, with an id and, if possible, a pattern that matches."""
+    """Return a message about a pattern that matches no patch, with an id and, if possible, a correct pattern."""
     fault = f"{pattern!r} matches none of the {len(ids)} patches, whose ids are like {min(ids)!r}"
     others = {
         "brackets match one of the characters in them": pattern.replace("[", "[[]"),
@@ -126,7 +126,7 @@ def _unmatched(pattern: str, ids: Sequence[str]) -> str:
 
 
 def _check_order(layout: Layout, published: Published, taxonomy: Taxonomy) -> None:
-    """Refuse classes in another order than in the layout, whose labels are digits in brackets, without class names."""
+    """Check the order of the classes for a published layout, because its labels are digits without class names."""
     for number, name in enumerate(published.classes):
         with suppress(KeyError):
             if (index := taxonomy.index(name)) != number:

@@ -19,12 +19,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def is_patch(name: str) -> bool:
-    """Return whether a file name is that of a patch."""
+    """Return whether a file name has the suffix of a patch file."""
     return name.lower().endswith(SUFFIXES)
 
 
 def files(folder: Location) -> Iterator[tuple[PurePosixPath, str]]:
-    """Yield the path below `folder`, and the path or URL to read, of each patch file in it that is not hidden."""
+    """Yield the path below `folder` and the path or URL for reading of each patch file; hidden files are left out."""
     if isinstance(folder, Path):
         yield from ((PurePosixPath(path.relative_to(folder)), str(path)) for path in _walk(folder, frozenset()))
         return
@@ -46,7 +46,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
 
 
 def is_directory(location: Location) -> bool:
-    """Return whether a location is a folder; False if this user must not read it."""
+    """Return whether a location is a folder; False if this user cannot read the location."""
     try:
         return location.is_dir()
     except OSError:
@@ -54,7 +54,7 @@ def is_directory(location: Location) -> bool:
 
 
 def listing(folder: Location) -> list[tuple[str, bool]]:
-    """Return the names in a folder that are not hidden, each with whether it is a folder."""
+    """Return the names in a folder that are not hidden, each with True for a folder and False for a file."""
     if not isinstance(folder, Path):
         listed = [
             (_unescaped(folder, PurePosixPath(entry["name"]).name), entry["type"] == "directory")

@@ -1,4 +1,4 @@
-"""Names of patches: find masks among patches, and folders that hold the same names."""
+"""Find masks among patches, and folders with equal file names, by the names of patches."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _MASK_FOLDER = re.compile(rf"(.*[^a-z])?(masks?([^a-z].*)?|({_WORDS})([^a-z0-9][
 _MASK_STEM = re.compile(rf"(?P<image>.+?)(?P<mask>[ _.-]+(masks?|{_WORDS}))", re.IGNORECASE)
 
 SplitPath = tuple[tuple[str, ...], tuple[str, ...]]
-"""Parts of a path, without suffix, above and below a folder that can be a folder of masks."""
+"""Two parts of a path without its suffix, above and below a folder that may contain masks."""
 
 
 def is_mask_folder(name: str) -> bool:
-    """Return whether a folder's name is that of a folder of masks."""
+    """Return whether a folder has a name that folders of masks usually have."""
     return _MASK_FOLDER.fullmatch(name) is not None
 
 
 def masks_among(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Return the patches that their names show to be masks, each with its image and the pattern that excludes it.
+    """Find masks among patches by their names; return the image of each mask, and a pattern that excludes the mask.
 
     A mask is in a folder such as ``masks``, and its image is beside this folder or in a folder beside it. Or a mask has
     the name of an image in its own folder, followed by ``_mask``.
@@ -44,7 +44,7 @@ def masks_among(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def _image_paths(patch: str) -> Iterator[tuple[SplitPath, str]]:
-    """Yield the possible paths of the image of which a patch is the mask, each with the pattern of such masks."""
+    """Yield possible paths of the image of a mask, each with a pattern that excludes such masks."""
     path = PurePosixPath(patch)
     parts = (*path.parts[:-1], path.stem)
     stem = _MASK_STEM.fullmatch(path.stem)
@@ -60,7 +60,7 @@ def _image_paths(patch: str) -> Iterator[tuple[SplitPath, str]]:
 
 
 def _split_paths(patch: str) -> Iterator[SplitPath]:
-    """Yield all forms of an image's path that `_image_paths` can yield: split anywhere, with or without one folder."""
+    """Yield an image's path in all forms that `_image_paths` can yield: split anywhere, with or without one folder."""
     path = PurePosixPath(patch)
     parts = (*path.parts[:-1], path.stem)
     for number in range(len(parts)):
@@ -70,7 +70,7 @@ def _split_paths(patch: str) -> Iterator[SplitPath]:
 
 
 def alike_folders(ids: Iterable[str]) -> Iterator[tuple[list[str], str]]:
-    """Yield lists of folders of one parent that hold images with the same names, each with the first of these names."""
+    """Find sibling folders with equal image names; yield each list of such folders with the first equal name."""
     stems: dict[PurePosixPath, list[str]] = {}
     for patch in ids:
         path = PurePosixPath(patch)

@@ -56,12 +56,12 @@ class Found:
 
 
 def choose_layout(root: Location, layout: Layout | None, pattern: str | None) -> Found:
-    """Return the layout that a user names directly or by a label pattern; without either, find the layout.
+    """Return the layout that the user chose, directly or by a label pattern; without a choice, find the layout.
 
     Raises
     ------
     CatalogError
-        No layout is named, and none is found.
+        The user chose no layout, and no layout fits.
     ConfigError
         The layout has no label pattern, or the pattern is invalid.
     """

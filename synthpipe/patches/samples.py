@@ -1,4 +1,4 @@
-"""Meaning of a picture's samples: RGB of an image, class indices of a mask.
+"""Interpret the samples of a picture file: as RGB for an image, as class indices for a mask.
 
 Every property of a file that changes the image is applied exactly or refused; ``docs/images-and-masks.md`` lists them.
 """
@@ -34,7 +34,7 @@ _KEYED = ("1", "L", "RGB")  # raw modes whose transparent colour Pillow finds
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Storage of a picture's samples.
+    """Form in which a picture file stores its samples.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Samples:
 
 
 def samples_of(picture: ImageFile, data: bytes, bits: int | None) -> Samples:
-    """Return the storage of a picture's samples; refuse a picture that the decoder would misread.
+    """Return the form of a picture's samples; refuse a picture that the decoder would misread.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def _check_tiff(picture: TiffImageFile, raw: str) -> bool:
 
 
 def rgb(picture: PIL.Image.Image) -> tuple[Image, bool]:
-    """Return the (H, W, 3) uint8 pixels of an image, and whether they are so dark that values probably have fewer bits.
+    """Return the (H, W, 3) uint8 pixels of an image, and whether they are too dark for 16-bit values.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The donor bank that the processes of a node share.
+"""Share one donor bank among the processes of a machine.
 
 The first process builds the bank, every process that uses it holds it, and the last one removes it. They coordinate by
 a lock file: a process that builds or removes the bank holds the lock exclusively, and processes that use the bank share
@@ -20,7 +20,7 @@ from pathlib import Path
 from synthpipe.config.fields import digest
 from synthpipe.core.errors import StoreError
 from synthpipe.files.scratch import (
-    ANOTHER_PLACE,
+    ANOTHER_LOCATION,
     directory_path,
     has_locks,
     is_lock_of,
@@ -43,11 +43,11 @@ class BankLocation:
     Attributes
     ----------
     name : str
-        Name that differs between banks of different contents; see `name_bank`.
+        Name of the bank's contents (`name_bank`); different contents have different names.
     scratch : Path or None
         Folder on every node's own disk; None for the node's temporary directory.
     shared : bool
-        Whether the processes of a node share one bank. If not, each process has a bank of its own.
+        Whether the processes of a node share one bank. If not, each process has its own bank.
     """
 
     name: str
@@ -61,18 +61,18 @@ class BankLocation:
 
 
 def name_bank(*made_of: object) -> str:
-    """Return a name that depends on everything that decides the bytes of a bank."""
+    """Return the name of a bank; it depends on all values that decide the bank's bytes."""
     return digest(made_of)[:16]
 
 
 class HeldBank:
-    """A bank that is kept until all processes of the node that use it have released it or ended."""
+    """A bank in use by this process; it is kept until all such processes of the node have released it or ended."""
 
     def __init__(self, location: BankLocation, lock: int) -> None:
         self._location, self._lock = location, lock
 
     def release(self) -> None:
-        """Release the bank; the last process of the node that does so removes it."""
+        """Release the bank; the last process of the node that releases the bank removes it."""
         if try_lock(self._lock, fcntl.LOCK_EX):
             remove(self._location.directory)
         os.close(self._lock)
@@ -101,7 +101,7 @@ def hold_bank(location: BankLocation, build: Callable[[Path], None]) -> HeldBank
     if location.shared and not has_locks(location.scratch):
         raise StoreError(
             f"{directory.parent}: its file system gives one lock to several processes, so they cannot share a donor "
-            f"bank there; {ANOTHER_PLACE}"
+            f"bank there; {ANOTHER_LOCATION}"
         )
     try:
         sweep(location.scratch)
@@ -118,7 +118,9 @@ def hold_bank(location: BankLocation, build: Callable[[Path], None]) -> HeldBank
     except StoreError:
         raise
     except OSError as error:
-        raise StoreError(f"{directory}: the donor bank cannot be created: {error.strerror}; {ANOTHER_PLACE}") from error
+        raise StoreError(
+            f"{directory}: the donor bank cannot be created: {error.strerror}; {ANOTHER_LOCATION}"
+        ) from error
 
 
 class _Wait:
@@ -141,13 +143,13 @@ class _Wait:
             _LOGGER.warning(
                 "waiting for the donor bank %s: another process of yours is building it, but has written nothing for "
                 "%.0f s; end that process if it hangs, or %s",
-                *(self._directory, _SECONDS_OF_SILENCE, ANOTHER_PLACE),
+                *(self._directory, _SECONDS_OF_SILENCE, ANOTHER_LOCATION),
             )
         time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _hold(lock: int, directory: Path, build: Callable[[Path], None]) -> bool:
-    """Try to get a shared lock on a complete bank, which is built if need be; return whether this succeeds."""
+    """Try to get a shared lock on a complete bank, and build the bank if needed; return whether this succeeds."""
     if not is_complete(directory):
         if not (try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory)):
             return False  # another process builds the bank, or has just removed the lock file

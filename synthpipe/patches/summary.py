@@ -1,4 +1,4 @@
-"""The counts of a catalog as plain data: `synthpipe index --json` prints them."""
+"""Count the patches of a catalog, as plain data for `synthpipe index --json`."""
 
 from __future__ import annotations
 

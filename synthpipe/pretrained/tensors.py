@@ -1,7 +1,7 @@
 """Read and write files of tensors and text: safetensors files with a SHA-256 of their whole content.
 
-Such files may come from strangers or from damaged disks. Reading one runs no code and takes no more memory than a few
-times its size.
+Such files may come from strangers or from damaged disks. Reading a file runs no code and takes at most a few times the
+file's size in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam stores for each parame
 
 
 def pack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of a file with `tensors` and the JSON-ready `about`; equal content gives equal bytes."""
+    """Return the bytes of a file with `tensors`, and `about` as JSON; equal content gives equal bytes."""
     copies = {
         name: tensors[name].detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
         for name in sorted(tensors)
@@ -50,7 +50,7 @@ def unpack(data: bytes) -> tuple[str, dict[str, Tensor]]:
     said, tensors = read_safetensors(data)
     digest, _, text = said.partition(" ")
     if digest != _digest(text, tensors):
-        raise ValueError("its checksum is not that of its content")
+        raise ValueError("its checksum is wrong")
     return text, tensors
 
 
@@ -123,14 +123,14 @@ def check_like(tensors: Mapping[str, Any], expected: Mapping[str, Tensor], prefi
     ------
     ValueError
         A tensor is missing, is unknown, has another dtype or shape, or has values that are not finite. The message
-        names it, with `prefix` before the name.
+        names the tensor, with `prefix` before its name.
     """
     for name in sorted(expected.keys() | tensors.keys()):
         wanted, found = expected.get(name), tensors.get(name)
         if found is None or wanted is None:
             raise ValueError(f"{prefix}{name} is {'missing' if found is None else 'unknown'}")
         if not isinstance(found, Tensor) or found.layout != torch.strided or found.device.type != "cpu":
-            raise ValueError(f"{prefix}{name} is no plain tensor")
+            raise ValueError(f"{prefix}{name} is not a plain tensor on the CPU")
         if (found.dtype, found.shape) != (wanted.dtype, wanted.shape):
             raise ValueError(f"{prefix}{name} is {_kind(found)}, expected {_kind(wanted)}")
         check_finite({f"{prefix}{name}": found})
@@ -147,19 +147,19 @@ def _kind(tensor: Tensor) -> str:
 
 
 def flat_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the tensors of an Adam optimizer's ``state_dict`` by name, without the optimizer's settings."""
+    """Flatten the tensors of an Adam optimizer's ``state_dict`` to a dict by name, without the optimizer's settings."""
     return {f"{index}/{name}": value for index, each in state["state"].items() for name, value in each.items()}
 
 
 def adam_state(moments: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return an Adam optimizer's ``state`` from what `flat_moments` returned.
+    """Rebuild an Adam optimizer's ``state`` from the result of `flat_moments`.
 
     Each moment gets the memory layout of its parameter, because the layout can change the last bits of a step.
 
     Raises
     ------
     ValueError
-        The moments are not those of these parameters.
+        The moments do not fit these parameters.
     """
     indices = [index for index in range(len(parameters)) if any(f"{index}/{name}" in moments for name in _MOMENTS)]
     step = torch.empty((), device="meta")

@@ -1,4 +1,4 @@
-"""Read files of ``torch.save`` without running their code: users' weights, and checkpoints of format version 1."""
+"""Read files that ``torch.save`` wrote, without running code from them: users' weights, and format 1 checkpoints."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def read(data: bytes) -> Any:
     """Return the content of a file that ``torch.save`` wrote, with all tensors on the CPU.
 
     The file may be an archive, or a stream as torch before version 1.6 wrote it. All members of an archive are checked
-    against their CRC-32. Only tensors and plain values are created. They are not larger than the file, except tensors
-    that use the same bytes of it several times.
+    against their CRC-32. Only tensors and plain values are created. They take no more memory than the file, unless
+    several tensors use the same bytes of the file.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def _checked_archive(data: bytes) -> BinaryIO:
 
 
 def _checked_stream(data: bytes) -> BinaryIO:
-    """Check the pickles of a stream and return it; torch allocates the sizes that the pickles declare."""
+    """Check the pickles of a stream, also the sizes that they declare, and return the stream."""
     stream = io.BytesIO(data)
     for _ in range(_PICKLES_BEFORE_DATA):
         _check_pickle(stream)

@@ -1,6 +1,6 @@
-"""Get the weights that a network's training starts from, out of a user's file or from timm's hub.
+"""Get the initial weights of a network from a user's file or from timm's hub.
 
-A file of weights may come from a stranger. Reading it runs no code and takes no more memory than a few times its size.
+A weights file may come from a stranger. Reading the file runs no code and takes at most a few times its size in memory.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _SHOWN = 160  # most characters of a name in a message
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weights:
-    """The tensors of a file of weights.
+    """The tensors of a weights file.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Weights:
     tensors : mapping of str to Tensor
         Tensors by name, on the CPU. All values are finite; floating-point tensors are float32.
     ordered : bool
-        Whether the tensors have the order of the saved network; those of safetensors files do not.
+        Whether the tensors have the order of the saved network; safetensors files do not keep this order.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Weights:
     ordered: bool
 
     def fit(self, expected: Mapping[str, Tensor], heads: Sequence[str], network: str) -> dict[str, Tensor]:
-        """Return the tensors under the names that a network uses.
+        """Match the tensors to the names of a network's tensors, and return them by these names.
 
-        Tensors are matched by name. If names differ, they are matched by order; this requires that all shapes and the
-        last parts of all names agree, and that no tensor has the name of another one in the network. The head is left
-        out if its shape differs or the file has no head.
+        If the names differ, tensors are matched by order. Then all shapes and the last parts of all names must agree,
+        and no tensor may have the name of a different tensor of the network. The head is left out if its shape differs
+        or the file has no head.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ def _by_name(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Ma
         if found[name].shape != each.shape:
             return f"{name} has shape {tuple(found[name].shape)}, expected {tuple(each.shape)}"
     for name in found.keys() - wanted.keys():
-        return f"{_short(name)} of shape {tuple(found[name].shape)} does not belong to it"
+        return f"{_short(name)} of shape {tuple(found[name].shape)} is not in the network"
     return None
 
 
@@ -109,19 +109,16 @@ def _by_order(
     """Return the tensors under the names of `wanted`, or a message about the first tensor that does not fit."""
     for (theirs, each), (ours, like) in zip(found.items(), wanted.items(), strict=False):
         if theirs in wanted and theirs != ours:
-            return f"{_short(theirs)} stands where {ours} is expected, so neither names nor order match"
+            return f"found {_short(theirs)} where {ours} is expected, so neither the names nor the order match"
         if theirs.rpartition(".")[2] != ours.rpartition(".")[2] or (ours in body and each.shape != like.shape):
-            return (
-                f"{_short(theirs)} has shape {tuple(each.shape)}, expected {ours} of shape {tuple(like.shape)} in its "
-                "place"
-            )
+            return f"found {_short(theirs)} of shape {tuple(each.shape)}, expected {ours} of shape {tuple(like.shape)}"
     if len(found) != len(wanted):
         return f"it has {len(found)} tensors, expected {len(wanted)}"
     return dict(zip(wanted, found.values(), strict=True))
 
 
 def read_weights(setting: str, path: str) -> Weights:
-    """Read a file of weights: a safetensors file, or a ``state_dict`` that ``torch.save`` wrote.
+    """Read a weights file: a safetensors file, or a ``state_dict`` that ``torch.save`` wrote.
 
     The ``state_dict`` may be inside a checkpoint, under the key ``state_dict`` or ``model``. The prefix ``module.`` is
     removed from its names.
@@ -170,7 +167,7 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
         if isinstance(found, dict) and key in found and isinstance(found[key], dict):
             found = found[key]
     if not isinstance(found, dict) or not found:
-        raise ValueError(f"it holds {type(found).__name__}, expected tensors by name")
+        raise ValueError(f"it contains {type(found).__name__}, expected tensors by name")
     items = list(dict.items(found))  # `dict.items`, because a file can replace an OrderedDict's methods
     for name, each in items:
         if not isinstance(name, str) or not isinstance(each, Tensor):
@@ -201,7 +198,7 @@ def timm_outline(network: str) -> nn.Module:
 
 @contextmanager
 def quiet_hub() -> Iterator[None]:
-    """Silence log messages below ERROR: the hub client's about retries, and timm's about omitted heads."""
+    """Silence log messages of the hub client and of timm in the block, except errors."""
     loggers = [logging.getLogger(name) for name in ("huggingface_hub", "timm.models")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -227,26 +224,26 @@ def check_timm_hub(network: str) -> None:
     ValueError
         timm names no hub for this network.
     Exception
-        For the same reasons as in `check_hub`.
+        `check_hub` raises it.
     """
     repository = hub_of(network)
     if not repository:
-        raise ValueError(f"timm {timm.__version__} knows no hub that has them")
+        raise ValueError(f"timm {timm.__version__} does not name a hub for them")
     name, _, revision = repository.partition("@")
     check_hub(name, ("model.safetensors", "pytorch_model.bin"), revision or None)
 
 
 def check_hub(repository: str, files: Sequence[str], revision: str | None = None) -> None:
-    """Raise an error if weights are not in the cache and their hub cannot be reached or lacks the repository.
+    """Raise an error if weights are not in the cache, and their hub is not reachable or does not have the repository.
 
-    This asks the hub only once, while the hub's own client retries for minutes.
+    This function asks the hub only once; the hub's own client would retry for minutes.
 
     Parameters
     ----------
     repository : str
         Name of the repository, such as ``timm/resnet18.a1_in1k``.
     files : sequence of str
-        Names of the files of weights; one of them in the cache is enough.
+        Names of weights files; one of them in the cache is enough.
     revision : str, optional
         Revision of the repository.
 

@@ -20,9 +20,9 @@ _HEAD = 1 << 16  # the title is within these first bytes
 
 
 def write_report(path: Location, output: Location | None = None, anonymous: bool = False) -> Location:
-    """Write the report of a run, finished or not.
+    """Write the report of a run; the run may be unfinished.
 
-    The report depends only on the stored files: it needs no patches.
+    The report depends only on files of the run, not on the source patches.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def write_report(path: Location, output: Location | None = None, anonymous: bool
     output : Path or UPath, optional
         The file to write; ``report.html`` of the run by default.
     anonymous : bool
-        Whether to replace the names of patches, slides and folders by numbers; see `report.anonymous`.
+        Whether to replace the names of patches, slides and folders; see `report.anonymous`.
 
     Returns
     -------
@@ -61,4 +61,6 @@ def _refuse_others(target: Location) -> None:
             refuse_irregular(target)
         with target.open("rb") as file:
             if _TITLE not in file.read(_HEAD):
-                raise StoreError(f"{target}: is not a report of synthpipe; remove it, or write to another file (-o)")
+                raise StoreError(
+                    f"{target}: is not a report of synthpipe; remove the file, or write to another file (-o)"
+                )

@@ -1,4 +1,4 @@
-"""Anonymous reports: facts of a run without the names of patches, slides, patients, folders, hosts and users."""
+"""Make reports anonymous: remove the names of patches, slides, patients, folders, hosts and users."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def without_names(facts: RunFacts) -> RunFacts:
 
 
 def _numbered(what: str, names: Iterable[str]) -> dict[str, str]:
-    """Return a number for each name, in alphabetical order; leading zeros keep that order."""
+    """Number names in alphabetical order, such as ``patch 012``; leading zeros keep the order."""
     ordered = sorted(names)
     digits = len(str(len(ordered)))
     return {name: f"{what} {number:0{digits}}" for number, name in enumerate(ordered, 1)}
@@ -100,7 +100,7 @@ def _pipeline(pipeline: Pipeline) -> Pipeline:
 
 
 def _network(name: str) -> str:
-    """Return the name of a timm network, or a placeholder for a name that may contain a folder or a user."""
+    """Return the name of a network, or a placeholder if the name may contain a folder or a user."""
     return "NETWORK" if re.search(r"[:/\\]", name) else name
 
 

@@ -1,6 +1,6 @@
-"""Charts as SVG text, made from numbers alone; the page's style sheet gives the colours.
+"""Draw charts as SVG text; the page's style sheet gives the colours.
 
-Every chart has a title for screen readers, and the page has a table of its numbers.
+Every chart has a title for screen readers, and the page also shows the chart's numbers in a table.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[int]]], names: S
 
 
 def bar(share: float, kind: str = "kept") -> Markup:
-    """Draw a share from 0 to 1 as a bar in a table cell; another cell has the number."""
+    """Draw a share from 0 to 1 as a bar for a table cell; another cell of the table has the number."""
     return Markup(
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         '<rect class="{}" width="{:.2f}" height="8"/></svg>'

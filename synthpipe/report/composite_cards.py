@@ -112,7 +112,7 @@ def composite_card(shown: GalleryComposite, pipeline: Pipeline, catalog: Catalog
 
 
 def _reason(shown: GalleryComposite, pipeline: Pipeline) -> str:
-    """Return the verdict on a composite in words; a kept one that the filter rejects is marked."""
+    """Return the verdict on a composite in words; kept composites that the filter rejects are marked."""
     if shown.verdict is None:
         return "not chosen yet"
     if shown.verdict == "kept" and shown.p_real is not None and shown.p_real <= pipeline.curation.threshold:

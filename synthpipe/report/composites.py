@@ -64,7 +64,7 @@ class GalleryComposite:
     verdict : Reason or None
         The verdict; None before the candidate is judged.
     p_real : float or None
-        The filter's score; None without one.
+        The filter's score; None if there is no filter.
     recipe : Recipe
         The recipe of the composite.
     image, mask : (H, W, 3) and (H, W) uint8
@@ -131,7 +131,7 @@ def read_gallery(
 
 
 def visible_regions(recipe: Recipe, mask: Mask) -> tuple[tuple[VisibleRegion, ...], NDArray[np.uint16]]:
-    """Return the visible regions of a composite, largest first, and the map of region numbers, (H, W)."""
+    """Return the visible regions of a composite, largest first, and the (H, W) map of region numbers."""
     numbers = region_map(recipe)
     visible = []
     for region in regions(recipe):
@@ -197,7 +197,7 @@ def region_layer(numbers: NDArray[np.uint16]) -> str:
 
 
 def _inward(pixel: int, size: int) -> float:
-    """Return a pixel's centre, moved away from the border of the picture so that a number there is readable."""
+    """Return a pixel's centre, moved away from the picture's border so that a number at this point is readable."""
     return float(min(max(pixel + 0.5, 0.045 * size), 0.955 * size))
 
 

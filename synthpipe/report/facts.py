@@ -1,4 +1,4 @@
-"""The facts that a report shows, read from a run into plain records; `report.html` lays them out."""
+"""Read the facts that a report shows from a run into plain records."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from synthpipe.storage.summary import summarise
 from synthpipe.storage.tallies import Tally, tally_candidates
 
 GALLERY = 24
-"""The number of kept composites that the report shows of each strategy, and of rejected ones."""
+"""Largest number of kept composites, and of rejected ones, that the report shows for each strategy."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +30,7 @@ class StrategyFacts:
     strategy : str
         The strategy's code name.
     tally : Tally
-        Counts of its candidates. Once they are judged, only the candidates of the plan are counted.
+        Counts of the candidates. After the candidates are judged, only the candidates of the plan count.
     kept, rejected : tuple of GalleryComposite
         Examples, highest score first. Candidates without a verdict are shown as kept.
     filter : mapping or None
@@ -38,7 +38,7 @@ class StrategyFacts:
     journal : mapping
         The strategy's entry in ``build.json``.
     beyond : int
-        The number of candidates beyond the plan, made for settings that have changed since.
+        The number of stored candidates beyond the plan. An earlier plan with other settings was longer.
     """
 
     strategy: Strategy
@@ -52,7 +52,7 @@ class StrategyFacts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RunFacts:
-    """All that the report of a run shows.
+    """All facts that the report of a run shows.
 
     Attributes
     ----------
@@ -79,7 +79,7 @@ class RunFacts:
 
 
 def gather_facts(path: Location) -> RunFacts:
-    """Read the facts of a run, finished or not.
+    """Read the facts of a run; the run may be unfinished.
 
     Raises
     ------

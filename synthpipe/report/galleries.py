@@ -1,4 +1,4 @@
-"""The choice of composites for the galleries: some of each verdict, evenly spaced over the sorted scores."""
+"""Choose composites for the galleries: some with each verdict, evenly spaced over the sorted scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from synthpipe.core.records import REASONS
 from synthpipe.storage.tallies import Tally
 
-_LEAST = 3  # examples of each reason of rejection, however rare it is
+_LEAST = 3  # smallest number of examples of each reason of rejection
 
 
 def choose_kept(tallied: Tally, count: int) -> list[int]:

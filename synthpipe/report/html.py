@@ -1,7 +1,7 @@
-"""The HTML page of a report: one file that loads nothing from a network.
+"""Make the HTML page of a report: one file that loads nothing from a network.
 
-The template escapes all text from a disk. A content security policy is the second protection: it allows only the
-page's own style sheet and script, by their digests, and pictures that are part of the page.
+The template escapes all text from a disk. As a second protection, a content security policy allows only the page's own
+style sheet and script, by their digests, and pictures that are part of the page.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _problems_note(facts: RunFacts) -> str:
 
 
 def _stages(facts: RunFacts) -> Iterator[tuple[Any, ...]]:
-    """Yield the seconds of each stage, and where the counts are known, the number of items and the rate."""
+    """Yield the seconds of each stage and, if known, the number of items and the rate."""
     stages: Mapping[str, float] = facts.summary["stages"]
     longest = max(stages.values(), default=0.0)
     for stage, seconds in stages.items():

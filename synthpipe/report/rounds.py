@@ -16,7 +16,7 @@ from synthpipe.report.charts import stacked_bars
 
 @dataclass(frozen=True, slots=True)
 class RoundsTable:
-    """Column heads, rows and chart of a strategy's rounds."""
+    """The column heads, the rows and the chart of a strategy's rounds."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]

@@ -38,9 +38,9 @@ class StoredComposite:
     source : mapping
         The JSON object that describes the recipe or the real patch; empty where it is not stored.
     p_real : float or None
-        The filter's score; None without one.
+        The filter's score; None if there is no filter.
     verdict : Reason or None
-        The verdict on a candidate; None without one.
+        The verdict on a candidate; None if the composite is not judged.
     """
 
     index: int
@@ -57,7 +57,7 @@ class StoredComposite:
         return visible_regions(self.recipe, self.mask)[0] if self.recipe else ()
 
     def caption(self) -> str:
-        """Return the name, the verdict and the score in one line, such as ``Mosaic 41, kept, score 0.812``."""
+        """Return name, verdict and score in one line, such as ``Mosaic 41, kept, score 0.812``."""
         verdict = VERDICT[self.verdict] if self.verdict else ""
         name = candidate(self.recipe.strategy, self.recipe.index) if self.recipe else self.origin
         return ", ".join(filter(None, (name, verdict, score(self.p_real))))
@@ -84,8 +84,7 @@ class StoredComposites:
         if not self._names >= store.written.keys():
             inside = ", ".join(store.groups()) or "none"
             raise StoreError(
-                f"{self._where}: has no composites of its own; its groups: {inside}; name one of them, or a "
-                "curated.zarr"
+                f"{self._where}: has no composites of its own; give one of its groups ({inside}), or a curated.zarr"
             )
         self.taxonomy = store.taxonomy
         self._composites = composites_of(store, curated)
@@ -135,14 +134,14 @@ class StoredComposites:
         return self._store.checked_recipe(self._composites.recipe_text(index), index, canvas)
 
     def _value(self, name: str, index: int) -> Any:
-        """Return a value of a small array, or None; during a build it may be shorter than the other arrays."""
+        """Return a value of a small array, or None if the array does not have the value, as during a build."""
         if name not in self._names or index >= self._store.length(name):
             return None
         return self._store.read(name, [index])[0]
 
 
 def open_composites(path: Location) -> StoredComposites:
-    """Open the composites at `path`: the curated set of a run, or those of a Zarr group.
+    """Open the composites at `path`, which is a run with a curated set or a Zarr group with composites.
 
     Raises
     ------
@@ -156,7 +155,7 @@ def open_composites(path: Location) -> StoredComposites:
         return StoredComposites(CuratedStore.open(run.curated), run.curated)
     names = [each for each in STRATEGIES if exists(run.candidates / each / "zarr.json")]
     stored = ", ".join(str(run.candidates / each) for each in names)
-    advice = f"name a store of candidates instead: {stored}" if names else "it has no candidates either"
+    advice = f"give a store of candidates instead: {stored}" if names else "it has no candidates either"
     raise StoreError(f"{path}: has no curated set yet; {advice}")
 
 
@@ -169,7 +168,7 @@ def _open_store(path: Location) -> StoredComposites:
 
 
 def as_json(stored: StoredComposite, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return the recipe, the verdict and the visible regions of a composite as JSON-ready data."""
+    """Return the recipe, the verdict and the visible regions of a composite as values that JSON can store."""
     return {
         "index": stored.index,
         "origin": stored.origin,

@@ -138,7 +138,7 @@ def _summary(facts: RunFacts, found: StrategyFacts) -> str:
 def _warning(facts: RunFacts, found: StrategyFacts) -> str:
     """Return a warning if the filter rejects kept composites, else an empty text.
 
-    The warning follows from the scores, since runs of earlier versions do not store it.
+    The warning is derived from the scores, because runs of earlier versions do not store warnings.
     """
     scores, threshold = found.tally.p_real[found.tally.kept], facts.pipeline.curation.threshold
     below = below_threshold(scores, threshold)
@@ -152,7 +152,7 @@ def _judged_so_far(facts: RunFacts, found: StrategyFacts) -> str:
     """
     verdicts = found.journal.get("verdicts")
     if not verdicts:
-        return "none is judged yet"
+        return "no candidate is judged yet"
     wanted = facts.pipeline.curation.wanted[found.strategy]
     text = f"of the first {found.journal['candidates']:,}, {verdicts['kept']:,} may be kept; {wanted:,} are wanted"
     rate = found.journal["acceptance"]
@@ -165,7 +165,8 @@ def _judged_so_far(facts: RunFacts, found: StrategyFacts) -> str:
 def _verdicts(found: StrategyFacts) -> Mapping[Reason, int]:
     """Return the number of candidates with each verdict.
 
-    The counts are of the stored verdicts, or else of the build's last judgement; empty before the first judgement.
+    If no verdicts are stored, the counts are from the build's last judgement. Before the first judgement, the result is
+    empty.
     """
     if not found.tally.judged:
         last: Mapping[Reason, int] = found.journal.get("verdicts", {})

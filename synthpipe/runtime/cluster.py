@@ -1,4 +1,4 @@
-"""An executor that runs tasks on a Dask cluster, which it starts or joins."""
+"""Run tasks on a Dask cluster that synthpipe starts or joins."""
 
 from __future__ import annotations
 
@@ -44,20 +44,20 @@ _SETTINGS = {
     **WORKER_SETTINGS,
     **{f"distributed.nanny.pre-spawn-environ.{name}": value for name, value in WORKER_MEMORY.items()},
     "distributed.scheduler.worker-ttl": None,
-    # Dask would remove a worker for good that is just being started again, by its nanny or by the job renewal
+    # otherwise Dask removes a worker for good while its nanny or the job renewal restarts it
     "distributed.deploy.lost-worker-timeout": "3650 days",
-    # for debugging, the scheduler keeps a thousand messages of each worker, with the tasks in them
+    # by default the scheduler keeps a thousand debugging messages for each worker, with their tasks
     "distributed.admin.low-level-log-length": 100,
 }
 _REMOTE_SETTINGS = {
-    # a machine that is gone for good does not close its connection
+    # a machine that fails does not close its connection
     "distributed.scheduler.worker-ttl": "10m",
     "distributed.comm.timeouts.connect": "30s",
 }
 _GENTLE_ADAPTING = {
     "interval": "2s",
-    "wait_count": 30,  # a minute without work before a job is given back
-    "target_duration": "10ms",  # the scheduler knows only a little of the work at a time: every task is worth a worker
+    "wait_count": 30,  # a job ends after a minute without work
+    "target_duration": "10ms",  # the scheduler knows few tasks at a time, so each task may start a worker
 }
 _SECONDS_TO_CONNECT, _SECONDS_TO_RELEASE = 20, 10
 _LOCAL_PATIENCE = 60.0
@@ -66,12 +66,12 @@ _MOST_BYTES = 2**20  # bytes of a scheduler's file
 
 @dataclass(frozen=True, slots=True)
 class DaskExecutor:
-    """Runs tasks on the workers of a Dask cluster.
+    """Run tasks on the workers of a Dask cluster.
 
     Attributes
     ----------
     client : distributed.Client
-        Connected to the cluster.
+        Client that is connected to the cluster.
     pool : WorkerPool
         The cluster's workers.
     settings : ClusterSettings
@@ -99,7 +99,7 @@ class DaskExecutor:
         Raises
         ------
         ClusterError
-            A task kept ending its workers, there were no workers for too long, or the scheduler is lost.
+            A task ended too many workers, there were no workers for too long, or the scheduler is lost.
         """
         return run_tasks(self.client, self.pool, function, arguments, gpu and self.uses_gpus())
 
@@ -109,14 +109,14 @@ class DaskExecutor:
 
     @contextmanager
     def prepared(self, setup: WorkerSetup, on_steps: Callable[[int], None]) -> Iterator[None]:
-        """Check and prepare all workers for the block, including those that join later.
+        """Check and prepare all workers for the block, including workers that join later.
 
-        `on_steps` is called with the steps that workers announce while the first of them are prepared.
+        `on_steps` receives the steps that the first workers announce during their setup.
 
         Raises
         ------
         ClusterError
-            Workers, or the scheduler, are not fit for the build.
+            Workers, or the scheduler, cannot run the build.
         """
         if isinstance(self.settings.where, ExistingCluster):
             self.pool.answer(lambda: check_scheduler(self.client, setup))
@@ -126,7 +126,7 @@ class DaskExecutor:
                 self.pool.answer(lambda: prepare_workers(self.client, self.pool, setup))
             yield
         finally:
-            with suppress(Exception):  # the cluster may be gone, and its workers with what they held, or not answer
+            with suppress(Exception):  # the cluster may have ended, or may not answer
                 if self.client.status == "running":
                     self.client.sync(self._release, plugin_name(setup), callback_timeout=_SECONDS_TO_RELEASE)
 
@@ -135,12 +135,12 @@ class DaskExecutor:
 
 
 def check_reachable(settings: ClusterSettings) -> None:
-    """Refuse a scheduler that does not answer, or a queue that this machine cannot submit to.
+    """Check that the scheduler answers, or that this machine can submit jobs to the queue.
 
     Raises
     ------
     ClusterError
-        It cannot be joined, or submitted to.
+        The scheduler does not answer, or the queue's command is missing.
     """
     if isinstance(settings.where, ExistingCluster):
         with dask.config.set(_REMOTE_SETTINGS), quiet():
@@ -153,16 +153,13 @@ def check_reachable(settings: ClusterSettings) -> None:
 def open_cluster(
     settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path | None = None
 ) -> Iterator[DaskExecutor]:
-    """Start or join a cluster, and wait until it has a worker.
-
-    `opening.open_executor` describes parameters and errors.
-    """
+    """Start or join a cluster, and wait for its first worker; `opening.open_executor` describes the parameters."""
     where = settings.where
     remote = {} if isinstance(where, Local) else _REMOTE_SETTINGS
     # a process that does not come back soon never does
     patience = min(settings.patience, _LOCAL_PATIENCE) if isinstance(where, Local) else settings.patience
     with ExitStack() as stack:
-        # Dask loads code from its directory, which in a shared one another user may have made before
+        # Dask loads code from its directory; in a shared temporary directory another user could own it
         private = (
             {}
             if isinstance(where, ExistingCluster)
@@ -172,11 +169,11 @@ def open_cluster(
         stack.enter_context(quiet())
         with interrupts_held():
             client = stack.enter_context(_client(settings, demand, note, shared or Path.cwd(), stack))
-        client.subscribe_topic(REFUSED, lambda event: note(f"refused, and stopped: {event[1]}"))
+        client.subscribe_topic(REFUSED, lambda event: note(f"stopped a worker that cannot run the build: {event[1]}"))
         client.subscribe_topic(WARNED, _once(note))
         executor = DaskExecutor(client, WorkerPool(client, patience), settings)
         if not executor.pool.snapshot().workers:
-            note(f"waiting for workers, at most {patience:.0f} s")
+            note(f"waiting at most {patience:.0f} s for workers")
         executor.pool.wait()
         if settings.device == "cuda":
             if isinstance(where, Local) and not executor.pool.snapshot().slots(gpu=True):
@@ -186,7 +183,7 @@ def open_cluster(
 
 
 def _once(note: Callable[[str], None]) -> Callable[[tuple[float, str]], None]:
-    """Return a function that passes the messages of events to `note`, each once: workers of a node send the same."""
+    """Return a function that passes each event's message to `note` once; several workers send the same message."""
     noted = set[str]()
 
     def note_once(event: tuple[float, str]) -> None:
@@ -228,12 +225,12 @@ def _client_of(cluster: Any) -> Client:
 
 def _join(existing: ExistingCluster) -> Client:
     address = _address(existing.scheduler)
-    with starting(f"--scheduler {address}: no connection", "is it running there, and does it use TLS as you do?"):
+    with starting(f"--scheduler {address}: no connection", "check that it runs there and uses the same TLS"):
         return Client(address, security=security(existing.tls), timeout=_SECONDS_TO_CONNECT)
 
 
 def _address(scheduler: str) -> str:
-    """Return the address that a scheduler's file holds, or the address itself."""
+    """Return the address in a scheduler's file; an address is returned unchanged."""
     if "://" in scheduler:
         return scheduler
     try:

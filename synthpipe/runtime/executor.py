@@ -1,4 +1,4 @@
-"""The interfaces of an executor, which runs the tasks of a build, and of the setup of its workers."""
+"""Interfaces of executors, which run the tasks of a build, and of worker setups."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ Result = TypeVar("Result")
 
 
 class WorkerSetup(Protocol):
-    """What a process needs before its first task. It travels to worker processes by pickle."""
+    """The setup of a process before its first task; pickle sends it to worker processes."""
 
     @property
     def key(self) -> str:
-        """Tell the setups of different builds apart."""
+        """A text that differs between the setups of different builds."""
 
     def problems(self) -> list[str]:
-        """List why this worker cannot take part; the list is empty if it can."""
+        """Return the reasons why this worker cannot run the build; empty if it can."""
 
     def prepared(self, on_steps: Callable[[int], None]) -> AbstractContextManager[Any]:
-        """Get this process ready for the block and yield the state that its tasks share.
+        """Prepare this process for the block, and yield the state that its tasks share.
 
-        `on_steps` is called with the number of steps as they are done. The block may end in another thread.
+        `on_steps` is called with numbers of finished steps. The block may end in another thread.
         """
 
 
 class Executor(Protocol):
-    """Runs the tasks of a build: in this process (`SerialExecutor`), or on a Dask cluster (`DaskExecutor`)."""
+    """Run the tasks of a build, in this process (`SerialExecutor`) or on a Dask cluster (`DaskExecutor`)."""
 
     def hosts(self) -> int:
-        """Return the number of machines that tasks run on."""
+        """Return the number of machines that run tasks."""
 
     def uses_gpus(self) -> bool:
-        """Return whether tasks for GPUs run on one."""
+        """Return whether tasks that ask for a GPU run on a GPU."""
 
     def prepared(self, setup: WorkerSetup, on_steps: Callable[[int], None]) -> AbstractContextManager[None]:
-        """Prepare every process that runs tasks for the block; call `on_steps` with the number of steps done."""
+        """Prepare every process that runs tasks in the block; call `on_steps` with numbers of finished steps."""
 
     def announced(self, advance: Callable[[int], None]) -> AbstractContextManager[None]:
         """Call `advance` with the steps that tasks announce while the block runs."""
@@ -47,15 +47,15 @@ class Executor(Protocol):
     ) -> Iterator[Result]:
         """Yield ``function(state, argument)`` for every argument, in order of completion.
 
-        Arguments are taken only as results are made, so memory does not grow with their number. Tasks must be
-        idempotent: one whose worker is lost runs again. A task's own exception is raised unchanged, with a note that
-        names the task; the tasks that did not start are dropped.
+        Arguments are read only as fast as tasks finish, so memory does not grow with their number. Tasks must be
+        idempotent, because a task runs again if its worker is lost. A task's own exception is raised unchanged, with a
+        note that names the task; tasks that did not start are dropped.
 
         Parameters
         ----------
         function, arguments
-            What runs. The state is what `WorkerSetup.prepared` yielded in the process of the task; None if no setup
-            prepared it.
+            A task is one call of the function with the worker's state and one argument. The state is what
+            `WorkerSetup.prepared` yielded in the task's process, or None without a setup.
         gpu : bool
-            Whether the tasks are for GPUs, where the executor has any.
+            Whether the tasks use a GPU if the executor has one.
         """

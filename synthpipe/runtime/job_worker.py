@@ -1,6 +1,6 @@
-"""``python -m synthpipe.runtime.job_worker``: Dask's command for workers, in a private directory of the node.
+"""Run Dask's worker command in a private directory of the node (``python -m synthpipe.runtime.job_worker``).
 
-Dask's own directory in a shared temporary directory may have been made by another user, and code is loaded from it.
+Dask loads code from its directory; in a shared temporary directory another user could have made that directory.
 """
 
 from __future__ import annotations

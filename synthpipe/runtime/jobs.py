@@ -1,4 +1,4 @@
-"""Jobs of a queueing system: start a Dask cluster of them."""
+"""Start a Dask cluster whose workers are jobs of a queueing system."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from synthpipe.runtime.settings import Demand, JobQueue, QueueKind
 from synthpipe.runtime.site import starting
 
 _KEPT_BYTES = 256 << 20
-# Dask has workers give freed memory back at once, to get it again, page by page, for the next shard
+# by default Dask's workers return freed memory at once, and get it again page by page for the next shard
 WORKER_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(_KEPT_BYTES), "MALLOC_MMAP_THRESHOLD_": str(_KEPT_BYTES)}
 WORKER_SETTINGS = {
-    # what Dask samples for its dashboard takes a tenth of the cores from the work
+    # Dask's measurements for its dashboard take a tenth of the cores' time
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.interval": "5s",
     "distributed.admin.tick.interval": "1s",
-    # a worker that holds the interpreter while it decodes or trains is not lost: give it time to answer
+    # a worker that decodes or trains may hold the interpreter lock for long, so give it time to answer
     "distributed.comm.timeouts.connect": "120s",
-    # tasks leave nothing in Dask's memory, which it could move to the disk
+    # tasks keep no data in Dask's memory that Dask could move to the disk
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
@@ -39,11 +39,11 @@ WORKER_SETTINGS = {
 WORKER_ENVIRONMENT = WORKER_MEMORY | {
     f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": str(value) for key, value in WORKER_SETTINGS.items()
 }
-"""What workers are started with; `docs/cluster.md` says it to those who start their own."""
+"""Environment variables of workers; `docs/cluster.md` lists them for users who start their own workers."""
 
 
 def check_queue(queue: JobQueue) -> None:
-    """Refuse a queue that this machine cannot submit to.
+    """Check that this machine can submit jobs to a queue.
 
     Raises
     ------
@@ -53,18 +53,18 @@ def check_queue(queue: JobQueue) -> None:
     command = {"slurm": "sbatch", "pbs": "qsub", "lsf": "bsub", "sge": "qsub"}[queue.kind]
     if shutil.which(command) is None:
         raise ClusterError(
-            f"--cluster {queue.kind}: {command} is not found; build on a machine that submits jobs, or name the kind "
-            "of its queue"
+            f"--cluster {queue.kind}: {command} is not found; build on a machine that can submit jobs, or choose the "
+            "kind of its queue"
         )
 
 
 def job_cluster(queue: JobQueue, demand: Demand, **options: Any) -> Any:
-    """Start a scheduler in this process, and a Dask cluster that submits jobs once it is scaled.
+    """Start a scheduler in this process, with a Dask cluster that submits jobs when it is scaled.
 
     Raises
     ------
     ClusterError
-        dask-jobqueue does not take the settings.
+        dask-jobqueue refuses the settings.
     MissingPackageError
         dask-jobqueue is not installed.
     """
@@ -73,7 +73,7 @@ def job_cluster(queue: JobQueue, demand: Demand, **options: Any) -> Any:
     import dask_jobqueue
 
     if signal.getsignal(signal.SIGINT) != handler:
-        signal.signal(signal.SIGINT, handler)  # importing it makes Ctrl-C end the process without a word
+        signal.signal(signal.SIGINT, handler)  # this import makes Ctrl-C end the process without a message
     kinds = {
         "slurm": dask_jobqueue.SLURMCluster,
         "pbs": dask_jobqueue.PBSCluster,
@@ -92,31 +92,31 @@ def job_cluster(queue: JobQueue, demand: Demand, **options: Any) -> Any:
 
 
 def _job_class(base: Any, kind: QueueKind) -> Any:
-    """Return dask-jobqueue's class of jobs, with its faults corrected."""
+    """Return a subclass of one of dask-jobqueue's job classes that corrects some of its faults."""
 
     class Job(base):  # type: ignore[misc]
-        """Says that it is closed, which Dask makes sure of at the end where a failed submission still holds it."""
+        """A job that `close` always marks as closed, because Dask waits for that even after a failed submission."""
 
         refusal = ""
-        """Why the queue did not take the job."""
+        """Reason why the queue refused the job."""
 
         def __init__(self, *arguments: Any, security: Any = None, **options: Any) -> None:
             if security is not None:
                 security = copy(security)
-                for file in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):  # become words of the script
+                for file in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):  # parts of a shell script
                     setattr(security, file, shlex.quote(getattr(security, file)))
             super().__init__(*arguments, security=security, **options)
 
         @contextmanager
         def job_file(self) -> Iterator[str]:
-            """Write the script to a file that nobody else can open, or make before."""
+            """Write the script to a new file that only this user can open."""
             with NamedTemporaryFile("w", suffix=".sh") as file:
                 file.write(self.job_script())
                 file.flush()
                 yield file.name
 
         async def _submit_job(self, script_filename: str) -> Any:
-            """Submit the script; keep the queue's reason, without the script's random name, where it refuses."""
+            """Submit the script; if the queue refuses, store its reason without the script's random name."""
             try:
                 return await super()._submit_job(script_filename)
             except (OSError, RuntimeError) as error:
@@ -126,7 +126,7 @@ def _job_class(base: Any, kind: QueueKind) -> Any:
 
         @classmethod
         async def in_queue(cls) -> frozenset[str] | None:
-            """Return this user's jobs that wait or run; None where that is not known, as of queues other than Slurm."""
+            """Return the ids of this user's waiting and running jobs; None if unknown, such as for PBS, LSF and SGE."""
             if kind != "slurm":
                 return None
             try:
@@ -142,13 +142,13 @@ def _job_class(base: Any, kind: QueueKind) -> Any:
 
 
 def job_options(queue: JobQueue, demand: Demand) -> dict[str, Any]:
-    """Return the arguments of dask-jobqueue's cluster that describe a job."""
+    """Return the arguments that describe a job to dask-jobqueue's cluster."""
     jobs = queue.jobs
     lifetime, stagger = jobs.life
     worker = {
         "--nworkers": jobs.workers,
         "--worker-class": f"{Worker.__module__}.{Worker.__name__}",
-        "--nthreads": 1,  # scoring and training change settings of their process
+        "--nthreads": 1,  # scoring and training change settings of the whole process
         "--memory-limit": demand.limit(jobs.memory, jobs.workers),
         "--lifetime": f"{lifetime}s",
         "--lifetime-stagger": f"{stagger}s",
@@ -179,7 +179,7 @@ def job_options(queue: JobQueue, demand: Demand) -> dict[str, Any]:
         "job_directives_skip": _own_or_of_site(
             jobs.job_directives_skip, queue.kind, "job-directives-skip", "header-skip"
         ),
-        "worker_extra_args": [  # of an option that is given twice the last one counts
+        "worker_extra_args": [  # if an option occurs twice, the last one counts
             *_own_or_of_site(None, queue.kind, "worker-extra-args", "extra"),
             *(str(part) for pair in worker.items() for part in pair),
         ],
@@ -187,9 +187,9 @@ def job_options(queue: JobQueue, demand: Demand) -> dict[str, Any]:
 
 
 def _own_or_of_site(own: tuple[str, ...] | None, kind: QueueKind, *keys: str) -> list[str]:
-    """Return what the user gives, else what Dask's settings have under the first key that is set.
+    """Return the user's values, or else the values of the first of these keys that is set in Dask's settings.
 
-    dask-jobqueue itself looks there only where it is given nothing, and it is given more than what the user says.
+    dask-jobqueue reads these settings only for missing arguments, but synthpipe always adds its own values.
     """
     found = own if own is not None else next(filter(None, (_of_site(kind, key) for key in keys)), ())
     return [found] if isinstance(found, str) else [str(each) for each in found]
@@ -206,7 +206,7 @@ def _walltime(queue: JobQueue) -> str:
 
 
 def _gpu_directive(queue: JobQueue) -> list[str]:
-    """Return how the queue is asked for GPUs where nothing else is said; PBS takes them with the other resources."""
+    """Return the default directive that asks the queue for GPUs; PBS has it among its resources instead."""
     directive = {"slurm": "--gres=gpu:{}", "lsf": '-gpu "num={}"', "sge": "-l gpu={}"}.get(queue.kind)
     return [directive.format(queue.jobs.gpus)] if directive and queue.jobs.gpus else []
 

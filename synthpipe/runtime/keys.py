@@ -1,4 +1,4 @@
-"""TLS between the parts of a cluster: settings from PEM files, and new files for the jobs of one build."""
+"""Encrypt the connections of a cluster by TLS, with the user's PEM files or with new keys for one build."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ROLES = ("scheduler", "worker", "client")
 
 
 def security(tls: Tls | None) -> Security | None:
-    """Return TLS settings for all parts of the cluster; None leaves them to Dask's own configuration."""
+    """Return the TLS settings of a cluster; for None, Dask's own configuration decides."""
     if tls is None:
         return None
     own = {f"tls_{role}_{part}": str(path) for role in _ROLES for part, path in (("cert", tls.cert), ("key", tls.key))}
@@ -27,15 +27,15 @@ def security(tls: Tls | None) -> Security | None:
 
 @contextmanager
 def made_keys(folder: Path) -> Iterator[Tls]:
-    """Make a key and its certificate, which is its own authority, and remove both when the block ends.
+    """Make a key with a self-signed certificate, and remove both when the block ends.
 
-    Only this user can read the files. Those that a killed build leaves in its run are swept
-    with other files that it was writing.
+    Only this user can read the files. If a build is killed, the next build removes its keys with other half-written
+    files.
 
     Raises
     ------
     StoreError
-        They cannot be written.
+        The files cannot be written.
     """
     made = Security.temporary()
     paths: list[Path] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import subprocess  # nosec B404 # starts this very Python, without a shell
+import subprocess  # nosec B404 # starts only this Python, without a shell
 import sys
 from contextlib import suppress
 from typing import Any
@@ -24,26 +24,26 @@ _LOOPBACK = "127.0.0.1"
 _LEAST_MEMORY = 256 << 20
 _STARTS = 3
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-NO_GPU = "--device cuda: torch sees no GPU on this machine; leave it out, or give --device cpu"
-_REMEMBERING = "spans"  # Dask's extension that keeps a record of every task for good
+NO_GPU = "--device cuda: torch sees no GPU on this machine; remove this option, or give --device cpu"
+_REMEMBERING = "spans"  # Dask's extension that keeps a record of every task until the end
 
 
 def local_cluster(local: Local, device: DeviceUse, demand: Demand) -> Any:
-    """Start single-threaded worker processes that listen on the loopback address only, and to each other only.
+    """Start single-threaded worker processes that listen only on the loopback address, and only to each other.
 
-    Other users of the machine reach that address too. So all processes speak TLS, with a key that is made here and
-    reaches them through the pipes that start them.
+    Other users of the machine can reach this address too. So all processes use TLS, with a new key that they receive
+    through pipes.
 
     Raises
     ------
     ClusterError
-        They cannot be started.
+        The processes cannot be started.
     """
     count = local.workers or available_cores()
     memory = local.memory or demand.limit(available_memory(), count)
     if memory < _LEAST_MEMORY:
         raise ClusterError(
-            f"--memory: {format_bytes(memory)} a worker is too little: by itself it needs some "
+            f"--memory: {format_bytes(memory)} per worker is too little: an idle worker needs about "
             f"{format_bytes(_LEAST_MEMORY)}; give more, or use fewer --workers"
         )
     devices = devices_of(local, device, demand)
@@ -85,20 +85,20 @@ def local_cluster(local: Local, device: DeviceUse, demand: Demand) -> Any:
 
     with starting(f"{count} worker processes cannot be started on this machine"):
         for _ in range(_STARTS - 1):
-            with suppress(OSError, RuntimeError):  # a worker that is killed while it starts takes the others with it
+            with suppress(OSError, RuntimeError):  # if a worker is killed during its start, the others end too
                 return make()
         return make()
 
 
 def encrypted() -> dict[str, Any]:
-    """Return how parts of a cluster listen on the loopback address to each other only: with a key made just now."""
+    """Return Dask's options for a cluster on the loopback address, with TLS and a new temporary key."""
     return {"host": _LOOPBACK, "protocol": "tls://", "security": Security.temporary()}
 
 
 def devices_of(local: Local, device: DeviceUse, demand: Demand) -> tuple[str, ...]:
-    """Return the CUDA devices for the tasks of a build, as `CUDA_VISIBLE_DEVICES` names them.
+    """Return the CUDA devices for the tasks of a build, in the form of `CUDA_VISIBLE_DEVICES`.
 
-    torch is not asked for its GPUs where no task would use one.
+    torch is not started if no task uses a GPU.
     """
     if device == "cpu":
         return ()
@@ -108,19 +108,19 @@ def devices_of(local: Local, device: DeviceUse, demand: Demand) -> tuple[str, ..
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Return the CUDA devices that torch sees, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Return the CUDA devices that torch sees, in the form of `CUDA_VISIBLE_DEVICES`."""
     named = os.environ.get(VISIBLE)
     if named in ("", "-1") or not shutil.which("nvidia-smi"):
         return ()
-    # in a process of its own: torch would stay in the driver's memory
+    # in a separate process, so that torch does not stay in the driver's memory
     count = "import torch; print(torch.cuda.device_count())"
     command = [sys.executable, "-c", count]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603 # nothing of a user's
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # nosec B603 # no user input
     seen = int(found.stdout) if found.returncode == 0 and found.stdout.strip().isdigit() else 0
     names = [name.strip() for name in named.split(",")] if named else list(map(str, range(seen)))
     return tuple(names[:seen])
 
 
 def available_memory() -> int:
-    """Return how many bytes of memory this process may use, by the system's limits too."""
+    """Return the bytes of memory that this process may use, within the limits of the system."""
     return int(system.MEMORY_LIMIT)

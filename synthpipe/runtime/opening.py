@@ -1,4 +1,4 @@
-"""Open the executor that the settings describe."""
+"""Choose and open the executor of a build."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from synthpipe.runtime.settings import ClusterSettings, Demand, Local
 def open_executor(
     settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path | None = None
 ) -> AbstractContextManager[Executor]:
-    """Open the executor that the settings describe: this process for 0 workers, else a cluster.
+    """Open the executor that the settings describe: for 0 workers this process, otherwise a cluster.
 
     Parameters
     ----------
     settings : ClusterSettings
-        Where and how tasks run.
+        Machines, device and waiting time.
     demand : Demand
-        Memory that tasks need.
+        Memory needs of the tasks.
     note : callable
         Called with messages for the user.
     shared : Path, optional

@@ -46,7 +46,7 @@ def warnings_to(note: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Notes(logging.Handler):
-    """Passes the text of warnings to a function."""
+    """Logging handler that passes the text of warnings to a function."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)

@@ -13,17 +13,16 @@ from tornado.ioloop import PeriodicCallback
 
 from synthpipe.runtime.servers import Scheduler
 
-_SECONDS_BETWEEN_CHECKS, _SECONDS_OF_ABSENCE = 2, 20  # a worker that a nanny starts again is back in some seconds
-_MOST_DOUBLINGS = 5  # of the seconds between two questions to the queue
+_SECONDS_BETWEEN_CHECKS, _SECONDS_OF_ABSENCE = 2, 20  # a nanny restarts a worker within some seconds
+_MOST_DOUBLINGS = 5  # of the time between two requests to the queue
 
 
 @contextmanager
 def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
-    """Remove jobs that lost all their workers, ended before they had any, or were refused, while the block runs.
+    """Remove ended and refused jobs from a Dask cluster while the block runs.
 
-    Dask's adaptivity submits as many jobs as are missing. It does not notice by itself that a job of several workers
-    ended, that a job left the queue without any, or that a submission failed: such jobs stay among its workers and
-    count as there. `note` is called with the reason of each refusal, once.
+    Dask's adaptive scaling submits missing jobs. But it still counts a job with several workers that has ended, a job
+    that left the queue before its workers came, and a job that the queue refused. `note` receives each reason once.
     """
     renewal = _Renewal(cluster, note)
     cluster.scheduler.add_plugin(renewal.attendance)
@@ -36,7 +35,7 @@ def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
 
 
 class _Attendance(SchedulerPlugin):  # type: ignore[misc]
-    """Record the time when each worker left, by its name."""
+    """Record the times at which workers left, by their names."""
 
     name = "synthpipe-attendance"
 
@@ -58,16 +57,16 @@ class _Renewal:
         self.attendance = _Attendance()
         self._cluster, self._note = cluster, note
         self._noted = set[str]()
-        self._asked = set[str]()  # jobs without workers, when the queue was last asked
-        self._seen = frozenset[str]()  # jobs that the queue knew then
+        self._asked = set[str]()  # jobs without workers at the last request to the queue
+        self._seen = frozenset[str]()  # jobs that the queue listed then
         self._next_question, self._failures = 0.0, 0
 
     async def check(self) -> None:
         cluster = self._cluster
         for name, job in list(cluster.workers.items()):
-            # its submission failed; while Dask holds the job's lock, it submits the job again
+            # the submission failed; while Dask holds the job's lock, Dask tries again itself
             if job.status == Status.created and not job.lock.locked():
-                self._tell("the queue takes no job, and is asked again", job.refusal)
+                self._note_once("the queue refuses jobs; trying again", job.refusal)
                 await self._give_up(name, job)
         present = {str(worker.name) for worker in cluster.scheduler.workers.values()}
         absent = []
@@ -89,14 +88,14 @@ class _Renewal:
             await self._check_queue(absent)
 
     async def _check_queue(self, absent: list[tuple[Any, Any]]) -> None:
-        """Give up jobs without workers that have left the queue."""
+        """Remove jobs that left the queue before their workers came."""
         listed = await self._cluster.job_cls.in_queue()
         self._asked = {job.job_id for _, job in absent}
         if listed is not None:
             ended = [(name, job) for name, job in absent if job.job_id in self._seen - listed]
             for name, job in ended:
-                what = f"job {job.job_id} ended before its workers came, and another is submitted"
-                self._tell(what, "see the job's output")
+                what = f"job {job.job_id} ended before its workers came; submitting another job"
+                self._note_once(what, "see the job's output")
                 await self._give_up(name, job)
             self._seen = listed
             self._failures = min(self._failures + bool(ended), _MOST_DOUBLINGS)
@@ -106,8 +105,8 @@ class _Renewal:
         if self._cluster.workers.pop(name, None) is job:
             await job.close()
 
-    def _tell(self, what: str, reason: str) -> None:
-        """Note something, once for each reason; the times and numbers of jobs in it change."""
+    def _note_once(self, what: str, reason: str) -> None:
+        """Note a problem and its reason once; texts that differ only in numbers are the same problem."""
         message = f"{what}: {' '.join(reason.split())}"
         kind = re.sub(r"\d+", "0", message)
         if kind not in self._noted:

@@ -1,4 +1,4 @@
-"""An executor that runs tasks one after the other in this process: no Dask, no other process, nothing to start."""
+"""Run tasks one after the other in this process, without Dask and without other processes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Result = TypeVar("Result")
 
 
 class SerialExecutor:
-    """Runs tasks in the process and thread that asks for their results."""
+    """Run tasks in the process and thread that asks for their results."""
 
     def __init__(self, on_gpu: bool, note: Callable[[str], None]) -> None:
         self._on_gpu, self._note = on_gpu, note
         self._state: Any = None  # of the setup that prepared this process
 
     def hosts(self) -> int:
-        """Return 1: this machine."""
+        """Return 1, because all tasks run on this machine."""
         return 1
 
     def uses_gpus(self) -> bool:
@@ -34,7 +34,7 @@ class SerialExecutor:
 
     @contextmanager
     def prepared(self, setup: WorkerSetup, on_steps: Callable[[int], None]) -> Iterator[None]:
-        """Prepare this process for the block; call `on_steps` with the number of steps done."""
+        """Prepare this process for the block; call `on_steps` with numbers of finished steps."""
         with ExitStack() as stack:
             stack.callback(setattr, self, "_state", None)
             with warnings_to(self._note):
@@ -62,12 +62,12 @@ class SerialExecutor:
 def open_serial(
     settings: ClusterSettings, local: Local, demand: Demand, note: Callable[[str], None]
 ) -> Iterator[SerialExecutor]:
-    """Open an executor that runs tasks in this process, with one GPU at most, as a worker process has.
+    """Open an executor that runs tasks in this process, with at most one GPU.
 
     Raises
     ------
     ClusterError
-        A GPU is required, and torch sees none.
+        The settings require a GPU, but torch sees no GPU.
     """
     devices = devices_of(local, settings.device, demand)[:1]
     if settings.device == "cuda" and not devices:

@@ -8,14 +8,14 @@ import distributed
 
 
 class Scheduler(distributed.Scheduler):  # type: ignore[misc]
-    """A scheduler that listens to members of its cluster only."""
+    """A scheduler that listens only to members of its cluster."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Start no web server."""
 
 
 class Worker(distributed.Worker):  # type: ignore[misc]
-    """A worker that listens to members of its cluster only."""
+    """A worker that listens only to members of its cluster."""
 
     def start_http_server(self, *_: Any, **__: Any) -> None:
         """Start no web server."""

@@ -1,4 +1,4 @@
-"""Settings of where a build runs: this machine, an existing Dask cluster, or jobs of a queueing system."""
+"""Settings for the machines of a build: this machine, an existing Dask cluster, or jobs of a queueing system."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ QUEUE_KINDS: tuple[QueueKind, ...] = get_args(QueueKind)
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Worker processes on this machine, which listen on its loopback address only, or this process alone.
+    """Settings of worker processes on this machine, which listen only on its loopback address.
 
     Attributes
     ----------
     workers : int or None
-        Number of worker processes; by default one a core. With 0, this process runs all tasks itself, one after the
-        other: it alone can read and write ``memory:`` URLs.
+        Number of worker processes; by default one for each core. With 0, this process runs all tasks itself, one after
+        the other; ``memory:`` URLs need this, because other processes cannot read them.
     memory : int or None
-        Bytes that each may use; by default an even share of the machine's memory, and what the task in hand needs
-        beyond that.
+        Bytes that each worker may use; by default an equal share of the machine's memory, and the extra needs of the
+        current task (`Demand`).
     gpus : tuple of str or None
-        CUDA devices, one a worker; by default those that torch sees.
+        CUDA devices, one for each worker; by default the devices that torch sees.
     """
 
     workers: int | None = None
@@ -36,7 +36,7 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files that prove to the machines of a cluster that they belong together."""
+    """PEM files that encrypt the connections of a cluster, and identify its members."""
 
     ca: Path
     cert: Path
@@ -45,7 +45,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class ExistingCluster:
-    """A Dask cluster that someone else started: the scheduler's address, or the file that it wrote."""
+    """A running Dask cluster, given by its scheduler's address or by the file that the scheduler wrote."""
 
     scheduler: str
     tls: Tls | None = None
@@ -53,7 +53,7 @@ class ExistingCluster:
 
 @dataclass(frozen=True, slots=True)
 class JobQueue:
-    """Jobs of a queueing system, each with worker processes."""
+    """Settings of jobs of a queueing system, which run worker processes."""
 
     kind: QueueKind
     jobs: JobSettings = field(default_factory=JobSettings)
@@ -62,19 +62,19 @@ class JobQueue:
 
 @dataclass(frozen=True, slots=True)
 class ClusterSettings:
-    """Settings of where and how a build runs.
+    """Settings for the machines and the device of a build.
 
     Attributes
     ----------
     where : Local, ExistingCluster or JobQueue
         The machines.
     device : {"auto", "cuda", "cpu"}
-        Where filters score and train: ``cuda``: only on workers with the resource GPU; ``auto``: on those where there
-        are any, else on any; ``cpu``: on any worker.
+        Workers on which filters score and train. ``cuda``: only workers with the resource GPU. ``auto``: workers with
+        the resource GPU, or any worker if no worker has it. ``cpu``: any worker.
     patience : float
-        Seconds to wait for a worker, or for one with a GPU, before giving up.
+        Seconds to wait for a worker, or for a worker with a GPU, before the build stops.
     scratch : Path or None
-        Folder on the own disk of each machine for the donor bank; by default its temporary directory.
+        Folder on each machine's own disk for the donor bank; by default the machine's temporary directory.
     """
 
     where: Local | ExistingCluster | JobQueue = Local()
@@ -84,7 +84,7 @@ class ClusterSettings:
 
     @property
     def scratch_on_nodes(self) -> Path | None:
-        """The folder of `scratch`; jobs that name a local directory have it there."""
+        """Scratch folder on the workers' machines: for jobs their ``local_directory``, otherwise `scratch`."""
         if self.scratch is None and isinstance(self.where, JobQueue) and self.where.jobs.local_directory:
             return Path(self.where.jobs.local_directory)
         return self.scratch
@@ -97,15 +97,15 @@ class Demand:
     Attributes
     ----------
     shared : int
-        Files that all workers of a machine map: the machine has them once, but each worker's count has them. What each
-        keeps of every donor, the machine has as often as there are workers: it is of their own shares.
+        Files that all workers of a machine map into memory. The machine holds them once, but they count in the memory
+        of each worker. Each worker's own data about donors are not in this number.
     training : int
-        What a filter's training holds, while other workers are idle.
+        Memory of the training of a filter; other workers are idle meanwhile.
     """
 
     shared: int = 0
     training: int = 0
 
     def limit(self, total: int, processes: int) -> int:
-        """Return what each of some processes may use of a machine's memory."""
+        """Return the memory limit of each process, for `processes` workers on a machine with `total` bytes."""
         return min(total, total // processes + self.shared + self.training)

@@ -1,4 +1,4 @@
-"""Dask's own settings, which a site makes in files and variables: they count, and are named where they may do harm."""
+"""Explain errors that Dask's own settings can cause; a site sets them in files and environment variables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ try:
     import distributed  # noqa: F401  # reads settings too
 except (KeyError, TypeError, ValueError) as error:
     raise ConfigError(
-        f"Dask cannot read its settings: {' '.join(str(error).split())}; mend or remove that file or variable: Dask "
-        "reads /etc/dask, ~/.config/dask, the folder DASK_CONFIG, and variables that begin with DASK_"
+        f"Dask cannot read its settings: {' '.join(str(error).split())}; correct or remove that file or variable (Dask "
+        "reads /etc/dask, ~/.config/dask, the folder DASK_CONFIG, and variables that begin with DASK_)"
     ) from error
 
 _SUSPECTS = (
@@ -25,12 +25,19 @@ _SUSPECTS = (
 
 @contextmanager
 def starting(what: str, cure: str = "") -> Iterator[None]:
-    """Turn what Dask raises in the block into an error that tells its first cause, and settings that may explain it.
+    """Turn Dask's exceptions in the block into a `ClusterError` with the first cause and suspect settings.
+
+    Parameters
+    ----------
+    what : str
+        The problem, such as ``this process cannot connect to its own workers``.
+    cure : str
+        Advice, if there is any.
 
     Raises
     ------
     ClusterError
-        Says `what` does not work, why, and the `cure`.
+        The message has the problem, its first cause, the advice and the settings that `suspects` returns.
     """
     try:
         yield
@@ -45,7 +52,7 @@ def starting(what: str, cure: str = "") -> Iterator[None]:
 
 
 def suspects() -> str:
-    """Name the settings of the site that can keep a cluster from starting, and where each is set; empty without any."""
+    """Name the site's Dask settings that can prevent the start of a cluster, with their files; empty if none is set."""
     found = []
     for key in _SUSPECTS:
         if value := dask.config.get(key, None):

@@ -18,8 +18,8 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 _TASKS_A_SLOT = 3
-# Workers that one task may lose. Those that were taken away count for every task that waited on them, so innocent tasks
-# lose some; a task that ends its workers for want of memory is found out earlier, by the first error that Dask makes.
+# Largest number of workers that one task may lose. A lost worker counts for every task that waited on it, so sound
+# tasks lose workers too. A task that needs too much memory is found earlier, by the first error that Dask raises.
 _LOSSES = 12
 _SECONDS_BETWEEN_CHECKS = 0.1
 _TASKS_TO_REMEMBER = 1000
@@ -34,21 +34,22 @@ def run_tasks(
 ) -> Iterator[Result]:
     """Yield ``function(state, argument)`` for every argument, in order of completion; see `Executor.run`.
 
-    The scheduler knows only a few tasks of each worker at a time: more when workers join, fewer when they leave.
+    The scheduler knows only a few tasks for each worker at a time, so the number of submitted tasks follows the number
+    of workers.
 
     Raises
     ------
     ClusterError
-        A task kept ending its workers, there were no workers for too long, or the scheduler is lost.
+        A task ended too many workers, there were no workers for too long, or the scheduler is lost.
     """
     waiting = iter(arguments)
     submitted = _Submitted(client, function, on_gpu)
     done = 0
 
     def fill() -> None:
-        room = _TASKS_A_SLOT * pool.slots(on_gpu) - len(submitted.tasks)
-        # without a worker a few tasks wait: they show an adaptive cluster that there is work
-        for argument in islice(waiting, max(room, 0 if submitted.tasks else 1)):
+        free = _TASKS_A_SLOT * pool.slots(on_gpu) - len(submitted.tasks)
+        # without workers one task is submitted, so that an adaptive cluster sees work
+        for argument in islice(waiting, max(free, 0 if submitted.tasks else 1)):
             submitted.add(argument, losses=0)
 
     try:
@@ -75,18 +76,18 @@ def run_tasks(
 
 
 class _Submitted(Generic[Argument, Result]):
-    """The tasks that the scheduler knows, with their arguments and the number of workers that each lost."""
+    """The submitted tasks, with their arguments and the number of workers that each task lost."""
 
     def __init__(self, client: Client, function: Callable[[Any, Argument], Result], on_gpu: bool) -> None:
         self.tasks: dict[Future, tuple[Argument, int]] = {}
         self._client, self._function = client, function
         self._resources = {GPU: 1} if on_gpu else None
-        # with results: a result that is gone with its worker is waited for there, while we look at the workers
+        # with results: Dask then waits for a result that was lost with its worker, while we check the workers
         self._completed = as_completed(loop=client.loop, with_results=True, raise_errors=False)
 
     def add(self, argument: Argument, losses: int) -> None:
-        """Submit a task that lost as many workers before."""
-        key = f"{self._function.__name__}-{uuid4().hex}"  # by which a dashboard sorts tasks
+        """Submit a task that already lost `losses` workers."""
+        key = f"{self._function.__name__}-{uuid4().hex}"  # dashboards sort tasks by this name
         future = self._client.submit(
             on_fit_worker,
             *(self._client.id, self._function, argument),
@@ -98,7 +99,7 @@ class _Submitted(Generic[Argument, Result]):
         self._completed.add(future)
 
     def wait(self) -> bool:
-        """Wait a moment; return whether a task is completed."""
+        """Wait a moment, and return whether a task has completed."""
         if not self._completed.has_ready():
             with self._completed.thread_condition:
                 self._completed.thread_condition.wait(_SECONDS_BETWEEN_CHECKS)
@@ -116,31 +117,31 @@ class _Submitted(Generic[Argument, Result]):
 
 
 def _losses(pool: WorkerPool, future: Future, argument: object) -> int:
-    """Return how many workers a task lost without a result."""
+    """Return the number of workers that a task lost without a result."""
     if future.status in ("lost", "cancelled"):
         return 1
     if future.status != "error" or not isinstance(error := future.exception(), KilledWorker):
         return 0
     if held := pool.memory_kills.get(error.last_worker.address):
         raise ClusterError(
-            f"{argument!r} ended {error.allowed_failures + 1} workers, the last one because it held "
-            f"{format_bytes(held)}, all the memory that it may use. Finished work is kept; give workers more "
-            "(--memory; of jobs, memory, or fewer processes), use fewer --workers, or a smaller store.shard, and build "
-            "again"
+            f"{argument!r} ended {error.allowed_failures + 1} workers; the last worker used {format_bytes(held)}, all "
+            "the memory that it may use. Finished work is kept; give workers more memory (--memory; for jobs, memory "
+            "or fewer processes), use fewer --workers, or a smaller store.shard, and build again"
         )
     return int(error.allowed_failures) + 1
 
 
 def _killer(argument: object, losses: int) -> ClusterError:
     return ClusterError(
-        f"{argument!r} lost {losses} workers, which ended while they had it. Either machines are taken away faster "
-        "than a shard is made (use a smaller store.shard), or the system stopped them for want of memory (use more "
-        "--memory, fewer --workers, or a smaller store.shard); their logs tell more. Finished work is kept: build again"
+        f"{argument!r} was lost with {losses} workers, one after the other. Either machines leave faster than a shard "
+        "is made (use a smaller store.shard), or the system stopped workers because memory was full (use more "
+        "--memory, fewer --workers, or a smaller store.shard); see the workers' logs. Finished work is kept: build "
+        "again"
     )
 
 
 def _noted(pool: WorkerPool, future: Future, argument: object) -> BaseException:
-    """Return what a task raised, with a note that names the task."""
+    """Return a task's exception, with a note that names the task."""
     pool.check_scheduler()
     error: BaseException = future.exception()
     error.add_note(f"in {argument!r}")

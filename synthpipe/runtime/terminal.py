@@ -1,4 +1,4 @@
-"""Keep Dask's messages from the terminal, and Ctrl-C from worker processes, while a cluster runs."""
+"""Hide Dask's messages from the terminal, and Ctrl-C from worker processes, while a cluster runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _WARNINGS = "PYTHONWARNINGS"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep Dask's own messages from the terminal; errors arrive as exceptions."""
+    """Hide Dask's own messages from the terminal while the block runs; errors are raised as exceptions."""
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
     handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
-    # asyncio and tornado tell of Dask's forgotten futures, when several workers end at once
+    # asyncio and tornado log Dask's forgotten futures if several workers end at once
     loud: list[logging.Handler | logging.Logger] = [*handlers, *map(logging.getLogger, ("asyncio", "tornado"))]
     muted = {each: each.level for each in loud}
     for each in muted:
@@ -33,15 +33,15 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back while the block runs.
+    """Delay Ctrl-C and SIGTERM until the block ends.
 
-    Processes that it starts never see Ctrl-C: who started them stops them.
+    Processes that start in the block never receive Ctrl-C; this process stops them.
     """
     _start_resource_tracker()
     came: list[int] = []
     handlers: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
-        # blocking is not enough: the system gives the signal to another thread, and Python's handler runs in this one
+        # blocking is not enough: the system passes the signal to another thread, but Python's handler runs in this one
         ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
         for number in (signal.SIGTERM, *(() if ignored else (signal.SIGINT,))):
             handlers[number] = signal.signal(number, lambda number, _: came.append(number))
@@ -57,9 +57,9 @@ def interrupts_held() -> Iterator[None]:
 
 
 def _start_resource_tracker() -> None:
-    """Start what starting processes needs, and what lets Ctrl-C through while it starts.
+    """Start multiprocessing's resource tracker before Ctrl-C is blocked, because its start would unblock Ctrl-C.
 
-    At the end it would tell the terminal of what killed workers left, which it has removed by then.
+    Its warnings about leftovers of killed workers are switched off, because it removes these leftovers itself.
     """
     before = os.environ.get(_WARNINGS)
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"

@@ -1,4 +1,4 @@
-"""Check and prepare every worker before its first task, also those that join late or start again."""
+"""Check and prepare every worker before its first task, including workers that join late or restart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 _LOGGER, _OWN_LOGGER = logging.getLogger("distributed.worker"), logging.getLogger("synthpipe")
 
 PREPARED, REFUSED, WARNED = "synthpipe-prepared", "synthpipe-refused", "synthpipe-warned"
-"""Topics of the messages from workers: steps that are done, why a worker cannot take part, and warnings."""
+"""Topics of messages from workers: finished steps, reasons why a worker cannot run the build, and warnings."""
 
 _SECONDS_BEFORE_ANOTHER = 0.5
 _SECONDS_BETWEEN_SIGNS_OF_LIFE = 20
@@ -31,18 +31,18 @@ _TRIES, _LISTED = 5, 5
 
 
 class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Check and prepare a worker, and hold the state of its tasks; a worker that is not fit for the build leaves.
+    """Check and prepare a worker, and hold the state of its tasks; an unfit worker leaves the cluster.
 
     Attributes
     ----------
     client : str
-        The driver's id at the scheduler. If that driver is gone, workers that join are not ours, and are left alone.
+        The driver's id at the scheduler. If this driver has ended, workers that join are left alone.
     is_ready : bool
-        Whether the worker is prepared. It takes no task before.
+        Whether the worker is prepared; before that, it runs no task.
     state
-        What `WorkerSetup.prepared` yielded.
+        The state that `WorkerSetup.prepared` yielded.
     work : asyncio.Task
-        The check and the preparation, once they have begun.
+        The task that checks and prepares the worker, once it has begun.
     """
 
     work: asyncio.Task[None]
@@ -69,11 +69,11 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
                 raise ClusterError("; ".join(problems))
             await self._prepare(worker)
         except Exception as error:
-            if joins:  # nobody sees what is raised; Dask gives the worker tasks all the same
+            if joins:  # Dask hides this exception and still sends tasks to the worker
                 message = f"worker {worker.address}: {error}"
-                _OWN_LOGGER.error("refused, and stopped: %s", message)
+                _OWN_LOGGER.error("stopped a worker that cannot run the build: %s", message)
                 worker.log_event(REFUSED, message)
-                worker.loop.call_later(1, worker.close, reason="not fit for synthpipe's build")
+                worker.loop.call_later(1, worker.close, reason="cannot run synthpipe's build")
             raise
 
     async def _prepare(self, worker: Worker) -> None:
@@ -83,7 +83,7 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
             )
         )
         with warnings_to(lambda message: worker.log_event(WARNED, message)):
-            # a worker that joins late gives no sign of life by itself before it is set up
+            # a worker that joins late sends no heartbeats before its setup ends
             while not (await asyncio.wait({work}, timeout=_SECONDS_BETWEEN_SIGNS_OF_LIFE))[0]:
                 await worker.heartbeat()
             self.state = await work
@@ -97,8 +97,8 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
 
 
 async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:
-    """Return whether the driver that registered a plugin is gone; if so, unregister the plugin."""
-    with suppress(Exception):  # a scheduler may take no functions
+    """Return whether the driver that registered a plugin has ended; if so, unregister the plugin."""
+    with suppress(Exception):  # the scheduler may refuse to run functions
         answer = await worker.scheduler.run_function(function=dumps(_let_go), args=dumps((client, plugin)))
         return bool(answer.get("result"))
     return False
@@ -116,23 +116,23 @@ def on_fit_worker(client: str, function: Callable[[Any, Argument], Result], argu
     plugins = (plugin for plugin in get_worker().plugins.values() if isinstance(plugin, SetupPlugin))
     plugin = next((plugin for plugin in plugins if plugin.client == client), None)
     if plugin and not plugin.is_ready:
-        time.sleep(_SECONDS_BEFORE_ANOTHER)  # or it would come back at once
+        time.sleep(_SECONDS_BEFORE_ANOTHER)  # otherwise the task comes back at once
         raise Reschedule
     return function(plugin and plugin.state, argument)
 
 
 def plugin_name(setup: WorkerSetup) -> str:
-    """Name the plugin so that a build replaces what an earlier, killed one left at the scheduler."""
+    """Return a plugin name that replaces the plugin of an earlier, killed process of the same build."""
     return f"synthpipe-{setup.key}"
 
 
 def check_scheduler(client: Client, setup: WorkerSetup) -> None:
-    """Refuse a scheduler that cannot read the build's tasks.
+    """Check that the scheduler can read the build's tasks.
 
     Raises
     ------
     ClusterError
-        It lacks synthpipe, or has another version of it.
+        The scheduler's environment has no synthpipe, or another version.
     """
     try:
         client.run_on_scheduler(_read, setup)
@@ -146,16 +146,16 @@ def check_scheduler(client: Client, setup: WorkerSetup) -> None:
 
 
 def check_workers(client: Client, setup: WorkerSetup) -> None:
-    """Refuse a cluster whose workers are not fit for the build.
+    """Check that all workers can run the build.
 
     Raises
     ------
     ClusterError
-        The message lists the workers, and in what each differs from the driver.
+        The message lists workers that cannot, with their differences from this machine.
     """
     found = client.run(_ask, setup, on_error="return")
     problems = {
-        address: "; ".join(answer) if isinstance(answer, list) else f"cannot take part: {answer!r}"
+        address: "; ".join(answer) if isinstance(answer, list) else f"cannot run the build: {answer!r}"
         for address, answer in found.items()
         if answer and not _has_died(answer)
     }
@@ -166,7 +166,7 @@ def check_workers(client: Client, setup: WorkerSetup) -> None:
             "\n  ".join(
                 [
                     f"{len(lines)} of {len(found)} workers differ from this machine; start them from the same "
-                    "environment, where they see the same files:",
+                    "environment, on machines that see the same files:",
                     *lines[:_LISTED],
                     *more,
                 ]
@@ -175,13 +175,13 @@ def check_workers(client: Client, setup: WorkerSetup) -> None:
 
 
 def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> None:
-    """Prepare all workers, including those that join later.
+    """Prepare all workers, including workers that join later; exceptions of `WorkerSetup.prepare` pass unchanged.
 
     Raises
     ------
     ClusterError
-        Workers keep ending before they are ready, or there are none. What `WorkerSetup.prepared` raises is raised
-        unchanged.
+        Workers end again and again before they are ready, or there are no workers. An exception of
+        `WorkerSetup.prepared` is raised unchanged.
     """
     try:
         client.register_plugin(SetupPlugin(setup, client.id))
@@ -189,12 +189,12 @@ def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> Non
     except Exception as error:
         if not _has_died(error):
             raise
-    # a worker ended meanwhile; the others go on preparing themselves, and one that is started again does so too
+    # a worker ended meanwhile; the others still prepare themselves, and so does a restarted worker
     tries = 0
     while tries < _TRIES:
         pool.wait()
         if not (answers := client.run(_prepare, setup, client.id, on_error="return")):
-            continue  # all have ended just now
+            continue  # all workers have just ended
         tries += 1
         failures = [answer for answer in answers.values() if isinstance(answer, Exception)]
         for failure in failures:
@@ -203,13 +203,13 @@ def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> Non
         if not failures:
             return
     raise ClusterError(
-        f"workers ended {_TRIES} times before they were ready, most likely for want of memory; give them more, or let "
-        "there be fewer a machine (--memory, --workers; of jobs, memory and processes)"
+        f"workers ended {_TRIES} times before they were ready, most likely because memory was full; give them more "
+        "memory, or use fewer workers per machine (--memory, --workers; for jobs, memory and processes)"
     )
 
 
 def _read(setup: WorkerSetup) -> None:
-    """Do nothing; a scheduler that can read the arguments can read the tasks of the build."""
+    """Do nothing: a scheduler that can unpickle the setup can also read the tasks of the build."""
 
 
 async def _ask(setup: WorkerSetup) -> list[str]:
@@ -226,5 +226,5 @@ async def _prepare(setup: WorkerSetup, client: str, dask_worker: Worker) -> None
 
 
 def _has_died(answer: object) -> bool:
-    """Return whether an answer means that the worker ended before it could give one."""
+    """Return whether an answer means that the worker ended before it answered."""
     return isinstance(answer, OSError) and not isinstance(answer, SynthpipeError)

@@ -1,4 +1,4 @@
-"""The workers of a cluster, the resources that they have, and whether the scheduler still answers."""
+"""Watch the workers of a cluster, their resources, and the connection to the scheduler."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ Answer = TypeVar("Answer")
 
 GPU = "GPU"
 _LEAST_SECONDS_BETWEEN_CHECKS, _MOST_SECONDS_BETWEEN_CHECKS, _SECONDS_TO_ANSWER = 0.5, 10.0, 30.0
-_CHECKING_SHARE = 0.05  # of the driver's time that checks of the workers may take
+_CHECKING_SHARE = 0.05  # largest share of the driver's time for checks of the workers
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSnapshot:
-    """The workers at one moment, by address."""
+    """The workers of a cluster at one moment, by their addresses."""
 
     workers: Mapping[str, Mapping[str, Any]]
 
     @property
     def hosts(self) -> int:
-        """The number of machines."""
+        """Number of machines with workers."""
         return len({worker["host"] for worker in self.workers.values()})
 
     def slots(self, gpu: bool) -> int:
-        """Return how many tasks can run at once; with `gpu`, tasks that take the resource GPU."""
+        """Return the number of tasks that can run at once; with `gpu`, of tasks that need the resource GPU."""
         if not gpu:
             return sum(worker["nthreads"] for worker in self.workers.values())
         return sum(min(worker["nthreads"], int(worker["resources"].get(GPU, 0))) for worker in self.workers.values())
 
 
 class WorkerPool:
-    """The workers of a cluster, checked from time to time; a lost scheduler and lost workers become clear errors.
+    """The workers of a cluster, which are checked regularly; lost workers and a lost scheduler become `ClusterError`.
 
     Attributes
     ----------
     memory_kills : dict
-        Bytes that workers held when they were stopped for it, by the workers' addresses.
+        Memory in bytes of workers that were stopped because they used too much, by their addresses.
     """
 
     def __init__(self, client: Client, patience: float) -> None:
@@ -59,7 +59,7 @@ class WorkerPool:
         client.subscribe_topic("worker-restart-memory", self._note_kill)
 
     def snapshot(self, fresh: bool = False) -> WorkerSnapshot:
-        """Return the workers, as they were a moment ago; with `fresh`, as they are.
+        """Return the workers as of the last check; `fresh` checks them now.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class WorkerPool:
         Raises
         ------
         ClusterError
-            There has been no such worker for longer than `patience`, or the scheduler is lost.
+            No such worker was there for longer than `patience`, or the scheduler is lost.
         """
         slots = self.snapshot(fresh).slots(gpu)
         if slots:
@@ -99,7 +99,7 @@ class WorkerPool:
         return 0
 
     def wait(self, gpu: bool = False) -> None:
-        """Wait until there is a worker; with `gpu`, one that has the resource GPU.
+        """Wait until a worker is there; with `gpu`, until a worker with the resource GPU is there.
 
         Raises
         ------
@@ -110,12 +110,12 @@ class WorkerPool:
             time.sleep(_LEAST_SECONDS_BETWEEN_CHECKS / 2)
 
     def answer(self, ask: Callable[[], Answer]) -> Answer:
-        """Return the result of `ask`, which asks all workers, and wait for it while they give signs of life.
+        """Return the result of `ask`, which asks all workers, and wait while the workers send heartbeats.
 
         Raises
         ------
         ClusterError
-            A worker has given no sign of life for longer than `patience`, or the scheduler is lost.
+            A worker has sent no heartbeat for longer than `patience`, or the scheduler is lost.
         """
         answer = Future[Answer]()
 
@@ -134,37 +134,37 @@ class WorkerPool:
                     signs[address] = worker["last_seen"], now
                 elif now - signs[address][1] > self._patience:
                     raise ClusterError(
-                        f"worker {address} has given no sign of life for {self._patience:.0f} s (--patience): it is "
-                        "stopped, or its machine hangs; end it, then give the command again: finished work is kept"
+                        f"worker {address} has not answered for {self._patience:.0f} s (--patience): it is stopped, or "
+                        "its machine hangs; end this worker, then run the command again: finished work is kept"
                     )
         return answer.result()
 
     def check_scheduler(self) -> None:
-        """Raise `ClusterError` when the connection to the scheduler is lost."""
+        """Raise `ClusterError` if the connection to the scheduler is lost."""
         if self._client.status != "running":
             raise self.lost()
 
     def lost(self) -> ClusterError:
-        """Return the error of a lost scheduler."""
+        """Return the error about a lost scheduler."""
         return ClusterError(
-            f"the scheduler at {self._address} is gone; finished work is kept: when there is one again, give the "
+            f"the scheduler at {self._address} is gone; finished work is kept: start a scheduler, then run the "
             "command again"
         )
 
     def _no_worker_text(self, gpu: bool) -> str:
         waited = f"for {self._patience:.0f} s (--patience)"
-        finished = "finished work is kept: give the command again when there are workers"
+        finished = "finished work is kept: run the command again when there are workers"
         if not self._snapshot.workers:
             reason = (
-                f"{len(self.memory_kills)} were stopped because they held all the memory that they may use: give "
-                "them more (--memory; of jobs, memory, or fewer processes), or use fewer --workers"
+                f"{len(self.memory_kills)} were stopped because they used all the memory that they may use: give "
+                "them more (--memory; for jobs, memory or fewer processes), or use fewer --workers"
                 if self.memory_kills
                 else "; ".join(filter(None, ("look at the workers' logs, or at the queue", suspects())))
             )
             return f"the scheduler at {self._address} has had no worker {waited}; {reason}; {finished}"
         return (
-            f"none of the {len(self._snapshot.workers)} workers has had the resource GPU {waited}; start some with "
-            f"--resources GPU=1, or do without: --device cpu; {finished}"
+            f"none of the {len(self._snapshot.workers)} workers has had the resource GPU {waited}; start workers "
+            f"with --resources GPU=1, or give --device cpu; {finished}"
         )
 
     def _note_kill(self, event: tuple[float, Mapping[str, Any]]) -> None:

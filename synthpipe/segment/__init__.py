@@ -1,1 +1,1 @@
-"""The segmentation stage, which reads only the pipeline file, a curated set and real patches."""
+"""The segmentation stage: train networks on curated sets and real patches, evaluate them, and predict masks."""

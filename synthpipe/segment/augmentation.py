@@ -1,4 +1,4 @@
-"""Augmentation of training images and their masks (method section 4): flips, crop, shift, scale, rotation, distortion.
+"""Augment training images and their masks (method section 4): flips, crop, shift, scale, rotation and distortion.
 
 One map combines all of them: it maps each pixel of the result to a position in the source. So pixels are interpolated
 only once, on the network's device. Where the map leaves the source, the image is reflected and the mask gets the ignore

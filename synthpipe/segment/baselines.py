@@ -27,9 +27,10 @@ def lower_bound(
     validation: tuple[MaskedImage, ...],
     digest: str,
 ) -> tuple[TrainSettings, TrainingData]:
-    """Return the settings and data of the lower bound: a training on image labels alone, whose masks are the CAM's.
+    """Return the settings and data of the lower bound, a training on real patches with image labels alone.
 
-    It has as many steps, and as many images per step, as a training on `composites`; all its images are real patches.
+    The class activation map (CAM) gives the masks of this network. The training has the same number of steps, and of
+    images per step, as a training on `composites`.
     """
     sources = {"real patches": digest, "validation images": digest_of(validation)}
     chosen = settings.model_copy(
@@ -49,9 +50,9 @@ def upper_bound(
     masked: Sequence[MaskedImage],
     validation: tuple[MaskedImage, ...],
 ) -> tuple[TrainSettings, TrainingData]:
-    """Return the settings and data of the upper bound: a training on random crops of images with true masks.
+    """Return the settings and data of the upper bound, a training on random crops of images with true masks.
 
-    It has as many steps, and as many images per step, as a training on `composites`.
+    The training has the same number of steps, and of images per step, as a training on `composites`.
     """
     chosen = settings.model_copy(
         update={
@@ -74,12 +75,14 @@ def bounds(
     validation: tuple[MaskedImage, ...],
     digest: str,
 ) -> dict[str, tuple[TrainSettings, TrainingData]]:
-    """Return the settings and data of both baselines by folder: ``labels`` and, if `masked` is given, ``masks``.
+    """Return the settings and data of the baselines ``labels`` (lower bound) and ``masks`` (upper bound).
+
+    The result has the key ``masks`` only if `masked` is given.
 
     Parameters
     ----------
     settings, description, composites, validation
-        Those of the training on composites.
+        Settings and data of the training on composites.
     real : Source
         Real patches with labels.
     masked : sequence of MaskedImage, optional

@@ -1,7 +1,7 @@
-"""The batches of training: the seed and the step's number alone determine the batch of a step.
+"""Make the batches of training; only the seed and the step's number determine the batch of a step.
 
-So an interrupted training resumes with the batches that it would have had without the interruption, for any number of
-worker processes. With several devices, each gets a part of the step's batch.
+So an interrupted training resumes with the same batches as without the interruption, for any number of worker
+processes. With several devices, each device gets a part of the step's batch.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Steps(Dataset[Batch]):
     composites, real : Source or None
         The images to draw from.
     rank, world : int
-        Index of this device, and the number of devices: it gets every `world`-th image of a step, from `rank` on.
+        Index of this device, and the number of devices. The device gets every `world`-th image of a step, starting with
+        image `rank`.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Steps(Dataset[Batch]):
 
 
 class _Prepared(Dataset[Batch | Exception]):
-    """The steps; an item is the error if an image cannot be read.
+    """The steps of a training, like `Steps`; if an image cannot be read, the item is the error.
 
     Errors are returned, not raised, because an error raised in a worker process carries the worker's traceback.
     """
@@ -157,7 +158,7 @@ def _obey_alone(training: int) -> None:
 
 
 def _place(seed: int, word: int, size: int, place: int) -> int:
-    """Return the index, below `size`, of the sample at position `place` of a source's endless stream."""
+    """Return the index of the sample at position `place` of the endless, shuffled stream of `size` samples."""
     turn, within = divmod(place, size)
     return int(_order(seed, word, size, turn)[within])
 
@@ -174,5 +175,5 @@ def _generator(seed: int, word: int, purpose: int, place: int) -> np.random.Gene
 
 
 def steps_per_epoch(settings: TrainSettings, sources: Sequence[Source]) -> int:
-    """Return the number of steps in an epoch: that of the settings, or one pass over the first of `sources`."""
+    """Return the number of steps per epoch: from the settings, or for one pass over the first of `sources`."""
     return settings.steps_per_epoch or -(-len(sources[0]) // settings.composites)

@@ -41,7 +41,7 @@ class Board:
     directory : Path
         The folder.
     step : int
-        The step at which training begins or resumes; TensorBoard drops what it has of this and later steps.
+        The step at which training begins or resumes; TensorBoard drops its data of this step and of later steps.
     settings : str
         The training's settings as YAML.
 
@@ -94,7 +94,7 @@ class Board:
 
 
 def triple(image: Image, truth: Mask, prediction: Mask, taxonomy: Taxonomy) -> Image:
-    """Return one picture of an image, its mask and the predicted mask side by side, shrunk to a small size.
+    """Return one small picture with an image, its mask and the predicted mask side by side.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Checkpoints: a network's weights and all that is needed to use the network, or to resume its training.
+"""Read and write checkpoints: a network's weights, and all data that are needed to use it or to resume its training.
 
-A checkpoint may come from a stranger or from a damaged disk. Loading one runs no code, opens no network connection and
-takes no more memory than a few times the file's size. A file with any content that no training writes is refused.
+A checkpoint may come from a stranger or from a damaged disk. Loading a checkpoint runs no code, opens no network
+connection and takes at most a few times the file's size in memory. Files with unexpected content are refused.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from synthpipe.segment.network import SegmentationNetwork, check_canvas, outline
 from synthpipe.segment.settings import TrainSettings
 
 FORMAT_VERSION = 2
-_CURE = "use a copy of it that is sound, or train again"
-_WEIGHTS, _OPTIMIZER = "weights/", "optimizer/"
+_CURE = "use an undamaged copy, or train again"
+_WEIGHTS, _OPTIMIZER, _TRAINED = "weights/", "optimizer/", "trained/"
 
 
 class _Progress(Section):
@@ -77,14 +77,16 @@ class Checkpoint:
     sources : mapping
         Digests of the training data by name: curated sets, real patches, masked images.
     by_cam : bool
-        Whether the CAM makes its masks, because it was trained on image labels alone.
+        Whether the class activation map (CAM) gives the masks, because the network was trained on image labels alone.
     progress : mapping
         ``step``; ``best_miou`` and ``best_epoch``, the validation mIoU and the epoch of the best weights so far;
         ``encoder_weights``, the source of the encoder's initial weights, if known.
     weights : mapping of str to Tensor
-        Weights of the network.
+        Weights of the network that predicts.
     optimizer : mapping, optional
         State of the optimizer, if training can resume from this checkpoint.
+    trained : mapping of str to Tensor, optional
+        Weights to resume from, if `weights` are their moving average.
     """
 
     settings: TrainSettings
@@ -94,6 +96,7 @@ class Checkpoint:
     progress: Mapping[str, Any]
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Any] | None = None
+    trained: Mapping[str, Tensor] | None = None
 
     def network(self, device: torch.device) -> SegmentationNetwork:
         """Return the network on `device`, in evaluation mode.
@@ -103,16 +106,29 @@ class Checkpoint:
         StoreError
             The weights do not fit the network of the installed segmentation-models-pytorch.
         """
+        return self._network(self.weights).to(device).eval()
+
+    def trained_network(self) -> SegmentationNetwork:
+        """Return the network that a resumed training continues with, on the CPU.
+
+        Raises
+        ------
+        StoreError
+            The weights do not fit the network of the installed segmentation-models-pytorch.
+        """
+        return self._network(self.trained or self.weights)
+
+    def _network(self, weights: Mapping[str, Tensor]) -> SegmentationNetwork:
         network = SegmentationNetwork(self.settings.network, len(self.description.taxonomy))
         try:
-            network.load_state_dict(self.weights)
+            network.load_state_dict(weights)
         except RuntimeError as error:
             chosen, package = self.settings.network, "segmentation-models-pytorch"
             raise StoreError(
                 f"the checkpoint's weights do not fit {chosen.architecture} with {chosen.encoder} of {package} "
                 f"{version(package)}; use the version that it was trained with"
             ) from error
-        return network.to(device).eval()
+        return network
 
     def save(self, path: Path) -> None:
         """Write the checkpoint to a file, atomically.
@@ -133,6 +149,8 @@ class Checkpoint:
         tensors = {f"{_WEIGHTS}{name}": values for name, values in self.weights.items()}
         if self.optimizer is not None:
             tensors |= {f"{_OPTIMIZER}{name}": values for name, values in flat_moments(self.optimizer).items()}
+        if self.trained is not None:
+            tensors |= {f"{_TRAINED}{name}": values for name, values in self.trained.items()}
         try:
             check_finite(tensors)  # `load` refuses other values
         except ValueError as error:
@@ -158,18 +176,18 @@ class Checkpoint:
             raise StoreError(f"{path}: not found; expected a checkpoint that `synthpipe train` wrote") from error
         except OSError as error:
             raise StoreError(
-                f"{path}: {error.strerror}; expected a checkpoint that `synthpipe train` wrote, which can be read"
+                f"{path}: cannot be read: {error.strerror}; expected a checkpoint that `synthpipe train` wrote"
             ) from error
         try:
             about, tensors = _former(data) if data.startswith(b"PK") and not is_safetensors(data) else _current(data)
         except ValueError as error:
             raise StoreError(
-                f"{path}: is no checkpoint that can be read safely, or is damaged: {printable(error)}; {_CURE}"
+                f"{path}: is damaged, or is not a checkpoint that can be read safely: {printable(error)}; {_CURE}"
             ) from error
         del data  # the tensors are copies, so this frees memory
         version = about.get("format_version") if isinstance(about, dict) else None
         if version is None:
-            raise StoreError(f"{path}: is no checkpoint of synthpipe; expected one that `synthpipe train` wrote")
+            raise StoreError(f"{path}: is not a checkpoint of synthpipe; expected one that `synthpipe train` wrote")
         if version not in (1, FORMAT_VERSION):
             raise StoreError(
                 f"{path}: format_version is {reprlib.repr(version)}, this synthpipe reads 1 and {FORMAT_VERSION}; use "
@@ -194,7 +212,7 @@ def _current(data: bytes) -> tuple[Any, dict[str, Tensor]]:
 
 
 def _former(data: bytes) -> tuple[Any, dict[str, Tensor]]:
-    """Return the text part and the tensors of a checkpoint of format version 1, in the form of version 2."""
+    """Read a checkpoint of format version 1, and return its text part and its tensors in the form of version 2."""
     found = torch_archive.read(data)
     if not isinstance(found, dict) or "about" not in found:
         return found, {}
@@ -206,7 +224,7 @@ def _former(data: bytes) -> tuple[Any, dict[str, Tensor]]:
             tensors |= {f"{_OPTIMIZER}{name}": values for name, values in moments.items()}
         size = sum(values.numel() * values.element_size() for values in tensors.values())
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"it lacks what a checkpoint holds: {error}") from error
+        raise ValueError(f"it lacks a part of a checkpoint: {error}") from error
     if size > len(data):
         raise ValueError("its tensors are larger than the file")
     return about, tensors
@@ -218,19 +236,23 @@ def _checked(about: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
     Raises
     ------
     ConfigError, RecursionError, ValueError
-        A part of it is not what a training writes.
+        A part of the content is missing or wrong.
     """
     known = _About.model_validate_json(json.dumps(about), strict=True)
     description = Description.from_json(known.description)
     check_canvas(description.size)
-    weights, moments = (
+    weights, moments, trained = (
         {name.removeprefix(part): values for name, values in tensors.items() if name.startswith(part)}
-        for part in (_WEIGHTS, _OPTIMIZER)
+        for part in (_WEIGHTS, _OPTIMIZER, _TRAINED)
     )
-    if len(weights) + len(moments) < len(tensors):
-        raise ValueError("it has tensors that are neither weights nor of the optimizer")
+    if len(weights) + len(moments) + len(trained) < len(tensors):
+        raise ValueError("it has tensors that are neither weights nor state of the optimizer")
     network = outline(known.settings.network, len(description.taxonomy))
     check_like(weights, network.state_dict(), _WEIGHTS)
+    if trained or (moments and known.settings.optimizer.average):
+        check_like(trained, network.state_dict(), _TRAINED)
     optimizer = {"state": adam_state(moments, list(network.parameters()))} if moments else None
     progress = known.progress.model_dump(exclude_unset=True)
-    return Checkpoint(known.settings, description, known.sources, known.by_cam, progress, weights, optimizer)
+    return Checkpoint(
+        known.settings, description, known.sources, known.by_cam, progress, weights, optimizer, trained or None
+    )

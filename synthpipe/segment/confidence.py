@@ -1,4 +1,4 @@
-"""Choose the pixels of a predicted mask that keep their class: the surest of each class, after balancing the classes.
+"""Choose the pixels of a predicted mask that keep their class: the surest pixels of each class.
 
 A network trained on composites favours some classes. In mixed tiles of GlaS, for example, it predicts gland for 39 % of
 the pixels, but 53 % are gland. A fixed confidence threshold makes this worse. So this module first balances the classes
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Confidence:
-    """The rule by which a pixel keeps its class.
+    """The rule that decides whether a pixel keeps its predicted class.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Confidence:
     least: Floats
 
     def mask(self, probabilities: Floats, labels: NDArray[np.uint8], ignored: int) -> Mask:
-        """Return (N, H, W) uint8 masks: each pixel's most probable class in the image's label, or `ignored` if unsure.
+        """Return (N, H, W) uint8 masks: the most probable class of each pixel, or `ignored` for unsure pixels.
 
         Parameters
         ----------
@@ -56,9 +56,9 @@ class Confidence:
 def fit_confidence(probabilities: Floats, labels: NDArray[np.uint8], share: float) -> Confidence:
     """Fit a `Confidence` to predictions of patches with several classes.
 
-    Labels do not say how much of a patch each class covers, so the fit assumes equal shares of the classes of a label,
-    averaged over all patches. `Confidence.bias` brings the predicted shares to these. `Confidence.least` then keeps the
-    surest pixels of each class.
+    Labels do not say how much of a patch each class covers. So the fit assumes that the classes of a label have equal
+    shares of the patch, and averages these shares over all patches. It chooses `Confidence.bias` so that the predicted
+    shares become equal to this average, and then `Confidence.least` so that the surest pixels of each class stay.
 
     Parameters
     ----------
@@ -92,6 +92,6 @@ def _scores(probabilities: Floats, labels: NDArray[np.uint8]) -> Floats:
 
 
 def _best(scores: Floats) -> tuple[NDArray[np.intp], Floats]:
-    """Return the class with the highest score along axis 1, the first of equals, and its margin over the next."""
+    """Return the class with the highest score along axis 1, and its margin over the second highest score."""
     first, second = np.moveaxis(np.partition(scores, (-2, -1), axis=1)[:, -2:], 1, 0)[::-1]
     return scores.argmax(1), first - second

@@ -84,7 +84,7 @@ def open_fabric(hardware: Hardware, mixed: bool) -> Fabric:
 
 
 def _accelerator(device: str | None) -> tuple[str, int | str | list[int]]:
-    """Return Lightning's name for the kind of the devices, and their numbers or, without numbers, their count."""
+    """Split a ``--device`` value into Lightning's accelerator name, and the devices' numbers or count."""
     if device is None:
         return "auto", "auto"
     kinds, _, numbers = zip(*(each.strip().partition(":") for each in device.split(",")), strict=True)
@@ -95,7 +95,7 @@ def _accelerator(device: str | None) -> tuple[str, int | str | list[int]]:
 
 
 def on_rank_zero(fabric: Fabric, work: Callable[[], object]) -> None:
-    """Run `work` in the first process only; if it fails, raise its error in all processes, so that none waits."""
+    """Run `work` only in the first process; if it fails, raise its error in all processes, so that none hangs."""
     failure: SynthpipeError | OSError | None = None
     if fabric.is_global_zero:
         try:
@@ -123,18 +123,18 @@ def choose_device(name: str | None = None) -> torch.device:
         if is_of_memory(error):  # the GPU exists, but its memory is full
             raise
         raise ConfigError(
-            f"--device {name}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"
+            f"--device {name}: {str(error).splitlines()[0]}; name a device of this machine, such as cpu or cuda:0"
         ) from error
     return device
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device is a GPU with native bfloat16: Ampere or later; older GPUs emulate it slowly."""
+    """Return whether a device is a GPU with native bfloat16 (Ampere or later); older GPUs emulate it slowly."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def peak_device_memory(device: torch.device) -> int | None:
-    """Return the peak GPU memory of this process in bytes since the last reset of the peak; None for a CPU."""
+    """Return the peak GPU memory of this process in bytes, since the peak was last reset; None for a CPU."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
@@ -145,7 +145,7 @@ def device_name(device: torch.device) -> str:
 
 @contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
-    """Make a training on a CPU reproducible bit by bit; GPUs cannot compute some gradients this way."""
+    """Use deterministic algorithms in the block on a CPU; on a GPU, some gradients have no such algorithm."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     torch.use_deterministic_algorithms(device.type == "cpu" or before[0], warn_only=before[1])
     try:

@@ -89,8 +89,8 @@ class Predictor:
     ) -> Predictor:
         """Load a checkpoint's network onto a device.
 
-        By default, windows have the size of the canvas and a stride of half that size; predictions are averaged over
-        flips if the canvas is square. With `glass`, glass is ignored.
+        By default, windows have the size of the canvas and a stride of half that size, and predictions are averaged
+        over flips if the canvas is square. If `glass` is True, pixels of glass are ignored.
 
         Raises
         ------
@@ -170,7 +170,7 @@ class Evaluation:
     contours: Counts
 
     def summary(self, taxonomy: Taxonomy, replicates: int, seed: int) -> dict[str, Any]:
-        """Return all scores, their intervals and the scores of each image, JSON-ready, with None for NaN."""
+        """Return all scores, their intervals and the scores of each image for JSON, with None instead of NaN."""
         confusion = self.confusions.sum(0)
         scores, boundaries = measure(confusion), measure_boundaries(self.contours.sum(0))
         intervals = bootstrap(self.confusions, self.contours, seed=seed, replicates=replicates)
@@ -216,7 +216,9 @@ def evaluate(
     pictured: int = 16,
     replicates: int = 1000,
 ) -> dict[str, Any]:
-    """Measure a network on images with masks; write ``metrics.json``, ``metrics.csv`` and pictures into `directory`.
+    """Measure a network on images with masks, and write metrics and pictures into a folder.
+
+    Writes ``metrics.json``, ``metrics.csv``, ``confusion.png`` and ``pictures/``.
 
     Parameters
     ----------
@@ -250,7 +252,7 @@ def evaluate(
     measured_on = digest_of(images)
     for name, what in _KNOWN.items():
         if predictor.checkpoint.sources.get(name) == measured_on:
-            reporter.note(f"note: these very images {what} this network, so its scores on them are too high")
+            reporter.note(f"note: the same images {what} this network, so its scores on them are too high")
     with held(directory, EVALUATION):
         sweep(directory)
         return _measure(predictor, images, measured_on, directory, reporter, pictured, replicates)
@@ -316,7 +318,7 @@ def _measure(
 
 
 def _mask_map(meaning: MaskMap | None, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return the mask map for ``metrics.json``: class names by mask value, or empty if values are class indices."""
+    """Return the mask map for ``metrics.json``: class names by mask value; empty if values are class indices."""
     names = [*taxonomy.names, IGNORE]
     return {} if meaning is None else {"mask_map": {str(value): names[label] for value, label in meaning.items()}}
 
@@ -326,7 +328,7 @@ def _picture(source: MaskedImage) -> str:
 
 
 def _names(record: Path) -> set[str]:
-    """Return the file names in a record of drawn pictures; no other file in its folder may be removed."""
+    """Return the file names in a record of drawn pictures; only these files may be removed later."""
     try:
         found = parse_json(read_regular(record, _MOST_RECORD))
     except (OSError, ValueError):
@@ -349,7 +351,7 @@ def table(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 
 
 def draw_curves(directory: Path, target: Path) -> bool:
-    """Draw the curves of ``epochs.csv`` in a training's folder to `target`; return False if there is nothing to draw.
+    """Draw the training curves of a training's ``epochs.csv`` to `target`; return False if there are no epochs.
 
     Raises
     ------
@@ -364,7 +366,7 @@ def draw_curves(directory: Path, target: Path) -> bool:
         return False
     except (KeyError, OSError, ValueError) as error:
         why = "it has no column step" if isinstance(error, KeyError) else reason(error)
-        raise StoreError(f"{path}: cannot be drawn: {printable(why)}; remove it to do without curves.png") from error
+        raise StoreError(f"{path}: cannot be drawn: {printable(why)}; remove the file to skip curves.png") from error
     if not rows:
         return False
     names = [name for name in rows[0] if name not in ("epoch", "step")]

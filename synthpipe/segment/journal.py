@@ -26,7 +26,9 @@ _LARGEST = 4 << 30  # largest size in bytes of a table
 
 
 class Table:
-    """A CSV file that grows row by row. Its first column is an increasing integer key; floats keep all their bits.
+    """A CSV file that grows row by row; its first column is an increasing integer key.
+
+    Floats are written with all their bits.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ class Table:
             self._header = list(self.rows[0]) if self.rows else []
         except (OSError, ValueError) as error:
             raise StoreError(
-                f"{path}: cannot be resumed: {printable(reason(error))}; remove it, or train into another folder"
+                f"{path}: cannot be resumed: {printable(reason(error))}; remove the file, or train into another folder"
             ) from error
         write_atomically(path, self._text(self.rows, header=True) if self.rows else "")
 
@@ -58,7 +60,7 @@ class Table:
         if self._header != list(rows[0]):
             raise StoreError(
                 f"{self.path}: its columns are {', '.join(self._header)[:200]}, expected {', '.join(rows[0])}; remove "
-                "it, or train into another folder"
+                "the file, or train into another folder"
             )
         self.rows += rows
         try:
@@ -66,7 +68,7 @@ class Table:
                 file.write(self._text(rows, header=first))
         except OSError as error:
             raise StoreError(
-                f"{self.path}: cannot be written: {error}; free some space, then give the command again"
+                f"{self.path}: cannot be written: {error}; free some space, then run the command again"
             ) from error
 
     def _text(self, rows: list[dict[str, float]], header: bool) -> str:
@@ -79,7 +81,7 @@ class Table:
 
 
 class Journal:
-    """Writer of ``steps.csv`` and ``epochs.csv`` in a training's folder, and of the same in ``tensorboard/``.
+    """Write the records of a training to ``steps.csv``, ``epochs.csv`` and ``tensorboard/`` in its folder.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ class Journal:
 
 
 class Rows:
-    """Rows of steps whose losses are still on the device, because fetching each step's would make the device wait."""
+    """Rows of steps whose losses are still on the device; fetching losses after each step would slow training."""
 
     def __init__(self, fabric: Fabric, journal: Journal | None) -> None:
         self._fabric, self._journal = fabric, journal
@@ -152,7 +154,7 @@ class Rows:
 
 
 def read_table(path: Path) -> list[dict[str, float]]:
-    """Return the rows of a CSV file of numbers, without an incomplete last line.
+    """Read the rows of a CSV file of numbers; an incomplete last line is left out.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from synthpipe.segment.settings import ConsistencySection, LossSection
 
 
 class Losses(NamedTuple):
-    """The unweighted terms of a step's loss, each a scalar; a term is 0 if its weight is 0 or nothing counts for it."""
+    """The unweighted terms of a step's loss, each a scalar; a term is 0 if its weight is 0 or no image counts."""
 
     dice: Tensor
     labels: Tensor
@@ -50,7 +50,7 @@ def losses(
     composites : int
         Number of composites in the batch.
     ignore : int
-        The index of lost pixels; no loss counts pixels with this index or a higher one.
+        The index of ignored pixels; no loss counts pixels with this index or a higher index.
     weights : LossSection
         Weights of the terms; terms of weight 0 are not computed.
     consistency : ConsistencySection
@@ -79,15 +79,16 @@ def losses(
 def consistency_loss(
     logits: Tensor, cam: Tensor, ignored: Tensor, labels: Tensor, settings: ConsistencySection
 ) -> Tensor:
-    """Return the mean absolute difference between the network's and the CAM's probabilities, at the CAM's resolution.
+    """Return the mean absolute difference between the probabilities of the decoder and of the CAM.
 
-    The published form is ``mean |softmax(logits) - softmax(CAM)|`` (method section 4). `settings` can choose a sigmoid
-    for the CAM, make one side a fixed target of the other, and exclude glass and classes that are not in the label.
+    Both are compared at the CAM's resolution. The published form is ``mean |softmax(logits) - softmax(CAM)|`` (method
+    section 4). `settings` can choose a sigmoid for the CAM, make one of the two a fixed target, and exclude glass and
+    classes that are not in the label.
 
     Parameters
     ----------
     logits : (N, C, H, W)
-        The network's logits of pixels.
+        The decoder's pixel logits.
     cam : (N, C, h, w)
         Logits of the class activation map.
     ignored : (N, H, W) bool

@@ -1,4 +1,4 @@
-"""The one check of images with masks that every command makes before it computes anything."""
+"""Check a folder of images with masks before a command uses it."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class CheckedImages:
     Attributes
     ----------
     images : tuple of MaskedImage
-        One at least.
+        At least one image.
     pixels : tuple of str
-        The SHA-256 of the decoded pixels of each image: copies have the same one, whatever their files are.
+        SHA-256 of the decoded pixels of each image. Copies have equal values, even if their files differ.
     """
 
     images: tuple[MaskedImage, ...]
@@ -49,30 +49,30 @@ class CheckedImages:
 def check_masks(
     images: Sequence[MaskedImage], taxonomy: Taxonomy, reporter: Reporter, any_palette: bool = False
 ) -> CheckedImages:
-    """Read images and masks of a folder once, before anything is computed, and report what the values mean.
+    """Check all images and masks of a folder, and report the meaning of the mask values.
 
-    Notes say what each value of the masks means and how many pixels have it, which classes are absent, which images are
-    copies of others, and which masks have no image.
+    Notes give the meaning of each mask value and its share of pixels. They also name absent classes, images that are
+    copies of others, and masks without an image.
 
     Parameters
     ----------
     images : sequence of MaskedImage
-        One at least, of one folder.
+        At least one image; all images are from the same folder.
     taxonomy : Taxonomy
-        Whose classes the masks show.
+        The classes that the masks show.
     reporter : Reporter
-        Gets progress and notes.
+        Reports progress and notes.
     any_palette : bool
-        Whether masks may have a palette of other colours than the taxonomy's: indices count.
+        Accept masks whose palette has other colours than `taxonomy`; the palette's indices are the class indices.
 
     Raises
     ------
     CatalogError
-        Some cannot be read, or belong to another taxonomy; no mask shows a class; or values may mean two things. Equal
-        problems are reported once.
+        A file cannot be read or belongs to another taxonomy, no mask shows a class, or the values are ambiguous. The
+        message groups equal problems.
     """
     folder = images[0].mask.parent.parent
-    found = _Found(taxonomy, images[0].meaning, any_palette)
+    found = _FolderMasks(taxonomy, images[0].meaning, any_palette)
     problems: list[tuple[Path, str]] = []
     with reporter.stage(f"masks of {folder.resolve().name}", len(images)) as advance:
         for source in images:
@@ -92,8 +92,8 @@ def check_masks(
 
 
 @dataclass(slots=True)
-class _Found:
-    """What the masks of a folder hold, all together."""
+class _FolderMasks:
+    """Values, colours and pixel digests collected from all masks and images of a folder."""
 
     taxonomy: Taxonomy
     meaning: MaskMap | None
@@ -105,7 +105,7 @@ class _Found:
     dark: list[str] = field(default_factory=list)
 
     def add(self, source: MaskedImage) -> None:
-        """Read an image and its mask, and refuse what says by itself that it cannot be used."""
+        """Read one image and its mask, check them, and add their values to the folder's."""
         image, mask = source.decoded(partial(self.dark.append, str(source.image)))
         counts = count_values(mask)
         shown, colors = np.flatnonzero(counts).tolist(), palette_colors(read_palette(source.mask, source.most))
@@ -124,32 +124,34 @@ class _Found:
         self.pixels.append(pixels.hexdigest())
 
     def _compare(self, path: Path, colors: Sequence[Color], shown: Iterable[int]) -> None:
-        """Refuse a mask whose palette is not that of the masks before it, for which one map cannot serve."""
+        """Refuse a mask whose palette differs from earlier masks, because all masks share one mask map."""
         for value in shown:
             if value < len(colors):
                 color, first = self.colors.setdefault(value, (colors[value], path))
                 if color != colors[value]:
                     raise CatalogError(
-                        f"{path}: its palette has {colors[value]} at {value}, but that of {first.name} has {color}; "
-                        "one --mask-map serves all masks, so save them with one palette"
+                        f"{path}: its palette has {colors[value]} at {value}, but the palette of {first.name} has "
+                        f"{color}; --mask-map applies to all masks, so save all masks with the same palette"
                     )
 
     def check(self, folder: Path) -> None:
-        """Refuse masks that together show no class, or whose values may mean two things."""
+        """Refuse masks that together show no class, or whose values are ambiguous."""
         taxonomy = self.taxonomy
         if self.meaning is None and np.flatnonzero(self.plain).tolist() == [0, LOST]:
             first = taxonomy.names[0]
             raise CatalogError(
-                f"{folder}: masks hold only 0 and {LOST}. As class indices, 0 is {first} and {LOST} "
-                f"({self.plain[LOST] / self.plain.sum():.1%} of the pixels) is ignored. If {LOST} is a class, say "
-                f"which, for example --mask-map {mask_map_text([LOST, 0], taxonomy)}; if {LOST} is to be ignored, give "
-                f"--mask-map {mask_map_text([0], taxonomy, [LOST])}"
+                f"{folder}: masks contain only 0 and {LOST}, so their meaning is not clear. As class indices, 0 is "
+                f"{first} and {LOST} ({self.plain[LOST] / self.plain.sum():.1%} of the pixels) is ignored. If {LOST} "
+                f"is a class, name the class, for example --mask-map {mask_map_text([LOST, 0], taxonomy)}; to ignore "
+                f"{LOST}, give --mask-map {mask_map_text([0], taxonomy, [LOST])}"
             )
         if not self._by_class()[: len(taxonomy)].any():
-            raise CatalogError(f"{folder}: no mask shows any of {', '.join(taxonomy.names)}; give images that do")
+            raise CatalogError(
+                f"{folder}: no mask shows any of the classes {', '.join(taxonomy.names)}; give images of these classes"
+            )
 
     def _by_class(self) -> NDArray[np.int64]:
-        """Return how many pixels each class has, and at last those that are ignored."""
+        """Return the number of pixels of each class, followed by the number of ignored pixels."""
         found = np.zeros(len(self.taxonomy) + 1, np.int64)
         for value in np.flatnonzero(self.counts).tolist():
             found[min(meaning_of(value, self.taxonomy, self.meaning) or 0, self.taxonomy.background)] += self.counts[
@@ -158,7 +160,7 @@ class _Found:
         return found
 
     def notes(self, folder: Path) -> list[str]:
-        """Say what values mean, and which classes no mask shows."""
+        """Return notes on the meaning of the mask values, and on classes that no mask shows."""
         taxonomy, total = self.taxonomy, self.counts.sum()
         values: dict[int, list[int]] = {}
         allowed = range(taxonomy.background + 1) if self.meaning is None else self.meaning
@@ -166,34 +168,37 @@ class _Found:
             label = meaning_of(value, taxonomy, self.meaning) or 0
             values.setdefault(min(label, taxonomy.background), []).append(value)
         shares = self._by_class() / total
-        told = [
+        meanings = [
             f"{', '.join(map(str, own))} = {name} ({shares[label]:.1%})"
             for label, name in enumerate([*taxonomy.names, "ignored"])
             if (own := values.get(label))
         ]
-        text = f"masks of {folder}, with shares of pixels: {'; '.join(told)}"
+        text = f"masks of {folder}, with shares of pixels: {'; '.join(meanings)}"
         guessed = self.meaning is None and self.plain.any()
         if guessed:
-            text += "; no colours confirm this: if it is wrong, say what the values mean with --mask-map"
+            text += "; no colours confirm these meanings; if a meaning is wrong, give the right ones with --mask-map"
         absent = [name for name, share in zip(taxonomy.names, shares, strict=False) if not share]
         if not absent:
             return [text]
-        more = f"no mask of {folder} shows {', '.join(absent)}; mean scores and the choice of weights ignore it"
+        more = (
+            f"no mask of {folder} shows {', '.join(absent)}; mean scores and the choice of the best weights ignore "
+            "absent classes"
+        )
         if guessed and not self.plain[0] and self.plain[taxonomy.background]:
             counted = mask_map_text(range(1, len(taxonomy) + 1), taxonomy, [0])
-            more += f"; if the masks count classes from 1, give --mask-map {counted}"
+            more += f"; if the masks number the classes from 1, give --mask-map {counted}"
         return [text, more]
 
 
 def _spare(images: Sequence[MaskedImage]) -> list[str]:
-    """Name the masks that have no image."""
+    """Return a note that names the masks without an image, or nothing if every mask has an image."""
     folder, used = images[0].mask.parent, {source.mask for source in images}
     spare = [path.name for path in by_stem(folder).values() if path not in used]
     return [f"{folder}: {len(spare)} masks have no image and are not used: {first_of(spare)}"] if spare else []
 
 
 def _copies(images: Sequence[MaskedImage], pixels: Sequence[str]) -> list[str]:
-    """Name the images that are copies of others."""
+    """Return a note that names the images that are copies of others, or nothing if there are no copies."""
     first: dict[str, str] = {}
     named = [
         (source.image.name, first.setdefault(same, source.image.name))
@@ -203,29 +208,29 @@ def _copies(images: Sequence[MaskedImage], pixels: Sequence[str]) -> list[str]:
     if not copies:
         return []
     return [
-        f"{images[0].image.parent}: {len(copies)} of {len(images)} images have the pixels of another one: "
-        f"{first_of(copies)}; each counts, so intervals are too narrow: remove copies"
+        f"{images[0].image.parent}: {len(copies)} of {len(images)} images have the same pixels as another image: "
+        f"{first_of(copies)}; copies make the intervals too narrow, so remove them"
     ]
 
 
 def among_patches(images: Sequence[MaskedImage], patches: Sequence[PatchRef], reporter: Reporter) -> None:
-    """Report images that are among the real patches of a training, byte for byte."""
+    """Report images whose files are equal to real patches that train the network."""
     trained = {patch.sha256 for patch in patches}
     found = [source.image.name for source in images if picture_digest(source.image, source.most) in trained]
     if found:
         reporter.note(
             f"note: {images[0].image.parent}: {len(found)} of {len(images)} images are among the real patches that "
-            f"train the network: {first_of(found)}; its scores on them are too high"
+            f"train the network: {first_of(found)}; the network's scores on these images are too high"
         )
 
 
 def check_disjoint(folders: Mapping[str, CheckedImages]) -> None:
-    """Refuse an image that is in two of the folders; copies of its pixels count too.
+    """Refuse an image that occurs in two folders, also as a copy with the same pixels.
 
     Raises
     ------
     ConfigError
-        The message names the image and both of the `folders` that have it.
+        Two folders share an image; the message names the image and both keys of `folders`.
     """
     seen: dict[str, tuple[str, Path]] = {}
     for option, checked in folders.items():
@@ -233,4 +238,6 @@ def check_disjoint(folders: Mapping[str, CheckedImages]) -> None:
             before, path = seen.setdefault(pixels, (option, image.image))
             if before != option:
                 same = "" if path.resolve() == image.image.resolve() else f", as {path}"
-                raise ConfigError(f"{option}: {image.image} is in {before} too{same}; name folders of other images")
+                raise ConfigError(
+                    f"{option}: {image.image} is also in {before}{same}; give folders that share no images"
+                )

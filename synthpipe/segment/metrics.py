@@ -1,8 +1,8 @@
-"""What a segmentation is measured by: scores of the pixel confusion matrix and of contours, and their intervals.
+"""Measure a segmentation: scores of pixels and of contours, with confidence intervals.
 
-Images are reduced to counts, counts are summed, and scores made of the sums (method section 4). The background index is
-never counted. A class without a true pixel is *absent*: its IoU, Dice, recall and boundary F are NaN and no mean has it
-in, where the published scripts count a zero (method section 5).
+Each image gives counts; the counts of all images are summed, and the scores are computed from the sums (method
+section 4). Pixels of background are never counted. A class without true pixels is *absent*: its IoU, Dice, recall and
+boundary F are NaN, and means leave it out. The published scripts count a zero instead (method section 5).
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ from synthpipe.core.records import Mask
 
 Counts = NDArray[np.int64]
 _Floats = NDArray[np.float64]
-_PIXELS = 2**20  # that are counted at once
-_TOLERANCE = 0.0075  # of the image's diagonal: Csurka et al.
+_PIXELS = 2**20  # pixels counted at once
+_TOLERANCE = 0.0075  # share of the image's diagonal (Csurka et al.)
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentationMetrics:
-    """The scores of a confusion matrix, all in 0-1.
+    """The scores of a confusion matrix, from 0 to 1.
 
     Attributes
     ----------
     iou, dice : tuple of float
-        TP / (TP + FP + FN) and 2 TP / (2 TP + FP + FN) a class, in index order; NaN for an absent class.
-    precision, recall : tuple of float
-        TP / (TP + FP), NaN where no pixel was predicted as the class; TP / (TP + FN), NaN for an absent class.
+        TP / (TP + FP + FN) and 2 TP / (2 TP + FP + FN) of each class; NaN for an absent class.
+    precision : tuple of float
+        TP / (TP + FP) of each class; NaN if no pixel was predicted as the class.
+    recall : tuple of float
+        TP / (TP + FN) of each class; NaN for an absent class.
     frequency : tuple of float
-        The class's share of the counted true pixels.
+        Share of each class among the counted true pixels.
     miou, mean_dice : float
         Means over the classes that are not absent.
     fwiou : float
-        Mean of the IoU weighted by `frequency`.
+        Mean IoU, weighted by `frequency`.
     pixel_accuracy : float
-        Share of the counted pixels that are right.
+        Share of the counted pixels with the right class.
     """
 
     iou: tuple[float, ...]
@@ -54,7 +56,7 @@ class SegmentationMetrics:
 
 @dataclass(frozen=True, slots=True)
 class BoundaryScores:
-    """The boundary F-score a class, in index order, and its mean; NaN, and left out, where no true contour is."""
+    """The boundary F-score of each class (NaN without a true contour), and the mean over all other classes."""
 
     f: tuple[float, ...]
     mean_f: float
@@ -62,7 +64,7 @@ class BoundaryScores:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A confidence interval; NaN where no replicate had the score."""
+    """A confidence interval; both ends are NaN if the score is NaN in all bootstrap samples."""
 
     low: float
     high: float
@@ -70,9 +72,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class MetricIntervals:
-    """Confidence intervals of the scores called so in `SegmentationMetrics` and `BoundaryScores`.
+    """Confidence intervals of scores in `SegmentationMetrics` and `BoundaryScores`.
 
-    `boundary_f` and `mean_boundary_f` are None where no contours were given.
+    `boundary_f` and `mean_boundary_f` are None if `bootstrap` got no boundary counts.
     """
 
     iou: tuple[Interval, ...]
@@ -85,24 +87,24 @@ class MetricIntervals:
 
 
 def confusion_matrix(truth: Mask, prediction: Mask, classes: int) -> Counts:
-    """Return (C, C) int64: pixels by true class (rows) and predicted class (columns).
+    """Return (C, C) int64: the number of pixels by true class (rows) and predicted class (columns).
 
     Parameters
     ----------
     truth : (H, W) uint8
-        Class indices; pixels of `classes` and more, background or lost, are not counted.
+        Class indices. Pixels with values of `classes` and above (background or lost) are not counted.
     prediction : (H, W) uint8
-        Class indices, whatever where `truth` is not counted.
+        Class indices; pixels that are not counted may have any value.
     classes : int
         C, the number of classes, at most 255.
 
     Raises
     ------
     ValueError
-        The masks' shapes differ, they are not uint8, or a counted pixel was predicted as no class.
+        The masks differ in shape or are not uint8, or the prediction of a counted pixel is not a class.
     """
     _check(truth, prediction)
-    # every pair of bytes is counted: that costs less than to pick the pixels first
+    # count every pair of bytes, because this is faster than selecting pixels first
     counted = np.zeros(1 << 16, np.intp)
     true, predicted = truth.ravel(), prediction.ravel()
     for start in range(0, truth.size, _PIXELS):
@@ -113,14 +115,14 @@ def confusion_matrix(truth: Mask, prediction: Mask, classes: int) -> Counts:
     counted = counted.reshape(256, 256)[:classes]
     if strange := np.flatnonzero(counted[:, classes:].any(0)).tolist():
         raise ValueError(
-            f"prediction has {strange[0] + classes} where truth has a class, expected 0 to {classes - 1}; "
-            "predict a class for every pixel, and ignore pixels in truth only"
+            f"prediction has value {strange[0] + classes} at pixels whose truth is a class, expected 0 to "
+            f"{classes - 1}; predict a class for every pixel, and mark ignored pixels only in truth"
         )
     return counted[:, :classes].astype(np.int64)
 
 
 def measure(confusion: Counts) -> SegmentationMetrics:
-    """Return the scores of a confusion matrix (C, C), true classes in rows: an image's, or a sum of several."""
+    """Compute scores from a (C, C) confusion matrix with true classes in rows, of one image or summed over images."""
     scores = _scores(np.asarray(confusion, np.float64))
     return SegmentationMetrics(
         iou=tuple(scores["iou"].tolist()),
@@ -136,26 +138,26 @@ def measure(confusion: Counts) -> SegmentationMetrics:
 
 
 def boundary_counts(truth: Mask, prediction: Mask, classes: int, tolerance: int | None = None) -> Counts:
-    """Return (C, 4) int64: matched predicted, predicted, matched true and true contour pixels of an image.
+    """Count the contour pixels of each class, and those that match the other mask's contour.
 
-    A pixel is on the contour of its class where one of its four neighbours has another class, and matched where the
-    other mask's contour of the class is within the tolerance. The image's border makes no contour. Pixels that are not
-    counted in `truth` neither have nor make one, in both masks: around glass there is nothing to predict.
+    The result is (C, 4) int64: matched predicted, all predicted, matched true and all true pixels. A pixel is on the
+    contour of its class if one of its four neighbours has another class. A contour pixel matches if the other mask has
+    a contour pixel of the same class within the tolerance. The image's border is not a contour. Pixels that are not
+    counted in `truth`, such as glass, are neither contour pixels nor neighbours, in both masks.
 
     Parameters
     ----------
     truth, prediction : (H, W) uint8
-        As for `confusion_matrix`.
+        Class indices; see `confusion_matrix`.
     classes : int
         C, the number of classes.
     tolerance : int, optional
-        Greatest distance of a match, Euclidean, in pixels; by default 0.75 % of the image's diagonal, rounded, but 1 at
-        least.
+        Largest Euclidean distance of a match in pixels; by default 0.75 % of the image's diagonal, rounded, at least 1.
 
     Raises
     ------
     ValueError
-        The masks' shapes differ, or they are not uint8.
+        The masks differ in shape, or are not uint8.
 
     References
     ----------
@@ -180,10 +182,11 @@ def boundary_counts(truth: Mask, prediction: Mask, classes: int, tolerance: int 
 
 
 def measure_boundaries(counts: Counts) -> BoundaryScores:
-    """Return the boundary F-scores of `boundary_counts` (C, 4): an image's, or a sum of several.
+    """Compute boundary F-scores from the (C, 4) boundary counts of one image, or from the sum of several.
 
-    F = 2 P R / (P + R), P the matched share of the predicted contour and R of the true one; 0 where the class was not
-    predicted. In a sum long contours weigh more than in Csurka's mean over images.
+    F = 2 P R / (P + R), where P is the matched share of the predicted contour and R is the matched share of the true
+    contour. F is 0 if the class is not predicted. Csurka et al. average the scores of images; a sum of counts gives
+    more weight to images with long contours.
     """
     f, mean_f = _boundary_scores(np.asarray(counts, np.float64))
     return BoundaryScores(tuple(f.tolist()), float(mean_f))
@@ -192,41 +195,46 @@ def measure_boundaries(counts: Counts) -> BoundaryScores:
 def bootstrap(
     confusions: Counts, boundaries: Counts | None = None, *, seed: int, replicates: int = 1000, level: float = 0.95
 ) -> MetricIntervals:
-    """Return percentile confidence intervals, images drawn anew with replacement (Efron 1979).
+    """Compute percentile confidence intervals of scores with a bootstrap over images (Efron 1979).
 
-    They tell how much other images of the same kind would change the scores. Images of one slide are not independent:
-    sum them first, so that slides are drawn. Of a single image every replicate is the same, and the intervals are the
-    scores themselves: they tell nothing. A replicate in which a class is absent leaves it out.
+    The intervals show how much the scores would change for other images of the same kind. Images of one slide are not
+    independent, so sum the counts of each slide first. With a single image, both ends of an interval equal the score. A
+    bootstrap sample without a class does not count for the interval of this class.
 
     Parameters
     ----------
     confusions : (N, C, C) int64
-        A confusion matrix an image.
+        Confusion matrix of each image.
     boundaries : (N, C, 4) int64, optional
         `boundary_counts` of the same images.
     seed : int
-        Of the drawing: the same one gives the same intervals.
+        Seed of the random draws; equal seeds give equal intervals.
     replicates : int
-        How often N images are drawn.
+        Number of bootstrap samples; each has N images drawn with replacement.
     level : float
-        Share of the replicates inside the interval, above 0 and below 1.
+        Share of the bootstrap samples inside the interval, above 0 and below 1.
 
     Raises
     ------
     ValueError
-        There are no images, or not as many contours as matrices; `replicates` or `level` is out of range.
+        There are no images, `boundaries` has another number of images, or `replicates` or `level` is out of range.
     """
     images = len(confusions)
     if not images or (boundaries is not None and len(boundaries) != images):
         contours = "" if boundaries is None else f" and contours of {len(boundaries)}"
-        raise ValueError(f"confusion matrices of {images} images{contours}; expected the same images, one at least")
+        raise ValueError(
+            f"got confusion matrices of {images} images{contours}; expected the same images, and at least 1"
+        )
     if replicates < 1 or not 0 < level < 1:
-        raise ValueError(f"replicates is {replicates} and level {level}; expected 1 or more, and between 0 and 1")
+        raise ValueError(
+            f"replicates is {replicates} and level is {level}; expected replicates of 1 or more, and a level between "
+            "0 and 1"
+        )
     rng = np.random.Generator(np.random.Philox(seed))
     draws = rng.multinomial(images, np.full(images, 1 / images), replicates).astype(np.float64)
 
     def drawn(counts: Counts) -> _Floats:
-        # float64 holds these sums exactly, so the matrix product's order has no say
+        # float64 holds these sums exactly, so the order of the additions does not matter
         summed: _Floats = draws @ np.asarray(counts, np.float64).reshape(images, -1)
         return summed.reshape(replicates, *counts.shape[1:])
 
@@ -244,7 +252,7 @@ def bootstrap(
 
 
 def _scores(confusion: _Floats) -> dict[str, _Floats]:
-    """Return the fields of `SegmentationMetrics` of matrices (..., C, C): arrays (..., C) or (...)."""
+    """Compute the fields of `SegmentationMetrics` for (..., C, C) matrices, as arrays (..., C) or (...)."""
     right = np.diagonal(confusion, axis1=-2, axis2=-1)
     true, predicted, total = confusion.sum(-1), confusion.sum(-2), confusion.sum((-2, -1))
     present = true > 0
@@ -265,22 +273,22 @@ def _scores(confusion: _Floats) -> dict[str, _Floats]:
 
 
 def _boundary_scores(counts: _Floats) -> tuple[_Floats, _Floats]:
-    """Return F (..., C) and its mean (...) of counts (..., C, 4)."""
+    """Compute boundary F-scores (..., C) and their means (...) from boundary counts (..., C, 4)."""
     matched_predicted, predicted, matched_true, true = np.moveaxis(counts, -1, 0)
-    # without a predicted contour nothing is matched: recall is 0, and F whatever precision is said to be
+    # without a predicted contour nothing is matched: recall and F are 0 for any value of the precision
     precision, recall = matched_predicted / np.maximum(predicted, 1), _divide(matched_true, true)
     f = np.where(true > 0, 2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1), np.nan)
     return f, _mean(f)
 
 
 def _divide(numerator: _Floats, denominator: _Floats) -> _Floats:
-    """Return the quotient, NaN where the denominator is 0."""
+    """Divide, with NaN where the denominator is 0."""
     some = denominator > 0
     return np.where(some, numerator / np.where(some, denominator, 1), np.nan)
 
 
 def _mean(values: _Floats) -> _Floats:
-    """Return the mean over the last axis, NaN left out: NaN where nothing remains, and no warning."""
+    """Return the mean over the last axis without NaN; NaN if all values are NaN."""
     some = ~np.isnan(values)
     return _divide(np.where(some, values, 0).sum(-1), some.sum(-1).astype(np.float64))
 
@@ -294,7 +302,7 @@ def _interval(values: _Floats, level: float) -> Interval:
 
 
 def _contours(mask: Mask, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return (H, W) bool: counted pixels with a counted neighbour, of four, that has another value."""
+    """Return (H, W) bool: True at counted pixels if one of the four neighbours is counted and has another value."""
     contours = np.zeros(mask.shape, np.bool_)
     below = (mask[1:] != mask[:-1]) & counted[1:] & counted[:-1]
     beside = (mask[:, 1:] != mask[:, :-1]) & counted[:, 1:] & counted[:, :-1]
@@ -306,7 +314,7 @@ def _contours(mask: Mask, counted: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _matched(contour: NDArray[np.bool_], other: NDArray[np.bool_], tolerance: int) -> int:
-    """Return how many pixels of a contour have one of the other within the tolerance."""
+    """Return the number of pixels of a contour that have a pixel of the other contour within the tolerance."""
     if not contour.any() or not other.any():
         return 0
     distance = cv2.distanceTransform((~other).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -315,6 +323,6 @@ def _matched(contour: NDArray[np.bool_], other: NDArray[np.bool_], tolerance: in
 
 def _check(truth: Mask, prediction: Mask) -> None:
     if truth.shape != prediction.shape:
-        raise ValueError(f"truth is {truth.shape} and prediction {prediction.shape}; expected one shape (H, W)")
+        raise ValueError(f"truth is {truth.shape} and prediction {prediction.shape}; expected equal shapes (H, W)")
     if truth.dtype != np.uint8 or prediction.dtype != np.uint8:
         raise ValueError(f"truth is {truth.dtype} and prediction {prediction.dtype}; expected uint8 masks")

@@ -1,4 +1,4 @@
-"""The segmentation network (method section 4): decoder and encoder of segmentation-models-pytorch, and a CAM head."""
+"""The segmentation network (method section 4): encoder and decoder of segmentation-models-pytorch, and a CAM head."""
 
 from __future__ import annotations
 
@@ -30,18 +30,20 @@ from synthpipe.pretrained.weights import (
 from synthpipe.segment.settings import NetworkSection
 
 LARGEST_CANVAS = 4096
-"""Pixels of the longest side of images that networks are trained on and applied to as a whole."""
+"""Largest side in pixels of an image that a network takes without sliding windows."""
 
-_MULTIPLE = 32  # encoders halve a size five times
-_TIMM = "tu-"  # names of timm's encoders begin with it
-_HEADS = ("_fc", "classifier", "fc", "head", "last_linear", "linear")  # of the networks whose encoders are not timm's
+_MULTIPLE = 32  # encoders halve the height and the width five times
+_TIMM = "tu-"  # prefix of the names of timm's encoders
+# names of the classification layers in networks whose encoders are not timm's
+_HEADS = ("_fc", "classifier", "fc", "head", "last_linear", "linear")
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch.
+    """The network's outputs for a batch of images.
 
-    ``masks`` (B, C, H, W): logits of every pixel's class. ``cam`` (B, C, h, w): the class activation map, logits at the
-    encoder's last, coarse resolution. ``labels`` (B, C): the CAM's mean, logits of the image's labels.
+    ``masks`` (B, C, H, W) has class logits for each pixel. ``cam`` (B, C, h, w) is the class activation map, as logits
+    at the coarse resolution of the encoder's last feature. ``labels`` (B, C) is the mean of the CAM over pixels, as
+    logits of the image's labels.
     """
 
     masks: Tensor
@@ -50,24 +52,24 @@ class Outputs(NamedTuple):
 
 
 class SegmentationNetwork(nn.Module):
-    """Decoder and encoder with a CAM head: a 1 x 1 convolution, after dropout, on the encoder's last feature.
+    """A segmentation network with a CAM head: dropout and a 1 x 1 convolution on the encoder's last feature.
 
-    It takes images as they are stored, and of any size: they are normalised here, and reflected at the right and the
-    bottom up to a size that the encoder can halve.
+    The network takes RGB images of any size with values from 0 to 255. It normalises them, and pads them at the right
+    and the bottom with reflected pixels up to a multiple of 32.
 
     Parameters
     ----------
     settings : NetworkSection
-        Which network.
+        Architecture, encoder, dropout and normalisation.
     classes : int
-        Tissue classes; background is none.
+        Number of tissue classes, without background.
     weights : str or Weights, optional
-        What the encoder starts from: a name, or those of a file; None for random weights.
+        Initial weights of the encoder: a name, or the content of a file; None for random weights.
 
     Raises
     ------
     ConfigError
-        There is no such network, or no such weights for it.
+        The network does not exist, or does not have these weights.
     """
 
     mean: Tensor
@@ -84,17 +86,17 @@ class SegmentationNetwork(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Outputs:
-        """Return `Outputs` of (B, 3, H, W) RGB images with values from 0 to 255, uint8 or float."""
+        """Run the network on (B, 3, H, W) RGB images with values from 0 to 255, uint8 or float."""
         height, width = images.shape[-2:]
         normalised = (images.float() - self.mean) / self.std
         features = self.segmentation.encoder(reflect(normalised))
-        decoded = features if isinstance(features, tuple) else (features,)  # DPT's come with prefix tokens
+        decoded = features if isinstance(features, tuple) else (features,)  # DPT encoders also return prefix tokens
         masks = self.segmentation.segmentation_head(self.segmentation.decoder(*decoded))
         cam = self.cam(decoded[0][-1])
         return Outputs(masks[..., :height, :width], cam, cam.mean((-2, -1)))
 
     def segment(self, images: Tensor, by_cam: bool = False) -> Tensor:
-        """Return only the (B, C, H, W) logits of pixels: the decoder's, or the CAM's brought to the images' size."""
+        """Return (B, C, H, W) pixel logits: the decoder's or, if `by_cam`, the CAM enlarged to the images' size."""
         outputs: Outputs = self(images)
         if not by_cam:
             return outputs.masks
@@ -104,19 +106,19 @@ class SegmentationNetwork(nn.Module):
 
 
 def outline(settings: NetworkSection, classes: int) -> SegmentationNetwork:
-    """Return a network whose tensors have types and shapes, and no values: it takes no memory.
+    """Return the network on the meta device: its tensors have types and shapes but no values, and take no memory.
 
     Raises
     ------
     ConfigError
-        There is no such network.
+        The network does not exist.
     """
     with torch.device("meta"), _Rates():
         return SegmentationNetwork(settings, classes)
 
 
 class _Rates(TorchFunctionMode):
-    """Lets networks read what ``linspace`` gives also where tensors have no values: their layers' rates of dropout."""
+    """Compute ``torch.linspace`` on the CPU, because networks read their dropout rates from its result."""
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: dict[str, Any] | None = None
@@ -128,7 +130,7 @@ class _Rates(TorchFunctionMode):
 
 
 def check_canvas(size: tuple[int, int]) -> None:
-    """Refuse images that are too large to be looked at as a whole.
+    """Refuse a canvas that is too large for a network.
 
     Raises
     ------
@@ -137,19 +139,20 @@ def check_canvas(size: tuple[int, int]) -> None:
     """
     if max(size) > LARGEST_CANVAS:
         raise ConfigError(
-            f"canvas is {size[0]} x {size[1]} pixels, expected at most {LARGEST_CANVAS} a side; make smaller composites"
+            f"canvas is {size[0]} x {size[1]} pixels, expected sides of at most {LARGEST_CANVAS}; make smaller "
+            "composites"
         )
 
 
 def with_own_normalisation(settings: NetworkSection) -> NetworkSection:
-    """Return the settings with the mean and std that a timm encoder expects, if it starts from a file's weights.
+    """Return the settings with the mean and std that a timm encoder expects, if its weights come from a file.
 
-    Other encoders, and those that start from named weights, keep the mean and std of the settings.
+    Other encoders, and encoders with named weights, keep the mean and std of `settings`.
 
     Raises
     ------
     ConfigError
-        There is no such network.
+        The network does not exist.
     """
     if not settings.weights_file or not settings.encoder.startswith(_TIMM):
         return settings
@@ -159,12 +162,12 @@ def with_own_normalisation(settings: NetworkSection) -> NetworkSection:
 
 
 def read_file(settings: NetworkSection) -> Weights | None:
-    """Read the file of weights that the settings name, if they name one.
+    """Read the weights file of the settings; return None if the settings name no file.
 
     Raises
     ------
     ConfigError
-        It cannot be used.
+        The file cannot be used.
     """
     return read_weights("network.weights", settings.weights_file) if settings.weights_file else None
 
@@ -172,21 +175,28 @@ def read_file(settings: NetworkSection) -> Weights | None:
 def pretrained_network(
     settings: NetworkSection, classes: int, weights: Weights | None = None
 ) -> tuple[SegmentationNetwork, str | None]:
-    """Return a network that starts from the weights that `settings` name; if these are not available, also say why.
+    """Make a network with the initial weights of `settings`, or with random weights and the reason for them.
 
     Parameters
     ----------
     settings : NetworkSection
-        Which network.
+        Architecture, encoder and weights.
     classes : int
-        Tissue classes.
+        Number of tissue classes.
     weights : Weights, optional
-        Those of the file that `settings` name, if any; None to read them here.
+        Content of the weights file of `settings`; by default, the file is read here.
+
+    Returns
+    -------
+    network : SegmentationNetwork
+        The network.
+    reason : str or None
+        Message if named weights are not available and the encoder starts at random; None otherwise.
 
     Raises
     ------
     ConfigError
-        There is no such network, no such weights for it, or the file's weights do not fit.
+        The network does not exist, does not have these weights, or the weights of the file do not fit.
     """
     weights = weights or read_file(settings)
     if settings.weights is None or weights:
@@ -195,12 +205,12 @@ def pretrained_network(
     try:
         _check_hub(settings.encoder, settings.weights)
         return SegmentationNetwork(settings, classes, settings.weights), None
-    except Exception as error:  # hubs and their clients fail in ways of their own; a wrong network fails again below
+    except Exception as error:  # clients of hubs raise many kinds of errors; a wrong network fails again below
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         why = (
-            f"the {settings.weights} weights of {settings.encoder} are not available, so the encoder starts at random "
-            "and needs more epochs; load them once with network access, or set network.weights to a file of them or "
-            f"to null ({reason})"
+            f"the {settings.weights} weights of {settings.encoder} are not available ({reason}), so the encoder starts "
+            "with random weights and needs more epochs; load the weights once with network access, or set "
+            "network.weights to a file of weights or to null"
         )
         return SegmentationNetwork(settings, classes), why
 
@@ -218,7 +228,7 @@ def _create(settings: NetworkSection, classes: int, weights: str | Weights | Non
     named: str | bool | None = weights if isinstance(weights, str) else None
     options: dict[str, Any] = {}
     if isinstance(weights, Weights) and settings.encoder.startswith(_TIMM):
-        # timm makes the whole network, and the encoder out of it
+        # timm makes the whole network first, and then takes the encoder from it
         whole = timm_outline(settings.encoder.removeprefix(_TIMM))
         fitting = weights.fit(whole.state_dict(), heads(whole), f"{settings.encoder} of timm {timm.__version__}")
         named, options = True, {"pretrained_cfg_overlay": {"state_dict": fitting}}
@@ -228,16 +238,16 @@ def _create(settings: NetworkSection, classes: int, weights: str | Weights | Non
             module: nn.Module = smp.create_model(
                 settings.architecture, settings.encoder, encoder_weights=named, classes=classes, **options
             )
-    except Exception as error:  # each network has its own way to fail
+    except Exception as error:  # networks raise many kinds of errors
         if isinstance(weights, str):
             raise
         raise ConfigError(
-            f"network: {settings.architecture} with {settings.encoder} cannot be made by segmentation-models-pytorch "
-            f"{smp.__version__}: {' '.join(str(error).split())}; choose another"
+            f"network: segmentation-models-pytorch {smp.__version__} cannot make {settings.architecture} with "
+            f"{settings.encoder}: {' '.join(str(error).split())}; choose another architecture or encoder"
         ) from error
     encoder: Any = module.encoder
     if options:
-        encoder.model.pretrained_cfg.pop("state_dict")  # it would be held for as long as the network
+        encoder.model.pretrained_cfg.pop("state_dict")  # otherwise the weights stay in memory twice
     elif isinstance(weights, Weights):
         body = {name: each for name, each in weights.tensors.items() if name.partition(".")[0] not in _HEADS}
         package = f"{settings.encoder} of segmentation-models-pytorch {smp.__version__}"
@@ -252,11 +262,11 @@ def _check_names(settings: NetworkSection) -> None:
         names = [architecture.__name__ for architecture in architectures.values()]
         raise ConfigError(_unknown("architecture", settings.architecture, names))
     if settings.encoder.startswith(_TIMM):
-        # timm also takes names of hubs, addresses and folders, from which it would load what it finds there
+        # timm also accepts hub names, URLs and folders, and would load files from there
         name = settings.encoder.removeprefix(_TIMM)
         if not timm.is_model(name) or not re.fullmatch(r"[\w.-]+", name):
             close = [f"{_TIMM}{each}" for each in difflib.get_close_matches(name[:100], timm.list_models(), 3)]
-            hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists what it has"
+            hint = f"did you mean {' or '.join(close)}?" if close else "`timm.list_models()` lists its models"
             raise ConfigError(
                 f"network.encoder: timm {timm.__version__} has no {printable(settings.encoder)[:100]!r}; {hint}"
             )
@@ -272,12 +282,12 @@ def _check_names(settings: NetworkSection) -> None:
 def _unknown(key: str, name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name[:100], known, 3)
     some = ", ".join(known[:12]) + (" ..." if len(known) > 12 else "")
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {some}"
+    hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {some}"
     return f"network.{key}: segmentation-models-pytorch {smp.__version__} has no {printable(name)[:100]!r}; {hint}"
 
 
 def reflect(images: Tensor) -> Tensor:
-    """Reflect images at the right and the bottom, up to a size that the encoder can halve."""
+    """Pad images at the right and the bottom with reflected pixels, up to the next multiple of 32."""
     for axis in (-1, -2):
         while missing := -images.shape[axis] % _MULTIPLE:
             step = min(missing, images.shape[axis] - 1)

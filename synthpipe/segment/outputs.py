@@ -1,4 +1,4 @@
-"""The folders that the segmentation stage writes: what each is known by, and what synthpipe writes there."""
+"""Output folders of the segmentation stage: the files that mark each kind of folder, and the files written to it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Pictures of a segmentation for people: masks over images, errors, confusion matrices, training curves.
+"""Draw segmentations: masks over images, errors, confusion matrices and training curves.
 
-Classes have the taxonomy's colours. Whatever else has a colour keeps to palettes that colour-blind people can tell
-apart: one hue from light to dark for shares, and Okabe and Ito's eight, with line styles, for curves.
+Classes have the taxonomy's colours. All other colours come from palettes that colour-blind people can distinguish: a
+single hue from light to dark for shares, and the eight colours of Okabe and Ito, with line styles, for curves.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from synthpipe.files.writing import write_atomically
 from synthpipe.segment.metrics import Counts
 
 Series = tuple[ArrayLike, ArrayLike]
-"""Steps or epochs, and a value at each; a value may be NaN."""
+"""Steps or epochs, and their values; values may be NaN."""
 
 _DPI = 150
-_WIDTH = 13.0  # inches: of a panel's pictures together
+_WIDTH = 13.0  # inches: width of all pictures of a panel together
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _LINES = ("-", "--", ":", "-.")
-_SMOOTHED = 200  # a series of more values is shown with its moving average
+_SMOOTHED = 200  # longer series are drawn with a moving average
 
 
 def errors(image: Image, truth: Mask, prediction: Mask, taxonomy: Taxonomy) -> Image:
-    """Return a picture in which only what is wrong has a colour: that of the class predicted there.
+    """Draw wrong pixels in the colour of their predicted class; other pixels show the image in pale grey.
 
-    Right pixels are the image in pale grey, so that the tissue can still be seen, and ignored ones are hatched. Which
-    class it should have been, the true mask beside it tells.
+    Ignored pixels are hatched.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
         RGB.
     truth, prediction : (H, W) uint8
-        Class indices; pixels whose truth is no class are ignored. Others that were predicted as no class are black.
+        Class indices. Pixels whose true value is not a class are ignored; wrong pixels without a predicted class are
+        black.
     taxonomy : Taxonomy
         Classes and their colours.
 
@@ -82,20 +82,20 @@ def errors(image: Image, truth: Mask, prediction: Mask, taxonomy: Taxonomy) -> I
 
 
 def panel(image: Image, truth: Mask | None, prediction: Mask, taxonomy: Taxonomy, title: str) -> Figure:
-    """Return image, truth, prediction and errors beside each other, with a legend; wide images go below each other.
+    """Draw image, truth, prediction and errors side by side, with a legend; wide images are stacked instead.
 
     Parameters
     ----------
     image : (H, W, 3) uint8
-        RGB, of any size: it is shrunk to what is shown.
+        RGB, of any size; large images are shrunk.
     truth : (H, W) uint8, or None
-        Without it there are two pictures: image and prediction.
+        True class indices; if None, the figure shows only image and prediction.
     prediction : (H, W) uint8
         Class indices.
     taxonomy : Taxonomy
         Classes and their colours.
     title : str
-        Such as the image's name.
+        Title of the figure, for example the image's name.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def panel(image: Image, truth: Mask | None, prediction: Mask, taxonomy: Taxonomy
     if truth is not None:
         handles.append(Patch(facecolor="white", edgecolor="0.6", hatch="////"))
         names.append("ignored")
-    # a letter takes about 0.09 inches, and what is beside a name 0.6
+    # a letter takes about 0.09 inches; the colour box and the gaps of a name take about 0.6
     in_a_row = min(len(names), max(1, int(cell * columns / (0.09 * sum(map(len, names)) / len(names) + 0.6))))
     below = 0.25 * -(-len(names) // in_a_row)
     cell_height = min(max(cell * height / width, 0.5), 12)
@@ -141,29 +141,29 @@ def panel(image: Image, truth: Mask | None, prediction: Mask, taxonomy: Taxonomy
 
 
 def confusion_figure(confusion: Counts, taxonomy: Taxonomy) -> Figure:
-    """Return the confusion matrix as a heat map: how the pixels of each true class were predicted.
+    """Draw a confusion matrix as a heat map, with the share of each true class's pixels.
 
     Parameters
     ----------
     confusion : (C, C) int64
-        Pixels by true class (rows) and predicted class (columns).
+        Number of pixels by true class (rows) and predicted class (columns).
     taxonomy : Taxonomy
         The C classes.
 
     Raises
     ------
     ValueError
-        The matrix is not of the taxonomy's classes.
+        The matrix has another number of classes than the taxonomy.
     """
     classes = len(taxonomy)
     if confusion.shape != (classes, classes):
-        raise ValueError(f"confusion is {confusion.shape}, expected {(classes, classes)}: a row and column a class")
+        raise ValueError(f"confusion has shape {confusion.shape}, expected {(classes, classes)} for {classes} classes")
     totals = confusion.sum(1, keepdims=True)
     shares = np.where(totals > 0, confusion / np.maximum(totals, 1), np.nan)
     size = max(4.0, 1.1 * classes + 2)
     figure = Figure((size + 1.2, size), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_facecolor("0.9")  # shows where a class is absent
+    axes.set_facecolor("0.9")  # the colour of absent classes
     drawn = axes.imshow(np.ma.masked_invalid(shares), cmap="Blues", vmin=0, vmax=1)
     for (row, column), share in np.ndenumerate(shares):
         text = "absent" if np.isnan(share) else f"{share:.1%}\n{_number(int(confusion[row, column]))}"
@@ -178,13 +178,13 @@ def confusion_figure(confusion: Counts, taxonomy: Taxonomy) -> Figure:
 
 
 def curves_figure(losses: Mapping[str, Series], metrics: Mapping[str, Series]) -> Figure:
-    """Return training curves: losses on the left, validation metrics on the right.
+    """Draw training curves: losses on the left, validation metrics on the right.
 
     Parameters
     ----------
     losses, metrics : mapping of str to (steps, values)
-        Series by name. One of more than 200 values is drawn faint, with its moving average over a fiftieth of them.
-        A metric's best value is marked.
+        Series by name. A series of more than 200 values is drawn faint, with a moving average over 2 % of the values.
+        The best value of each metric is marked.
     """
     figure = Figure((12, 4.5), layout="constrained")
     for number, (label, series) in enumerate((("loss", losses), ("validation metric", metrics))):
@@ -207,7 +207,7 @@ def curves_figure(losses: Mapping[str, Series], metrics: Mapping[str, Series]) -
 
 
 def save(picture: Figure | Image, path: Path) -> None:
-    """Write a figure, or an RGB picture (H, W, 3) uint8, as PNG; equal pictures give equal bytes.
+    """Write a figure or an (H, W, 3) uint8 RGB picture to a PNG file; equal pictures give equal bytes.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def save(picture: Figure | Image, path: Path) -> None:
 def _curve(
     axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], color: str, line: str, mark: bool
 ) -> Line2D:
-    """Draw one series, and return the line that stands for it in the legend."""
+    """Draw one series, and return its line for the legend."""
     if len(values) > _SMOOTHED:
         axes.plot(steps, values, color=color, alpha=0.2, linewidth=0.6)
         window = len(values) // 50
@@ -234,7 +234,7 @@ def _curve(
             np.convolve(part, np.ones(window), "same") for part in (np.where(known, values, 0), known.astype(float))
         )
         values = np.where(known, sums / np.maximum(counts, 1), np.nan)
-    marker = "." if len(values) <= 60 else None  # one value is a dot, not an invisible line
+    marker = "." if len(values) <= 60 else None  # a line through a single value is invisible, so draw a dot
     (curve,) = axes.plot(steps, values, line, color=color, linewidth=1.6, marker=marker)
     if mark and np.isfinite(values).any():
         best = int(np.nanargmax(values))
@@ -243,19 +243,19 @@ def _curve(
 
 
 def _literal(legend: Legend) -> None:
-    """Show names as they are, dollar signs and all."""
+    """Show the names in a legend literally: a dollar sign does not start a formula."""
     for text in legend.get_texts():
         text.set_parse_math(False)
 
 
 def _columns(pictures: int, aspect: float) -> int:
-    """Return how many pictures of an aspect (width / height) go side by side to fill about four by one."""
+    """Return the number of columns for which the figure's width is closest to four times its height."""
     choices = [columns for columns in (4, 2, 1) if columns <= pictures]
     return min(choices, key=lambda columns: abs(np.log(columns * aspect / (pictures / columns) / 4)))
 
 
 def _shrink(picture: NDArray[np.uint8], width: float) -> NDArray[np.uint8]:
-    """Return an image or mask at no more pixels than `width` inches show, so that contours survive."""
+    """Shrink an image or mask to the pixels that `width` inches show, so that contours drawn later stay visible."""
     wanted = int(width * _DPI)
     height, present = picture.shape[:2]
     if present <= wanted:
@@ -271,7 +271,7 @@ def _unit(color: tuple[int, int, int]) -> tuple[float, float, float]:
 
 
 def _number(count: int) -> str:
-    """Write a count in few characters: 12,345 or 12.3 M."""
+    """Format a count in few characters, such as 12,345 or 12.3 M."""
     for unit, name in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= 100 * unit or (count >= unit and unit > 1000):
             return f"{count / unit:.1f} {name}"

@@ -1,4 +1,4 @@
-"""Masks of images for people and other programs, and the record of what predicted them."""
+"""Write predicted masks of images into a folder, with a record of the checkpoint and the settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from synthpipe.segment.evaluation import Predictor
 from synthpipe.segment.outputs import PREDICTION, RECORD
 
 FORMAT_VERSION = 1
-_LARGEST_RECORD = 256 << 20  # bytes
+_LARGEST_RECORD = 256 << 20  # largest size of the record in bytes
 
 
 def write_predictions(
@@ -37,33 +37,34 @@ def write_predictions(
     probabilities: bool,
     most: int = MAX_PIXELS,
 ) -> float:
-    """Predict masks of images, and write them into a folder, with ``predictions.json``; return the share of glass.
+    """Predict masks of images, write the masks and ``predictions.json`` into a folder, and return the share of glass.
 
-    Glass gets the background index. Probabilities are the network's, on glass too. The record names the image,
-    checkpoint, windows and rule of glass of every mask, and keeps its entries for other masks.
+    Glass gets the background index in masks, but keeps the network's probabilities. For each mask,
+    ``predictions.json`` records the image, the checkpoint, the sliding windows and the glass rule. Entries of earlier
+    masks stay in it.
 
     Parameters
     ----------
     predictor : Predictor
         The network.
     images : sequence of Path
-        Images of any size, whose stems differ.
+        Images of any size, with different stems.
     folder : Path
-        New, empty, or one that holds predictions.
+        The output folder: new, empty, or with earlier predictions.
     reporter : Reporter
-        Told of progress.
+        Reports the progress.
     overlays : bool
-        Whether to draw the masks on the images.
+        Whether to write the masks drawn over the images, too.
     probabilities : bool
-        Whether to write (C, H, W) float16 probabilities as NumPy files.
+        Whether to write (C, H, W) float16 probabilities as NumPy files, too.
     most : int
-        Pixels that an image may have.
+        Largest number of pixels of an image.
 
     Raises
     ------
     SynthpipeError
-        Images cannot be read (raised once the others are predicted), or the folder holds something else or cannot be
-        written.
+        An image cannot be read (raised after all other images are predicted), or the folder cannot be written or
+        contains something else.
     """
     folder = resolved(folder)
     with held(folder, PREDICTION), reporter.stage("prediction", len(images)) as advance:
@@ -107,14 +108,14 @@ def write_predictions(
 
 
 def _read(record: Path) -> dict[str, Any]:
-    """Return what a record says of every mask; nothing where there is none."""
+    """Read the entries of a ``predictions.json`` by mask; return an empty dict if the file does not exist."""
     try:
         found = parse_json(read_regular(record, _LARGEST_RECORD))
         if found["format_version"] == FORMAT_VERSION and isinstance(found["masks"], dict):
             return dict(found["masks"])
-        what = f"its format_version is not {FORMAT_VERSION}, or masks is no object"
+        what = f"format_version is not {FORMAT_VERSION}, or masks is not an object"
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         what = str(error)
-    raise StoreError(f"{record}: is no record of predictions: {what}; choose another folder")
+    raise StoreError(f"{record}: is not a record of predictions: {what}; choose another folder")

@@ -1,4 +1,4 @@
-"""Pseudo-masks of real patches: the second stage of training (method section 4)."""
+"""Predict pseudo-masks of real patches, for the second stage of training (method section 4)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from synthpipe.segment.settings import WindowSection
 from synthpipe.segment.sliding_window import window_probabilities
 from synthpipe.segment.sources import RealPatches
 
-_FITTED = 1000  # patches
-_SIDE = 32  # points along the longer side of each
+_FITTED = 1000  # largest number of patches for fitting `Confidence`
+_SIDE = 32  # number of points along the longer side of such a patch
 
 
 def pseudo_label(
@@ -37,37 +37,39 @@ def pseudo_label(
     glass: GlassSection | None = None,
     share: float | None = None,
 ) -> int:
-    """Predict masks of real patches and store them in the form of a curated set; return how many were predicted now.
+    """Predict masks of real patches, store them as a curated set, and return the number of new masks.
 
-    A patch is brought to the canvas, and its probabilities are the mean over the 8 flips and rotations of a square
-    canvas. Classes that its label excludes are suppressed; a patch of one class is filled with it; glass gets the
-    background index, and so do unsure pixels where a `share` is given. A store that was begun with the same arguments
-    is resumed.
+    Patches are resized to the canvas. If the canvas is square, probabilities are averaged over its 8 flips and
+    rotations. Each pixel gets the most probable class of the patch's label, so all pixels of a patch with a single
+    class get this class. Glass gets the background index; with `share`, unsure pixels get it too. A store that was
+    begun with the same arguments is resumed.
 
     Parameters
     ----------
     checkpoint : Path
-        Of the network.
+        Checkpoint of the network.
     patches : tuple of PatchRef
-        Of the catalog; `digest` is the catalog's.
+        The patches.
+    digest : str
+        Digest of the patches' catalog.
     path : Path or UPath
-        The store.
+        The store to write.
     device : torch.device
-        Where the network runs.
+        The device that runs the network.
     batch : int
-        Images a call of the network, flips among them.
+        Number of images per call of the network; flips count.
     reporter : Reporter
-        Told of progress.
+        Reports the progress.
     glass : GlassSection, optional
-        What counts as glass (`Description.ignored_glass`); nothing by default.
+        Settings of glass detection (`Description.ignored_glass`); by default, no pixel counts as glass.
     share : float, optional
-        Of the pixels of each class in patches of several, how many keep it: the surest, after the classes were brought
-        into balance (`fit_confidence`). By default all pixels keep the most probable class.
+        Share of each class's pixels that keep the class, in patches with several classes. The surest pixels keep it,
+        after the classes are balanced (`fit_confidence`). By default, all pixels keep their class.
 
     Raises
     ------
     StaleRunError
-        The store was begun with another checkpoint, or other patches.
+        The store was begun with another checkpoint or with other patches.
     """
     loaded = Checkpoint.load(checkpoint)
     description = replace(loaded.description, glass=glass)
@@ -111,9 +113,10 @@ def fit_to_patches(
     batch: int,
     reporter: Reporter,
 ) -> Confidence | None:
-    """Fit `Confidence` to patches of several classes, at most 1000 evenly spaced ones; None where they show no tissue.
+    """Fit a `Confidence` to patches with several classes; return None if these patches show no tissue.
 
-    `probabilities` takes (N, H, W, 3) images, at most `batch`, and returns (N, C, H, W).
+    Uses at most 1000 patches, evenly spaced. `probabilities` maps (N, H, W, 3) images to (N, C, H, W) probabilities; N
+    is at most `batch`.
     """
     mixed = np.flatnonzero(real.labels.sum(1) > 1)
     chosen = mixed[np.linspace(0, len(mixed) - 1, min(_FITTED, len(mixed))).astype(int)].tolist()
@@ -133,14 +136,14 @@ def fit_to_patches(
 
 
 def restrict_to_labels(probabilities: NDArray[np.float32], labels: NDArray[np.uint8]) -> Mask:
-    """Return the (N, H, W) most probable class of each pixel, among those of the image's label.
+    """Return (N, H, W) masks: the most probable class of each pixel among the classes of the image's label.
 
     Parameters
     ----------
     probabilities : (N, C, H, W) float32
-        Of classes.
+        Class probabilities.
     labels : (N, C) uint8
-        1 where a class occurs; an image with a single one is filled with it.
+        1 where a class occurs; if an image has a single class, all its pixels get it.
     """
     allowed = np.where(labels[:, :, None, None] > 0, probabilities, -1)
     mask: Mask = allowed.argmax(1).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What an mIoU is compared with: one class everywhere, and the baselines that were measured on the same images."""
+"""Reference values for an mIoU: predicting one class everywhere, and baselines measured on the same images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from synthpipe.files.reading import read_regular
 from synthpipe.segment.metrics import Counts
 
 BASELINES = {"test-labels": "image labels alone (lower bound)", "test-masks": "true masks (upper bound)"}
-"""Folders of evaluations that `synthpipe baseline` writes, and what the networks knew."""
+"""Evaluation folders that `synthpipe baseline` writes, with the data that their networks were trained on."""
 
-_MOST = 256 << 20  # bytes of an evaluation
+_MOST = 256 << 20  # largest size of an evaluation in bytes
 
 
 def constant(confusion: Counts, taxonomy: Taxonomy) -> dict[str, Any]:
-    """Return the ``class`` that has the highest mIoU where every pixel is predicted as it, and that ``miou``.
+    """Return the ``class`` and the ``miou`` of the best constant prediction, which gives all pixels the same class.
 
-    It is the most frequent one: its IoU is its share of the counted pixels, that of the other classes 0.
+    The most frequent class is the best one: its IoU is its share of the counted pixels, and all other IoUs are 0.
 
     Parameters
     ----------
     confusion : (C, C) int64
-        True classes in rows, with at least one pixel.
+        Confusion matrix with true classes in rows, and with at least one pixel.
     taxonomy : Taxonomy
         The C classes.
     """
@@ -35,15 +35,14 @@ def constant(confusion: Counts, taxonomy: Taxonomy) -> dict[str, Any]:
 
 
 def measured_baselines(result: Mapping[str, Any], folders: Iterable[Path]) -> Iterator[tuple[str, float]]:
-    """Yield names and mIoU of the baselines in `folders` that were measured as `result` was.
+    """Yield the name and mIoU of each baseline that was measured with the same images, windows and classes.
 
     Parameters
     ----------
     result : mapping
-        What ``metrics.json`` holds. Images, windows and classes must be the same; whatever cannot be read is passed
-        over.
+        The content of ``metrics.json`` to compare with.
     folders : iterable of Path
-        Folders that outputs of `synthpipe baseline` lie in.
+        Folders that contain outputs of `synthpipe baseline`. Files that cannot be read are skipped.
     """
     for folder in dict.fromkeys(each.resolve() for each in folders):
         for found in sorted(folder.glob("*/baseline.json")):

@@ -1,10 +1,10 @@
-"""Predicting images of any size with a network that takes windows, in bounded memory (method section 4).
+"""Predict images of any size with sliding windows, in bounded memory (method section 4).
 
-At each scale a grid of windows is anchored at the image's corner. The image is then predicted block by block: a block
-takes all windows that touch it, so the result does not depend on the blocks, and no more than one of them is in memory.
+At each scale, a grid of windows starts at the image's corner. The image is predicted block by block. A block uses all
+windows that touch it, so the result does not depend on the size of blocks, and only one block is in memory.
 
-Pixel p of the image at scale s lies at ``(p + 0.5) / s - 0.5`` in the image itself: the corners of the two coincide,
-as far as whole pixels allow. Beyond its borders an image goes on mirrored, its edge pixels repeated.
+Pixel p of the image at scale s is at position ``(p + 0.5) / s - 0.5`` of the image itself, so the corners of both
+coincide (up to rounding to whole pixels). Beyond its borders, an image is mirrored, and edge pixels are repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from synthpipe.core.records import Image, Mask
 from synthpipe.segment.settings import WindowSection
 
 Segment = Callable[[Tensor], Tensor]
-"""Takes (B, 3, h, w) float32 RGB in 0-255 and returns (B, C, h, w) logits of any float type, on the same device."""
+"""A function from (B, 3, h, w) float32 RGB in 0-255 to (B, C, h, w) logits of any float type, on the same device."""
 
 BLOCK = 1024
 _TURNS = range(8)
@@ -32,14 +32,14 @@ _TURNS = range(8)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Block:
-    """The prediction of a part of an image.
+    """The predicted probabilities of a rectangular part of an image.
 
     Attributes
     ----------
     y, x : int
-        Its corner in the image.
+        Position of the block's top left pixel in the image.
     probabilities : (C, h, w) float32
-        On the device of the prediction; they sum to 1 over the classes.
+        Class probabilities, which sum to 1 over the classes, on the device of the prediction.
     """
 
     y: int
@@ -55,34 +55,35 @@ def predict(
     device: torch.device | str,
     block: int = BLOCK,
 ) -> Iterator[Block]:
-    """Return the class probabilities of an image, as disjoint blocks that cover it, row by row.
+    """Predict the class probabilities of an image as disjoint blocks that cover the image, row by row.
 
-    Each window's logits go through a softmax; with flips the mean of the 8 transformed windows' softmax, each turned
-    back, takes its place. A pixel's probabilities at a scale are the mean over its windows, weighted by `blend`; those
-    of other scales than 1 are brought to the image's pixels bilinearly. The result is the mean over scales.
+    The softmax of the logits gives the probabilities of a window; with flips, they are averaged over the window's 8
+    flips and rotations. The probabilities of a pixel at one scale are the mean over all windows that contain the pixel,
+    weighted by ``settings.blend``. Probabilities of other scales than 1 are interpolated bilinearly to the image's
+    pixels. The result is the mean over scales.
 
     Parameters
     ----------
     segment : callable
-        The network, in evaluation mode; see `Segment`. Called in inference mode with at most ``settings.batch``
-        windows. At scale 1 it gets the image's own pixels, at other scales interpolated ones, not rounded.
+        The network in evaluation mode; see `Segment`. It is called in inference mode with at most ``settings.batch``
+        windows. At scale 1 it gets the image's pixels, at other scales interpolated pixels that are not rounded.
     image : (H, W, 3) uint8
-        RGB. May be a memory map: only what a block needs is read.
+        RGB. May be a memory map: each block reads only the pixels that it needs.
     settings : WindowSection
-        The windows.
+        Settings of the windows.
     classes : int
         Number of classes C that `segment` returns.
     device : torch.device or str
-        Where `segment` is, and where everything is computed.
+        The device of `segment` and of all computation.
     block : int
-        Largest side of a block in pixels; the result depends on it by no more than rounding (1e-5). A multiple of the
-        stride is taken where there is one.
+        Largest side of a block in pixels; rounded down to a multiple of the stride if possible. The choice changes the
+        result only by rounding errors (1e-5).
 
-        Windows that lie across borders are computed for each block: about ``(1 + size / (s * block))**2`` times as
-        many at scale s, and fewer where borders of blocks and windows meet (1.23 times for windows of 224 at stride
-        112); none twice where the image is one block. Memory follows the block at the largest scale s, or 1, and not
-        the image: at most about ``(16 C + 24) (s * block + 2 * size)**2`` bytes, beside a batch and what `segment`
-        takes for it. With 5 classes and windows of 224 that is 215 MB at scale 1, 620 MB at scale 2.
+        Windows across the border of two blocks are computed for both: at scale s, about
+        ``(1 + size / (s * block))**2`` times as many windows as without blocks, and fewer if blocks end at the ends
+        of windows (1.23 times for windows of 224 at stride 112). Memory depends on the block, not on the image: at most
+        about ``(16 C + 24) (s * block + 2 * size)**2`` bytes for the largest scale s (at least 1), plus a batch and the
+        memory of `segment`. For 5 classes and windows of 224 these are 215 MB at scale 1 and 620 MB at scale 2.
 
     Yields
     ------
@@ -92,11 +93,11 @@ def predict(
     Raises
     ------
     ValueError
-        The image, `classes` or `block` is not as above, or `segment` returns another shape.
+        An argument is not as described above, or `segment` returns another shape.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise ValueError(
-            f"image: got {image.dtype} of shape {image.shape}, expected uint8 of shape (H, W, 3), not empty"
+            f"image: got {image.dtype} of shape {image.shape}, expected a non-empty uint8 array of shape (H, W, 3)"
         )
     if classes < 1 or block < 1:
         raise ValueError(f"got {classes} classes and a block of {block} pixels, expected at least 1 of each")
@@ -111,15 +112,15 @@ def predict_mask(
     device: torch.device | str,
     block: int = BLOCK,
 ) -> Mask:
-    """Return the (H, W) uint8 most probable class of each pixel, the first of equals; see `predict`.
+    """Return (H, W) uint8: the most probable class of each pixel, the lowest index among equals; see `predict`.
 
     Raises
     ------
     ValueError
-        As `predict`, or there are more classes than uint8 can tell.
+        `predict` raises it, or there are too many classes for uint8.
     """
     if classes > 256:
-        raise ValueError(f"got {classes} classes, expected at most 256; use predict and choose a wider type")
+        raise ValueError(f"got {classes} classes, expected at most 256; use `predict` with a wider integer type")
     mask = np.empty(image.shape[:2], np.uint8)
     for part in predict(segment, image, settings, classes, device, block):
         found = part.probabilities.max(0).indices.to(torch.uint8).cpu().numpy()  # argmax is slow on CPUs
@@ -128,23 +129,23 @@ def predict_mask(
 
 
 def window_probabilities(segment: Segment, windows: Tensor, settings: WindowSection, classes: int) -> Tensor:
-    """Return the class probabilities of windows: their softmax, with flips its mean over the 8 transformations.
+    """Predict the class probabilities of windows; with flips, the mean over the 8 flips and rotations of a window.
 
     Parameters
     ----------
     segment : callable
-        See `Segment`; called in inference mode with at most ``settings.batch`` windows.
+        The network; see `Segment`. It is called in inference mode with at most ``settings.batch`` windows.
     windows : (B, 3, h, w) float32
-        RGB in 0-255, of ``settings.size``. With flips eight times as many are held at once.
+        RGB in 0-255, of ``settings.size``. With flips, eight times this memory is needed.
     settings : WindowSection
-        Its size, flips and batch count.
+        Only size, flips and batch matter.
     classes : int
         Number of classes C that `segment` returns.
 
     Returns
     -------
     (B, C, h, w) float32
-        They sum to 1 over the classes.
+        Probabilities, which sum to 1 over the classes.
 
     Raises
     ------
@@ -160,7 +161,7 @@ def window_probabilities(segment: Segment, windows: Tensor, settings: WindowSect
         if logits.shape != (len(batch), *expected):
             raise ValueError(
                 f"segment returned logits of shape {tuple(logits.shape)}, expected {(len(batch), *expected)} as "
-                "(B, C, h, w); resize them to the window, or correct classes"
+                "(B, C, h, w); resize the logits to the window, or correct `classes`"
             )
         found.append(logits.float().softmax(1))
     turned = torch.cat(found).view(len(turns), len(windows), *expected)
@@ -175,7 +176,7 @@ def _predict(
 ) -> Iterator[Block]:
     height, width = image.shape[:2]
     down, across = ([_Side.of(image, settings, axis, scale) for scale in settings.scales] for axis in (0, 1))
-    # where a block ends with a window, fewer windows lie across its border
+    # if a block ends where a window ends, fewer windows cross its border
     step_y, step_x = (block - block % stride if block > stride else block for stride in settings.stride)
     for y, x in itertools.product(range(0, height, step_y), range(0, width, step_x)):
         bottom, right = min(y + step_y, height), min(x + step_x, width)
@@ -195,8 +196,8 @@ def _predict_scale(
     columns: _Part,
     device: torch.device,
 ) -> Tensor:
-    """Return the (C, h, w) float32 probabilities of one block at one scale."""
-    source = np.array(image[rows.crop.reach, columns.crop.reach])  # a copy: torch takes no read-only memory
+    """Predict the (C, h, w) float32 probabilities of one block at one scale."""
+    source = np.array(image[rows.crop.reach, columns.crop.reach])  # a copy, because torch refuses read-only memory
     crop = torch.from_numpy(source).to(device).permute(2, 0, 1)
     crop = columns.crop.apply(rows.crop.apply(crop, 1), 2)
     canvas = torch.zeros((classes, *crop.shape[1:]), device=device)
@@ -213,7 +214,7 @@ def _predict_scale(
 
 
 def _turn(windows: Tensor, turn: int) -> Tensor:
-    """Return the `turn`-th of the square's 8 transformations: mirrored from 4 on, then rotated by quarters."""
+    """Return the windows after transform `turn` (0-7): a flip if 4 or more, then ``turn % 4`` quarter rotations."""
     return torch.rot90(windows.flip(-1) if turn >= 4 else windows, turn % 4, (-2, -1))
 
 
@@ -224,10 +225,10 @@ def _turn_back(windows: Tensor, turn: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Taps:
-    """How n pixels along one axis are interpolated.
+    """The interpolation of n pixels along one axis, each from k neighbours.
 
-    `index` (n, k) holds the neighbours of each, counted from the start of `reach`, the range that they all lie in;
-    `weight` (n, k) theirs, which sum to 1.
+    `reach` is the range of the axis that contains all neighbours. `index` (n, k) has the neighbours of each pixel,
+    counted from the start of `reach`. `weight` (n, k) has their weights; the weights of a pixel sum to 1.
     """
 
     reach: slice
@@ -236,10 +237,10 @@ class _Taps:
 
     @classmethod
     def at(cls, positions: NDArray[np.floating], length: int, radius: float = 1.0) -> _Taps:
-        """Return the taps at `positions` on an axis of `length` pixels: a tent that falls to zero at `radius`."""
+        """Interpolate at `positions` on an axis of `length` pixels, with a tent filter that is zero at `radius`."""
         count = math.ceil(2 * radius)
         if radius == 1 and not (positions % 1).any():
-            count = 1  # pixels as they are
+            count = 1  # whole positions need no interpolation
         index = np.floor(positions - radius).astype(np.int64)[:, None] + np.arange(1, count + 1)
         weight = np.maximum(1 - np.abs(index - positions[:, None]) / radius, 0)
         weight /= weight.sum(1, keepdims=True)
@@ -248,7 +249,7 @@ class _Taps:
         return cls(slice(first, int(index.max()) + 1), index - first, weight.astype(np.float32))
 
     def apply(self, pixels: Tensor, dim: int) -> Tensor:
-        """Return `pixels`, which span `reach` along `dim`, interpolated there; float32."""
+        """Interpolate `pixels`, which cover `reach` along dimension `dim`; returns float32."""
         index, weight = (torch.from_numpy(each.T.copy()).to(pixels.device) for each in (self.index, self.weight))
         shape = (-1, *[1] * (pixels.ndim - 1 - dim))
         taps = (
@@ -260,11 +261,11 @@ class _Taps:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """What a block needs along one side at one scale.
+    """The windows of a block along one side at one scale.
 
-    `crop` makes what all its windows cover out of the image. `windows` are ranges of the crop with the window's share
-    of each pixel there; the shares of all windows on a pixel sum to 1 where the crop is `shown`. `block` brings that
-    back to the block's pixels.
+    `crop` interpolates the part of the image that the windows cover. `windows` are ranges of this crop, each with the
+    window's weights for its pixels. `shown` is the part of the crop that the block needs; there, the weights of all
+    windows sum to 1 at each pixel. `block` interpolates `shown` to the block's pixels.
     """
 
     crop: _Taps
@@ -275,11 +276,12 @@ class _Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Side:
-    """The windows along one side of an image of `length` pixels, at a scale that makes `scaled` of them.
+    """All windows along one side of an image at one scale.
 
-    `starts` (n,) is where windows begin, ascending, below 0 where the image is smaller than a window; `weight` (size,)
-    that of a window's pixels, above 0; `total` (scaled,) its sum over all windows. Windows form a grid: the weights of
-    the two sides multiply.
+    The side has `length` pixels, and `scaled` pixels at this scale. `starts` (n,) has the first pixel of each window,
+    ascending; it is negative if the image is smaller than a window. `weight` (size,) has the positive weights of a
+    window's pixels. `total` (scaled,) has the sum of the weights of all windows at each pixel. Windows form a grid, so
+    the weights of both sides are multiplied.
     """
 
     length: int
@@ -293,7 +295,7 @@ class _Side:
     def of(cls, image: Image, settings: WindowSection, axis: int, scale: float) -> _Side:
         length, size, stride = image.shape[axis], settings.size[axis], settings.stride[axis]
         scaled = max(round(length * scale), 1)
-        # the last window ends with the image; one that is larger than the image is centred
+        # the last window ends at the image's end; a window that is larger than the image is centred
         starts = np.array(
             [*range(0, scaled - size, stride), scaled - size] if scaled > size else [(scaled - size) // 2]
         )
@@ -307,14 +309,14 @@ class _Side:
         return cls(length, scaled, scale, starts, weight, total)
 
     def part(self, begin: int, end: int, device: torch.device) -> _Part:
-        """Return what a block over the pixels from `begin` to `end` needs, shares on `device`."""
+        """Return the windows of the block from pixel `begin` to pixel `end`, with their weights on `device`."""
         positions = (np.arange(begin, end) + 0.5) * self.scale - 0.5
         block = _Taps.at(positions.clip(0, self.scaled - 1), self.scaled)
         size, first, last = len(self.weight), block.reach.start, block.reach.stop
         starts = self.starts[(self.starts < last) & (self.starts + size > first)]
         origin = int(starts[0])
         covered = _mirror(np.arange(origin, starts[-1] + size), self.scaled)
-        # where the image shrinks, a pixel takes in all that it covers
+        # at scales below 1, a pixel averages all image pixels that it covers
         crop = _Taps.at((covered + 0.5) / self.scale - 0.5, self.length, max(1 / self.scale, 1.0))
         windows = []
         for start in (starts - origin).tolist():
@@ -324,6 +326,6 @@ class _Side:
 
 
 def _mirror(index: NDArray[np.int64], length: int) -> NDArray[np.int64]:
-    """Return the pixel that each whole number stands for on an axis that is mirrored again and again at its ends."""
+    """Map any integer indices to pixels of an axis that is mirrored repeatedly at its ends."""
     index = index % (2 * length)
     return np.minimum(index, 2 * length - 1 - index)

@@ -1,4 +1,4 @@
-"""What training reads: composites, real patches with labels, crops of images with masks."""
+"""Sources of training images: composites, real patches with labels, and crops of images with masks."""
 
 from __future__ import annotations
 
@@ -18,31 +18,28 @@ from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.segment.masks import MaskedImage
 
-_HELD = 2**30  # bytes of decoded images with masks that the processes of a device hold
+_HELD = 2**30  # largest size in bytes of the decoded images that all processes of a device keep
 
 Labels = NDArray[np.uint8]
 """(N, C) uint8: 1 where a class occurs."""
 
 
 class Source(Protocol):
-    """Images of one size, with masks and labels, read in any order."""
+    """Images of equal size with masks and labels, which can be read in any order."""
 
     def __len__(self) -> int: ...
 
     def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
-        """Return (n, H, W, 3) images, (n, H, W) masks and (n, C) labels.
-
-        What is random about an image is drawn by its own of `rngs`.
-        """
+        """Return (n, H, W, 3) images, (n, H, W) masks and (n, C) labels; `rngs` has a generator for each image."""
 
 
 class Composites:
-    """Several curated sets as one source, one after the other.
+    """One or more curated sets, joined to a single source.
 
     Raises
     ------
     ConfigError
-        They have other classes, or another size, than the first.
+        A set has other classes or another size than the first set.
     """
 
     def __init__(self, sets: Sequence[CuratedSet]) -> None:
@@ -52,8 +49,8 @@ class Composites:
             if other.taxonomy.names != first.taxonomy.names or other.size != first.size:
                 raise ConfigError(
                     f"{other.path}: has classes {', '.join(other.taxonomy.names)} at {_by(other.size)}, expected "
-                    f"{', '.join(first.taxonomy.names)} at {_by(first.size)} as {first.path}; sets that train one "
-                    "network must agree"
+                    f"{', '.join(first.taxonomy.names)} at {_by(first.size)} like {first.path}; give sets with equal "
+                    "classes and sizes"
                 )
         self._ends = np.cumsum([len(each) for each in sets]).tolist()
 
@@ -75,14 +72,14 @@ class Composites:
 
 
 class RealPatches:
-    """Weakly-labelled patches, each brought to the size of the composites; masks tell only of glass.
+    """Weakly-labelled patches, resized to the composites' size; their masks have the background index on glass, else 0.
 
     Parameters
     ----------
     patches : sequence of PatchRef
-        Of the catalog.
+        Patches of the catalog.
     description : Description
-        Whose size, classes and glass count.
+        The size, the classes and the settings of glass detection.
     """
 
     def __init__(self, patches: Sequence[PatchRef], description: Description) -> None:
@@ -109,9 +106,9 @@ class RealPatches:
 
 
 class MaskedCrops:
-    """Images with true masks as a source: random windows of the composites' size, for an upper bound.
+    """Random crops of images with true masks, in the composites' size; the upper bound trains on them.
 
-    Images that were read are held in memory, up to a GiB of them a device; others are read each time.
+    Up to 1 GiB of decoded images per device stays in memory; other images are read each time.
     """
 
     def __init__(self, images: Sequence[MaskedImage], description: Description) -> None:
@@ -138,20 +135,20 @@ class MaskedCrops:
         return image[window], mask[window]
 
     def _read(self, index: int) -> tuple[Image, Mask]:
-        if self._room is None:  # in the process that reads
-            from torch.utils.data import get_worker_info  # which takes long; curated sets are checked without
+        if self._room is None:  # decided here, in the process that reads
+            from torch.utils.data import get_worker_info  # imported late: checks of curated sets do not need torch
 
             worker = get_worker_info()
             self._room = _HELD // (worker.num_workers if worker else 1)
         image, mask = whole = self._whole(self.images[index])
-        # none makes room for another: they come round in turns, and each would go before its own comes
+        # images are read in turns, so removing one to keep another would remove each before its next use
         if image.nbytes + mask.nbytes <= self._room:
             self._held[index] = whole
             self._room -= image.nbytes + mask.nbytes
         return whole
 
     def _whole(self, source: MaskedImage) -> tuple[Image, Mask]:
-        """Return an image and its mask, reflected up to the size of a window."""
+        """Return an image and its mask, padded by reflection to at least the composites' size."""
         image, mask = source.read(self._description.taxonomy)
         pads = [max(0, wanted - side) for wanted, side in zip(self._description.size, mask.shape, strict=True)]
         image = np.pad(image, [*((0, pad) for pad in pads), (0, 0)], "symmetric")

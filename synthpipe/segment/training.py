@@ -1,7 +1,7 @@
-"""Training a segmentation network on composites and real patches (method section 4), on one device or several.
+"""Train a segmentation network on composites and real patches (method section 4), on one or more devices.
 
-A training is a row of steps. What a step sees, and every random number in it, follows from the seed and the step's
-number, so one that was stopped anywhere goes on from its last checkpoint as if it had never been stopped.
+A training is a sequence of steps. The seed and the step's number determine the batch and all random numbers of a step.
+So an interrupted training resumes from its last checkpoint with the same results as without the interruption.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from synthpipe.files.lock import held
 from synthpipe.files.writing import write_atomically
 from synthpipe.pretrained.weights import Weights
 from synthpipe.segment.augmentation import apply_views
+from synthpipe.segment.averaging import WeightAverage
 from synthpipe.segment.batches import Batch, Steps, batches, steps_per_epoch
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.devices import (
@@ -54,7 +55,7 @@ from synthpipe.segment.training_records import Outcome, TrainingData
 from synthpipe.segment.training_report import write_report
 from synthpipe.segment.validation import Pictures, Validation
 
-_ROWS_AT_ONCE = 50  # steps whose losses are fetched from the device at once
+_ROWS_AT_ONCE = 50  # largest number of steps whose losses are fetched from the device together
 
 
 def train(
@@ -65,32 +66,32 @@ def train(
     reporter: Reporter,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train a network, or go on training it, in `directory`.
+    """Train a network in `directory`, or resume the training that is there.
 
-    There will be ``settings.yaml``, ``last.ckpt`` (goes on from there), ``best.ckpt`` (of the highest validation mIoU),
+    Writes ``settings.yaml``, ``last.ckpt`` (to resume from), ``best.ckpt`` (the highest validation mIoU),
     ``steps.csv``, ``epochs.csv``, ``tensorboard/`` and, at the end, ``report.json``.
 
     Parameters
     ----------
     settings : TrainSettings
-        Every constant.
+        All settings of the training.
     data : TrainingData
-        What it is trained on.
+        The images to train on and to validate with.
     directory : Path
-        New, or of this very training.
+        A new or empty folder, or the folder of this training.
     hardware : Hardware
-        Where.
+        The devices, and the number of reading processes.
     reporter : Reporter
-        Told of progress.
+        Reports the progress.
     should_stop : callable, optional
-        Asked after every step; when it says so, a checkpoint is written and training ends.
+        Called after each step; if it returns True, training writes a checkpoint and ends.
 
     Raises
     ------
     ConfigError
-        The network cannot be made, or cannot take such images, or the loss is no number any more.
+        The network cannot be made or cannot take these images, or the loss is not finite.
     StaleRunError
-        The directory belongs to another training; the message lists what differs. Or another process trains into it.
+        The folder has another training (the message lists the differences), or another process is training in it.
     """
     directory = resolved(directory)
     fabric = open_fabric(hardware, settings.precision == "mixed")
@@ -101,7 +102,7 @@ def train(
 
 @contextmanager
 def _held(fabric: Fabric, directory: Path) -> Iterator[None]:
-    """Hold the folder while the block trains into it."""
+    """Lock the folder for the duration of the block, and remove useless files if the training fails early."""
     with ExitStack() as stack:
 
         def hold() -> None:
@@ -115,7 +116,7 @@ def _held(fabric: Fabric, directory: Path) -> Iterator[None]:
 
 
 def _discard(directory: Path, error: type[BaseException] | None, *_: object) -> None:
-    """Remove what a training has written that fails before its first checkpoint: it could not be resumed."""
+    """Remove the files of a training that fails before its first checkpoint, because it cannot be resumed."""
     if error and not is_marked(directory, TRAINING):
         for name in ("settings.yaml", "steps.csv", "epochs.csv"):
             (directory / name).unlink(missing_ok=True)
@@ -123,7 +124,7 @@ def _discard(directory: Path, error: type[BaseException] | None, *_: object) -> 
 
 
 class _Run:
-    """One process's part in a training."""
+    """The work of one process in a training."""
 
     def __init__(
         self, fabric: Fabric, settings: TrainSettings, data: TrainingData, directory: Path, reporter: Reporter
@@ -137,31 +138,32 @@ class _Run:
         self.ignore = data.description.taxonomy.background
         self.last, self.best = directory / "last.ckpt", directory / "best.ckpt"
         check_data(data, settings, fabric.world_size)
-        # of the CPUs: to ask whether any process was told to stop, no device has to be waited for
+        # a group on the CPUs: asking whether any process has to stop does not wait for the devices
         self.processes = torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None
         self.step = 0
         self.progress: dict[str, Any] = {"best_miou": math.nan, "best_epoch": -1}
-        self.constant: dict[str, Any] | None = None  # of the validation images
+        self.constant: dict[str, Any] | None = None  # best constant prediction of the validation images
         self.encoder_weights = settings.network.weights or "random"
         initial = read_file(settings.network)
         self.sources = dict(data.sources) | ({ENCODER_WEIGHTS: initial.sha256} if initial else {})
         self._begin(initial)
 
     def _begin(self, initial: Weights | None) -> None:
-        """Make the network and its optimizer, as they were where training stopped; else with a file's weights."""
+        """Restore network and optimizer from the last checkpoint, or make new ones, with `initial` weights if given."""
         fabric, settings = self.fabric, self.settings
         kept = Checkpoint.load(self.last) if self.last.exists() else None
         torch.manual_seed(_seed(settings.seed, 0, 0))
         if kept:
             check_resumable(kept, self.last, settings, self.data.description, self.sources, self.total)
-            network = kept.network(torch.device("cpu"))
+            network = kept.trained_network()
         else:
             network, why = pretrained_network(settings.network, len(self.data.description.taxonomy), initial)
             if why:
                 self.encoder_weights = "random"
                 self.reporter.note(f"note: {why}")
         if settings.precision == "mixed" and fabric.device.type == "cuda" and not has_bfloat16(fabric.device):
-            self.reporter.note(f"note: {device_name(fabric.device)} has no bfloat16 of its own; it trains in float32")
+            name = device_name(fabric.device)
+            self.reporter.note(f"note: {name} does not support bfloat16, so the network trains in float32")
         check_network(network, self.data, settings, fabric.world_size)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=settings.optimizer.learning_rate, weight_decay=settings.optimizer.weight_decay
@@ -170,14 +172,20 @@ class _Run:
         self.optimizer: Any
         self.network, self.optimizer = fabric.setup(network, optimizer)
         if kept and kept.optimizer:
-            # to where the weights are now; the optimizer's settings are those of the training's
+            # moves the optimizer's state to the weights' device; its settings stay those of this training
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), **kept.optimizer})
             self.step = kept.progress["step"]
             self.progress = {key: kept.progress[key] for key in ("best_miou", "best_epoch")}
             self.encoder_weights = kept.progress.get("encoder_weights", self.encoder_weights)
         self.module: SegmentationNetwork = network
-        self.validation = Validation(fabric, network, self.data, settings.validation)
-        self.journal: Journal | None = None  # of the first process
+        self.average = None
+        if decay := settings.optimizer.average:
+            self.average = WeightAverage(network, decay)
+            if kept:
+                self.average.network.load_state_dict(kept.weights)
+        self.predicting = self.average.network if self.average else network
+        self.validation = Validation(fabric, self.predicting, self.data, settings.validation)
+        self.journal: Journal | None = None  # only in the first process
         on_rank_zero(fabric, self._open_journal)
 
     def _open_journal(self) -> None:
@@ -189,10 +197,10 @@ class _Run:
         return text
 
     def train(self, workers: int, should_stop: Callable[[], bool]) -> Outcome:
-        """Take the steps that are left, and tell how it ended."""
+        """Take the remaining steps, and return the outcome."""
         with ExitStack() as stack:
             if self.journal:
-                stack.callback(self.journal.close)  # its thread writes: it ends before the folder is removed
+                stack.callback(self.journal.close)  # its thread must end before the folder can be removed
             if self.step < self.total:
                 on_rank_zero(
                     self.fabric, lambda: write_atomically(self.directory / "settings.yaml", self._settings_text())
@@ -207,7 +215,7 @@ class _Run:
         prepared = batches(steps, self.step, self.total, workers, pin_memory=self.fabric.device.type == "cuda")
         rows = Rows(self.fabric, self.journal)
         if self.fabric.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.fabric.device)  # another training of this process had its own
+            torch.cuda.reset_peak_memory_stats(self.fabric.device)  # forget the peak of an earlier training
         started, first = time.perf_counter(), self.step
         with closing(prepared), self.reporter.stage("training", self.total - self.step) as advance:
             self.network.train()
@@ -255,6 +263,8 @@ class _Run:
         self.optimizer.zero_grad()
         self.fabric.backward(total)
         self.optimizer.step()
+        if self.average:
+            self.average.update(self.module, self.step)
         return terms, total.detach()
 
     def _end_epoch(self) -> None:
@@ -263,14 +273,14 @@ class _Run:
         found = measure(confusion)
         self.constant = constant(confusion, self.data.description.taxonomy)
         epoch = self.step // self.epoch_steps - 1
-        better = not found.miou <= self.progress["best_miou"]  # also where there was none yet
+        better = not found.miou <= self.progress["best_miou"]  # True if best_miou is NaN
         if better:
             self.progress = {"best_miou": found.miou, "best_epoch": epoch}
-        on_rank_zero(self.fabric, lambda: self._tell_epoch(epoch, found, better, pictures))
+        on_rank_zero(self.fabric, lambda: self._report_epoch(epoch, found, better, pictures))
 
-    def _tell_epoch(self, epoch: int, found: SegmentationMetrics, better: bool, pictures: Pictures) -> None:
-        """Tell what an epoch came to, and keep its weights if they are the best so far."""
-        assert self.journal  # nosec B101 # for mypy: the first process has one
+    def _report_epoch(self, epoch: int, found: SegmentationMetrics, better: bool, pictures: Pictures) -> None:
+        """Record and report the results of an epoch, and save its weights if they are the best so far."""
+        assert self.journal  # nosec B101 # for mypy: the first process has a journal
         names = self.data.description.taxonomy.names
         by_class = {f"iou/{name}": value for name, value in zip(names, found.iou, strict=True)}
         steps = [row for row in self.journal.steps.rows if row["epoch"] == epoch]
@@ -283,13 +293,13 @@ class _Run:
             self._checkpoint(None).save(self.best)
 
     def _save(self, took: tuple[float, int] | None) -> None:
-        """Save a checkpoint; at the end, write the report first: `took` has the seconds and steps of this run."""
+        """Save a checkpoint; after the last step, `took` has the seconds and steps of this run for the report."""
         if took:
             self._report(*took)
         self._checkpoint(self.optimizer.state_dict()).save(self.last)
 
     def _report(self, seconds: float, steps: int) -> None:
-        assert self.journal  # nosec B101 # for mypy: the first process has one
+        assert self.journal  # nosec B101 # for mypy: the first process has a journal
         settings, data, rows = self.settings, self.data, self.journal.steps.rows
         images = settings.composites * (data.composites is not None) + settings.real * (data.real is not None)
         facts = {
@@ -309,12 +319,13 @@ class _Run:
             self.sources,
             self.data.composites is None,
             {"step": self.step, **self.progress, "encoder_weights": self.encoder_weights},
-            self.module.state_dict(),
+            self.predicting.state_dict(),
             optimizer,
+            self.module.state_dict() if optimizer and self.average else None,
         )
 
     def _any(self, stop: bool) -> bool:
-        """Whether any device's process was asked to stop."""
+        """Return whether any process of the training has to stop."""
         if self.processes is None:
             return stop
         asked = torch.tensor(int(stop))

@@ -1,4 +1,4 @@
-"""Checks of a training: before its first step, before it resumes, and of its losses."""
+"""Check the data and the network before a training, the checkpoint before it resumes, and the losses."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.training_records import TrainingData
 
 ENCODER_WEIGHTS = "encoder weights"
-"""Name of the digest of a file of weights among the sources of a training."""
+"""Name of the weights file's digest among the sources of a training."""
 
 
 def check_data(data: TrainingData, settings: TrainSettings, devices: int) -> None:
-    """Refuse steps that cannot be shared by the devices, and data from which no loss is computed.
+    """Refuse a training with fewer images per step than devices, or without any loss.
 
     Raises
     ------
     ConfigError
-        The message names the keys.
+        The settings do not fit the devices or the data; the message names the keys.
     """
     for name, source in (("composites", data.composites), ("real", data.real)):
         count = getattr(settings, name)
         if source is not None and 0 < count < devices:
-            raise ConfigError(f"{name}: {count} a step cannot be shared by {devices} devices; give each one at least")
+            raise ConfigError(
+                f"{name}: got {count} per step for {devices} devices; give at least {devices}, one for each device"
+            )
     weights = settings.loss
     if not (weights.labels or (data.composites and weights.dice) or (data.real and weights.consistency)):
         raise ConfigError(
-            f"loss: dice {weights.dice:g} (of composites), labels {weights.labels:g}, consistency "
-            f"{weights.consistency:g} (of real patches) leave nothing to learn from the images that there are; "
-            "give one of them a weight above 0"
+            f"loss: got weights dice {weights.dice:g} (for composites), labels {weights.labels:g}, consistency "
+            f"{weights.consistency:g} (for real patches), so no loss applies to the given images; set a weight above 0"
         )
 
 
 def check_network(network: SegmentationNetwork, data: TrainingData, settings: TrainSettings, devices: int) -> None:
-    """Refuse a network that cannot take a device's share of a step before anything is trained; it is left as it was.
+    """Refuse a network that cannot process the images of one device in one step; the network is not changed.
 
     Raises
     ------
     ConfigError
-        The images, or so few of them, are nothing for it.
+        The network fails for this canvas, or for this number of images.
     """
     check_canvas(data.description.size)
     height, width = data.description.size
@@ -57,15 +58,15 @@ def check_network(network: SegmentationNetwork, data: TrainingData, settings: Tr
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             network.eval()(torch.zeros((1, 3, height, width)))
-            # more are no other case, and may take long
+            # two images stand for any larger number, which may take long
             network.train()(torch.zeros((min(share, 2), 3, height, width)))
-    except Exception as error:  # each network has its own way to fail
+    except Exception as error:  # networks raise many kinds of errors
         raise ConfigError(
-            f"network: {settings.network.architecture} with {settings.network.encoder} cannot take {share} images of "
-            f"{height} x {width} a step and device: {' '.join(str(error).split())}; choose another network, a larger "
-            "canvas, or more composites and real patches a step"
+            f"network: {settings.network.architecture} with {settings.network.encoder} cannot process {share} images "
+            f"of {height} x {width} pixels per step and device: {' '.join(str(error).split())}; choose another "
+            "network, a larger canvas, or more composites and real patches per step"
         ) from error
-    network.load_state_dict(state)  # training moved its running means
+    network.load_state_dict(state)  # undoes the change of the running means
     network.train(training)
 
 
@@ -77,54 +78,56 @@ def check_resumable(
     sources: Mapping[str, str],
     steps: int,
 ) -> None:
-    """Refuse a checkpoint of another training, and one that cannot be resumed.
+    """Refuse a checkpoint that belongs to another training, or that cannot be resumed.
 
     Parameters
     ----------
     kept : Checkpoint
-        The contents of `path`.
+        The content of `path`.
     path : Path
-        The last checkpoint, in the folder of the training.
+        The last checkpoint in the folder of the training.
     settings, description, sources
-        Of the training to resume.
+        Settings and data of the training to resume.
     steps : int
-        All steps of the training.
+        Number of steps of the whole training.
 
     Raises
     ------
     StaleRunError
-        It belongs to another training; the message lists the differences.
+        The checkpoint belongs to another training; the message lists the differences.
     StoreError
-        Its step or the state of the optimizer is missing or wrong.
+        The step of the checkpoint or its optimizer state is missing or wrong.
     """
     old, new = kept.settings.dump(), settings.dump()
     if new["optimizer"]["schedule"] == "constant" and new["epochs"] >= old["epochs"]:
-        old["epochs"] = new["epochs"]  # longer, and else the same
-    old["save_steps"] = new["save_steps"]  # changes no number
+        old["epochs"] = new["epochs"]  # a longer training has the same first steps
+    old["save_steps"] = new["save_steps"]  # does not change any result
     if ENCODER_WEIGHTS in kept.sources and ENCODER_WEIGHTS in sources:
-        old["network"]["weights"] = new["network"]["weights"]  # wherever the file lies: its digest counts
+        old["network"]["weights"] = new["network"]["weights"]  # the file's digest counts, not its path
     found = list(differences(old, new))
     found += differences({"data": dict(kept.sources)}, {"data": sources})
     found += differences(kept.description.to_json(), description.to_json())
     if found:
         raise StaleRunError(
-            "\n  ".join([f"{path.parent}: is another training; train into another folder, or undo:", *found])
+            "\n  ".join(
+                [f"{path.parent}: has another training; train into another folder, or undo these changes:", *found]
+            )
         )
     if not kept.optimizer or not 0 < kept.progress["step"] <= steps:
         raise StoreError(
             f"{path}: cannot be resumed: its step is {kept.progress['step']}, and it has "
-            f"{'the' if kept.optimizer else 'no'} state of the optimizer; expected a step from 1 to {steps} "
-            "and that state; use a copy of the file that is sound, or train into another folder"
+            f"{'an' if kept.optimizer else 'no'} optimizer state; expected a step from 1 to {steps} and an optimizer "
+            "state; use an undamaged copy of the file, or train into another folder"
         )
 
 
 def check_finite(rows: Sequence[Mapping[str, float]], settings: TrainSettings) -> None:
-    """Refuse a loss that is no finite number.
+    """Refuse a loss that is not a finite number.
 
     Raises
     ------
     ConfigError
-        The message names the step.
+        A loss is infinite or NaN; the message names the step.
     """
     for row in rows:
         if not math.isfinite(row["loss"]):

@@ -1,4 +1,4 @@
-"""What a training takes, and how it ends."""
+"""Records of a training: its data and its outcome."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from synthpipe.segment.sources import Source
 
 @dataclass(frozen=True, slots=True)
 class TrainingData:
-    """What a network is trained on, and chosen by.
+    """The data of a training.
 
     Attributes
     ----------
     description : Description
         Classes, canvas and layout.
     composites, real : Source or None
-        Images with masks; patches with labels. One of them must be there.
+        Images with masks, and patches with labels. At least one of the two must be given.
     validation : tuple of MaskedImage
-        By whose mIoU the best weights are chosen.
+        Images with masks; their mIoU selects the best weights.
     sources : mapping
-        Digests of all of it, by name.
+        Digests of the data, by name.
     """
 
     description: Description
@@ -35,20 +35,20 @@ class TrainingData:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a training ended.
+    """The outcome of a training.
 
     Attributes
     ----------
     finished : bool
-        False where it was asked to stop before the last step.
+        False if the training was stopped before its last step.
     step, steps : int
-        Steps done, of how many.
+        Number of finished steps, and number of all steps.
     best_miou : float
-        Of validation; NaN before the first epoch's end.
+        Highest validation mIoU; NaN before the end of the first epoch.
     best_epoch : int
-        Counted from 0; -1 before the first epoch's end.
+        Epoch of the highest validation mIoU, counted from 0; -1 before the end of the first epoch.
     first_process : bool
-        False in the processes of all devices but the first: they have nothing to tell.
+        True only in the process of the first device, which reports the outcome.
     """
 
     finished: bool

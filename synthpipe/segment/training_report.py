@@ -1,4 +1,4 @@
-"""``report.json``: how fast a training ran, where, and the best validation score."""
+"""Write the ``report.json`` of a training: its speed, its devices and its best validation score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning.fabric import Fabric
 from synthpipe.files.writing import write_atomically
 from synthpipe.segment.devices import device_name, peak_device_memory
 
-_WARM_UP = 50  # steps that are left out of the speed
+_WARM_UP = 50  # number of first steps that do not count for the speed
 
 
 def write_report(
@@ -28,17 +28,17 @@ def write_report(
     Parameters
     ----------
     path : Path
-        ``report.json``.
+        Path of ``report.json``.
     facts : mapping
-        Keys of the report that the training knows.
+        More keys and values of the report.
     fabric : Fabric
         The devices.
     images : int
-        Images of a step, of all devices.
+        Number of images per step, over all devices.
     seconds : float
-        Duration of the last run of this training, from start or resumption to its end.
+        Duration of the last run of this training, from its start or its resumption to its end.
     rows : sequence of mapping
-        Rows of ``steps.csv`` of that run.
+        Rows of ``steps.csv`` for the steps of that run.
     """
     rows = rows[_WARM_UP:] or rows[1:]
     busy = sum(row["seconds"] for row in rows)

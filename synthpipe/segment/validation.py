@@ -1,4 +1,4 @@
-"""Validation at the end of an epoch: predictions of images with masks, and pictures of some."""
+"""Validate a network at the end of an epoch: predict images with masks, and draw some of them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from synthpipe.segment.sliding_window import predict_mask
 from synthpipe.segment.training_records import TrainingData
 
 Pictures = Mapping[str, Sequence[Image]]
-"""Pictures of the end of an epoch, by title."""
+"""Pictures drawn at the end of an epoch, by title."""
 
 
 class Validation:
-    """Predicts the validation images of a training.
+    """Predict the validation images of a training.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Validation:
     data : TrainingData
         Images, classes and canvas.
     windows : WindowSection or None
-        How images are cut; by default into windows of the canvas.
+        Settings of sliding windows; by default, windows have the canvas's size and do not overlap.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Validation:
         self._fabric, self._module, self._data = fabric, module, data
         self._whole = WindowSection(size=data.description.size, stride=data.description.size)
         self._windows = windows or self._whole
-        self._examples: list[tuple[Image, Mask]] | None = None  # composites that are shown
+        self._examples: list[tuple[Image, Mask]] | None = None  # composites for the pictures
 
     def run(self, draws: bool) -> tuple[NDArray[np.int64], Pictures]:
-        """Return the (C, C) confusion matrix of all images, and pictures of some of this process if it `draws`."""
+        """Return the (C, C) confusion matrix over all images; if `draws`, also pictures of a few images."""
         taxonomy, fabric = self._data.description.taxonomy, self._fabric
         confusion = np.zeros((len(taxonomy), len(taxonomy)), np.int64)
-        if fabric.world_size > 1:  # running means of batches differ by device: those of the first are saved
+        if fabric.world_size > 1:  # devices have different running means; the first device's are saved
             for buffer in self._module.buffers():
                 torch.distributed.broadcast(buffer, 0)
         self._module.eval()
@@ -73,7 +73,7 @@ class Validation:
         )
 
     def _composites(self) -> Pictures:
-        """Return pictures of the same few composites in each epoch."""
+        """Draw a few composites, the same ones in each epoch."""
         source = self._data.composites
         if source is None:
             return {}

@@ -20,7 +20,7 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import DONOR_ARRAYS, DONORS
 from synthpipe.verification.expected import ExpectedGroup
 from synthpipe.verification.faults import Fault
-from synthpipe.verification.file_checks import error_finding
+from synthpipe.verification.file_checks import error_summary
 
 
 def expected_donors(
@@ -44,7 +44,7 @@ def expected_donors(
     except AccessError:
         raise
     except StoreError as error:
-        return None, _table_fault(path, error_finding(error, path / METADATA))
+        return None, _table_fault(path, error_summary(error, path / METADATA))
     if table is None:
         return None, _table_fault(path, "nothing") if required else None
     numbers = {patch.id: number for number, patch in enumerate(catalog.donors)}

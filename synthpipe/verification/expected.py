@@ -1,4 +1,4 @@
-"""Expected groups, arrays and metadata of a run's Zarr stores, made in memory as a build makes them."""
+"""Make the expected groups, arrays and metadata of a run's Zarr stores in memory, as a build makes them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from synthpipe.storage.store import Store
 from synthpipe.storage.stores import CompositeStore
 from synthpipe.verification.faults import CheckResult, Fault
 
-_MOST_MISSING = 10_000  # missing shards that are named; a repair makes all of them
+_MOST_MISSING = 10_000  # missing shards in a report; a repair makes all of them
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,7 +1,7 @@
-"""Checks for arrays and files in a run's stores that the pipeline does not make.
+"""Find arrays and files in a run's stores that the pipeline does not make.
 
-Users may keep arrays and files of their own there: a note names them, and they stay. A file with the name of a shard,
-which could be taken for a part of the pipeline's arrays, is a fault.
+Users may keep their own arrays and files there; a note names them, and they stay. A file with the name of a shard looks
+like a part of the pipeline's arrays, so it is a fault.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _REMOVED = "remove it, or give --repair, which removes it"
 
 
 def check_extras(group: ExpectedGroup) -> Iterator[Fault]:
-    """Yield a fault for each object that is in the folder of an array but not part of the array."""
+    """Yield a fault for each object in the folder of an array that is not part of the array."""
     planned = group.planned()
     for stored in group.arrays.values():
         expected = {stored.object(shard).name for shard in stored.shards() if shard < planned}

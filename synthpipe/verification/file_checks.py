@@ -1,4 +1,4 @@
-"""Checks of the small files of a run: against ``SHA256SUMS``, and against the data that they are derived from."""
+"""Check the small files of a run against ``SHA256SUMS``, and against their sources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _RUN_FILE = "restore it from a copy: --repair cannot make it again, because ever
 _CATALOG = "give --repair: it makes the catalog again from the patches, if these have not changed"
 
 
-def error_finding(error: SynthpipeError, path: Location) -> str:
+def error_summary(error: SynthpipeError, path: Location) -> str:
     """Return the part of an error's message between the file's name and the advice."""
     return str(error).removeprefix(f"{path}: ").partition("; ")[0]
 
@@ -39,7 +39,7 @@ def check_run_file(run: RunDirectory) -> tuple[Pipeline | None, list[Fault]]:
         pipeline = run.pipeline()
         stored = run.read()
     except StoreError as error:
-        found = error_finding(error, run.run_file)
+        found = error_summary(error, run.run_file)
         return None, [Fault("file", run.run_file, found, "the run's pipeline", _RUN_FILE, permanent=True)]
     if stored["fingerprint"] != pipeline.fingerprint():
         found = f"fingerprint {stored['fingerprint']}"
@@ -63,7 +63,7 @@ def check_checksums(run: RunDirectory) -> list[Fault]:
         checksums = read_checksums(run)
     except StoreError as error:
         cure = "give --repair: it writes the checksums of the existing files"
-        found = error_finding(error, run.sums_file)
+        found = error_summary(error, run.sums_file)
         return [Fault("file", run.sums_file, found, "digests of the small files", cure, remove=(run.sums_file,))]
     faults = []
     for path, expected in checksums.items():
@@ -78,7 +78,7 @@ def check_journal(run: RunDirectory) -> list[Fault]:
     try:
         run.journal()
     except StoreError as error:
-        found = error_finding(error, run.build_file)
+        found = error_summary(error, run.build_file)
         return [_small_file(run, run.build_file, found, "the journal of the build")]
     return []
 
@@ -103,7 +103,7 @@ def check_filter_files(run: RunDirectory, pipeline: Pipeline, finished: bool) ->
         try:
             expected = load_report(report).model_sha256
         except FilterError as error:
-            yield _small_file(run, report, error_finding(error, report), "a filter's report")
+            yield _small_file(run, report, error_summary(error, report), "a filter's report")
             continue
         found = _digest(weights)
         if found != expected:
@@ -176,10 +176,10 @@ def _survey(pipeline: Pipeline, root: str | None, former: Catalog | None) -> Cat
 
 
 def scoring_model(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:
-    """Return the digest of the filter that scored a strategy's candidates, from the first file without a fault.
+    """Return the digest of the filter that scored a strategy's candidates, from the most reliable file without a fault.
 
-    The filter's report comes first, then weights that ``SHA256SUMS`` confirms, then the metadata of the scores, and
-    last the weights without such a confirmation.
+    The order is the filter's report, weights that ``SHA256SUMS`` confirms, the metadata of the scores, and weights
+    without such a confirmation.
     """
     report, weights = run.report(strategy), run.weights(strategy)
     if report not in faulty and exists(report):

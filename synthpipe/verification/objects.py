@@ -1,4 +1,4 @@
-"""Checks of the shards of one group: first each object alone, then the values of all arrays together."""
+"""Check the shards of one group: first each object alone, then the values of all arrays together."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ Samples = Mapping[str, NDArray[Any]]
 """The samples of a shard by the name of the array; arrays with a damaged object are left out."""
 
 RerenderRecipe = Callable[[int, Recipe | None], tuple[Recipe, Composite] | None]
-"""Takes an index and the stored recipe, or None; returns the recipe sampled again and the rendered composite.
+"""Function that takes an index and the stored recipe, or None; returns the recipe sampled again and the composite.
 
-The result is None if the donors are not available.
+The function returns None if the donors are not available.
 """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CompositeCheck:
-    """The data that the composites of a group are checked against.
+    """The data for checking the composites of a group.
 
     Attributes
     ----------
@@ -118,11 +118,11 @@ def _contradiction(stored: StoredArray, shard: int, found: str, expected: str, r
     return Fault("contradiction", stored.object(shard), found, expected, cure, remove=remove)
 
 
-Finding = tuple[str, str, str]
+Mismatch = tuple[str, str, str]
 """The name of an array, the value that was found in it, and the expected value."""
 
 
-def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: CompositeCheck) -> Iterator[Finding]:
+def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: CompositeCheck) -> Iterator[Mismatch]:
     if "recipe" not in group.store.written:
         first = shard * group.shard
         for index in sorted(check.chosen & set(range(first, first + group.shard))):
@@ -151,7 +151,7 @@ def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: Co
 
 def _check_rendering(
     index: int, recipe: Recipe | None, position: int, samples: Samples, check: CompositeCheck
-) -> Iterator[Finding]:
+) -> Iterator[Mismatch]:
     """Render a composite again and compare it with the stored arrays."""
     try:
         result = check.rerender(index, recipe)
@@ -177,7 +177,7 @@ def _check_rendering(
             yield name, f"{samples[name][position].tolist()} of {index}", f"{wanted}, as its recipe renders"
 
 
-def _check_values(samples: Samples, pipeline: Pipeline) -> Iterator[Finding]:
+def _check_values(samples: Samples, pipeline: Pipeline) -> Iterator[Mismatch]:
     background = pipeline.taxonomy.background
     if "mask" in samples and (largest := int(samples["mask"].max())) > background:
         yield "mask", f"value {largest}", f"class indices, or {background} for background"
@@ -195,7 +195,7 @@ def _check_values(samples: Samples, pipeline: Pipeline) -> Iterator[Finding]:
         yield "verdict", f"code {largest}", f"at most {len(REASONS) - 1}"
 
 
-def _check_labels(group: ExpectedGroup, shard: int, samples: Samples, classes: int) -> Iterator[Finding]:
+def _check_labels(group: ExpectedGroup, shard: int, samples: Samples, classes: int) -> Iterator[Mismatch]:
     count = min(group.shard, group.length - shard * group.shard)
     if not {"mask", "labels"} <= samples.keys():
         return
@@ -206,7 +206,7 @@ def _check_labels(group: ExpectedGroup, shard: int, samples: Samples, classes: i
         yield "labels", f"{found} at position {position} of the shard", expected
 
 
-def _differences(samples: Samples, expected: Samples) -> Iterator[Finding]:
+def _differences(samples: Samples, expected: Samples) -> Iterator[Mismatch]:
     for name, found in samples.items():
         wanted = expected[name]
         different = found != wanted
@@ -218,7 +218,7 @@ def _differences(samples: Samples, expected: Samples) -> Iterator[Finding]:
 
 
 def count_class_pixels(masks: NDArray[np.uint8], values: int) -> NDArray[np.int32]:
-    """Return how often each value occurs in each mask, as (N, values) int32.
+    """Count each value in each mask, as (N, values) int32.
 
     Parameters
     ----------

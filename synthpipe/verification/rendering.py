@@ -1,4 +1,4 @@
-"""Checks that read the patches: compare the patches with the catalog, and render composites again from them."""
+"""Compare the patches with the catalog, and render composites again from the patches."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.faults import Fault
 
 Rerender = Callable[[Strategy, Purpose, int, Recipe | None], tuple[Recipe, Composite] | None]
-"""Takes strategy, purpose, index and recipe of a composite; samples its recipe again, and renders it.
+"""Function that takes strategy, purpose, index and recipe of a composite, and samples and renders it again.
 
-The recipe is None if it is not stored. The result is None if a donor has changed.
+The recipe is None if it is not stored. The function returns None if a donor of the composite has changed.
 """
 
 
 def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> dict[str, Fault]:
-    """Return a fault for each patch that is missing or has changed since it was indexed, by the patch's id."""
+    """Map the id of each patch that is missing or has changed since it was indexed to its fault."""
     found: dict[str, Fault] = {}
     faults = in_threads(_check_patch, catalog.patches, available_cores())
     for patch, fault in zip(catalog.patches, faults, strict=True):

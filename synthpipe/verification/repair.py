@@ -1,4 +1,4 @@
-"""Repair of a run: a build removes the broken objects, then resumes and makes them again.
+"""Repair a run: remove its broken objects, and let a build make them again.
 
 A build makes exactly the shards that do not exist, so removing a broken shard is enough. The new shard has the same
 bytes, so all that was derived from it stays valid. If other objects are still wrong, the next round finds them.
@@ -90,7 +90,7 @@ def _replace_files(run: RunDirectory, pipeline: Pipeline, found: VerifyReport) -
 
 
 def _broken(fault: Fault, run: RunDirectory) -> Iterator[Location]:
-    """Yield the objects to remove so that a build makes them again."""
+    """Yield the objects that a repair removes, so that a build makes them again."""
     yield from fault.remove
     if fault.path == run.build_file:
         yield fault.path

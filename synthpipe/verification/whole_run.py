@@ -1,4 +1,4 @@
-"""Verification of a whole run: small files, metadata, every shard, verdicts, curated set, and re-rendered composites.
+"""Verify a whole run: small files, metadata, every shard, verdicts, curated set, and re-rendered composites.
 
 A verification writes nothing. Threads read and check the shards: reading, checksums, decoders and class counts release
 the interpreter lock, and starting processes takes longer than checking a small run. Each thread holds one shard.
@@ -41,7 +41,7 @@ from synthpipe.verification.file_checks import (
     check_run_file,
     check_split,
     check_verdict_counts,
-    error_finding,
+    error_summary,
     find_catalog,
     scoring_model,
 )
@@ -60,7 +60,7 @@ def verify(
         The run directory.
     samples : int
         The number of candidates of each strategy to sample and render again, and the number of its filter composites.
-        Every call draws other ones at random.
+        Each call draws new ones at random.
     reporter : Reporter
         Receives the progress.
     patches : bool, optional
@@ -206,8 +206,8 @@ class _Verification:
                 try:
                     verdicts[group.strategy] = self._check_verdicts(group, group.strategy, pipeline)
                 except StoreError as error:  # intact shards, but fewer than the plan needs
-                    finding = error_finding(error, group.path)
-                    self.faults.append(Fault("contradiction", group.path, finding, "all candidates of the plan"))
+                    summary = error_summary(error, group.path)
+                    self.faults.append(Fault("contradiction", group.path, summary, "all candidates of the plan"))
         return verdicts
 
     def _check_verdicts(self, group: ExpectedGroup, strategy: Strategy, pipeline: Pipeline) -> Verdicts:
@@ -299,7 +299,7 @@ class _Verification:
 
 
 def _is_sound(folder: Location, faulty: Iterable[Location]) -> bool:
-    """Whether the group in a folder has no faults, except in its verdicts."""
+    """Whether a group has no faults, except in its verdicts."""
     verdict = folder / "verdict"
     stored = (path for path in faulty if path.suffix != ".json" or path.name == "zarr.json")
     return not any(

@@ -448,7 +448,7 @@ def test_the_plan_is_extended_within_its_bound(patches: Path, tmp_path: Path) ->
 
 def test_without_mixed_patches_the_filter_is_refused_and_can_be_left_out(patches: Path, tmp_path: Path) -> None:
     exclude = "patches.exclude=['*1, 1, 0]*', '*1, 0, 1]*', '*0, 1, 1]*', '*1, 1, 1]*']"
-    with pytest.raises(FilterError, match="no mixed-class patches to stand for real ones"):
+    with pytest.raises(FilterError, match="the filter needs real patches with several classes"):
         run(small(patches, exclude), tmp_path / "run")
     assert not (tmp_path / "run" / "candidates.zarr").exists()
     run(small(patches, exclude, "filter.enabled=false"), tmp_path / "run")

@@ -254,7 +254,7 @@ def test_no_traceback_of_a_worker_reaches_the_user(patches: Path, tmp_path: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--group-pattern", "("), "--group-pattern '(': no regular expression"),
+        (("--group-pattern", "("), "--group-pattern '(': is not a regular expression"),
         (("--group-pattern", "^a"), "--group-pattern '^a': put ( ) around"),
         (("--classes", "a,a,b"), "got an empty or repeated name"),
         (("--classes", "a,,b"), "got an empty or repeated name"),

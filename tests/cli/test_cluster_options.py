@@ -59,7 +59,7 @@ def test_options_become_settings(tmp_path: Path) -> None:
         ("--workers 0 --device cuda", "--device cuda: torch sees no GPU on this machine"),
         ("--cluster-set jobs=2", "name their queue with --cluster"),
         ("--scheduler tls://head:8786 --tls-ca setup.cfg", "--tls-ca, --tls-cert and --tls-key go together"),
-        ("--memory much", "Invalid value for --memory: 'much' is no size"),
+        ("--memory much", "Invalid value for --memory: 'much' is not a size"),
         ("--cluster slurm --cluster-set corse=2", "did you mean 'cores'"),
         ("--scheduler /dev/zero", "neither an address such as tcp://host:8786 nor a file that `dask scheduler"),
         ("--scheduler nowhere.json", "nowhere.json: neither an address such as tcp://host:8786 nor a file"),

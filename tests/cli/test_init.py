@@ -96,7 +96,7 @@ def test_nothing_is_overwritten_and_nothing_is_written_that_cannot_build(place: 
     assert result.exit_code == 1 and "single-class patches show only A" in result.stderr
     assert not Path("set.yaml").exists()
     result = synthpipe("init", "set", "--classes", "A,C")
-    assert result.exit_code == 1 and "label names 'B', which is no class, expected A, C" in result.stderr
+    assert result.exit_code == 1 and "label names 'B', which is not a class, expected A, C" in result.stderr
     result = synthpipe("init", draw(place / "one", ["A_1.png", "A_2.png"]), "--label-pattern", "^(?P<label>A)")
     assert result.exit_code == 1 and "got one class, A; composites need patches of two classes" in result.stderr
     Path("set.yaml").write_text("mine")

@@ -91,7 +91,7 @@ def test_a_run_that_is_being_built(run: Path, tmp_path: Path) -> None:
     text = inspect(path).stdout
     assert "not finished; `synthpipe status`" in text and "1 of 2 shards" in text and "pixels: tumour" in text
     result = inspect(path, "--index", 1)
-    assert result.exit_code == 1 and "has no curated set yet; name a store of candidates instead: " in result.stderr
+    assert result.exit_code == 1 and "has no curated set yet; give a store of candidates instead: " in result.stderr
     mosaic = path / "candidates.zarr" / "mosaic"
     assert "0 of" not in inspect(mosaic, "--sheet", tmp_path / "sheet.png").stdout
     found = json.loads(inspect(mosaic, "--sheet", tmp_path / "sheet.png", "--json").stdout)
@@ -220,4 +220,4 @@ def test_a_sheet_that_cannot_be_written(run: Path) -> None:
 
 def test_a_store_of_groups_names_them(run: Path) -> None:
     result = inspect(run / "candidates.zarr", "--index", 1)
-    assert result.exit_code == 1 and "its groups: bezier, mosaic; name one of them" in result.stderr
+    assert result.exit_code == 1 and "give one of its groups (bezier, mosaic), or" in result.stderr

@@ -18,7 +18,7 @@ ADDED = {
     "canvas: 0": "canvas: got 0; expected a whole number from 1 to 8192, or two as [height, width], such as 224",
     "seed: -1": "seed: got -1; expected a whole number from 0 to 18446744073709551615, such as 2024",
     "seed: '7'": "seed: got '7'; expected a whole number from 0 to 18446744073709551615, such as 2024; write numbers "
-    "without quotes, leading zeros, : and _",
+    "without quotes, leading zeros, colons and underscores",
     "name: 5": "name: got 5; expected text that is not empty, such as my patches; put it in quotes",
     "license: ''": "license: got ''; expected text that is not empty, or null, such as CC-BY-4.0",
     "layout: csv": "layout: no such key; did you mean patches.layout? allowed: format_version, name",
@@ -70,7 +70,7 @@ CLASSES = {
     "to 255, such as [0, 64, 128]",
     "[tumour, {name: b, color: [0, 0, 256]}]": "classes.1.color.2: got 256; expected a whole number from 0 to 255",
     "[tumour, {name: b, aliases: B}]": "classes.1.aliases: got 'B'; expected a list, each text, such as [TUM, tumor]",
-    "[tumour, Tumour]": "classes.1.name: got 'Tumour'; class 0 has 'tumour': names must occur once, and differ by more",
+    "[tumour, Tumour]": "classes.1.name: got 'Tumour'; class 0 has 'tumour': each name must occur once",
 }
 
 FILES = {
@@ -80,21 +80,21 @@ FILES = {
     "classes: [a, b]\npatches: {root: /d, layout: folder}": "or csv; did you mean 'folders'?",
     "classes: [a, b]\npatches: {root: 5, layout: csv}": "patches.root: got 5; expected text, such as /data/patches; ",
     PATCHES: "classes: missing; expected a list of 2 to 254 class names",
-    "hello": "got 'hello'; expected keys with values, such as seed: 1, one a line",
+    "hello": "got 'hello'; expected lines with a key and a value, such as seed: 1",
 }
 
 BROKEN = {
     "a:\n\t- b": "line 2, column 1: a tab begins a value or indents the line; write blanks",
     "a: b: c": "line 1, column 5: a second ': ' in the line, or a wrong indent; put text with ': ' in quotes",
     "a: [b, c\nd: 1": "line 2, column 2: the list that begins with [ needs a comma, or a ] at its end, before this",
-    "a: {b: 1": "what begins with { needs a comma, or a } at its end, before this",
+    "a: {b: 1": "the mapping that begins with { needs a comma, or a } at its end, before this",
     "a: 'b": "a quote is open to the end of the file; close it",
     "a:\n  - b\n - c": "line 3, column 2: does not fit the lines above; begin all lines of a section in one column",
     "a: @b": "line 1, column 4: text cannot begin with @, ` or %; put it in quotes",
     "a: *b": "line 1, column 4: text that begins with * refers to an & above; put it in quotes",
-    'a: "\\q"': "a backslash in double quotes has a meaning of its own; write single quotes",
+    'a: "\\q"': "a backslash in double quotes has a special meaning; write single quotes",
     "a: 1\nb\n": "expected a key, a colon and a blank, as in seed: 1",
-    "a: |b": "text that begins with | or > goes on in the next lines; put it in quotes",
+    "a: |b": "text that begins with | or > continues in the next lines; put it in quotes",
     "a: 1\na: 2": "line 2, column 1: key 'a' occurs twice",
 }
 

@@ -32,7 +32,7 @@ def test_scalars_are_what_yaml_1_2_makes_of_them_or_text(text: str, value: Any) 
         ("a: !!python/name:os.system", "the tag !!python/name:os.system is not allowed"),
         ("a: !!set {b}", "the tag !!set is not allowed"),
         ("a: ! b", "the tag ! is not allowed"),
-        ("a: 1\n1: 2", "line 2, column 1: key 1 is no text; put it in quotes"),
+        ("a: 1\n1: 2", "line 2, column 1: key 1 is not text; put it in quotes"),
         ("a: 1\na: 2", "line 2, column 1: key 'a' occurs twice"),
         ("a: 1\n---\nb: 2", "line 2, column 1: a second document begins here; remove the line ---"),
         ("a:\tb", "line 1, column 3: "),
@@ -40,10 +40,10 @@ def test_scalars_are_what_yaml_1_2_makes_of_them_or_text(text: str, value: Any) 
         ("a: \x00", r"line 1: holds the character U\+0000"),
         ("a: 1 # b\u2028c: 2", r"holds the character U\+2028"),
         ('a: "\\ud800"', r"holds the character U\+D800"),
-        ('a: "\\UFFFFFFFF"', "stands for no character"),
-        ('a: "\\U00110000"', "stands for no character"),
-        ("a: &b [*b]", r"\*b holds itself"),
-        ("a: &b {<<: *b}", r"\*b holds itself"),
+        ('a: "\\UFFFFFFFF"', "is not a character"),
+        ('a: "\\U00110000"', "is not a character"),
+        ("a: &b [*b]", r"\*b contains itself"),
+        ("a: &b {<<: *b}", r"\*b contains itself"),
     ],
 )
 def test_what_is_not_read_is_named_with_its_line(text: str, message: str) -> None:

@@ -17,8 +17,8 @@ def test_the_first_group_names_the_slide() -> None:
     ("pattern", "fault"),
     [
         ("abc", r"put \( \) around the part"),
-        ("(", "no regular expression: missing \\)"),
-        ("(a{99999999999999})", "no regular expression: the repetition number is too large"),
+        ("(", "is not a regular expression: missing \\)"),
+        ("(a{99999999999999})", "is not a regular expression: the repetition number is too large"),
         ("(" * 3000 + ")" * 3000, "has 6000 characters, expected at most 200"),
     ],
 )

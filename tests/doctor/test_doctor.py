@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 
 from synthpipe.cli import main
 from synthpipe.core.packages import TORCH
-from synthpipe.doctor import Finding, installation, machine
-from synthpipe.doctor.finding import checked
+from synthpipe.doctor import CheckResult, installation, machine
+from synthpipe.doctor.check_result import checked
 from synthpipe.files.locations import parse_location
 
 
@@ -62,13 +62,13 @@ def test_versions_are_compared_with_what_is_needed(requirement: str, problem: st
 
 
 def test_a_full_disk_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_ROOM", 1 << 60)
-    assert machine.room("disk", tmp_path / "none", "buy one") == Finding(
-        "disk", "note", machine.room("disk", tmp_path / "none", "").found, "buy one"
+    monkeypatch.setattr(machine, "_ENOUGH_SPACE", 1 << 60)
+    assert machine.free_space("disk", tmp_path / "none", "buy one") == CheckResult(
+        "disk", "note", machine.free_space("disk", tmp_path / "none", "").found, "buy one"
     )
 
 
-def test_no_place_for_compiled_kernels_is_a_finding(tmp_path: Path) -> None:
+def test_no_place_for_compiled_kernels_is_a_check_result(tmp_path: Path) -> None:
     nowhere = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator", "NUMBA_CACHE_DIR": "/proc/nope"}
     code, found = examined(tmp_path, **nowhere)
     assert code == 1 and "set NUMBA_CACHE_DIR" in found["kernels"]["cure"]
@@ -105,7 +105,7 @@ def test_old_packages_do_not_end_the_examination(tmp_path: Path) -> None:
     assert found["storage"]["state"] == "fine"  # one thing that is wrong does not hide the others
 
 
-def test_files_without_an_installation_are_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_an_installation_are_a_check_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def version(name: str) -> str:
         raise PackageNotFoundError(name)
 
@@ -122,9 +122,9 @@ def test_packages_of_the_filter_may_be_missing_together(monkeypatch: pytest.Monk
     assert {each.state for each in installation.packages()} == {"fine"}
 
 
-def test_a_check_that_fails_is_a_finding() -> None:
-    def check() -> Iterator[Finding]:
-        yield Finding("disk", "fine", "one")
+def test_a_check_that_fails_is_a_check_result() -> None:
+    def check() -> Iterator[CheckResult]:
+        yield CheckResult("disk", "fine", "one")
         raise KeyError("gone")
 
     first, second = checked("disk", check)
@@ -132,7 +132,7 @@ def test_a_check_that_fails_is_a_finding() -> None:
     assert second.state == "wrong" and second.found == "cannot be checked: KeyError: 'gone'"
 
 
-def test_a_store_that_cannot_be_reached_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_that_cannot_be_reached_is_a_check_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")

@@ -113,8 +113,8 @@ def _pipe(lock: Path, _: Path) -> None:
 LOCKS: dict[Callable[[Path, Path], None], str] = {
     _link: "a link",
     _link_to_nothing: "a link",
-    _second_name: "is a file that has other names too",
-    _copy: "holds something else",
+    _second_name: "is a file with several names (hard links)",
+    _copy: "has other content",
     _pipe: "a named pipe",
 }
 

@@ -36,7 +36,7 @@ def make_link(path: Path) -> None:
     ("spoil", "problem"),
     [
         pytest.param(give_away, f"belongs to user {STRANGER}, not to you", marks=as_root),
-        (let_all_write, "has mode 777, so that other users may write to it"),
+        (let_all_write, "has mode 777, so other users can write to it"),
         (make_link, "is a link"),
     ],
 )
@@ -61,10 +61,10 @@ def test_what_others_made_or_may_write_is_not_used(tmp_path: Path, spoil: Callab
 def test_what_is_no_file_or_folder_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe, 0o600)
-    with pytest.raises(StoreError, match="pipe: is no file"):
+    with pytest.raises(StoreError, match="pipe: is not a file"):
         open_own(pipe)
     (tmp_path / f"synthpipe-{os.getuid()}").touch()
-    with pytest.raises(StoreError, match=r"synthpipe-\d+: is no folder"):
+    with pytest.raises(StoreError, match=r"synthpipe-\d+: is not a folder"):
         open_lock(directory_path("bank", tmp_path))
 
 
@@ -108,7 +108,7 @@ def test_a_temporary_directory_in_which_all_may_replace_what_lies_there_is_refus
     inner.mkdir(parents=True)
     monkeypatch.setattr(tempfile, "tempdir", str(inner))
     inner.parent.chmod(0o777)
-    with pytest.raises(StoreError, match=r"all: every user may replace.*sticky.*TMPDIR"), private_directory():
+    with pytest.raises(StoreError, match=r"all: every user can replace.*sticky.*TMPDIR"), private_directory():
         pass
     inner.parent.chmod(0o1777)
     with private_directory() as directory:

@@ -52,8 +52,8 @@ def test_a_filter_begins_with_published_weights_and_their_normalisation(tmp_path
     notes: list[str] = []
     train_filter(chosen, "mosaic", data(16), 5, tmp_path, on_note=notes.append)
     assert notes == [
-        "note: the mosaic filter's images are normalised as the weights of tf_efficientnet_lite0 expect, by mean "
-        "[0.5, 0.5, 0.5] and std [0.5, 0.5, 0.5]"
+        "note: the mosaic filter normalises images by mean [0.5, 0.5, 0.5] and std [0.5, 0.5, 0.5], as the weights of "
+        "tf_efficientnet_lite0 expect"
     ]
     found = Scorer.load(tmp_path / "mosaic.safetensors").network.architecture
     assert found == Architecture("tf_efficientnet_lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -116,7 +116,9 @@ def test_a_gpu_without_bfloat16_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     architecture = Architecture("test_resnet", (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(FilterError, match=r"filter\.precision: got mixed, but Tesla T4 has no bfloat16; .*'32'"):
+    with pytest.raises(
+        FilterError, match=r"filter\.precision: got mixed, but Tesla T4 does not support bfloat16; .*'32'"
+    ):
         FilterNetwork(architecture, torch.device("cuda"), mixed=True)
 
 

@@ -105,7 +105,9 @@ def test_the_sides_hold_about_their_shares_of_the_patches() -> None:
 
 def test_without_mixed_patches_the_error_says_what_to_do() -> None:
     patches = [patch(number, f"slide{number}", number % 2) for number in range(10)]
-    with pytest.raises(FilterError, match=r"no mixed-class patches to stand for real ones.*filter\.enabled: false"):
+    with pytest.raises(
+        FilterError, match=r"the filter needs real patches with several classes.*filter\.enabled: false"
+    ):
         split_groups(patches, 0.8, 0)
 
 

@@ -78,7 +78,7 @@ def copy(trained: Path, target: Path, changes: dict[str, Any], spoil: str = "", 
 def test_a_filter_that_no_training_writes_is_refused(
     trained: Path, tmp_path: Path, changes: dict[str, Any], reason: str
 ) -> None:
-    with pytest.raises(FilterError, match=rf"forged: .*{reason}.*; remove it and build again"):
+    with pytest.raises(FilterError, match=rf"forged: .*{reason}.*; remove the file and build again"):
         Scorer.load(copy(trained, tmp_path / "forged", changes))
 
 
@@ -95,6 +95,6 @@ def test_a_filter_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 def test_images_of_another_type_are_refused(tmp_path: Path) -> None:
     wrong = replace(data(16), real_val=np.zeros((4, 16, 16, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"real_val: its images are \(16, 16, 3\), those of synthetic_train \(32, 32"):
+    with pytest.raises(ValueError, match=r"real_val: its images have shape \(16, 16, 3\), expected \(32, 32"):
         train_filter(settings(), "mosaic", wrong, 0, tmp_path)
     assert not list(tmp_path.iterdir())

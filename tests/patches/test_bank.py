@@ -97,5 +97,5 @@ def test_files_that_others_may_write_are_refused(tmp_path: Path, patches: list[P
     finally:
         os.umask(before)
     (tmp_path / "bank" / name).chmod(0o660)
-    with pytest.raises(StoreError, match=rf"{name}: has mode 660, so that other users may write to it"):
+    with pytest.raises(StoreError, match=rf"{name}: has mode 660, so other users can write to it"):
         open_bank(tmp_path / "bank")

@@ -366,7 +366,7 @@ def test_the_catalog_file_is_a_plain_table(root: Path, tmp_path: Path) -> None:
     ("old", "new", "fault"),
     [
         ("id,path", "id;path", "line 1: the header is"),
-        ("tumour,12,10,s1", "necrosis,12,10,s1", "line 2: label names 'necrosis', which is no class"),
+        ("tumour,12,10,s1", "necrosis,12,10,s1", "line 2: label names 'necrosis', which is not a class"),
         ("stroma,7,9,s1", "stroma,7,-9,s1", "line 3: width is '-9'"),
         ("stroma,7,9,s1", "stroma,7", "line 3: it has 5 cells, expected 7"),
         ("stroma,7,9,s1", "stroma,7,9,", "line 3: group is ''"),

@@ -112,9 +112,9 @@ def test_names(text: str, classes: tuple[int, ...]) -> None:
         ("  ", "the label is empty"),
         ("tumour+", "'tumour+' has an empty class name"),
         ("+", "'+' has an empty class name"),
-        ("tumour+necrosis", "label names 'necrosis', which is no class, expected tumour (or TUM, tumor), stroma"),
-        ("Tumours", "label names 'Tumours', which is no class (did you mean 'tumour'?"),
-        ("tumour,stroma", "label names 'tumour,stroma', which is no class"),
+        ("tumour+necrosis", "label names 'necrosis', which is not a class, expected tumour (or TUM, tumor), stroma"),
+        ("Tumours", "label names 'Tumours', which is not a class (did you mean 'tumour'?"),
+        ("tumour,stroma", "label names 'tumour,stroma', which is not a class"),
         ("TUM+tumour", "'TUM+tumour' names the class 'tumour' twice"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_cell_holds_names_or_a_bracket() -> None:
     assert parse_cell(" [1, 0, 1] ", LUNG) == (0, 2)
     with pytest.raises(CatalogError, match="holds 2 digits"):
         parse_cell("[1, 0]", LUNG)
-    with pytest.raises(CatalogError, match="'101', which is no class"):
+    with pytest.raises(CatalogError, match="'101', which is not a class"):
         parse_cell("101", LUNG)
     for cell in ("[0, 1]+[1, 0, 0]", "[a][1, 0, 0]", "[[1, 0, 0]", "[0, 1, 0] [1, 0, 0]"):
         with pytest.raises(CatalogError, match=r"comes before the label '\[1, 0, 0\]', expected only the label"):

@@ -147,7 +147,7 @@ def test_folders(tmp_path: Path) -> None:
     assert found["tumour/a.png"].classes == found["TUM/deep/er/b.jpg"].classes == (0,)
     assert found["stroma+tumour/c.png"].classes == (0, 1)
     assert [found[name].group for name in ("tumour/a.png", "TUM/deep/er/b.jpg")] == ["a", "b"]
-    assert "label names 'thumbnails', which is no class" in only_problem(found["thumbnails/d.png"])
+    assert "label names 'thumbnails', which is not a class" in only_problem(found["thumbnails/d.png"])
     assert "it is not in a folder that names its classes" in only_problem(found["e.png"])
 
 
@@ -157,7 +157,7 @@ def test_labels_in_file_names(tmp_path: Path) -> None:
     assert found["TUM___TUM-1.png"].classes == (0,) and found["Normal_2.png"].classes == (2,)
     assert found["deep/str+tum_3.png"].classes == (0, 1)
     assert found["deep/str+tum_3.png"].group == "str+tum_3"
-    assert "label names 'fat', which is no class" in only_problem(found["fat_4.png"])
+    assert "label names 'fat', which is not a class" in only_problem(found["fat_4.png"])
     assert only_problem(found["5.png"]) == (
         "mislabelled: patch '5.png': patches.label_pattern '^(?P<label>[A-Za-z+]+)_' finds no label in its name "
         "without the suffix; rename it, change patches.label_pattern or exclude it with patches.exclude"
@@ -312,7 +312,7 @@ def test_csv_rows_with_problems(tmp_path: Path) -> None:
         "mislabelled: patch 'b.png' (labels.csv line 4): the cell 'labels' is empty",
         "mislabelled: patch 'c.png' (labels.csv line 8): the row has 5 cells, expected 3: quote a cell",
         "mislabelled: patch 'd.png' (labels.csv line 9): the cell 'labels' is empty",
-        "mislabelled: patch 'e.png' (labels.csv line 10): label names 'tumor', which is no class",
+        "mislabelled: patch 'e.png' (labels.csv line 10): label names 'tumor', which is not a class",
         f"unreadable: patch 'folder.png' (labels.csv line 11): there is no file '{tmp_path}/folder.png'",
         f"unreadable: patch 'gone.png' (labels.csv line 6): there is no file '{tmp_path}/gone.png'",
         "no_path: patch 'labels.csv line 5': the cell 'path' is empty",
@@ -395,12 +395,12 @@ def test_a_root_or_layout_that_does_not_fit_is_refused_with_settings_that_fit(
 def test_a_folder_with_nearly_a_class_name_is_refused_with_the_name(tmp_path: Path) -> None:
     touch(tmp_path, "Tumours/a.png", "STROMA /b.png", "Normals/c.png", "fat/d.png")
     found = claims(tmp_path, "folders")
-    assert "names 'Tumours', which is no class (did you mean 'tumour'?), expected tumour (or TUM), stroma" in (
+    assert "names 'Tumours', which is not a class (did you mean 'tumour'?), expected tumour (or TUM), stroma" in (
         only_problem(found["Tumours/a.png"])
     )
     assert "(did you mean 'normal'?)" in only_problem(found["Normals/c.png"])
     assert found["STROMA /b.png"].classes == (1,), "case does not matter, nor do blanks at the ends"
-    assert "names 'fat', which is no class, expected tumour" in only_problem(found["fat/d.png"])
+    assert "names 'fat', which is not a class, expected tumour" in only_problem(found["fat/d.png"])
 
 
 def test_paths_of_windows_are_refused_with_slashes_as_advice(tmp_path: Path) -> None:

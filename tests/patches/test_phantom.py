@@ -301,7 +301,7 @@ class TestWriting:
 
     def test_file_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
-        with pytest.raises(StoreError, match="is no folder; choose another"):
+        with pytest.raises(StoreError, match="is not a folder; choose another"):
             write_phantom(tmp_path / "file", SMALL)
 
     @pytest.mark.parametrize(

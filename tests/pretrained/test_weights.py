@@ -90,7 +90,7 @@ Change = Callable[[dict[str, Tensor]], object]
             lambda w: w.update({"conv1.0.weight": torch.zeros(3, 3)}),
             r"conv1\.0\.weight has shape \(3, 3\), expected \(\d+, 3,",
         ),
-        (lambda w: w.update(extra=torch.zeros(4)), r"extra of shape \(4,\) does not belong to it"),
+        (lambda w: w.update(extra=torch.zeros(4)), r"extra of shape \(4,\) is not in the network"),
         (lambda w: w.update({"\x1b[31m": torch.zeros(4)}), r"\\x1b\[31m of shape"),
     ],
 )
@@ -113,9 +113,7 @@ def test_order_counts_only_where_shapes_and_kinds_agree_and_the_file_has_an_orde
     swapped = dict(renamed)
     swapped[names[1]], swapped[names[2]] = renamed[names[2]], renamed[names[1]]
     torch.save({f"{name}x": each for name, each in swapped.items()}, path)
-    with pytest.raises(
-        ConfigError, match=r"a000\.weightx has shape .*, expected conv1\.0\.weight of shape .* in its place"
-    ):
+    with pytest.raises(ConfigError, match=r"found a000\.weightx of shape .*, expected conv1\.0\.weight of shape "):
         fit(path, network())
     torch.save(dict(list(renamed.items())[:-4]), path)
     with pytest.raises(ConfigError, match=r"it has \d+ tensors, expected \d+"):
@@ -268,7 +266,10 @@ def test_the_segmentation_stage_asks_a_silent_hub_once_too(
         "    print(pretrained_network(NetworkSection(architecture='Unet', encoder=encoder), 3)[1])"
     )
     first, second = in_process(code, hub, tmp_path).splitlines()
-    assert first.startswith("the imagenet weights of resnet18 are not available, so the encoder starts at random")
+    assert (
+        first.startswith("the imagenet weights of resnet18 are not available (")
+        and "starts with random weights" in first
+    )
     assert second.startswith("the imagenet weights of tu-test_resnet are not available") and "network.weights" in second
     assert len(asked) == 2
 

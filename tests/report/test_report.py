@@ -156,7 +156,7 @@ def test_an_unfinished_run_has_a_report(run: Path, tmp_path: Path) -> None:
     assert "not finished" in text and "48 of 64 planned candidates are stored; of the first 64, 30 may be kept" in text
     assert "Candidates, none chosen yet" in text and "Not kept" not in text
     (path / "build.json").write_text('{"finished": null, "stages": {}, "strategies": {}}')
-    assert "48 of 64 planned candidates are stored; none is judged yet" in write_report(path).read_text(
+    assert "48 of 64 planned candidates are stored; no candidate is judged yet" in write_report(path).read_text(
         encoding="utf-8"
     )
     shutil.rmtree(path / "candidates.zarr")

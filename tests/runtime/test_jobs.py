@@ -174,10 +174,17 @@ def test_every_mistake_in_job_settings_is_told() -> None:
     with pytest.raises(ConfigError) as caught:
         jobs("cores=0", "memory=much", "walltime=soon", "quue=long", "gpus=2")
     message = str(caught.value)
-    for part in ("5 mistakes", "cores: got 0", "is no size", "is no time", "did you mean 'queue'", "gpus=1 and jobs=2"):
+    for part in (
+        "5 mistakes",
+        "cores: got 0",
+        "is not a size",
+        "is not a time",
+        "did you mean 'queue'",
+        "gpus=1 and jobs=2",
+    ):
         assert part in message
     for wrong in (("lifetime=59m", "lifetime_stagger=2m"), ("lifetime_stagger=2h",), ("lifetime=60m",)):
-        with pytest.raises(ConfigError, match=r"leaves the walltime \(3600 s\)"):
+        with pytest.raises(ConfigError, match=r"is not between 0 and the walltime \(3600 s\)"):
             jobs("walltime=01:00:00", *wrong)
     with pytest.raises(ConfigError, match=r"minimum_jobs \(3\) is more than jobs \(2\)"):
         jobs("jobs=2", "minimum_jobs=3")
@@ -220,7 +227,7 @@ def test_paths_of_a_job_script_may_hold_what_shells_take_apart(slurm: Path, tmp_
 
 @pytest.mark.parametrize("key", ["queue", "account", "project", "interface", "log_directory", "job_name"])
 def test_options_of_queues_are_single_words(key: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key}: got 'a b'.*holds a space or a line break"):
+    with pytest.raises(ConfigError, match=f"{key}: got 'a b'.*contains a space or a line break"):
         jobs(f"{key}=a b")
 
 
@@ -278,7 +285,7 @@ def test_a_queue_that_takes_no_job_is_heard_and_asked_again(slurm: Path, tmp_pat
         assert len(set(cluster.run(pid, range(5)))) == 1
         held = list(cluster.client.cluster.workers.values())  # as the traceback of a submission may
         assert held
-    (told,) = (note for note in notes if "takes no job" in note)
+    (told,) = (note for note in notes if "refuses jobs" in note)
     assert "Socket timed out" in told
     sbatch.unlink()
     if shutil.which("sbatch") is None:

@@ -110,7 +110,7 @@ class Evil:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     torch.save({"format_version": 1, "about": Evil(mark)}, tmp_path / "evil.ckpt")
-    with pytest.raises(StoreError, match=r"evil\.ckpt: is no checkpoint that can be read safely"):
+    with pytest.raises(StoreError, match=r"evil\.ckpt: is damaged, or is not a checkpoint that can be read safely"):
         Checkpoint.load(tmp_path / "evil.ckpt")
     (tmp_path / "pickle.ckpt").write_bytes(pickle.dumps(Evil(mark), protocol=2))
     with pytest.raises(StoreError, match="read safely"):
@@ -138,20 +138,22 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not found; expected a checkpoint"):
         Checkpoint.load(tmp_path / "none.ckpt")
     torch.save({"weights": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(StoreError, match="is no checkpoint of synthpipe"):
+    with pytest.raises(StoreError, match="is not a checkpoint of synthpipe"):
         Checkpoint.load(tmp_path / "other.ckpt")
     torch.save({"format_version": 99}, tmp_path / "new.ckpt")
     with pytest.raises(StoreError, match="format_version is 99, this synthpipe reads 1 and 2"):
         Checkpoint.load(tmp_path / "new.ckpt")
     for foreign in (b"network: {architecture: Unet}\n", b"\x80\x02.", b"\x89PNG\r\n\x1a\n", b"\0" * 100):
         (tmp_path / "foreign.ckpt").write_bytes(foreign)
-        with pytest.raises(StoreError, match=r"foreign\.ckpt: is no checkpoint that can be read safely"):
+        with pytest.raises(
+            StoreError, match=r"foreign\.ckpt: is damaged, or is not a checkpoint that can be read safely"
+        ):
             Checkpoint.load(tmp_path / "foreign.ckpt")
     checkpoint().save(tmp_path / "cut.ckpt")
     whole = (tmp_path / "cut.ckpt").read_bytes()
     for length in (0, 100, len(whole) // 2):
         (tmp_path / "cut.ckpt").write_bytes(whole[:length])
-        with pytest.raises(StoreError, match=r"cut\.ckpt: is no checkpoint"):
+        with pytest.raises(StoreError, match=r"cut\.ckpt: is damaged, or is not a checkpoint"):
             Checkpoint.load(tmp_path / "cut.ckpt")
 
 
@@ -190,7 +192,9 @@ def test_four_lost_kibibytes_anywhere_are_noticed(tmp_path: Path, version: int) 
     for place in range(0, len(whole) - 4096, len(whole) // 20):
         lost = bytes(4096) if any(whole[place : place + 4096]) else b"\1" * 4096
         path.write_bytes((whole[:place] + lost + whole[place + 4096 :])[: len(whole)])
-        with pytest.raises(StoreError, match=r"a\.ckpt: is no checkpoint .* or is damaged: .*; use a copy"):
+        with pytest.raises(
+            StoreError, match=r"a\.ckpt: is damaged, or is not a checkpoint .*: .*; use an undamaged copy"
+        ):
             Checkpoint.load(path)
 
 
@@ -234,7 +238,7 @@ def forged(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], obj
         ("description.classes.0.name", "normal", "'normal' names two classes"),
         ("description.fingerprint", None, "fingerprint is None"),
         ("description.patches.layout", "ftp", "layout"),
-        ("description.patches.group_pattern", "(", "group_pattern: no regular expression"),
+        ("description.patches.group_pattern", "(", "group_pattern: is not a regular expression"),
         ("description.glass", {"threshold": 999}, "glass.threshold is 999"),
         ("more", 1, "more is 1"),
     ],

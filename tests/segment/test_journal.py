@@ -35,7 +35,7 @@ DAMAGED = [
 @pytest.mark.parametrize(("make", "why"), DAMAGED)
 def test_a_damaged_table_is_refused(tmp_path: Path, make: Callable[[Path], object], why: str) -> None:
     make(tmp_path / "epochs.csv")
-    with pytest.raises(StoreError, match=rf"epochs\.csv: cannot be resumed: .*{why}.*; remove it, or train into"):
+    with pytest.raises(StoreError, match=rf"epochs\.csv: cannot be resumed: .*{why}.*; remove the file, or train into"):
         Table(tmp_path / "epochs.csv", 5)
     with pytest.raises(StoreError, match=rf"epochs\.csv: cannot be drawn: .*{why}.*; remove it to do without"):
         draw_curves(tmp_path, tmp_path / "curves.png")

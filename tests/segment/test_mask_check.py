@@ -76,7 +76,7 @@ def test_masks_of_0_and_255_alone_are_refused_until_their_meaning_is_given(tmp_p
     write(tmp_path, {"a": [0, 0, 255], "b": [0]})
     for any_palette in (False, True):
         with pytest.raises(
-            CatalogError, match=r"mask: masks hold only 0 and 255.*0 is tumour and 255 \(25\.0% of"
+            CatalogError, match=r"mask: masks contain only 0 and 255.*0 is tumour and 255 \(25\.0% of"
         ) as error:
             checked(tmp_path, any_palette=any_palette)
     assert '"255=tumour,0=stroma"' in str(error.value) and '"0=tumour,255=ignore"' in str(error.value)
@@ -93,11 +93,11 @@ def test_0_and_255_are_taken_where_colours_or_other_values_confirm_indices(tmp_p
 
 def test_absent_classes_are_reported(tmp_path: Path) -> None:
     _, notes = checked(write(tmp_path / "two", {"a": [0, 1]}))
-    assert "shows normal; mean scores and the choice of weights ignore it" in notes[1]
-    assert "count classes from 1" not in notes[1]
+    assert "shows normal; mean scores and the choice of the best weights ignore absent classes" in notes[1]
+    assert "number the classes from 1" not in notes[1]
     _, notes = checked(write(tmp_path / "from-1", {"a": [1, 2, 3]}))
     assert "shows tumour;" in notes[1] and '--mask-map "1=tumour,2=stroma,3=normal,0=ignore"' in notes[1]
-    with pytest.raises(CatalogError, match=r"mask: no mask shows any of tumour, stroma, normal"):
+    with pytest.raises(CatalogError, match=r"mask: no mask shows any of the classes tumour, stroma, normal"):
         checked(write(tmp_path / "none", {"a": [3, 255]}))
 
 
@@ -107,7 +107,7 @@ def test_equal_problems_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(CatalogError) as error:
         checked(tmp_path)
     first, second = str(error.value).splitlines()
-    assert first.startswith(f"{tmp_path / 'mask' / '000.png'}: holds 7 (10 pixels), expected 0 to 3")
+    assert first.startswith(f"{tmp_path / 'mask' / '000.png'}: has unknown values: 7 (10 pixels); expected 0 to 3")
     assert first.endswith("; the same for 99 more: 001.png, 002.png, 003.png and 96 more")
     assert second == f"  {tmp_path / 'img' / '105.png'}: is empty, expected PNG, JPEG, TIFF or BMP"
 
@@ -119,7 +119,7 @@ def test_palettes_that_one_map_cannot_serve_are_refused(tmp_path: Path) -> None:
         mask.putpalette(palette_of((200, 0, 0), (9, 9, 9)))
         mask.save(tmp_path / "mask" / "b.png")
     with pytest.raises(
-        CatalogError, match=r"b\.png: its palette has \(200, 0, 0\) at 0, but that of a\.png has \(9, 9, 9\)"
+        CatalogError, match=r"b\.png: its palette has \(200, 0, 0\) at 0, but the palette of a\.png has \(9, 9, 9\)"
     ):
         checked(tmp_path, "0=tumour,1=stroma")
 
@@ -131,10 +131,13 @@ def test_copies_are_told_whatever_their_files_are(tmp_path: Path) -> None:
         with PillowImage.open(tmp_path / "img" / "a.png") as image:
             image.save(tmp_path / "img" / f"{name}.bmp")
     found, notes = checked(tmp_path)
-    assert "6 of 7 images have the pixels of another one: b.bmp of a.png, c.bmp of a.png, d.bmp of a.png" in notes[1]
-    assert "and 3 more; each counts, so intervals are too narrow" in notes[1]
+    assert (
+        "6 of 7 images have the same pixels as another image: b.bmp of a.png, c.bmp of a.png, d.bmp of a.png"
+        in notes[1]
+    )
+    assert "and 3 more; copies make the intervals too narrow" in notes[1]
     other, _ = checked(write(tmp_path / "other", {"x": [0, 1, 2]}))  # the image is a's
-    with pytest.raises(ConfigError, match=r"--data: .*x\.png is in --val too, as .*a\.png"):
+    with pytest.raises(ConfigError, match=r"--data: .*x\.png is also in --val, as .*a\.png"):
         check_disjoint({"--val": found, "--data": other})
 
 

@@ -30,26 +30,30 @@ def test_values_mean_what_is_given() -> None:
 def test_values_that_mean_nothing_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mask_values, "_BLOCK", 3)
     with pytest.raises(
-        CatalogError, match=r'^holds 4 \(1 pixels\), 7 \(2 pixels\), expected 0 to 3 .*"0=tumour,1=stroma'
+        CatalogError, match=r'^has unknown values: 4 \(1 pixels\), 7 \(2 pixels\); expected 0 to 3 .*"0=tumour,1=stroma'
     ):
         classes_of([0, 7, 4, 7])
-    with pytest.raises(CatalogError, match=r"^holds 4 \(1 pixels\), 5 \(1 pixels\), 6 \(1 pixels\) and 2 more values"):
+    with pytest.raises(
+        CatalogError, match=r"^has unknown values: 4 \(1 pixels\), 5 \(1 pixels\), 6 \(1 pixels\) and 2 more values"
+    ):
         classes_of([4, 5, 6, 7, 8])
-    with pytest.raises(CatalogError, match=r"^holds 3 \(2 pixels\), which --mask-map does not name; add .* 3=ignore"):
+    expected = r"^has values that --mask-map does not name: 3 \(2 pixels\); add .* 3=ignore"
+    with pytest.raises(CatalogError, match=expected):
         classes_of([0, 3, 3], {0: 1})
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "'' is not VALUE=CLASS"),
+        ("", "got '', expected VALUE=CLASS"),
         (
             "tumour=0",
-            "'tumour=0' is not VALUE=CLASS with a new value from 0 to 255; write it like \"0=tumour,1=stroma,",
+            "got 'tumour=0', expected VALUE=CLASS with a value from 0 to 255 that occurs once; write for example "
+            '"0=tumour,1=stroma,',
         ),
-        ("256=tumour", "'256=tumour' is not"),
-        ("0=tumour,0=stroma", "'0=stroma' is not VALUE=CLASS with a new value"),
-        ("0=tumor,1=stroma", "'0=tumor' names no class; expected one of tumour, stroma, normal, ignore"),
+        ("256=tumour", "got '256=tumour', expected VALUE=CLASS"),
+        ("0=tumour,0=stroma", "got '0=stroma', expected VALUE=CLASS with a value"),
+        ("0=tumor,1=stroma", "'0=tumor' does not name a class; expected one of tumour, stroma, normal, ignore"),
     ],
 )
 def test_maps_that_cannot_be_read_are_explained(text: str, message: str) -> None:
@@ -64,10 +68,12 @@ def test_palettes_have_the_colours_of_the_classes() -> None:
     check_palette([], {0, 1}, TAXONOMY)
     assert palette_colors((1, 2, 3, 4, 5, 6)) == [(1, 2, 3), (4, 5, 6)]
     with pytest.raises(
-        CatalogError, match=r"has \(9, 9, 200\) at 0, but the network's tumour is \(0, 64, 128\): the classes"
+        CatalogError, match=r"has \(9, 9, 200\) at 0, but the network expects \(0, 64, 128\) for tumour; the classes"
     ):
         check_palette([(9, 9, 200)], {0}, TAXONOMY)
-    with pytest.raises(CatalogError, match=r"has \(1, 2, 3\) at 3, but the network's background is \(255, 255, 255\)"):
+    with pytest.raises(
+        CatalogError, match=r"has \(1, 2, 3\) at 3, but the network expects \(255, 255, 255\) for background"
+    ):
         check_palette([*COLORS, (1, 2, 3)], {0, 3}, TAXONOMY)
 
 
@@ -79,5 +85,5 @@ def test_a_palette_in_another_order_gives_its_map() -> None:
 def test_grey_palettes_are_taken_where_index_and_grey_agree() -> None:
     check_palette([(grey, grey, grey) for grey in range(256)], {0, 1, 3, 255}, TAXONOMY)
     check_palette([(0, 0, 0), (200, 200, 200)], {0}, TAXONOMY)
-    with pytest.raises(CatalogError, match=r"its palette has grey 0 at 1, so the class of these pixels may be 1, or 0"):
+    with pytest.raises(CatalogError, match=r"its palette has grey 0 at 1, so these pixels may have class 1 or class 0"):
         check_palette([(0, 0, 0), (0, 0, 0)], {1}, TAXONOMY)

@@ -30,17 +30,17 @@ def folder_of(root: Path, images: list[str], masks: list[str]) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("no mask", r"no mask for 1 of 1 images; expected the image's name, with any of \.png, .*: 'a'; rename"),
+        ("no mask", r"no mask for 1 of 1 images; expected the image's name with one of \.png, .*: 'a'; rename"),
         (
             "value",
-            r"mask.a\.png: holds 7 \(2000 pixels\), expected 0 to 3 \(tumour, stroma, normal, background\) or 255",
+            r"mask.a\.png: has unknown values: 7 \(2000 pixels\); expected 0 to 3 \(.*, background\) or 255",
         ),
-        ("size", r"mask.a\.png: is 8 x 8, but its image 40 x 50"),
+        ("size", r"mask.a\.png: has 8 x 8 pixels, but its image has 40 x 50"),
         ("rgb", r"has pixels of Pillow's mode RGB, expected a palette or grey image"),
         ("damaged", r"mask.a\.png: is not an image, expected PNG, JPEG, TIFF or BMP"),
         ("twice", r"img.a\.tif: has the same stem as a\.png"),
-        ("empty", r"img: holds no images"),
-        ("folder", r"expected a folder with img/ and mask/ in it"),
+        ("empty", r"img: has no images"),
+        ("folder", r"expected a folder that contains img/ and mask/"),
     ],
 )
 def test_images_that_cannot_be_measured_are_named(tmp_path: Path, change: str, message: str) -> None:

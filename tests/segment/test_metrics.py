@@ -128,7 +128,7 @@ def test_masks_that_do_not_fit_are_refused(count: Any) -> None:
 def test_a_pixel_predicted_as_no_class_is_refused_where_it_counts() -> None:
     truth, prediction = np.zeros((4, 6), np.uint8), np.zeros((4, 6), np.uint8)
     prediction[1, 2] = 3
-    with pytest.raises(ValueError, match="prediction has 3 where truth has a class, expected 0 to 2"):
+    with pytest.raises(ValueError, match="prediction has value 3 at pixels whose truth is a class, expected 0 to 2"):
         confusion_matrix(truth, prediction, 3)
     truth[1, 2] = 3
     assert confusion_matrix(truth, prediction, 3)[0].tolist() == [23, 0, 0]
@@ -314,7 +314,7 @@ def test_what_cannot_be_drawn_from_is_refused() -> None:
         bootstrap(confusions[:0], seed=0)
     with pytest.raises(ValueError, match="of 2 images and contours of 1; expected"):
         bootstrap(confusions, boundaries[:1], seed=0)
-    with pytest.raises(ValueError, match=r"replicates is 0 and level 0\.95"):
+    with pytest.raises(ValueError, match=r"replicates is 0 and level is 0\.95"):
         bootstrap(confusions, seed=0, replicates=0)
     with pytest.raises(ValueError, match="and level 95"):
         bootstrap(confusions, seed=0, level=95)

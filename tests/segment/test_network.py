@@ -63,10 +63,10 @@ def test_pixels_are_normalised_in_the_network() -> None:
     [
         ({"architecture": "DeepLab"}, r"network.architecture: .* has no 'DeepLab'; did you mean DeepLabV3"),
         ({"encoder": "efficientnet_b6"}, r"network.encoder: .* has no 'efficientnet_b6'; did you mean efficientnet-b6"),
-        ({"weights": "nothing"}, r"network.weights: .* has no 'nothing'; there are imagenet"),
+        ({"weights": "nothing"}, r"network.weights: .* has no 'nothing'; expected one of imagenet"),
         ({"encoder": "tu-resnet19"}, r"network.encoder: timm .* has no 'tu-resnet19'; did you mean tu-resnet"),
         ({"encoder": "tu-hf-hub:timm/resnet18"}, r"network.encoder: timm .* has no 'tu-hf-hub:timm/resnet18'"),
-        ({"architecture": "DPT"}, r"cannot be made by segmentation-models-pytorch"),
+        ({"architecture": "DPT"}, r"segmentation-models-pytorch .* cannot make DPT"),
     ],
 )
 def test_a_network_that_there_is_not_is_refused(changes: dict[str, str], message: str) -> None:

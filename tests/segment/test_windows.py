@@ -314,7 +314,7 @@ def test_the_caller_may_change_a_block() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"size": 8, "stride": 9}, r"at most the size, \(8, 8\) as \(height, width\): windows would leave gaps"),
+        ({"size": 8, "stride": 9}, r"at most the size, \(8, 8\) as \(height, width\), so that windows leave no gaps"),
         ({"size": [8, 16], "stride": [4, 17]}, r"at most the size, \(8, 16\)"),
         ({"size": [8, 16], "stride": 8, "flips": True}, r"a square size with flips, got \(8, 16\)"),
         ({"size": 0, "stride": 1}, "greater than or equal to 1"),

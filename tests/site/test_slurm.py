@@ -213,5 +213,5 @@ def test_what_slurm_refuses_is_told_in_its_words(slurm: None, here: Path, tmp_pa
     with building(here, tmp_path, "queue=nowhere", "--patience=20") as process:
         assert process.wait(120) == 1
     said = (tmp_path / "log").read_text()
-    assert "the queue takes no job, and is asked again: sbatch: error: invalid partition specified: nowhere" in said
+    assert "the queue refuses jobs; trying again: sbatch: error: invalid partition specified: nowhere" in said
     assert "has had no worker for 20 s (--patience)" in said and "Traceback" not in said

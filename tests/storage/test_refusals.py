@@ -120,7 +120,7 @@ def commands(here: Path, folder: Path) -> list[list[str]]:
     [
         (WRONG_SECRET, "check the secret key (AWS_SECRET_ACCESS_KEY, or your profile)"),
         (EXPIRED, "renew the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or your"),
-        (NO_RIGHT, "ask for the right s3:ListBucket there, or use other credentials"),
+        (NO_RIGHT, "ask for the permission s3:ListBucket there, or use other credentials"),
     ],
     ids=["wrong-secret", "expired", "no-listing"],
 )
@@ -156,5 +156,7 @@ def test_a_refused_request_names_the_right_that_it_needs(store: Store, served: t
     ]
     for methods, right, attempt in attempts:
         refused = methods
-        with pytest.raises(StoreError, match=rf"one: cannot be .*\(AccessDenied\); ask for the right s3:{right} there"):
+        with pytest.raises(
+            StoreError, match=rf"one: cannot be .*\(AccessDenied\); ask for the permission s3:{right} there"
+        ):
             attempt()

@@ -90,7 +90,7 @@ def test_a_journal_of_other_types_is_refused(run: RunDirectory, journal: dict[st
 
 def test_json_without_end_or_bound_is_refused(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     run.build_file.write_text(DEEP)
-    with pytest.raises(StoreError, match=r"build\.json: cannot be read as JSON: it is nested too deeply"):
+    with pytest.raises(StoreError, match=r"build\.json: cannot be read as JSON: the JSON is nested too deeply"):
         run.journal()
     monkeypatch.setattr(run_module, "_MOST_JSON", 1000)
     with pytest.raises(StoreError, match="has 200000 bytes, expected at most 1000"):

@@ -40,7 +40,7 @@ from synthpipe.patches.phantom.tissue import SMALLEST, render_slide
 from synthpipe.patches.phantom.windows import Window, choose_windows
 
 FORMAT_VERSION = 2
-"""Increased when the same spec gives other pixels."""
+"""Version of the phantom's pixels; it increases when the same specification gives other pixels."""
 
 LARGEST = 1024
 """Largest patch size, in pixels; slides for larger patches would take gigabytes."""
@@ -119,7 +119,7 @@ class PhantomSpec:
 
     @property
     def pictures(self) -> int:
-        """Number of pictures without masks, which `write_phantom` reports as progress."""
+        """Number of images, without masks; `write_phantom` reports progress for each of them."""
         return self.patches + 2 * self.images
 
 
@@ -163,7 +163,7 @@ def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], Non
     Raises
     ------
     StoreError
-        The directory holds something else, or cannot be written.
+        The directory has other content, or cannot be written.
     """
     directory = resolved(Path(directory))
     present = _find(directory, spec)
@@ -175,7 +175,7 @@ def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], Non
 
 
 def _written(directory: Path, spec: PhantomSpec, on_patch: Callable[[], None]) -> PhantomSummary:
-    """Write a phantom: first a file that marks it as unfinished, last ``phantom.json``."""
+    """Write a phantom, with a marker file for an unfinished phantom first and ``phantom.json`` last."""
     names: list[str] = []
     labels: Counter[str] = Counter()
     marker = {"format_version": FORMAT_VERSION, "spec": asdict(spec)}
@@ -228,7 +228,7 @@ def _segmented_images(spec: PhantomSpec) -> Iterator[tuple[str, str, Image, Mask
 
 
 def _sizes_rng(seed: int, slide: int) -> np.random.Generator:
-    """Return the generator of a slide's windows: another part of the stream that draws the slide's pixels."""
+    """Return the generator of a slide's windows, a separate part of the slide's random stream."""
     key, counter = np.array([seed, slide], dtype=np.uint64), np.array([0, 0, 0, 1], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 

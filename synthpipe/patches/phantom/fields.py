@@ -53,7 +53,7 @@ def grain(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Fie
 
 
 def strands(rng: np.random.Generator, across: Field, along: Field) -> Field:
-    """Draw strands that are one unit wide, of random darkness and length: a field of standard deviation near 1."""
+    """Draw strands one unit wide, with random darkness and length; the field's standard deviation is near 1."""
     levels = (rng.random((256, 256), dtype=np.float32) - np.float32(0.5)) * np.float32(4.6)
     across, along = across + np.float32(4096), along + np.float32(4096)  # so that truncation rounds down
     row, column = across.astype(np.int32), along.astype(np.int32)

@@ -63,7 +63,7 @@ def scatter(rng: np.random.Generator, shape: tuple[int, ...], spacing: float, ji
 
 
 def at(field: NDArray[Any], points: Points) -> NDArray[Any]:
-    """Return the values of a field (H, W) at the pixels that hold `points`."""
+    """Return the values of a field (H, W) at the pixels that contain `points`."""
     rows, columns = points.astype(np.intp).T
     return np.asarray(field[rows, columns])
 
@@ -118,5 +118,5 @@ def stain_nuclei(
 
 
 def _to_pixels(points: Points) -> NDArray[np.int32]:
-    """Return (y, x) positions as the fixed-point (x, y) that OpenCV draws with."""
+    """Convert (y, x) positions to OpenCV's fixed-point (x, y)."""
     return np.rint(points[..., ::-1] * (1 << _SUBPIXEL)).astype(np.int32)

@@ -261,7 +261,7 @@ def _normal(rng: np.random.Generator, habit: Habit, mask: Mask) -> tuple[Field, 
 def _alveoli(
     rng: np.random.Generator, habit: Habit, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.intp], Points, NDArray[np.bool_]]:
-    """Return each pixel's alveolus, each alveolus's centre, and whether it opens into neighbours that are also open."""
+    """Return each pixel's alveolus, the alveoli's centres, and whether each alveolus is open to open neighbours."""
     sites = scatter(rng, shape, habit.alveolus, 0.38)
     seeds = np.full(shape, 255, np.uint8)
     rows, columns = sites.astype(np.intp).T
@@ -277,7 +277,7 @@ def _alveoli(
 
 
 def _walls(alveolus: NDArray[np.intp], joined: NDArray[np.bool_]) -> Field:
-    """Return the nearness of a wall between alveoli, 0-255; there is no wall between two open alveoli."""
+    """Return how near each pixel is to a wall between alveoli, 0-255; two open alveoli have no wall between them."""
     opens = joined[alveolus]
     walls = np.zeros(alveolus.shape, np.uint8)
     for here, there in ((np.s_[1:, :], np.s_[:-1, :]), (np.s_[:, 1:], np.s_[:, :-1])):

@@ -1,4 +1,4 @@
-"""``croissant.json``: the description of a set for machines, in MLCommons' format Croissant 1.0."""
+"""Write ``croissant.json``, the description of a set for machines, in MLCommons' format Croissant 1.0."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def card_facts(curated: CuratedSet, run: RunDirectory | None, journal: Mapping[s
 
 
 def finished_run_of(curated: CuratedSet) -> RunDirectory | None:
-    """Return the finished run whose curated set this is, or None."""
+    """Return the finished run that made this curated set, or None if there is no such run."""
     run = RunDirectory(curated.path.parent)
     if run.curated != curated.path or not run.exists() or not run.journal().get("finished"):
         return None

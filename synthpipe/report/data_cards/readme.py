@@ -1,4 +1,4 @@
-"""``README.md``: the data card that tells people the content, the intended use and the limits of a curated set."""
+"""Write ``README.md``, the data card with the content, the intended use and the limits of a curated set."""
 
 from __future__ import annotations
 

@@ -1,0 +1,38 @@
+"""The exponential moving average of a network's weights, which predicts better than the weights of a single step."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from synthpipe.segment.network import SegmentationNetwork
+
+
+class WeightAverage:
+    """Holds a second network whose weights are the average of those after each training step.
+
+    The average is short at first, so that it soon forgets the random weights: after step n the decay is at most
+    (1 + n) / (10 + n), as in TensorFlow's ``ExponentialMovingAverage``.
+
+    Parameters
+    ----------
+    network : SegmentationNetwork
+        The trained network; it is copied.
+    decay : float
+        Weight of the former average in each step, from 0 to 1.
+    """
+
+    def __init__(self, network: SegmentationNetwork, decay: float) -> None:
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update(self, network: SegmentationNetwork, step: int) -> None:
+        """Add the weights and the running means of `network` after step number `step`, counted from 0."""
+        part = 1 - min(self._decay, (1 + step) / (10 + step))
+        for mean, value in zip(self.network.state_dict().values(), network.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, part)
+            else:
+                mean.copy_(value)
