@@ -32,7 +32,15 @@ from synthpipe.patches.shared_bank import BankLocation
 from synthpipe.runtime import ClusterSettings, Demand, Executor, Local, local, open_executor
 from synthpipe.runtime.cluster import open_cluster
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, SCORE_ARRAYS, VERDICT_ARRAYS, array, open_group
+from synthpipe.storage.schema import (
+    CANDIDATE_ARRAYS,
+    CURATED_ARRAYS,
+    SCORE_ARRAYS,
+    VERDICT_ARRAYS,
+    array,
+    open_group,
+    written_arrays,
+)
 from synthpipe.storage.shard_writing import write_shard
 from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.summary import human_bytes
@@ -262,15 +270,19 @@ def _remarks(verdicts: Mapping[int, float], measured: int) -> Iterator[str]:
 
 def _total(size: int, scored: float, judged: float) -> Iterator[str]:
     """Yield the total time, given the bytes of a composite and the hours of scoring and verdicts."""
-    disk = 3 * _COMPOSITES * size / _DISK / 3600
+    disk, arrays = 3 * _COMPOSITES * size / _DISK / 3600, len(written_arrays(CURATED_ARRAYS, "stored", recipes=True))
     yield from (
         "The curated set is a copy of the kept composites. If all are kept, it has "
-        f"{_COMPOSITES * size / 1e12:.0f} TB and {len(CURATED_ARRAYS)} more objects per shard, and the disk needs its "
+        f"{_COMPOSITES * size / 1e12:.0f} TB and {arrays} more objects per shard, and the disk needs its "
         f"{_COMPOSITES * size / _DISK / 60:.0f} minutes twice, to read and to write. If the filter accepts a tenth, "
         f"this is a tenth of that for the same number of candidates. If all are kept, the total is "
         f"{disk + scored + judged:.1f} hours: {disk:.1f} for the disk, which writes candidates and copies them, "
         f"{scored:.1f} for the GPUs, and {60 * judged:.0f} minutes for the verdicts. The scheduler works during the "
         f"disk's time. This estimate is for shards of {_SUMMED}; larger shards need no more time.",
+        "",
+        "With `store.pixels: virtual` the disk only stores some bytes per composite and the donors, so the total is "
+        f"{scored + judged:.1f} hours. The pixels are rendered when they are read: a training needs as many cores as "
+        "render the composites that it takes per second ([virtual.md](virtual.md)).",
         "",
     )
 

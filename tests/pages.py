@@ -15,6 +15,7 @@ import benchmarks.export
 import benchmarks.gpu.page
 import benchmarks.page
 import benchmarks.scaling
+import benchmarks.virtual
 import synthpipe.cli.manual
 import synthpipe.config.pipeline_page
 import tests.drawing
@@ -32,6 +33,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/performance.md": benchmarks.page.write_page,
     "docs/pipeline-file.md": synthpipe.config.pipeline_page.page,
     "docs/scaling.md": benchmarks.scaling.write_page,
+    "docs/virtual.md": benchmarks.virtual.write_page,
     "requirements/render.txt": tests.requirements.render_requirements,
 }
 

@@ -102,10 +102,13 @@ def make_candidates(state: BuildState, strategy: Strategy) -> Verdicts:
 
 
 def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int) -> None:
-    """Render the missing shards of the first `count` composites."""
+    """Render the missing shards of the first `count` composites. With a filter, `_score` renders virtual candidates."""
     pipeline, store = state.pipeline, state.pipeline.store
     path, uses = state.job.composites(purpose), donor_uses(pipeline, strategy)
-    missing = CompositeStore.create(path, pipeline, strategy, purpose, count, uses).missing_shards(count)
+    created = CompositeStore.create(path, pipeline, strategy, purpose, count, uses)
+    if created.virtual and pipeline.filter.enabled:
+        return
+    missing = created.missing_shards(count)
     tasks = (ShardTask(strategy, purpose, shard) for shard in missing)
     title = f"{strategy} {purpose} composites"
     with state.reporter.stage(title, planned_in(missing, count, store.shard)) as advance:
@@ -114,7 +117,7 @@ def _render(state: BuildState, strategy: Strategy, purpose: Purpose, count: int)
 
 
 def _score(state: BuildState, strategy: Strategy, count: int) -> None:
-    """Score the shards of the first `count` candidates that have no scores."""
+    """Score the unscored shards of the first `count` candidates. This also renders virtual candidates."""
     pipeline, store = state.pipeline, state.pipeline.store
     candidates = CompositeStore.open(state.run.candidates, strategy, writable=True)
     sha256 = load_report(state.run.report(strategy)).model_sha256
@@ -124,7 +127,8 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
             "remove its p_real folder and build again"
         )
     candidates.extend_scores(pipeline, count, sha256)
-    missing = candidates.missing_shards(count, "p_real")
+    columns = tuple(candidates.written) if candidates.virtual else ()
+    missing = candidates.missing_shards(count, "p_real", *columns)
     together = math.ceil(_SCORED_ON_GPU / store.shard) if state.executor.uses_gpus() else 1
     tasks = (
         ScoreTask(strategy, tuple(missing[first : first + together])) for first in range(0, len(missing), together)

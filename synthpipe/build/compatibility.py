@@ -56,7 +56,7 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
     for purpose in purposes:
         for strategy in state.pipeline.strategies:
             store = CompositeStore.find(state.job.composites(purpose), strategy)
-            if store is None or not store.has("image"):
+            if store is None or not store.has(store.last):
                 continue
             sound = (
                 shard

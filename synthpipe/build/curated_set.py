@@ -9,16 +9,20 @@ from numpy.typing import NDArray
 
 from synthpipe.build.curation import Kept, Verdicts, code
 from synthpipe.build.state import BuildState
-from synthpipe.build.tasks import CuratedTask, write_curated_shard
-from synthpipe.compose import donor_uses
+from synthpipe.build.tasks import CuratedTask, DonorTask, rejectable_donors, write_curated_shard, write_donors
+from synthpipe.compose import SAMPLER_VERSION, donor_uses
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import STRATEGIES, Strategy
 from synthpipe.core.threads import in_threads
 from synthpipe.files.locations import Location
 from synthpipe.patches.catalog import Catalog
+from synthpipe.storage.donors import DonorStore, DonorTable
+from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import DONORS
 from synthpipe.storage.shards import planned_in, shards_of
 from synthpipe.storage.stores import CompositeStore, CuratedStore
 
+_SHARDS_READ = 16  # of which donors are read together
 _OBJECTS_AT_ONCE = 16  # each waits for the disk, or for the network
 
 
@@ -65,13 +69,52 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
     with state.reporter.stage("curated set", planned_in(missing, count, size)) as advance:
         for copied in state.executor.run(write_curated_shard, tasks):
             advance(copied)
+    if target.virtual:
+        _write_donors(state, kept, is_new=bool(missing))
+
+
+def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept], is_new: bool) -> None:
+    """Store the donors of a virtual curated set. Complete donors stay as they are unless shards of the set are new."""
+    path, store = state.run.curated, DonorStore.find(state.run.curated, DONORS)
+    if store and not is_new and not any(store.missing_objects()):
+        return
+    table = donor_table(state, kept)
+    if store and not store.holds(table):
+        store.remove()
+    store = DonorStore.create(path, table, state.pipeline.store)
+    missing = store.missing_shards(table.rows())
+    tasks = (DonorTask(table, shard) for shard in missing)
+    with state.reporter.stage("donors of the curated set", len(missing)) as advance:
+        for _ in state.executor.run(write_donors, tasks):
+            advance(1)
+
+
+def donor_table(state: BuildState, kept: Mapping[Strategy, Kept]) -> DonorTable:
+    """Return the donors of a virtual curated set: those that composites use, and those that sampling may reject."""
+    pipeline, donors = state.pipeline, state.catalog.donors
+    glass = [pipeline.glass] if pipeline.glass else []
+    rejectable = [number for numbers in state.executor.run(rejectable_donors, glass) for number in numbers]
+    used = used_donors(state.run, kept, len(donors), pipeline.store.shard)
+    numbers = frozenset(np.flatnonzero(used).tolist()).union(rejectable)
+    return DonorTable.of(donors, numbers, pipeline.canvas if pipeline.bezier else None)
+
+
+def used_donors(run: RunDirectory, kept: Mapping[Strategy, Kept], count: int, shard: int) -> NDArray[np.bool_]:
+    """Return whether the kept candidates use each of `count` donors, (D,) bool."""
+    used = np.zeros(count, np.bool_)
+    for strategy, indices in kept.items():
+        candidates = CompositeStore.open(run.candidates, strategy)
+        for start in range(0, len(indices), _SHARDS_READ * shard):
+            drawn = candidates.donors(indices.between(start, start + _SHARDS_READ * shard).tolist())
+            used[drawn[drawn >= 0]] = True
+    return used
 
 
 def create_curated(path: Location | None, pipeline: Pipeline, catalog: Catalog, count: int) -> CuratedStore:
     """Create or lengthen the curated set of a run; in memory, to compare with, where `path` is None."""
     groups = sorted({patch.group for patch in catalog.donors})
     uses = max(donor_uses(pipeline, strategy) for strategy in pipeline.strategies)
-    return CuratedStore.of_run(path, pipeline, groups, catalog.digest, count, uses)
+    return CuratedStore.of_run(path, pipeline, groups, catalog.digest, count, uses, SAMPLER_VERSION)
 
 
 def _remove_stale(state: BuildState, target: CuratedStore, kept: Mapping[Strategy, Kept]) -> None:

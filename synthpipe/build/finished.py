@@ -10,7 +10,9 @@ from synthpipe.files.folders import LOCK, is_half_written
 from synthpipe.files.locations import Location, exists, translate_access_errors
 from synthpipe.files.lock import held
 from synthpipe.report import write_report
+from synthpipe.storage.donors import DonorStore
 from synthpipe.storage.run import RUN, RunDirectory
+from synthpipe.storage.schema import DONORS
 from synthpipe.storage.stores import CuratedStore
 
 
@@ -23,7 +25,10 @@ def is_finished(run: RunDirectory) -> bool:
     ):
         return False
     curated = CuratedStore.find(run.curated)
-    return curated is not None and not any(curated.missing_objects())
+    if curated is None or any(curated.missing_objects()):
+        return False
+    donors = DonorStore.find(run.curated, DONORS)
+    return not curated.virtual or (donors is not None and not any(donors.missing_objects()))
 
 
 def tidy(path: Location, reporter: Reporter) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.build.curation import acceptance, assess, code, first_plan, tally
-from synthpipe.config.pipeline import Pipeline
+from synthpipe.config.pipeline import Pipeline, StoreSection
 from synthpipe.core.errors import AccessError, StoreError
 from synthpipe.core.records import Strategy
 from synthpipe.core.threads import in_threads
@@ -20,9 +20,10 @@ from synthpipe.core.verdict_text import below_threshold_warning
 from synthpipe.files.locations import Location, exists, translate_access_errors
 from synthpipe.files.lock import holder_of
 from synthpipe.storage.run import RunDirectory
+from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, ArraySpec, written_arrays
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.store import Store
-from synthpipe.storage.stores import CompositeStore, CuratedStore
+from synthpipe.storage.stores import CompositeStore, composite_settings
 
 _DAMAGE = (StoreError, ValueError, KeyError, OSError)  # zarr has no exceptions of its own for broken metadata
 _WINDOW = 300.0  # seconds of which a rate is taken
@@ -98,21 +99,25 @@ def _stored_at(path: Location) -> float:
 
 def _parts(run: RunDirectory, pipeline: Pipeline) -> Iterator[tuple[str, Location, list[str], int]]:
     """Yield each part that is made in shards, in order: name, folder, arrays, number of planned composites."""
-    composites = list(CompositeStore.written)
     if pipeline.filter.enabled:
         for strategy in pipeline.strategies:
-            yield f"{strategy} filter composites", run.training / strategy, composites, pipeline.filter.candidates
+            names = _written(CANDIDATE_ARRAYS, composite_settings(pipeline, "filter"))
+            yield f"{strategy} filter composites", run.training / strategy, names, pipeline.filter.candidates
     for strategy in pipeline.strategies:
         folder, planned = run.candidates / strategy, first_plan(pipeline, strategy)
-        yield f"{strategy} candidates", folder, composites, planned
+        yield f"{strategy} candidates", folder, _written(CANDIDATE_ARRAYS, pipeline.store), planned
         if pipeline.filter.enabled:
             yield f"{strategy} scores", folder, ["p_real"], planned
     yield (
         "curated set",
         run.curated,
-        list(CuratedStore.written),
+        _written(CURATED_ARRAYS, pipeline.store),
         sum(pipeline.curation.wanted[s] for s in pipeline.strategies),
     )
+
+
+def _written(specs: Mapping[str, ArraySpec], store: StoreSection) -> list[str]:
+    return list(written_arrays(specs, store.pixels, store.recipes))
 
 
 def _progress(

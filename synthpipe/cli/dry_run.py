@@ -23,6 +23,8 @@ from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.summary import human_bytes
 
+_NO_PIXELS = "without pixels (store.pixels: virtual)"
+
 
 def dry_run_lines(pipeline: Pipeline, path: Location, extend: bool, reporter: Reporter) -> Iterator[str]:
     """Check what a build checks before it writes, and yield lines about what it would make.
@@ -85,8 +87,10 @@ def _plan_lines(pipeline: Pipeline) -> Iterator[str]:
             plan["composites that train the filter"] = pipeline.filter.candidates
         for what, count in plan.items():
             shards = len(shards_of(count, shard))
-            size = human_bytes(shards * shard * height * width * 4)
-            yield f"  {strategy}: {count} {what}; {shards} shards of {shard}, {size} before compression"
-        yield f"  {strategy}: {wanted} in the curated set, {human_bytes(wanted * height * width * 4)}"
+            is_virtual = pipeline.virtual and what.startswith("candidates")
+            size = f"{human_bytes(shards * shard * height * width * 4)} before compression"
+            yield f"  {strategy}: {count} {what}; {shards} shards of {shard}, {_NO_PIXELS if is_virtual else size}"
+        size = _NO_PIXELS if pipeline.virtual else human_bytes(wanted * height * width * 4)
+        yield f"  {strategy}: {wanted} in the curated set, {size}"
         if first < pipeline.curation.max_candidates[strategy]:
             yield f"  {strategy}: at most {pipeline.curation.max_candidates[strategy]} candidates"

@@ -196,6 +196,9 @@ def _sample_lines(shown: StoredComposite, taxonomy: Taxonomy) -> Iterator[str]:
     height, width = shown.mask.shape
     yield plain(f"{shown.index}: {shown.caption()}, {height} x {width} pixels")
     yield plain("  " + ", ".join(f"{share:.1%} {name}" for name, share in class_shares(shown.mask, taxonomy)))
+    if not shown.source:
+        yield "  its recipe is not stored (store.recipes: false)"
+        return
     if shown.recipe is None:
         yield plain(f"  patch {shown.source.get('patch')}, sha256 {shown.source.get('sha256')}")
         return

@@ -21,8 +21,19 @@ _COMMANDS: Mapping[str, str] = {
     **{
         name: name
         for name in (
-            *("baseline", "build", "completion", "doctor", "evaluate", "export", "index", "init", "inspect", "phantom"),
-            *("predict", "replay", "report", "schema", "status", "train", "validate", "verify"),
+            *("baseline", "build", "completion", "doctor", "evaluate", "export", "index", "init", "inspect"),
+            *(
+                "materialize",
+                "phantom",
+                "predict",
+                "replay",
+                "report",
+                "schema",
+                "status",
+                "train",
+                "validate",
+                "verify",
+            ),
         )
     },
     "pseudo-label": "pseudo_label",

@@ -57,9 +57,10 @@ def replay(
     say(f"{output}: {strategy} {composite}, made of")
     for patch in found.donors:
         say(f"  {patch.path} ({found.taxonomy.label(patch.classes)})")
+    stored = "class counts" if found.is_virtual else "pixels"
     if not found.is_equal:
         raise StoreError(
-            f"{run}: the stored pixels of {strategy} {composite} differ from these; the store is damaged, or package "
+            f"{run}: the stored {stored} of {strategy} {composite} differ from these; the store is damaged, or package "
             f"versions differ from those in {RunDirectory(run).run_file}"
         )
-    say("equal to the stored pixels")
+    say(f"equal to the stored {stored}")

@@ -24,7 +24,13 @@ Purpose = Literal["candidate", "filter", "view"]
 _STRATEGY_WORD: dict[Strategy, int] = {"mosaic": 1, "bezier": 2}
 _PURPOSE_WORD: dict[Purpose, int] = {"candidate": 0, "filter": 1, "view": 2}
 
-__all__ = ["Donors", "Purpose", "donor_uses", "generator", "render", "sample"]
+SAMPLER_VERSION = 1
+"""The version of `sample` and `render`. It changes when a seed gives other recipes, or a recipe gives other pixels.
+
+Virtual curated sets record it, since their pixels are rendered when they are read.
+"""
+
+__all__ = ["SAMPLER_VERSION", "Donors", "Purpose", "donor_uses", "generator", "render", "sample"]
 
 
 def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int) -> np.random.Generator:

@@ -77,8 +77,15 @@ class Donors:
 
     def within(self, groups: Collection[str]) -> Donors:
         """Return the donors of the given slides or patients."""
+        return self.drawn_from([donor for donor in self._all if donor.group in groups])
+
+    def drawn_from(self, donors: Sequence[Donor]) -> Donors:
+        """Return a copy of these donors in which draws choose among `donors`.
+
+        A chosen donor may be missing from the bank. Then `location` raises `KeyError` for its id.
+        """
         chosen = copy.copy(self)
-        chosen._order([donor for donor in self._all if donor.group in groups])
+        chosen._order(donors)
         return chosen
 
     def number(self, patch: str) -> int:

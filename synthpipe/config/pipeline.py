@@ -1,7 +1,8 @@
 """The pipeline: one validated, frozen model of all settings that decide the bytes of a run.
 
 A pipeline file holds every constant of the method. Settings that depend on the machine (workers, addresses, paths of
-runs) are options of the command line, except `patches.root`. Fingerprints ignore `patches.root`, `name` and `license`.
+runs) are options of the command line, except `patches.root`. Fingerprints ignore `patches.root`, `name`, `license`,
+`store.pixels` and `store.recipes`.
 """
 
 from __future__ import annotations
@@ -398,6 +399,20 @@ class CurationSection(Section):
 class StoreSection(Section):
     """Settings for storing composites in Zarr."""
 
+    _new_keys = ("pixels", "recipes")
+    pixels: Annotated[
+        Literal["stored", "virtual"],
+        Field(
+            description="stored: images and masks are written; virtual: readers render images and masks; "
+            "never part of a fingerprint"
+        ),
+    ] = "stored"
+    recipes: Annotated[
+        Flag,
+        Field(
+            description="false: recipes are not written, since they can be sampled again; never part of a fingerprint"
+        ),
+    ] = True
     shard: Annotated[
         Whole, Field(ge=1, le=1_000_000, description="composites per shard, the unit of work and of resuming")
     ] = 512
@@ -488,6 +503,15 @@ class Pipeline(Section):
         """Whether scores rank the candidates and the highest scores are kept (rule ``top_k`` with a filter)."""
         return self.filter.enabled and self.curation.rule == "top_k"
 
+    @property
+    def virtual(self) -> bool:
+        """Whether the run stores no pixels of candidates and of the curated set."""
+        return self.store.pixels == "virtual"
+
+    def with_store(self, **settings: object) -> Pipeline:
+        """Return the pipeline with some settings of `store` replaced."""
+        return self.model_copy(update={"store": self.store.model_copy(update=settings)})
+
     @cached_property
     def class_pairs(self) -> tuple[tuple[int, int], ...]:
         """The (background, foreground) pairs of class indices; each pair is equally likely in a Bezier."""
@@ -525,9 +549,10 @@ class Pipeline(Section):
         return {key: data[key] for key in kept}
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all settings that decide bytes; the catalog has its own digest for the patches."""
+        """Return the SHA-256 of all settings that decide composites; the catalog has its own digest for the patches."""
         stages: tuple[Stage, ...] = ("candidates", "training", "filter", "curation")
-        return digest([self.settings(stage) for stage in stages])
+        stored = self.with_store(pixels="stored", recipes=True)  # the composites are the same either way
+        return digest([stored.settings(stage) for stage in stages])
 
 
 def json_schema() -> dict[str, Any]:

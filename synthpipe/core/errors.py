@@ -84,6 +84,10 @@ class StoreError(SynthpipeError, OSError):
     """A run or a Zarr store is missing, damaged, or cannot be written."""
 
 
+class MissingDonorError(StoreError):
+    """A virtual composite cannot be rendered, because the curated set has no pixels of one of its donors."""
+
+
 class AccessError(StoreError):
     """A file or a store cannot be reached because of permissions, the network or limits of this process."""
 

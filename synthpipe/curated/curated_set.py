@@ -86,7 +86,7 @@ class CuratedSet:
         self.fingerprint: str = store.description.fingerprint
         self.labels, self.p_real, self.donor_groups = store.labels, store.p_real, store.donor_groups
         self.strategies, self._origins = store.strategies, store.origins
-        self._images, self._masks = store.images, store.masks
+        self._pixels = store.pixels
         self.indices: NDArray[np.int64] = np.arange(len(self.labels))
 
     @property
@@ -100,11 +100,13 @@ class CuratedSet:
     @property
     def is_whole(self) -> bool:
         """Whether the set has all samples of the store, in their order."""
-        return np.array_equal(self.indices, np.arange(self._images.shape[0]))
+        return np.array_equal(self.indices, np.arange(len(self._pixels)))
 
     @property
     def arrays(self) -> dict[str, zarr.Array[Any]]:
         """All arrays of the store by name; a part of a set is at `indices` in them.
+
+        A virtual set has no ``image`` and no ``mask``: `read` renders them.
 
         zarr-python reads their values, with fewer checks than the other methods.
         """
@@ -113,7 +115,7 @@ class CuratedSet:
     @cached_property
     def class_pixels(self) -> NDArray[np.int64]:
         """(N, C + 1) int64: pixels of each class, then of the background; the first access reads all masks."""
-        return facts.count_pixels(self._masks, self.indices, len(self.taxonomy) + 1)
+        return facts.count_pixels(self._pixels, self.indices, len(self.taxonomy) + 1)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -133,7 +135,8 @@ class CuratedSet:
             return self.subset(range(len(self))[index])
         chosen = one_index(index, len(self))
         stored = int(self.indices[chosen])
-        return Sample(self._images[stored], self._masks[stored], self.labels[chosen], self.taxonomy)
+        (image,), (mask,) = self._pixels.read([stored])
+        return Sample(image, mask, self.labels[chosen], self.taxonomy)
 
     def __contains__(self, sample: object) -> bool:
         """Return whether the set has an equal sample; only samples of the same classes are read."""
@@ -146,7 +149,7 @@ class CuratedSet:
         return (self[index] for index in range(len(self)))
 
     def __repr__(self) -> str:
-        return facts.summary(self, self._images.shape[0])
+        return facts.summary(self, len(self._pixels))
 
     def _repr_html_(self) -> str:
         from synthpipe.curated.notebook import curated_html  # loads OpenCV and Pillow
@@ -162,7 +165,11 @@ class CuratedSet:
         without a copy.
         """
         stored = self.indices[many_indices(indices, len(self))].tolist()
-        return self._images.read_many(stored, images), self._masks.read_many(stored, masks)
+        return self._pixels.read(stored, images, masks)
+
+    def load(self) -> None:
+        """Load the donors of a virtual set, so that forked processes share them; do nothing for a stored set."""
+        self._pixels.load()
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer[Any] | np.bool_]) -> CuratedSet:
         """Return the samples at `indices`, in this order, as a set of their own; nothing is copied on the disk.

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from synthpipe.core.display import printable, without_secrets
 from synthpipe.core.records import STRATEGIES
 from synthpipe.core.taxonomy import LOST
-from synthpipe.storage.samples import SampleReader
 
 if TYPE_CHECKING:
     from synthpipe.curated.curated_set import CuratedSet
+    from synthpipe.curated.pixels import Pixels
 
 _BLOCK = 256  # masks that are read together
 
@@ -31,11 +31,11 @@ def digest(curated: CuratedSet, origins: NDArray[np.int64]) -> str:
     return sha256.hexdigest()
 
 
-def count_pixels(masks: SampleReader, indices: NDArray[np.int64], values: int) -> NDArray[np.int64]:
-    """Return (N, values) int64: how often each value below `values` occurs in the masks at `indices`."""
+def count_pixels(pixels: Pixels, indices: NDArray[np.int64], values: int) -> NDArray[np.int64]:
+    """Return (N, values) int64: how often each value below `values` occurs in the masks of the samples at `indices`."""
     counts = np.empty((len(indices), values), np.int64)
     for start in range(0, len(indices), _BLOCK):
-        for number, mask in enumerate(masks.read_many(indices[start : start + _BLOCK].tolist()), start):
+        for number, mask in enumerate(pixels.read_masks(indices[start : start + _BLOCK].tolist()), start):
             counts[number] = np.bincount(mask.ravel(), minlength=values)[:values]
     return counts
 

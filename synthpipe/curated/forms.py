@@ -37,8 +37,8 @@ def to_xarray(curated: CuratedSet, options: dict[str, Any]) -> xarray.Dataset:
 
 def to_napari(curated: CuratedSet, indices: Sequence[int] | None) -> list[LayerData]:
     """Return napari's layer data tuples; see `CuratedSet.to_napari`."""
-    if indices is None and curated.is_whole:
-        arrays = curated.arrays
+    arrays = curated.arrays
+    if indices is None and curated.is_whole and {"image", "mask"} <= arrays.keys():
         return layer_data(arrays["image"], arrays["mask"], curated.taxonomy)
     pixels = curated.read(range(len(curated)) if indices is None else indices)
     return layer_data(*pixels, curated.taxonomy)

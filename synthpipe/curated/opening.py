@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,13 @@ from synthpipe.core.errors import StoreError, explain
 from synthpipe.core.records import STRATEGIES
 from synthpipe.core.taxonomy import LOST
 from synthpipe.curated.description import Description
+from synthpipe.curated.pixels import Pixels, StoredPixels
 from synthpipe.files.locations import Location, exists
+from synthpipe.storage.donor_groups import read_donor_groups
+from synthpipe.storage.donors import DonorStore
 from synthpipe.storage.nodes import METADATA, damaged
 from synthpipe.storage.run import RunDirectory
-from synthpipe.storage.samples import SampleReader
-from synthpipe.storage.schema import CURATED_ARRAYS
+from synthpipe.storage.schema import CURATED_ARRAYS, DONORS
 from synthpipe.storage.stores import CuratedStore
 
 _COUNTED = 100_000  # missing objects
@@ -28,7 +30,7 @@ _ATTRIBUTES = {"classes", "background_color", "fingerprint", "patches", "glass",
 
 @dataclass(frozen=True, slots=True)
 class OpenedStore:
-    """Attributes and small arrays of a curated set, as `CuratedSet` describes them, and readers of its pixels."""
+    """The attributes, small arrays and pixels of an opened curated set; `CuratedSet` describes them."""
 
     description: Description
     groups: tuple[str, ...]
@@ -38,8 +40,7 @@ class OpenedStore:
     donor_groups: NDArray[np.int32]
     strategies: NDArray[np.uint8]
     origins: NDArray[np.int64]
-    images: SampleReader
-    masks: SampleReader
+    pixels: Pixels
 
 
 def store_at(path: Location) -> Location:
@@ -71,49 +72,85 @@ def open_store(path: Location) -> OpenedStore:
     """
     store = CuratedStore.open(path)
     attributes = store.attributes
-    if not store.names(CURATED_ARRAYS) >= CURATED_ARRAYS.keys() or not attributes.keys() >= _ATTRIBUTES:
+    if not store.names(CURATED_ARRAYS) >= store.written.keys() or not attributes.keys() >= _ATTRIBUTES:
         raise StoreError(f"{path}: is not a curated set; expected curated.zarr of a run")
     _check_complete(path, store)
-    images = store.images()
+    everything, origins = slice(0, store.length()), store.read("origin_index", slice(0, store.length()))
+    strategies = _read(store, "origin_strategy", 0, len(STRATEGIES) - 1, None if store.virtual else LOST)
+    pixels, size = _pixels(path, store, strategies, origins)
     try:
-        description = Description.from_json({**attributes, "size": images.shape[1:3]})
+        description = Description.from_json({**attributes, "size": size})
     except ValueError as error:
         raise damaged(path / METADATA, f"attributes.{explain(error)}") from error
-    groups, everything = tuple(attributes["groups"]), slice(0, len(images))
+    groups = tuple(attributes["groups"])
     return OpenedStore(
         description=description,
         groups=groups,
         source=attributes["source"],
         labels=_read(store, "labels", 0, 1),
         p_real=store.scores(everything),
-        donor_groups=_read(store, "donor_groups", -1, len(groups) - 1),
-        strategies=_read(store, "origin_strategy", 0, len(STRATEGIES) - 1, LOST),
-        origins=store.read("origin_index", everything),
-        images=images,
-        masks=store.masks(),
+        donor_groups=_groups(store, everything, len(groups)),
+        strategies=strategies,
+        origins=origins,
+        pixels=pixels,
     )
+
+
+def _pixels(
+    path: Location, store: CuratedStore, strategies: NDArray[np.uint8], origins: NDArray[np.int64]
+) -> tuple[Pixels, tuple[int, ...]]:
+    """Return the pixels of a set, and the height and width of its samples."""
+    if not store.virtual:
+        images = store.images()
+        return StoredPixels(images, store.masks()), images.shape[1:3]
+    from synthpipe.curated.rendered import RenderedPixels, Renderer  # loads compiled kernels
+
+    renderer = Renderer(path, store.attributes)
+    unknown = set(np.unique(strategies)) - {STRATEGIES.index(each) for each in renderer.pipeline.strategies}
+    if unknown or (origins < 0).any():
+        raise damaged(path, "origin_strategy or origin_index has a composite that its pipeline does not make")
+    return RenderedPixels(renderer, strategies, origins), renderer.pipeline.canvas
 
 
 def _check_complete(path: Location, store: CuratedStore) -> None:
     """Refuse a store that lacks objects, or whose arrays differ in length."""
-    if missing := list(islice(store.missing_objects(), _COUNTED + 1)):
+    if missing := list(islice(chain(store.missing_objects(), _missing_donors(path, store)), _COUNTED + 1)):
         count = f"more than {_COUNTED}" if len(missing) > _COUNTED else len(missing)
         raise StoreError(
             f"{path}: is not complete: {count} objects are missing, for example {missing[0]}; give the command that "
             "wrote it again, or copy the whole store again"
         )
-    count = store.length("image")
-    for name in CURATED_ARRAYS:
+    count = store.length()
+    for name in store.written:
         if store.length(name) != count:
-            found = f"{name} has {store.length(name)} samples, image has {count}"
+            found = f"{name} has {store.length(name)} samples, {store.last} has {count}"
             raise damaged(path / METADATA, f"{found}; expected one length in all arrays")
+
+
+def _missing_donors(path: Location, store: CuratedStore) -> Iterator[str]:
+    """Yield the path of each missing object of a virtual set's donors."""
+    if store.virtual:
+        donors = DonorStore.find(path, DONORS)
+        names = [METADATA] if donors is None else donors.missing_objects()
+        yield from (f"{DONORS}/{name}" for name in names)
+
+
+def _groups(store: CuratedStore, everything: slice, count: int) -> NDArray[np.int32]:
+    """Read the groups of donors, whose numbers must be below `count`."""
+    found = read_donor_groups(store, everything)
+    _check(store, "donor_groups", found, -1, count - 1, None)
+    return found
 
 
 def _read(store: CuratedStore, name: str, least: int, most: int, other: int | None = None) -> NDArray[Any]:
     """Read a small array; values from `least` to `most`, and `other`, are allowed."""
     values = store.read(name, slice(0, store.length(name)))
+    _check(store, name, values, least, most, other)
+    return values
+
+
+def _check(store: CuratedStore, name: str, values: NDArray[Any], least: int, most: int, other: int | None) -> None:
     wrong = ((values < least) | (values > most)) & (values != other)
     for index in np.argwhere(wrong)[:1]:
         found = f"sample {index[0]} has the value {values[tuple(index)]}"
         raise damaged(f"{store.path}/{name}", f"{found}; expected {least} to {most}")
-    return values

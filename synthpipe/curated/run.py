@@ -13,6 +13,7 @@ from synthpipe.core.display import printable, without_secrets
 from synthpipe.core.errors import StoreError
 from synthpipe.core.records import Strategy
 from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.curated.composites import composites_of
 from synthpipe.curated.curated_set import CuratedSet
 from synthpipe.curated.description import Sample
 from synthpipe.files.locations import Location, exists, parse_location
@@ -83,6 +84,8 @@ class Run:
     def candidates(self, strategy: Strategy) -> zarr.Group:
         """Return the candidates of a strategy: arrays ``image``, ``mask``, ``recipe``, ``p_real``, ``verdict``, ...
 
+        Virtual candidates have no ``image`` and no ``mask``; `candidate` renders one.
+
         Raises
         ------
         StoreError
@@ -96,15 +99,17 @@ class Run:
         Raises
         ------
         StoreError
-            There is no candidate with this index, or it is not rendered yet.
+            There is no candidate with this index, or it is not rendered yet. Or it is virtual, and the curated set has
+            no pixels of one of its donors.
         """
-        store = CompositeStore.open(RunDirectory(self.path).candidates, strategy)
-        count = store.length("mask")
+        run = RunDirectory(self.path)
+        store = CompositeStore.open(run.candidates, strategy)
+        count = store.length()
         if not 0 <= index < count:
             raise StoreError(f"{self.path}: no {strategy} candidate {index}; there are {count}, counted from 0")
-        if index // store.shard not in store.complete_shards("image", "mask"):
+        if index // store.shard not in store.complete_shards():
             raise StoreError(f"{self.path}: {strategy} candidate {index} is not rendered yet; finish the build first")
-        image, mask = store.images()[index], store.masks()[index]
+        image, mask = composites_of(store, run.curated).pixels(index)
         labels = np.isin(np.arange(len(self.taxonomy)), mask).astype(np.uint8)
         return Sample(image, mask, labels, self.taxonomy)
 

@@ -79,6 +79,7 @@ class CuratedDataset(Dataset[Tensors]):
         self.curated = curated
         self._pin_memory, self._transform = pin_memory, transform
         self._labels = torch.from_numpy(self.curated.labels)
+        curated.load()
 
     def __len__(self) -> int:
         return len(self.curated)

@@ -14,9 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 
 from synthpipe.compose.regions import Region, region_map, regions
+from synthpipe.core.errors import MissingDonorError
 from synthpipe.core.pictures import data_uri, edges
 from synthpipe.core.records import REASONS, Image, Mask, Reason, Recipe, Strategy
 from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.curated.composites import composites_of
+from synthpipe.files.locations import Location, exists
+from synthpipe.storage.nodes import METADATA
 from synthpipe.storage.stores import CompositeStore
 
 Number = TypeVar("Number", bound=np.generic)
@@ -78,17 +82,22 @@ class GalleryComposite:
 
 def read_gallery(
     store: CompositeStore,
+    curated: Location,
     strategy: Strategy,
     indices: Sequence[int],
     verdicts: NDArray[np.uint8],
     p_real: NDArray[np.float32],
 ) -> Iterator[GalleryComposite]:
-    """Read the candidates with these indices from a store.
+    """Yield the candidates with these indices whose recipes and pixels are known without the patches.
+
+    Candidates whose recipe is not stored are left out, and virtual candidates with donors that the curated set lacks.
 
     Parameters
     ----------
     store : CompositeStore
         The strategy's candidates.
+    curated : Path or UPath
+        The curated set of the run.
     strategy : str
         The strategy.
     indices : sequence of int
@@ -101,17 +110,23 @@ def read_gallery(
     StoreError
         A stored candidate is damaged.
     """
-    images, masks = store.images(), store.masks()
+    if (store.virtual and not exists(curated / METADATA)) or not (store.virtual or "recipe" in store.written):
+        return
+    composites = composites_of(store, curated)
     for index in indices:
+        try:
+            image, mask = composites.pixels(index)
+        except MissingDonorError:
+            continue
         code, score = int(verdicts[index]), float(p_real[index])
         yield GalleryComposite(
             strategy,
             index,
             None if code == LOST else REASONS[code],
             None if math.isnan(score) else score,
-            store.recipe(index, masks.shape[1:]),
-            images[index],
-            masks[index],
+            store.checked_recipe(composites.recipe_text(index), index, mask.shape),
+            image,
+            mask,
         )
 
 

@@ -99,13 +99,13 @@ def _strategy(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, summary: Mapping[str, Any]
 ) -> StrategyFacts | None:
     store = CompositeStore.find(run.candidates, strategy)
-    if store is None or not store.has("image"):  # a build is creating the arrays right now
+    if store is None or not store.has(store.last):  # a build is creating the arrays right now
         return None
     journal = summary["strategies"].get(strategy, {})
     planned = journal.get("candidates") if store.has("verdict") else None
     tallied = tally_candidates(store, len(pipeline.classes), catalog.donors, planned)
     galleries = [
-        tuple(read_gallery(store, strategy, indices, tallied.verdicts, tallied.p_real))
+        tuple(read_gallery(store, run.curated, strategy, indices, tallied.verdicts, tallied.p_real))
         for indices in (choose_kept(tallied, GALLERY), choose_rejected(tallied, GALLERY))
     ]
     return StrategyFacts(

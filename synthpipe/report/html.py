@@ -97,7 +97,7 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
 
 
 def _tiles(facts: RunFacts) -> Iterator[tuple[str, str]]:
-    curated = facts.summary["stores"].get("curated.zarr", {"arrays": {}})["arrays"].get("image")
+    curated = facts.summary["stores"].get("curated.zarr", {"arrays": {}})["arrays"].get("labels")
     if curated:
         yield "in the curated set", f"{curated['shape'][0]:,}"
     for each in facts.strategies:

@@ -13,13 +13,13 @@ from synthpipe.core.records import REASONS, STRATEGIES, Image, Mask, Reason, Rec
 from synthpipe.core.spacing import evenly_spaced
 from synthpipe.core.strict_json import parse_json
 from synthpipe.core.taxonomy import LOST, Taxonomy
+from synthpipe.curated.composites import composites_of
 from synthpipe.files.locations import Location, exists
 from synthpipe.report.composites import VisibleRegion, class_shares, visible_regions
-from synthpipe.storage.nodes import damaged
+from synthpipe.storage.nodes import METADATA, damaged
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.store import Store
-
-_NEEDED = ("recipe", "mask", "image")
+from synthpipe.storage.stores import CompositeStore, CuratedStore
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,9 +35,9 @@ class StoredComposite:
     image, mask : (H, W, 3) and (H, W) uint8
         Pixels and class indices.
     recipe : Recipe or None
-        The recipe of a composite; None for a real patch.
+        The recipe of a composite; None for a real patch, and for a composite whose recipe is not stored.
     source : mapping
-        The stored JSON object that describes the recipe or the real patch.
+        The JSON object that describes the recipe or the real patch; empty where it is not stored.
     p_real : float or None
         The filter's score; None if there is no filter.
     verdict : Reason or None
@@ -71,6 +71,8 @@ class StoredComposites:
     ----------
     store : Store
         A curated set, a strategy's candidates, or a strategy's filter composites. The store may be incomplete.
+    curated : Path or UPath
+        The curated set of the run, which has the donors of virtual composites.
 
     Raises
     ------
@@ -78,32 +80,33 @@ class StoredComposites:
         The group holds no composites.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, curated: Location) -> None:
         self._store, self._names, self._where = store, store.names(), store.path
-        if not self._names >= set(_NEEDED):
+        if not self._names >= store.written.keys():
             inside = ", ".join(store.groups()) or "none"
             raise StoreError(
                 f"{self._where}: has no composites of its own; give one of its groups ({inside}), or a curated.zarr"
             )
         self.taxonomy = store.taxonomy
-        self._images, self._masks = store.images(), store.masks()
+        self._composites = composites_of(store, curated)
 
     def __len__(self) -> int:
-        return len(self._images)
+        return self._store.length()
 
     def __getitem__(self, index: int) -> StoredComposite:
         if not 0 <= index < len(self):
             raise StoreError(f"{self._where}: no sample {index}; there are {len(self)}, counted from 0")
-        text = str(self._value("recipe", index) or "")
-        if not text:
+        first, shard = next(iter(self._store.written)), index // self._store.shard
+        if not exists(self._store.object(first, shard)):
             raise StoreError(f"{self._where}: sample {index} is not stored yet; see `synthpipe status`")
+        image, mask = self._composites.pixels(index)
         try:
-            source = parse_json(text)
+            source = parse_json(self._composites.recipe_text(index) or "{}")
         except ValueError as error:
             raise self._store.unreadable_recipe(index, str(error)) from error
         if not isinstance(source, dict):
             raise self._store.unreadable_recipe(index, f"it is {type(source).__name__}, expected an object")
-        recipe = self._store.recipe(index, self._masks.shape[1:]) if "strategy" in source else None
+        recipe = self._recipe(index, mask.shape) if "strategy" in source else None
         p_real, verdict = self._value("p_real", index), self._value("verdict", index)
         if verdict is not None and len(REASONS) <= verdict < LOST:
             raise damaged(
@@ -111,9 +114,9 @@ class StoredComposites:
             )
         return StoredComposite(
             index,
-            f"{recipe.strategy} {recipe.index}" if recipe else str(source.get("patch")),
-            self._images[index],
-            self._masks[index],
+            f"{recipe.strategy} {recipe.index}" if recipe else str(source.get("patch", f"sample {index}")),
+            image,
+            mask,
             recipe,
             source,
             None if p_real is None or math.isnan(p_real) else float(p_real),
@@ -122,9 +125,12 @@ class StoredComposites:
 
     def evenly_spaced(self, count: int) -> list[int]:
         """Return at most `count` indices, evenly spaced over the samples that are stored completely."""
-        size, complete = self._store.shard, sorted(self._store.complete_shards(*_NEEDED))
+        size, complete = self._store.shard, sorted(self._store.complete_shards())
         made = sum(max(0, min(size, len(self) - shard * size)) for shard in complete)
         return [complete[each // size] * size + each % size for each in evenly_spaced(made, count).tolist()]
+
+    def _recipe(self, index: int, canvas: tuple[int, ...]) -> Recipe:
+        return self._store.checked_recipe(self._composites.recipe_text(index), index, canvas)
 
     def _value(self, name: str, index: int) -> Any:
         """Return a value of a small array, or None if the array does not have the value, as during a build."""
@@ -143,13 +149,21 @@ def open_composites(path: Location) -> StoredComposites:
     """
     run = RunDirectory(path)
     if not run.exists():
-        return StoredComposites(Store.open(path))
-    if exists(run.curated / "zarr.json"):
-        return StoredComposites(Store.open(run.curated))
+        return _open_store(path)
+    if exists(run.curated / METADATA):
+        return StoredComposites(CuratedStore.open(run.curated), run.curated)
     names = [each for each in STRATEGIES if exists(run.candidates / each / "zarr.json")]
     stored = ", ".join(str(run.candidates / each) for each in names)
     advice = f"give a store of candidates instead: {stored}" if names else "it has no candidates either"
     raise StoreError(f"{path}: has no curated set yet; {advice}")
+
+
+def _open_store(path: Location) -> StoredComposites:
+    """Open the composites of a Zarr group of a run, or of a curated set outside a run."""
+    store = Store.open(path)
+    if "strategy" in store.attributes:
+        return StoredComposites(CompositeStore.open(path), RunDirectory(path.absolute().parent.parent).curated)
+    return StoredComposites(CuratedStore.open(path) if store.has("origin_index") else store, path)
 
 
 def as_json(stored: StoredComposite, taxonomy: Taxonomy) -> dict[str, Any]:

@@ -86,6 +86,10 @@ class _Attributes(BaseModel):
     purpose: str = ""
     groups: list[str] = []
     source: dict[str, str] = {}
+    pixels: Literal["stored", "virtual"] = "stored"
+    recipes: bool = True
+    sampler_version: int = 0
+    settings: dict[str, Any] = {}
 
 
 class _Group(BaseModel):

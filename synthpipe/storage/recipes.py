@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import zarr
+from zarr.storage import StorePath
 
 from synthpipe.core.errors import StoreError
 from synthpipe.core.records import Recipe, recipe_from_json
 from synthpipe.storage.nodes import damaged, where
-from synthpipe.storage.shards import read_range
 
 
-def read_recipe(recipes: zarr.Array[Any], index: int, canvas: tuple[int, ...]) -> Recipe:
+def checked_recipe(path: StorePath, text: str, index: int, canvas: tuple[int, ...]) -> Recipe:
     """Return the recipe of a stored composite.
 
     Parameters
     ----------
-    recipes : zarr.Array
-        The array ``recipe`` of a group.
+    path : StorePath
+        The array ``recipe``, for messages.
+    text : str
+        The recipe as JSON.
     index : int
         The index of the composite.
     canvas : tuple of int
@@ -27,18 +26,17 @@ def read_recipe(recipes: zarr.Array[Any], index: int, canvas: tuple[int, ...]) -
     Raises
     ------
     StoreError
-        The recipe is not stored, or is damaged, or has another canvas.
+        The recipe is damaged, or has another canvas.
     """
-    text = str(read_range(recipes, index, index + 1)[0])
     try:
         recipe = recipe_from_json(text)
     except ValueError as error:
-        raise unreadable(recipes, index, str(error)) from error
+        raise unreadable(path, index, str(error)) from error
     if recipe.canvas != canvas:
-        raise unreadable(recipes, index, f"its canvas is {recipe.canvas}, expected {canvas}")
+        raise unreadable(path, index, f"its canvas is {recipe.canvas}, expected {canvas}")
     return recipe
 
 
-def unreadable(recipes: zarr.Array[Any], index: int, why: str) -> StoreError:
+def unreadable(path: StorePath, index: int, why: str) -> StoreError:
     """Return the error to raise for a recipe that cannot be read."""
-    return damaged(where(recipes.store_path), f"the recipe of sample {index} cannot be read: {why}")
+    return damaged(where(path), f"the recipe of sample {index} cannot be read: {why}")

@@ -37,7 +37,7 @@ Kind = Literal["image", "mask", "small"]
 
 @dataclass(frozen=True, slots=True)
 class ArraySpec:
-    """One array of a store: its dimensions after ``sample``, dtype and fill value.
+    """One array of a store: its dimensions after `first`, dtype and fill value.
 
     A chunk of images or masks is one sample; a chunk of a small array is a whole shard.
     """
@@ -47,6 +47,7 @@ class ArraySpec:
     fill_value: Any
     kind: Kind = "small"
     attributes: Mapping[str, Any] | None = None
+    first: str = "sample"
 
 
 _IMAGE = ArraySpec(("y", "x", "channel"), "uint8", 0, "image")
@@ -83,14 +84,38 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
     ),
     "origin_index": ArraySpec((), "int64", -1),
     "donor_groups": ArraySpec(("donor_use",), "int32", -1),
+    "group_steps": ArraySpec(("byte", "donor_use"), "uint8", 0),
     "mask": _MASK,
     "image": _IMAGE,
 }
-"""Written in this order; a shard is complete when all have it."""
+"""Written in this order, as far as a set has them (`written_arrays`); a shard is complete when all have it."""
 
-ARRAYS: Mapping[str, ArraySpec] = {**CANDIDATE_ARRAYS, **SCORE_ARRAYS, **VERDICT_ARRAYS, **CURATED_ARRAYS}
+DONOR_ARRAYS: Mapping[str, ArraySpec] = {"pixels": ArraySpec(("pixel",), "uint32", 0, first="row")}
+"""The packed pixels of donors, one donor after the other, in the group `DONORS` of a virtual curated set.
+
+They fill rows of one length, since the number of pixels may exceed the largest length of an array.
+"""
+
+ARRAYS: Mapping[str, ArraySpec] = {
+    **CANDIDATE_ARRAYS,
+    **SCORE_ARRAYS,
+    **VERDICT_ARRAYS,
+    **CURATED_ARRAYS,
+    **DONOR_ARRAYS,
+}
+DONORS = "donors"
+"""The group of a virtual curated set that holds the donors. Candidates have an array of this name."""
+_GROUPS = (*STRATEGIES, DONORS)
 _MOST_CHUNK = 1 << 30  # bytes
 _MOST_SHARD = 1 << 24  # samples
+
+
+def written_arrays(specs: Mapping[str, ArraySpec], pixels: str, recipes: bool) -> dict[str, ArraySpec]:
+    """Return the arrays of `specs` that a store has, in order; `pixels` and `recipes` are as in `StoreSection`."""
+    left_out = {"image", "mask", "donor_groups"} if pixels == "virtual" else {"group_steps"}
+    if not recipes:
+        left_out.add("recipe")
+    return {name: spec for name, spec in specs.items() if name not in left_out}
 
 
 def zarr_store(path: Location, writable: bool = False) -> Store:
@@ -157,7 +182,7 @@ def ensure_arrays(
             shards=None if spec.kind == "small" else (store.shard, *shape[1:]),
             fill_value=spec.fill_value,
             compressors=[*_compressors(spec, store), Crc32cCodec()],
-            dimension_names=("sample", *spec.dimensions),
+            dimension_names=(spec.first, *spec.dimensions),
             chunk_key_encoding={"name": "default", "separator": "."},
             attributes={**(spec.attributes or {}), **attributes.get(name, {})},
         )
@@ -241,13 +266,13 @@ def arrays_of(group: zarr.Group, names: Collection[str] = ARRAYS) -> dict[str, z
 
 
 def groups_of(group: zarr.Group) -> list[str]:
-    """Return the strategies that have a group in this group, sorted."""
-    return [name for name in sorted(STRATEGIES) if isinstance(_member(group, name), zarr.Group)]
+    """Return the names of the groups that synthpipe made in this group, sorted."""
+    return [name for name in sorted(_GROUPS) if isinstance(_member(group, name), zarr.Group)]
 
 
 def others_of(group: zarr.Group) -> list[str]:
     """Return the names of entries in a group that synthpipe did not make, sorted."""
-    return sorted(set(listing(group.store_path)) - {METADATA, *STRATEGIES, *ARRAYS})
+    return sorted(set(listing(group.store_path)) - {METADATA, *_GROUPS, *ARRAYS})
 
 
 def _member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
@@ -269,7 +294,7 @@ def _check_array(array: zarr.Array[Any], spec: ArraySpec, classes: int | None) -
     wanted = tuple(expected_sizes.get(name, found) for name, found in zip(spec.dimensions, sample, strict=False))
     names = array.metadata.dimension_names  # type: ignore[union-attr]
     facts: tuple[tuple[str, Any, Any], ...] = (
-        ("dimensions", names, ("sample", *spec.dimensions)),
+        ("dimensions", names, (spec.first, *spec.dimensions)),
         ("data type", _dtype_name(array), spec.dtype),
         ("sample shape", sample, wanted),
         ("shards and chunks", (array.shards, array.chunks), cut),

@@ -19,7 +19,7 @@ from synthpipe.files.locations import Location, exists
 from synthpipe.storage import schema, shards
 from synthpipe.storage.integrity import StoredArray, metadata_of
 from synthpipe.storage.nodes import METADATA, open_node, taxonomy_of, where
-from synthpipe.storage.recipes import read_recipe, unreadable
+from synthpipe.storage.recipes import checked_recipe, unreadable
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS
 from synthpipe.storage.shard_writing import ShardWriter, commit
@@ -35,11 +35,11 @@ class Store:
 
     Attributes
     ----------
-    written : mapping of str to ArraySpec
-        The arrays of which a shard is written at once, in this order. A shard is complete when all of them have it.
+    arrays : mapping of str to ArraySpec
+        The arrays that a store of this kind has if it leaves out nothing.
     """
 
-    written: ClassVar[Mapping[str, schema.ArraySpec]] = CANDIDATE_ARRAYS
+    arrays: ClassVar[Mapping[str, schema.ArraySpec]] = CANDIDATE_ARRAYS
 
     def __init__(self, group: zarr.Group) -> None:
         self._group = group
@@ -77,9 +77,27 @@ class Store:
         return taxonomy_of(self._group)
 
     @property
+    def virtual(self) -> bool:
+        """Whether the store has no images and masks."""
+        return bool(self.attributes.get("pixels") == "virtual")
+
+    @property
+    def written(self) -> Mapping[str, schema.ArraySpec]:
+        """The arrays of the store that are written together, in order; a complete shard is stored in all of them."""
+        attributes = self.attributes
+        return schema.written_arrays(
+            self.arrays, attributes.get("pixels", "stored"), bool(attributes.get("recipes", True))
+        )
+
+    @property
+    def last(self) -> str:
+        """The array of `written` that is written last."""
+        return list(self.written)[-1]
+
+    @property
     def shard(self) -> int:
         """The number of composites in a shard."""
-        return shards.shard_size(self._array("image"))
+        return shards.shard_size(self._array(self.last))
 
     def names(self, among: Collection[str] = schema.ARRAYS) -> frozenset[str]:
         """Check the metadata of the arrays of the group that are `among` these names; return their names.
@@ -92,16 +110,20 @@ class Store:
         return frozenset(schema.arrays_of(self._group, among))
 
     def groups(self) -> list[str]:
-        """Return the strategies that have a group inside this one, sorted."""
+        """Return the names of the groups that synthpipe made inside this one, sorted."""
         return schema.groups_of(self._group)
 
     def has(self, *names: str) -> bool:
         """Return whether the group has all these arrays."""
         return all(name in self._opened or schema.has_array(self._group, name) for name in names)
 
-    def length(self, name: str = "image") -> int:
-        """Return the number of samples of an array."""
-        return int(self._array(name).shape[0])
+    def length(self, name: str | None = None) -> int:
+        """Return the number of samples of an array, by default of the last one that is written."""
+        return int(self._array(name or self.last).shape[0])
+
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one sample of an array."""
+        return tuple(self._array(name).shape[1:])
 
     def complete_shards(self, *names: str) -> frozenset[int]:
         """Return the shards that are stored in all arrays of `names`, by default in all of `written`."""
@@ -142,13 +164,14 @@ class Store:
         return shards.object_path(self._array(name), shard)
 
     @contextmanager
-    def writing(self, shard: int) -> Iterator[Mapping[str, ShardWriter]]:
-        """Yield a writer for each array of `written`; each must be finished inside the block.
+    def writing(self, shard: int, *names: str) -> Iterator[Mapping[str, ShardWriter]]:
+        """Yield a writer for each array of `names`, by default of `written`; finish each inside the block.
 
         The shard appears in all arrays when the block ends without an error.
         """
         with ExitStack() as stack:
-            writers = {name: stack.enter_context(ShardWriter(self._array(name), shard)) for name in self.written}
+            each = names or self.written
+            writers = {name: stack.enter_context(ShardWriter(self._array(name), shard)) for name in each}
             yield writers
             commit(*writers.values())
 
@@ -176,7 +199,17 @@ class Store:
         StoreError
             The recipe is not stored, or is damaged.
         """
-        return read_recipe(self._array("recipe"), index, canvas)
+        return self.checked_recipe(str(self.recipes([index])[0]), index, canvas)
+
+    def checked_recipe(self, text: str, index: int, canvas: tuple[int, ...]) -> Recipe:
+        """Return the recipe of one composite from its text, for a composite of `canvas` pixels.
+
+        Raises
+        ------
+        StoreError
+            The recipe is damaged.
+        """
+        return checked_recipe(self._group.store_path / "recipe", text, index, canvas)
 
     def scores(self, chosen: Chosen) -> NDArray[np.float32]:
         """Return the scores of the filter, (N,) float32; NaN where a composite has none."""
@@ -193,12 +226,12 @@ class Store:
 
     def blank(self, name: str, count: int) -> NDArray[Any]:
         """Return (count, ...) samples of an array, all with the fill value."""
-        spec, shape = schema.ARRAYS[name], self._array(name).shape[1:]
-        return np.full((count, *shape), spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
+        spec = schema.ARRAYS[name]
+        return np.full((count, *self.sizes(name)), spec.fill_value, "O" if spec.dtype == "str" else spec.dtype)
 
     def unreadable_recipe(self, index: int, why: str) -> StoreError:
         """Return the error to raise for a recipe that cannot be read."""
-        return unreadable(self._array("recipe"), index, why)
+        return unreadable(self._group.store_path / "recipe", index, why)
 
     def stored_arrays(self, folder: Location, names: Collection[str]) -> dict[str, StoredArray]:
         """Return arrays of this group, to check the objects that another group at `folder` stores of them."""

@@ -14,7 +14,8 @@ from synthpipe.core.records import Strategy
 from synthpipe.files.locations import Location
 from synthpipe.storage import schema
 from synthpipe.storage.chunks import Samples
-from synthpipe.storage.schema import CANDIDATE_ARRAYS, CURATED_ARRAYS, FORMAT_VERSION, SCORE_ARRAYS, VERDICT_ARRAYS
+from synthpipe.storage.donor_groups import bytes_of_step
+from synthpipe.storage.schema import CURATED_ARRAYS, FORMAT_VERSION, SCORE_ARRAYS, VERDICT_ARRAYS
 from synthpipe.storage.shard_writing import holds, write_shard
 from synthpipe.storage.store import Chosen, Store
 
@@ -32,6 +33,7 @@ class CompositeStore(Store):
         ----------
         path : Path or UPath or None
             The Zarr store, which holds composites of one purpose. None creates metadata in memory, to compare with.
+            Only candidates can be virtual.
         pipeline, strategy, purpose
             The pipeline, strategy and purpose of the composites.
         count : int
@@ -46,10 +48,11 @@ class CompositeStore(Store):
             "strategy": strategy,
             "purpose": purpose,
             "pipeline": pipeline.name,
+            **_left_out(composite_settings(pipeline, purpose)),
             **schema.taxonomy_attributes(pipeline.taxonomy),
         }
         store = cls(schema.create_group(target, strategy, attributes))
-        store._extend(CANDIDATE_ARRAYS, _sizes(pipeline, count, donor_uses), pipeline.store)
+        store._extend(store.written, _sizes(pipeline, count, donor_uses), pipeline.store)
         return store
 
     def extend_scores(self, pipeline: Pipeline, count: int, model_sha256: str) -> None:
@@ -93,7 +96,7 @@ class CompositeStore(Store):
 class CuratedStore(Store):
     """A curated set: composites, or real patches with predicted masks."""
 
-    written = CURATED_ARRAYS
+    arrays = CURATED_ARRAYS
 
     @classmethod
     def create(
@@ -114,12 +117,19 @@ class CuratedStore(Store):
         """
         target = MemoryStore() if path is None else path
         found = cls(schema.create_group(target, "", {"format_version": FORMAT_VERSION, **attributes}))
-        found._extend(CURATED_ARRAYS, sizes, store)
+        found._extend(found.written, sizes, store)
         return found
 
     @classmethod
     def of_run(
-        cls, path: Location | None, pipeline: Pipeline, groups: Collection[str], digest: str, count: int, uses: int
+        cls,
+        path: Location | None,
+        pipeline: Pipeline,
+        groups: Collection[str],
+        digest: str,
+        count: int,
+        uses: int,
+        sampler_version: int,
     ) -> CuratedStore:
         """Create or lengthen the curated set of a pipeline, of `count` composites.
 
@@ -137,7 +147,10 @@ class CuratedStore(Store):
             Composites.
         uses : int
             Donors of one composite, at most.
+        sampler_version : int
+            The version of sampling and rendering that made the composites; a virtual set records it.
         """
+        virtual = {"sampler_version": sampler_version, "settings": pipeline.settings("candidates")}
         attributes = {
             "pipeline": pipeline.name,
             "fingerprint": pipeline.fingerprint(),
@@ -146,16 +159,43 @@ class CuratedStore(Store):
             "patches": _patches(pipeline.patches),
             "glass": pipeline.glass.model_dump(mode="json") if pipeline.glass else None,
             "source": {"patches": digest},
+            **_left_out(pipeline.store),
+            **(virtual if pipeline.virtual else {}),
         }
-        return cls.create(path, attributes, _sizes(pipeline, count, uses), pipeline.store)
+        sizes = {**_sizes(pipeline, count, uses), "byte": bytes_of_step(len(groups))}
+        return cls.create(path, attributes, sizes, pipeline.store)
+
+    def stored_attributes(self) -> dict[str, Any]:
+        """Return the attributes that this set would have with stored pixels."""
+        return {key: value for key, value in self.attributes.items() if key not in _VIRTUAL}
+
+    def create_stored(self, path: Location, pipeline: Pipeline) -> CuratedStore:
+        """Create or lengthen a copy of this virtual set that stores pixels; `pipeline` made the composites."""
+        attributes = self.stored_attributes()
+        _, uses = self.sizes("group_steps")
+        return CuratedStore.create(path, attributes, _sizes(pipeline, self.length(), uses), pipeline.store)
 
     def write(self, name: str, shard: int, samples: Samples) -> None:
         """Store a shard of one array."""
         write_shard(self._array(name), shard, samples)
 
     def discard(self, shard: int) -> None:
-        """Make a shard count as missing: remove its images, which are written last."""
-        self.object("image", shard).unlink()
+        """Make a shard count as missing: remove the object that is written last."""
+        self.object(self.last, shard).unlink()
+
+
+_VIRTUAL = {"pixels", "sampler_version", "settings"}
+"""Attributes that only virtual sets have."""
+
+
+def composite_settings(pipeline: Pipeline, purpose: str) -> StoreSection:
+    """Return how composites of a purpose are stored; those that train the filter are never virtual."""
+    return (pipeline if purpose == "candidate" else pipeline.with_store(pixels="stored", recipes=True)).store
+
+
+def _left_out(store: StoreSection) -> dict[str, Any]:
+    """Return the attributes by which a group says that it leaves out pixels or recipes."""
+    return store.model_dump(mode="json", include={"pixels", "recipes"})
 
 
 def _patches(patches: PatchesSection) -> dict[str, Any]:

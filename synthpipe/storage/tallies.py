@@ -17,6 +17,7 @@ from synthpipe.core.errors import StoreError
 from synthpipe.core.records import REASONS, STRATEGIES, PatchRef
 from synthpipe.core.spacing import evenly_spaced
 from synthpipe.core.taxonomy import LOST
+from synthpipe.storage.donor_groups import read_donor_groups
 from synthpipe.storage.nodes import HOW_TO_MEND
 from synthpipe.storage.store import Store
 from synthpipe.storage.stores import CompositeStore
@@ -156,7 +157,7 @@ def contents(store: Store) -> dict[str, Any]:
         A shard is damaged.
     """
     arrays = store.names()
-    if "image" not in arrays:
+    if not arrays & {store.last, "group_steps"}:
         return {}
     names = store.taxonomy.names
     found: dict[str, Any] = {}
@@ -177,9 +178,10 @@ def contents(store: Store) -> dict[str, Any]:
         found["verdicts"] = _counted(store, "verdict", dict(enumerate(REASONS)))
     if "origin_strategy" in arrays:
         found["strategies"] = _counted(store, "origin_strategy", {**dict(enumerate(STRATEGIES)), LOST: "real patches"})
-    if "donor_groups" in arrays:
+    for name in arrays & {"donor_groups", "group_steps"}:
         known = len(store.attributes.get("groups", ()))
-        uses = sum((composites_of_each(block, known) for block in _values(store, "donor_groups")), np.int64(0))
+        blocks = (read_donor_groups(store, block) for block in store.blocks(name))
+        uses = sum((composites_of_each(block, known) for block in blocks), np.int64(0))
         found["slides"] = {"used": int(np.count_nonzero(uses)), "known": known}
     return found
 

@@ -112,7 +112,7 @@ def expected_composites(
     length = _length(path, finished) or planned
     uses = donor_uses(pipeline, strategy)
     store = CompositeStore.create(None, pipeline, strategy, purpose, length, uses)
-    names = list(CompositeStore.written)
+    names = list(store.written)
     if purpose == "candidate":
         if exists(path / "p_real") or (required and pipeline.filter.enabled):
             store.extend_scores(pipeline, length, model)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ from synthpipe.verification.faults import CheckResult, Fault
 Samples = Mapping[str, NDArray[Any]]
 """The samples of a shard by the name of the array; arrays with a damaged object are left out."""
 
-RerenderRecipe = Callable[[Recipe], tuple[Recipe, Composite] | None]
-"""Function that takes a stored recipe, and returns the recipe sampled again and the rendered composite.
+RerenderRecipe = Callable[[int, Recipe | None], tuple[Recipe, Composite] | None]
+"""Function that takes an index and the stored recipe, or None; returns the recipe sampled again and the composite.
 
 The function returns None if the donors are not available.
 """
@@ -40,14 +40,14 @@ class CompositeCheck:
         The index of each donor among all donors of the catalog.
     rerender : callable
         Samples and renders a composite again.
-    chosen : collection of int
+    chosen : frozenset of int
         Indices of the composites to render again.
     """
 
     pipeline: Pipeline
     numbers: Mapping[str, int]
     rerender: RerenderRecipe
-    chosen: Collection[int]
+    chosen: frozenset[int]
 
 
 def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]], CheckResult]:
@@ -123,6 +123,10 @@ Mismatch = tuple[str, str, str]
 
 
 def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: CompositeCheck) -> Iterator[Mismatch]:
+    if "recipe" not in group.store.written:
+        first = shard * group.shard
+        for index in sorted(check.chosen & set(range(first, first + group.shard))):
+            yield from _check_rendering(index, None, index - first, samples, check)
     if "recipe" not in samples:
         return
     for position, text in enumerate(samples["recipe"]):
@@ -142,27 +146,35 @@ def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: Co
             yield "donors", f"donors {found} of {index}", f"{numbers}, the donors of its recipe"
             return
         if index in check.chosen:
-            yield from _check_rendering(index, recipe, position, samples, check.rerender)
+            yield from _check_rendering(index, recipe, position, samples, check)
 
 
 def _check_rendering(
-    index: int, recipe: Recipe, position: int, samples: Samples, rerender: RerenderRecipe
+    index: int, recipe: Recipe | None, position: int, samples: Samples, check: CompositeCheck
 ) -> Iterator[Mismatch]:
+    """Render a composite again and compare it with the stored arrays."""
     try:
-        result = rerender(recipe)
+        result = check.rerender(index, recipe)
     except ValueError as error:
         yield "recipe", str(error), "crops that fit into its donors"
         return
     if result is None:
         return
     sampled, composite = result
-    if sampled != recipe:
+    if recipe and sampled != recipe:
         yield "recipe", f"a recipe of {index} that the pipeline does not sample", recipe_to_json(sampled)
         return
     for name, pixels in (("image", composite.image), ("mask", composite.mask)):
         if name in samples and not np.array_equal(samples[name][position], pixels):
             count = np.count_nonzero(samples[name][position] != pixels)
             yield name, f"{count} values of {index} that differ", f"the {pixels.size} values that its recipe renders"
+    columns = {
+        "class_pixels": count_class_pixels(composite.mask[None], check.pipeline.taxonomy.background + 1)[0].tolist(),
+        "donors": [check.numbers[patch] for patch in sampled.donors()],
+    }
+    for name, wanted in columns.items():
+        if "mask" not in samples and name in samples and samples[name][position].tolist() != wanted:
+            yield name, f"{samples[name][position].tolist()} of {index}", f"{wanted}, as its recipe renders"
 
 
 def _check_values(samples: Samples, pipeline: Pipeline) -> Iterator[Mismatch]:

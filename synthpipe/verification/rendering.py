@@ -23,10 +23,10 @@ from synthpipe.patches.pixels import read_bytes
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.faults import Fault
 
-Rerender = Callable[[Strategy, Purpose, Recipe], tuple[Recipe, Composite] | None]
-"""Function that takes a strategy, a purpose and a stored recipe, and samples and renders the composite again.
+Rerender = Callable[[Strategy, Purpose, int, Recipe | None], tuple[Recipe, Composite] | None]
+"""Function that takes strategy, purpose, index and recipe of a composite, and samples and renders it again.
 
-The function returns the new recipe and the composite, or None if a donor of the recipe has changed.
+The recipe is None if it is not stored. The function returns None if a donor of the composite has changed.
 """
 
 
@@ -61,7 +61,11 @@ def open_rerender(
     """
     background = pipeline.taxonomy.background
 
-    def render_stored(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite] | None:
+    def render_stored(
+        strategy: Strategy, purpose: Purpose, index: int, recipe: Recipe | None
+    ) -> tuple[Recipe, Composite] | None:
+        if recipe is None:
+            return None
         used = [catalog.by_id(patch) for patch in sorted(set(recipe.donors()))]
         if altered.intersection(patch.id for patch in used):
             return None
@@ -78,8 +82,10 @@ def open_rerender(
 
     with open_worker_state(Job(pipeline, run, bank_location(pipeline, catalog, None)), build) as state:
 
-        def sample_and_render(strategy: Strategy, purpose: Purpose, recipe: Recipe) -> tuple[Recipe, Composite]:
-            sampled = sample_recipe(state, strategy, purpose, recipe.index)
+        def sample_and_render(
+            strategy: Strategy, purpose: Purpose, index: int, recipe: Recipe | None
+        ) -> tuple[Recipe, Composite]:
+            sampled = sample_recipe(state, strategy, purpose, index)
             return sampled, render(sampled, state.donors)
 
         yield sample_and_render

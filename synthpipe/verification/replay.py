@@ -7,25 +7,32 @@ from dataclasses import dataclass
 import numpy as np
 
 from synthpipe.compose import Donors, render
+from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import CatalogError, StoreError
-from synthpipe.core.records import Composite, PatchRef, Strategy
+from synthpipe.core.records import Composite, PatchRef, Recipe, Strategy
 from synthpipe.core.taxonomy import Taxonomy
-from synthpipe.files.locations import Location
+from synthpipe.files.locations import Location, exists
 from synthpipe.patches.access import MOVED, find_patches
 from synthpipe.patches.bank import load_donor
-from synthpipe.patches.catalog import load_catalog
+from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.stores import CompositeStore
+from synthpipe.verification.objects import count_class_pixels
+from synthpipe.verification.rendering import open_rerender
 
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """A composite that was rendered again, the donors of its pixels, and whether the stored pixels are equal."""
+    """A composite that was rendered again, its donors, and whether it equals the stored arrays.
+
+    A virtual composite is compared by its number of pixels of each class.
+    """
 
     composite: Composite
     donors: tuple[PatchRef, ...]
     taxonomy: Taxonomy
     is_equal: bool
+    is_virtual: bool
 
 
 def replay(
@@ -56,12 +63,16 @@ def replay(
     directory = RunDirectory(run)
     pipeline = directory.pipeline()
     store = CompositeStore.open(directory.training if trains_filter else directory.candidates, strategy)
-    count = store.length("recipe")
-    if index >= count or not store.recipes([index])[0]:
+    count, first = store.length(), next(iter(store.written))
+    if index >= count or not exists(store.object(first, index // store.shard)):
         raise StoreError(f"{run}: no {strategy} composite {index}; there are {count}, counted from 0")
-    recipe = store.recipe(index, pipeline.canvas)
     catalog = load_catalog(run, pipeline.taxonomy)
     catalog = find_patches(catalog, pipeline.patches, pipeline.taxonomy, root, run)
+    recipe = (
+        store.recipe(index, pipeline.canvas)
+        if "recipe" in store.written
+        else _sampled(directory, pipeline, catalog, strategy, index)
+    )
     used = tuple(catalog.by_id(patch) for patch in sorted(set(recipe.donors())))
     background = pipeline.taxonomy.background
     try:
@@ -72,6 +83,18 @@ def replay(
         result = render(recipe, Donors(donors))
     except ValueError as error:
         raise store.unreadable_recipe(index, str(error)) from error
-    is_equal = np.array_equal(result.image, store.images()[index])
-    is_equal &= np.array_equal(result.mask, store.masks()[index])
-    return Replay(result, used, pipeline.taxonomy, is_equal)
+    if store.virtual:
+        counts = count_class_pixels(result.mask[None], background + 1)
+        is_equal = np.array_equal(counts, store.class_pixels([index]))
+    else:
+        is_equal = np.array_equal(result.image, store.images()[index])
+        is_equal &= np.array_equal(result.mask, store.masks()[index])
+    return Replay(result, used, pipeline.taxonomy, is_equal, store.virtual)
+
+
+def _sampled(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, index: int) -> Recipe:
+    """Sample the recipe of a candidate; decode all donors, since sampling may draw any of them."""
+    with open_rerender(run, pipeline, catalog, frozenset(), lambda count: None) as rerender:
+        made = rerender(strategy, "candidate", index, None)
+    assert made is not None  # nosec B101 # for mypy: no donor is said to have changed
+    return made[0]

@@ -14,7 +14,7 @@ from functools import partial
 
 import numpy as np
 
-from synthpipe.build.curated_set import part_of, verdicts_of_shard
+from synthpipe.build.curated_set import part_of, used_donors, verdicts_of_shard
 from synthpipe.build.curation import Kept, Verdicts, tally
 from synthpipe.build.tasks import curated_shard, group_numbers
 from synthpipe.build.verdicts import judge_finished
@@ -29,6 +29,7 @@ from synthpipe.patches.catalog import Catalog
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.shards import shards_of
 from synthpipe.storage.stores import CompositeStore
+from synthpipe.verification.donors import check_donor_pixels, expected_donors
 from synthpipe.verification.expected import ExpectedGroup, check_group, expected_composites, expected_curated
 from synthpipe.verification.extras import check_extras, note_extras
 from synthpipe.verification.faults import CheckResult, Fault, VerifyReport
@@ -198,7 +199,7 @@ class _Verification:
             if rerender and (group.purpose == "candidate" or self._has_split(pipeline)):
                 chosen = _choose(group, self.samples)
                 self.rendered += len(chosen)
-            bound = partial(rerender, group.strategy, group.purpose) if rerender else lambda recipe: None
+            bound = partial(rerender, group.strategy, group.purpose) if rerender else lambda index, recipe: None
             check = CompositeCheck(pipeline, numbers, bound, chosen)
             self._check_shards(group, partial(_check_composite_shard, group, check))
             if group.purpose == "candidate" and self.finished and _is_sound(group.path, self._faulty()):
@@ -242,9 +243,11 @@ class _Verification:
         if group is None:
             self.notes.append(f"{self.run.curated}: not built yet")
             return
-        self._add(check_group(group))
-        self.faults += check_extras(group)
-        self.notes += note_extras([group])
+        donors = self._expected_donors(kept, pipeline, catalog) if pipeline.virtual else None
+        for each in filter(None, (group, donors)):
+            self._add(check_group(each))
+            self.faults += check_extras(each)
+        self.notes += note_extras([group, *([donors] if donors else [])])
         if self.finished and not comparable:
             self.notes.append(f"{group.path}: not compared with its candidates, which have faults")
         elif not self.finished:
@@ -259,6 +262,19 @@ class _Verification:
             return replace(result, faults=result.faults + faults)
 
         self._check_shards(group, check)
+        if donors:
+            self._check_shards(donors, lambda shard: read_shard(donors, shard)[1])
+            if self.samples and not any(donors.path in path.parents for path in self._faulty()):
+                self.faults += check_donor_pixels(self.run, pipeline, catalog, self.samples)
+
+    def _expected_donors(
+        self, kept: Mapping[Strategy, Kept], pipeline: Pipeline, catalog: Catalog
+    ) -> ExpectedGroup | None:
+        """Return the expected donors of a virtual curated set; return None if their table has a fault."""
+        used = used_donors(self.run, kept, len(catalog.donors), pipeline.store.shard)
+        group, fault = expected_donors(self.run, pipeline, catalog, used, self.finished)
+        self.faults += filter(None, (fault,))
+        return group
 
     def _check_shards(self, group: ExpectedGroup, check: Callable[[int], CheckResult]) -> None:
         shards = group.shards()
@@ -298,7 +314,7 @@ def _check_composite_shard(group: ExpectedGroup, check: CompositeCheck, shard: i
 
 def _choose(group: ExpectedGroup, count: int) -> frozenset[int]:
     """Draw `count` stored composites at random, including those beyond the length of the arrays."""
-    shards = sorted(group.arrays["image"].shards())
+    shards = sorted(group.arrays[group.store.last].shards())
     stored = len(shards) * group.shard
     drawn = np.random.default_rng().choice(stored, min(count, stored), replace=False).tolist()
     return frozenset(shards[number // group.shard] * group.shard + number % group.shard for number in drawn)

@@ -215,7 +215,7 @@ def test_samples_are_indexed_as_a_list_is(curated: CuratedSet) -> None:
     assert curated[-2:].subset([-1])[0] == curated[23]
     assert replace(curated[4], labels=1 - curated[4].labels) not in curated
     unread = curated[:]
-    unread._images = unread._masks = None  # type: ignore[assignment]  # what is no sample of these classes needs no pixels
+    unread._pixels = None  # type: ignore[assignment]  # what is no sample of these classes needs no pixels
     assert 5 not in unread and None not in unread
     for index in (24, -25):
         for ask in (curated.__getitem__, lambda index: curated.subset([0, index]), lambda index: curated.read([index])):

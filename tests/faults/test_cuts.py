@@ -52,17 +52,27 @@ def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def tiny(patches: Path, wanted: int) -> Pipeline:
+def tiny(patches: Path, wanted: int, pixels: str = "stored") -> Pipeline:
     rules = ("filter.enabled=false", "mosaic=null", "curation.rule=threshold", f"curation.wanted={wanted}")
     sizes = ("canvas=32", "curation.candidates=16", "curation.max_candidates=16", "store.shard=8")
-    return pipeline(*rules, *sizes, f"patches.root={patches}")
+    return pipeline(*rules, *sizes, f"patches.root={patches}", f"store.pixels={pixels}")
+
+
+PIXELS = pytest.mark.parametrize("pixels", ["stored", "virtual"])
 
 
 @pytest.fixture(scope="module")
-def finished(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "finished"
-    build(tiny(patches, 4), path, HERE, LogReporter())
-    return path
+def runs(patches: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A finished run with stored pixels, and one without."""
+    folder = tmp_path_factory.mktemp("runs")
+    for pixels in ("stored", "virtual"):
+        build(tiny(patches, 4, pixels), folder / pixels, HERE, LogReporter())
+    return {pixels: folder / pixels for pixels in ("stored", "virtual")}
+
+
+@pytest.fixture(scope="module")
+def finished(runs: dict[str, Path]) -> Path:
+    return runs["stored"]
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -98,9 +108,10 @@ def cut_everywhere(
         shutil.rmtree(folder)
 
 
-def test_a_build_that_is_cut_ends_at_the_next_attempt(patches: Path, tmp_path: Path, cuts: int) -> None:
+@PIXELS
+def test_a_build_that_is_cut_ends_at_the_next_attempt(patches: Path, tmp_path: Path, cuts: int, pixels: str) -> None:
     def built(run: Path) -> None:
-        build(tiny(patches, 4), run, HERE, LogReporter())
+        build(tiny(patches, 4, pixels), run, HERE, LogReporter())
         assert len(CuratedSet(run / "curated.zarr")) == 4
 
     cut_everywhere(None, built, lambda run: None, tmp_path, cuts)
@@ -119,14 +130,16 @@ def renames(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(Path, "rename", refusing)
 
 
+@PIXELS
 @pytest.mark.usefixtures("renames")
 def test_an_extension_that_is_cut_loses_nothing_and_ends_at_the_next_attempt(
-    finished: Path, patches: Path, tmp_path: Path, cuts: int
+    runs: dict[str, Path], patches: Path, tmp_path: Path, cuts: int, pixels: str
 ) -> None:
+    finished = runs[pixels]
     former = CuratedSet(finished / "curated.zarr").digest
 
     def extended(run: Path) -> None:
-        build(tiny(patches, 6), run, HERE, LogReporter(), extend=True)
+        build(tiny(patches, 6, pixels), run, HERE, LogReporter(), extend=True)
         assert len(CuratedSet(run / "curated.zarr")) == 6
 
     def after(run: Path) -> None:
@@ -164,11 +177,15 @@ def test_the_former_set_is_complete_at_every_step_of_moving_it(finished: Path, t
         assert contents(folder) == expected, f"cut at step {step} of {undisturbed.steps}"
 
 
+@PIXELS
 def test_a_repair_that_is_cut_makes_nothing_worse_and_ends_at_the_next_attempt(
-    finished: Path, tmp_path: Path, cuts: int
+    runs: dict[str, Path], tmp_path: Path, cuts: int, pixels: str
 ) -> None:
+    finished = runs[pixels]
     damaged = copied(finished, tmp_path / "damaged")
     broken = {"candidates.zarr/bezier/image/c.0.0.0.0", "curated.zarr/mask/c.0.0.0", "croissant.json"}
+    if pixels == "virtual":
+        broken = {"candidates.zarr/bezier/class_pixels/c.0.0", "curated.zarr/donors/pixels/c.0.0", "croissant.json"}
     for name in broken:
         (damaged / name).write_bytes((damaged / name).read_bytes()[:-1])
     found = {str(fault.path) for fault in verify(damaged, 0, LogReporter()).faults}

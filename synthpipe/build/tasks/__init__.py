@@ -5,6 +5,7 @@ torch import it: a worker that renders saves seconds and hundreds of megabytes.
 """
 
 from synthpipe.build.tasks.curating import CuratedTask, curated_shard, write_curated_shard
+from synthpipe.build.tasks.donors import DonorTask, rejectable_donors, write_donors
 from synthpipe.build.tasks.job import Job, group_numbers
 from synthpipe.build.tasks.rendering import ShardTask, equals_stored, render_shard, sample_recipe
 from synthpipe.build.tasks.scoring import ScoreTask, score_shards
@@ -13,6 +14,7 @@ from synthpipe.build.tasks.worker_state import WorkerState, open_worker_state
 
 __all__ = [
     "CuratedTask",
+    "DonorTask",
     "Job",
     "NetworkTask",
     "ScoreTask",
@@ -25,10 +27,12 @@ __all__ = [
     "group_numbers",
     "open_worker_state",
     "real_patches",
+    "rejectable_donors",
     "render_shard",
     "sample_recipe",
     "score_shards",
     "train",
     "training_steps",
     "write_curated_shard",
+    "write_donors",
 ]

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.build.tasks.worker_state import WorkerState
+from synthpipe.compose import donor_uses
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import STRATEGIES, Strategy
+from synthpipe.storage.donor_groups import donor_group_columns
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.store import Store
 from synthpipe.storage.stores import CompositeStore, CuratedStore
@@ -35,13 +37,16 @@ class CuratedTask:
 
 
 def write_curated_shard(worker: WorkerState, task: CuratedTask) -> int:
-    """Copy a shard of kept candidates into the curated set, pixels block by block; return how many were copied."""
+    """Copy a shard of kept candidates into the curated set, pixels block by block; return how many were copied.
+
+    A virtual set gets no pixels.
+    """
     job, size = worker.job, worker.job.pipeline.store.shard
     target = CuratedStore.open(job.run.curated, writable=True)
     candidates = {each: CompositeStore.open(job.run.candidates, each) for each in task.origins}
     small = _small_arrays(job.pipeline, candidates, target, task.origins, worker.group_numbers)
     with target.writing(task.shard) as writers:
-        for name in _PIXELS:
+        for name in () if target.virtual else _PIXELS:
             for block in _blocks(size, _READ):
                 count, origins = block.stop - block.start, _between(task.origins, block.start, block.stop)
                 writers[name].write(_pixels(candidates, target, name, origins, count))
@@ -75,7 +80,8 @@ def curated_shard(
     """
     candidates = {each: CompositeStore.open(run.candidates, each) for each in origins}
     small = _small_arrays(pipeline, candidates, target, origins, group_numbers)
-    return small | {name: _pixels(candidates, target, name, origins, pipeline.store.shard) for name in _PIXELS}
+    pixels = () if target.virtual else _PIXELS
+    return small | {name: _pixels(candidates, target, name, origins, pipeline.store.shard) for name in pixels}
 
 
 def _small_arrays(
@@ -87,18 +93,24 @@ def _small_arrays(
 ) -> dict[str, NDArray[Any]]:
     """Return what a shard of the curated set holds besides pixels."""
     shard = {name: target.blank(name, pipeline.store.shard) for name in target.written if name not in _PIXELS}
+    groups = np.full((pipeline.store.shard, _most_uses(pipeline)), -1, np.int32)
     count = 0
     for strategy, origin in origins.items():
         indices, part, store = origin.tolist(), slice(count, count + len(origin)), candidates[strategy]
         count += len(origin)
         shard["origin_strategy"][part], shard["origin_index"][part] = STRATEGIES.index(strategy), origin
-        shard["recipe"][part] = store.recipes(indices)
+        if "recipe" in shard:
+            shard["recipe"][part] = store.recipes(indices)
         shard["labels"][part] = store.class_pixels(indices)[:, : len(pipeline.classes)] > 0
         if pipeline.filter.enabled:
             shard["p_real"][part] = store.scores(indices)
         donors = store.donors(indices)
-        shard["donor_groups"][part, : donors.shape[1]] = _groups_of(donors, group_numbers)
-    return shard
+        groups[part, : donors.shape[1]] = _groups_of(donors, group_numbers)
+    return shard | donor_group_columns(target, groups)
+
+
+def _most_uses(pipeline: Pipeline) -> int:
+    return max(donor_uses(pipeline, strategy) for strategy in pipeline.strategies)
 
 
 def _pixels(

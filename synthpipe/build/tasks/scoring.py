@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from synthpipe.build.tasks.rendering import make_composite
+from synthpipe.build.tasks.rendering import Columns, make_composite
 from synthpipe.build.tasks.worker_state import WorkerState
 from synthpipe.core.errors import FilterError
 from synthpipe.core.records import Image, Strategy
+from synthpipe.files.locations import exists
+from synthpipe.storage.chunks import Samples
 from synthpipe.storage.run import read_json
 from synthpipe.storage.stores import CompositeStore
+
+Fill = Callable[[int, Image], None]
+"""Function that fills an (n, H, W, 3) uint8 array with n consecutive candidates, from the given position on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,12 @@ class ScoreTask:
 
 
 def score_shards(worker: WorkerState, task: ScoreTask) -> tuple[int, int]:
-    """Score shards of candidates and store the scores; return how many are planned, and how many of these pass."""
+    """Score shards of candidates and store the scores; return how many are planned, and how many of these pass.
+
+    Virtual candidates are rendered meanwhile, and their columns are stored together with the scores.
+    """
     job, size = worker.job, worker.job.pipeline.store.shard
     store = CompositeStore.open(job.run.candidates, task.strategy, writable=True)
-    images = store.images()
     scorer = worker.scorer(task.strategy)
     expected = read_json(job.run.report(task.strategy))["model_sha256"]
     if scorer.sha256 != expected:
@@ -38,6 +46,24 @@ def score_shards(worker: WorkerState, task: ScoreTask) -> tuple[int, int]:
             "describes; remove both and build again"
         )
     numbers = [number for shard in task.shards for number in range(shard * size, (shard + 1) * size)]
+    columns = Columns(worker, task.strategy, "candidate", len(numbers)) if store.virtual else None
+    fill = (
+        _rendering(columns, numbers, job.pipeline.canvas)
+        if columns
+        else _reading(worker, task.strategy, store, numbers)
+    )
+    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, job.pipeline.filter.batch)
+    for first, shard in enumerate(task.shards):
+        start, stop = first * size, (first + 1) * size
+        made = columns.arrays(start, stop) if columns else {}
+        _write(store, shard, {**made, "p_real": p_real[start:stop]})
+    planned = p_real[np.array(numbers) < store.length()]
+    return len(planned), int(np.count_nonzero(planned > job.pipeline.curation.threshold))
+
+
+def _reading(worker: WorkerState, strategy: Strategy, store: CompositeStore, numbers: Sequence[int]) -> Fill:
+    """Return a function that reads the images of candidates."""
+    images = store.images()
 
     def fill(start: int, out: Image) -> None:
         shown = numbers[start : start + len(out)]
@@ -45,10 +71,24 @@ def score_shards(worker: WorkerState, task: ScoreTask) -> tuple[int, int]:
         images.read_many(stored, out[: len(stored)])
         # the last shard may reach beyond what is planned; scores are final, so it is scored as a whole
         for number, image in zip(shown[len(stored) :], out[len(stored) :], strict=True):
-            image[:] = make_composite(worker, task.strategy, "candidate", number).image
+            image[:] = make_composite(worker, strategy, "candidate", number).image
 
-    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, job.pipeline.filter.batch)
-    for shard, scores in zip(task.shards, p_real.reshape(-1, size), strict=True):
-        store.write_scores(shard, scores)
-    planned = p_real[np.array(numbers) < len(images)]
-    return len(planned), int(np.count_nonzero(planned > job.pipeline.curation.threshold))
+    return fill
+
+
+def _rendering(columns: Columns, numbers: Sequence[int], canvas: tuple[int, int]) -> Fill:
+    """Return a function that renders candidates, and collects their columns."""
+
+    def fill(start: int, out: Image) -> None:
+        columns.render(numbers[start : start + len(out)], out, np.empty((len(out), *canvas), np.uint8))
+
+    return fill
+
+
+def _write(store: CompositeStore, shard: int, arrays: Mapping[str, Samples]) -> None:
+    """Store the arrays of a shard that do not exist yet; existing arrays have the same values already."""
+    missing = {name: samples for name, samples in arrays.items() if not exists(store.object(name, shard))}
+    with store.writing(shard, *missing) as writers:
+        for name, samples in missing.items():
+            writers[name].write(samples)
+            writers[name].finish()

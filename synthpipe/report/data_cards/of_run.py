@@ -13,9 +13,16 @@ from synthpipe.report.data_cards.readme import readme
 from synthpipe.storage.checksums import sha256
 from synthpipe.storage.run import RunDirectory
 
-_FILES = (
+_STORED = (
     "- `curated.zarr`: Zarr v3 with `image`, `mask`, `labels` (1 where a class occurs), `p_real`, `origin_strategy`,",
     "  `origin_index`, `donor_groups` and `recipe`, along `sample`",
+)
+_VIRTUAL = (
+    "- `curated.zarr`: Zarr v3 with `labels` (1 where a class occurs), `p_real`, `origin_strategy` and `origin_index`,",
+    "  along `sample`, and the pixels of donors; `synthpipe.open_curated` renders images and masks from these, and",
+    "  `synthpipe materialize` stores them",
+)
+_FILES = (
     "- `candidates.zarr`: all candidates with scores and verdicts",
     "- `catalog.csv`: the source patches; `problems.csv`: the patches that were left out",
     "- `run.json`, `build.json`: pipeline, package versions, counts of the verdicts",
@@ -65,5 +72,5 @@ def write_cards(run: RunDirectory, journal: Mapping[str, Any]) -> None:
     ]
     records = [record_set("patches", "the source patches", *columns, key="id")]
     readme_file, croissant_file = run.cards()
-    write_atomically(readme_file, readme(facts, _FILES))
+    write_atomically(readme_file, readme(facts, (*(_VIRTUAL if run.pipeline().virtual else _STORED), *_FILES)))
     write_atomically(croissant_file, croissant(facts, files, records))

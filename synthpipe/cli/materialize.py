@@ -1,0 +1,36 @@
+"""`synthpipe materialize`: store the pixels of a virtual curated set."""
+
+from __future__ import annotations
+
+import click
+
+from synthpipe.cli.interrupts import interruptible
+from synthpipe.cli.options import LOCATION
+from synthpipe.cli.output import say
+from synthpipe.cli.progress import reporter
+from synthpipe.curated import CuratedSet
+from synthpipe.files.locations import Location
+from synthpipe.storage.summary import human_bytes, stored_bytes, summarise
+
+
+@click.command()
+@click.argument("curated", type=LOCATION)
+@click.option("-o", "--output", type=LOCATION, required=True, help="Folder or URL of the new set, or of one to resume.")
+def materialize(curated: Location, output: Location) -> None:
+    """Store the pixels of a virtual curated set.
+
+    CURATED is a finished run with store.pixels: virtual, or its curated.zarr. The new set has the bytes of the
+    curated.zarr that the same build makes with store.pixels: stored. Run the command again to resume it.
+    docs/virtual.md says when stored pixels are better.
+
+    \b
+    Examples:
+      synthpipe materialize runs/demo -o sets/demo.zarr
+      synthpipe materialize runs/demo/curated.zarr -o s3://bucket/demo.zarr
+    """
+    from synthpipe.curated.materializing import materialize as write_pixels  # loads compiled kernels
+
+    found = CuratedSet(curated)
+    with interruptible():  # whole shards stay
+        path = write_pixels(found, output, reporter())
+    say(f"{path}: {len(found)} composites with their pixels, {human_bytes(stored_bytes(summarise(path)))}")
