@@ -53,7 +53,7 @@ def inject(donors: Sequence[PatchRef], classes: int, folder: Path, seed: int) ->
         found[index] = replace(patch, classes=(int(rng.choice(others)),))
         faults[patch.id] = "label"
     for index in blurred:
-        image = cv2.GaussianBlur(_read(donors[index]), (0, 0), rng.uniform(*_SIGMA))
+        image = np.asarray(cv2.GaussianBlur(_read(donors[index]), (0, 0), rng.uniform(*_SIGMA)), np.uint8)
         found[index] = _written(donors[index], image, folder / f"{index}-blurred.png")
         faults[donors[index].id] = "blur"
     for number, index in enumerate(copied):

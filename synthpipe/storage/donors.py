@@ -15,9 +15,10 @@ from synthpipe.config.pipeline import StoreSection
 from synthpipe.core.errors import StoreError, explain
 from synthpipe.core.records import PackedPixels, PatchRef
 from synthpipe.files.locations import Location
-from synthpipe.storage import schema, shards
+from synthpipe.storage import schema
 from synthpipe.storage.nodes import HOW_TO_MEND, METADATA, damaged
 from synthpipe.storage.schema import DONOR_ARRAYS, DONORS, FORMAT_VERSION
+from synthpipe.storage.shard_writing import write_shard
 from synthpipe.storage.store import Store
 
 _ROW, _ROWS_IN_SHARD = 1 << 10, 1 << 10
@@ -177,7 +178,7 @@ class DonorStore(Store):
         """Store one shard of the pixels; fill a short one up with zeros."""
         whole = np.zeros(PIXELS_IN_SHARD, np.uint32)
         whole[: len(pixels)] = pixels
-        shards.write_shard(self._array(_PIXELS), shard, whole.reshape(-1, _ROW))
+        write_shard(self._array(_PIXELS), shard, whole.reshape(-1, _ROW))
 
     def read_pixels(self) -> PackedPixels:
         """Return all pixels, (N,) uint32, and zeros up to the end of the last row.

@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from synthpipe.config.pipeline import PatchesSection
+from synthpipe.config.pipeline import PUBLISHED_GLASS, PatchesSection
 from synthpipe.core.records import Image, PatchRef
 from synthpipe.patches.catalog import Catalog, survey
 from synthpipe.patches.phantom import PHANTOM_TAXONOMY
@@ -20,7 +20,7 @@ from synthpipe.patches.pixels import decode
 from synthpipe.patches.quality.copies import near_copies
 from synthpipe.patches.quality.labels import label_probabilities
 from synthpipe.patches.quality.measures import FEATURES, fold_share, measure, pen_share, thumbnail
-from synthpipe.patches.quality.measuring import PUBLISHED_GLASS, measure_donors, worst_donors
+from synthpipe.patches.quality.measuring import measure_donors, worst_donors
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,9 @@ def test_each_fault_is_the_reason_of_the_patch_that_has_it(catalog: Catalog, tmp
     donors = list(catalog.donors)
     others = [(patch.classes[0] + 1) % 3 for patch in donors]
     flipped = replace(donors[0], classes=(others[0],))
-    blurred = written(donors[1], cv2.GaussianBlur(decode(donors[1].path), (0, 0), 2.5), tmp_path / "blurred.png")
+    blurred = written(
+        donors[1], np.asarray(cv2.GaussianBlur(decode(donors[1].path), (0, 0), 2.5), np.uint8), tmp_path / "blurred.png"
+    )
     copy = written(donors[2], np.ascontiguousarray(np.rot90(decode(donors[2].path))), tmp_path / "~copy.png")
     empty = decode(donors[3].path)
     empty[: 3 * len(empty) // 4] = 240

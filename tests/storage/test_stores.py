@@ -29,7 +29,7 @@ def create(path: Location | None, settings: Pipeline, count: int) -> CompositeSt
 
 
 def create_curated(path: Location | None, settings: Pipeline, count: int) -> CuratedStore:
-    return CuratedStore.of_run(path, settings, ["slide-1", "slide-2"], "0" * 64, count, USES)
+    return CuratedStore.of_run(path, settings, ["slide-1", "slide-2"], "0" * 64, count, USES, 1)
 
 
 def fill(store: Store, shard: int) -> None:

@@ -14,7 +14,7 @@ from synthpipe.compose import Purpose, donor_uses, render, sample
 from synthpipe.compose.kernels import count_classes
 from synthpipe.core.records import Composite, Image, Mask, Recipe, Strategy, recipe_to_json
 from synthpipe.storage.chunks import Samples
-from synthpipe.storage.shards import ShardWriter
+from synthpipe.storage.shard_writing import ShardWriter
 from synthpipe.storage.stores import CompositeStore, composite_settings
 
 _BLOCK = 32  # composites that are rendered before they are stored
