@@ -99,6 +99,10 @@ class ClusterError(SynthpipeError, RuntimeError):
     """No cluster can be reached, its workers cannot run the build, or it was lost."""
 
 
+class GpuError(SynthpipeError, RuntimeError):
+    """No GPU can render, or its memory is too small."""
+
+
 class MissingPackageError(SynthpipeError, ImportError):
     """A package of an extra is not installed."""
 

@@ -12,6 +12,9 @@ TORCH = ("huggingface-hub", "safetensors", "timm", "torch", "torchmetrics", "tor
 TRAIN = ("lightning", "matplotlib", "segmentation-models-pytorch", "tensorboard")
 """What the segmentation stage needs besides: the extra ``train``."""
 
+GPU = ("numba-cuda",)
+"""What rendering on a GPU needs besides: the extra ``gpu``."""
+
 
 def absent(*packages: str) -> list[str]:
     """Return those packages that cannot be found, without importing any."""
