@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import cuda
+from numba import config, cuda
 
 from synthpipe.compose.kernels import ONE, ONE_BITS, STEP, STEP_BITS, TO_PIXEL, TO_STEP, reflect
 
-BLOCK = 32, 8
+BLOCK = (8, 2) if config.ENABLE_CUDASIM else (32, 8)  # the simulator starts a slow thread of the CPU for each
 """Threads of a block along x and y. A block renders one composite; a warp writes 32 neighbouring pixels of a row."""
 
 _PART = STEP - 1

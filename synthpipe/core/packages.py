@@ -15,6 +15,9 @@ TRAIN = ("lightning", "matplotlib", "segmentation-models-pytorch", "tensorboard"
 GPU = ("numba-cuda",)
 """What rendering on a GPU needs besides: the extra ``gpu``."""
 
+GPU = ("numba-cuda",)
+"""What rendering on a GPU needs besides: the extra ``gpu``."""
+
 
 def absent(*packages: str) -> list[str]:
     """Return the packages that are not installed; nothing is imported."""
