@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 
+@pytest.mark.slow
 def test_a_small_measurement_runs_to_the_end(tmp_path: Path) -> None:
     result, page = tmp_path / "tasks.json", tmp_path / "page.md"
     arguments = ["--tasks", "200", "--workers", "1", "-o", str(result), "--page", str(page)]

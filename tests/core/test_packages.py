@@ -84,6 +84,7 @@ def test_a_torchvision_that_does_not_fit_torch_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_without_torch_a_build_without_filter_makes_the_same_bytes(tmp_path: Path) -> None:
     write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
     env = without(tmp_path / "site", *TORCH)

@@ -79,7 +79,9 @@ def epochs(output: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith("epoch")]
 
 
-@pytest.mark.parametrize("heading", LOOPS)
+@pytest.mark.parametrize(
+    "heading", [pytest.param(heading, marks=[] if heading == "## MONAI" else pytest.mark.slow) for heading in LOOPS]
+)
 def test_a_training_loop_learns(heading: str, printed: Callable[[str], list[str]]) -> None:
     lines = printed(heading)
     last = int(lines[-1].split()[1])

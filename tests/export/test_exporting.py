@@ -219,10 +219,10 @@ def test_a_difference_when_reading_back_is_reported(curated: CuratedSet, tmp_pat
 
 
 def test_the_command_says_what_it_did(curated: CuratedSet, tmp_path: Path) -> None:
-    arguments = ["export", str(curated.path), "--to", "webdataset", "-o", str(tmp_path / "out"), "--part", "10"]
+    arguments = ["export", str(curated.path), "--to", "hf", "-o", str(tmp_path / "out"), "--part", "10"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert re.search(r"22 composites as webdataset\n  3 files, .* KiB, in 3 parts\n  read back, every", result.stdout)
+    assert re.search(r"22 composites as hf\n  3 files, .* KiB, in 3 parts\n  read back, every", result.stdout)
     again = CliRunner().invoke(main, arguments)
     assert "in 3 parts (3 there already)" in again.stdout
 

@@ -147,7 +147,7 @@ def test_where_locks_do_nothing_the_other_build_is_named(site: Site) -> None:
     assert build.returncode == 1 and f"{run}: is being written by {held_by}; wait for it" in log
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
 def test_workers_share_no_donor_bank_where_locks_do_nothing(site: Site, workers: str) -> None:
     scratch = site.folder / "scratch"
     scratch.mkdir()
