@@ -175,9 +175,7 @@ class Checkpoint:
         except FileNotFoundError as error:
             raise StoreError(f"{path}: not found; expected a checkpoint that `synthpipe train` wrote") from error
         except OSError as error:
-            raise StoreError(
-                f"{path}: cannot be read: {error.strerror}; expected a checkpoint that `synthpipe train` wrote"
-            ) from error
+            raise StoreError(f"{path}: {error.strerror}; expected a checkpoint that `synthpipe train` wrote") from error
         try:
             about, tensors = _former(data) if data.startswith(b"PK") and not is_safetensors(data) else _current(data)
         except ValueError as error:

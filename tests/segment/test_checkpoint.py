@@ -229,7 +229,7 @@ def forged(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], obj
         ("settings.network.encoder", "tu-resnet10t", "weights/.* is unknown|is missing|expected"),
         ("settings.network.encoder", "tu-vit_7b_patch16_dinov3", "network|weights"),
         ("description.size", [0, 64], "size.0 is 0"),
-        ("description.size", [10**7, 64], "canvas is 10000000 x 64 pixels, expected at most 4096 a side"),
+        ("description.size", [10**7, 64], "canvas is 10000000 x 64 pixels, expected sides of at most 4096"),
         ("description.size", [64], "size"),
         ("description.background_color", [300, 0, 0], "background_color.0 is 300"),
         ("description.classes", [], "classes is .*at least 2"),
