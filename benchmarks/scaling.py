@@ -41,7 +41,7 @@ from synthpipe.storage.schema import (
     open_group,
     written_arrays,
 )
-from synthpipe.storage.shards import write_shard
+from synthpipe.storage.shard_writing import write_shard
 from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.summary import human_bytes
 

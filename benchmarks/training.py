@@ -24,8 +24,9 @@ from synthpipe.config.settings_file import load_settings
 from synthpipe.curated import CuratedSet
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
+from synthpipe.pretrained.devices import choose_device
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.segment.devices import Hardware, choose_device
+from synthpipe.segment.devices import Hardware
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches

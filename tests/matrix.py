@@ -31,7 +31,7 @@ _QUICK = (
         "tests/core/test_records.py",
         "tests/config/test_settings_yaml.py",
     ),
-    *("tests/storage/test_chunks.py", "tests/storage/test_sums.py", "tests/patches/test_labels.py"),
+    *("tests/storage/test_chunks.py", "tests/storage/test_checksums.py", "tests/patches/test_labels.py"),
 )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 import benchmarks.datacomp.page
+import benchmarks.donor_quality
 import benchmarks.experiments
 import benchmarks.export
 import benchmarks.gpu.page
@@ -24,6 +25,7 @@ from tests.conftest import ROOT
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/commands.md": synthpipe.cli.manual.page,
     "docs/datacomp.md": benchmarks.datacomp.page.write_page,
+    "docs/donor-quality.md": benchmarks.donor_quality.write_page,
     "docs/experiments.md": benchmarks.experiments.write_page,
     "docs/export.md": benchmarks.export.write_page,
     "docs/gpu.md": benchmarks.gpu.page.write_page,

@@ -175,9 +175,8 @@ class Row:
 
 _BATCH = 32
 _UNFILTERED = ("filter.enabled=false", "curation.rule=threshold")
-_BALANCED = "donors.balance_classes=true"
-
 _MOSAIC = Built(("bezier=null", *_UNFILTERED))
+_BALANCED = Built(("bezier=null", *_UNFILTERED, "donors.balance_classes=true"))
 
 ROWS: Mapping[str, Row] = {
     "masks": Row("true masks (upper bound)", Crops(), "mosaic"),
@@ -187,10 +186,15 @@ ROWS: Mapping[str, Row] = {
     "both": Row("Mosaic and Bezier, unfiltered", Built(_UNFILTERED), "mosaic"),
     "top-k": Row("both, the third that the filter ranks highest", Built(("curation.rule=top_k",), 3), "random-k"),
     "random-k": Row("both, a random third of the same candidates", Built(_UNFILTERED, 3, drawn=True), "both"),
-    "balanced": Row("Mosaic, donors balanced by class", Built(("bezier=null", *_UNFILTERED, _BALANCED)), "mosaic"),
+    "balanced": Row("Mosaic, donors balanced by class", _BALANCED, "mosaic"),
     "pseudo": Row("Mosaic, and mixed patches with predicted masks", SelfTrained(_MOSAIC, None), "mosaic"),
-    "pseudo-sure": Row("the same, the surest 60 % of each class", SelfTrained(_MOSAIC, 0.6), "mosaic"),
-    "pseudo-sure-2": Row("the same, predicted again by what it trained", SelfTrained(_MOSAIC, 0.6, 2), "pseudo-sure"),
+    "pseudo-sure": Row("the same, only the surest 60 % of each class", SelfTrained(_MOSAIC, 0.6), "mosaic"),
+    "pseudo-sure-2": Row("the same, two rounds of prediction", SelfTrained(_MOSAIC, 0.6, 2), "pseudo-sure"),
+    "pseudo-sure-3": Row("the same, three rounds", SelfTrained(_MOSAIC, 0.6, 3), "pseudo-sure-2"),
+    "pseudo-sure-40": Row("one round, the surest 40 %", SelfTrained(_MOSAIC, 0.4), "pseudo-sure"),
+    "pseudo-sure-80": Row("one round, the surest 80 %", SelfTrained(_MOSAIC, 0.8), "pseudo-sure"),
+    "pseudo-sure-balanced": Row("one round, donors balanced by class", SelfTrained(_BALANCED, 0.6), "pseudo-sure"),
+    "pseudo-sure-both": Row("one round, with Mosaic and Bezier", SelfTrained(Built(_UNFILTERED), 0.6), "pseudo-sure"),
     "threshold": Row("both, the first that the filter accepts", Built(("curation.rule=threshold",), 3), "random-k"),
 }
 """All rows by name, in the order in which they are made."""

@@ -17,7 +17,7 @@ import torch
 from benchmarks.gpu.scale import Scale
 from synthpipe.build import build
 from synthpipe.build.tasks import Job
-from synthpipe.build.worker_setup import place_bank
+from synthpipe.build.worker_setup import bank_location
 from synthpipe.config import pipeline_file
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.progress import Silent
@@ -73,7 +73,7 @@ class Bench:
         build(pipeline, path, in_this_process, Silent())
         run = RunDirectory(path)
         enabled = pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": True})})
-        return Job(enabled, run, place_bank(enabled, load_catalog(run.path, enabled.taxonomy), None))
+        return Job(enabled, run, bank_location(enabled, load_catalog(run.path, enabled.taxonomy), None))
 
     @cached_property
     def job(self) -> Job:

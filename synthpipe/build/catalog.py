@@ -9,6 +9,7 @@ from synthpipe.patches.access import with_access
 from synthpipe.patches.catalog import LISTED, Catalog, load_catalog, read_catalog
 from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.quality.dropping import drop_donors
 from synthpipe.storage.run import RunDirectory, versions
 
 
@@ -32,6 +33,7 @@ def read_run_catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, 
                 former=former,
                 canvas=pipeline.canvas,
             )
+        catalog = drop_donors(catalog, pipeline.donors, pipeline.taxonomy)
     else:
         catalog = load_catalog(run.path, pipeline.taxonomy)
         catalog = with_access(catalog, pipeline.patches, pipeline.taxonomy, reporter.note)

@@ -130,7 +130,7 @@ def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
         token.unlink(missing_ok=True)
 
 
-def place_bank(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankLocation:
+def bank_location(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankLocation:
     """Name the bank of a catalog's donors by everything that decides its bytes, and by the paths of the donors.
 
     `scratch` and `shared` are as in `BankLocation`.
@@ -153,7 +153,7 @@ def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings
             f"worker builds a donor bank of its own there, and leaves it when it is killed; to share one, "
             f"{ANOTHER_LOCATION}"
         )
-    return place_bank(pipeline, catalog, scratch, shared)
+    return bank_location(pipeline, catalog, scratch, shared)
 
 
 def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]) -> Demand:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,16 @@ from synthpipe.cli.segmentation_options import (
 from synthpipe.config.fields import differences
 from synthpipe.config.pipeline import Layout
 from synthpipe.core.errors import ConfigError
-from synthpipe.curated import CuratedSet
+from synthpipe.core.taxonomy import Taxonomy
+from synthpipe.curated import CuratedSet, Description
 from synthpipe.files.folders import Kind, belongs, claim
 from synthpipe.files.locations import Location
 
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
-    pass
+    from synthpipe.segment.devices import Hardware
+    from synthpipe.segment.masks import MaskedImage
+    from synthpipe.segment.settings import TrainSettings
+    from synthpipe.segment.training_records import TrainingData
 
 _BASELINE = Kind("baseline", ("baseline.json",), ("baseline.json", "labels", "masks", "test-*"))
 
@@ -97,7 +101,7 @@ def baseline(
         --val data/phantom/2.validation --data data/phantom/3.testing --config pipelines/training/demo.yaml \\
         --compare runs/demo/segmentation -o runs/demo/baseline
     """
-    from synthpipe.segment.mask_check import among_patches, check_disjoint
+    from synthpipe.segment.mask_check import among_patches
     from synthpipe.segment.outputs import TRAINING
     from synthpipe.segment.sources import Composites, RealPatches
 
@@ -108,39 +112,60 @@ def baseline(
     windows_for(description, windows)  # refused before anything is trained
     note_glass(description, glass)
     folders = {"--val": val, "--data": data} | ({"--masks": masks} if masks else {})
-    checked = {
-        option: checked_images(folder, description, mask_map, any_palette, most) for option, folder in folders.items()
-    }
-    check_disjoint(checked)
-    validation, images = checked["--val"].images, checked["--data"].images
+    checked = _check_folders(folders, description, mask_map, any_palette, most)
+    validation, images, masked = checked["--val"], checked["--data"], checked.get("--masks")
     catalog = real_catalog(real, layout, description, most)
     for each in (validation, images):
         among_patches(each, catalog.patches, reporter())
-    patches = RealPatches(catalog.patches, description)
-
     from synthpipe.segment.baselines import bounds, compare_networks
-    from synthpipe.segment.checkpoint import Checkpoint
     from synthpipe.segment.devices import choose_hardware
 
-    masked = checked["--masks"].images if masks else None
+    patches = RealPatches(catalog.patches, description)
     trainings = bounds(settings, description, composites, patches, masked, validation, catalog.digest)
-    for path in compare:
-        other = Checkpoint.load(path).description
-        windows_for(other, windows)
-        if changes := list(differences(description.taxonomy.to_json(), other.taxonomy.to_json())):
-            raise ConfigError("\n  ".join([f"--compare {path}: has other classes than {curated[0]}:", *changes]))
-    for name, (chosen, training) in trainings.items():
-        outcome = run_training(chosen, training, output / name, choose_hardware(device, readers))
-        if not outcome.finished:
-            say_outcome(outcome, output / name)
-            return
-    if not outcome.first_process:  # the other devices' processes were there to train
+    _check_classes(compare, windows, curated[0], description.taxonomy)
+    if not _train_bounds(trainings, output, choose_hardware(device, readers)):
         return
     first = device.split(",")[0] if device else None
     results = compare_networks(
         output, compare, masks is not None, lambda path: load_predictor(path, windows, first, glass), images, reporter()
     )
     _say_results(results, output)
+
+
+def _check_folders(
+    folders: Mapping[str, Path], description: Description, mask_map: str | None, any_palette: bool, most: int
+) -> dict[str, tuple[MaskedImage, ...]]:
+    """Return the images with masks of each option's folder; refuse folders that share an image."""
+    from synthpipe.segment.mask_check import check_disjoint
+
+    checked = {
+        option: checked_images(folder, description, mask_map, any_palette, most) for option, folder in folders.items()
+    }
+    check_disjoint(checked)
+    return {option: each.images for option, each in checked.items()}
+
+
+def _check_classes(compare: Iterable[Path], windows: tuple[str, ...], curated: Location, taxonomy: Taxonomy) -> None:
+    """Refuse checkpoints with other classes than the curated set, or that the windows do not fit."""
+    from synthpipe.segment.checkpoint import Checkpoint
+
+    for path in compare:
+        other = Checkpoint.load(path).description
+        windows_for(other, windows)
+        if changes := list(differences(taxonomy.to_json(), other.taxonomy.to_json())):
+            raise ConfigError("\n  ".join([f"--compare {path}: has other classes than {curated}:", *changes]))
+
+
+def _train_bounds(
+    trainings: Mapping[str, tuple[TrainSettings, TrainingData]], output: Path, hardware: Hardware
+) -> bool:
+    """Train the bounds; return whether this process goes on to measure them."""
+    for name, (settings, data) in trainings.items():
+        outcome = run_training(settings, data, output / name, hardware)
+        if not outcome.finished:
+            say_outcome(outcome, output / name)
+            return False
+    return outcome.first_process  # the other devices' processes were there to train
 
 
 def _say_results(results: Mapping[str, Mapping[str, Any]], output: Path) -> None:

@@ -17,6 +17,7 @@ from synthpipe.patches.bank import bank_bytes
 from synthpipe.patches.catalog import LISTED, Catalog, load_catalog, read_catalog
 from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.quality.dropping import drop_donors
 from synthpipe.storage.changes import check_pipeline
 from synthpipe.storage.run import RUN, RunDirectory, versions
 from synthpipe.storage.shards import shards_of
@@ -55,7 +56,7 @@ def dry_run_lines(pipeline: Pipeline, path: Location, extend: bool, reporter: Re
 def _read_patches(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> Catalog:
     claims = read_layout(pipeline.patches, pipeline.taxonomy)
     with reporter.stage("catalog", len(claims)) as advance:
-        return read_catalog(
+        catalog = read_catalog(
             pipeline.patches,
             pipeline.taxonomy,
             lambda: advance(1),
@@ -63,6 +64,7 @@ def _read_patches(pipeline: Pipeline, run: RunDirectory, reporter: Reporter) -> 
             former=load_catalog(run.path, pipeline.taxonomy) if run.exists() and run.holds_composites() else None,
             canvas=pipeline.canvas,
         )
+    return drop_donors(catalog, pipeline.donors, pipeline.taxonomy)
 
 
 def _patch_lines(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
@@ -22,9 +23,6 @@ from synthpipe.cli.segmentation_options import (
 )
 from synthpipe.core.errors import StoreError
 from synthpipe.files.folders import claim
-
-if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
-    pass
 
 
 @click.command()
@@ -81,13 +79,25 @@ def evaluate(
     check_windows(windows)
     masked_images(data, most)
 
-    from synthpipe.segment.evaluation import draw_curves, evaluate, table
+    from synthpipe.segment.evaluation import draw_curves, evaluate
     from synthpipe.segment.references import measured_baselines
 
     predictor = load_predictor(checkpoint, windows, device, glass)
     note_glass(predictor.checkpoint.description, glass)
     images = checked_images(data, predictor.checkpoint.description, mask_map, any_palette, most).images
     result = evaluate(predictor, images, output, reporter(), pictures, replicates)
+    _say_result(result, list(measured_baselines(result, (checkpoint.parent.parent, output.parent))))
+    curves = ""
+    try:
+        curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
+    except StoreError as error:  # what stands beside the checkpoint is no part of the evaluation
+        reporter().note(f"note: {error}")
+    say(f"{output}: metrics.json, metrics.csv, confusion.png{curves}, pictures/")
+
+
+def _say_result(result: Mapping[str, Any], baselines: Sequence[tuple[str, float]]) -> None:
+    from synthpipe.segment.evaluation import table
+
     rows = [row[:6] for row in table(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -98,7 +108,6 @@ def evaluate(
         f"{'images' if count > 1 else 'image, which has no interval'}"
     )
     say(f"for comparison: mIoU {result['constant']['miou']:.4f} if every pixel were {result['constant']['class']}")
-    baselines = list(measured_baselines(result, (checkpoint.parent.parent, output.parent)))
     for name, miou in baselines:
         say(f"for comparison: mIoU {miou:.4f} by {name}")
     if not baselines:
@@ -108,9 +117,3 @@ def evaluate(
             f"note: {share:.1%} of the counted pixels are glass with a class in the masks; here the predicted class "
             "counts, but `synthpipe predict` makes glass background"
         )
-    curves = ""
-    try:
-        curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
-    except StoreError as error:  # what stands beside the checkpoint is no part of the evaluation
-        reporter().note(f"note: {error}")
-    say(f"{output}: metrics.json, metrics.csv, confusion.png{curves}, pictures/")

@@ -1,18 +1,28 @@
-"""`synthpipe index`: count the patches of a folder or a CSV file."""
+"""`synthpipe index`: count the patches of a folder or a CSV file, and measure the quality of donors."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
-from synthpipe.cli.options import CLASSES_OPTION, EXISTING, LABEL_PATTERN_OPTION, MAX_PIXELS_OPTION, json_option
+from synthpipe.cli.donor_quality import write_donor_quality
+from synthpipe.cli.options import (
+    CLASSES_OPTION,
+    EXISTING,
+    LABEL_PATTERN_OPTION,
+    LOCATION,
+    MAX_PIXELS_OPTION,
+    json_option,
+)
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
+from synthpipe.config import pipeline_file
 from synthpipe.config.messages import shown
-from synthpipe.config.pipeline import LAYOUTS, Layout, PatchesSection
+from synthpipe.config.pipeline import LAYOUTS, MAX_PIXELS, GlassSection, Layout, PatchesSection
 from synthpipe.core.display import without_secrets
 from synthpipe.core.errors import ConfigError
 from synthpipe.core.patterns import pattern_fault
@@ -33,6 +43,16 @@ from synthpipe.patches.summary import catalog_summary
 @click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
 @MAX_PIXELS_OPTION
+@click.option("--quality", type=LOCATION, metavar="CSV", help="Measure all donors; write this table and a picture.")
+@click.option("--network", metavar="NAME", help="For --quality: a timm network that adds features [none].")
+@click.option("--weights", metavar="FILE", help="For --network: a file of its weights [those of timm's hub].")
+@click.option(
+    "--against",
+    multiple=True,
+    type=EXISTING,
+    metavar="FOLDER",
+    help="For --quality: images that no donor must be a copy of, such as those for validation; can be repeated.",
+)
 @json_option
 def index(
     directory: Location,
@@ -42,11 +62,20 @@ def index(
     group_pattern: str | None,
     exclude: tuple[str, ...],
     most: int,
+    quality: Location | None,
+    network: str | None,
+    weights: str | None,
+    against: tuple[Location, ...],
     as_json: bool,
 ) -> None:
     """Count the patches of a folder or a CSV file.
 
-    DIRECTORY is the folder, the CSV file, or the URL of either. index counts label sets, sizes, slides and problems.
+    DIRECTORY is the folder, the CSV file, the URL of either, or a pipeline file. index counts label sets, sizes, slides
+    and problems.
+
+    --quality measures the donors, the patches of one class. It writes a table with a row for each donor, and beside it
+    a PNG of the worst 20 donors for each reason: label, blur, glass, pen, fold, duplicate. The keys donors.quality and
+    donors.drop of a pipeline file leave such donors out of a build. For a build, give its pipeline file here.
 
     \b
     Examples:
@@ -54,27 +83,62 @@ def index(
       synthpipe index data/glas-tiles --layout wsss4luad --classes gland,stroma
       synthpipe index /data/crc --label-pattern '^(?P<label>[A-Z]+)-'
       synthpipe index patches.csv --layout csv --json
+      synthpipe index mine.yaml --quality quality.csv
+      synthpipe index mine.yaml --quality quality.csv --against /data/mine/2.validation/img
+      synthpipe index mine.yaml --quality quality.csv --network tf_efficientnet_lite0 --weights lite0.pth
     """
+    if quality is None and (network or against):
+        raise ConfigError(f"{'--network' if network else '--against'}: needs --quality, the table to write")
+    if weights and not network:
+        raise ConfigError("--weights: needs --network, the timm network that the weights belong to")
+    glass: GlassSection | None = None
+    canvas: tuple[int, int] | None = None
+    if directory.suffix.lower() in (".yaml", ".yml"):
+        if layout or label_pattern or classes or group_pattern or exclude or most != MAX_PIXELS:
+            raise ConfigError(f"{directory}: a pipeline file has the layout and the classes; give no options for them")
+        pipeline = pipeline_file.load(str(directory))
+        patches, taxonomy = pipeline.patches.model_copy(update={"on_error": "skip"}), pipeline.taxonomy
+        glass, canvas = pipeline.glass, pipeline.canvas
+    else:
+        patches, taxonomy = _described(directory, layout, label_pattern, classes, group_pattern, exclude, most)
+    claims = read_layout(patches, taxonomy)
+    with reporter().stage("catalog", len(claims)) as advance:
+        catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims, canvas=canvas)
+    summary = {"root": without_secrets(patches.root), **catalog_summary(catalog, taxonomy, patches.layout)}
+    lines = list(_catalog_lines(summary, catalog))
+    if quality is not None:
+        found = write_donor_quality(catalog, taxonomy, glass, quality, network, weights, against)
+        counts = Counter(reason for each in found for reason in each.reasons)
+        summary["quality"] = dict(counts)
+        lines.append(f"quality: {', '.join(f'{reason} {count}' for reason, count in counts.items()) or 'no reasons'}")
+        lines.append(f"  of {len(found)} donors; see {quality} and {quality.with_suffix('.png')}")
+    say(json.dumps(summary, indent=1) if as_json else "\n".join(lines))
+
+
+def _described(
+    directory: Location,
+    layout: Layout | None,
+    label_pattern: str | None,
+    classes: tuple[str, ...] | None,
+    group_pattern: str | None,
+    exclude: tuple[str, ...],
+    most: int,
+) -> tuple[PatchesSection, Taxonomy]:
+    """Return how the patches are read, and their classes, as the options describe them."""
     found = choose_layout(directory, layout, label_pattern)
-    directory, layout = found.root, found.layout
     patches = PatchesSection(
-        root=address(directory),
-        layout=layout,
+        root=address(found.root),
+        layout=found.layout,
         label_pattern=found.label_pattern,
         group_pattern=group_pattern,
         exclude=(*found.exclude, *exclude),
         on_error="skip",
         max_pixels=most,
     )
-    names = classes or found.class_names
     if group_pattern and (fault := pattern_fault(group_pattern)):
         raise ConfigError(f"--group-pattern {shown(group_pattern)}: {fault}")
-    taxonomy = Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in names))
-    claims = read_layout(patches, taxonomy)
-    with reporter().stage("catalog", len(claims)) as advance:
-        catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims)
-    summary = {"root": without_secrets(patches.root), **catalog_summary(catalog, taxonomy, layout)}
-    say(json.dumps(summary, indent=1) if as_json else "\n".join(_catalog_lines(summary, catalog)))
+    names = classes or found.class_names
+    return patches, Taxonomy(tuple(TissueClass(name, (0, 0, 0)) for name in names))
 
 
 def _catalog_lines(found: Mapping[str, Any], catalog: Catalog) -> Iterator[str]:

@@ -205,12 +205,12 @@ def _sample_lines(shown: StoredComposite, taxonomy: Taxonomy) -> Iterator[str]:
     regions, numbers = visible_regions(shown.recipe, shown.mask)
     marks = {each.region.number: _MARKS[index % len(_MARKS)] for index, each in enumerate(regions)}
     yield from (f"  {line}" for line in _map(numbers, shown.mask, marks, taxonomy))
-    places = max(len(each.region.position) for each in regions)
+    width = max(len(each.region.position) for each in regions)
     names = max(len(class_name(each, taxonomy)) for each in regions)
     for each in regions:
         name = class_name(each, taxonomy)
         yield plain(
-            f"  {marks[each.region.number]} {each.share:6.1%}  {name:{names}}  {each.region.position:{places}}  "
+            f"  {marks[each.region.number]} {each.share:6.1%}  {name:{names}}  {each.region.position:{width}}  "
             f"{each.region.patch}, {each.region.window}"
         )
     yield ""

@@ -68,8 +68,8 @@ def pseudo_label(
     """
     claim(output, PSEUDO_LABELLED)
 
+    from synthpipe.pretrained.devices import choose_device
     from synthpipe.segment.checkpoint import Checkpoint
-    from synthpipe.segment.devices import choose_device
     from synthpipe.segment.pseudo import pseudo_label
 
     description = Checkpoint.load(checkpoint).description

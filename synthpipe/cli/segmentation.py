@@ -90,7 +90,7 @@ def note_glass(description: Description, glass: bool) -> None:
 
 def load_predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None, glass: bool) -> Predictor:
     """Load a checkpoint, with what the options say of windows, device and glass."""
-    from synthpipe.segment.devices import choose_device
+    from synthpipe.pretrained.devices import choose_device
     from synthpipe.segment.evaluation import Predictor
 
     predictor = Predictor.load(checkpoint, device=choose_device(device), glass=glass)

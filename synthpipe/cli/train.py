@@ -24,12 +24,13 @@ from synthpipe.cli.segmentation_options import (
 )
 from synthpipe.config.pipeline import Layout
 from synthpipe.core.errors import ConfigError
-from synthpipe.curated import CuratedSet
+from synthpipe.curated import CuratedSet, Description
 from synthpipe.files.folders import claim
 from synthpipe.files.locations import Location
 
 if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
-    pass
+    from synthpipe.segment.settings import TrainSettings
+    from synthpipe.segment.training_records import TrainingData
 
 
 @click.command()
@@ -84,44 +85,50 @@ def train(
     claim(output, TRAINING)
     settings = training_settings(config, overrides)
     sets = [CuratedSet(path) for path in curated]
-    composites = Composites(sets)
-    description = sets[0].description
+    composites, description = Composites(sets), sets[0].description
     if real is None and settings.real:
         raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
     images = checked_images(val, description, mask_map, any_palette, most).images
-    patches = None if real is None or not settings.real else real_catalog(real, layout, description, most)
-    if real is not None and not settings.real:
-        reporter().note(f"note: real is 0, so no patches of {real} are trained on")
-    if patches and settings.consistency.glass == "mask" and not description.glass:
-        reporter().note("note: the build looked for no glass, so consistency.glass masks only what transforms open")
+    patches = real_catalog(real, layout, description, most) if real is not None and settings.real else None
+    _note_unused(settings, real, description)
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
     if patches:
         among_patches(images, patches.patches, reporter())
         sources["real patches"] = patches.digest
     sources["validation images"] = digest_of(images)
-
-    from synthpipe.segment.network import SegmentationNetwork, read_file, with_own_normalisation
-    from synthpipe.segment.training_checks import check_network
     from synthpipe.segment.training_records import TrainingData
 
-    data = TrainingData(
-        description,
-        composites,
-        RealPatches(patches.patches, description) if patches else None,
-        images,
-        sources,
-    )
+    shown = RealPatches(patches.patches, description) if patches else None
+    data = TrainingData(description, composites, shown, images, sources)
     if dry_run:
-        settings = settings.model_copy(update={"network": with_own_normalisation(settings.network)})
-        network = SegmentationNetwork(settings.network, len(description.taxonomy), read_file(settings.network))
-        check_network(network, data, settings, devices=1)
-        say("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
-        say(
-            f"would train {output} on {len(composites)} composites of {description.size[0]} x {description.size[1]} "
-            f"pixels and {len(patches.patches) if patches else 0} real patches, classes "
-            f"{', '.join(description.taxonomy.names)}; {len(images)} validation images choose the best weights"
-        )
+        _say_plan(settings, data, output)
         return
     from synthpipe.segment.devices import choose_hardware
 
     say_outcome(run_training(settings, data, output, choose_hardware(device, readers)), output)
+
+
+def _note_unused(settings: TrainSettings, real: Location | None, description: Description) -> None:
+    """Note which of the real patches and settings of a training have no effect."""
+    if real is not None and not settings.real:
+        reporter().note(f"note: real is 0, so no patches of {real} are trained on")
+    if real is not None and settings.real and settings.consistency.glass == "mask" and not description.glass:
+        reporter().note("note: the build looked for no glass, so consistency.glass masks only what transforms open")
+
+
+def _say_plan(settings: TrainSettings, data: TrainingData, output: Path) -> None:
+    """Check that the network fits the images, and say what would be trained."""
+    from synthpipe.segment.network import SegmentationNetwork, read_file, with_own_normalisation
+    from synthpipe.segment.training_checks import check_network
+
+    settings = settings.model_copy(update={"network": with_own_normalisation(settings.network)})
+    description, classes = data.description, data.description.taxonomy
+    check_network(
+        SegmentationNetwork(settings.network, len(classes), read_file(settings.network)), data, settings, devices=1
+    )
+    say("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
+    say(
+        f"would train {output} on {len(data.composites or ())} composites of {description.size[0]} x "
+        f"{description.size[1]} pixels and {len(data.real or ())} real patches, classes {', '.join(classes.names)}; "
+        f"{len(data.validation)} validation images choose the best weights"
+    )

@@ -12,11 +12,11 @@ import math
 import numpy as np
 from numba import njit
 
-_ONE_BITS = 10  # fixed-point coordinates have 1/1024 pixel,
-_STEP_BITS = 5  # and bilinear weights 1/32 pixel, both as in OpenCV
+ONE_BITS = 10  # fixed-point coordinates have 1/1024 pixel,
+STEP_BITS = 5  # and bilinear weights 1/32 pixel, both as in OpenCV
 _EACH_BYTE, _LAST_BYTE = np.uint64(0x0101010101010101), np.uint64(255)
-_ONE, _STEP = 1 << _ONE_BITS, 1 << _STEP_BITS
-_TO_STEP, _TO_PIXEL = _ONE >> (_STEP_BITS + 1), _ONE >> 1  # half a step and half a pixel, for rounding
+ONE, STEP = 1 << ONE_BITS, 1 << STEP_BITS
+TO_STEP, TO_PIXEL = ONE >> (STEP_BITS + 1), ONE >> 1  # half a step and half a pixel, for rounding
 
 
 @njit(nogil=True, cache=True)
@@ -42,7 +42,8 @@ def warp_quadrants(canvas, bank, tiles, tile, grid, affines, windows):  # type: 
         Top, left, height and width of each quadrant.
     """
     for number in range(len(windows)):
-        _warp_quadrant(canvas, bank, tiles[number], tile, grid, affines[number], windows[number])
+        if windows[number, 2] > 0 and windows[number, 3] > 0:
+            _warp_quadrant(canvas, bank, tiles[number], tile, grid, affines[number], windows[number])
 
 
 @njit(nogil=True, cache=True)
@@ -76,6 +77,29 @@ def inverse_maps(numbers, size):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def positions(affine, height, width):  # type: ignore[no-untyped-def]
+    """Return the source positions of a quadrant's pixels, in 1/1024 pixel, as sums of a row's and a column's part.
+
+    Pixel (y, x) shows the position ``(row_y[y] + step_y[x], row_x[y] + step_x[x])`` of its grid image.
+
+    Returns
+    -------
+    step_x, step_y : (width,) int32
+        The parts of the columns.
+    row_x, row_y : (height,) int64
+        The parts of the rows.
+    """
+    step_x, step_y = np.empty(width, np.int32), np.empty(width, np.int32)
+    for x in range(width):
+        step_x[x], step_y[x] = np.rint(affine[0, 0] * x * ONE), np.rint(affine[1, 0] * x * ONE)
+    row_x, row_y = np.empty(height, np.int64), np.empty(height, np.int64)
+    for y in range(height):
+        row_x[y] = np.rint((affine[0, 1] * y + affine[0, 2]) * ONE)
+        row_y[y] = np.rint((affine[1, 1] * y + affine[1, 2]) * ONE)
+    return step_x, step_y, row_x, row_y
+
+
+@njit(nogil=True, cache=True)
 def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # type: ignore[no-untyped-def]
     """Fill `image` and `mask` with `back`, and with `front` where the centre of a pixel is inside the closed curve.
 
@@ -93,8 +117,8 @@ def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # 
         Weights of a cubic segment's control points.
     """
     height, width = back.shape
-    xs, ys = _outline(corners, edgy, radius, bernstein, height, width)
-    first, columns = _crossings(xs, ys, height, width)
+    xs, ys = outline(corners, edgy, radius, bernstein, height, width)
+    first, columns = crossings(xs, ys, height, width)
     row = np.empty(width, np.uint32)  # unpacking whole rows is twice as fast as unpacking many short runs
     for y in range(height):
         _copy(row, back[y])
@@ -202,7 +226,7 @@ def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-unty
     tag = np.uint32(label << 24)
     count = np.int64(0)
     for row in range(y - up, y - up + wanted[0]):
-        base = start + _reflect(row, height) * width
+        base = start + reflect(row, height) * width
         if back == 0 and x + wanted[1] <= width:
             pixels = bank[base + x : base + x + wanted[1]]
             other = np.int32(0)
@@ -211,7 +235,7 @@ def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-unty
             count += other
         else:
             for column in range(x - back, x - back + wanted[1]):
-                count += np.int64((bank[base + _reflect(column, width)] >> 24) != label)
+                count += np.int64((bank[base + reflect(column, width)] >> 24) != label)
     return count
 
 
@@ -219,16 +243,10 @@ def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-unty
 def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, window):  # type: ignore[no-untyped-def]
     """Fill one quadrant; see `warp_quadrants`."""
     top, left, height, width = window
-    step_x, step_y = np.empty(width, np.int32), np.empty(width, np.int32)
-    for x in range(width):
-        step_x[x], step_y[x] = np.rint(affine[0, 0] * x * _ONE), np.rint(affine[1, 0] * x * _ONE)
-    row_x, row_y = np.empty(height, np.int64), np.empty(height, np.int64)
-    for y in range(height):
-        row_x[y] = np.rint((affine[0, 1] * y + affine[0, 2]) * _ONE)
-        row_y[y] = np.rint((affine[1, 1] * y + affine[1, 2]) * _ONE)
+    step_x, step_y, row_x, row_y = positions(affine, height, width)
     # steps and rows are monotonic, so the corners bound all positions; bilinear interpolation also needs the next pixel
-    low_x, high_x = _bounds(row_x, step_x)
-    low_y, high_y = _bounds(row_y, step_y)
+    low_x, high_x = bounds(row_x, step_x)
+    low_y, high_y = bounds(row_y, step_y)
     pitch = high_x - low_x + 1
     source = np.empty((high_y - low_y + 1) * pitch, np.uint32)
     _assemble(source, pitch, low_y, low_x, bank, tiles, tile, grid)
@@ -243,17 +261,17 @@ def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, window):  # type: ig
     whole = _is_whole(affine)
     for y in range(height):
         # separate simple loops: all are vectorised but the one that gathers pixels
-        start_x, start_y = row_x[y] - low_x * _ONE, row_y[y] - low_y * _ONE
+        start_x, start_y = row_x[y] - low_x * ONE, row_y[y] - low_y * ONE
         target = canvas[top + y, left : left + width]
         for x in range(width):
             at_x, at_y = np.int32(start_x + step_x[x]), np.int32(start_y + step_y[x])
-            low_at_x, low_at_y = np.int32(at_x + _TO_STEP), np.int32(at_y + _TO_STEP)
-            pixel_x, pixel_y = low_at_x >> _ONE_BITS, low_at_y >> _ONE_BITS
+            low_at_x, low_at_y = np.int32(at_x + TO_STEP), np.int32(at_y + TO_STEP)
+            pixel_x, pixel_y = low_at_x >> ONE_BITS, low_at_y >> ONE_BITS
             offset[x] = pixel_y * pitch + pixel_x
-            part_x[x] = (low_at_x >> (_ONE_BITS - _STEP_BITS)) & (_STEP - 1)
-            part_y[x] = (low_at_y >> (_ONE_BITS - _STEP_BITS)) & (_STEP - 1)
-            near_x[x] = ((at_x + _TO_PIXEL) >> _ONE_BITS) - pixel_x
-            near_y[x] = ((at_y + _TO_PIXEL) >> _ONE_BITS) - pixel_y
+            part_x[x] = (low_at_x >> (ONE_BITS - STEP_BITS)) & (STEP - 1)
+            part_y[x] = (low_at_y >> (ONE_BITS - STEP_BITS)) & (STEP - 1)
+            near_x[x] = ((at_x + TO_PIXEL) >> ONE_BITS) - pixel_x
+            near_y[x] = ((at_y + TO_PIXEL) >> ONE_BITS) - pixel_y
         if whole:
             for x in range(width):
                 target[x] = source[np.uint64(offset[x])]
@@ -266,7 +284,7 @@ def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, window):  # type: ig
             across[x] = source[at + down + one]
         for x in range(width):
             fx, fy = np.float32(part_x[x]), np.float32(part_y[x])
-            gx, gy = np.float32(_STEP) - fx, np.float32(_STEP) - fy
+            gx, gy = np.float32(STEP) - fx, np.float32(STEP) - fy
             a, b, c, d = gx * gy, fx * gy, gx * fy, fx * fy
             p, q, r, s = corner[x], right[x], below[x], across[x]
             red = _blend(p, q, r, s, 0, a, b, c, d)
@@ -287,7 +305,7 @@ def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
         + np.float32(np.int32((r >> shift) & 255)) * c
         + np.float32(np.int32((s >> shift) & 255)) * d
     )
-    return np.uint32(np.int32(total + np.float32(_ONE >> 1)) >> _ONE_BITS)
+    return np.uint32(np.int32(total + np.float32(ONE >> 1)) >> ONE_BITS)
 
 
 @njit(nogil=True, cache=True)
@@ -301,15 +319,15 @@ def _is_whole(affine):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _bounds(rows, steps):  # type: ignore[no-untyped-def]
+def bounds(rows, steps):  # type: ignore[no-untyped-def]
     """Return the first and the last source pixel that a quadrant needs along one axis."""
     low = min(rows[0], rows[-1]) + min(steps[0], steps[-1])
     high = max(rows[0], rows[-1]) + max(steps[0], steps[-1])
-    return (low + _TO_STEP) >> _ONE_BITS, ((high + _TO_STEP) >> _ONE_BITS) + 1
+    return (low + TO_STEP) >> ONE_BITS, ((high + TO_STEP) >> ONE_BITS) + 1
 
 
 @njit(nogil=True, cache=True)
-def _reflect(index, size):  # type: ignore[no-untyped-def]
+def reflect(index, size):  # type: ignore[no-untyped-def]
     """Bring an index into [0, size) by reflection that does not repeat the edge."""
     if 0 <= index < size:
         return index
@@ -326,7 +344,7 @@ def _assemble(target, pitch, low_y, low_x, bank, tiles, tile, grid):  # type: ig
     tile_height, tile_width = tile
     columns, lengths, tile_columns = _runs(pitch, low_x, tile_width, grid[1])
     for row in range(target.size // pitch):
-        y = _reflect(low_y + row, tile_height * grid[0])
+        y = reflect(low_y + row, tile_height * grid[0])
         tile_row = y // tile_height
         y -= tile_row * tile_height
         at = row * pitch
@@ -344,10 +362,10 @@ def _assemble(target, pitch, low_y, low_x, bank, tiles, tile, grid):  # type: ig
                     _copy_backwards(run, bank[origin - length + 1 : origin + 1])
             else:
                 up, back = max(tile_height - height, 0) // 2, max(tile_width - width, 0) // 2
-                base = start + _reflect(crop_y + y - up, height) * width
+                base = start + reflect(crop_y + y - up, height) * width
                 sign = 1 if forward else -1
                 for n in range(length):
-                    run[n] = bank[base + _reflect(crop_x + x - back + sign * n, width)]
+                    run[n] = bank[base + reflect(crop_x + x - back + sign * n, width)]
 
 
 @njit(nogil=True, cache=True)
@@ -391,7 +409,7 @@ def _copy_backwards(target, source):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def _outline(corners, edgy, radius, bernstein, height, width):  # type: ignore[no-untyped-def]
+def outline(corners, edgy, radius, bernstein, height, width):  # type: ignore[no-untyped-def]
     """Return x and y of the closed curve's points, in pixels, by the same terms as `reference.outline`."""
     count, samples = len(corners), bernstein.shape[1]
     angles, lengths = np.empty(count), np.empty(count)
@@ -419,7 +437,7 @@ def _outline(corners, edgy, radius, bernstein, height, width):  # type: ignore[n
 
 
 @njit(nogil=True, cache=True)
-def _crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
+def crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
     """Find where a closed curve crosses the rows of pixel centres.
 
     Returns

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.geometry import map_numbers, window_range
@@ -65,29 +67,54 @@ def render_mosaic(recipe: MosaicRecipe, donors: Donors, image: Image, mask: Mask
     ValueError
         A crop is not inside its donor, so the kernel would read other memory.
     """
-    grid_size = recipe.tile[0] * recipe.grid[0], recipe.tile[1] * recipe.grid[1]
+    tiles, maps, windows = quadrant_records([recipe], donors)
+    canvas = _packed_canvas(recipe.canvas)
+    warp_quadrants(canvas, donors.bank, tiles, recipe.tile, recipe.grid, maps, windows)
+    unpack(canvas.reshape(-1), image.reshape(-1), mask.reshape(-1))
+
+
+def quadrant_records(
+    recipes: Sequence[MosaicRecipe], donors: Donors
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Turn recipes into the numbers from which kernels render; see `kernels.warp_quadrants`.
+
+    Parameters
+    ----------
+    recipes : sequence of MosaicRecipe
+        At least one; all have the same canvas, tile and grid.
+    donors : Donors
+        Must hold the recipes' donors.
+
+    Returns
+    -------
+    tiles : (4 * N, T, 5) int64
+        The donors and crops of each quadrant's tiles.
+    maps : (4 * N, 2, 3) float64
+        The affine map of each quadrant.
+    windows : (4 * N, 4) int64
+        Top, left, height and width of each quadrant.
+
+    Raises
+    ------
+    ValueError
+        A crop is not inside its donor, so a kernel would read other memory.
+    """
+    tile, grid = recipes[0].tile, recipes[0].grid
+    quadrants = [quadrant for recipe in recipes for quadrant in recipe.quadrants]
     numbers = [
         number
-        for quadrant in recipe.quadrants
+        for quadrant in quadrants
         for crop in quadrant.tiles
         for number in (*donors.location(crop.patch), crop.y, crop.x)
     ]
-    tiles = np.array(numbers).reshape(len(recipe.quadrants), -1, 5)
-    if (tiles[..., 3:] > np.maximum(tiles[..., 1:3] - recipe.tile, 0)).any():
-        raise ValueError(f"the recipe of mosaic {recipe.index} has a crop that is not inside its donor")
-    transforms = np.array([map_numbers(each.flip, each.warp, each.y, each.x) for each in recipe.quadrants])
-    windows = np.array(quadrant_windows(recipe.split, recipe.canvas))
-    canvas = _packed_canvas(recipe.canvas)
-    warp_quadrants(
-        canvas,
-        donors.bank,
-        tiles,
-        recipe.tile,
-        recipe.grid,
-        inverse_maps(transforms, grid_size),
-        windows,
-    )
-    unpack(canvas.reshape(-1), image.reshape(-1), mask.reshape(-1))
+    tiles = np.array(numbers).reshape(len(quadrants), -1, 5)
+    beyond = (tiles[..., 3:] > np.maximum(tiles[..., 1:3] - tile, 0)).any(axis=(1, 2))
+    if beyond.any():
+        index = recipes[int(beyond.argmax()) // 4].index
+        raise ValueError(f"the recipe of mosaic {index} has a crop that is not inside its donor")
+    transforms = np.array([map_numbers(each.flip, each.warp, each.y, each.x) for each in quadrants])
+    windows = np.array([window for recipe in recipes for window in quadrant_windows(recipe.split, recipe.canvas)])
+    return tiles, inverse_maps(transforms, (tile[0] * grid[0], tile[1] * grid[1])), windows
 
 
 def quadrant_windows(split: tuple[int, int], canvas: tuple[int, int]) -> list[tuple[int, int, int, int]]:

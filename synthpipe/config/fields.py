@@ -118,7 +118,8 @@ class Section(BaseModel):
     def _without_defaults_of_new_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
         for key in self._new_keys:
-            if data.get(key, ...) == type(self).model_fields[key].default:
+            default = type(self).model_fields[key].default
+            if data.get(key, ...) in (default, list(default) if isinstance(default, tuple) else default):
                 del data[key]
         return data
 

@@ -51,6 +51,8 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 Codec = Literal["none", "zstd", "blosc-lz4"]
 CODECS: tuple[Codec, ...] = get_args(Codec)
 Stage = Literal["candidates", "training", "filter", "curation"]
+DropReason = Literal["label", "blur", "glass", "pen", "fold", "duplicate"]
+DROP_REASONS: tuple[DropReason, ...] = get_args(DropReason)
 
 MAX_PIXELS = 8192 * 8192
 """Largest number of pixels of an image that is decoded by default; a larger one is a slide or a decompression bomb."""
@@ -66,6 +68,7 @@ def _all_or_pairs(value: Any) -> Any:
     return None if value == "all" else value
 
 
+Digest = Annotated[Text, Field(pattern="^[0-9a-f]{64}$", json_schema_extra={"x-words": "64 digits of 0-9 and a-f"})]
 _NAMES = {"type": "array", "items": {"type": "string"}, "minItems": 2, "maxItems": 2}
 Pairs = Annotated[
     tuple[tuple[Text, Text], ...] | None,
@@ -194,11 +197,36 @@ PUBLISHED_GLASS = GlassSection()
 
 
 class DonorsSection(Section):
-    """Settings for drawing donors, which are single-class patches."""
+    """Settings for choosing and drawing donors, which are single-class patches."""
 
+    _new_keys = ("quality", "quality_sha256", "drop", "min_confidence")
     balance_classes: Annotated[
         Flag, Field(description="true: every class is equally likely, and so is every donor of a class")
     ] = False
+    quality: Annotated[
+        Secretive | None,
+        Field(
+            description="the quality.csv that `synthpipe index --quality` wrote for these patches; its digest counts, "
+            "its path does not",
+            examples=["quality.csv"],
+        ),
+    ] = None
+    quality_sha256: Annotated[Digest | None, Field(description="SHA-256 of donors.quality; null: computed from it")] = (
+        None
+    )
+    drop: Annotated[
+        tuple[DropReason, ...],
+        Field(
+            description="donors with one of these reasons in donors.quality are not used", examples=[["label", "blur"]]
+        ),
+    ] = ()
+    min_confidence: Annotated[
+        Fraction | None,
+        Field(
+            description="donors with a lower confidence in donors.quality are not used; null: any confidence",
+            examples=[0.5],
+        ),
+    ] = None
 
 
 class MosaicSection(Section):
@@ -275,11 +303,9 @@ class FilterSection(Section):
             examples=["/models/resnet18.safetensors"],
         ),
     ] = None
-    weights_sha256: Annotated[
-        Annotated[Text, Field(pattern="^[0-9a-f]{64}$", json_schema_extra={"x-words": "64 digits of 0-9 and a-f"})]
-        | None,
-        Field(description="SHA-256 of filter.weights; null: computed from it"),
-    ] = None
+    weights_sha256: Annotated[Digest | None, Field(description="SHA-256 of filter.weights; null: computed from it")] = (
+        None
+    )
     pretrained: Annotated[Flag, Field(description="start from the weights of timm's hub")] = False
     precision: Annotated[
         Precision, Field(description="mixed: bfloat16 on CPUs, and on GPUs that support it (Ampere and later)")
@@ -499,7 +525,8 @@ class Pipeline(Section):
         """Return the JSON-ready settings that decide the bytes of `stage`, without the settings of earlier stages."""
         data = self.model_dump(mode="json")
         enabled = data["filter"].pop("enabled")
-        data["filter"].pop("weights", None)  # the digest of the weights decides, not their path
+        data["filter"].pop("weights", None)  # the digest of a file decides, not its path
+        data["donors"].pop("quality", None)
         training = {key: data["filter"].pop(key) for key in ("candidates", "train_share")}
         if stage == "training":  # the composites that train the filter
             return {"filter": training}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from synthpipe.config.fields import MOST, even_ceil
 from synthpipe.config.messages import meant, shown
-from synthpipe.config.pipeline import ClassSection, FilterSection, Pipeline
+from synthpipe.config.pipeline import ClassSection, DonorsSection, FilterSection, Pipeline
 from synthpipe.config.settings_file import checked, load_settings
 from synthpipe.core.errors import ConfigError
 from synthpipe.core.patterns import pattern_fault
@@ -20,6 +20,11 @@ from synthpipe.files.reading import LARGEST_WEIGHTS, read_regular
 
 _BEZIER_CLASSES = 2
 _WANTED = "curation.wanted"
+_EXPECTED = {
+    "weights": "give a safetensors file or a checkpoint of torch",
+    "quality": "give the file that `synthpipe index --quality` wrote",
+}
+FileSection = TypeVar("FileSection", FilterSection, DonorsSection)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
@@ -39,9 +44,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     """
     stem = Path(path).stem
     found = load_settings(Pipeline, path, overrides, _cross_problems, complete=lambda data: completed(data, stem))
-    if found.filter.weights is None:
-        return found
-    return found.model_copy(update={"filter": _with_digest(found.filter)})
+    if found.filter.weights is not None:
+        found = found.model_copy(update={"filter": _with_digest(found.filter, "filter", "weights")})
+    if found.donors.quality is not None:
+        found = found.model_copy(update={"donors": _with_digest(found.donors, "donors", "quality")})
+    return found
 
 
 def from_keys(data: dict[str, Any], path: Path) -> Pipeline:
@@ -94,18 +101,16 @@ def _times(wanted: Any, factor: int, over: int = 1) -> Any:
     return min(MOST, -(-wanted * factor // over)) if type(wanted) is int and wanted > 0 else None
 
 
-def _with_digest(section: FilterSection) -> FilterSection:
-    """Return the filter's settings with the absolute path and the digest of its weights."""
-    location, digest = parse_location(section.weights or ""), section.weights_sha256
+def _with_digest(section: FileSection, name: str, key: str) -> FileSection:
+    """Return the section `name` with the absolute path of the file that `key` names, and with the file's digest."""
+    location, digest = parse_location(getattr(section, key)), getattr(section, f"{key}_sha256")
     try:
         location = location.expanduser().absolute() if isinstance(location, Path) else location
         digest = digest or hashlib.sha256(read_regular(location, LARGEST_WEIGHTS)).hexdigest()
     except Exception as error:  # clients of object stores raise exceptions of their own
         reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"filter.weights: {location}: cannot be read: {reason}; name a safetensors file or a torch checkpoint"
-        ) from error
-    return section.model_copy(update={"weights": address(location), "weights_sha256": digest})
+        raise ConfigError(f"{name}.{key}: {location}: cannot be read: {reason}; {_EXPECTED[key]}") from error
+    return section.model_copy(update={key: address(location), f"{key}_sha256": digest})
 
 
 def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
@@ -143,10 +148,24 @@ def _cross_problems(valid: Mapping[str, Any]) -> Iterator[str]:
         yield "filter.weights_sha256: got a digest, but filter.weights is null; name the file, or remove the digest"
     if valid.get("filter.weights") is not None and valid.get("filter.pretrained"):
         yield "filter.pretrained: got true beside filter.weights; choose one of them"
+    yield from _donor_problems(valid)
     pattern = valid.get("patches.group_pattern")
     if pattern is not None and (fault := pattern_fault(pattern)):
         yield f"patches.group_pattern: got {shown(pattern)}; {fault}"
     yield from _label_problems(valid)
+
+
+def _donor_problems(valid: Mapping[str, Any]) -> Iterator[str]:
+    asked = [key for key in ("drop", "min_confidence") if valid.get(f"donors.{key}") not in (None, ())]
+    if valid.get("donors.quality", ...) is None:
+        for key in asked:
+            yield f"donors.{key}: needs donors.quality, the file that `synthpipe index --quality` writes"
+        if valid.get("donors.quality_sha256") is not None:
+            yield "donors.quality_sha256: got a digest, but donors.quality is null; name the file, or remove the digest"
+    elif (
+        valid.get("donors.quality") is not None and not asked and {"donors.drop", "donors.min_confidence"} <= set(valid)
+    ):
+        yield "donors.quality: nothing uses it; set donors.drop, such as [label, blur], or donors.min_confidence"
 
 
 def _label_problems(valid: Mapping[str, Any]) -> Iterator[str]:

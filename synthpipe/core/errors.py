@@ -104,6 +104,10 @@ class ClusterError(SynthpipeError, RuntimeError):
     """The cluster cannot be reached, its workers cannot run the build, or the connection was lost."""
 
 
+class GpuError(SynthpipeError, RuntimeError):
+    """No GPU can render, or its memory is too small."""
+
+
 class MissingPackageError(SynthpipeError, ImportError):
     """An optional package is not installed."""
 

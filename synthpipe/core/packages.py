@@ -12,6 +12,9 @@ TORCH = ("huggingface-hub", "safetensors", "timm", "torch", "torchmetrics", "tor
 TRAIN = ("lightning", "matplotlib", "segmentation-models-pytorch", "tensorboard")
 """More packages that the segmentation stage needs: the extra ``train``."""
 
+GPU = ("numba-cuda",)
+"""What rendering on a GPU needs besides: the extra ``gpu``."""
+
 
 def absent(*packages: str) -> list[str]:
     """Return the packages that are not installed; nothing is imported."""

@@ -13,6 +13,7 @@ from synthpipe.core.display import without_secrets
 from synthpipe.core.display_names import STRATEGY, candidate, stage
 from synthpipe.core.pictures import data_uri, jpeg, overlay, palette_png
 from synthpipe.core.records import Image, Mask, Reason
+from synthpipe.core.spacing import evenly_spaced
 from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.core.verdict_text import below_threshold_warning, verdict_text
 
@@ -54,7 +55,7 @@ def curated_html(curated: CuratedSet) -> str:
     )
     if not len(curated):
         return _block(title)
-    measured = curated.subset(_spread(len(curated), _MEASURED))
+    measured = curated.subset(evenly_spaced(len(curated), _MEASURED).tolist())
     pixels = measured.class_pixels.sum(0)
     samples = [*(f"{count:,} ({count / len(curated):.1%})" for count in (curated.labels > 0).sum(0)), ""]
     rows = [
@@ -95,7 +96,7 @@ def run_html(run: Run) -> str:
 
 
 def _thumbnails(curated: CuratedSet) -> str:
-    indices = _spread(len(curated), _THUMBNAILS)
+    indices = evenly_spaced(len(curated), _THUMBNAILS).tolist()
     pictures = {}
     for index in indices:
         sample, origin = curated[index], curated.origin(index)
@@ -103,11 +104,6 @@ def _thumbnails(curated: CuratedSet) -> str:
         name = f"{index}: {candidate(*origin)}" if origin else f"{index}: real"
         pictures[name] = _photo(overlay(image, mask, curated.taxonomy))
     return _figures(pictures)
-
-
-def _spread(length: int, wanted: int) -> list[int]:
-    """Return `wanted` indices spread evenly over a length, or all indices if there are fewer."""
-    return sorted(set(np.linspace(0, length - 1, min(wanted, length)).astype(int).tolist()))
 
 
 def _small(picture: Image | Mask, largest: int) -> Image | Mask:

@@ -63,7 +63,7 @@ def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int],
         for start, buffer in zip(starts, in_threads(read, range(len(starts)), 1), strict=True):
             pixels = buffer.to_device()
             # on a CPU, rounding depends on an image's index in the batch, and large images are faster alone
-            parts = [pixels[place : place + 1] for place in range(len(pixels))] if device.type == "cpu" else [pixels]
+            parts = [pixels[index : index + 1] for index in range(len(pixels))] if device.type == "cpu" else [pixels]
             found += [network.logits(part)[: count - start] for part in parts]
             buffer.release()
         return torch.cat(found)

@@ -13,11 +13,6 @@ from synthpipe.core.errors import FilterError, is_of_memory
 _WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
-def choose_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`; without a name, the first GPU, or the CPU if the machine has no GPU."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
 @contextmanager
 def reproducible(threads: int, device: torch.device, seed: int) -> Iterator[None]:
     """Run a block with deterministic algorithms, its own random state and a fixed number of CPU threads.

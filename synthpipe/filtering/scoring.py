@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from synthpipe.files.locations import Location
 from synthpipe.filtering.inference import Fill, from_array, infer
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
-from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
+from synthpipe.filtering.reproducible import explained_memory, reproducible
+from synthpipe.pretrained.devices import choose_device
 
 _FEWER = "let fewer workers share the device"
 

@@ -84,12 +84,12 @@ def _kinds(patches: Sequence[PatchRef]) -> dict[tuple[int, ...], set[str]]:
 def _cover(order: Sequence[str], shared: Mapping[tuple[int, ...], set[str]], sizes: Mapping[str, int]) -> set[str]:
     """Choose a few small groups that have patches of every kind, so that the other groups have every kind, too."""
     chosen: set[str] = set()
-    place = {group: number for number, group in enumerate(order)}
+    position = {group: number for number, group in enumerate(order)}
     for kind in sorted(shared, key=lambda kind: (len(shared[kind]), kind)):
         if chosen & shared[kind]:
             continue
         left = [groups - chosen for groups in shared.values()]
         last = {group for groups in left if len(groups) == 1 for group in groups}
         if possible := shared[kind] - last:
-            chosen.add(min(possible, key=lambda group: (sizes[group], place[group])))
+            chosen.add(min(possible, key=lambda group: (sizes[group], position[group])))
     return chosen

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +34,8 @@ from synthpipe.filtering.network import (
     initial_network,
     save_weights,
 )
-from synthpipe.filtering.reproducible import choose_device, explained_memory, reproducible
+from synthpipe.filtering.reproducible import explained_memory, reproducible
+from synthpipe.pretrained.devices import choose_device
 from synthpipe.storage.filter_report import EpochMetrics, FilterReport, load_report
 
 __all__ = [
@@ -118,13 +120,7 @@ def train_filter(
         An array of `data` is not (N, H, W, 3) uint8, or its images have another size than the others.
     """
     _check(settings, data)
-    device, code = choose_device(), STRATEGIES.index(strategy)
-    initial = int(np.random.SeedSequence([seed, code]).generate_state(1, np.uint64)[0])
-    work = f"{settings.network} is trained on filter.batch {settings.batch} images per step"
-    with (
-        reproducible(settings.threads, device, initial),
-        explained_memory(device, work, "lower filter.batch, or choose a smaller filter.network"),
-    ):
+    with _training_setup(settings, np.random.SeedSequence([seed, STRATEGIES.index(strategy)])):
         training = _Training(settings, strategy, data, seed, directory, on_steps)
         training.note_normalisation(on_note)
         training.resume(on_note)
@@ -133,6 +129,18 @@ def train_filter(
         while len(training.epochs) < settings.epochs[strategy]:
             on_epoch(training.run_epoch())
     return training.finish()
+
+
+@contextmanager
+def _training_setup(settings: FilterSection, seed: np.random.SeedSequence) -> Iterator[None]:
+    """Make the block reproducible; an error for lack of memory names the settings that need less."""
+    device, initial = choose_device(), int(seed.generate_state(1, np.uint64)[0])
+    work = f"{settings.network} is trained on filter.batch {settings.batch} images per step"
+    with (
+        reproducible(settings.threads, device, initial),
+        explained_memory(device, work, "lower filter.batch, or choose a smaller filter.network"),
+    ):
+        yield
 
 
 class _Training:

@@ -10,7 +10,9 @@ from typing import Literal
 from synthpipe.config.fields import MOST
 from synthpipe.patches.listing import is_patch
 
-ProblemKind = Literal["unreadable", "mislabelled", "no_group", "duplicate", "no_path", "too_small", "blank", "mask"]
+ProblemKind = Literal[
+    "unreadable", "mislabelled", "no_group", "duplicate", "no_path", "too_small", "blank", "mask", "poor_donor"
+]
 
 _SHOWN = 3  # patches that are named, of those that share a problem
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\d+""")

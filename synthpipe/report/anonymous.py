@@ -10,6 +10,7 @@ from pathlib import Path
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import BezierRecipe, Recipe
 from synthpipe.patches.catalog import Catalog
+from synthpipe.patches.claims import Problem
 from synthpipe.report.composites import GalleryComposite
 from synthpipe.report.facts import RunFacts
 
@@ -33,7 +34,7 @@ def without_names(facts: RunFacts) -> RunFacts:
         return patches[catalog.by_id(patch).id]
 
     problems = tuple(
-        replace(each, id=f"left-out patch {number}", message=f"left-out patch {number}")
+        replace(each, id=f"left-out patch {number}", message=f"left-out patch {number}{_quality_text(each)}")
         for number, each in enumerate(catalog.problems, 1)
     )
     names = {form for name in _names(facts) for form in (name, repr(name)[1:-1])}  # remarks quote names by repr
@@ -54,6 +55,11 @@ def without_names(facts: RunFacts) -> RunFacts:
             for each in facts.strategies
         ),
     )
+
+
+def _quality_text(problem: Problem) -> str:
+    """Return the end of the message about a dropped donor, which has class and reasons but no names."""
+    return problem.message.removeprefix(f"patch {problem.id!r}") if problem.kind == "poor_donor" else ""
 
 
 def _numbered(what: str, names: Iterable[str]) -> dict[str, str]:
@@ -94,6 +100,7 @@ def _pipeline(pipeline: Pipeline) -> Pipeline:
             "license": None,
             "classes": tuple(each.model_copy(update={"aliases": ()}) for each in pipeline.classes),
             "patches": patches.model_copy(update=placeholders),
+            "donors": pipeline.donors.model_copy(update={"quality": pipeline.donors.quality and "QUALITY"}),
             "filter": pipeline.filter.model_copy(update=filtering),
         }
     )

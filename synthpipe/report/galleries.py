@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.core.records import REASONS
+from synthpipe.core.spacing import evenly_spaced
 from synthpipe.storage.tallies import Tally
 
 _LEAST = 3  # smallest number of examples of each reason of rejection
@@ -16,7 +17,7 @@ def choose_kept(tallied: Tally, count: int) -> list[int]:
 
     Before the candidates are judged, all stored candidates are eligible.
     """
-    return evenly_spaced(tallied.p_real, tallied.kept if tallied.judged else tallied.stored, count)
+    return spaced_by_score(tallied.p_real, tallied.kept if tallied.judged else tallied.stored, count)
 
 
 def choose_rejected(tallied: Tally, count: int) -> list[int]:
@@ -26,12 +27,12 @@ def choose_rejected(tallied: Tally, count: int) -> list[int]:
     indices: list[int] = []
     for part in parts:
         share = count * np.count_nonzero(part) / max(1, total)
-        indices += evenly_spaced(tallied.p_real, part, max(_LEAST, int(share)))
+        indices += spaced_by_score(tallied.p_real, part, max(_LEAST, int(share)))
     scores = tallied.p_real
     return sorted(indices, key=lambda index: (-np.nan_to_num(scores[index], nan=-1.0), index))
 
 
-def evenly_spaced(scores: NDArray[np.float32], among: NDArray[np.bool_], count: int) -> list[int]:
+def spaced_by_score(scores: NDArray[np.float32], among: NDArray[np.bool_], count: int) -> list[int]:
     """Return at most `count` indices, evenly spaced over the candidates in order of falling scores.
 
     The first and the last candidate are always included. Equal scores come in index order, and NaN comes last.
@@ -47,6 +48,5 @@ def evenly_spaced(scores: NDArray[np.float32], among: NDArray[np.bool_], count: 
     """
     indices = np.flatnonzero(among)
     ordered = indices[np.argsort(-scores[indices], kind="stable")]
-    positions = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    spaced: list[int] = ordered[positions].tolist()
+    spaced: list[int] = ordered[evenly_spaced(len(ordered), count)].tolist()
     return spaced

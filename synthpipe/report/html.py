@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.display_names import stage as stage_name
+from synthpipe.patches.quality.dropping import dropped_counts
 from synthpipe.report.charts import bar, class_label
 from synthpipe.report.facts import RunFacts
 from synthpipe.report.strategies import strategy_section
@@ -75,6 +76,7 @@ def _contents(facts: RunFacts) -> dict[str, Any]:
         ),
         "label_sets": list(_label_sets(facts)),
         "sizes": list(_sizes(facts)),
+        "dropped": list(_dropped(facts)),
         "groups": list(_groups(facts)),
         "remarks": facts.summary["remarks"],
         "problems_note": _problems_note(facts),
@@ -134,6 +136,12 @@ def _sizes(facts: RunFacts) -> Iterator[tuple[str, str]]:
         yield size, f"{count:,}"
     if len(sizes) > _FEWER:
         yield f"{len(sizes) - _FEWER} other sizes", f"{sizes.total() - sum(n for _, n in sizes.most_common(_FEWER)):,}"
+
+
+def _dropped(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
+    """Yield class, reason and number of the donors that ``donors.drop`` and ``donors.min_confidence`` leave out."""
+    for (name, reason), count in sorted(dropped_counts(facts.catalog.problems).items()):
+        yield name, reason, f"{count:,}"
 
 
 def _groups(facts: RunFacts) -> Iterator[tuple[str, str, str]]:

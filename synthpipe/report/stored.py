@@ -10,6 +10,7 @@ from typing import Any
 from synthpipe.core.display_names import VERDICT, candidate, score
 from synthpipe.core.errors import StoreError
 from synthpipe.core.records import REASONS, STRATEGIES, Image, Mask, Reason, Recipe
+from synthpipe.core.spacing import evenly_spaced
 from synthpipe.core.strict_json import parse_json
 from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.curated.composites import composites_of
@@ -126,9 +127,7 @@ class StoredComposites:
         """Return at most `count` indices, evenly spaced over the samples that are stored completely."""
         size, complete = self._store.shard, sorted(self._store.complete_shards())
         made = sum(max(0, min(size, len(self) - shard * size)) for shard in complete)
-        count = min(count, made)
-        positions = [number * (made - 1) // max(1, count - 1) for number in range(count)]
-        return [complete[position // size] * size + position % size for position in positions]
+        return [complete[each // size] * size + each % size for each in evenly_spaced(made, count).tolist()]
 
     def _recipe(self, index: int, canvas: tuple[int, ...]) -> Recipe:
         return self._store.checked_recipe(self._composites.recipe_text(index), index, canvas)

@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.records import REASONS, Reason
+from synthpipe.core.spacing import evenly_spaced
 from synthpipe.core.taxonomy import LOST, Taxonomy
 from synthpipe.core.verdict_text import (
     below_threshold,
@@ -79,7 +80,7 @@ def strategy_section(facts: RunFacts, found: StrategyFacts) -> StrategySection:
         [composite_card(shown, facts.pipeline, facts.catalog, facts.path) for shown in gallery]
         for gallery in (found.kept, found.rejected)
     )
-    spread = np.linspace(0, len(kept) - 1, min(_EXAMPLES, len(kept))).round().astype(int).tolist()
+    spread = evenly_spaced(len(kept), _EXAMPLES).tolist()
     gallery_title = "Kept" if tallied.judged else "Candidates, none chosen yet"
     chart, score_rows = _scores(facts, found)
     names, pairs = _pairs(tallied, taxonomy)

@@ -78,8 +78,8 @@ def apply_views(images: Tensor, masks: Tensor, views: Tensor, ignore: int) -> tu
     radius = (grid**2).sum(-1) / 4
     factor = 1 + views[:, 6, None, None] * (radius + radius**2)
     affine = views[:, :6].view(-1, 2, 3)
-    places = torch.einsum("nij,nhwj->nhwi", affine[..., :2], grid * factor[..., None]) + affine[:, None, None, :, 2]
-    seen = grid_sample(images.float(), places, mode="bilinear", padding_mode="reflection", align_corners=False)
-    labels = grid_sample(masks[:, None].float(), places, mode="nearest", padding_mode="border", align_corners=False)
-    outside = (places.abs() > 1).any(-1)
+    points = torch.einsum("nij,nhwj->nhwi", affine[..., :2], grid * factor[..., None]) + affine[:, None, None, :, 2]
+    seen = grid_sample(images.float(), points, mode="bilinear", padding_mode="reflection", align_corners=False)
+    labels = grid_sample(masks[:, None].float(), points, mode="nearest", padding_mode="border", align_corners=False)
+    outside = (points.abs() > 1).any(-1)
     return seen, labels[:, 0].to(torch.uint8).masked_fill_(outside, ignore)

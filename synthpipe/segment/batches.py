@@ -77,15 +77,17 @@ class Steps(Dataset[Batch]):
         views: list[Views] = []
         composites = 0
         for word, source, count in self._parts:
-            places = range(step * count, (step + 1) * count)[self._share]
-            rngs = [_generator(self._settings.seed, word, _VIEWS, place) for place in places]
-            found = source.read([_place(self._settings.seed, word, len(source), place) for place in places], rngs)
+            positions = range(step * count, (step + 1) * count)[self._share]
+            rngs = [_generator(self._settings.seed, word, _VIEWS, position) for position in positions]
+            found = source.read(
+                [_index(self._settings.seed, word, len(source), position) for position in positions], rngs
+            )
             for values, part in zip(parts, found, strict=True):
                 values.append(part)
             size = found[0].shape[1:3]
             views += [draw_view(rng, self._settings.augmentation, size) for rng in rngs]
             if word == _COMPOSITES:
-                composites = len(places)
+                composites = len(positions)
         images, masks, labels = parts
         return {
             "images": torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2),
@@ -157,9 +159,9 @@ def _obey_alone(training: int) -> None:
     os._exit(0)
 
 
-def _place(seed: int, word: int, size: int, place: int) -> int:
-    """Return the index of the sample at position `place` of the endless, shuffled stream of `size` samples."""
-    turn, within = divmod(place, size)
+def _index(seed: int, word: int, size: int, position: int) -> int:
+    """Return the index of the sample at `position` of the endless, shuffled stream of `size` samples."""
+    turn, within = divmod(position, size)
     return int(_order(seed, word, size, turn)[within])
 
 
@@ -168,9 +170,9 @@ def _order(seed: int, word: int, size: int, turn: int) -> NDArray[np.int64]:
     return _generator(seed, word, _ORDER, turn).permutation(size)
 
 
-def _generator(seed: int, word: int, purpose: int, place: int) -> np.random.Generator:
+def _generator(seed: int, word: int, purpose: int, position: int) -> np.random.Generator:
     key = np.array([seed, word], np.uint64)
-    counter = np.array([0, 0, place, purpose], np.uint64)
+    counter = np.array([0, 0, position, purpose], np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 

@@ -106,28 +106,6 @@ def on_rank_zero(fabric: Fabric, work: Callable[[], object]) -> None:
         raise failure
 
 
-def choose_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`; without a name, the first GPU, or the CPU if the machine has no GPU.
-
-    Raises
-    ------
-    ConfigError
-        This machine has no such device, or the device computes nothing.
-    """
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-        if device.type == "meta":
-            raise RuntimeError("it computes nothing")
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if is_of_memory(error):  # the GPU exists, but its memory is full
-            raise
-        raise ConfigError(
-            f"--device {name}: {str(error).splitlines()[0]}; name a device of this machine, such as cpu or cuda:0"
-        ) from error
-    return device
-
-
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether a device is a GPU with native bfloat16 (Ampere or later); older GPUs emulate it slowly."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

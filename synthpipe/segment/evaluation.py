@@ -20,6 +20,7 @@ from synthpipe.core.display import file_stem, printable, to_cell
 from synthpipe.core.errors import StoreError
 from synthpipe.core.progress import Reporter
 from synthpipe.core.records import Mask
+from synthpipe.core.spacing import first_of_parts
 from synthpipe.core.strict_json import parse_json
 from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.files.folders import claim, resolved, sweep
@@ -28,9 +29,9 @@ from synthpipe.files.lock import held
 from synthpipe.files.reading import read_regular
 from synthpipe.files.writing import replacing, write_atomically
 from synthpipe.patches.glass import glass_mask
+from synthpipe.pretrained.devices import choose_device
 from synthpipe.segment import pictures
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
-from synthpipe.segment.devices import choose_device
 from synthpipe.segment.journal import read_table, reason
 from synthpipe.segment.mask_values import IGNORE, MaskMap
 from synthpipe.segment.masks import MaskedImage, digest_of
@@ -268,7 +269,7 @@ def _measure(
     replicates: int,
 ) -> dict[str, Any]:
     taxonomy = predictor.taxonomy
-    shown = {number * len(images) // min(pictured, len(images)) for number in range(min(pictured, len(images)))}
+    shown = set(first_of_parts(len(images), pictured))
     drawn, record = {_picture(images[number]) for number in shown}, directory / "pictures" / "drawn.json"
     former = _names(record)  # pictures of earlier evaluations, finished or not
     write_atomically(record, json.dumps(sorted(former | drawn)))

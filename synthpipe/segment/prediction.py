@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from synthpipe.core.display import escaped, file_stem
 from synthpipe.core.errors import CatalogError, StoreError, each_kind_once
 from synthpipe.core.pictures import overlay, palette_png, png
 from synthpipe.core.progress import Reporter
+from synthpipe.core.records import Image
 from synthpipe.core.strict_json import parse_json
 from synthpipe.files.folders import resolved, sweep
 from synthpipe.files.lock import held
@@ -67,44 +70,57 @@ def write_predictions(
         contains something else.
     """
     folder = resolved(folder)
-    with held(folder, PREDICTION), reporter.stage("prediction", len(images)) as advance:
-        sweep(folder, deep=False)
-        found = _read(folder / RECORD)
-        dark: list[str] = []
+    dark: list[str] = []
+    with (
+        held(folder, PREDICTION),
+        reporter.stage("prediction", len(images)) as advance,
+        _recorded(folder, reporter, dark) as found,
+    ):
         rule = predictor.glass.model_dump(mode="json", include={"threshold", "min_area"}) if predictor.glass else None
         about = {"checkpoint": predictor.sha256, "windows": predictor.windows.model_dump(mode="json"), "glass": rule}
-        glassy = pixels = 0
-        problems: list[tuple[Path, str]] = []
-        try:
-            for path in images:
-                try:
-                    image, stem = decode(path, most, partial(dark.append, str(path))), file_stem(path.stem)
-                except CatalogError as error:
-                    problems.append((path, str(error).removeprefix(f"{path}: ")))
-                    continue
-                if probabilities:
-                    mask = predictor.write_probabilities(image, folder / f"{stem}-probabilities.npy")
-                else:
-                    mask = predictor.mask(image)
-                glass = predictor.is_glass(image)
-                mask[glass] = predictor.taxonomy.background
-                glassy, pixels = glassy + int(np.count_nonzero(glass)), pixels + mask.size
-                name = f"{stem}.png"
-                write_atomically(folder / name, palette_png(mask, predictor.taxonomy))
-                if overlays:
-                    picture = png(overlay(image, mask, predictor.taxonomy))
-                    write_atomically(folder / f"{stem}-overlay.png", picture)
-                found[name] = {"image": escaped(path.name), "sha256": picture_digest(path, most), **about}
-                advance(1)
-        finally:
-            if dark:
-                reporter.note(f"note: {dark_remark(dark)}")
-            if found:
-                record = {"format_version": FORMAT_VERSION, "masks": found}
-                write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
+        glassy, pixels, problems = 0, 0, list[tuple[Path, str]]()
+        for path in images:
+            try:
+                image, stem = decode(path, most, partial(dark.append, str(path))), file_stem(path.stem)
+            except CatalogError as error:
+                problems.append((path, str(error).removeprefix(f"{path}: ")))
+                continue
+            glassy += _write_mask(predictor, image, folder / f"{stem}.png", overlays, probabilities)
+            pixels += math.prod(image.shape[:2])
+            found[f"{stem}.png"] = {"image": escaped(path.name), "sha256": picture_digest(path, most), **about}
+            advance(1)
         if problems:
             raise CatalogError(each_kind_once(problems))
     return glassy / pixels
+
+
+@contextmanager
+def _recorded(folder: Path, reporter: Reporter, dark: list[str]) -> Iterator[dict[str, Any]]:
+    """Yield the record's entries of a folder's masks; write them, and note `dark` images, however the block ends."""
+    sweep(folder, deep=False)
+    found = _read(folder / RECORD)
+    try:
+        yield found
+    finally:
+        if dark:
+            reporter.note(f"note: {dark_remark(dark)}")
+        if found:
+            record = {"format_version": FORMAT_VERSION, "masks": found}
+            write_atomically(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
+def _write_mask(predictor: Predictor, image: Image, path: Path, overlays: bool, probabilities: bool) -> int:
+    """Predict the mask of an image and write it to `path`, other files beside it; return its pixels of glass."""
+    if probabilities:
+        mask = predictor.write_probabilities(image, path.with_name(f"{path.stem}-probabilities.npy"))
+    else:
+        mask = predictor.mask(image)
+    glass = predictor.is_glass(image)
+    mask[glass] = predictor.taxonomy.background
+    write_atomically(path, palette_png(mask, predictor.taxonomy))
+    if overlays:
+        write_atomically(path.with_name(f"{path.stem}-overlay.png"), png(overlay(image, mask, predictor.taxonomy)))
+    return int(np.count_nonzero(glass))
 
 
 def _read(record: Path) -> dict[str, Any]:

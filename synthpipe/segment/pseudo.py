@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,37 +73,59 @@ def pseudo_label(
     """
     loaded = Checkpoint.load(checkpoint)
     description = replace(loaded.description, glass=glass)
-    taxonomy = description.taxonomy
-    network = loaded.network(device)
-    height, width = description.size
-    windows = WindowSection(size=description.size, stride=description.size, flips=height == width, batch=batch)
     source = {"checkpoint": file_digest(checkpoint), "patches": digest} | ({"share": str(share)} if share else {})
     missing = begin_pseudo_labelled(path, description, source, patches)
     real = RealPatches(patches, description)
     total = sum(map(len, missing.values()))
-
-    def probabilities(images: Image) -> NDArray[np.float32]:
-        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
-        found = window_probabilities(lambda part: network.segment(part, loaded.by_cam), pixels, windows, len(taxonomy))
-        predicted: NDArray[np.float32] = found.cpu().numpy()
-        return predicted
-
+    probabilities, background = _network_probabilities(loaded, device, batch), description.taxonomy.background
     confidence = fit_to_patches(real, probabilities, share, batch, reporter) if share and total else None
     with reporter.stage("pseudo-masks", total) as advance:
         for shard, part in missing.items():
-            images, ignored, labels = real.read(part, [])
-            masks = np.empty(ignored.shape, np.uint8)
-            for start in range(0, len(part), batch):
-                some = slice(start, start + batch)
-                found = probabilities(images[some])
-                if confidence:
-                    masks[some] = confidence.mask(found, labels[some], taxonomy.background)
-                else:
-                    masks[some] = restrict_to_labels(found, labels[some])
-                advance(len(found))
-            masks[ignored == taxonomy.background] = taxonomy.background
-            write_pseudo_labelled(path, shard, [patches[place] for place in part], images, masks)
+            images, masks = _predict_shard(real, part, probabilities, confidence, batch, background, advance)
+            write_pseudo_labelled(path, shard, [patches[index] for index in part], images, masks)
     return total
+
+
+def _predict_shard(
+    real: RealPatches,
+    part: Sequence[int],
+    probabilities: Callable[[Image], NDArray[np.float32]],
+    confidence: Confidence | None,
+    batch: int,
+    background: int,
+    advance: Callable[[int], None],
+) -> tuple[Image, Mask]:
+    """Return the images and masks of a shard of patches; glass has the background index."""
+    images, ignored, labels = real.read(part, [])
+    masks = np.empty(ignored.shape, np.uint8)
+    for start in range(0, len(part), batch):
+        some = slice(start, start + batch)
+        found = probabilities(images[some])
+        if confidence:
+            masks[some] = confidence.mask(found, labels[some], background)
+        else:
+            masks[some] = restrict_to_labels(found, labels[some])
+        advance(len(found))
+    masks[ignored == background] = background
+    return images, masks
+
+
+def _network_probabilities(
+    checkpoint: Checkpoint, device: torch.device, batch: int
+) -> Callable[[Image], NDArray[np.float32]]:
+    """Return a function that takes (N, H, W, 3) images, at most `batch`, and returns (N, C, H, W) probabilities."""
+    network, size, classes = checkpoint.network(device), checkpoint.description.size, checkpoint.description.taxonomy
+    windows = WindowSection(size=size, stride=size, flips=size[0] == size[1], batch=batch)
+
+    def probabilities(images: Image) -> NDArray[np.float32]:
+        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float()
+        found = window_probabilities(
+            lambda part: network.segment(part, checkpoint.by_cam), pixels, windows, len(classes)
+        )
+        predicted: NDArray[np.float32] = found.cpu().numpy()
+        return predicted
+
+    return probabilities
 
 
 def fit_to_patches(
@@ -119,6 +141,7 @@ def fit_to_patches(
     is at most `batch`.
     """
     mixed = np.flatnonzero(real.labels.sum(1) > 1)
+    # cut, not rounded as in `core.spacing`: the choice decides the bytes of stored masks
     chosen = mixed[np.linspace(0, len(mixed) - 1, min(_FITTED, len(mixed))).astype(int)].tolist()
     if not chosen:
         return None

@@ -63,11 +63,11 @@ class Composites:
         labels = np.empty((len(indices), len(self.sets[0].taxonomy)), np.uint8)
         owners = np.array([bisect.bisect_right(self._ends, index) for index in indices])
         for owner in np.unique(owners):
-            places = np.flatnonzero(owners == owner)
+            positions = np.flatnonzero(owners == owner)
             start = self._ends[owner] - len(self.sets[owner])
-            own = [indices[place] - start for place in places.tolist()]
-            images[places], masks[places] = self.sets[owner].read(own)
-            labels[places] = self.sets[owner].labels[own]
+            own = [indices[position] - start for position in positions.tolist()]
+            images[positions], masks[positions] = self.sets[owner].read(own)
+            labels[positions] = self.sets[owner].labels[own]
         return images, masks, labels
 
 

@@ -10,6 +10,7 @@ from lightning.fabric import Fabric
 from numpy.typing import NDArray
 
 from synthpipe.core.records import Image, Mask
+from synthpipe.core.spacing import evenly_spaced
 from synthpipe.segment.board import EXAMPLES, triple
 from synthpipe.segment.metrics import confusion_matrix
 from synthpipe.segment.network import SegmentationNetwork
@@ -78,7 +79,7 @@ class Validation:
         if source is None:
             return {}
         if self._examples is None:
-            indices = np.linspace(0, len(source) - 1, min(EXAMPLES, len(source))).astype(int).tolist()
+            indices = evenly_spaced(len(source), EXAMPLES).tolist()
             images, masks, _ = source.read(indices, [np.random.default_rng(index) for index in indices])
             self._examples = list(zip(images, masks, strict=True))
         triples = ((image, mask, self._predict(image, self._whole)) for image, mask in self._examples)

@@ -141,7 +141,7 @@ def check_metadata(data: bytes, expected: bytes) -> None:
     for fields in (found, wanted):
         if isinstance(fields, dict):
             fields.pop(COPIES, None)
-    for key, left, right in _differences(found, wanted):
+    for key, left, right in _unequal(found, wanted):
         raise DamageError(f"{key} is {_short(left)}", _short(right))
 
 
@@ -176,14 +176,14 @@ def _decode(codec: ChunkCodec, payload: Buffer, shape: tuple[int, ...], dtype: n
         raise DamageError(f"{len(payload)} bytes that do not decode: {error}", f"samples of shape {shape}") from error
 
 
-def _differences(found: Any, wanted: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+def _unequal(found: Any, wanted: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Yield the paths at which two JSON values differ, also in type: ``true`` is not 1."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for field in sorted(found.keys() | wanted.keys()):
-            yield from _differences(found.get(field, ...), wanted.get(field, ...), f"{key}.{field}" if key else field)
+            yield from _unequal(found.get(field, ...), wanted.get(field, ...), f"{key}.{field}" if key else field)
     elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         for number, (left, right) in enumerate(zip(found, wanted, strict=True)):
-            yield from _differences(left, right, f"{key}[{number}]")
+            yield from _unequal(left, right, f"{key}[{number}]")
     elif type(found) is not type(wanted) or found != wanted:
         yield key or "it", found, wanted
 

@@ -1,4 +1,4 @@
-"""Write and read whole shards, and list those that are stored.
+"""Read whole shards, and list those that are stored.
 
 One task encodes all samples of a shard and stores it as one object, atomically and durably. No other task touches the
 object, and composites are never rewritten; only verdicts are, since they depend on the settings of curation. A shard is
@@ -8,200 +8,29 @@ the ledger of a run.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.codecs import ShardingCodec
 from zarr.core.sync import sync
 from zarr.storage import MemoryStore, StorePath
 
-from synthpipe.core.errors import AccessError, StoreError
+from synthpipe.core.errors import AccessError
 from synthpipe.core.threads import in_threads
 from synthpipe.files.locations import Location, translate_access_errors, translate_errors
 from synthpipe.files.reading import read_regular
-from synthpipe.files.writing import write_atomically
-from synthpipe.storage.chunks import CHECKSUM_BYTES, Bytes, ChunkCodec, Samples, checksum, split_checksum
-from synthpipe.storage.direct_io import ObjectWriter
+from synthpipe.storage.chunks import ChunkCodec, split_checksum
 from synthpipe.storage.nodes import damaged, location_of
 
 _OBJECTS_AT_ONCE = 16  # each may wait for the network
-
-
-class ShardWriter:
-    """Write one shard of an array, some samples at a time, as one object that appears when it is complete.
-
-    A context manager: a shard that is not committed leaves nothing behind. A thread writes it while further samples are
-    made.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        The array of the shard.
-    shard : int
-        The number of the shard.
-    """
-
-    def __init__(self, array: zarr.Array[Any], shard: int) -> None:
-        self._path = object_path(array, shard)
-        self._name = f"{array.store_path}: shard {shard}"
-        self._codec = ChunkCodec.of(array)
-        self._sharded = isinstance(array.metadata.codecs[0], ShardingCodec)  # type: ignore[union-attr]
-        self._size = shard_size(array)
-        self._shape, self._dtype = array.shape[1:], array.dtype
-        self._samples: NDArray[Any] = np.empty((0, *self._shape), self._dtype)
-        self._lengths: list[int] = []
-
-    def __enter__(self) -> ShardWriter:
-        with self._translated():
-            self._object = ObjectWriter(self._path)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._object.close()
-
-    @contextmanager
-    def block(self, count: int) -> Iterator[NDArray[Any]]:
-        """Yield an array (count, ...) for the next samples of a sharded numeric array; add them when the block ends.
-
-        Each sample is C-contiguous and has arbitrary values at first. Chunks without compression go to the disk from
-        this memory, without a copy.
-
-        Raises
-        ------
-        StoreError
-            As for `write`.
-        """
-        if not (self._sharded and self._codec.stored_as_is):
-            if len(self._samples) < count:
-                self._samples = np.empty((count, *self._shape), self._dtype)
-            yield self._samples[:count]
-            self.write(self._samples[:count])
-            return
-        dtype = self._dtype.newbyteorder("<")
-        size = math.prod(self._shape) * dtype.itemsize
-        with self._translated():
-            chunks = self._object.reserve(count * (size + CHECKSUM_BYTES)).reshape(count, -1)
-        yield chunks[:, :size].view(dtype).reshape(count, *self._shape)
-        for chunk in chunks:
-            chunk[size:] = np.frombuffer(checksum(chunk[:size]), np.uint8)
-        self._lengths += [chunks.shape[1]] * count
-
-    def write(self, samples: Samples) -> None:
-        """Add samples in order; an array without shards takes all at once.
-
-        Raises
-        ------
-        StoreError
-            The disk is full, or the path cannot be written.
-        """
-        parts = [samples[number : number + 1] for number in range(len(samples))] if self._sharded else [samples]
-        with self._translated():
-            for part in parts:
-                self._lengths.append(self._put(*self._codec.encode(part)))
-
-    def finish(self) -> None:
-        """Begin to store the shard durably, after all samples were added.
-
-        Raises
-        ------
-        StoreError
-            It has fewer or more samples than a shard, or cannot be stored.
-        """
-        if self._sharded and len(self._lengths) != self._size:
-            raise StoreError(f"{self._name} takes {self._size} samples, got {len(self._lengths)}")
-        with self._translated():
-            if self._sharded:
-                self._put(_index(self._lengths))
-            self._object.finish()
-
-    def wait(self) -> None:
-        """Wait until the finished shard is on the disk.
-
-        Raises
-        ------
-        StoreError
-            The shard cannot be stored.
-        """
-        with self._translated():
-            self._object.wait()
-
-    def appear(self) -> None:
-        """Give the shard its name: from now on it is complete.
-
-        Raises
-        ------
-        StoreError
-            The shard cannot be stored.
-        """
-        with self._translated():
-            self._object.appear()
-
-    def _put(self, *pieces: Bytes) -> int:
-        for piece in pieces:
-            self._object.reserve(len(piece))[:] = np.frombuffer(piece, np.uint8)
-        return sum(map(len, pieces))
-
-    def _translated(self) -> AbstractContextManager[None]:
-        return translate_errors(self._path, "cannot be written")
-
-
-def commit(*writers: ShardWriter) -> None:
-    """Store finished shards, which appear one after the other; wait for the disk once.
-
-    Raises
-    ------
-    StoreError
-        A shard cannot be stored.
-    """
-    for writer in writers:
-        writer.wait()  # or a power cut could leave the name of a shard without its bytes
-    for writer in writers:
-        writer.appear()
-
-
-def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
-    """Store shard number `shard` of `array` as one object, atomically.
-
-    Raises
-    ------
-    StoreError
-        `samples` is not a whole shard, or the object cannot be stored.
-    """
-    if len(samples) != shard_size(array):
-        raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
-    if array.shards is None:  # too small for a thread that writes while others are encoded
-        write_atomically(object_path(array, shard), _chunk(array, samples), durable=True)
-        return
-    with ShardWriter(array, shard) as writer:
-        writer.write(samples)
-        writer.finish()
-        commit(writer)
-
-
-def holds(array: zarr.Array[Any], shard: int, samples: Samples) -> bool:
-    """Return whether a shard of a small array is stored exactly as `write_shard` would store these samples."""
-    path = object_path(array, shard)
-    with suppress(StoreError), translate_errors(path, "cannot be read"):
-        expected = _chunk(array, samples)
-        return read_regular(path, len(expected)) == expected
-    return False
-
-
-def _chunk(array: zarr.Array[Any], samples: Samples) -> bytes:
-    return b"".join(map(bytes, ChunkCodec.of(array).encode(samples)))
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
@@ -338,10 +167,3 @@ def shard_key(array: zarr.Array[Any], shard: int) -> str:
     """Return the name of a shard's object within its array."""
     key: str = array.metadata.encode_chunk_key((shard,) + (0,) * (array.ndim - 1))
     return key
-
-
-def _index(lengths: Sequence[int]) -> bytes:
-    """Return the index that ends a shard: (offset, length) of each chunk, checksummed."""
-    ends = np.cumsum(lengths, dtype="<u8")
-    index = np.stack([ends - np.array(lengths, "<u8"), np.array(lengths, "<u8")], axis=1).astype("<u8").tobytes()
-    return index + checksum(index)

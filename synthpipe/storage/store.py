@@ -22,6 +22,7 @@ from synthpipe.storage.nodes import METADATA, open_node, taxonomy_of, where
 from synthpipe.storage.recipes import checked_recipe, unreadable
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS
+from synthpipe.storage.shard_writing import ShardWriter, commit
 
 Chosen = slice | Sequence[int]
 """Samples to read: a slice with start and stop, or indices in any order."""
@@ -163,16 +164,16 @@ class Store:
         return shards.object_path(self._array(name), shard)
 
     @contextmanager
-    def writing(self, shard: int, *names: str) -> Iterator[Mapping[str, shards.ShardWriter]]:
+    def writing(self, shard: int, *names: str) -> Iterator[Mapping[str, ShardWriter]]:
         """Yield a writer for each array of `names`, by default of `written`; finish each inside the block.
 
         The shard appears in all arrays when the block ends without an error.
         """
         with ExitStack() as stack:
             each = names or self.written
-            writers = {name: stack.enter_context(shards.ShardWriter(self._array(name), shard)) for name in each}
+            writers = {name: stack.enter_context(ShardWriter(self._array(name), shard)) for name in each}
             yield writers
-            shards.commit(*writers.values())
+            commit(*writers.values())
 
     def images(self) -> SampleReader:
         """Return a reader of images, (H, W, 3) uint8 each."""

@@ -12,10 +12,11 @@ from zarr.storage import MemoryStore
 from synthpipe.config.pipeline import PatchesSection, Pipeline, StoreSection
 from synthpipe.core.records import Strategy
 from synthpipe.files.locations import Location
-from synthpipe.storage import schema, shards
+from synthpipe.storage import schema
 from synthpipe.storage.chunks import Samples
 from synthpipe.storage.donor_groups import bytes_of_step
 from synthpipe.storage.schema import CURATED_ARRAYS, FORMAT_VERSION, SCORE_ARRAYS, VERDICT_ARRAYS
+from synthpipe.storage.shard_writing import holds, write_shard
 from synthpipe.storage.store import Chosen, Store
 
 
@@ -69,15 +70,15 @@ class CompositeStore(Store):
 
     def write_scores(self, shard: int, scores: NDArray[np.float32]) -> None:
         """Store the scores of a shard."""
-        shards.write_shard(self._array("p_real"), shard, scores)
+        write_shard(self._array("p_real"), shard, scores)
 
     def write_verdicts(self, shard: int, verdicts: NDArray[np.uint8]) -> None:
         """Store the verdicts of a shard."""
-        shards.write_shard(self._array("verdict"), shard, verdicts)
+        write_shard(self._array("verdict"), shard, verdicts)
 
     def holds_verdicts(self, shard: int, verdicts: NDArray[np.uint8]) -> bool:
         """Return whether a shard has exactly these verdicts stored."""
-        return shards.holds(self._array("verdict"), shard, verdicts)
+        return holds(self._array("verdict"), shard, verdicts)
 
     def verdicts(self, chosen: Chosen) -> NDArray[np.uint8]:
         """Return verdicts, (N,) uint8: indices in `records.REASONS`, or ``LOST``."""
@@ -176,7 +177,7 @@ class CuratedStore(Store):
 
     def write(self, name: str, shard: int, samples: Samples) -> None:
         """Store a shard of one array."""
-        shards.write_shard(self._array(name), shard, samples)
+        write_shard(self._array(name), shard, samples)
 
     def discard(self, shard: int) -> None:
         """Make a shard count as missing: remove the object that is written last."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from synthpipe.core.errors import StoreError
 from synthpipe.core.records import REASONS, STRATEGIES, PatchRef
+from synthpipe.core.spacing import evenly_spaced
 from synthpipe.core.taxonomy import LOST
 from synthpipe.storage.donor_groups import read_donor_groups
 from synthpipe.storage.nodes import HOW_TO_MEND
@@ -228,7 +229,7 @@ def _shares_of_masks(store: Store, names: tuple[str, ...]) -> tuple[dict[str, fl
         np.arange(shard * size, min((shard + 1) * size, length)) for shard in sorted(store.complete_shards("mask"))
     ]
     indices = np.concatenate([*stored, np.arange(0)])
-    chosen = indices[np.linspace(0, len(indices) - 1, min(_MASKS, len(indices))).round().astype(int)].tolist()
+    chosen = indices[evenly_spaced(len(indices), _MASKS)].tolist()
     pixels, reader = np.zeros(256, np.int64), store.masks()
     for index in chosen:
         pixels += np.bincount(reader[index].ravel(), minlength=256)

@@ -13,6 +13,7 @@ from synthpipe.files.folders import irregular
 from synthpipe.files.locations import Location, exists
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
 from synthpipe.patches.layouts import read_layout
+from synthpipe.patches.quality.dropping import drop_donors
 from synthpipe.storage.checksums import read_checksums, read_file, sha256
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.nodes import METADATA
@@ -167,12 +168,13 @@ def find_catalog(
 
 def _survey(pipeline: Pipeline, root: str | None, former: Catalog | None) -> Catalog:
     patches = pipeline.patches.model_copy(update={"root": root or pipeline.patches.root})
-    if root is None and "://" in patches.root:
+    if (root is None and "://" in patches.root) or "://" in (pipeline.donors.quality or ""):
         return Catalog(())
     claims = read_layout(patches, pipeline.taxonomy)
     if root is None and any("://" in claim.path for claim in claims):
         return Catalog(())
-    return survey(patches, pipeline.taxonomy, claims=claims, former=former, canvas=pipeline.canvas)
+    catalog = survey(patches, pipeline.taxonomy, claims=claims, former=former, canvas=pipeline.canvas)
+    return drop_donors(catalog, pipeline.donors, pipeline.taxonomy)
 
 
 def scoring_model(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:

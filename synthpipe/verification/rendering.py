@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from synthpipe.build.tasks import Job, open_worker_state, sample_recipe
-from synthpipe.build.worker_setup import place_bank
+from synthpipe.build.worker_setup import bank_location
 from synthpipe.compose import Donors, Purpose, render
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.errors import CatalogError
@@ -80,7 +80,7 @@ def open_rerender(
         cores = available_cores()
         build_bank(directory, catalog.donors, pipeline.glass, background, lambda: advance(1), cores, fit)
 
-    with open_worker_state(Job(pipeline, run, place_bank(pipeline, catalog, None)), build) as state:
+    with open_worker_state(Job(pipeline, run, bank_location(pipeline, catalog, None)), build) as state:
 
         def sample_and_render(
             strategy: Strategy, purpose: Purpose, index: int, recipe: Recipe | None

@@ -72,6 +72,7 @@ def test_the_seed_changes_the_composites_and_the_network(bench: Bench) -> None:
     assert not np.array_equal(first.images, second.images)
 
 
+@pytest.mark.slow
 def test_random_k_draws_from_the_candidates_that_top_k_ranks(bench: Bench) -> None:
     of_row = (ROWS[row].recipe(bench.data, 12, 0, bench.runs / row, untrained) for row in ("top-k", "random-k", "both"))
     top, drawn, first = ({image.tobytes() for image in each.images} for each in of_row)

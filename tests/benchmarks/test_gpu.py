@@ -49,9 +49,8 @@ ON_A_CPU = {
 }
 
 
-@pytest.mark.parametrize(
-    "part", [pytest.param(part, marks=[] if part == "scoring" else pytest.mark.slow) for part in SHARES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", SHARES)
 def test_each_part_runs_to_its_end_and_is_right(part: str, tmp_path: Path) -> None:
     result = tmp_path / "gpu.json"
     command = [sys.executable, "-m", "benchmarks.gpu", "--cpu", "--part", part, "--seconds", "500", "-o", str(result)]

@@ -29,7 +29,7 @@ from zarr.storage import LocalStore
 
 from synthpipe.build import build
 from synthpipe.build.tasks import Job, ScoreTask, ShardTask, WorkerState, render_shard, score_shards
-from synthpipe.build.worker_setup import demand, open_worker_setup, place_bank
+from synthpipe.build.worker_setup import bank_location, demand, open_worker_setup
 from synthpipe.cli.main import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.compose import Donors, render
@@ -47,7 +47,8 @@ from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.filter_report import load_report
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import complete_shards, shard_size, write_shard
+from synthpipe.storage.shard_writing import write_shard
+from synthpipe.storage.shards import complete_shards, shard_size
 from synthpipe.verification import verify
 from tests.conftest import DEMO, SMALL, pipeline
 
@@ -201,7 +202,7 @@ def test_scores_are_the_same_however_many_shards_a_task_has(
     settings, directory = small(patches), RunDirectory(path)
     scores = [path / "candidates.zarr" / strategy / "p_real" / f"c.{shard}" for shard in (0, 1)]
     before = [shard.read_bytes() for shard in scores]
-    bank = place_bank(settings, load_catalog(path, settings.taxonomy), None)
+    bank = bank_location(settings, load_catalog(path, settings.taxonomy), None)
     for shards in ((0, 1), (1, 0), (1,)):
         for shard in shards:
             scores[shard].unlink()
@@ -596,7 +597,7 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
     path = copy_unfinished(unfiltered, tmp_path / "run")
     settings = small(patches, "filter.enabled=false", "curation.wanted=30")
     catalog = load_catalog(path, settings.taxonomy)
-    job = Job(settings, RunDirectory(path), place_bank(settings, catalog, tmp_path / "scratch"))
+    job = Job(settings, RunDirectory(path), bank_location(settings, catalog, tmp_path / "scratch"))
     monkeypatch.setattr("synthpipe.build.tasks.rendering.render", fail)
     with (
         open_worker_setup(job, catalog) as setup,
@@ -617,7 +618,8 @@ def test_a_journal_that_says_little_is_no_end(unfiltered: Path, patches: Path, t
 
 
 @pytest.mark.parametrize(
-    ("after", "seconds", "times"), [("catalog: 9", 0.3, 1), ("catalog: 9", 0.9, 1), ("donors: 0", 0, 4)]
+    ("after", "seconds", "times"),
+    [("catalog: 9", 0.3, 1), pytest.param("catalog: 9", 0.9, 1, marks=pytest.mark.slow), ("donors: 0", 0, 4)],
 )
 def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
     patches: Path, tmp_path: Path, after: str, seconds: float, times: int
@@ -662,7 +664,10 @@ def test_training_is_given_room_for_the_patches_that_it_holds() -> None:
         assert room(size, 100) - room(16, 100) == 32 * 3 * (2 * size**2 - 32**2)
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 1), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("number", "workers"),
+    [pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow), (signal.SIGTERM, 1), (signal.SIGINT, 0)],
+)
 def test_an_interrupted_build_cleans_up_and_says_how_to_go_on(
     patches: Path, tmp_path: Path, number: signal.Signals, workers: int
 ) -> None:

@@ -25,7 +25,7 @@ from synthpipe.curated import CuratedSet
 from synthpipe.runtime import ClusterSettings, ExistingCluster, JobQueue, Local
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import write_shard
+from synthpipe.storage.shard_writing import write_shard
 from synthpipe.verification import verify
 from tests.conftest import DEMO, pipeline
 

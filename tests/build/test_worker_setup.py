@@ -12,7 +12,7 @@ import pytest
 
 from synthpipe.build import worker_setup as module
 from synthpipe.build.tasks import Job
-from synthpipe.build.worker_setup import BuildWorkerSetup, open_worker_setup, place_bank
+from synthpipe.build.worker_setup import BuildWorkerSetup, bank_location, open_worker_setup
 from synthpipe.patches.bank import is_complete
 from synthpipe.patches.catalog import read_catalog, write_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
@@ -29,7 +29,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BuildWork
     run = RunDirectory(tmp_path / "run")
     run.path.mkdir()
     write_catalog(catalog, settings.taxonomy, run.path)
-    job = Job(settings, run, place_bank(settings, catalog, tmp_path / "scratch"))
+    job = Job(settings, run, bank_location(settings, catalog, tmp_path / "scratch"))
     with open_worker_setup(job, catalog) as opened:
         yield opened
     assert [file.name for file in run.path.iterdir() if file.name.startswith(".")] == []
@@ -72,7 +72,7 @@ def test_builds_in_threads_of_one_process_build_a_shared_bank_once(setup: BuildW
 def test_banks_that_no_locks_protect_are_never_shared_by_two_builds(setup: BuildWorkerSetup, tmp_path: Path) -> None:
     settings = setup.job.pipeline
     catalog = read_catalog(settings.patches, settings.taxonomy)
-    one, other = (place_bank(settings, catalog, tmp_path, shared=False) for _ in range(2))
+    one, other = (bank_location(settings, catalog, tmp_path, shared=False) for _ in range(2))
     assert one.directory != other.directory
 
 
@@ -100,8 +100,8 @@ def test_only_a_filter_makes_torch_count(setup: BuildWorkerSetup, monkeypatch: p
 def test_banks_of_other_contents_have_other_names(setup: BuildWorkerSetup) -> None:
     settings = setup.job.pipeline
     catalog = read_catalog(settings.patches, settings.taxonomy)
-    assert place_bank(settings, catalog, None).name == setup.job.bank.name
+    assert bank_location(settings, catalog, None).name == setup.job.bank.name
     wider = pipeline(f"patches.root={settings.patches.root}", "canvas=48", "mosaic.tile=24")
     fewer = replace(catalog, patches=catalog.patches[1:])
-    names = {place_bank(wider, catalog, None).name, place_bank(settings, fewer, None).name}
+    names = {bank_location(wider, catalog, None).name, bank_location(settings, fewer, None).name}
     assert len(names | {setup.job.bank.name}) == 3

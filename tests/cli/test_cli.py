@@ -204,7 +204,7 @@ def test_replay_beyond_the_end(run: Path, tmp_path: Path) -> None:
 
 def test_replay_notices_other_pixels(run: Path, tmp_path: Path) -> None:
     from synthpipe.storage.schema import array, open_group
-    from synthpipe.storage.shards import write_shard
+    from synthpipe.storage.shard_writing import write_shard
 
     shard = run / "candidates.zarr" / "mosaic" / "image" / "c.0.0.0.0"
     content = shard.read_bytes()
@@ -245,7 +245,7 @@ def test_no_traceback_reaches_the_user(tmp_path: Path) -> None:
 def test_no_traceback_of_a_worker_reaches_the_user(patches: Path, tmp_path: Path) -> None:
     changes = options(*SMALL, f"patches.root={patches}", "filter.network=resnet81")
     command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(tmp_path / "run"), *changes]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run([*command, "--workers", "1"], capture_output=True, text=True, check=False)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "has no network 'resnet81'; did you mean resnet" in result.stderr
     assert not list((tmp_path / "run").rglob("c.*"))

@@ -9,7 +9,6 @@ from click.testing import CliRunner
 
 from synthpipe.cli.cluster import ClusterOptions, cluster_settings
 from synthpipe.cli.main import main
-from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, ExistingCluster, JobQueue, JobSettings, Local, Tls
 from tests.conftest import DEMO, ROOT
 
@@ -67,11 +66,10 @@ def test_options_become_settings(tmp_path: Path) -> None:
     ],
 )
 def test_options_that_make_no_sense_are_refused(
-    options: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: str, message: str, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=30, size=48, images=0))
-    command = ["build", str(DEMO), "--set", f"patches.root={tmp_path / 'phantom'}", "-o", str(tmp_path / "run")]
+    command = ["build", str(DEMO), "--set", f"patches.root={phantom}", "-o", str(tmp_path / "run")]
     result = CliRunner().invoke(main, [*command, "--set", "filter.enabled=false", *options.split()])
     assert result.exit_code != 0 and message in result.output and "Traceback" not in result.output

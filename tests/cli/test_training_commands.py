@@ -169,7 +169,7 @@ def test_masks_of_0_and_255_choose_no_weights(data_set: DataSet, config: Path, t
     mapped = training(
         data_set, config, tmp_path / "run", "--val", binary, "--mask-map", "255=tumour,0=stroma", "--dry-run"
     )
-    assert mapped.exit_code == 0 and "shows normal; mean scores and the choice of weights" in mapped.stderr
+    assert mapped.exit_code == 0 and "shows normal; mean scores and the choice of the best weights" in mapped.stderr
 
 
 def test_predictions_do_not_replace_images(data_set: DataSet, trained: Path, tmp_path: Path) -> None:
@@ -453,7 +453,7 @@ def test_an_image_serves_one_purpose(data_set: DataSet, config: Path, tmp_path: 
             "baseline", data_set.curated, "--real", data_set.root, "--masks", masks, "--val", data_set.validation,
             "--data", data, "--config", config, "-o", tmp_path / "out",
         )  # fmt: skip
-        assert result.exit_code == 1 and "name folders of other images" in result.output
+        assert result.exit_code == 1 and "give folders that share no images" in result.output
         assert str(copied) in result.output and str(data_set.validation) in result.output
     assert not (tmp_path / "out").exists()
 

@@ -10,23 +10,26 @@ from synthpipe.build import build
 from synthpipe.cli.progress import LogReporter
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from tests.conftest import pipeline
+from tests.conftest import once, pipeline
 
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run in ``runs/demo``, 20 Mosaics and 60 Beziers of ten slides, and its ``data/phantom``."""
-    directory = tmp_path_factory.mktemp("home")
-    write_phantom(directory / "data" / "phantom", PhantomSpec(slides=10, patches=100, size=64, images=2))
     overrides = ("filter.enabled=false", "curation.rule=threshold", "curation.wanted={mosaic: 20, bezier: 60}")
     more = (
         "curation.candidates={mosaic: 32, bezier: 64}",
         "curation.min_class_share=0.15",
         "store.shard=16",
-        f"patches.root={directory / 'data' / 'phantom'}",
     )
-    build(pipeline(*overrides, *more), directory / "runs" / "demo", ClusterSettings(Local(0)), LogReporter())
-    return directory
+
+    def make(folder: Path) -> None:
+        patches = folder / "data" / "phantom"
+        write_phantom(patches, PhantomSpec(slides=10, patches=100, size=64, images=2))
+        settings = pipeline(*overrides, *more, f"patches.root={patches}")
+        build(settings, folder / "runs" / "demo", ClusterSettings(Local(0)), LogReporter())
+
+    return once(tmp_path_factory, "home", make)
 
 
 @pytest.fixture

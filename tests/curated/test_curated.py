@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -28,7 +27,8 @@ from synthpipe.curated.splits import Split, split_indices
 from synthpipe.curated.torch_data import Epochs, ResumableLoader
 from synthpipe.curated.weights import class_weights, sample_weights
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import read_range, shard_size, write_shard
+from synthpipe.storage.shard_writing import write_shard
+from synthpipe.storage.shards import read_range, shard_size
 from tests.segment.conftest import DataSet, data_set
 
 __all__ = ["data_set"]
@@ -342,8 +342,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("consumed", [0, 4, 6])
+@pytest.mark.parametrize(("workers", "consumed"), [(2, 0), (0, 4), (2, 6)])
 def test_another_process_goes_on_in_the_middle_of_an_epoch(curated: CuratedSet, workers: int, consumed: int) -> None:
     whole, loader = [], curated.to_torch().loader(4, seed=5)
     for _ in range(3):
@@ -404,27 +403,42 @@ def test_devices_share_an_epoch_out(curated: CuratedSet) -> None:
 
 _SHARE = """
 import json, sys, synthpipe, torch
-if sys.argv[3] == "torch":
-    meeting = f"file://{sys.argv[4]}"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=int(sys.argv[2]), world_size=2)
+meeting = f"file://{sys.argv[3]}"
+torch.distributed.init_process_group("gloo", init_method=meeting, rank=int(sys.argv[2]), world_size=2)
 loader = synthpipe.open_curated(sys.argv[1]).to_torch().loader(4, seed=5)
 print(json.dumps([value for batch in loader for value in batch["image"].sum((1, 2, 3)).tolist()]))
 """
 
 
-@pytest.mark.parametrize("launcher", ["torch", "torchrun", "slurm"])
-def test_processes_of_a_training_get_other_samples_unasked(curated: CuratedSet, tmp_path: Path, launcher: str) -> None:
-    processes = []
-    for rank in range(2):
-        variables = {
-            "torch": {},
-            "torchrun": {"RANK": str(rank), "WORLD_SIZE": "2"},
-            "slurm": {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"},
-        }[launcher]
-        command = [sys.executable, "-c", _SHARE, str(curated.path), str(rank), launcher, str(tmp_path / "meeting")]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **variables}))
+def sums(loader: ResumableLoader) -> list[int]:
+    """Return the sum of the pixels of each sample that a loader yields."""
+    return list(chain.from_iterable(batch["image"].sum((1, 2, 3)).tolist() for batch in loader))
+
+
+def test_processes_of_torch_get_different_samples(curated: CuratedSet, tmp_path: Path) -> None:
+    commands = [
+        [sys.executable, "-c", _SHARE, str(curated.path), str(rank), str(tmp_path / "meeting")] for rank in range(2)
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     seen = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
-    whole = chain.from_iterable(batch["image"].sum((1, 2, 3)).tolist() for batch in curated.to_torch().loader(4))
+    assert [len(each) for each in seen] == [12, 12]
+    assert sorted(seen[0] + seen[1]) == sorted(sums(curated.to_torch().loader(4)))
+
+
+@pytest.mark.parametrize(
+    ("rank", "variables"),
+    [("RANK", {"WORLD_SIZE": "2"}), ("SLURM_PROCID", {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0"})],
+    ids=["torchrun", "slurm"],
+)
+def test_processes_of_a_launcher_get_different_samples(
+    curated: CuratedSet, rank: str, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, seen = sums(curated.to_torch().loader(4)), []
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    for number in range(2):
+        monkeypatch.setenv(rank, str(number))
+        seen.append(sums(curated.to_torch().loader(4, seed=5)))
     assert [len(each) for each in seen] == [12, 12] and sorted(seen[0] + seen[1]) == sorted(whole)
 
 

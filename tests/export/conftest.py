@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,11 @@ from synthpipe.config.pipeline import Layout, PatchesSection
 from synthpipe.core.records import PatchRef
 from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.curated import CuratedSet, Description, begin_pseudo_labelled, write_pseudo_labelled
+from synthpipe.export import Exported, export
+from synthpipe.files.locations import Location
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
-from tests.conftest import pipeline
+from tests.conftest import once, pipeline
 
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
 
@@ -30,21 +33,39 @@ CLASSES = (
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("export")
-    write_phantom(directory / "phantom", PhantomSpec(slides=4, patches=40, size=48, images=1))
+    """Return a finished run without a filter; read only."""
     overrides = (
         *("canvas=[32, 36]", "mosaic.tile=[16, 18]", "glass.min_area=80"),
         *("filter.enabled=false", "curation.wanted=11", "store.shard=8"),
     )
-    where = ClusterSettings(Local(0))
-    build(pipeline(*overrides, f"patches.root={directory / 'phantom'}"), directory / "run", where, LogReporter())
-    return directory / "run"
+
+    def make(folder: Path) -> None:
+        write_phantom(folder / "phantom", PhantomSpec(slides=4, patches=40, size=48, images=1))
+        settings = pipeline(*overrides, f"patches.root={folder / 'phantom'}")
+        build(settings, folder / "run", ClusterSettings(Local(0)), LogReporter())
+
+    return once(tmp_path_factory, "export-run", make) / "run"
 
 
 @pytest.fixture(scope="session")
 def curated(run: Path) -> CuratedSet:
     """Eleven Mosaics and eleven Beziers, with some glass, 32 by 36 pixels."""
     return CuratedSet(run / "curated.zarr")
+
+
+def exported(curated: CuratedSet, form: str, folder: Location, part: int = 8, workers: int = 1) -> Exported:
+    """Export a set in small parts."""
+    return export(curated, form, folder, LogReporter(), part, workers)
+
+
+@pytest.fixture(scope="session")
+def exports(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that returns the folder of a form with an export of `curated` by one worker; read only."""
+
+    def folder_of(form: str) -> Path:
+        return once(tmp_path_factory, f"export-{form}", lambda folder: exported(curated, form, folder))
+
+    return folder_of
 
 
 def noise(

@@ -26,8 +26,8 @@ from synthpipe.report.data_cards.readme import escaped, readme
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RunDirectory
 from synthpipe.verification import repair, verify
-from tests.export.conftest import noise
-from tests.export.test_forms import by_key, digests, exported
+from tests.export.conftest import exported, noise
+from tests.export.test_forms import Exports, by_key, digests
 
 
 def refuse(*_: object) -> None:
@@ -114,23 +114,18 @@ def test_a_license_decides_no_byte_of_the_set(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_export_has_cards(
-    form: str, curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    exported(curated, form, tmp_path / "out")
-    card = (tmp_path / "out" / "README.md").read_text()
+def test_every_export_has_cards(form: str, exports: Exports, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (exports(form) / "README.md").read_text()
     assert "40 patches of" in card and "22 images of 32 x 36 pixels" in card and "classes.json" in card
     assert header(card)["size_categories"] == ["n<1K"]
-    dataset(tmp_path / "out", monkeypatch)
+    dataset(exports(form), monkeypatch)
 
 
 def test_croissant_reads_the_pixels_of_all_forms_but_tars(
-    curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    curated: CuratedSet, exports: Exports, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     colors = np.frombuffer(curated.taxonomy.palette(), np.uint8).reshape(256, 3)
-    for form in ("png", "hf", "coco", "nnunet", "fiftyone"):
-        exported(curated, form, tmp_path / form)
-    found, positions = dataset(tmp_path / "png", monkeypatch), by_key(curated)
+    found, positions = dataset(exports("png"), monkeypatch), by_key(curated)
     images = {row["images-by-name/name"]: row["images-by-name/pixels"] for row in found.records("images-by-name")}
     masks = {row["masks-by-name/name"]: row["masks-by-name/pixels"] for row in found.records("masks-by-name")}
     assert images.keys() == masks.keys() and len(images) == len(curated)
@@ -139,7 +134,7 @@ def test_croissant_reads_the_pixels_of_all_forms_but_tars(
         assert np.array_equal(np.asarray(image), sample.image)
         assert np.array_equal(np.asarray(masks[name]), colors[sample.mask])  # it converts to RGB
     for form, masks_of, suffix in (("nnunet", "labels", "_0000.png"), ("fiftyone", "masks", ".png")):
-        found = dataset(tmp_path / form, monkeypatch)
+        found = dataset(exports(form), monkeypatch)
         images = {row["images-by-name/name"]: row["images-by-name/pixels"] for row in found.records("images-by-name")}
         masks = {row[f"{masks_of}-by-name/name"]: row for row in found.records(f"{masks_of}-by-name")}
         assert len(images) == len(masks) == len(curated)
@@ -148,11 +143,11 @@ def test_croissant_reads_the_pixels_of_all_forms_but_tars(
             values = np.asarray(masks[f"{key}.png".encode()][f"{masks_of}-by-name/pixels"])
             expected = (curated[position].mask + 1) % (4 if form == "fiftyone" else 5)
             assert np.array_equal(values.reshape(*expected.shape, -1)[..., 0], expected)
-    for row in dataset(tmp_path / "hf", monkeypatch).records("composites"):
+    for row in dataset(exports("hf"), monkeypatch).records("composites"):
         sample = curated[positions[row["composites/key"].decode()]]
         assert np.array_equal(np.asarray(row["composites/image"]), sample.image)
         assert np.array_equal(np.asarray(row["composites/mask"]), sample.mask)
-    found = dataset(tmp_path / "coco", monkeypatch)
+    found = dataset(exports("coco"), monkeypatch)
     names = {row["images-by-name/name"] for row in found.records("images-by-name")}
     assert names == {row["listed-images/name"] for row in found.records("listed-images")} and len(names) == 22
 

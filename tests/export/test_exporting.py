@@ -23,8 +23,8 @@ from synthpipe.export import FORMS, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.ledger import digest_of
 from synthpipe.export.work import reader_of
-from tests.export.conftest import noise
-from tests.export.test_forms import digests, exported
+from tests.export.conftest import exported, noise
+from tests.export.test_forms import Exports, digests
 
 PART = 8
 ONE_FORM_OR_ALL = [pytest.param(form, marks=[] if form == "png" else pytest.mark.faults) for form in FORMS]
@@ -122,9 +122,8 @@ def test_a_killed_worker_is_reported(large: CuratedSet, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ONE_FORM_OR_ALL)
-def test_what_was_damaged_is_written_again(form: str, curated: CuratedSet, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    exported(curated, form, folder)
+def test_what_was_damaged_is_written_again(form: str, curated: CuratedSet, exports: Exports, tmp_path: Path) -> None:
+    folder = shutil.copytree(exports(form), tmp_path / "out")
     before = digests(folder)
     (*_, file) = form_of(form, curated.description).names(part_of(curated, 1, 8))
     data = bytearray((folder / file).read_bytes())
@@ -138,9 +137,8 @@ def test_what_was_damaged_is_written_again(form: str, curated: CuratedSet, tmp_p
     assert exported(curated, form, folder).kept == 3
 
 
-def test_a_folder_of_something_else_is_left_alone(curated: CuratedSet, tmp_path: Path) -> None:
-    folder = tmp_path / "out"
-    exported(curated, "png", folder)
+def test_a_folder_of_something_else_is_left_alone(curated: CuratedSet, exports: Exports, tmp_path: Path) -> None:
+    folder = shutil.copytree(exports("png"), tmp_path / "out")
     before = digests(folder)
     with pytest.raises(StaleRunError, match=r'another export(.|\n)*form: "png" -> "coco"\n  part: 8 -> 9$'):
         exported(curated, "coco", folder, part=9)
@@ -160,12 +158,11 @@ def test_a_folder_of_something_else_is_left_alone(curated: CuratedSet, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["images", "annotations/parts", "annotations/instances.json", "README.md"])
-def test_links_in_an_export_are_not_followed(curated: CuratedSet, tmp_path: Path, name: str) -> None:
-    folder, home = tmp_path / "out", tmp_path / "home"
+def test_links_in_an_export_are_not_followed(curated: CuratedSet, exports: Exports, tmp_path: Path, name: str) -> None:
+    folder, home = shutil.copytree(exports("coco"), tmp_path / "out"), tmp_path / "home"
     home.mkdir()
     (home / "thesis").write_text("years of work")
     (home / f".a.{'0' * 32}.partial").touch()
-    exported(curated, "coco", folder)
     path = folder / name
     target = home / "thesis" if path.is_file() else home
     path.rename(tmp_path / "away")
@@ -177,12 +174,11 @@ def test_links_in_an_export_are_not_followed(curated: CuratedSet, tmp_path: Path
 
 @pytest.mark.parametrize("form", FORMS)
 def test_no_name_of_a_folder_is_a_pattern_or_an_address(
-    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    form: str, curated: CuratedSet, exports: Exports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Files beside the folder that its name matches as a pattern are not read."""
     monkeypatch.chdir(tmp_path)
-    curated = noise(tmp_path / "set.zarr", count=3)
-    exported(curated, form, Path("plain"))
+    shutil.copytree(exports(form), "plain")
     shutil.copytree("plain", "a1b")
     for path in Path("a1b").rglob("*"):
         if path.is_file():
@@ -191,7 +187,7 @@ def test_no_name_of_a_folder_is_a_pattern_or_an_address(
     for name in ("a#b", "a::b", "a?b", "a{1..3}b", "a[1]b", "a*b", "a%20b", "pipe:touch it;", "s3:x", "it's \\n"):
         folder = folder.rename(name)
         read, _ = reader_of(writer, folder)
-        assert len([*read(folder, part_of(curated, 0, PART))]) == 3
+        assert len([*read(folder, part_of(curated, 0, PART))]) == PART
     assert not list(tmp_path.rglob("it"))
 
 

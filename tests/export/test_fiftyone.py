@@ -13,8 +13,8 @@ import pytest
 from PIL import Image as Pillow
 
 from synthpipe.export.entries import entry
-from tests.export.conftest import noise
-from tests.export.test_forms import by_key, exported
+from tests.export.conftest import exported, noise
+from tests.export.test_forms import by_key
 
 IMPORT = """
 import json, sys

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,24 +23,20 @@ from PIL import Image as Pillow
 from pycocotools import mask as pycoco
 from pycocotools.coco import COCO
 
-from synthpipe.cli.progress import LogReporter
 from synthpipe.config.pipeline import Layout, PatchesSection
 from synthpipe.core.progress import Silent
 from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.curated import CuratedSet
-from synthpipe.export import FORMS, Exported, export, form_of
+from synthpipe.export import FORMS, form_of
 from synthpipe.export.coco import from_runs, runs_of
 from synthpipe.export.entries import Part, entry, part_of
 from synthpipe.export.work import reader_of
-from synthpipe.files.locations import Location
 from synthpipe.patches.layouts import read_layout
 from synthpipe.segment.mask_check import check_masks
 from synthpipe.segment.masks import masked_images
-from tests.export.conftest import noise
+from tests.export.conftest import exported, noise
 
-
-def exported(curated: CuratedSet, form: str, folder: Location, part: int = 8, workers: int = 1) -> Exported:
-    return export(curated, form, folder, LogReporter(), part, workers)
+Exports = Callable[[str], Path]
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -52,14 +49,15 @@ def by_key(curated: CuratedSet) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_equal_sets_give_equal_bytes_whatever_the_workers(form: str, curated: CuratedSet, tmp_path: Path) -> None:
-    first = exported(curated, form, tmp_path / "first", workers=1)
-    second = exported(curated, form, tmp_path / "second", workers=2)
-    assert first == second and first.composites == len(curated) == 22 and first.parts == 3 and first.kept == 0
-    (reader,) = first.read_back
+def test_equal_sets_give_equal_bytes_whatever_the_workers(
+    form: str, curated: CuratedSet, exports: Exports, tmp_path: Path
+) -> None:
+    found = exported(curated, form, tmp_path, workers=2)
+    assert found.composites == len(curated) == 22 and found.parts == 3 and found.kept == 0
+    (reader,) = found.read_back
     library = {"webdataset": "webdataset", "hf": "datasets", "coco": "pycocotools"}.get(form, "pillow")
     assert reader.split()[0] == ("nnunetv2" if form == "nnunet" and find_spec("nnunetv2") else library)
-    assert digests(tmp_path / "first") == digests(tmp_path / "second")
+    assert digests(tmp_path) == digests(exports(form))
     assert not list(tmp_path.rglob("*.partial"))
 
 
@@ -145,9 +143,9 @@ def test_png_masks_are_palettes_of_class_indices(tmp_path: Path) -> None:
     assert meaning["ignore_index"] == 4 and meaning["reduce_zero_label"] is False
 
 
-def test_webdataset_streams_shards(curated: CuratedSet, tmp_path: Path) -> None:
-    exported(curated, "webdataset", tmp_path / "out")
-    shards = str(tmp_path / "out" / "shard-{000000..000002}.tar")
+def test_webdataset_streams_shards(curated: CuratedSet, exports: Exports) -> None:
+    folder = exports("webdataset")
+    shards = str(folder / "shard-{000000..000002}.tar")
     positions = by_key(curated)
     dataset = webdataset.WebDataset(shards, shardshuffle=False).decode("rgb8")
     for sample in dataset:
@@ -156,13 +154,12 @@ def test_webdataset_streams_shards(curated: CuratedSet, tmp_path: Path) -> None:
         assert np.array_equal(sample["mask.png"][..., 0], curated[position].mask)
         assert sample["json"]["labels"] == curated.labels[position].tolist()
     assert not positions
-    with tarfile.open(tmp_path / "out" / "shard-000000.tar") as tar:
+    with tarfile.open(folder / "shard-000000.tar") as tar:
         assert {(member.mtime, member.uid, member.uname, member.mode) for member in tar} == {(0, 0, "", 0o644)}
 
 
-def test_hugging_face_loads_the_folder(curated: CuratedSet, tmp_path: Path) -> None:
-    exported(curated, "hf", tmp_path / "out")
-    dataset = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+def test_hugging_face_loads_the_folder(curated: CuratedSet, exports: Exports, tmp_path: Path) -> None:
+    dataset = load_dataset(str(exports("hf")), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(dataset) == 22
     assert dataset.features["labels"].feature.names == ["tumour", "stroma", "normal"]
     positions = by_key(curated)
@@ -176,9 +173,8 @@ def test_hugging_face_loads_the_folder(curated: CuratedSet, tmp_path: Path) -> N
     assert not positions
 
 
-def test_pycocotools_reads_the_whole_file(curated: CuratedSet, tmp_path: Path) -> None:
-    exported(curated, "coco", tmp_path / "out")
-    coco = COCO(str(tmp_path / "out" / "annotations" / "instances.json"))
+def test_pycocotools_reads_the_whole_file(curated: CuratedSet, exports: Exports) -> None:
+    coco = COCO(str(exports("coco") / "annotations" / "instances.json"))
     assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == ["tumour", "stroma", "normal"]
     positions = by_key(curated)
     for image in coco.loadImgs(coco.getImgIds()):

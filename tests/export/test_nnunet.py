@@ -13,8 +13,8 @@ from synthpipe.config.pipeline import PatchesSection
 from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.curated import Description
 from synthpipe.export.nnunet import NnUNetRaw
-from tests.export.conftest import noise
-from tests.export.test_forms import by_key, exported
+from tests.export.conftest import exported, noise
+from tests.export.test_forms import by_key
 
 
 def test_nnunet_labels_begin_at_one_and_end_with_ignore(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS
 from synthpipe.export.entries import entry
 from tests.conftest import ROOT
-from tests.export.test_forms import by_key, exported
+from tests.export.test_forms import Exports, by_key
 
 SECTION = re.compile(r"^## `(\w+)`\n(.*?)(?=^## )", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -32,10 +32,11 @@ def loaders() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def home(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(curated: CuratedSet, exports: Exports, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
+    (folder / "exports").mkdir()
     for form in FORMS:
-        exported(curated, form, folder / "exports" / {"nnunet": "Dataset501_demo"}.get(form, form))
+        (folder / "exports" / {"nnunet": "Dataset501_demo"}.get(form, form)).symlink_to(exports(form))
     (folder / "runs").mkdir()
     (folder / "runs" / "demo").symlink_to(str(curated.path.parent))
     return folder

@@ -27,7 +27,7 @@ from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.schema import array, open_group
-from synthpipe.storage.shards import write_shard
+from synthpipe.storage.shard_writing import write_shard
 from synthpipe.verification import repair, verify
 from tests.conftest import pipeline
 from tests.faults.cuts import Cut, cut_at

@@ -50,7 +50,7 @@ def test_nothing_but_files_is_read_or_waited_for(tmp_path: Path) -> None:
         (
             OSError(errno.ENOSPC, "No space left on device"),
             StoreError,
-            "No space left on device; free some space, then give",
+            "No space left on device; free some space, then run",
         ),
         (
             OSError(errno.EDQUOT, "Disk quota exceeded"),
@@ -62,7 +62,7 @@ def test_nothing_but_files_is_read_or_waited_for(tmp_path: Path) -> None:
             StoreError,
             "Read-only file system; choose a location",
         ),
-        (OSError(errno.EACCES, "Permission denied"), AccessError, "Permission denied; ask its owner for the right"),
+        (OSError(errno.EACCES, "Permission denied"), AccessError, "Permission denied; ask its owner for permission"),
         (OSError(errno.EMFILE, "Too many open files"), AccessError, r"allow more open files \(ulimit -n\)"),
         (OSError(errno.ESTALE, "Stale file handle"), AccessError, "check the address and the network"),
         (OSError(errno.EIO, "Input/output error"), StoreError, "Input/output error; check the disk"),
@@ -97,7 +97,7 @@ def test_a_process_that_may_open_no_more_files_says_so(tmp_path: Path) -> None:
 
 
 def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"its name holds U\+0000"):
+    with pytest.raises(OSError, match=r"the name contains U\+0000"):
         read_regular(tmp_path / "a\0.png", 5)
 
 

@@ -34,13 +34,15 @@ from synthpipe.export import FORMS, export
 from synthpipe.files.locations import Location, parse_location
 from synthpipe.files.writing import stream_atomically, write_atomically
 from synthpipe.patches.catalog import load_catalog, read_catalog
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.patches.pixels import read_bytes
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RunDirectory, write_json
 from synthpipe.storage.samples import SampleReader
 from synthpipe.storage.schema import CANDIDATE_ARRAYS, array, create_group, ensure_arrays, open_group
-from synthpipe.storage.shards import ShardWriter, commit, complete_shards, object_path, stored_at, write_shard
-from tests.conftest import DEMO, SMALL, pipeline
+from synthpipe.storage.shard_writing import ShardWriter, commit, write_shard
+from synthpipe.storage.shards import complete_shards, object_path, stored_at
+from tests.conftest import DEMO, SMALL, once, pipeline
 from tests.export.conftest import noise
 
 
@@ -96,8 +98,10 @@ def bucket(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="module")
-def patches(phantom: Path) -> Path:
-    return phantom
+def patches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return few patches: each costs requests to a slow server."""
+    spec = PhantomSpec(slides=6, patches=45, size=48, images=0)
+    return once(tmp_path_factory, "few-patches", lambda folder: write_phantom(folder, spec))
 
 
 def test_sets_of_the_same_fingerprint_are_put_aside_side_by_side(bucket: str) -> None:
@@ -313,7 +317,7 @@ def test_commands_take_urls(s3: str, patches: Path, tmp_path: Path) -> None:
         ("doctor", f"{s3}/runs"): "synthpipe can work here",
         ("inspect", f"{run}/curated.zarr"): "24 x 32 x 32 x 3",
         ("replay", run, "mosaic", "3", "-o", str(tmp_path / "3.png")): "equal to the stored pixels",
-        ("index", str(patches), "--layout", "wsss4luad"): "90 patches of",
+        ("index", str(patches), "--layout", "wsss4luad"): "45 patches of",
     }.items():
         result = CliRunner().invoke(main, list(command))
         assert result.exit_code == 0, result.output
@@ -337,7 +341,9 @@ def test_a_store_that_does_not_answer_is_an_error_with_its_address(s3: str) -> N
     assert "Traceback" not in found.stderr
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=[] if form in ("png", "hf") else pytest.mark.slow) for form in FORMS]
+)
 def test_an_export_goes_to_a_bucket_with_the_same_bytes(form: str, s3: str, tmp_path: Path) -> None:
     curated, there = noise(tmp_path / "set.zarr"), parse_location(f"{s3}/exports/{form}")
     for place in (there, tmp_path / "here"):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from synthpipe.config.pipeline import FilterSection
 from synthpipe.core.errors import FilterError, StoreError
 from synthpipe.core.records import Image
-from synthpipe.filtering.reproducible import choose_device, reproducible
+from synthpipe.filtering.reproducible import reproducible
 from synthpipe.filtering.scoring import Scorer
 from synthpipe.filtering.training import (
     FilterData,
@@ -25,6 +25,7 @@ from synthpipe.filtering.training import (
     load_report,
     train_filter,
 )
+from synthpipe.pretrained.devices import choose_device
 from tests.conftest import pipeline
 
 

@@ -39,7 +39,7 @@ def test_one_flipped_bit_of_the_weights_is_noticed_and_a_new_file_is_read(tmp_pa
     content = bytearray(path.read_bytes())
     content[-1000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(FilterError, match=r"bezier\.safetensors: is damaged: its weights are not those"):
+    with pytest.raises(FilterError, match=r"bezier\.safetensors: is damaged: the checksum of its weights is wrong"):
         Scorer.load(path)
 
 

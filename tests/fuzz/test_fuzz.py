@@ -107,7 +107,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "target", [pytest.param(name, marks=pytest.mark.slow if name == "images" else []) for name in TARGETS]
+    "target", [pytest.param(name, marks=pytest.mark.slow if name in ("images", "stores") else []) for name in TARGETS]
 )
 def test_a_short_run_finds_nothing(target: str, cache: Path) -> None:
     verdict = judge(Trial(target, TARGETS[target][1], range(SHORT[target]), 1, cache, 1, limit=30.0))

@@ -29,7 +29,7 @@ from synthpipe.patches.catalog import load_catalog
 from synthpipe.report import write_report
 from synthpipe.report.anonymous import without_names
 from synthpipe.report.facts import gather_facts
-from synthpipe.report.galleries import choose_kept, choose_rejected, evenly_spaced
+from synthpipe.report.galleries import choose_kept, choose_rejected, spaced_by_score
 from synthpipe.report.html import html_page
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.run import RunDirectory
@@ -89,10 +89,10 @@ def test_galleries_are_sorted_and_show_both_ends_of_the_scores(run: Path, strate
 
 def test_even_spacing_needs_no_scores() -> None:
     scores = np.full(100, np.nan, np.float32)
-    assert evenly_spaced(scores, np.ones(100, bool), 5) == [0, 25, 50, 74, 99]
-    assert evenly_spaced(scores, np.zeros(100, bool), 5) == []
+    assert spaced_by_score(scores, np.ones(100, bool), 5) == [0, 25, 50, 74, 99]
+    assert spaced_by_score(scores, np.zeros(100, bool), 5) == []
     scores[[7, 3]] = 0.5
-    assert evenly_spaced(scores, np.ones(100, bool), 100)[:2] == [3, 7]
+    assert spaced_by_score(scores, np.ones(100, bool), 100)[:2] == [3, 7]
 
 
 def test_a_build_ends_with_a_report_that_follows_from_what_is_stored(run: Path, tmp_path: Path) -> None:

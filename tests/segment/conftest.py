@@ -17,8 +17,9 @@ from synthpipe.segment.devices import Hardware
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites, RealPatches
+from synthpipe.segment.training import train
 from synthpipe.segment.training_records import TrainingData
-from tests.conftest import pipeline
+from tests.conftest import once, pipeline
 
 CPU = Hardware("cpu")
 
@@ -55,8 +56,6 @@ class DataSet:
 
 @pytest.fixture(scope="session")
 def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
-    directory = tmp_path_factory.mktemp("segment")
-    write_phantom(directory / "phantom", PhantomSpec(slides=4, patches=40, size=48, images=2))
     overrides = (
         "canvas=32",
         "mosaic.tile=16",
@@ -65,18 +64,30 @@ def data_set(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
         "store.shard=8",
         "glass.min_area=80",
     )
-    build(
-        pipeline(*overrides, f"patches.root={directory / 'phantom'}"),
-        directory / "run",
-        ClusterSettings(Local(0)),
-        LogReporter(),
-    )
+
+    def make(folder: Path) -> None:
+        write_phantom(folder / "phantom", PhantomSpec(slides=4, patches=40, size=48, images=2))
+        chosen = pipeline(*overrides, f"patches.root={folder / 'phantom'}")
+        build(chosen, folder / "run", ClusterSettings(Local(0)), LogReporter())
+
+    directory = once(tmp_path_factory, "segment", make)
     return DataSet(directory / "phantom", directory / "run" / "curated.zarr")
 
 
 @pytest.fixture(scope="session")
 def curated(data_set: DataSet) -> Path:
     return data_set.curated
+
+
+@pytest.fixture(scope="session")
+def trained(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a finished training of `settings()`, shared by all processes of the test run; read only."""
+
+    def make(folder: Path) -> None:
+        outcome = train(settings(), data_set.training_data(), folder, CPU, LogReporter())
+        assert outcome.finished and outcome.step == outcome.steps == 6
+
+    return once(tmp_path_factory, "trained", make)
 
 
 def settings(**changes: object) -> TrainSettings:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from synthpipe.core.errors import ConfigError
-from synthpipe.segment.devices import Hardware, choose_device, open_fabric
+from synthpipe.pretrained.devices import choose_device
+from synthpipe.segment.devices import Hardware, open_fabric
 
 
 def test_a_gpu_that_others_fill_is_not_one_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,28 +17,20 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.config.pipeline import PUBLISHED_GLASS
 from synthpipe.core.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.curated import CuratedSet
+from synthpipe.pretrained.devices import choose_device
 from synthpipe.segment.checkpoint import Checkpoint, file_digest
-from synthpipe.segment.devices import choose_device
 from synthpipe.segment.evaluation import Predictor, draw_curves, evaluate, table
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.prediction import write_predictions
 from synthpipe.segment.pseudo import pseudo_label, restrict_to_labels
 from synthpipe.segment.settings import default_windows
 from synthpipe.segment.sources import Composites
-from synthpipe.segment.training import train
-from tests.segment.conftest import CPU, DataSet, settings
+from tests.segment.conftest import DataSet
 
 
 def width_of(path: Path) -> int:
     with PillowImage.open(path) as picture:
         return picture.width
-
-
-@pytest.fixture(scope="module")
-def trained(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("trained")
-    train(settings(), data_set.training_data(), directory, CPU, LogReporter())
-    return directory
 
 
 def test_what_is_told_is_what_was_counted(trained: Path, data_set: DataSet, tmp_path: Path) -> None:

@@ -37,14 +37,16 @@ def test_a_damaged_table_is_refused(tmp_path: Path, make: Callable[[Path], objec
     make(tmp_path / "epochs.csv")
     with pytest.raises(StoreError, match=rf"epochs\.csv: cannot be resumed: .*{why}.*; remove the file, or train into"):
         Table(tmp_path / "epochs.csv", 5)
-    with pytest.raises(StoreError, match=rf"epochs\.csv: cannot be drawn: .*{why}.*; remove it to do without"):
+    with pytest.raises(StoreError, match=rf"epochs\.csv: cannot be drawn: .*{why}.*; remove the file to skip"):
         draw_curves(tmp_path, tmp_path / "curves.png")
 
 
 def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
     (tmp_path / "steps.csv").write_text(SOUND)
     table = Table(tmp_path / "steps.csv", 2)
-    with pytest.raises(StoreError, match=r"steps\.csv: its columns are step, loss, expected step, dice; remove it"):
+    with pytest.raises(
+        StoreError, match=r"steps\.csv: its columns are step, loss, expected step, dice; remove the file"
+    ):
         table.add([{"step": 2, "dice": 0.5}])
 
 

@@ -316,5 +316,5 @@ def test_what_cannot_be_drawn_from_is_refused() -> None:
         bootstrap(confusions, boundaries[:1], seed=0)
     with pytest.raises(ValueError, match=r"replicates is 0 and level is 0\.95"):
         bootstrap(confusions, seed=0, replicates=0)
-    with pytest.raises(ValueError, match="and level 95"):
+    with pytest.raises(ValueError, match="and level is 95"):
         bootstrap(confusions, seed=0, level=95)

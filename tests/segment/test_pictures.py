@@ -132,7 +132,7 @@ def test_a_confusion_figure_has_shares_of_rows_counts_and_names(tmp_path: Path) 
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
     save(figure, tmp_path / "confusion.png")
     assert np.asarray(opened(tmp_path / "confusion.png").convert("L")).std() > 20
-    with pytest.raises(ValueError, match=r"confusion is \(2, 2\), expected \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"confusion has shape \(2, 2\), expected \(3, 3\)"):
         confusion_figure(confusion[:2, :2], TAXONOMY)
     large = confusion_figure(np.diag([12_345_678, 3_000_000_000, 99_999]), TAXONOMY).axes[0].texts
     assert [large[place].get_text().split("\n")[1] for place in (0, 4, 8)] == ["12.3 M", "3.0 G", "99,999"]

@@ -17,8 +17,10 @@ import pytest
 import timm
 import torch
 import yaml
+from click.testing import CliRunner
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from synthpipe.cli import main
 from synthpipe.cli.progress import LogReporter
 from synthpipe.config.settings_file import load_settings
 from synthpipe.core.errors import CatalogError, ConfigError, StaleRunError, StoreError
@@ -51,16 +53,9 @@ def same_weights(one: Path, other: Path) -> bool:
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.fixture(scope="module")
-def trained(data_set: DataSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training that ran through."""
-    directory = tmp_path_factory.mktemp("trained")
-    outcome = train(settings(), data_set.training_data(), directory, CPU, LogReporter())
-    assert outcome.finished and outcome.step == outcome.steps == 6
-    return directory
-
-
-def test_each_epoch_is_told_of(data_set: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_epoch_is_reported_and_the_same_training_gives_the_same_bits(
+    trained: Path, data_set: DataSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
     told = [line.partition(" ")[2] for line in capsys.readouterr().err.splitlines() if " epoch " in line]
     with (tmp_path / "epochs.csv").open(encoding="utf-8", newline="") as file:
@@ -72,6 +67,7 @@ def test_each_epoch_is_told_of(data_set: DataSet, tmp_path: Path, capsys: pytest
         f"epoch {number}: loss {values}" for number, values in enumerate(found)
     ]
     assert told[0].endswith(", the best so far")
+    assert rows(tmp_path) == rows(trained) and same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
 
 
 def test_a_training_leaves_checkpoints_curves_and_a_report(trained: Path, data_set: DataSet) -> None:
@@ -120,11 +116,6 @@ def test_without_tensorboard_a_training_has_the_same_numbers(
     assert same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
 
 
-def test_the_same_training_gives_the_same_bits(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
-    train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
-    assert rows(tmp_path) == rows(trained) and same_weights(tmp_path / "last.ckpt", trained / "last.ckpt")
-
-
 def test_a_precision_needs_no_quotes_that_a_shell_takes_off() -> None:
     assert load_settings(TrainSettings, None, ("precision=32",)).precision == "32"
 
@@ -136,7 +127,7 @@ def test_keys_that_are_merged_in_may_be_replaced(tmp_path: Path) -> None:
     assert (found.learning_rate, found.weight_decay) == (0.1, 0.3)
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4])
+@pytest.mark.parametrize("stop", [3, 4])
 def test_a_stopped_training_goes_on_as_if_it_had_not_been(
     trained: Path, data_set: DataSet, tmp_path: Path, stop: int
 ) -> None:
@@ -155,7 +146,7 @@ def test_a_stopped_training_goes_on_as_if_it_had_not_been(
 
 def test_a_checkpoint_that_cannot_be_resumed_is_refused(trained: Path, data_set: DataSet, tmp_path: Path) -> None:
     shutil.copy(trained / "best.ckpt", tmp_path / "last.ckpt")
-    with pytest.raises(StoreError, match=r"last\.ckpt: cannot be resumed: .* no state of the optimizer; expected"):
+    with pytest.raises(StoreError, match=r"last\.ckpt: cannot be resumed: .* no optimizer state; expected"):
         train(settings(), data_set.training_data(), tmp_path, CPU, LogReporter())
     checkpoint = Checkpoint.load(trained / "last.ckpt")
     replace(checkpoint, progress={**checkpoint.progress, "step": 7}).save(tmp_path / "last.ckpt")
@@ -269,14 +260,16 @@ def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path:
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
 def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: Path, device: str) -> None:
+    _, _, _, *arguments = command(data_set, tmp_path / "run", "--device", device)
     with held(tmp_path / "run", TRAINING):
-        found = run(command(data_set, tmp_path / "run", "--device", device))
-    assert found.returncode != 0 and "Traceback" not in found.stderr
+        found = CliRunner().invoke(main, arguments)
+    assert found.exit_code == 1 and isinstance(found.exception, SystemExit)
     assert f"run: is being written by process {os.getpid()} on " in found.stderr
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["best.ckpt", pytest.param("tensorboard", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["best.ckpt", "tensorboard"])
 def test_devices_fail_together_where_the_first_cannot_write(data_set: DataSet, tmp_path: Path, name: str) -> None:
     blocked = tmp_path / "run" / name
     blocked.parent.mkdir()

@@ -72,10 +72,10 @@ def geometries(draw: st.DrawFn) -> Geometry:
     return (draw(st.integers(1, 40)), draw(st.integers(1, 40))), size, stride
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(geometries(), st.sampled_from(["gaussian", "uniform"]), st.integers(1, 50), st.integers(1, 5))
 @example(((1, 1), (12, 7), (5, 7)), "gaussian", 3, 1)  # much smaller than half a window
-@example(((37, 38), (9, 9), (1, 1)), "uniform", 1, 1)  # each pixel in 81 windows
+@example(((19, 20), (9, 9), (1, 1)), "uniform", 1, 1)  # each pixel in 81 windows
 @example(((13, 40), (12, 12), (12, 12)), "gaussian", 12, 2)  # the last row of windows nearly covers the one before
 def test_windows_of_a_network_without_borders_make_up_the_whole(
     geometry: Geometry, blend: str, block: int, batch: int
@@ -336,10 +336,12 @@ def test_a_settings_file_names_the_key() -> None:
 def test_wrong_arguments_are_explained() -> None:
     windows = WindowSection(size=8, stride=8)
     image = image_of(20, 20)
-    with pytest.raises(ValueError, match=r"image: got float32 of shape \(20, 20, 3\), expected uint8 of shape"):
+    with pytest.raises(
+        ValueError, match=r"image: got float32 of shape \(20, 20, 3\), expected a non-empty uint8 array"
+    ):
         predict(per_pixel, image.astype(np.float32), windows, CLASSES, "cpu")
     for wrong in (image[..., 0], image[:0]):
-        with pytest.raises(ValueError, match=r"expected uint8 of shape \(H, W, 3\), not empty"):
+        with pytest.raises(ValueError, match=r"expected a non-empty uint8 array of shape \(H, W, 3\)"):
             predict_mask(per_pixel, wrong, windows, CLASSES, "cpu")
     with pytest.raises(ValueError, match="got 4 classes and a block of 0 pixels, expected at least 1 of each"):
         predict(per_pixel, image, windows, CLASSES, "cpu", 0)
@@ -347,5 +349,5 @@ def test_wrong_arguments_are_explained() -> None:
         predict_mask(per_pixel, image, windows, 257, "cpu")
     with pytest.raises(ValueError, match=r"logits of shape \(9, 4, 8, 8\), expected \(9, 3, 8, 8\)"):
         predict_mask(per_pixel, image, windows, 3, "cpu")
-    with pytest.raises(ValueError, match="resize them to the window"):
+    with pytest.raises(ValueError, match="resize the logits to the window"):
         predict_mask(lambda seen: per_pixel(seen)[..., ::2, ::2], image, windows, CLASSES, "cpu")

@@ -21,9 +21,9 @@ from tests.conftest import DEMO
 HERE = Path(__file__).parent
 FAULTS = "flock does nothing, no rename of folders, no rename of open files"
 FOUND = {
-    "flock gives one lock to several processes": "renews its .lock every 10 s",
-    "no rename of a folder: Operation not permitted": "copies the former curated set",
-    "no rename of a file that is open: Device or resource busy": "builds close files before",
+    "flock gives one lock to several processes": "renews its file .lock every 10 s",
+    "a folder cannot be renamed: Operation not permitted": "copies the former curated set",
+    "an open file cannot be renamed: Device or resource busy": "builds close files first",
 }
 """What `doctor` finds then, and what it says of it."""
 
@@ -113,6 +113,7 @@ def make_everything(site: Site) -> None:
     assert not [*site.folder.rglob("*.partial"), *site.folder.rglob(".lock"), *site.folder.rglob(".driver")]
 
 
+@pytest.mark.slow
 def test_a_run_is_made_where_locks_and_renames_do_not_work(site: Site) -> None:
     make_everything(site)
     findings = json.loads(site.given("doctor", str(site.folder), "--json"))
@@ -127,7 +128,7 @@ def test_a_run_is_made_on_a_gateway(gateway: Path, patches: Path) -> None:
     make_everything(site)
     findings = json.loads(site.given("doctor", str(gateway), "--json"))
     (named,) = [each for each in findings if each["what"] == "renames"]
-    assert named["found"] == "no rename of a folder: Operation not supported"
+    assert named["found"] == "a folder cannot be renamed: Operation not supported"
 
 
 def test_where_locks_do_nothing_the_other_build_is_named(site: Site) -> None:

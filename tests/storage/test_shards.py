@@ -28,18 +28,15 @@ from synthpipe.storage.schema import (
     has_array,
     open_group,
 )
+from synthpipe.storage.shard_writing import ShardWriter, commit, holds, write_shard
 from synthpipe.storage.shards import (
-    ShardWriter,
-    commit,
     complete_shards,
-    holds,
     object_path,
     read_range,
     shard_numbers,
     shard_size,
     shards_of,
     stored_at,
-    write_shard,
 )
 
 SHARD = 4

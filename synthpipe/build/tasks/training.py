@@ -15,6 +15,7 @@ from synthpipe.compose.view import real_view
 from synthpipe.config.pipeline import FilterSection, Pipeline
 from synthpipe.core.progress import throttled
 from synthpipe.core.records import Image, PatchRef, Strategy
+from synthpipe.core.spacing import first_of_parts
 from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.runtime import announce
@@ -94,13 +95,5 @@ def real_patches(
     """
     count = training_composites(pipeline)
     limits = {"train": count, "validation": pipeline.filter.candidates - count}
-    return {
-        side: _spread([patch for patch in catalog.mixed if patch.group in split[side]], limit)
-        for side, limit in limits.items()
-    }
-
-
-def _spread(patches: list[PatchRef], limit: int) -> list[PatchRef]:
-    if len(patches) <= limit:
-        return patches
-    return [patches[number * len(patches) // limit] for number in range(limit)]
+    sides = {side: [patch for patch in catalog.mixed if patch.group in split[side]] for side in limits}
+    return {side: [found[index] for index in first_of_parts(len(found), limits[side])] for side, found in sides.items()}

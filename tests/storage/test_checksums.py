@@ -20,7 +20,7 @@ def run_at(path: Path) -> RunDirectory:
     return run
 
 
-def test_sums_hold_the_files_that_are_there_and_those_to_come(tmp_path: Path) -> None:
+def test_checksums_hold_the_files_that_are_there_and_those_to_come(tmp_path: Path) -> None:
     run = run_at(tmp_path)
     assert read_checksums(run) == {
         run.run_file: sha256(b"{}"),

@@ -1,0 +1,1 @@
+"""Measure donors: labels that look wrong, blur, glass, pen marks, folds and copies."""
