@@ -108,10 +108,6 @@ class GpuError(SynthpipeError, RuntimeError):
     """No GPU can render, or its memory is too small."""
 
 
-class GpuError(SynthpipeError, RuntimeError):
-    """No GPU can render, or its memory is too small."""
-
-
 class MissingPackageError(SynthpipeError, ImportError):
     """An optional package is not installed."""
 
