@@ -53,7 +53,7 @@ class Renderer:
         with self._device:
             self._check_memory(f"the bank of {len(bank.listed):,} donors", bank.bank.nbytes, "use fewer donors")
             self._bank = cuda.to_device(np.asarray(bank.bank))
-        self._no_pixels = np.empty(0, np.uint32)
+            self._no_pixels = cuda.to_device(np.zeros(1, np.uint32))
         self._fitted: tuple[tuple[int, int], Any] | None = None  # canvas and resized donors
 
     def __enter__(self) -> Renderer:
@@ -134,7 +134,7 @@ class Renderer:
     def _check_memory(self, what: str, needed: int, advice: str) -> None:
         context = self._cuda.current_context()
         if needed > context.get_memory_info().free:
-            context.deallocations.clear()  # numba frees arrays late
+            context.memory_manager.deallocations.clear()  # numba frees arrays late
             free = context.get_memory_info().free
             if needed > free:
                 raise GpuError(

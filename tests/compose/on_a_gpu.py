@@ -104,7 +104,7 @@ class FullMemory:
 
     def __init__(self, free: int) -> None:
         self.free, self.cleared = free, False
-        self.deallocations = self
+        self.memory_manager = self.deallocations = self
 
     def get_memory_info(self) -> FullMemory:
         return self
