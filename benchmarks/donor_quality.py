@@ -24,7 +24,7 @@ from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.catalog import survey
 from synthpipe.patches.phantom import PHANTOM_TAXONOMY, PhantomSpec, write_phantom
 from synthpipe.patches.quality.measures import FEATURES, PatchMeasures
-from synthpipe.patches.quality.measuring import BLUR, DonorQuality, measure_patches, rate_donors
+from synthpipe.patches.quality.measuring import BLUR, LABEL, DonorQuality, measure_patches, rate_donors
 
 STORED = RESULTS / "donor-quality"
 _TEXT = Path(__file__).parent / "donor_quality.md"
@@ -53,7 +53,7 @@ def inject(donors: Sequence[PatchRef], classes: int, folder: Path, seed: int) ->
         found[index] = replace(patch, classes=(int(rng.choice(others)),))
         faults[patch.id] = "label"
     for index in blurred:
-        image = cv2.GaussianBlur(_read(donors[index]), (0, 0), rng.uniform(*_SIGMA))
+        image = np.asarray(cv2.GaussianBlur(_read(donors[index]), (0, 0), rng.uniform(*_SIGMA)), np.uint8)
         found[index] = _written(donors[index], image, folder / f"{index}-blurred.png")
         faults[donors[index].id] = "blur"
     for number, index in enumerate(copied):
@@ -150,7 +150,7 @@ def _default(measures: Sequence[PatchMeasures]) -> list[PatchMeasures]:
 
 def write_page() -> str:
     """Return the page ``docs/donor-quality.md`` from the stored results."""
-    lines = [_TEXT.read_text(encoding="utf-8").rstrip(), ""]
+    lines = [_TEXT.read_text(encoding="utf-8").replace("@LABEL@", f"{LABEL:g}").rstrip(), ""]
     for path in sorted(STORED.glob("*.json")):
         lines += [f"## {path.stem}", "", *_lines(json.loads(path.read_text(encoding="utf-8")))]
     return "\n".join(lines).rstrip() + "\n"

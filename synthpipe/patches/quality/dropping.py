@@ -38,7 +38,7 @@ def drop_donors(catalog: Catalog, settings: DonorsSection, taxonomy: Taxonomy) -
     dropped = {}
     for patch in catalog.donors:
         row = rows[patch.id]
-        reasons = [reason for reason in row.reasons if reason in settings.drop]
+        reasons: list[str] = [reason for reason in row.reasons if reason in settings.drop]
         ending = ""
         least = settings.min_confidence
         if least is not None and row.confidence is not None and row.confidence < least:
