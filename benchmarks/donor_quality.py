@@ -160,7 +160,8 @@ def _lines(results: dict[str, Any]) -> list[str]:
     limits = [f"{each:g}: precision / recall" for each in _LIMITS]
     head = ["features", "true label wins", "recall at 95 % precision", "precision at 90 % recall", *limits]
     lines = [
-        f"{results['donors']} donors of {results['groups']} slides or images; means over the seeds.",
+        f"{results['donors']} donors of {results['groups']} slides or images; "
+        f"{len(results['runs']['default'])} injections.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
@@ -184,7 +185,9 @@ def _lines(results: dict[str, Any]) -> list[str]:
     wrong = sum(run["copies_without_reason"] for run in runs)
     lines.append(f"- Donors that are called copies but are none of the injected ones: {wrong}.")
     flagged = ", ".join(f"{reason} {count}" for reason, count in results["flagged"].items())
-    return [*lines, f"- Donors with a reason before any fault is injected: {flagged}.", ""]
+    if flagged:
+        lines.append(f"- Donors with a reason before any fault is injected: {flagged}.")
+    return [*lines, ""]
 
 
 def _mean(runs: Sequence[dict[str, Any]], key: str) -> str:
