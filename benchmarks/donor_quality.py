@@ -24,7 +24,7 @@ from synthpipe.core.taxonomy import Taxonomy, TissueClass
 from synthpipe.patches.catalog import survey
 from synthpipe.patches.phantom import PHANTOM_TAXONOMY, PhantomSpec, write_phantom
 from synthpipe.patches.quality.measures import FEATURES, PatchMeasures
-from synthpipe.patches.quality.measuring import BLUR, DonorQuality, measure_patches, rate_donors
+from synthpipe.patches.quality.measuring import BLUR, LABEL, DonorQuality, measure_patches, rate_donors
 
 STORED = RESULTS / "donor-quality"
 _TEXT = Path(__file__).parent / "donor_quality.md"
@@ -150,7 +150,7 @@ def _default(measures: Sequence[PatchMeasures]) -> list[PatchMeasures]:
 
 def write_page() -> str:
     """Return the page ``docs/donor-quality.md`` from the stored results."""
-    lines = [_TEXT.read_text(encoding="utf-8").rstrip(), ""]
+    lines = [_TEXT.read_text(encoding="utf-8").replace("@LABEL@", f"{LABEL:g}").rstrip(), ""]
     for path in sorted(STORED.glob("*.json")):
         lines += [f"## {path.stem}", "", *_lines(json.loads(path.read_text(encoding="utf-8")))]
     return "\n".join(lines).rstrip() + "\n"
@@ -160,7 +160,8 @@ def _lines(results: dict[str, Any]) -> list[str]:
     limits = [f"{each:g}: precision / recall" for each in _LIMITS]
     head = ["features", "true label wins", "recall at 95 % precision", "precision at 90 % recall", *limits]
     lines = [
-        f"{results['donors']} donors of {results['groups']} slides or images; means over the seeds.",
+        f"{results['donors']} donors of {results['groups']} slides or images; "
+        f"{len(results['runs']['default'])} injections.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
@@ -184,7 +185,9 @@ def _lines(results: dict[str, Any]) -> list[str]:
     wrong = sum(run["copies_without_reason"] for run in runs)
     lines.append(f"- Donors that are called copies but are none of the injected ones: {wrong}.")
     flagged = ", ".join(f"{reason} {count}" for reason, count in results["flagged"].items())
-    return [*lines, f"- Donors with a reason before any fault is injected: {flagged}.", ""]
+    if flagged:
+        lines.append(f"- Donors with a reason before any fault is injected: {flagged}.")
+    return [*lines, ""]
 
 
 def _mean(runs: Sequence[dict[str, Any]], key: str) -> str:

@@ -20,7 +20,7 @@ from synthpipe.files.reading import read_regular
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_MOST_PROBLEMS = 50
+_MOST_PROBLEMS = 60
 
 
 def load_settings(
