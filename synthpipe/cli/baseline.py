@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,9 +127,8 @@ def baseline(
     if not _train_bounds(trainings, output, choose_hardware(device, readers)):
         return
     first = device.split(",")[0] if device else None
-    results = compare_networks(
-        output, compare, masks is not None, lambda path: load_predictor(path, windows, first, glass), images, reporter()
-    )
+    load = partial(load_predictor, windows=windows, device=first, glass=glass)
+    results = compare_networks(output, compare, masks is not None, load, images, reporter())
     _say_results(results, output)
 
 

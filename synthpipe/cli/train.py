@@ -81,6 +81,7 @@ def train(
     from synthpipe.segment.masks import digest_of
     from synthpipe.segment.outputs import TRAINING
     from synthpipe.segment.sources import Composites, RealPatches
+    from synthpipe.segment.training_records import TrainingData
 
     claim(output, TRAINING)
     settings = training_settings(config, overrides)
@@ -91,21 +92,19 @@ def train(
     images = checked_images(val, description, mask_map, any_palette, most).images
     patches = real_catalog(real, layout, description, most) if real is not None and settings.real else None
     _note_unused(settings, real, description)
+    shown = RealPatches(patches.patches, description) if patches else None
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
     if patches:
         among_patches(images, patches.patches, reporter())
         sources["real patches"] = patches.digest
     sources["validation images"] = digest_of(images)
-    from synthpipe.segment.training_records import TrainingData
-
-    shown = RealPatches(patches.patches, description) if patches else None
     data = TrainingData(description, composites, shown, images, sources)
     if dry_run:
         _say_plan(settings, data, output)
-        return
-    from synthpipe.segment.devices import choose_hardware
+    else:
+        from synthpipe.segment.devices import choose_hardware
 
-    say_outcome(run_training(settings, data, output, choose_hardware(device, readers)), output)
+        say_outcome(run_training(settings, data, output, choose_hardware(device, readers)), output)
 
 
 def _note_unused(settings: TrainSettings, real: Location | None, description: Description) -> None:

@@ -203,13 +203,13 @@ def test_scores_are_the_same_however_many_shards_a_task_has(
     scores = [path / "candidates.zarr" / strategy / "p_real" / f"c.{shard}" for shard in (0, 1)]
     before = [shard.read_bytes() for shard in scores]
     bank = bank_location(settings, load_catalog(path, settings.taxonomy), None)
+    worker = WorkerState(Job(settings, directory, bank))
     for shards in ((0, 1), (1, 0), (1,)):
         for shard in shards:
             scores[shard].unlink()
-        assert score_shards(WorkerState(Job(settings, directory, bank)), ScoreTask(strategy, shards))[0] == 8 * len(
-            shards
-        )
+        assert score_shards(worker, ScoreTask(strategy, shards))[0] == 8 * len(shards)
         assert [shard.read_bytes() for shard in scores] == before
+    assert worker.scorer(strategy) is worker.scorer(strategy)  # a filter is loaded once
 
 
 def test_xarray_opens_a_run(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from synthpipe.runtime import ClusterSettings, DaskExecutor, Demand, Local
+from synthpipe.core.errors import CatalogError
+from synthpipe.runtime import ClusterSettings, DaskExecutor, Demand, Local, announce
 from synthpipe.runtime.cluster import open_cluster
 
 
@@ -32,6 +33,26 @@ class Bare:
             (self.marks / str(os.getpid())).touch()
         on_steps(1)
         yield "bare"
+
+
+def square(state: str, number: int) -> int:
+    return number * number
+
+
+def own_state(state: str | None, number: int) -> str | None:
+    return state
+
+
+def fail_at_seven(state: str, number: int) -> int:
+    if number == 7:
+        raise CatalogError("patch 'seven' is broken")
+    return number
+
+
+def three_steps(state: str, number: int) -> int:
+    for _ in range(3):
+        announce(2)
+    return number
 
 
 @contextmanager

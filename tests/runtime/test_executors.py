@@ -22,30 +22,9 @@ from synthpipe.runtime import (
     Executor,
     Local,
     SerialExecutor,
-    announce,
     open_executor,
 )
-from tests.runtime.conftest import Bare
-
-
-def square(state: str, number: int) -> int:
-    return number * number
-
-
-def own_state(state: str | None, number: int) -> str | None:
-    return state
-
-
-def fail_at_seven(state: str, number: int) -> int:
-    if number == 7:
-        raise CatalogError("patch 'seven' is broken")
-    return number
-
-
-def three_steps(state: str, number: int) -> int:
-    for _ in range(3):
-        announce(2)
-    return number
+from tests.runtime.conftest import Bare, fail_at_seven, own_state, square, three_steps
 
 
 @dataclass(frozen=True)

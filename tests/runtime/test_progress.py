@@ -2,14 +2,7 @@ from __future__ import annotations
 
 import time
 
-from synthpipe.runtime import announce
-from tests.runtime.conftest import cluster_of, two
-
-
-def three_steps(state: str, number: int) -> int:
-    for _ in range(3):
-        announce(2)
-    return number
+from tests.runtime.conftest import cluster_of, three_steps, two
 
 
 def test_steps_announced_inside_tasks_reach_the_client() -> None:

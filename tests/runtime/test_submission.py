@@ -14,21 +14,7 @@ from synthpipe.core.errors import CatalogError, ClusterError
 from synthpipe.runtime import ClusterSettings, DaskExecutor, Demand, Local
 from synthpipe.runtime.cluster import open_cluster
 from synthpipe.runtime.worker_plugin import _prepare
-from tests.runtime.conftest import Bare, cluster_of, two
-
-
-def square(state: str, number: int) -> int:
-    return number * number
-
-
-def own_state(state: str | None, number: int) -> str | None:
-    return state
-
-
-def fail_at_seven(state: str, number: int) -> int:
-    if number == 7:
-        raise CatalogError("patch 'seven' is broken")
-    return number
+from tests.runtime.conftest import Bare, cluster_of, fail_at_seven, own_state, square, two
 
 
 def die(state: str, argument: tuple[Path, int, int]) -> int:
