@@ -272,6 +272,7 @@ def objects(path: Location) -> dict[str, bytes]:
     return {name: data for name, data in found.items() if name not in timed}
 
 
+@pytest.mark.parametrize("bucket", [pytest.param("s3", marks=pytest.mark.slow), "memory"], indirect=True)
 def test_a_build_behind_urls_makes_the_same_bytes(bucket: str, patches: Path, tmp_path: Path) -> None:
     """Patches and run on S3 or in memory; then shards are lost, and made again: on S3 by a worker process."""
     root = parse_location(f"{bucket}/patches")
