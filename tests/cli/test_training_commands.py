@@ -251,7 +251,8 @@ def test_masks_that_cannot_choose_weights_are_refused_before_training(
     other.save(path)
     result = training(data_set, config, tmp_path / "run", "--val", tmp_path / "val", "--dry-run")
     assert (
-        result.exit_code == 1 and ("classes or their order differ" if palette else f"{path}: holds 9") in result.stderr
+        result.exit_code == 1
+        and ("classes or their order differ" if palette else f"{path}: has unknown values: 9") in result.stderr
     )
     if palette:
         again = training(data_set, config, tmp_path / "run", "--val", tmp_path / "val", "--dry-run", "--any-palette")

@@ -83,13 +83,13 @@ def test_a_filter_that_no_training_writes_is_refused(
 
 
 def test_a_filter_whose_weights_are_not_finite_is_refused(trained: Path, tmp_path: Path) -> None:
-    with pytest.raises(FilterError, match=r"forged: .*: fc\.weight has values that are not finite; remove it"):
+    with pytest.raises(FilterError, match=r"forged: .*: fc\.weight has values that are not finite; remove the file"):
         Scorer.load(copy(trained, tmp_path / "forged", {}, "fc.weight", math.inf))
 
 
 def test_a_filter_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(FilterError, match="pipe: cannot be read: is a named pipe, expected a file; remove it"):
+    with pytest.raises(FilterError, match="pipe: cannot be read: is a named pipe, expected a file; remove the file"):
         Scorer.load(tmp_path / "pipe")
 
 
