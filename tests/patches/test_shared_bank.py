@@ -138,7 +138,7 @@ def test_what_fails_while_building_leaves_nothing(tmp_path: Path) -> None:
         hold_bank(BankLocation("bank", tmp_path), fail)
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"cannot be created: .*; name .* TMPDIR, or for `synthpipe build` with --scr"):
+    with pytest.raises(StoreError, match=r"cannot be created: .*; choose .* TMPDIR, or for `synthpipe build` with --"):
         hold_bank(BankLocation("bank", tmp_path / "file"), fail)
 
 
