@@ -1,4 +1,4 @@
-"""Read the recipes of stored composites."""
+"""Read the recipe of a stored composite."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_recipe(recipes: zarr.Array[Any], index: int, canvas: tuple[int, ...]) -
     Parameters
     ----------
     recipes : zarr.Array
-        The array ``recipe`` of a group.
+        The ``recipe`` array of a group.
     index : int
         The index of the composite.
     canvas : tuple of int
@@ -27,7 +27,7 @@ def read_recipe(recipes: zarr.Array[Any], index: int, canvas: tuple[int, ...]) -
     Raises
     ------
     StoreError
-        The recipe is not stored, or is damaged, or has another canvas.
+        The recipe is missing or damaged, or has another canvas.
     """
     text = str(read_range(recipes, index, index + 1)[0])
     try:
@@ -35,10 +35,10 @@ def read_recipe(recipes: zarr.Array[Any], index: int, canvas: tuple[int, ...]) -
     except ValueError as error:
         raise unreadable(recipes, index, str(error)) from error
     if recipe.canvas != canvas:
-        raise unreadable(recipes, index, f"its canvas is {recipe.canvas}, expected {canvas}")
+        raise unreadable(recipes, index, f"the canvas is {recipe.canvas}, expected {canvas}")
     return recipe
 
 
 def unreadable(recipes: zarr.Array[Any], index: int, why: str) -> StoreError:
-    """Return the error to raise for a recipe that cannot be read."""
+    """Return the error for a recipe that cannot be read; `why` is the reason."""
     return damaged(where(recipes.store_path), f"the recipe of sample {index} cannot be read: {why}")

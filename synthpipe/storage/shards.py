@@ -1,9 +1,9 @@
-"""Write and read whole shards, and list those that are stored.
+"""Write and read whole shards, and list the stored shards.
 
-One task encodes all samples of a shard and stores it as one object, atomically and durably. No other task touches the
-object, and composites are never rewritten; only verdicts are, since they depend on the settings of curation. A shard is
-always full: samples beyond the array's length become visible when the array is lengthened. So the stored objects are
-the ledger of a run.
+One task encodes all samples of a shard and stores the shard as one object, atomically and durably. No other task
+touches the object. Composites are never rewritten; verdicts are, since they depend on the curation settings. A shard is
+always full: samples beyond the array's length become visible when the array is lengthened. So the stored objects record
+the progress of a run.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _OBJECTS_AT_ONCE = 16  # each may wait for the network
 
 
 class ShardWriter:
-    """Write one shard of an array, some samples at a time, as one object that appears when it is complete.
+    """Context manager that writes one shard of an array, some samples at a time.
 
-    A context manager: a shard that is not committed leaves nothing behind. A thread writes it while further samples are
-    made.
+    The shard's object gets its name when the shard is committed; otherwise it is removed. A thread writes the object
+    while the caller makes further samples.
 
     Parameters
     ----------
@@ -74,10 +74,10 @@ class ShardWriter:
 
     @contextmanager
     def block(self, count: int) -> Iterator[NDArray[Any]]:
-        """Yield an array (count, ...) for the next samples of a sharded numeric array; add them when the block ends.
+        """Yield an array (count, ...) to fill with the next samples, which are added when the ``with`` block ends.
 
-        Each sample is C-contiguous and has arbitrary values at first. Chunks without compression go to the disk from
-        this memory, without a copy.
+        Only for sharded numeric arrays. Each sample is C-contiguous and has arbitrary values at first. Chunks without
+        compression are written to the disk from this memory, without a copy.
 
         Raises
         ------
@@ -100,7 +100,7 @@ class ShardWriter:
         self._lengths += [chunks.shape[1]] * count
 
     def write(self, samples: Samples) -> None:
-        """Add samples in order; an array without shards takes all at once.
+        """Add samples in order; for an array without shards, call this once with all samples.
 
         Raises
         ------
@@ -113,15 +113,15 @@ class ShardWriter:
                 self._lengths.append(self._put(*self._codec.encode(part)))
 
     def finish(self) -> None:
-        """Begin to store the shard durably, after all samples were added.
+        """Start to store the shard durably, after all samples were added.
 
         Raises
         ------
         StoreError
-            It has fewer or more samples than a shard, or cannot be stored.
+            The number of samples is not that of a shard, or the shard cannot be stored.
         """
         if self._sharded and len(self._lengths) != self._size:
-            raise StoreError(f"{self._name} takes {self._size} samples, got {len(self._lengths)}")
+            raise StoreError(f"{self._name}: got {len(self._lengths)} samples, expected {self._size}")
         with self._translated():
             if self._sharded:
                 self._put(_index(self._lengths))
@@ -139,7 +139,7 @@ class ShardWriter:
             self._object.wait()
 
     def appear(self) -> None:
-        """Give the shard its name: from now on it is complete.
+        """Give the shard its name, which marks it as complete.
 
         Raises
         ------
@@ -159,7 +159,7 @@ class ShardWriter:
 
 
 def commit(*writers: ShardWriter) -> None:
-    """Store finished shards, which appear one after the other; wait for the disk once.
+    """Wait until finished shards are on the disk, then give each shard its name, one after the other.
 
     Raises
     ------
@@ -167,7 +167,7 @@ def commit(*writers: ShardWriter) -> None:
         A shard cannot be stored.
     """
     for writer in writers:
-        writer.wait()  # or a power cut could leave the name of a shard without its bytes
+        writer.wait()  # otherwise a power cut could leave the name of a shard without its bytes
     for writer in writers:
         writer.appear()
 
@@ -181,7 +181,7 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
         `samples` is not a whole shard, or the object cannot be stored.
     """
     if len(samples) != shard_size(array):
-        raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
+        raise StoreError(f"{array.store_path}: shard {shard}: got {len(samples)} samples, expected {shard_size(array)}")
     if array.shards is None:  # too small for a thread that writes while others are encoded
         write_atomically(object_path(array, shard), _chunk(array, samples), durable=True)
         return
@@ -205,10 +205,10 @@ def _chunk(array: zarr.Array[Any], samples: Samples) -> bytes:
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
-    """Return the samples from `start` to `stop` of a small array, whose chunks are whole shards.
+    """Return samples `start` to `stop` of a small array, an array whose chunks are whole shards.
 
-    The result equals that of zarr-python: missing shards have the fill value, and the range ends with the array. But
-    zarr-python trusts objects of unknown origin too much.
+    The result equals that of zarr-python: missing shards have the fill value, and the range ends with the array. This
+    function checks stored objects, which zarr-python trusts.
 
     Raises
     ------
@@ -240,7 +240,7 @@ def _read_shard(array: zarr.Array[Any], shard: int) -> NDArray[Any] | None:
 
 
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
-    """Return the samples at `indices` of a small array, with one chunk in memory at a time."""
+    """Return the samples at `indices` of a small array; one chunk at a time is in memory."""
     size, wanted = shard_size(array), np.asarray(indices, np.int64)
     is_text = array.dtype.kind in "TOU"  # zarr's kind of strings depends on its version
     found = np.empty((len(wanted), *array.shape[1:]), "O" if is_text else array.dtype)
@@ -251,32 +251,32 @@ def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
 
 
 def shard_size(array: zarr.Array[Any]) -> int:
-    """Return the number of samples in a shard of `array`, or in a chunk where it has no shards."""
+    """Return the number of samples per shard of `array`, or per chunk if the array has no shards."""
     return int((array.shards or array.chunks)[0])
 
 
 def complete_shards(array: zarr.Array[Any]) -> frozenset[int]:
-    """Return the numbers of the shards of `array` that are stored."""
+    """Return the numbers of the stored shards of `array`."""
     return shard_numbers(array, listing(array.store_path))
 
 
 def missing_shards(array: zarr.Array[Any]) -> Iterator[int]:
-    """Yield the numbers of the shards of `array` that are not stored, in order; a damaged array may have very many."""
+    """Yield the numbers of the missing shards of `array`, in order; a damaged array may miss very many shards."""
     stored = complete_shards(array)
     return (shard for shard in shards_of(array.shape[0], shard_size(array)) if shard not in stored)
 
 
 def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
-    """Return when each stored shard of `array` appeared, in seconds since 1970; 0 where the store has no times.
+    """Return the time at which each stored shard of `array` was written, in seconds since 1970; 0 if it is unknown.
 
-    The times come from a listing: behind a URL, that is one request for a thousand objects.
+    The times come from a listing; at a URL, one request lists a thousand objects.
     """
     folder = object_path(array, 0).parent
     if isinstance(folder, Path):
         times = {}
         with os.scandir(folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # a temporary name that was replaced since
+                with suppress(FileNotFoundError):  # a temporary file that was renamed meanwhile
                     times[entry.name] = entry.stat().st_mtime
     else:
         with translate_access_errors(folder):
@@ -287,7 +287,7 @@ def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
 
 
 def _appeared(entry: Mapping[str, Any]) -> float:
-    """Return when an object appeared, from an entry of a listing; each file system of fsspec has its own key."""
+    """Return an object's time from an entry of a listing; the key depends on the file system of fsspec."""
     keys = ("mtime", "LastModified", "last_modified", "created")
     found = next((entry[key] for key in keys if entry.get(key)), 0.0)
     if isinstance(found, str):
@@ -296,13 +296,13 @@ def _appeared(entry: Mapping[str, Any]) -> float:
 
 
 def shard_numbers(array: zarr.Array[Any], names: Iterable[str]) -> frozenset[int]:
-    """Return the numbers of the shards of `array` among the `names` of objects."""
+    """Return the numbers of the shards of `array` that the object `names` contain."""
     pattern = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
     return frozenset(int(match[1]) for match in map(pattern.fullmatch, names) if match)
 
 
 def listing(path: StorePath) -> list[str]:
-    """Return the names of the entries of a group or array in a store."""
+    """Return the names of all entries of a group or array in a store."""
 
     async def names() -> list[str]:
         return [name async for name in path.store.list_dir(path.path)]
@@ -314,12 +314,12 @@ def listing(path: StorePath) -> list[str]:
 
 
 def shards_of(length: int, size: int) -> range:
-    """Return the numbers of the shards that hold the first `length` samples."""
+    """Return the numbers of the shards that contain the first `length` samples."""
     return range(-(-length // size))
 
 
 def planned_in(shards: Iterable[int], length: int, size: int) -> int:
-    """Return how many of the first `length` samples are in some shards; the last shard may have more than planned."""
+    """Return how many of the first `length` samples the given shards contain."""
     return sum(min(size, length - shard * size) for shard in shards)
 
 
@@ -329,7 +329,7 @@ def object_path(array: zarr.Array[Any], shard: int) -> Location:
     Raises
     ------
     StoreError
-        The array is in a store of a kind that synthpipe does not write.
+        The array's store is neither on a disk nor at a URL.
     """
     return location_of(array.store_path) / shard_key(array, shard)
 
@@ -341,7 +341,7 @@ def shard_key(array: zarr.Array[Any], shard: int) -> str:
 
 
 def _index(lengths: Sequence[int]) -> bytes:
-    """Return the index that ends a shard: (offset, length) of each chunk, checksummed."""
+    """Return the index at the end of a shard: the offset and length of each chunk, then a checksum."""
     ends = np.cumsum(lengths, dtype="<u8")
     index = np.stack([ends - np.array(lengths, "<u8"), np.array(lengths, "<u8")], axis=1).astype("<u8").tobytes()
     return index + checksum(index)

@@ -113,7 +113,7 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
 ) -> None:
     old, before = CuratedSet(run / "curated.zarr"), objects(run / "candidates.zarr")
     more = small(patches, "curation.wanted={mosaic: 30, bezier: 12}")
-    with pytest.raises(StaleRunError, match=r"is finished; give --extend .*\n.*curation\.wanted\.mosaic: 12 -> 30"):
+    with pytest.raises(StaleRunError, match=r"is finished; use --extend .*\n.*curation\.wanted\.mosaic: 12 -> 30"):
         build(more, run, HERE, LogReporter())
     rounds = RunDirectory(run).journal()["rounds"]
     build(more, run, HERE, LogReporter(), extend=True)

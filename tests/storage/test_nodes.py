@@ -50,7 +50,7 @@ FORGED: dict[str, tuple[Changes, str]] = {
     "fill.text": ({"fill_value": "NaN"}, "damaged"),
     "fill.large": ({"fill_value": 10**30}, "damaged"),
     "keys": ({"chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}}}, r"separator is '/'"),
-    "codecs": ({"codecs": [{"name": "bytes"}]}, r"has shards and chunks|expected what `synthpipe build` writes"),
+    "codecs": ({"codecs": [{"name": "bytes"}]}, r"has shards and chunks|expected those that `synthpipe build` uses"),
     "codecs.none": ({"codecs": []}, r"codecs is \[\]"),
     "codecs.unknown": ({"codecs": [{"name": "pickle", "configuration": {}}]}, "damaged"),
     "names": ({"dimension_names": ["sample", "x", "y"]}, r"has dimensions \('sample', 'x', 'y'\); expected"),

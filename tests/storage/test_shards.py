@@ -269,7 +269,7 @@ def test_a_store_that_is_on_no_disk_is_refused() -> None:
     stored: zarr.Array[Any] = zarr.create_array(
         zarr.storage.MemoryStore(), shape=(4, 2), chunks=(1, 2), shards=(4, 2), dtype="u1", fill_value=0
     )
-    with pytest.raises(StoreError, match="is no store on a disk or at a URL"):
+    with pytest.raises(StoreError, match="the store is neither on a disk nor at a URL"):
         ShardWriter(stored, 0)
 
 
