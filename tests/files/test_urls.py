@@ -319,7 +319,7 @@ def test_commands_take_urls(s3: str, patches: Path, tmp_path: Path) -> None:
         assert result.exit_code == 0, result.output
         assert expected in result.output
     result = CliRunner().invoke(main, ["inspect", f"{s3}/runs/nothing"])
-    assert result.exit_code == 1 and f"{s3}/runs/nothing: nothing there" in result.output
+    assert result.exit_code == 1 and f"{s3}/runs/nothing: the path does not exist" in result.output
     result = CliRunner().invoke(main, ["inspect", "s4://x"])
     assert result.exit_code == 2 and "s4://x" in result.output
 

@@ -67,7 +67,10 @@ def test_a_pipeline_that_nothing_could_make_is_refused(run: RunDirectory) -> Non
         ({"finished": "no"}, "finished is 'no'; input should be a valid boolean"),
         ({"strategies": {"mosaic": []}}, r"strategies\.mosaic is \[\]"),
         ({"strategies": {"cut": {}}}, r"strategies\.cut.* is 'cut'"),
-        ({"strategies": {"mosaic": {"verdicts": {"kept": 3}}}}, r"strategies\.mosaic lacks acceptance, candidates, "),
+        (
+            {"strategies": {"mosaic": {"verdicts": {"kept": 3}}}},
+            r"strategies\.mosaic: missing fields: acceptance, candidates, ",
+        ),
         (
             {"strategies": {"mosaic": JUDGED | {"candidates": 10**12}}},
             r"strategies\.mosaic\.candidates is 1000000000000",

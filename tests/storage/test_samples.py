@@ -83,7 +83,7 @@ def test_what_was_never_written_is_named(group: zarr.Group, tmp_path: Path) -> N
     reader = SampleReader(array(group, "image"))
     assert np.array_equal(reader[0], array(group, "image")[0])
     for _ in range(2):
-        with pytest.raises(StoreError, match=r"image/c\.1\.0\.0\.0: is missing; .*restore it"):
+        with pytest.raises(StoreError, match=r"image/c\.1\.0\.0\.0: the file is missing; .*restore it"):
             reader[SHARD]
     path.write_bytes(content)  # another process makes it
     assert np.array_equal(reader[SHARD], array(group, "image")[SHARD])
