@@ -31,7 +31,7 @@ def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
     raise StaleRunError(
         "\n  ".join(
             [
-                f"{run.path}: was made from other patches than there are now; restore them, or build into another "
+                f"{run.path}: the patches have changed since this run was begun; restore them, or build into another "
                 "directory:",
                 *(found[:_LISTED] or ["catalog.csv is not the one that the run was begun with"]),
                 *more,
@@ -73,8 +73,8 @@ def check_pixels(state: BuildState, broken: frozenset[Location] = frozenset()) -
     raise StaleRunError(
         "\n  ".join(
             [
-                f"{run.path}: its composites would be made otherwise by what is installed here; install what it was "
-                "begun with, or build into another directory. If versions are the same, see `synthpipe verify`:",
+                f"{run.path}: the installed packages render different pixels; install the former versions, "
+                "or build into another directory. If the versions are equal, run `synthpipe verify`:",
                 *(found or ["no version differs"]),
             ]
         )

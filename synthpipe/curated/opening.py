@@ -56,7 +56,7 @@ def store_at(path: Location) -> Location:
         return path
     if not run.journal().get("finished"):
         raise StoreError(
-            f"{path}: this run is not finished, so it has no curated set yet; give its `synthpipe build` command again "
+            f"{path}: this run is not finished, so it has no curated set yet; run its `synthpipe build` command again "
             f"(`synthpipe status {shlex.quote(str(path))}` shows its progress)"
         )
     return run.curated

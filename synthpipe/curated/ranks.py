@@ -1,4 +1,4 @@
-"""Which of the processes of a training this one is, as torch or whatever started them says."""
+"""Find the rank of this process among the processes of a training, from torch.distributed or a launcher."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Rename a curated set: in one step, or by a copy where folders cannot be renamed.
+"""Rename a curated set: in one step, or by a copy if the file system cannot rename folders.
 
-A folder is a set only if it has its root ``zarr.json``. The root is moved after everything else was copied; then the
-rest of the original is removed. So a process can be killed at any step, and the next one completes the move.
+A folder is a set only if it has its root ``zarr.json``. A copy moves the root last, and then removes the rest of the
+original. So a process can be killed at any step, and the next process completes the move.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def set_aside(store: Location, paths: Iterable[Location]) -> Location:
 
 
 def remove_rest(store: Location, aside: Location) -> None:
-    """Remove the files of a store that also exist under its other name."""
+    """Remove the files of a store that were already copied to `aside`."""
     files, below = _system(store)
     copied = {each.removeprefix(_system(aside)[1]) for each in files.find(_system(aside)[1])}
     if rest := [each for each in files.find(below) if each.removeprefix(below) in copied]:

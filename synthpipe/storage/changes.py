@@ -1,4 +1,4 @@
-"""The changes of a pipeline that an existing run allows."""
+"""Check which settings of a pipeline may differ from those of an existing run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from synthpipe.storage.run import RunDirectory
 
 
 def check_pipeline(run: RunDirectory, pipeline: Pipeline, extend: bool = False) -> None:
-    """Refuse a pipeline that does not make what the run already has.
+    """Refuse a pipeline whose results would differ from those that the run already has.
 
-    Settings of a stage may change until the stage has made something: those of curation, for example, after a build
-    that stopped for low acceptance. With `extend`, the pipeline may also ask a finished run for more composites.
+    The settings of a stage may change until the stage has stored a result. For example, curation settings may change
+    after a build that stopped because of low acceptance. With `extend`, the pipeline may also ask a finished run for
+    more composites.
 
     Raises
     ------
@@ -32,19 +33,19 @@ def check_pipeline(run: RunDirectory, pipeline: Pipeline, extend: bool = False) 
     found = [line for stage in made for line in differences(old.settings(stage), pipeline.settings(stage))]
     if not found or (extend and extended(old, pipeline) == found):
         return
-    message = f"{run.path}: was made by another pipeline; build into another directory, or undo:"
+    message = f"{run.path}: another pipeline built this run; build into another directory, or undo these changes:"
     if extend:
-        allowed = "more curation.wanted, and for rule threshold more curation.candidates and max_candidates"
-        message = f"{run.path}: --extend allows {allowed}; build into another directory, or undo:"
+        allowed = "a larger curation.wanted, and for rule threshold larger curation.candidates and max_candidates"
+        message = f"{run.path}: --extend allows only {allowed}; build into another directory, or undo these changes:"
     elif extended(old, pipeline) == found:
-        message = f"{run.path}: is finished; give --extend to add composites, or undo:"
+        message = f"{run.path}: this run is finished; use --extend to add composites, or undo these changes:"
     raise StaleRunError("\n  ".join([message, *found]))
 
 
 def extended(old: Pipeline, new: Pipeline) -> list[str]:
-    """Return the settings in which `new` asks for more composites than `old`; the existing composites stay.
+    """Return the settings in which `new` asks for more composites than `old`; empty if a setting asks for fewer.
 
-    By rule ``top_k`` more candidates may replace some that were kept, so only `wanted` may grow.
+    With rule ``top_k``, more candidates could replace kept ones, so only `wanted` may grow.
     """
     keys = ("wanted",) if old.curation.rule == "top_k" else ("wanted", "candidates", "max_candidates")
     before, after = ({key: getattr(each.curation, key) for key in keys} for each in (old, new))

@@ -1,6 +1,6 @@
 """Read and write ``SHA256SUMS``: the checksums of a finished run's small files.
 
-`sha256sum --check SHA256SUMS` reads it too. Its last line is a comment with the checksum of the lines before it.
+`sha256sum --check SHA256SUMS` can check the files too. The last line is a comment with the checksum of all other lines.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _END = "# sha256 of the lines above: "
 
 
 def write_checksums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
-    """Write the checksums of a run's small files: those that exist, and those whose bytes are `known` already.
+    """Write the checksums of a run's small files; `known` has the bytes of files that are written later.
 
     Raises
     ------
@@ -46,28 +46,28 @@ def read_checksums(run: RunDirectory) -> dict[Location, str]:
     try:
         text = read_regular(run.sums_file, _LARGEST).decode("ascii")
     except FileNotFoundError as error:
-        raise StoreError(f"{run.sums_file}: not found") from error
+        raise StoreError(f"{run.sums_file}: the file does not exist") from error
     except AccessError:
         raise
     except OSError as error:
         raise StoreError(f"{run.sums_file}: cannot be read: {error.strerror or error}") from error
     except ValueError as error:
-        raise StoreError(f"{run.sums_file}: is not ASCII") from error
+        raise StoreError(f"{run.sums_file}: the file has bytes that are not ASCII") from error
     body, _, end = text.rpartition(_END)
     if end != f"{sha256(body.encode())}\n":
-        raise StoreError(f"{run.sums_file}: its last line is not the checksum of the lines before it")
+        raise StoreError(f"{run.sums_file}: the last line is not the checksum of the lines before it")
     known = {_name(run, path): path for path in run.small_files()}
     checksums = dict[Location, str]()
     for line in body.splitlines():
         match = _LINE.fullmatch(line)
         if match is None or match[2] not in known:
-            raise StoreError(f"{run.sums_file}: has the line {line[:200]!r}, which names no small file of a run")
+            raise StoreError(f"{run.sums_file}: line {line[:200]!r} does not name a small file of a run")
         checksums[known[match[2]]] = match[1]
     return checksums
 
 
 def read_file(path: Location) -> bytes:
-    """Return the bytes of one of the small files.
+    """Return the bytes of a small file of a run.
 
     Raises
     ------

@@ -3,8 +3,8 @@
 The codecs are Zarr's own: little-endian bytes or vlen-utf8, then optionally zstd or Blosc, then CRC-32C. Any reader of
 Zarr v3 reads them. This module encodes and decodes one chunk at a time, without copies.
 
-A forged chunk can have a right checksum. Decoders written in C trust the sizes in a chunk, so `decode` first compares
-them with the sizes of the payload and of the samples.
+A manipulated chunk can have a correct checksum. Decoders written in C trust the sizes in a chunk, so `decode` first
+compares these sizes with the sizes of the payload and of the samples.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ blosc.use_threads = False  # a worker has one core
 
 @dataclass(frozen=True, slots=True)
 class ChunkCodec:
-    """The codecs of the chunks of one array.
+    """Encoder and decoder for the chunks of one array.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class ChunkCodec:
 
     @classmethod
     def of(cls, array: zarr.Array[Any]) -> ChunkCodec:
-        """Return the codec of an array's chunks; of a sharded array, that of its inner chunks.
+        """Return the codec of an array's chunks, or of the inner chunks if the array is sharded.
 
         Raises
         ------
@@ -78,16 +78,18 @@ class ChunkCodec:
         known &= (isinstance(first, VLenUTF8Codec) or _little(first)) and len(middle) == len(others) - 1 <= 1
         if not (known and isinstance(others[-1], Crc32cCodec)):
             names = ", ".join(type(codec).__name__ for codec in codecs)
-            raise StoreError(f"{array.store_path}: has codecs {names}; expected what `synthpipe build` writes")
+            raise StoreError(
+                f"{array.store_path}: unexpected codecs {names}; expected those that `synthpipe build` uses"
+            )
         return cls(isinstance(first, VLenUTF8Codec), _compressor(middle[0]) if middle else None)
 
     @property
     def stored_as_is(self) -> bool:
-        """Whether a chunk is the bytes of its samples and a checksum, without compression."""
+        """Whether chunks are not compressed: a chunk is the bytes of its samples, then a checksum."""
         return self.compressor is None and not self.text
 
     def encode(self, samples: Samples) -> list[Bytes]:
-        """Return a chunk as pieces of bytes to store one after the other; arrays are not copied.
+        """Encode samples as a chunk; return pieces of bytes to store one after the other. Arrays are not copied.
 
         Raises
         ------
@@ -98,7 +100,7 @@ class ChunkCodec:
             payload: Bytes = bytes(VLenUTF8().encode(np.asarray(samples, dtype=object)))
             if len(payload) > MOST_TEXT:
                 raise StoreError(
-                    f"strings of a shard have {len(payload)} bytes, at most {MOST_TEXT}; lower store.shard"
+                    f"the strings of a shard have {len(payload)} bytes, expected at most {MOST_TEXT}; lower store.shard"
                 )
         else:
             numbers = np.asarray(samples)
@@ -108,12 +110,12 @@ class ChunkCodec:
         return [payload, checksum(payload)]
 
     def decode(self, payload: Bytes, out: NDArray[Any]) -> None:
-        """Decode a numeric chunk, without its checksum, into `out`: C-contiguous, of the chunk's shape and dtype.
+        """Decode a numeric chunk without its checksum into `out`, a C-contiguous array of the chunk's shape and dtype.
 
         Raises
         ------
         ValueError, RuntimeError
-            The bytes are not such a chunk.
+            The bytes cannot be decoded to this shape and dtype.
         """
         if self.compressor is None:
             _expect("bytes", len(payload), out.nbytes)
@@ -126,12 +128,12 @@ class ChunkCodec:
         self.compressor.decode(payload, out)
 
     def read(self, payload: Bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return the samples of a chunk, without its checksum: of `shape`; strings as objects, others of `dtype`.
+        """Decode a chunk without its checksum; return an array of `shape`, of objects for strings, else of `dtype`.
 
         Raises
         ------
         ValueError, RuntimeError
-            The bytes are not such a chunk.
+            The bytes cannot be decoded to this shape and dtype.
         """
         if self.text:
             return np.array(_strings(self._unpacked_text(payload), math.prod(shape)), dtype=object).reshape(shape)
@@ -140,7 +142,7 @@ class ChunkCodec:
         return samples
 
     def most_bytes(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-        """Return the largest size of a chunk in bytes with its checksum, also for samples that do not compress."""
+        """Return the largest possible size of a chunk with its checksum, in bytes."""
         size = MOST_TEXT if self.text else math.prod(shape) * dtype.itemsize
         return size + size // 128 + 1024
 
@@ -149,7 +151,7 @@ class ChunkCodec:
             return bytes(payload)
         size = _unpacked_size(payload)
         if size > MOST_TEXT:
-            raise ValueError(f"it has {size} bytes after unpacking, expected at most {MOST_TEXT}")
+            raise ValueError(f"the chunk has {size} bytes after unpacking, expected at most {MOST_TEXT}")
         out = np.empty(size, np.uint8)
         self.compressor.decode(payload, out)
         return out.tobytes()
@@ -165,7 +167,7 @@ def split_checksum(data: Stored) -> Stored:
     """
     payload = data[:-CHECKSUM_BYTES]
     if len(data) < CHECKSUM_BYTES or checksum(payload) != bytes(data[-CHECKSUM_BYTES:]):
-        raise ValueError("its checksum is wrong")
+        raise ValueError("the checksum is wrong")
     return payload
 
 
@@ -181,12 +183,13 @@ def _expect(what: str, found: int, expected: int) -> None:
 
 
 def _check_blosc(payload: memoryview, size: int) -> None:
-    """Refuse a Blosc chunk whose decoder would read beyond the payload, or write more or less than `size` bytes.
+    """Refuse a Blosc chunk whose decoder would read beyond the payload, or would not write exactly `size` bytes.
 
-    With samples of one byte every block is one stream of LZ4: where it starts, its length in four bytes, its bytes.
+    With a type size of one byte, each block is one LZ4 stream: its length in four bytes, then its bytes. The header is
+    followed by the start of each block.
     """
     if len(payload) < _BLOSC_HEADER.size:
-        raise ValueError(f"{len(payload)} bytes are no Blosc chunk")
+        raise ValueError(f"{len(payload)} bytes are too few for a Blosc chunk")
     version, _, flags, type_size, unpacked, block, stored = _BLOSC_HEADER.unpack_from(payload)
     _expect("version of Blosc", version, _BLOSC_VERSION)
     _expect("compressor of Blosc", flags >> 5, _LZ4)
@@ -194,52 +197,52 @@ def _check_blosc(payload: memoryview, size: int) -> None:
     _expect("bytes after unpacking", unpacked, size)
     _expect("bytes of the Blosc chunk", stored, len(payload))
     if not 0 < block <= size:
-        raise ValueError(f"blocks of {block} bytes, expected at most {size}")
+        raise ValueError(f"the blocks have {block} bytes, expected 1 to {size}")
     if flags & _COPIED:
         _expect("bytes of the samples", stored - _BLOSC_HEADER.size, size)
         return
     blocks = -(-size // block)
     first = _BLOSC_HEADER.size + 4 * blocks
     if first > stored:
-        raise ValueError(f"{blocks} blocks in {stored} bytes")
+        raise ValueError(f"the index of {blocks} blocks does not fit into {stored} bytes")
     for start in struct.unpack_from(f"<{blocks}I", payload, _BLOSC_HEADER.size):
         if not first <= start <= stored - 4:
-            raise ValueError(f"a block at byte {start} of {stored}")
+            raise ValueError(f"a block starts at byte {start}, expected {first} to {stored - 4}")
         (length,) = struct.unpack_from("<I", payload, start)
         if length > stored - 4 - start:
-            raise ValueError(f"a block of {length} bytes at byte {start} of {stored}")
+            raise ValueError(f"the block at byte {start} has {length} bytes, expected at most {stored - 4 - start}")
 
 
 def _unpacked_size(payload: Bytes) -> int:
-    """Return the content size in the header of a zstd frame; every frame of synthpipe has it."""
+    """Return the content size in the header of a zstd frame; synthpipe writes it into every frame."""
     start = bytes(payload[:18])
     if len(start) < 5 or start[:4] != _ZSTD_MAGIC:
-        raise ValueError("it is no frame of zstd")
+        raise ValueError("the chunk does not begin with a zstd frame")
     flags = start[4]
     single = bool(flags & 32)
     bytes_of_size = {0: int(single), 1: 2, 2: 4, 3: 8}[flags >> 6]
     position = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
     if not bytes_of_size or len(start) < position + bytes_of_size:
-        raise ValueError("its frame of zstd does not say how large its content is")
+        raise ValueError("the header of the zstd frame has no content size")
     return int.from_bytes(start[position : position + bytes_of_size], "little") + (256 if bytes_of_size == 2 else 0)
 
 
 def _strings(data: bytes, count: int) -> list[str]:
-    """Return the strings of vlen-utf8: their count, then the length and the bytes of each."""
+    """Decode vlen-utf8, which has the number of strings, then the length and the bytes of each string."""
     found, position = [], 4
     _expect("strings", int.from_bytes(data[:4], "little"), count)
     for _ in range(count):
         start = position + 4
         position = start + int.from_bytes(data[start - 4 : start], "little")
         if position > len(data):
-            raise ValueError(f"a string ends at byte {position} of {len(data)}")
+            raise ValueError(f"a string ends at byte {position}, but there are {len(data)} bytes")
         found.append(data[start:position].decode())
     _expect("bytes of strings", len(data), position)
     return found
 
 
 def settings(codec: Codec) -> Mapping[str, Any]:
-    """Return the settings of a codec in the form of ``zarr.json``; older versions of Zarr have enums as attributes."""
+    """Return the settings of a codec as ``zarr.json`` stores them; attributes are enums in older versions of Zarr."""
     found: Mapping[str, Any] = codec.to_dict().get("configuration", {})  # type: ignore[assignment]
     return found
 

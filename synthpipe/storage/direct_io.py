@@ -1,7 +1,7 @@
-"""Write whole objects in a thread, with direct I/O on a disk; an object appears when it is complete.
+"""Write an object in a background thread, with direct I/O on a disk; the object gets its name when it is complete.
 
 Direct I/O bypasses the system's page cache. Copying into the cache takes longer than rendering the pixels, and a shard
-is read again only when its pages would have left the cache. Object stores take their objects in parts.
+is read again so late that its pages would have left the cache. Objects in object stores are uploaded in parts.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ _unused: defaultdict[int, list[Buffer]] = defaultdict(list)  # by size: the firs
 
 
 class Target(Protocol):
-    """A destination for the bytes of one object."""
+    """Destination of the bytes of one object: a local file or an upload."""
 
     def write(self, data: Buffer) -> None:
-        """Add whole pages."""
+        """Write bytes; their number is a multiple of the page size."""
 
     def finish(self, data: Buffer) -> None:
-        """Add the last bytes, and make all bytes durable."""
+        """Write the last bytes, and make all bytes durable."""
 
     def appear(self) -> None:
         """Give the finished object its name."""
 
     def close(self) -> None:
-        """Release the destination; an object that has not appeared leaves nothing behind."""
+        """Close the destination; remove an object that did not get its name."""
 
 
 class ObjectWriter:
-    """Write a new object once, from its first byte to its last.
+    """Write a new object from its first byte to its last, without seeking.
 
-    The caller fills one buffer while a thread writes another.
+    The caller fills one buffer while a background thread writes another.
 
     Parameters
     ----------
     path : Path or UPath
-        The object's path. An existing object is replaced when the new one appears.
+        The object's path. An existing object is replaced when the new one gets its name.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class ObjectWriter:
         self._writing: Future[None] | None = None
 
     def reserve(self, size: int) -> Buffer:
-        """Return the object's next `size` bytes, (size,) uint8, to be filled before any other method is called."""
+        """Return a buffer, (size,) uint8, for the next bytes; the caller must fill it before it calls other methods."""
         if self._filled + size > self._buffer.size:
             self.wait()
             whole = self._filled // _PAGE * _PAGE
@@ -79,12 +79,12 @@ class ObjectWriter:
         return self._buffer[start : self._filled]
 
     def finish(self) -> None:
-        """Begin to write the remaining bytes and to make all bytes durable."""
+        """Start to write the remaining bytes, and to make all bytes durable, in the background."""
         self.wait()
         self._writing = self._background.submit(self._target.finish, self._buffer[: self._filled])
 
     def wait(self) -> None:
-        """Wait until the thread has written everything it was given."""
+        """Wait until the background thread has written all bytes that were submitted."""
         if self._writing:
             self._writing.result()
 
@@ -93,7 +93,7 @@ class ObjectWriter:
         self._target.appear()
 
     def close(self) -> None:
-        """Release the object; if it has not appeared, nothing is left behind."""
+        """Close the object; remove it if it did not get its name."""
         self._background.shutdown()
         self._target.close()
         _unused[self._buffer.size].append(self._buffer)
@@ -118,14 +118,14 @@ class LocalFile:
     def write(self, data: Buffer) -> None:
         self._write(data)
         if self._cached:
-            os.fsync(self._descriptor)  # so that the disk works meanwhile here too
+            os.fsync(self._descriptor)  # so the disk writes while the next samples are rendered
 
     def finish(self, data: Buffer) -> None:
         whole = data.size // _PAGE * _PAGE
         self._write(data[:whole])
         self._use_cache()
         self._write(data[whole:])
-        os.fsync(self._descriptor)  # or a power cut could leave the name, and not the bytes
+        os.fsync(self._descriptor)  # otherwise a power cut could leave the name without the bytes
 
     def appear(self) -> None:
         self._file.close()  # some file systems refuse to rename a file that is open
@@ -142,14 +142,14 @@ class LocalFile:
             except OSError as error:
                 if self._cached or error.errno != errno.EINVAL:
                     raise
-                self._use_cache()  # the file system asks for more than pages, or has taken a part of one
+                self._use_cache()  # the file system needs a larger alignment than a page, or wrote a part of a page
 
     def _use_cache(self, wanted: bool = True) -> None:
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~_DIRECT
         try:
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags if wanted else flags | _DIRECT)
             self._cached = wanted
-        except OSError:  # the file system always uses it
+        except OSError:  # the file system always uses the cache
             self._cached = True
 
 

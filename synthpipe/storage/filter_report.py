@@ -1,4 +1,4 @@
-"""The report of a filter's training: metrics of each epoch, and the epoch whose weights were kept."""
+"""Read and write the report of a filter's training: metrics of each epoch, and the epoch with the kept weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synthpipe.files.locations import Location
 from synthpipe.files.reading import read_regular
 
 FORMAT_VERSION = 1
-_CURE = "`synthpipe verify RUN` says how to mend it"
+_CURE = "`synthpipe verify RUN` shows how to repair it"
 _MOST = 64 << 20  # bytes
 _WELL_BELOW = 0.05  # of accuracy
 _CLOSED = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -25,10 +25,10 @@ _Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, slots=True)
 class EpochMetrics:
-    """One epoch of training.
+    """Metrics of one epoch of a filter's training.
 
     Validation gives real patches and composites equal weight, whatever their numbers: `val_accuracy` is the mean of
-    the two sides' accuracies at the threshold 0.5 (0.5 is guessing) and `val_loss` the mean of their cross-entropies.
+    their two accuracies at the threshold 0.5 (guessing has 0.5), and `val_loss` is the mean of their cross-entropies.
 
     Attributes
     ----------
@@ -39,8 +39,7 @@ class EpochMetrics:
     val_loss, val_accuracy, val_auroc : float
         The metrics of the weights after the epoch.
     val_best_accuracy, val_best_threshold : float or None
-        The highest accuracy that any threshold has on the validation images, and that threshold; None in reports of
-        earlier versions.
+        The highest validation accuracy over all thresholds, and its threshold; None in reports of earlier versions.
     """
 
     __pydantic_config__ = _CLOSED
@@ -71,7 +70,7 @@ class FilterReport:
     accuracy, auroc : float
         The validation metrics of the best epoch.
     synthetic_train, synthetic_val, real_train, real_val : int
-        The numbers of images; every epoch has new views of those of `real_train`.
+        The numbers of images. The images of `real_train` get new views in every epoch.
     model_sha256 : str
         SHA-256 of the weights file.
     seconds : float
@@ -106,12 +105,12 @@ class FilterReport:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> FilterReport:
-        """Return the report that `to_json` wrote.
+        """Read a report that `to_json` wrote.
 
         Raises
         ------
         ValueError
-            It is something else, or of another format.
+            The text is not a report, or has another format version.
         """
         fields: Any = parse_json(text)
         version = fields.pop("format_version", None) if isinstance(fields, dict) else None
@@ -122,14 +121,14 @@ class FilterReport:
         except ValidationError as error:
             raise ValueError(f"a field is missing, unknown or wrong: {explain(error)}") from error
         if not 0 <= found.best_epoch < len(found.epochs):
-            raise ValueError(f"best_epoch is {found.best_epoch}, and there are {len(found.epochs)} epochs")
+            raise ValueError(f"best_epoch is {found.best_epoch}, but there are {len(found.epochs)} epochs")
         return found
 
 
 def accuracy_text(report: Mapping[str, Any]) -> str:
-    """Describe the accuracy of a filter, from `FilterReport.fields`: at threshold 0.5, and at the best one if known.
+    """Describe a filter's accuracy at threshold 0.5 and at the best threshold, from `FilterReport.fields`.
 
-    The two differ where the scores are in the right order (the AUROC is high) but not around 0.5.
+    The two accuracies differ if the filter orders images well (its AUROC is high), but 0.5 does not separate them.
     """
     best = report["epochs"][report["best_epoch"]]
     accuracy, threshold = best.get("val_best_accuracy"), best.get("val_best_threshold")
@@ -140,17 +139,17 @@ def accuracy_text(report: Mapping[str, Any]) -> str:
 
 
 def calibration_text(report: Mapping[str, Any]) -> str:
-    """Explain an accuracy at 0.5 that is well below the best one; return an empty text for other reports."""
+    """Explain why the accuracy at 0.5 is well below the best accuracy; return an empty text if it is not."""
     best = report["epochs"][report["best_epoch"]]
     accuracy, threshold = best.get("val_best_accuracy"), best.get("val_best_threshold")
     if accuracy is None or accuracy - report["accuracy"] < _WELL_BELOW:
         return ""
     return (
-        "The filter orders images better than its accuracy at 0.5 suggests: its scores are not calibrated, and 0.5 is "
-        f"not where it separates real from synthetic. Rule threshold does best with curation.threshold near "
-        f"{threshold:.3g}. Rule top_k compares scores only with each other, so it needs no threshold; the acceptance "
-        "rate, which depends on the threshold, says little. The best threshold is chosen on the images that it is "
-        "measured on, so its accuracy is slightly optimistic."
+        "The filter orders images better than its accuracy at 0.5 suggests. Its scores are not calibrated: the "
+        f"threshold 0.5 does not separate real images from synthetic ones. For rule threshold, set curation.threshold "
+        f"near {threshold:.3g}. Rule top_k compares scores only with each other, so it needs no threshold. The "
+        "acceptance rate depends on the threshold, so it means little here. The best threshold is chosen and measured "
+        "on the same images, so its accuracy is slightly optimistic."
     )
 
 
@@ -163,14 +162,14 @@ def load_report(path: Location) -> FilterReport:
     Raises
     ------
     FilterError
-        There is no report, or it is damaged.
+        The file does not exist, or is damaged.
     """
     try:
         return FilterReport.from_json(read_regular(path, _MOST))
     except FileNotFoundError as error:
-        raise FilterError(f"{path}: not found; expected the report of a trained filter; build again") from error
+        raise FilterError(f"{path}: not found, expected the report of a trained filter; build again") from error
     except AccessError:
         raise
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
-        raise FilterError(f"{path}: is no filter's report, or damaged: {found}; {_CURE}") from error
+        raise FilterError(f"{path}: is damaged, or is not the report of a filter: {found}; {_CURE}") from error

@@ -1,7 +1,7 @@
 """Check stored objects: every byte of a shard, and every field of a ``zarr.json``.
 
-The expected form of an array comes from an array in memory, never from metadata on the disk, which may be damaged. So
-shards can be checked, and their samples read, even if their ``zarr.json`` is damaged.
+The expected shape and codecs come from an array in memory, never from metadata on the disk, which may be damaged. So
+shards can be checked and read even if their ``zarr.json`` is damaged.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from synthpipe.storage.shards import shard_key, shard_numbers, shard_size
 
 
 class DamageError(StoreError):
-    """A stored object differs from the expected one.
+    """Error that a stored object differs from the expected object.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class DamageError(StoreError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredArray:
-    """The expected form of an array, and the folder of its objects.
+    """An array as it should be stored, and the folder that has its objects.
 
     Attributes
     ----------
@@ -63,11 +63,11 @@ class StoredArray:
         return self.path / shard_key(self.array, shard)
 
     def shards(self) -> frozenset[int]:
-        """Return the shards that are stored."""
+        """Return the numbers of the stored shards."""
         return shard_numbers(self.array, self.names())
 
     def decode(self, data: bytes) -> NDArray[Any]:
-        """Return the samples of a shard, as `decode_shard` does."""
+        """Check every byte of a shard and return its samples; see `decode_shard`."""
         return decode_shard(self.array, data)
 
     def names(self) -> list[str]:
@@ -93,7 +93,7 @@ class StoredArray:
 
 
 def decode_shard(array: zarr.Array[Any], data: bytes) -> NDArray[Any]:
-    """Check every byte of a shard and return its samples, (N, ...), also those beyond the array's length.
+    """Check every byte of a shard and return all its samples, (N, ...), even those beyond the array's length.
 
     Parameters
     ----------
@@ -105,29 +105,29 @@ def decode_shard(array: zarr.Array[Any], data: bytes) -> NDArray[Any]:
     Raises
     ------
     DamageError
-        A checksum is wrong, there are too few or too many bytes, or they do not decode to samples.
+        A checksum is wrong, bytes are missing or left over, or the bytes cannot be decoded.
     """
     codec, size, stored = ChunkCodec.of(array), shard_size(array), np.frombuffer(data, np.uint8)
     if not isinstance(array.metadata.codecs[0], ShardingCodec):  # type: ignore[union-attr]
-        return _decode(codec, _checked(stored, "its checksum"), (size, *array.shape[1:]), array.dtype)
+        return _decode(codec, _checked(stored, "the checksum"), (size, *array.shape[1:]), array.dtype)
     chunks = list(_chunks(stored, size))
     samples = np.empty((size, *array.shape[1:]), array.dtype)
     for number, chunk in enumerate(chunks):
-        payload = _checked(chunk, f"the checksum of its sample {number}")
+        payload = _checked(chunk, f"the checksum of sample {number}")
         samples[number] = _decode(codec, payload, array.shape[1:], array.dtype)
     return samples
 
 
 def metadata_of(node: zarr.Array[Any] | zarr.Group) -> bytes:
-    """Return the ``zarr.json`` of an array or group."""
+    """Return the bytes of the ``zarr.json`` of an array or group."""
     found: bytes = node.metadata.to_buffer_dict(default_buffer_prototype())[METADATA].to_bytes()
     return found
 
 
 def check_metadata(data: bytes, expected: bytes) -> None:
-    """Refuse a ``zarr.json`` with other fields or values than the expected one; its formatting does not matter.
+    """Refuse a ``zarr.json`` whose fields or values differ from the expected ones; its formatting does not matter.
 
-    Consolidated metadata is ignored: a user added it, and the next build drops it.
+    Consolidated metadata is ignored, since a user may add it, and the next build removes it.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def check_metadata(data: bytes, expected: bytes) -> None:
     try:
         found, wanted = parse_json(data), json.loads(expected)
     except ValueError as error:
-        raise DamageError(f"no JSON: {error}", "what this version writes") from error
+        raise DamageError(f"text that is not JSON: {error}", "the JSON that this version writes") from error
     for fields in (found, wanted):
         if isinstance(fields, dict):
             fields.pop(COPIES, None)
@@ -146,34 +146,39 @@ def check_metadata(data: bytes, expected: bytes) -> None:
 
 
 def _chunks(data: Buffer, count: int) -> Iterator[Buffer]:
-    """Yield the chunks of a shard, which must follow each other without gaps up to its index."""
+    """Yield the chunks of a shard; refuse gaps between the chunks, and before the index at the end of the shard."""
     start_of_index = len(data) - 16 * count - CHECKSUM_BYTES
     if start_of_index < 0:
-        raise DamageError(f"{len(data)} bytes", f"at least the {16 * count + CHECKSUM_BYTES} of its index")
-    index = np.frombuffer(_checked(data[start_of_index:], "the checksum of its index"), "<u8").reshape(-1, 2)
+        raise DamageError(f"{len(data)} bytes", f"at least {16 * count + CHECKSUM_BYTES}, the size of the index")
+    index = np.frombuffer(_checked(data[start_of_index:], "the checksum of the index"), "<u8").reshape(-1, 2)
     end = 0
     for number, (offset, length) in enumerate(index.tolist()):
         if offset != end or end + length > start_of_index:
-            raise DamageError(f"sample {number} at byte {offset}, {length} long", f"one that begins at byte {end}")
+            raise DamageError(
+                f"sample {number} at byte {offset} with {length} bytes",
+                f"byte {end}, and at most {start_of_index - end} bytes",
+            )
         end = offset + length
         yield data[offset:end]
     if end != start_of_index:
-        raise DamageError(f"{start_of_index} bytes of samples", f"{end}, as its index says")
+        raise DamageError(f"{start_of_index} bytes of samples", f"{end}, according to the index")
 
 
 def _checked(data: Buffer, what: str) -> Buffer:
-    """Return a chunk without its checksum."""
+    """Return a chunk without its checksum; refuse a wrong checksum, which `what` names."""
     try:
         return split_checksum(data)
     except ValueError as error:
-        raise DamageError(f"{len(data)} bytes, and {what} is wrong", "bytes that it is right for") from error
+        raise DamageError(f"{len(data)} bytes, and {what} is wrong", "bytes that match the checksum") from error
 
 
 def _decode(codec: ChunkCodec, payload: Buffer, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     try:
         return codec.read(payload, shape, dtype)
     except (ValueError, RuntimeError) as error:
-        raise DamageError(f"{len(payload)} bytes that do not decode: {error}", f"samples of shape {shape}") from error
+        raise DamageError(
+            f"{len(payload)} bytes that cannot be decoded: {error}", f"samples of shape {shape}"
+        ) from error
 
 
 def _unequal(found: Any, wanted: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -185,12 +190,12 @@ def _unequal(found: Any, wanted: Any, key: str = "") -> Iterator[tuple[str, Any,
         for number, (left, right) in enumerate(zip(found, wanted, strict=True)):
             yield from _unequal(left, right, f"{key}[{number}]")
     elif type(found) is not type(wanted) or found != wanted:
-        yield key or "it", found, wanted
+        yield key or "the content", found, wanted
 
 
 def _short(value: Any) -> str:
     try:
         text = "nothing" if value is ... else json.dumps(value)
     except RecursionError:
-        return "nested deeply"
+        return "a deeply nested value"
     return text if len(text) <= 80 else f"{text[:77]}..."

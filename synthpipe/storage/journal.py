@@ -1,4 +1,4 @@
-"""The fields of ``build.json``, and the check of a stored one."""
+"""Check the fields of a stored ``build.json``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from synthpipe.core.records import Reason, Strategy
 from synthpipe.files.locations import Location
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-_JUDGED = {"candidates", "acceptance", "verdicts", "class_share", "donors"}  # they come together
+_JUDGED = {"candidates", "acceptance", "verdicts", "class_share", "donors"}  # a build writes them together
 _Count = Annotated[int, Field(ge=0, le=MOST)]
 _Seconds = Annotated[float, Field(ge=0)]
-_HOW_TO_MEND = "`synthpipe verify RUN` says how to mend it"
+_HOW_TO_MEND = "`synthpipe verify RUN` shows how to repair it"
 
 
 class _Donors(BaseModel):
@@ -36,7 +36,7 @@ class _BelowThreshold(BaseModel):
 
 
 class _Entry(BaseModel):
-    """The results of a strategy; later steps of the build add the later fields."""
+    """The results of one strategy. A build adds the fields in this order, so later fields can be missing."""
 
     model_config = _STRICT
 
@@ -51,7 +51,7 @@ class _Entry(BaseModel):
 
 
 class _Round(BaseModel):
-    """A round of a strategy's plan. All counts but ``new`` are those of the whole plan so far."""
+    """The results of one round of a strategy. All counts except ``new`` cover the whole plan so far."""
 
     model_config = _STRICT
 
@@ -85,7 +85,7 @@ class _Journal(BaseModel):
 
 
 def check_journal(path: Location, data: Mapping[str, Any]) -> None:
-    """Refuse the content of a ``build.json`` that no build writes.
+    """Refuse a ``build.json`` whose fields differ from those that a build writes.
 
     Raises
     ------
@@ -99,4 +99,4 @@ def check_journal(path: Location, data: Mapping[str, Any]) -> None:
     for strategy, entry in data.get("strategies", {}).items():
         if (present := _JUDGED & entry.keys()) and present != _JUDGED:
             lacking = ", ".join(sorted(_JUDGED - present))
-            raise StoreError(f"{path}: strategies.{strategy} lacks {lacking}; {_HOW_TO_MEND}")
+            raise StoreError(f"{path}: strategies.{strategy}: missing fields: {lacking}; {_HOW_TO_MEND}")

@@ -1,7 +1,7 @@
 """Open the groups and arrays of a store without trusting its metadata.
 
-Every ``zarr.json`` is read and checked before zarr-python, which trusts metadata, uses it. Consolidated metadata, the
-copies of other groups' and arrays' metadata, is not used.
+zarr-python trusts metadata, so every ``zarr.json`` is checked first. Consolidated metadata, which are copies of the
+metadata of other groups and arrays, is not used.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from synthpipe.files.reading import read_regular
 
 METADATA = "zarr.json"
 COPIES = "consolidated_metadata"
-"""The key of copies of the metadata below a group, which `zarr.consolidate_metadata` adds. They are not read."""
+"""The key of consolidated metadata, which `zarr.consolidate_metadata` adds. It is not read."""
 MOST_METADATA = 64 << 20
-"""The largest size of a ``zarr.json`` in bytes; that of a curated set lists all slides."""
+"""The largest size of a ``zarr.json`` in bytes; the file of a curated set lists all slides."""
 
 HOW_TO_MEND = (
-    "`synthpipe verify RUN --repair` makes it again where its run is finished; elsewhere remove this object and give "
-    "the command that made it again, or restore it from a copy"
+    "if its run is finished, repair it with `synthpipe verify RUN --repair`; otherwise remove this object and run the "
+    "command that wrote it again, or restore it from a copy"
 )
-"""The cure of a damaged object, in a run or in a separate curated set."""
+"""Advice on a damaged object, in a run or in a separate curated set."""
 
 _Size = Annotated[int, Field(strict=True, ge=0, le=MOST)]
 _Positive = Annotated[int, Field(strict=True, ge=1, le=MOST)]
 
 
 class _Named(BaseModel):
-    """An extension point of Zarr."""
+    """A codec of an array's metadata, as Zarr writes it: a name and a configuration."""
 
     name: str
     configuration: dict[str, Any] = {}
@@ -78,7 +78,7 @@ class _Array(BaseModel):
 
 
 class _Attributes(BaseModel):
-    """The attributes of a group that synthpipe uses; a group may have others."""
+    """The attributes of a group that synthpipe uses; a group may have further attributes."""
 
     pipeline: str = ""
     fingerprint: str = ""
@@ -99,12 +99,12 @@ class _Group(BaseModel):
 
 
 def open_node(path: StorePath) -> zarr.Array[Any] | zarr.Group | None:
-    """Return the array or group at a path of a store; None if there is none.
+    """Return the array or group at a path of a store, or None if neither exists.
 
     Raises
     ------
     StoreError
-        Its metadata is not JSON, or describes an array or group that synthpipe does not write.
+        The metadata is not JSON, or describes an array or group that synthpipe does not write.
     """
     file = f"{where(path)}/{METADATA}"
     try:
@@ -117,7 +117,7 @@ def open_node(path: StorePath) -> zarr.Array[Any] | zarr.Group | None:
         if isinstance(node, _Group):
             _check_attributes(node.attributes)
             return zarr.Group(AsyncGroup.from_dict(path, node.model_dump()))
-        # zarr has no exception of its own for what it cannot read
+        # zarr has no exception of its own for metadata that it cannot read
         return zarr.Array.from_dict(path, fields)
     except AccessError:
         raise
@@ -128,23 +128,23 @@ def open_node(path: StorePath) -> zarr.Array[Any] | zarr.Group | None:
 
 
 def has_copies(path: StorePath) -> bool:
-    """Return whether a group has consolidated metadata, copies of other metadata that may be out of date."""
+    """Return whether a group has consolidated metadata, which may be out of date."""
     data = _read(path)
     return data is not None and parse_json(data).get(COPIES) is not None
 
 
 def damaged(path: object, what: str) -> StoreError:
-    """Return the error to raise for a damaged object."""
+    """Return the error for a damaged object; `what` describes the damage."""
     return StoreError(f"{path}: damaged: {what}; {HOW_TO_MEND}")
 
 
 def taxonomy_of(group: zarr.Group) -> Taxonomy:
-    """Return the classes that the attributes of a group define.
+    """Return the tissue classes that are stored in the attributes of a group.
 
     Raises
     ------
     StoreError
-        The attributes define no classes.
+        The attributes have no classes.
     """
     if "classes" not in group.attrs:
         raise damaged(f"{where(group.store_path)}/{METADATA}", "attributes.classes is missing")
@@ -152,26 +152,26 @@ def taxonomy_of(group: zarr.Group) -> Taxonomy:
 
 
 def location_of(path: StorePath) -> Location:
-    """Return the folder or URL of a path of a Zarr store.
+    """Return the folder or URL that a path of a Zarr store refers to.
 
     Raises
     ------
     StoreError
-        The store is of a kind that synthpipe does not write.
+        The store is neither on a disk nor at a URL.
     """
     store = path.store
     if isinstance(store, LocalStore):
         return store.root / path.path
     if isinstance(store, FsspecStore):
-        system = getattr(store.fs, "sync_fs", store.fs)  # file systems that are not asynchronous come wrapped
+        system = getattr(store.fs, "sync_fs", store.fs)  # zarr wraps file systems that are not asynchronous
         options = {key: value for key, value in system.storage_options.items() if key != "asynchronous"}
         found: UPath = UPath(system.unstrip_protocol(f"{store.path}/{path.path}".rstrip("/")), **options)
         return found
-    raise StoreError(f"{path}: is no store on a disk or at a URL")
+    raise StoreError(f"{path}: the store is neither on a disk nor at a URL")
 
 
 def where(path: StorePath) -> str:
-    """Return the text that names a path of a store in messages."""
+    """Return a path of a store as text for messages."""
     return str(path if isinstance(path.store, MemoryStore) else location_of(path))
 
 

@@ -1,4 +1,4 @@
-"""Read the recipes of stored composites."""
+"""Read the recipe of a stored composite."""
 
 from __future__ import annotations
 

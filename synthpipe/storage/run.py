@@ -1,4 +1,4 @@
-"""The run directory: the paths of all files of a build, and what its JSON files say."""
+"""The run directory: the paths of all files of a build, and the contents of its JSON files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _PACKAGES = ("synthpipe", "numpy", "opencv-python-headless", "bezier", "pillow",
 _MOST_JSON = 64 << 20  # bytes
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
-_HOW_TO_MEND = "`synthpipe verify RUN` says how to mend it"
+_HOW_TO_MEND = "`synthpipe verify RUN` shows how to repair it"
 RUN = Kind(
     "run",
     ("run.json",),
@@ -115,7 +115,7 @@ class RunDirectory:
 
     @property
     def token(self) -> Location:
-        """A file that exists while a build runs, by which workers recognize the run."""
+        """A file that exists while a build runs; workers read it to recognize the run."""
         return self.path / ".driver"
 
     def small_files(self) -> tuple[Location, ...]:
@@ -124,26 +124,26 @@ class RunDirectory:
         return (self.run_file, self.build_file, *self.tables(), self.split_file, *filters, *self.cards())
 
     def cards(self) -> tuple[Location, Location]:
-        """Return the paths of the data cards, for people and for machines; they exist once the run is finished."""
+        """Return the paths of the data cards, for people and for machines; a finished run has them."""
         return self.path / "README.md", self.path / "croissant.json"
 
     def tables(self) -> tuple[Location, Location]:
-        """Return the paths of the catalog and of its problems."""
+        """Return the paths of the catalog and of the list of its problems."""
         return self.path / "catalog.csv", self.path / "problems.csv"
 
     def holds_composites(self) -> bool:
-        """Return whether the run has composites: then its patches and pipeline cannot change."""
+        """Return whether the run has composites; if it has, its patches and pipeline cannot change."""
         return exists(self.candidates) or exists(self.training) or self.has_curated()
 
     def has_curated(self) -> bool:
-        """Return whether the run has a curated set or a part of one, not counting leftovers of a moved set."""
+        """Return whether the run has a curated set, or a part of one; leftovers of a moved set do not count."""
         return exists(self.curated) and not self._is_set_aside()
 
     def exists(self) -> bool:
         return exists(self.run_file)
 
     def sweep(self) -> None:
-        """Remove the temporary files of a killed process. No other process must be building the run.
+        """Remove the temporary files of a killed process; call this only while no other process builds the run.
 
         Trainings and exports inside the run are not touched.
         """
@@ -168,24 +168,28 @@ class RunDirectory:
             found = data.get("format_version")
             raise StoreError(f"{self.run_file}: format_version is {found}, this synthpipe reads {FORMAT_VERSION}")
         if missing := _RunFile.model_fields.keys() - data.keys():
-            raise StoreError(f"{self.run_file}: lacks {', '.join(sorted(missing))}; restore it, or build elsewhere")
+            raise StoreError(
+                f"{self.run_file}: missing fields: {', '.join(sorted(missing))}; restore the file, or build elsewhere"
+            )
         try:
             _RunFile.model_validate(data)
         except ValidationError as error:
-            raise StoreError(f"{self.run_file}: {explain(error)}; restore it, or build elsewhere") from error
-        if not _FINGERPRINT.fullmatch(data["fingerprint"]):  # it becomes part of a name
+            raise StoreError(f"{self.run_file}: {explain(error)}; restore the file, or build elsewhere") from error
+        if not _FINGERPRINT.fullmatch(data["fingerprint"]):  # file names contain it
             found = repr(data["fingerprint"])[:80]
-            raise StoreError(f"{self.run_file}: fingerprint is {found}, expected 64 hexadecimal digits; restore it")
+            raise StoreError(
+                f"{self.run_file}: fingerprint is {found}, expected 64 hexadecimal digits; restore the file"
+            )
         return data
 
     def journal(self) -> dict[str, Any]:
-        """Return the content of ``build.json``: seconds of each stage, strategies, rounds, remarks, `finished`."""
+        """Return the content of ``build.json``, such as the seconds of each stage and the results of each strategy."""
         data = read_json(self.build_file) if exists(self.build_file) else {}
         check_journal(self.build_file, data)
         return {"stages": {}, "strategies": {}} | data
 
     def reopen(self) -> None:
-        """Mark the run as not finished, by removing its checksums, before it changes."""
+        """Mark the run as not finished before it changes; remove its checksums, report and data cards."""
         self.sums_file.unlink(missing_ok=True)
         journal = self.journal()
         if journal.pop("finished", None):
@@ -199,7 +203,7 @@ class RunDirectory:
             with translate_errors(path, "cannot be removed"):
                 path.unlink(missing_ok=True)
         if isinstance(self.filter, Path):
-            with suppress(OSError):  # it does not exist, or has files
+            with suppress(OSError):  # the folder does not exist, or has files
                 self.filter.rmdir()
 
     def pipeline(self) -> Pipeline:
@@ -208,18 +212,21 @@ class RunDirectory:
         Raises
         ------
         StoreError
-            ``run.json`` is missing or damaged, or this version does not know its pipeline.
+            ``run.json`` is missing or damaged, or this version cannot read its pipeline.
         """
         try:
             return Pipeline.model_validate(self.read()["pipeline"])
         except (KeyError, ValidationError) as error:
             raise StoreError(
-                f"{self.run_file}: this synthpipe does not know its pipeline; another version wrote the file, or it "
-                "is damaged: build into another directory"
+                f"{self.run_file}: this version cannot read the pipeline, because another version wrote the file, or "
+                "the file is damaged; build into another directory"
             ) from error
 
     def write(self, pipeline: Pipeline, catalog_digest: str) -> None:
-        """Record the pipeline, its fingerprint, the patches' digest, and the versions that made the first shard."""
+        """Write ``run.json``: the pipeline, its fingerprint, the digest of the patches, and the package versions.
+
+        If the run has composites, the versions that rendered its first shard stay.
+        """
         begun = self.exists() and self.holds_composites()
         write_json(
             self.run_file,
@@ -234,14 +241,14 @@ class RunDirectory:
         )
 
     def set_curated_aside(self) -> Location:
-        """Move the curated set, which a larger one will replace, to another name; return its new path.
+        """Move the curated set to another name, so that a larger set can replace it; return its new path.
 
-        If a failed extension left a set with the same fingerprint, a number distinguishes the two.
+        The new name has the fingerprint, and a number if a failed extension left a set with the same name.
         """
         return set_aside(self.curated, self._former())
 
     def _is_set_aside(self) -> bool:
-        """Return whether the folder of the curated set has only leftovers of a set that was moved to another name."""
+        """Return whether the curated set's folder has only leftovers of a set that was moved to another name."""
         if not exists(self.curated) or exists(self.curated / ROOT) or not self.exists():
             return False
         return exists(next(self._former()) / ROOT)
@@ -254,7 +261,10 @@ class RunDirectory:
 
 
 def versions(filtered: bool = True) -> dict[str, str]:
-    """Return the versions of Python and of the packages that decide the bytes of a run, with or without a filter."""
+    """Return the versions of Python and of the packages that decide the bytes of a run.
+
+    Without a filter (`filtered` is false), torch and timm are left out.
+    """
     found = {"python": platform.python_version()}
     for package in (each for each in _PACKAGES if filtered or each not in TORCH):
         try:
@@ -275,14 +285,14 @@ def read_json(path: Location) -> dict[str, Any]:
     try:
         data = parse_json(read_regular(path, _MOST_JSON))
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: not found; expected a run that `synthpipe build` made") from error
+        raise StoreError(f"{path}: not found; expected a file of a run that `synthpipe build` wrote") from error
     except AccessError:
         raise
     except (OSError, ValueError) as error:
         found = getattr(error, "strerror", None) or error
         raise StoreError(f"{path}: cannot be read as JSON: {found}; {_HOW_TO_MEND}") from error
     if not isinstance(data, dict):
-        raise StoreError(f"{path}: holds {type(data).__name__}, expected an object; {_HOW_TO_MEND}")
+        raise StoreError(f"{path}: contains a {type(data).__name__}, expected a JSON object; {_HOW_TO_MEND}")
     return data
 
 
@@ -292,5 +302,5 @@ def write_json(path: Location, data: Mapping[str, Any]) -> None:
 
 
 def json_text(data: Mapping[str, Any]) -> str:
-    """Return a JSON object as text, in the form of the files of a run."""
+    """Return a JSON object as text, formatted like the files of a run."""
     return json.dumps(data, indent=1) + "\n"

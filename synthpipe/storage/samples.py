@@ -1,4 +1,4 @@
-"""Read single samples fast: one small read and one decode each. The index of a shard is read once.
+"""Read single samples fast, with one small read and one decode per sample. The index of a shard is read once.
 
 zarr-python reads the index again for every sample, which takes milliseconds. `SampleReader` returns the same arrays. It
 opens objects when they are first used, so it can be pickled, forked and spawned.
@@ -35,17 +35,17 @@ _MISSING = 2**64 - 1  # in a shard's index: a chunk that was never written
 
 
 class _Object(Protocol):
-    """A stored object to read from."""
+    """An open object: a local file, or an object at a URL."""
 
     def read(self, offset: int, *buffers: Buffer) -> int:
-        """Fill the buffers with the bytes from `offset` on; return how many bytes there were."""
+        """Fill the buffers with the bytes from `offset` on; return the number of bytes that were read."""
 
     def end(self, size: int) -> bytes:
-        """Return the last `size` bytes, or fewer where there are fewer."""
+        """Return the last `size` bytes, or all bytes of a smaller object."""
 
 
 class _File:
-    """An open file, closed when its last user releases it."""
+    """An open local file, which is closed when nothing refers to it."""
 
     def __init__(self, path: Path) -> None:
         self._descriptor = open_regular(path)
@@ -63,7 +63,7 @@ class _File:
 
 
 class _Remote:
-    """An object behind a URL, read by ranges."""
+    """An object at a URL, which is read by byte ranges."""
 
     def __init__(self, path: Location) -> None:
         self._url = address(path)
@@ -91,14 +91,14 @@ class _Remote:
 
 
 class _Recent:
-    """The files that readers of this process have open, the most recent last. Older ones are released."""
+    """The open files of all readers of this process, the most recently used last. The oldest are closed first."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], weakref.ref[SampleReader]] = OrderedDict()
 
     def touch(self, reader: SampleReader, shard: int) -> None:
-        """Note that a reader uses a shard's file."""
+        """Record that a reader uses a shard's file, and close the oldest file if too many are open."""
         with self._lock:
             self._held[id(reader), shard] = weakref.ref(reader)
             self._held.move_to_end((id(reader), shard))
@@ -121,7 +121,7 @@ os.register_at_fork(after_in_child=lambda: _RECENT.__init__())  # type: ignore[m
 
 
 class SampleReader:
-    """Random access to the samples of a sharded array with one sample in each chunk.
+    """Random access to the samples of a sharded array whose chunks have one sample each.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class SampleReader:
 
     def __init__(self, array: zarr.Array[Any]) -> None:
         if not isinstance(array.metadata.codecs[0], ShardingCodec) or array.chunks[0] != 1:  # type: ignore[union-attr]
-            raise StoreError(f"{array.store_path}: is not cut into shards with one sample a chunk")
+            raise StoreError(f"{array.store_path}: expected a sharded array with one sample per chunk")
         self._local = isinstance(object_path(array, 0), Path)
         self.shape: tuple[int, ...] = array.shape
         self.dtype: np.dtype[Any] = array.dtype
@@ -158,11 +158,11 @@ class SampleReader:
         self._indices: dict[int, NDArray[np.uint64]] = {}
 
     def forget(self, shard: int) -> None:
-        """Release a shard's file; a read that is under way completes."""
+        """Release a shard's file; a read that has already started still completes."""
         self._files.pop(shard, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state to pickle, without open files: each process opens its own."""
+        """Return the state to pickle, without open files, since each process opens its own files."""
         return {name: value for name, value in vars(self).items() if name not in ("_lock", "_files", "_indices")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -179,7 +179,7 @@ class SampleReader:
         return out
 
     def read_many(self, samples: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return samples in the given order, (n, ...), C-contiguous; in `out` if it is given."""
+        """Return samples in the given order, (n, ...), C-contiguous; write them into `out` if it is given."""
         out = np.empty((len(samples), *self.shape[1:]), self.dtype) if out is None else out
         if self._local:
             for number, sample in enumerate(samples):
@@ -190,12 +190,12 @@ class SampleReader:
         return out
 
     def read(self, sample: int, out: NDArray[Any]) -> None:
-        """Read one sample into `out`: C-contiguous, of a sample's shape and the array's dtype.
+        """Read one sample into `out`, a C-contiguous array of a sample's shape and dtype.
 
         Raises
         ------
         IndexError
-            There is no such sample.
+            The array has no sample with this index.
         StoreError
             The chunk of the sample is damaged or missing; the message names the object.
         """
@@ -206,7 +206,7 @@ class SampleReader:
         offset, length = index[number].tolist()
         try:
             if offset == length == _MISSING:
-                raise ValueError("it was never written")
+                raise ValueError("the sample was never written")
             self._read_chunk(file, offset, length, out)
         except StoreError:
             raise
@@ -223,9 +223,9 @@ class SampleReader:
             payload = np.empty(length - CHECKSUM_BYTES, np.uint8)
         found = file.read(offset, payload, stored)
         if found != length or found != payload.size + CHECKSUM_BYTES:
-            raise ValueError(f"has {found} bytes, expected {payload.size + CHECKSUM_BYTES}")
+            raise ValueError(f"the chunk has {found} bytes, expected {payload.size + CHECKSUM_BYTES}")
         if checksum(payload) != stored.tobytes():
-            raise ValueError("its checksum is wrong")
+            raise ValueError("the checksum is wrong")
         if not self._codec.stored_as_is:
             self._codec.decode(payload, out)
 
@@ -239,7 +239,7 @@ class SampleReader:
                     try:
                         file = _opened(path)
                     except FileNotFoundError as error:
-                        raise StoreError(f"{path}: is missing; {HOW_TO_MEND}") from error
+                        raise StoreError(f"{path}: the file is missing; {HOW_TO_MEND}") from error
                     if shard not in self._indices:
                         self._indices[shard] = self._read_index(file, path)
                 self._files[shard] = file
@@ -250,18 +250,18 @@ class SampleReader:
         size = 16 * self._shard_size
         data = file.end(size + CHECKSUM_BYTES)
         if len(data) < size + CHECKSUM_BYTES or checksum(data[:size]) != data[size:]:
-            raise damaged(path, "its index is")
+            raise damaged(path, "the index of the shard is incomplete, or its checksum is wrong")
         index = np.frombuffer(data[:size], "<u8").reshape(-1, 2)
         most = self._codec.most_bytes(self.shape[1:], self.dtype)
         forged = ((index[:, 0] > most * self._shard_size) | (index[:, 1] > most)) & (index != _MISSING).any(axis=1)
         for number in np.flatnonzero(forged)[:1]:
             offset, length = index[number].tolist()
-            raise damaged(path, f"its index has {length} bytes at byte {offset} for a sample of at most {most} bytes")
+            raise damaged(path, f"sample {number} has {length} bytes at byte {offset}, expected at most {most} bytes")
         return index
 
 
 def _opened(path: Location) -> _Object:
-    """Open an object; if this process cannot open more files, release those of all readers first."""
+    """Open an object; if too many files are open in this process, release the files of all readers first."""
     try:
         return _File(path) if isinstance(path, Path) else _Remote(path)
     except OSError as error:

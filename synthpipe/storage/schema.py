@@ -1,8 +1,8 @@
 """The Zarr v3 schema of composites: arrays, shards, chunks and attributes.
 
-The first dimension of every array is ``sample``; all arrays have the same number of composites in a shard. Images and
-masks have one composite in a chunk, so that any composite is one small read; in small arrays a chunk is a whole shard.
-Each chunk has a checksum. Masks fill with `taxonomy.LOST`, so a lost chunk never reads as a tissue class.
+The first dimension of every array is ``sample``, and all arrays have the same number of composites per shard. Images
+and masks have one composite per chunk, so a composite is one small read. In small arrays a chunk is a whole shard. Each
+chunk has a checksum. The fill value of masks is `taxonomy.LOST`, so a missing chunk never reads as a tissue class.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def zarr_store(path: Location, writable: bool = False) -> Store:
 
 
 def create_group(path: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create group `name` in a store, or open it; set its attributes and drop consolidated metadata."""
+    """Create or open group `name` of a store; set its attributes and remove consolidated metadata."""
     store = path if isinstance(path, Store) else zarr_store(path, writable=True)
     group = open_node(StorePath(store, name))
     if not isinstance(group, zarr.Group):
@@ -143,9 +143,9 @@ def ensure_arrays(
     store: StoreSection,
     **attributes: Mapping[str, Any],
 ) -> None:
-    """Create the arrays of `specs`, and lengthen all arrays of the group to one length.
+    """Create the arrays of `specs`, and lengthen all arrays of the group to the same length.
 
-    Written samples stay as they are; new ones have the fill value until they are written.
+    Written samples do not change; new samples have the fill value until they are written.
 
     Parameters
     ----------
@@ -154,7 +154,7 @@ def ensure_arrays(
     specs : mapping of str to ArraySpec
         The arrays by name.
     sizes : mapping of str to int
-        The length of every dimension; a group that is longer along ``sample`` stays so.
+        The length of every dimension; a group that is already longer along ``sample`` keeps its length.
     store : StoreSection
         The number of composites in a shard, and the codecs of chunks.
     **attributes : mapping
@@ -225,11 +225,11 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
     Raises
     ------
     StoreError
-        There is no such group, or another version of synthpipe wrote it.
+        The group does not exist, or another version of synthpipe wrote it.
     """
     group = open_node(StorePath(zarr_store(path, writable), name))
     if not isinstance(group, zarr.Group):
-        raise StoreError(f"{path / name}: no Zarr v3 group; expected one that `synthpipe build` wrote")
+        raise StoreError(f"{path / name}: no Zarr v3 group found; expected a group that `synthpipe build` wrote")
     version = group.attrs.get("format_version")
     if version != FORMAT_VERSION:
         raise StoreError(f"{path / name}: format_version is {version}, this synthpipe reads {FORMAT_VERSION}")
@@ -237,7 +237,7 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
 
 
 def arrays_of(group: zarr.Group, names: Collection[str] = ARRAYS) -> dict[str, zarr.Array[Any]]:
-    """Return the arrays of synthpipe in a group; skip other entries, and arrays that are just being created.
+    """Return the arrays of a group that synthpipe defines; skip all other entries.
 
     Parameters
     ----------
@@ -249,19 +249,19 @@ def arrays_of(group: zarr.Group, names: Collection[str] = ARRAYS) -> dict[str, z
     Raises
     ------
     StoreError
-        The metadata of an array is damaged, or two arrays do not fit together.
+        The metadata of an array is damaged, or two arrays differ in a common dimension.
     """
-    # asked for by name, since not every store has listings
+    # each array is looked up by name, since not every store can be listed
     found = {name: member for name in sorted(names) if isinstance(member := _member(group, name), zarr.Array)}
     sizes = dict[str, tuple[int, str]]()
     for name, each in found.items():
         measured = zip(
-            ("composites a shard", *ARRAYS[name].dimensions), (shard_size(each), *each.shape[1:]), strict=True
+            ("composites per shard", *ARRAYS[name].dimensions), (shard_size(each), *each.shape[1:]), strict=True
         )
         for dimension, size in measured:
             expected, first = sizes.setdefault(dimension, (size, name))
             if size != expected:
-                raise _refused(each, f"{size} of {dimension}", f"{expected}, as {first} has")
+                raise _refused(each, f"{size} {dimension}", f"{expected}, like the array {first}")
     return found
 
 
@@ -276,7 +276,7 @@ def others_of(group: zarr.Group) -> list[str]:
 
 
 def _member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None:
-    """Return the array or group `name` of a group, or None."""
+    """Return the array or subgroup `name` of a group, or None if neither exists."""
     found = open_node(group.store_path / name)
     if isinstance(found, zarr.Array) and name in ARRAYS:
         _check_array(found, ARRAYS[name], len(taxonomy_of(group)) if "classes" in group.attrs else None)
@@ -284,7 +284,7 @@ def _member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None
 
 
 def _check_array(array: zarr.Array[Any], spec: ArraySpec, classes: int | None) -> None:
-    """Refuse an array that `ensure_arrays` would not create; any length is allowed."""
+    """Refuse an array that differs from its `spec` in anything but its length."""
     sample, size = array.shape[1:], shard_size(array)
     cut = (None, (size, *sample)) if spec.kind == "small" else ((size, *sample), (1, *sample))
     fill = np.asarray(spec.fill_value)
@@ -309,7 +309,7 @@ def _check_array(array: zarr.Array[Any], spec: ArraySpec, classes: int | None) -
     if size > _MOST_SHARD or largest > _MOST_CHUNK or 0 in sample:
         raise _refused(
             array,
-            f"{size} composites a shard, and a chunk of {largest} bytes",
+            f"{size} composites per shard, and chunks of {largest} bytes",
             f"at most {_MOST_SHARD} and {_MOST_CHUNK}",
         )
 
@@ -339,9 +339,11 @@ def array(group: zarr.Group, name: str) -> zarr.Array[Any]:
     Raises
     ------
     StoreError
-        There is no such array, or its metadata is damaged.
+        The array does not exist, or its metadata is damaged.
     """
     found = _member(group, name)
     if not isinstance(found, zarr.Array):
-        raise StoreError(f"{where(group.store_path)}: no array {name!r}; found {', '.join(sorted(arrays_of(group)))}")
+        raise StoreError(
+            f"{where(group.store_path)}: the group has no array {name!r}; it has {', '.join(sorted(arrays_of(group)))}"
+        )
     return found

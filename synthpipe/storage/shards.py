@@ -1,9 +1,9 @@
 """Read whole shards, and list those that are stored.
 
-One task encodes all samples of a shard and stores it as one object, atomically and durably. No other task touches the
-object, and composites are never rewritten; only verdicts are, since they depend on the settings of curation. A shard is
-always full: samples beyond the array's length become visible when the array is lengthened. So the stored objects are
-the ledger of a run.
+One task encodes all samples of a shard and stores the shard as one object, atomically and durably. No other task
+touches the object. Composites are never rewritten; verdicts are, since they depend on the curation settings. A shard is
+always full: samples beyond the array's length become visible when the array is lengthened. So the stored objects record
+the progress of a run.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _OBJECTS_AT_ONCE = 16  # each may wait for the network
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
-    """Return the samples from `start` to `stop` of a small array, whose chunks are whole shards.
+    """Return samples `start` to `stop` of a small array, an array whose chunks are whole shards.
 
-    The result equals that of zarr-python: missing shards have the fill value, and the range ends with the array. But
-    zarr-python trusts objects of unknown origin too much.
+    The result equals that of zarr-python: missing shards have the fill value, and the range ends with the array. This
+    function checks stored objects, which zarr-python trusts.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def _read_shard(array: zarr.Array[Any], shard: int) -> NDArray[Any] | None:
 
 
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
-    """Return the samples at `indices` of a small array, with one chunk in memory at a time."""
+    """Return the samples at `indices` of a small array; one chunk at a time is in memory."""
     size, wanted = shard_size(array), np.asarray(indices, np.int64)
     is_text = array.dtype.kind in "TOU"  # zarr's kind of strings depends on its version
     found = np.empty((len(wanted), *array.shape[1:]), "O" if is_text else array.dtype)
@@ -80,32 +80,32 @@ def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
 
 
 def shard_size(array: zarr.Array[Any]) -> int:
-    """Return the number of samples in a shard of `array`, or in a chunk where it has no shards."""
+    """Return the number of samples per shard of `array`, or per chunk if the array has no shards."""
     return int((array.shards or array.chunks)[0])
 
 
 def complete_shards(array: zarr.Array[Any]) -> frozenset[int]:
-    """Return the numbers of the shards of `array` that are stored."""
+    """Return the numbers of the stored shards of `array`."""
     return shard_numbers(array, listing(array.store_path))
 
 
 def missing_shards(array: zarr.Array[Any]) -> Iterator[int]:
-    """Yield the numbers of the shards of `array` that are not stored, in order; a damaged array may have very many."""
+    """Yield the numbers of the missing shards of `array`, in order; a damaged array may miss very many shards."""
     stored = complete_shards(array)
     return (shard for shard in shards_of(array.shape[0], shard_size(array)) if shard not in stored)
 
 
 def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
-    """Return when each stored shard of `array` appeared, in seconds since 1970; 0 where the store has no times.
+    """Return the time at which each stored shard of `array` was written, in seconds since 1970; 0 if it is unknown.
 
-    The times come from a listing: behind a URL, that is one request for a thousand objects.
+    The times come from a listing; at a URL, one request lists a thousand objects.
     """
     folder = object_path(array, 0).parent
     if isinstance(folder, Path):
         times = {}
         with os.scandir(folder) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):  # a temporary name that was replaced since
+                with suppress(FileNotFoundError):  # a temporary file that was renamed meanwhile
                     times[entry.name] = entry.stat().st_mtime
     else:
         with translate_access_errors(folder):
@@ -116,7 +116,7 @@ def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
 
 
 def _appeared(entry: Mapping[str, Any]) -> float:
-    """Return when an object appeared, from an entry of a listing; each file system of fsspec has its own key."""
+    """Return an object's time from an entry of a listing; the key depends on the file system of fsspec."""
     keys = ("mtime", "LastModified", "last_modified", "created")
     found = next((entry[key] for key in keys if entry.get(key)), 0.0)
     if isinstance(found, str):
@@ -125,13 +125,13 @@ def _appeared(entry: Mapping[str, Any]) -> float:
 
 
 def shard_numbers(array: zarr.Array[Any], names: Iterable[str]) -> frozenset[int]:
-    """Return the numbers of the shards of `array` among the `names` of objects."""
+    """Return the numbers of the shards of `array` that the object `names` contain."""
     pattern = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
     return frozenset(int(match[1]) for match in map(pattern.fullmatch, names) if match)
 
 
 def listing(path: StorePath) -> list[str]:
-    """Return the names of the entries of a group or array in a store."""
+    """Return the names of all entries of a group or array in a store."""
 
     async def names() -> list[str]:
         return [name async for name in path.store.list_dir(path.path)]
@@ -143,12 +143,12 @@ def listing(path: StorePath) -> list[str]:
 
 
 def shards_of(length: int, size: int) -> range:
-    """Return the numbers of the shards that hold the first `length` samples."""
+    """Return the numbers of the shards that contain the first `length` samples."""
     return range(-(-length // size))
 
 
 def planned_in(shards: Iterable[int], length: int, size: int) -> int:
-    """Return how many of the first `length` samples are in some shards; the last shard may have more than planned."""
+    """Return how many of the first `length` samples the given shards contain."""
     return sum(min(size, length - shard * size) for shard in shards)
 
 
@@ -158,7 +158,7 @@ def object_path(array: zarr.Array[Any], shard: int) -> Location:
     Raises
     ------
     StoreError
-        The array is in a store of a kind that synthpipe does not write.
+        The array's store is neither on a disk nor at a URL.
     """
     return location_of(array.store_path) / shard_key(array, shard)
 

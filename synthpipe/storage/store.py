@@ -1,4 +1,4 @@
-"""The composites of one Zarr group, read and written with typed methods: other packages see no Zarr array."""
+"""Read and write the composites of one Zarr group with typed methods, so other packages need no Zarr arrays."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Store:
 
     @classmethod
     def find(cls, path: Location, name: str = "") -> Self | None:
-        """Open group `name` of the Zarr store at `path`; return None where it does not exist."""
+        """Open group `name` of the Zarr store at `path`; return None if the group does not exist."""
         return cls.open(path, name) if exists(path / name / METADATA) else None
 
     @property
@@ -100,12 +100,12 @@ class Store:
         return shards.shard_size(self._array(self.last))
 
     def names(self, among: Collection[str] = schema.ARRAYS) -> frozenset[str]:
-        """Check the metadata of the arrays of the group that are `among` these names; return their names.
+        """Return the names of the group's arrays, limited to the names in `among`; check the metadata of these arrays.
 
         Raises
         ------
         StoreError
-            The metadata of an array is damaged, or two arrays do not fit together.
+            The metadata of an array is damaged, or two arrays differ in a common dimension.
         """
         return frozenset(schema.arrays_of(self._group, among))
 
@@ -126,25 +126,25 @@ class Store:
         return tuple(self._array(name).shape[1:])
 
     def complete_shards(self, *names: str) -> frozenset[int]:
-        """Return the shards that are stored in all arrays of `names`, by default in all of `written`."""
+        """Return the shards that all arrays of `names` have stored; by default, all arrays of `written`."""
         return frozenset.intersection(*(shards.complete_shards(self._array(name)) for name in names or self.written))
 
     def missing_shards(self, count: int, *names: str) -> list[int]:
-        """Return the shards of the first `count` composites that an array of `names` lacks, sorted."""
+        """Return the shards of the first `count` composites that are missing in an array of `names`, sorted."""
         return sorted(set(shards.shards_of(count, self.shard)) - self.complete_shards(*names))
 
     def missing_objects(self) -> Iterator[str]:
-        """Yield the path inside the group of each object that an array of `written` lacks."""
+        """Yield the path inside the group of each missing object of the arrays of `written`."""
         return schema.missing_objects(self._group, self.written)
 
     def stored_at(self, name: str) -> dict[int, float]:
-        """Return when each stored shard of an array appeared, in seconds since 1970."""
+        """Return the time at which each stored shard of an array was written, in seconds since 1970."""
         return shards.stored_at(self._array(name))
 
     def blocks(self, *names: str, stop: int | None = None) -> Iterator[slice]:
-        """Yield slices of samples whose shards are stored in all arrays of `names`: at most 16 shards each.
+        """Yield slices of samples that all arrays of `names` have stored; a slice has at most 16 shards.
 
-        `stop` ends them; by default they end with the shortest of the arrays.
+        The slices end at `stop`, or by default at the end of the shortest array.
         """
         names = names or tuple(self.written)
         size, end = shards.shard_size(self._array(names[0])), min(map(self.length, names)) if stop is None else stop
@@ -167,7 +167,7 @@ class Store:
     def writing(self, shard: int, *names: str) -> Iterator[Mapping[str, ShardWriter]]:
         """Yield a writer for each array of `names`, by default of `written`; finish each inside the block.
 
-        The shard appears in all arrays when the block ends without an error.
+        If the block ends without an error, the shard becomes complete in all arrays.
         """
         with ExitStack() as stack:
             each = names or self.written
@@ -192,7 +192,7 @@ class Store:
         return self.read("recipe", chosen)
 
     def recipe(self, index: int, canvas: tuple[int, ...]) -> Recipe:
-        """Return the recipe of one composite of `canvas` pixels.
+        """Return the recipe of one composite; `canvas` is its height and width.
 
         Raises
         ------
@@ -216,9 +216,9 @@ class Store:
         return self.read("p_real", chosen)
 
     def read(self, name: str, chosen: Chosen) -> NDArray[Any]:
-        """Return samples of a small array: neither ``image`` nor ``mask``.
+        """Return samples of a small array, that is any array except ``image`` and ``mask``.
 
-        A slice ends with the array, and fills what is not stored with the fill value.
+        A slice ends with the array; missing samples have the fill value.
         """
         if isinstance(chosen, slice):
             return shards.read_range(self._array(name), chosen.start, chosen.stop)
@@ -234,11 +234,11 @@ class Store:
         return unreadable(self._group.store_path / "recipe", index, why)
 
     def stored_arrays(self, folder: Location, names: Collection[str]) -> dict[str, StoredArray]:
-        """Return arrays of this group, to check the objects that another group at `folder` stores of them."""
+        """Return arrays of this group as the expected arrays of the group at `folder`, to check the objects there."""
         return {name: StoredArray(folder / name, self._array(name)) for name in names}
 
     def metadata(self, folder: Location, names: Collection[str]) -> dict[Location, bytes]:
-        """Return every ``zarr.json`` that this group, its root and its arrays have when they are stored at `folder`."""
+        """Return the path and bytes of each ``zarr.json`` of this group, its root and its arrays, below `folder`."""
         own, nodes = self._group.store_path, dict[Location, Any]()
         if own.path:
             nodes[folder.parent] = open_node(StorePath(own.store, ""))

@@ -1,4 +1,4 @@
-"""The two kinds of store: composites of one strategy, and a curated set. Their layout on disk is decided here."""
+"""The two kinds of store, and their layout on disk: the composites of one strategy, and a curated set."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class CompositeStore(Store):
         pipeline, strategy, purpose
             The pipeline, strategy and purpose of the composites.
         count : int
-            A group that is longer keeps its length.
+            The number of composites. A group that is already longer keeps its length.
         donor_uses : int
-            Donors of one composite, each counted as often as it is used.
+            The number of donors per composite; a donor that is used twice counts twice.
         """
         target = MemoryStore() if path is None else path
         schema.create_group(target, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
@@ -56,16 +56,16 @@ class CompositeStore(Store):
         return store
 
     def extend_scores(self, pipeline: Pipeline, count: int, model_sha256: str) -> None:
-        """Create or lengthen the scores that the filter of this digest gives."""
+        """Create or lengthen the array of scores; `model_sha256` is the digest of the filter that gives the scores."""
         sizes, model = _sizes(pipeline, count), {"model_sha256": model_sha256}
         self._extend(SCORE_ARRAYS, sizes, pipeline.store, p_real=model)
 
     def extend_verdicts(self, pipeline: Pipeline, count: int) -> None:
-        """Create or lengthen the verdicts."""
+        """Create or lengthen the array of verdicts."""
         self._extend(VERDICT_ARRAYS, _sizes(pipeline, count), pipeline.store)
 
     def scored_by(self) -> str | None:
-        """Return the digest of the filter that gave the scores; None where there are none."""
+        """Return the digest of the filter that gave the scores, or None if there are no scores."""
         return str(self._array("p_real").attrs["model_sha256"]) if self.has("p_real") else None
 
     def write_scores(self, shard: int, scores: NDArray[np.float32]) -> None:
@@ -85,11 +85,11 @@ class CompositeStore(Store):
         return self.read("verdict", chosen)
 
     def class_pixels(self, chosen: Chosen) -> NDArray[np.int32]:
-        """Return the pixels of each class and of the background, (N, C + 1) int32."""
+        """Return the number of pixels of each class, then of the background, (N, C + 1) int32."""
         return self.read("class_pixels", chosen)
 
     def donors(self, chosen: Chosen) -> NDArray[np.int32]:
-        """Return the numbers of the donors, (N, U) int32."""
+        """Return the donors of composites as indices in the donor bank, (N, U) int32; -1 for none."""
         return self.read("donors", chosen)
 
 
@@ -107,13 +107,13 @@ class CuratedStore(Store):
         Parameters
         ----------
         path : Path or UPath or None
-            The Zarr store, which holds nothing else. None creates metadata in memory, to compare with.
+            The Zarr store, which has only this set. None creates a group in memory, to compare metadata.
         attributes : mapping
             The attributes of the set besides ``format_version``.
         sizes : mapping of str to int
             The length of every dimension: ``sample``, ``y``, ``x``, ``channel``, ``class``, ``donor_use``.
         store : StoreSection
-            Composites in a shard, and codecs.
+            The number of composites per shard, and the codecs.
         """
         target = MemoryStore() if path is None else path
         found = cls(schema.create_group(target, "", {"format_version": FORMAT_VERSION, **attributes}))
@@ -131,7 +131,7 @@ class CuratedStore(Store):
         uses: int,
         sampler_version: int,
     ) -> CuratedStore:
-        """Create or lengthen the curated set of a pipeline, of `count` composites.
+        """Create the curated set of a pipeline, or lengthen it to `count` composites.
 
         Parameters
         ----------
@@ -144,7 +144,7 @@ class CuratedStore(Store):
         digest : str
             SHA-256 of the patches.
         count : int
-            Composites.
+            The number of composites.
         uses : int
             Donors of one composite, at most.
         sampler_version : int
@@ -199,7 +199,7 @@ def _left_out(store: StoreSection) -> dict[str, Any]:
 
 
 def _patches(patches: PatchesSection) -> dict[str, Any]:
-    """Return how patches are read; keys that former versions lack are left out unless they matter."""
+    """Return the settings for reading patches, JSON-ready; ``min_side``, which older sets lack, only if it is set."""
     found = patches.model_dump(mode="json", exclude={"root", "max_pixels"})
     if patches.min_side is None:
         del found["min_side"]
@@ -207,7 +207,7 @@ def _patches(patches: PatchesSection) -> dict[str, Any]:
 
 
 def _sizes(pipeline: Pipeline, count: int, donor_uses: int = 0) -> dict[str, int]:
-    """Return the length of every dimension of `count` composites."""
+    """Return the length of each array dimension for `count` composites."""
     classes = len(pipeline.classes)
     height, width = pipeline.canvas
     return {

@@ -30,10 +30,10 @@ def summarise(path: Location) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        There is no run or store of synthpipe at `path`.
+        Neither a run nor a store of synthpipe is at `path`.
     """
     is_run, is_store = (exists(path / name) for name in ("run.json", "zarr.json"))
-    found = "no run.json and no zarr.json in it" if exists(path) else "nothing there"
+    found = "the folder has no run.json and no zarr.json" if exists(path) else "the path does not exist"
     if is_run:
         return _run(RunDirectory(path))
     if is_store:
@@ -42,7 +42,7 @@ def summarise(path: Location) -> dict[str, Any]:
 
 
 def human_bytes(count: float) -> str:
-    """Write a number of bytes for people: ``1.5 GiB``."""
+    """Return a number of bytes as text for people, such as ``1.5 GiB``."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -77,7 +77,7 @@ def _run(run: RunDirectory) -> dict[str, Any]:
 
 
 def _group(path: Location, name: str = "", whole: bool = False) -> dict[str, Any]:
-    """Describe a group; with `whole` also its composites, for which small arrays are read."""
+    """Describe a group; with `whole`, also read small arrays to describe its composites."""
     group = open_group(path, name)
     added = {"contents": found} if whole and (found := contents(Store(group))) else {}
     return {
@@ -108,13 +108,13 @@ def _array(array: zarr.Array[Any]) -> dict[str, Any]:
 
 
 def stored_bytes(group: Mapping[str, Any]) -> int:
-    """Return the bytes of all arrays in a described group."""
+    """Return the stored bytes of all arrays in the description of a group."""
     arrays = sum(array["bytes_stored"] for array in group["arrays"].values())
     return int(arrays) + sum(map(stored_bytes, group["groups"].values()))
 
 
 def _bytes_stored(array: zarr.Array[Any]) -> int:
-    """Return the bytes of an array's objects, without those that are being written or removed."""
+    """Return the size of an array's objects in bytes, without temporary files."""
     folder = object_path(array, 0).parent
     if not isinstance(folder, Path):
         with translate_access_errors(folder):
@@ -128,6 +128,6 @@ def _bytes_stored(array: zarr.Array[Any]) -> int:
 
 
 def _codec_name(codec: Codec) -> str:
-    """Return the name of a codec in Zarr's metadata, with the compressor that Blosc uses."""
+    """Return the name of a codec in Zarr's metadata; for Blosc, also the name of its compressor."""
     name = str(codec.to_dict()["name"])
     return f"{name}-{settings(codec)['cname']}" if isinstance(codec, BloscCodec) else name

@@ -1,6 +1,6 @@
 """Add up the small arrays of a store, block by block: the classes, donors, scores and verdicts of its composites.
 
-`contents` describes any store in a few numbers; `tally_candidates` adds up a strategy's candidates for a report.
+`contents` describes any store in a few numbers. `tally_candidates` adds up a strategy's candidates for a report.
 """
 
 from __future__ import annotations
@@ -30,24 +30,26 @@ _MASKS = 1024  # masks whose pixels are counted
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tally:
-    """The sums over a strategy's complete candidates. *Counted* are the kept ones, or all where none is judged.
+    """The sums over a strategy's complete candidates.
+
+    The *counted* candidates are the kept ones, or all candidates if none has a verdict.
 
     Attributes
     ----------
     p_real : (N,) float32
         The filter's scores; NaN for candidates without a score.
     verdicts : (N,) uint8
-        Indices in `records.REASONS`; ``LOST`` where a candidate is not judged, or not complete.
+        Indices in `records.REASONS`; ``LOST`` if a candidate is not judged or not complete.
     stored : (N,) bool
-        Whether all arrays have a candidate.
+        Whether a candidate is stored in all arrays.
     class_pixels : (C + 1,) int64
-        Pixels of every class, and of the background, in the counted candidates.
+        The number of pixels of each class, then of the background, in the counted candidates.
     all_class_pixels : (C + 1,) int64
-        The same pixels in all stored candidates.
+        The same numbers for all stored candidates.
     together : (C, C) int64
-        The number of counted candidates in which two classes occur together; on the diagonal, in which one occurs.
+        The number of counted candidates that show both classes; on the diagonal, that show the class.
     donor_uses, group_uses : (D,) and (G,) int64
-        The number of counted candidates in which each donor patch, and each slide or patient, occurs.
+        The number of counted candidates that use each donor patch, and each slide or patient.
     """
 
     p_real: NDArray[np.float32]
@@ -84,13 +86,13 @@ def tally_candidates(
     Parameters
     ----------
     store : CompositeStore
-        The candidates, which may lack scores and verdicts, and be incomplete.
+        The candidates. Scores, verdicts and some shards can be missing.
     classes : int
         The number of tissue classes.
     donors : sequence of PatchRef
         The donors of the catalog, in its order.
     planned : int, optional
-        Count only so many candidates: those beyond the plan were made for settings that have changed.
+        The number of candidates to count. Candidates beyond the plan were made for former settings.
 
     Raises
     ------
@@ -132,7 +134,7 @@ def tally_candidates(
 
 
 def score_counts(tallied: Tally, bins: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return histograms of the scores from 0 to 1 with `bins` bins: of the kept and of the other candidates."""
+    """Return two histograms of scores, of the kept and of the other candidates, with `bins` bins from 0 to 1."""
     scored = ~np.isnan(tallied.p_real)
     counts = [
         np.histogram(tallied.p_real[scored & part], bins, (0, 1))[0].astype(np.int64)
@@ -142,7 +144,7 @@ def score_counts(tallied: Tally, bins: int) -> tuple[NDArray[np.int64], NDArray[
 
 
 def contents(store: Store) -> dict[str, Any]:
-    """Describe the composites that a store has by now, JSON-ready; return an empty dict for a store without any.
+    """Describe the stored composites of a store, JSON-ready; return an empty dict for an empty store.
 
     Returns
     -------
@@ -187,20 +189,27 @@ def contents(store: Store) -> dict[str, Any]:
 
 
 def composites_of_each(numbers: NDArray[np.integer], length: int) -> NDArray[np.int64]:
-    """Return in how many composites each of `length` donors, or slides, occurs: once, however often it is used.
+    """Count the composites that use each donor (or slide); a composite counts once, however often it uses the donor.
 
     Parameters
     ----------
     numbers : (N, U) integer
-        Of what each composite uses; negative ones are none.
+        The indices of the donors (or slides) of each composite; negative values mean none.
+    length : int
+        The number of donors (or slides).
+
+    Returns
+    -------
+    (length,) int64
+        The number of composites for each donor (or slide).
 
     Raises
     ------
     StoreError
-        A number is not less than `length`.
+        An index is not less than `length`.
     """
     if (most := int(numbers.max(initial=-1))) >= length:
-        raise StoreError(f"a composite uses number {most} of {length} donors or slides; {HOW_TO_MEND}")
+        raise StoreError(f"a composite uses donor or slide {most}, but there are only {length}; {HOW_TO_MEND}")
     ordered = np.sort(numbers, axis=1)
     first = np.diff(ordered, axis=1, prepend=-1) != 0
     return np.bincount(ordered[first & (ordered >= 0)], minlength=length)
@@ -223,7 +232,7 @@ def _scores(store: Store) -> dict[str, Any]:
 
 
 def _shares_of_masks(store: Store, names: tuple[str, ...]) -> tuple[dict[str, float], int]:
-    """Return the classes' shares of the pixels of some masks, and the number of masks."""
+    """Return the share of each class in the pixels of some stored masks, and the number of these masks."""
     size, length = store.shard, store.length("mask")
     stored = [
         np.arange(shard * size, min((shard + 1) * size, length)) for shard in sorted(store.complete_shards("mask"))

@@ -113,7 +113,7 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
 ) -> None:
     old, before = CuratedSet(run / "curated.zarr"), objects(run / "candidates.zarr")
     more = small(patches, "curation.wanted={mosaic: 30, bezier: 12}")
-    with pytest.raises(StaleRunError, match=r"is finished; give --extend .*\n.*curation\.wanted\.mosaic: 12 -> 30"):
+    with pytest.raises(StaleRunError, match=r"is finished; use --extend .*\n.*curation\.wanted\.mosaic: 12 -> 30"):
         build(more, run, HERE, LogReporter())
     rounds = RunDirectory(run).journal()["rounds"]
     build(more, run, HERE, LogReporter(), extend=True)
@@ -210,7 +210,10 @@ def test_packages_that_make_other_pixels_are_refused(run: Path, patches: Path) -
     data = json.loads((run / "run.json").read_text())
     data["versions"]["opencv-python-headless"] = "3.2.1"
     (run / "run.json").write_text(json.dumps(data))
-    with pytest.raises(StaleRunError, match=r"would be made otherwise.*\n  opencv-python-headless: 3\.2\.1 -> \d"):
+    with pytest.raises(
+        StaleRunError,
+        match=r"the installed packages render different pixels.*\n  opencv-python-headless: 3\.2\.1 -> \d",
+    ):
         build(small(patches), unfinished(run), HERE, LogReporter())
 
 

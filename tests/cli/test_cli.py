@@ -179,7 +179,7 @@ def test_inspect_shows_a_shard_that_is_missing(run: Path) -> None:
 
 def test_inspect_of_something_else(tmp_path: Path) -> None:
     result = synthpipe("inspect", tmp_path)
-    assert result.exit_code == 1 and "no run.json and no zarr.json in it" in result.stderr
+    assert result.exit_code == 1 and "the folder has no run.json and no zarr.json" in result.stderr
 
 
 @pytest.mark.parametrize("strategy", ["mosaic", "bezier"])

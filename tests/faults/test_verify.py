@@ -333,7 +333,7 @@ def test_checksums_name_only_files_of_the_run(run: Path, tmp_path: Path) -> None
     (run / "SHA256SUMS").write_text(lines + end)
     (fault,) = check(run).faults
     assert fault.path == run / "SHA256SUMS" and fault.remove == (run / "SHA256SUMS",)
-    assert "../other.json', which names no small file of a run" in fault.found
+    assert "../other.json' does not name a small file of a run" in fault.found
 
 
 def test_swapped_scores_are_made_again(run: Path) -> None:
@@ -354,17 +354,15 @@ def test_messages_about_damage_name_the_repair(run: Path) -> None:
     for shard in shards:
         shard.write_bytes(shard.read_bytes()[:-1])
     for index in (0, 8):
-        with pytest.raises(
-            StoreError, match=r"`synthpipe verify RUN --repair` makes it again where its run is finished"
-        ):
+        with pytest.raises(StoreError, match=r"if its run is finished, repair it with `synthpipe verify RUN --repair`"):
             open_run(run).candidate("mosaic", index)
     shards[1].unlink()
     assert not repaired(run).faults and contents(run) == before
     (run / "filter" / "mosaic.json").write_text("{")
     output = CliRunner().invoke(main, ["inspect", str(run)]).output
     assert (
-        "filter/mosaic.json: is no filter's report, or damaged: " in output
-        and "`synthpipe verify RUN` says how" in output
+        "filter/mosaic.json: is damaged, or is not the report of a filter: " in output
+        and "`synthpipe verify RUN` shows how" in output
     )
     faults = {str(fault) for fault in check(run).faults}
     assert any("give --repair: it trains the filter again" in fault for fault in faults)

@@ -84,7 +84,7 @@ def test_names_in_sha256sums_lead_nowhere(run: Path, victim: Path, name: str) ->
     body = "".join(f"{line}\n" for line in lines)
     sums.write_text(f"{body}# sha256 of the lines above: {hashlib.sha256(body.encode()).hexdigest()}\n")
     found = synthpipe("verify", run, "--sample", 0)
-    assert found.exit_code == 1 and "which names no small file of a run" in found.stdout and "1 fault;" in found.stdout
+    assert found.exit_code == 1 and "does not name a small file of a run" in found.stdout and "1 fault;" in found.stdout
     mended = synthpipe("verify", run, "--sample", 0, "--repair", "--workers", 0)
     assert mended.exit_code == 0, mended.output
     assert contents(victim) == before

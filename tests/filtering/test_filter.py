@@ -241,5 +241,5 @@ def test_errors_say_what_to_do(trained: tuple[Path, FilterReport], tmp_path: Pat
     with pytest.raises(FilterError, match=r"gone\.safetensors: not found"):
         Scorer.load(tmp_path / "gone.safetensors")
     (tmp_path / "report.json").write_text("{}")
-    with pytest.raises(FilterError, match=r"report\.json: is no filter's report"):
+    with pytest.raises(FilterError, match=r"report\.json: is damaged, or is not the report of a filter"):
         load_report(tmp_path / "report.json")

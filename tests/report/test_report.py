@@ -242,7 +242,7 @@ def test_the_report_explains_a_filter_that_is_not_calibrated(run: Path) -> None:
 
     text = shown(val_best_accuracy=0.93, val_best_threshold=0.083)
     assert "accuracy 0.660 at the threshold 0.5, at best 0.930 (threshold 0.083), AUROC 0.970" in text
-    assert "its scores are not calibrated" in text and "curation.threshold near 0.083" in text
+    assert "Its scores are not calibrated" in text and "curation.threshold near 0.083" in text
     assert "not calibrated" not in shown(val_best_accuracy=0.67, val_best_threshold=0.4)
     earlier = shown(val_best_accuracy=None, val_best_threshold=None)
     assert "accuracy 0.660 at the threshold 0.5, AUROC 0.970" in earlier and "None" not in earlier
@@ -273,7 +273,7 @@ def test_a_missing_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"run\.json: not found"):
         write_report(tmp_path)
     result = CliRunner().invoke(main, ["report", str(tmp_path / "none")])
-    assert result.exit_code == 1 and "not found; expected a run that `synthpipe build` made" in result.stderr
+    assert result.exit_code == 1 and "not found; expected a file of a run that `synthpipe build` wrote" in result.stderr
 
 
 def test_an_anonymous_report_has_no_name_of_the_run_and_its_patches(run: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_nothing_is_unpacked_beyond_what_is_expected(name: str) -> None:
     bomb = Zstd(1).encode(bytes(chunks.MOST_TEXT + 1))
     assert len(bomb) < 1 << 16
     for payload in (bomb, STREAMED, bomb[:5], b""):
-        with pytest.raises(ValueError, match=r"unpacking|frame of zstd"):
+        with pytest.raises(ValueError, match=r"unpacking|zstd frame"):
             CODECS[name].read(payload, (1000,), STRINGS if name == "text" else BYTES)
 
 
@@ -79,7 +79,7 @@ def test_strings_are_as_many_and_as_long_as_their_chunk_says() -> None:
 
 def test_more_text_than_can_be_read_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chunks, "MOST_TEXT", 20)
-    with pytest.raises(StoreError, match=r"have 33 bytes, at most 20; lower store\.shard"):
+    with pytest.raises(StoreError, match=r"have 33 bytes, expected at most 20; lower store\.shard"):
         CODECS["text"].encode(["a" * 25])
 
 
@@ -111,5 +111,5 @@ def test_codecs_that_are_never_written_are_refused(tmp_path: Path, codecs: list[
         "codecs": [codec.to_dict() for codec in codecs],
     }
     array = zarr.Array.from_dict(zarr.storage.StorePath(zarr.storage.LocalStore(tmp_path)), metadata)
-    with pytest.raises(StoreError, match="expected what `synthpipe build` writes"):
+    with pytest.raises(StoreError, match="expected those that `synthpipe build` uses"):
         ChunkCodec.of(array)

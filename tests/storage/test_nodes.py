@@ -50,7 +50,7 @@ FORGED: dict[str, tuple[Changes, str]] = {
     "fill.text": ({"fill_value": "NaN"}, "damaged"),
     "fill.large": ({"fill_value": 10**30}, "damaged"),
     "keys": ({"chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}}}, r"separator is '/'"),
-    "codecs": ({"codecs": [{"name": "bytes"}]}, r"has shards and chunks|expected what `synthpipe build` writes"),
+    "codecs": ({"codecs": [{"name": "bytes"}]}, r"has shards and chunks|expected those that `synthpipe build` uses"),
     "codecs.none": ({"codecs": []}, r"codecs is \[\]"),
     "codecs.unknown": ({"codecs": [{"name": "pickle", "configuration": {}}]}, "damaged"),
     "names": ({"dimension_names": ["sample", "x", "y"]}, r"has dimensions \('sample', 'x', 'y'\); expected"),
@@ -162,7 +162,7 @@ def test_arrays_of_a_group_fit_together(store: Path) -> None:
     sizes = {"sample": 4, "y": 6, "x": 5, "channel": 3, "class_or_background": 4, "donor_use": 2}
     ensure_arrays(created, {"mask": ARRAYS["mask"]}, sizes, StoreSection(shard=4))
     ensure_arrays(created, {"image": ARRAYS["image"]}, sizes | {"y": 7}, StoreSection(shard=4))
-    with pytest.raises(StoreError, match=r"bezier/mask/zarr\.json: damaged: has 6 of y; expected 7, as image has"):
+    with pytest.raises(StoreError, match=r"bezier/mask/zarr\.json: damaged: has 6 y; expected 7, like the array image"):
         arrays_of(created)
 
 

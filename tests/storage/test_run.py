@@ -54,7 +54,7 @@ def test_a_pipeline_that_nothing_could_make_is_refused(run: RunDirectory) -> Non
     data = run.read()
     data["pipeline"]["curation"]["wanted"]["mosaic"] = 10**30
     write_json(run.run_file, data)
-    with pytest.raises(StoreError, match=r"run\.json: this synthpipe does not know its pipeline"):
+    with pytest.raises(StoreError, match=r"run\.json: this version cannot read the pipeline"):
         run.pipeline()
 
 
@@ -67,7 +67,10 @@ def test_a_pipeline_that_nothing_could_make_is_refused(run: RunDirectory) -> Non
         ({"finished": "no"}, "finished is 'no'; input should be a valid boolean"),
         ({"strategies": {"mosaic": []}}, r"strategies\.mosaic is \[\]"),
         ({"strategies": {"cut": {}}}, r"strategies\.cut.* is 'cut'"),
-        ({"strategies": {"mosaic": {"verdicts": {"kept": 3}}}}, r"strategies\.mosaic lacks acceptance, candidates, "),
+        (
+            {"strategies": {"mosaic": {"verdicts": {"kept": 3}}}},
+            r"strategies\.mosaic: missing fields: acceptance, candidates, ",
+        ),
         (
             {"strategies": {"mosaic": JUDGED | {"candidates": 10**12}}},
             r"strategies\.mosaic\.candidates is 1000000000000",
@@ -106,7 +109,7 @@ def test_json_without_end_or_bound_is_refused(run: RunDirectory, monkeypatch: py
     [
         ({"accuracy": "high"}, "accuracy is 'high'"),
         ({"auroc": float("inf")}, "auroc is inf"),
-        ({"epochs": []}, "best_epoch is 0, and there are 0 epochs"),
+        ({"epochs": []}, "best_epoch is 0, but there are 0 epochs"),
         ({"best_epoch": -1}, "best_epoch is -1"),
         ({"epochs": [{"epoch": 0}]}, r"epochs\.0\.train_loss is missing"),
         ({"strategy": "cut"}, "strategy is 'cut'"),
@@ -121,7 +124,7 @@ def test_a_filters_report_of_other_types_is_refused(tmp_path: Path, changes: dic
     assert load_report(path) == REPORT
     fields = {key: value for key, value in (REPORT.fields() | changes).items() if value is not ...}
     path.write_text(json.dumps(fields))
-    with pytest.raises(FilterError, match=rf"mosaic\.json: is no filter's report, or damaged: .*{message}"):
+    with pytest.raises(FilterError, match=rf"mosaic\.json: is damaged, or is not the report of a filter: .*{message}"):
         load_report(path)
     path.write_text(DEEP)
     with pytest.raises(FilterError, match="nested too deeply"):

@@ -83,7 +83,7 @@ def test_what_was_never_written_is_named(group: zarr.Group, tmp_path: Path) -> N
     reader = SampleReader(array(group, "image"))
     assert np.array_equal(reader[0], array(group, "image")[0])
     for _ in range(2):
-        with pytest.raises(StoreError, match=r"image/c\.1\.0\.0\.0: is missing; .*restore it"):
+        with pytest.raises(StoreError, match=r"image/c\.1\.0\.0\.0: the file is missing; .*restore it"):
             reader[SHARD]
     path.write_bytes(content)  # another process makes it
     assert np.array_equal(reader[SHARD], array(group, "image")[SHARD])
@@ -95,9 +95,9 @@ def test_what_was_never_written_is_named(group: zarr.Group, tmp_path: Path) -> N
     )
     checked[3] = 1
     assert SampleReader(checked)[3].tolist() == [1, 1]
-    with pytest.raises(StoreError, match=r"checked\.zarr/c/0/0: sample 4 is damaged: it was never written"):
+    with pytest.raises(StoreError, match=r"checked\.zarr/c/0/0: sample 4 is damaged: the sample was never written"):
         SampleReader(checked)[4]
-    with pytest.raises(StoreError, match="expected what `synthpipe build` writes"):
+    with pytest.raises(StoreError, match="expected those that `synthpipe build` uses"):
         SampleReader(plain)
 
 
@@ -107,7 +107,7 @@ def test_damage_is_found_and_named(group: zarr.Group, tmp_path: Path, place: flo
     damaged = bytearray(path.read_bytes())
     damaged[int(place * len(damaged))] ^= 16
     path.write_bytes(damaged)
-    with pytest.raises(StoreError, match=r"image/c\.2\.0\.0\.0: .*damaged.*remove this object and give the command"):
+    with pytest.raises(StoreError, match=r"image/c\.2\.0\.0\.0: .*damaged.*remove this object and run the command"):
         SampleReader(array(group, "image")).read_many(range(2 * SHARD, 3 * SHARD))
 
 
@@ -143,12 +143,12 @@ def test_threads_share_a_reader(group: zarr.Group, monkeypatch: pytest.MonkeyPat
 
 
 def test_arrays_of_another_cut_are_refused(group: zarr.Group) -> None:
-    with pytest.raises(StoreError, match="class_pixels: is not cut into shards with one sample a chunk"):
+    with pytest.raises(StoreError, match="class_pixels: expected a sharded array with one sample per chunk"):
         SampleReader(array(group, "class_pixels"))
     elsewhere = zarr.create_array(
         zarr.storage.MemoryStore(), shape=(4, 2), chunks=(1, 2), shards=(4, 2), dtype="u1", fill_value=0
     )
-    with pytest.raises(StoreError, match="is no store on a disk or at a URL"):
+    with pytest.raises(StoreError, match="the store is neither on a disk nor at a URL"):
         SampleReader(elsewhere)
 
 
@@ -173,7 +173,7 @@ def test_an_index_of_more_samples_than_memory_holds_is_refused(group: zarr.Group
     path = tmp_path / "s.zarr/mosaic/image/zarr.json"
     most = 1 << 24
     path.write_text(path.read_text().replace(f"      {SHARD},\n        6", f"      {most},\n        6"))
-    with pytest.raises(StoreError, match="its index is"):
+    with pytest.raises(StoreError, match="the index of the shard is"):
         SampleReader(array(open_group(tmp_path / "s.zarr", "mosaic"), "image"))[0]
 
 

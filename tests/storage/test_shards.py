@@ -134,7 +134,7 @@ def test_small_shards_are_written_at_once_and_compared(tmp_path: Path, place: st
         assert holds(small, 1, second) and not holds(small, 1, first) and not holds(small, 0, second)
         stored.write_bytes(stored.read_bytes()[:-1])
         assert not holds(small, 1, second)
-        with pytest.raises(StoreError, match="shard 0 takes 4 samples, got 3"):
+        with pytest.raises(StoreError, match="shard 0: got 3 samples, expected 4"):
             write_shard(small, 0, first[:3])
 
 
@@ -255,9 +255,12 @@ def test_shards_appear_together_when_all_are_on_the_disk(tmp_path: Path) -> None
 
 def test_half_a_shard_is_refused(tmp_path: Path) -> None:
     group = group_of(tmp_path / "s.zarr", 8)
-    with pytest.raises(StoreError, match="shard 1 takes 4 samples, got 3"):
+    with pytest.raises(StoreError, match="shard 1: got 3 samples, expected 4"):
         write_shard(array(group, "mask"), 1, np.zeros((3, 6, 5), np.uint8))
-    with pytest.raises(StoreError, match="shard 1 takes 4 samples, got 3"), ShardWriter(array(group, "mask"), 1) as one:
+    with (
+        pytest.raises(StoreError, match="shard 1: got 3 samples, expected 4"),
+        ShardWriter(array(group, "mask"), 1) as one,
+    ):
         one.write(np.zeros((3, 6, 5), np.uint8))
         one.finish()
 
@@ -266,7 +269,7 @@ def test_a_store_that_is_on_no_disk_is_refused() -> None:
     stored: zarr.Array[Any] = zarr.create_array(
         zarr.storage.MemoryStore(), shape=(4, 2), chunks=(1, 2), shards=(4, 2), dtype="u1", fill_value=0
     )
-    with pytest.raises(StoreError, match="is no store on a disk or at a URL"):
+    with pytest.raises(StoreError, match="the store is neither on a disk nor at a URL"):
         ShardWriter(stored, 0)
 
 
