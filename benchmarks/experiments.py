@@ -380,7 +380,7 @@ def main(
 ) -> None:
     """Measure how much each part of the method improves the segmentation, and write PAGE from all stored results.
 
-    Finished results are kept: give the same command again to resume.
+    Finished results are kept; run the same command again to resume.
 
     \b
     Examples:

@@ -43,7 +43,7 @@ def build(
 
     PIPELINE is a file, or the name of a file that comes with synthpipe: bcss, demo, glas, luad-histoseg or wsss4luad.
 
-    Give the same command again to resume an interrupted build. Finished work is not repeated.
+    Run the same command again to resume an interrupted build. Finished work is not repeated.
 
     A build runs on this machine with one process per core, unless it joins a Dask cluster (--scheduler) or starts one
     in a job queue (--cluster). See docs/cluster.md.

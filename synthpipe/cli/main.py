@@ -84,7 +84,7 @@ class ExplainingGroup(click.Group):
         except (click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as error:
-            raise _failure("interrupted; finished work is kept: give the command again") from error
+            raise _failure("interrupted; finished work is kept: run the command again") from error
         except OSError as error:
             if os.environ.get(DEBUG) or error.errno == errno.EPIPE:
                 raise
@@ -113,7 +113,7 @@ class ExplainingGroup(click.Group):
                     f"a reader process of the training has died: {str(error).splitlines()[0]}\nPerhaps memory or "
                     "shared memory was full; containers have 64 MB of shared memory (docker run "
                     "--shm-size=2g gives more). Give fewer --readers, or "
-                    "--readers 0, then give the command again: it resumes from its last checkpoint"
+                    "--readers 0, then run the command again: it resumes from its last checkpoint"
                 ) from error
             if isinstance(error, RuntimeError) and "torchvision::" in str(error):
                 raise _failure(

@@ -53,7 +53,7 @@ def pseudo_label(
     """Predict the masks of real patches, to train on.
 
     CHECKPOINT is a file, or the folder of a training with its best.ckpt. Give the written store to `synthpipe train`
-    beside the composites: on GlaS, such a second training gains more than any choice of composites (docs/datacomp.md).
+    beside the composites: on GlaS, such a second training raises mIoU by 7 points (docs/datacomp.md).
 
     Predictions are means over flips and rotations if the canvas is a square. A patch of one class is filled with it.
     In other patches, only classes of the label are predicted: they are first brought to equal shares over all patches,

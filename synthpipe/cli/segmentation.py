@@ -146,7 +146,7 @@ def say_outcome(outcome: Outcome, output: Path) -> None:
     draw_curves(output, output / "curves.png")
     if not outcome.finished:
         raise click.ClickException(
-            f"stopped after step {outcome.step} of {outcome.steps}; give the command again to resume"
+            f"stopped after step {outcome.step} of {outcome.steps}; run the command again to resume"
         )
     report = json.loads((output / "report.json").read_text(encoding="utf-8"))
     best, test = (shlex.quote(str(output / name)) for name in ("best.ckpt", "test"))

@@ -647,7 +647,7 @@ def test_ctrl_c_is_quiet_while_workers_start_and_when_it_is_pressed_often(
     with process.stderr:
         last = process.stderr.readlines()
     assert process.wait(30) == 1
-    assert last[-1] == "Error: interrupted; finished work is kept: give the command again\n"
+    assert last[-1] == "Error: interrupted; finished work is kept: run the command again\n"
     assert all(re.match(r"[0-9:]{8} (note:|donors|[Mm]osaic|[Bb]ezier|waiting)", line) for line in last[:-1]), last
 
 
@@ -694,5 +694,5 @@ def test_an_interrupted_build_cleans_up_and_says_how_to_go_on(
     os.killpg(process.pid, number) if number == signal.SIGINT else process.terminate()
     output, _ = process.communicate(timeout=30)
     assert wanted.exists() and process.returncode == 1
-    assert output.endswith("Error: interrupted; finished work is kept: give the command again\n")
+    assert output.endswith("Error: interrupted; finished work is kept: run the command again\n")
     assert "Traceback" not in output and not list(scratch.glob("synthpipe-*"))

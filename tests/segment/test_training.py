@@ -206,7 +206,7 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
         errors = process.communicate(timeout=60)[1]
         assert process.returncode != 0
         if kind != signal.SIGKILL:
-            assert "give the command again to resume" in errors and "Traceback" not in errors
+            assert "run the command again to resume" in errors and "Traceback" not in errors
     again = run(command(data_set, directory))
     assert again.returncode == 0, again.stderr
     assert rows(directory) == rows(tmp_path / "through")
@@ -254,7 +254,7 @@ def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path:
     process.terminate()
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and "Traceback" not in errors
-    assert "of 400; give the command again to resume" in errors
+    assert "of 400; run the command again to resume" in errors
     assert Checkpoint.load(tmp_path / "run" / "last.ckpt").progress["step"] == len(rows(tmp_path / "run")) < 400
 
 
