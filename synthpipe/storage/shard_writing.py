@@ -105,7 +105,7 @@ class ShardWriter:
             It has fewer or more samples than a shard, or cannot be stored.
         """
         if self._sharded and len(self._lengths) != self._size:
-            raise StoreError(f"{self._name} takes {self._size} samples, got {len(self._lengths)}")
+            raise StoreError(f"{self._name}: got {len(self._lengths)} samples, expected {self._size}")
         with self._translated():
             if self._sharded:
                 self._put(_index(self._lengths))
@@ -165,7 +165,7 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
         `samples` is not a whole shard, or the object cannot be stored.
     """
     if len(samples) != shard_size(array):
-        raise StoreError(f"{array.store_path}: shard {shard} takes {shard_size(array)} samples, got {len(samples)}")
+        raise StoreError(f"{array.store_path}: shard {shard}: got {len(samples)} samples, expected {shard_size(array)}")
     if array.shards is None:  # too small for a thread that writes while others are encoded
         write_atomically(object_path(array, shard), _chunk(array, samples), durable=True)
         return

@@ -186,7 +186,7 @@ def test_a_run_that_is_not_finished_has_no_curated_set(data_set: DataSet, tmp_pa
     journal = json.loads((run / "build.json").read_text())
     del journal["finished"]
     (run / "build.json").write_text(json.dumps(journal))
-    with pytest.raises(StoreError, match="this run is not finished, so it has no curated set yet; give its"):
+    with pytest.raises(StoreError, match="this run is not finished, so it has no curated set yet; run its"):
         synthpipe.open_curated(run)
 
 

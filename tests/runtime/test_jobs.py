@@ -213,7 +213,7 @@ def test_paths_of_a_job_script_may_hold_what_shells_take_apart(slurm: Path, tmp_
     python = odd / "python"
     python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     python.chmod(stat.S_IRWXU)
-    with pytest.raises(ConfigError, match=r"python: got .*write the path in full"):
+    with pytest.raises(ConfigError, match=r"python: got .*write the full path"):
         jobs("python=~/bin/python")
     settings = JobSettings(
         cores=1, memory=1 << 30, interface="lo", processes=1, python=str(tmp_path / "a b"), local_directory=str(odd)

@@ -199,5 +199,5 @@ def test_classes_are_asked_for_by_name(tmp_path: Path) -> None:
 def test_what_could_not_be_read_is_not_written(tmp_path: Path) -> None:
     group = create_group(tmp_path, "", {"format_version": 1})
     sizes = {"sample": 4, "y": 20_000, "x": 20_000, "channel": 3}
-    with pytest.raises(StoreError, match=r"chunk of 1200000000 bytes; expected at most \d+ and 1073741824"):
+    with pytest.raises(StoreError, match=r"chunks of 1200000000 bytes; expected at most \d+ and 1073741824"):
         ensure_arrays(group, {"image": ARRAYS["image"]}, sizes, StoreSection(shard=4))

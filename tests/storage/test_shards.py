@@ -280,7 +280,7 @@ def test_what_is_no_store_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="format_version is None, this synthpipe reads 1"):
         open_group(tmp_path / "other.zarr")
     group_of(tmp_path / "s.zarr", 4)
-    with pytest.raises(StoreError, match="no array 'imag'; found class_pixels, donors, image"):
+    with pytest.raises(StoreError, match="no array 'imag'; it has class_pixels, donors, image"):
         array(open_group(tmp_path / "s.zarr", "mosaic"), "imag")
 
 

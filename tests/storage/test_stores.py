@@ -76,7 +76,7 @@ def test_a_written_shard_is_complete_and_read_back(tmp_path: Path, settings: Pip
 def test_a_shard_that_fails_leaves_nothing_behind(tmp_path: Path, settings: Pipeline) -> None:
     store = create(tmp_path / "s.zarr", settings, 4)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(StoreError, match="shard 0 takes 4 samples, got 3"), store.writing(0) as writers:
+    with pytest.raises(StoreError, match="shard 0: got 3 samples, expected 4"), store.writing(0) as writers:
         writers["image"].write(store.blank("image", 3))
         writers["image"].finish()
     assert sorted(tmp_path.rglob("*")) == before
@@ -132,11 +132,11 @@ def test_a_curated_set_describes_its_pipeline_and_counts_a_discarded_shard_as_mi
 
 def test_a_store_that_is_none_or_lacks_an_array_is_refused(tmp_path: Path, settings: Pipeline) -> None:
     store = create(tmp_path / "s.zarr", settings, 4)
-    with pytest.raises(StoreError, match="mosaic: no array 'p_real'; found class_pixels, donors, image, mask, recipe"):
+    with pytest.raises(StoreError, match="mosaic: the group has no array 'p_real'; it has class_pixels, donors, image, mask, recipe"):
         store.scores([0])
     with pytest.raises(StoreError, match="bezier: no Zarr v3 group"):
         CompositeStore.open(tmp_path / "s.zarr", "bezier")
     with pytest.raises(StoreError, match="no Zarr v3 group"):
         CuratedStore.open(tmp_path / "c.zarr")
-    with pytest.raises(StoreError, match="shard 0 takes 4 samples, got 2"):
+    with pytest.raises(StoreError, match="shard 0: got 2 samples, expected 4"):
         create_curated(tmp_path / "c.zarr", settings, 4).write("image", 0, np.zeros((2, 32, 32, 3), np.uint8))
