@@ -86,7 +86,7 @@ def test_more_text_than_can_be_read_is_not_written(monkeypatch: pytest.MonkeyPat
 def test_a_checksum_that_is_cut_off_is_wrong() -> None:
     assert split_checksum(b"data" + checksum(b"data")) == b"data"
     for data in (b"", b"dat", checksum(b"")[:3], b"data" + checksum(b"date")):
-        with pytest.raises(ValueError, match="its checksum is wrong"):
+        with pytest.raises(ValueError, match="the checksum is wrong"):
             split_checksum(data)
     assert split_checksum(checksum(b"")) == b"" and len(checksum(b"")) == CHECKSUM_BYTES
 
