@@ -25,8 +25,8 @@ def materialize(curated: Location, output: Location) -> None:
 
     \b
     Examples:
-      synthpipe materialize runs/demo -o sets/demo.zarr
-      synthpipe materialize runs/demo/curated.zarr -o s3://bucket/demo.zarr
+      synthpipe materialize runs/virtual -o sets/virtual.zarr
+      synthpipe materialize runs/virtual/curated.zarr -o s3://bucket/virtual.zarr
     """
     from synthpipe.curated.materializing import materialize as write_pixels  # loads compiled kernels
 

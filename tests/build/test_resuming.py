@@ -129,7 +129,9 @@ def test_a_finished_run_is_extended_and_old_composites_keep_their_bytes(
     assert objects(run / "curated.zarr") == objects(tmp_path / "fresh" / "curated.zarr")
     aside = list(run.glob("curated-*.zarr"))
     assert len(aside) == 1 and CuratedSet(aside[0]).digest == old.digest
-    assert any(f"{aside[0]}: not checked: an earlier curated set" in note for note in verify(run, 0, LogReporter()).notes)
+    assert any(
+        f"{aside[0]}: not checked: an earlier curated set" in note for note in verify(run, 0, LogReporter()).notes
+    )
     build(more, run, HERE, LogReporter())  # finished: nothing to do
 
 

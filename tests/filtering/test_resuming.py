@@ -121,7 +121,9 @@ def forge(part: str, value: float) -> Callable[[Path], None]:
 
 def test_a_pipe_in_place_of_a_state_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "mosaic.training")
-    with pytest.raises(StoreError, match=r"mosaic\.training: is a named pipe, expected a file or nothing; remove it"):
+    with pytest.raises(
+        StoreError, match=r"mosaic\.training: is a named pipe, expected a file or a new name; remove it"
+    ):
         stop_after(1, tmp_path)
 
 

@@ -72,5 +72,5 @@ def test_metadata_may_differ_in_layout_alone(tmp_path: Path) -> None:
             place = r"shape\[0\] is 5; expected 4"
         with pytest.raises(DamageError, match=place):
             check_metadata(json.dumps(altered).encode(), wanted)
-    with pytest.raises(DamageError, match="no JSON"):
+    with pytest.raises(DamageError, match="not JSON"):
         check_metadata(wanted[:-1], wanted)

@@ -132,7 +132,9 @@ def test_a_curated_set_describes_its_pipeline_and_counts_a_discarded_shard_as_mi
 
 def test_a_store_that_is_none_or_lacks_an_array_is_refused(tmp_path: Path, settings: Pipeline) -> None:
     store = create(tmp_path / "s.zarr", settings, 4)
-    with pytest.raises(StoreError, match="mosaic: the group has no array 'p_real'; it has class_pixels, donors, image, mask, recipe"):
+    with pytest.raises(
+        StoreError, match="mosaic: the group has no array 'p_real'; it has class_pixels, donors, image, mask, recipe"
+    ):
         store.scores([0])
     with pytest.raises(StoreError, match="bezier: no Zarr v3 group"):
         CompositeStore.open(tmp_path / "s.zarr", "bezier")
