@@ -88,8 +88,10 @@ def _plan_lines(pipeline: Pipeline) -> Iterator[str]:
         for what, count in plan.items():
             shards = len(shards_of(count, shard))
             is_virtual = pipeline.virtual and what.startswith("candidates")
-            size = f"{human_bytes(shards * shard * height * width * 4)} before compression"
-            yield f"  {strategy}: {count} {what}; {shards} shard{'s' * (shards > 1)} of {shard}, {_NO_PIXELS if is_virtual else size}"
+            size = (
+                _NO_PIXELS if is_virtual else f"{human_bytes(shards * shard * height * width * 4)} before compression"
+            )
+            yield f"  {strategy}: {count} {what}; {shards} shard{'s' * (shards > 1)} of {shard}, {size}"
         size = _NO_PIXELS if pipeline.virtual else human_bytes(wanted * height * width * 4)
         yield f"  {strategy}: {wanted} in the curated set, {size}"
         if first < pipeline.curation.max_candidates[strategy]:
