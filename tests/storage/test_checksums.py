@@ -42,7 +42,7 @@ def test_no_byte_of_the_sums_can_change_unseen(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         read_checksums(run)
     run.sums_file.unlink()
-    with pytest.raises(StoreError, match="not found"):
+    with pytest.raises(StoreError, match="does not exist"):
         read_checksums(run)
 
 
