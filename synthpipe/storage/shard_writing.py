@@ -45,6 +45,7 @@ class ShardWriter:
         self._shape, self._dtype = array.shape[1:], array.dtype
         self._samples: NDArray[Any] = np.empty((0, *self._shape), self._dtype)
         self._lengths: list[int] = []
+        self._is_finished = False
 
     def __enter__(self) -> ShardWriter:
         with self._translated():
@@ -110,15 +111,20 @@ class ShardWriter:
             if self._sharded:
                 self._put(_index(self._lengths))
             self._object.finish()
+        self._is_finished = True
 
     def wait(self) -> None:
         """Wait until the finished shard is on the disk.
 
         Raises
         ------
+        RuntimeError
+            The shard is not finished, so it would replace a whole one.
         StoreError
             The shard cannot be stored.
         """
+        if not self._is_finished:
+            raise RuntimeError(f"{self._name} is not finished")
         with self._translated():
             self._object.wait()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, Self
 
@@ -164,14 +164,14 @@ class Store:
         return shards.object_path(self._array(name), shard)
 
     @contextmanager
-    def writing(self, shard: int, *names: str) -> Iterator[Mapping[str, ShardWriter]]:
-        """Yield a writer for each array of `names`, by default of `written`; finish each inside the block.
+    def writing(self, shard: int, names: Iterable[str] | None = None) -> Iterator[Mapping[str, ShardWriter]]:
+        """Yield a writer for each array of `names`, or of `written` if None; finish each inside the block.
 
         If the block ends without an error, the shard becomes complete in all arrays.
         """
         with ExitStack() as stack:
-            each = names or self.written
-            writers = {name: stack.enter_context(ShardWriter(self._array(name), shard)) for name in each}
+            chosen = self.written if names is None else names
+            writers = {name: stack.enter_context(ShardWriter(self._array(name), shard)) for name in chosen}
             yield writers
             commit(*writers.values())
 

@@ -210,6 +210,9 @@ def test_scores_are_the_same_however_many_shards_a_task_has(
         assert score_shards(worker, ScoreTask(strategy, shards))[0] == 8 * len(shards)
         assert [shard.read_bytes() for shard in scores] == before
     assert worker.scorer(strategy) is worker.scorer(strategy)  # a filter is loaded once
+    stored = {file: file.read_bytes() for file in (path / "candidates.zarr").rglob("c.*")}
+    score_shards(worker, ScoreTask(strategy, (0, 1)))  # again, as after a lost worker
+    assert {file: file.read_bytes() for file in (path / "candidates.zarr").rglob("c.*")} == stored
 
 
 def test_xarray_opens_a_run(finished: tuple[Path, dict[str, Any]]) -> None:

@@ -170,7 +170,7 @@ def test_a_resumed_virtual_build_rejects_other_columns(phantom: Path, plain_run:
     store = CompositeStore.open(run / "candidates.zarr", "mosaic", writable=True)
     changed = store.class_pixels(slice(0, 8))
     changed[0, :2] += [1, -1]
-    with store.writing(0, "class_pixels") as writers:
+    with store.writing(0, ["class_pixels"]) as writers:
         writers["class_pixels"].write(changed)
         writers["class_pixels"].finish()
     (run / "SHA256SUMS").unlink()

@@ -82,6 +82,17 @@ def test_a_shard_that_fails_leaves_nothing_behind(tmp_path: Path, settings: Pipe
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_only_finished_shards_of_chosen_arrays_replace_others(tmp_path: Path, settings: Pipeline) -> None:
+    store = create(tmp_path / "s.zarr", settings, 4)
+    fill(store, 0)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with store.writing(0, []) as writers:
+        assert not writers
+    with pytest.raises(RuntimeError, match="shard 0 is not finished"), store.writing(0):
+        pass
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_a_longer_store_keeps_its_shards_and_a_shorter_one_its_length(tmp_path: Path, settings: Pipeline) -> None:
     fill(create(tmp_path / "s.zarr", settings, 3), 0)
     longer = create(tmp_path / "s.zarr", settings, 9)

@@ -88,7 +88,7 @@ def _rendering(columns: Columns, numbers: Sequence[int], canvas: tuple[int, int]
 def _write(store: CompositeStore, shard: int, arrays: Mapping[str, Samples]) -> None:
     """Store the arrays of a shard that do not exist yet; existing arrays have the same values already."""
     missing = {name: samples for name, samples in arrays.items() if not exists(store.object(name, shard))}
-    with store.writing(shard, *missing) as writers:
+    with store.writing(shard, missing) as writers:
         for name, samples in missing.items():
             writers[name].write(samples)
             writers[name].finish()
