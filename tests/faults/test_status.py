@@ -169,4 +169,5 @@ def test_a_large_run_is_judged_by_an_even_sample(
 def test_a_missing_run_is_refused_in_one_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["status", str(tmp_path)])
     assert result.exit_code == 1
-    assert result.stderr == f"Error: {tmp_path}/run.json: not found; expected a file of a run that `synthpipe build` wrote\n"
+    expected = "not found; expected a file of a run that `synthpipe build` wrote"
+    assert result.stderr == f"Error: {tmp_path}/run.json: {expected}\n"
