@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -174,8 +174,9 @@ def hang(job: str) -> None:
     """Stop the job's processes, and give it the shortest limit: Slurm ends it after a minute or two."""
     run("scontrol", "update", f"JobId={job}", "TimeLimit=1")
     for process in psutil.process_iter():
-        if process.name().startswith("python") and process.environ().get("SLURM_JOB_ID") == job:
-            process.suspend()
+        with suppress(psutil.NoSuchProcess):  # one that has ended meanwhile, or is not collected yet
+            if process.name().startswith("python") and process.environ().get("SLURM_JOB_ID") == job:
+                process.suspend()
 
 
 @pytest.mark.parametrize(("event", "submitted"), [(nothing, 1), (requeue, 2), (cancel, 2), (hang, 2)])
