@@ -54,13 +54,13 @@ demo: install
 	@echo "The commands are in $(BIN). Try: $(BIN)/synthpipe replay $(RUN) bezier 0 -o bezier-0.png"
 	@echo "make demo-training trains a network on it, and compares it with image labels alone and with true masks."
 
-# trains a network on the demo's composites, predicts the masks of real patches with it, and trains on both; compares the two
-# with networks that were trained on image labels alone and on true masks
+# trains a network on the demo's composites, predicts the masks of real patches with it, and trains a second one on these;
+# compares the two with networks that were trained on image labels alone and on true masks
 PHANTOM := --real data/phantom --val data/phantom/2.validation --config demo
 demo-training: install
 	$(BIN)/synthpipe train $(RUN) $(PHANTOM) -o $(RUN)/segmentation
 	$(BIN)/synthpipe pseudo-label $(RUN)/segmentation --real data/phantom -o $(RUN)/pseudo.zarr
-	$(BIN)/synthpipe train $(RUN) $(RUN)/pseudo.zarr $(PHANTOM) -o $(RUN)/round-2
+	$(BIN)/synthpipe train $(RUN)/pseudo.zarr $(PHANTOM) -o $(RUN)/round-2
 	$(BIN)/synthpipe baseline $(RUN) $(PHANTOM) --masks data/phantom/masked --data data/phantom/3.testing \
 		--compare $(RUN)/segmentation --compare $(RUN)/round-2 -o $(RUN)/baseline
 

@@ -151,7 +151,10 @@ class Bench:
         digest = hashlib.sha256(key.encode())
         for each in samples:
             digest.update(each.tobytes())
-        path, classes = self.runs / "networks" / f"{digest.hexdigest()}.pt", len(self.data.description.taxonomy)
+        path, classes = (
+            self.runs.with_name("networks") / f"{digest.hexdigest()}.pt",
+            len(self.data.description.taxonomy),
+        )
         if path.exists():
             network = Network(trainer, classes)
             weights, about = torch.load(path, weights_only=True)
