@@ -316,7 +316,7 @@ def test_other_patches_are_refused(unfiltered: Path, tmp_path: Path) -> None:
     journal = json.loads((unfiltered / "build.json").read_text())
     (unfiltered / "build.json").write_text(json.dumps(journal | {"finished": False}))
     try:
-        with pytest.raises(StaleRunError, match="made from other patches"):
+        with pytest.raises(StaleRunError, match="the patches have changed since this run was begun"):
             run(small(other, "filter.enabled=false", "curation.wanted=30"), unfiltered)
     finally:
         (unfiltered / "build.json").write_text(json.dumps(journal))

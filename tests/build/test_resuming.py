@@ -169,7 +169,9 @@ def test_verdicts_are_written_where_they_are_new_and_nowhere_else(
 
 def test_only_more_of_the_same_is_an_extension(run: Path, patches: Path) -> None:
     for change in ("curation.wanted=11", "curation.threshold=0.9", "seed=3"):
-        with pytest.raises(StaleRunError, match=f"--extend allows more curation.wanted.*\\n.*{change.split('=')[0]}"):
+        with pytest.raises(
+            StaleRunError, match=f"--extend allows only a larger curation.wanted.*\\n.*{change.split('=')[0]}"
+        ):
             build(small(patches, change), run, HERE, LogReporter(), extend=True)
     with pytest.raises(StaleRunError, match="is not finished; finish it before it is extended"):
         build(small(patches, "curation.wanted=20"), unfinished(run), HERE, LogReporter(), extend=True)
