@@ -1,7 +1,7 @@
 """`python -m tests.requirements > requirements/render.txt`: what rendering needs, pinned, with its own requirements.
 
-It follows from `setup.cfg`, `constraints.txt` and the packages of `make install`. It lists what the oldest Python needs,
-which includes what newer ones need, so every Python writes the same file.
+It follows from `setup.cfg`, `constraints.txt` and the packages of `make install`. Every Python writes the same file: it
+lists what the oldest one needs, and newer ones need no more.
 """
 
 from __future__ import annotations

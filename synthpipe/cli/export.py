@@ -53,12 +53,13 @@ def export(curated: Location, form: str, output: Location, part: int, workers: i
 
 
 def _outcome(found: Exported, output: Location, form: str) -> str:
+    parts = f"{found.parts} part{'s' * (found.parts != 1)}"
     there = f" ({found.kept} there already)" if found.kept else ""
     read = f"read back, every pixel, by {', '.join(found.read_back)}" if found.read_back else "not read back"
     return "\n".join(
         [
             f"{output}: {found.composites} composites as {form}",
-            f"  {found.files} files, {human_bytes(found.bytes)}, in {found.parts} parts{there}",
+            f"  {found.files} files, {human_bytes(found.bytes)}, in {parts}{there}",
             f"  {read}",
         ]
     )
