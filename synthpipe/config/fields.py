@@ -117,11 +117,15 @@ class Section(BaseModel):
     @model_serializer(mode="wrap")
     def _without_defaults_of_new_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for key in self._new_keys:
-            default = type(self).model_fields[key].default
+        for key, default in self.defaults_left_out().items():
             if data.get(key, ...) in (default, list(default) if isinstance(default, tuple) else default):
                 del data[key]
         return data
+
+    @classmethod
+    def defaults_left_out(cls) -> dict[str, Any]:
+        """Return the defaults that a dump of this section leaves out."""
+        return {key: cls.model_fields[key].default for key in cls._new_keys}
 
 
 def digest(data: object) -> str:

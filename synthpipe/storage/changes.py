@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from synthpipe.config.fields import differences
+from typing import Any
+
+from synthpipe.config.fields import Section, differences
 from synthpipe.config.pipeline import Pipeline, Stage
 from synthpipe.core.errors import StaleRunError
 from synthpipe.core.records import STRATEGIES
@@ -30,7 +32,7 @@ def check_pipeline(run: RunDirectory, pipeline: Pipeline, extend: bool = False) 
         made.append("filter")
     if run.has_curated():
         made = ["candidates", "training", "filter", "curation"]
-    found = [line for stage in made for line in differences(old.settings(stage), pipeline.settings(stage))]
+    found = [line for stage in made for line in differences(_settings(old, stage), _settings(pipeline, stage))]
     if not found or (extend and extended(old, pipeline) == found):
         return
     message = f"{run.path}: another pipeline built this run; build into another directory, or undo these changes:"
@@ -40,6 +42,15 @@ def check_pipeline(run: RunDirectory, pipeline: Pipeline, extend: bool = False) 
     elif extended(old, pipeline) == found:
         message = f"{run.path}: this run is finished; use --extend to add composites, or undo these changes:"
     raise StaleRunError("\n  ".join([message, *found]))
+
+
+def _settings(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
+    """Return the settings of a stage with the defaults that they leave out, which messages name."""
+    found = pipeline.settings(stage)
+    for name in found:
+        if isinstance(section := getattr(pipeline, name), Section):
+            found[name] = section.defaults_left_out() | found[name]
+    return found
 
 
 def extended(old: Pipeline, new: Pipeline) -> list[str]:

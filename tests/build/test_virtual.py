@@ -136,7 +136,7 @@ def test_an_extension_gives_the_run_that_a_build_from_the_beginning_gives(
 
 def test_pixels_cannot_change_their_storage_in_a_run(phantom: Path, plain_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(plain_run, tmp_path / "run"))
-    with pytest.raises(StaleRunError, match=r'store\.pixels: "virtual" -> null'):
+    with pytest.raises(StaleRunError, match=r'store\.pixels: "virtual" -> "stored"'):
         make(run, *PLAIN, f"patches.root={phantom}")
 
 
