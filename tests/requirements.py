@@ -1,7 +1,7 @@
 """`python -m tests.requirements > requirements/render.txt`: what rendering needs, pinned, with its own requirements.
 
-It follows from `setup.cfg`, `constraints.txt` and the packages of `make install`. Every Python writes the same file: it
-lists what the oldest one needs, and newer ones need no more.
+It follows from `setup.cfg`, `constraints.txt` and the packages of `make install` on Python 3.11. Newer Pythons need
+fewer packages, and lack some of these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ _HEAD = """\
 # What rendering needs, without torch. Made from setup.cfg and constraints.txt by `python -m tests.requirements`.
 # pip install --no-deps . -r requirements/render.txt
 """
-_OLDEST = {"python_version": "3.11", "python_full_version": "3.11.0"}
 
 
 def render_requirements() -> str:
@@ -45,9 +44,7 @@ def render_requirements() -> str:
 def _needed_by(requirement: Requirement) -> Iterator[Requirement]:
     for line in metadata.requires(requirement.name) or ():
         each = Requirement(line)
-        if each.marker is None or any(
-            each.marker.evaluate(_OLDEST | {"extra": extra}) for extra in ("", *requirement.extras)
-        ):
+        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *requirement.extras)):
             yield each
 
 

@@ -155,7 +155,7 @@ def judge_plan(state: BuildState, strategy: Strategy, count: int, begun: float) 
 
 
 def _too_few(state: BuildState, why: str) -> FilterError:
-    """Return the error to raise. Move a curated set of former scores, so that its settings can change."""
+    """Return an error for too few candidates, after moving a curated set of former scores out of the way."""
     run = state.run
     if run.has_curated():
         state.reporter.note(f"moved the curated set of the former scores to {run.set_curated_aside()}")

@@ -70,7 +70,7 @@ class BuildWorkerSetup:
         return name_bank(str(self.job.run.path), self.job.bank.name)
 
     def problems(self) -> list[str]:
-        """Return, on a worker, the differences from the driver that keep it from taking part."""
+        """Return the reasons why this worker cannot run the build; empty if it can."""
         return [*self._no_packages(), *self._other_versions(), *self._no_run(), *self._no_patches()]
 
     def prepared(self, on_donors: Callable[[int], None]) -> AbstractContextManager[WorkerState]:
@@ -144,20 +144,20 @@ def bank_location(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, sh
 
 
 def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings, reporter: Reporter) -> BankLocation:
-    """Name the donor bank of a build; workers of this machine share none where file locks do not work."""
+    """Return the location of a build's donor bank. Workers of this machine share it only if file locks work there."""
     scratch = cluster.scratch_on_nodes
     shared = not isinstance(cluster.where, Local) or has_locks(scratch)
     if not shared:
         reporter.note(
             f"note: {scratch or tempfile.gettempdir()}: its file system gives one lock to several processes, so each "
-            f"worker builds a donor bank of its own there, and leaves it when it is killed; to share one, "
+            f"worker builds a donor bank of its own there, and leaves it behind if it is killed; to share one bank, "
             f"{ANOTHER_LOCATION}"
         )
     return bank_location(pipeline, catalog, scratch, shared)
 
 
 def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]) -> Demand:
-    """Return the memory that a build needs on its workers besides their own; `split` has the groups of each side."""
+    """Return the memory that the tasks of a build need; `split` has the groups on each side of the filter's split."""
     canvas = pipeline.canvas if pipeline.bezier else None
     training = 0
     if pipeline.filter.enabled:

@@ -16,12 +16,12 @@ _LAUNCHERS = (
 
 
 def share_of(rank: int | None = None, world: int | None = None) -> tuple[int, int]:
-    """Return this process's rank and the number of processes: as asked for, or as torch.distributed or a launcher says.
+    """Return this process's rank and the number of processes, as given or as torch.distributed or a launcher sets them.
 
     Raises
     ------
     ConfigError
-        What is asked for is not what they say: some samples would be seen twice, and others never.
+        The given values differ from the set ones, so processes would read some samples twice and others never.
     """
     known = _known()
     if known is None:
@@ -29,8 +29,8 @@ def share_of(rank: int | None = None, world: int | None = None) -> tuple[int, in
     (found, size), where = known
     if rank not in (None, found) or world not in (None, size):
         raise ConfigError(
-            f"rank {found if rank is None else rank} of {size if world is None else world}: by {where} this process is "
-            f"rank {found} of {size}; leave rank and world out, and make the loader after the processes are started"
+            f"got rank {found if rank is None else rank} of {size if world is None else world}, but by {where} it is "
+            f"{found} of {size}; leave out rank and world, and make the loader after the processes have started"
         )
     return found, size
 

@@ -23,7 +23,7 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Tensors(TypedDict):
-    """One composite, or with a first dimension more a batch of them.
+    """The tensors of one composite, or of a batch, which has one more dimension in front.
 
     ``image`` is (3, H, W) uint8, channels last in memory; ``mask`` (H, W) uint8; ``labels`` (C,) uint8.
     """
@@ -34,7 +34,7 @@ class Tensors(TypedDict):
 
 
 class Samples(Sequence[Tensors]):
-    """Composites that were read together: `tensors` is the batch, and each element a view of it."""
+    """The composites of a batch. `tensors` is the whole batch; each element is a view of one composite in it."""
 
     def __init__(self, tensors: Tensors) -> None:
         self.tensors = tensors
@@ -92,7 +92,7 @@ class CuratedDataset(Dataset[Tensors]):
         return {"image": image.permute(2, 0, 1), "mask": mask, "labels": self._labels[index]}
 
     def __getitems__(self, indices: Sequence[int]) -> Samples | list[Tensors]:
-        """Return several composites, read into one batch; what a `DataLoader` calls."""
+        """Read several composites into one batch. `DataLoader` calls this method."""
         if self._transform:
             images, masks = self.curated.read(indices)
             return [self._transformed(*each) for each in zip(images, masks, indices, strict=True)]
@@ -122,12 +122,12 @@ class CuratedDataset(Dataset[Tensors]):
         world: int | None = None,
         weights: NDArray[np.float64] | None = None,
     ) -> ResumableLoader:
-        """Return a loader of whole batches in random order, which goes on in the middle of an epoch.
+        """Return a loader of whole batches in random order. It can resume in the middle of an epoch.
 
         Parameters
         ----------
         batch_size : int
-            Samples a batch.
+            Samples per batch.
         seed : int
             Decides every epoch's order.
         workers : int
@@ -158,9 +158,9 @@ class CuratedDataset(Dataset[Tensors]):
 
 
 class Epochs:
-    """The batches of every epoch: a function of the seed, the epoch and the batch's number alone.
+    """The batches of every epoch, as a ``batch_sampler`` for `DataLoader`.
 
-    What `DataLoader` takes as ``batch_sampler``. `epoch` and `batch` say where the next pass begins.
+    A batch depends only on the seed, the epoch and its number. `epoch` and `batch` are the start of the next pass.
     """
 
     def __init__(
@@ -174,15 +174,15 @@ class Epochs:
     ) -> None:
         if not (0 < batch_size <= length // world and 0 <= rank < world):
             raise ConfigError(
-                f"{length} samples, batch_size {batch_size}, rank {rank} of {world}: expected a batch or more for each "
-                "device"
+                f"{length} samples, batch_size {batch_size}, rank {rank} of {world}: expected at least one batch for "
+                "each device; lower batch_size"
             )
         if weights is not None:
             weights = np.asarray(weights, np.float64)
             if weights.shape != (length,) or not (weights >= 0).all() or not np.isclose(weights.sum(), 1):
                 raise ConfigError(
-                    f"weights of shape {weights.shape}, sum {weights.sum():g}: expected {length} probabilities, sum 1; "
-                    "`CuratedSet.sample_weights` gives some"
+                    f"weights: got shape {weights.shape} and sum {weights.sum():g}; expected {length} probabilities "
+                    "with the sum 1, such as those of `CuratedSet.sample_weights`"
                 )
         self.epoch = self.batch = 0
         self._length, self.batch_size, self.seed = length, batch_size, seed
@@ -203,12 +203,12 @@ class Epochs:
 
 
 class ResumableLoader:
-    """Goes through a curated set epoch by epoch: one ``for`` loop is what remains of an epoch.
+    """Load a curated set epoch by epoch. One ``for`` loop yields the rest of the current epoch.
 
-    `state_dict` counts the batches that were handed out, not those that worker processes have read ahead: with a
-    checkpoint of the network it makes a training resume with the batch that would have come next, with any number of
-    workers, and with any number of processes whose steps have as many samples. Its order is exact; what a random
-    `transform` does is not part of it.
+    `state_dict` counts the batches that the loop has received, not those that worker processes have read ahead. So a
+    training that stores it beside the network resumes with the next batch. The number of workers may change, and so may
+    the number of processes if a step keeps its number of samples. The order of samples is restored exactly; the random
+    numbers of a `transform` are not.
     """
 
     def __init__(self, dataset: CuratedDataset, epochs: Epochs, workers: int) -> None:
@@ -229,21 +229,21 @@ class ResumableLoader:
         )
 
     def __len__(self) -> int:
-        """Return the batches of a whole epoch."""
+        """Return the number of batches in a whole epoch."""
         return len(self._epochs)
 
     @property
     def epoch(self) -> int:
-        """The epoch under way, or the one that was finished last."""
+        """The current epoch, or the last finished one between epochs."""
         return self._epochs.epoch
 
     def epochs(self, count: int) -> range:
-        """Return which of `count` epochs are not finished: what the outer loop of a training goes over."""
+        """Return the epochs of `count` that are not finished, for the outer loop of a training."""
         return range(self._epochs.epoch + (self._epochs.batch >= len(self)), count)
 
     def __iter__(self) -> Iterator[Any]:
         epochs = self._epochs
-        share_of(epochs.rank, epochs.world)  # they may have been started since
+        share_of(epochs.rank, epochs.world)  # the processes may have started since
         if epochs.batch >= len(epochs):
             epochs.epoch, epochs.batch = epochs.epoch + 1, 0
         for batch in self._loader:
@@ -251,22 +251,22 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` goes on from, JSON-ready."""
+        """Return the state from which `load_state_dict` resumes, JSON-ready."""
         epochs = self._epochs
         found = {"batch_size": epochs.batch_size, "world": epochs.world, "epoch": epochs.epoch, "batch": epochs.batch}
         return {**{key: self._identity[key] for key in ("curated", "seed", "weights")}, **found}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a loader was when it gave `state`.
+        """Resume at the position of the loader that returned `state`.
 
         Raises
         ------
         ConfigError
-            It was a loader of another set or seed, with other weights, or of steps with another number of samples
-            (batch size times processes).
+            The other loader had another set, seed or weights, or another number of samples per step (batch size times
+            processes).
         """
-        told = {**state, "samples a step": state.get("batch_size", 0) * state.get("world", 0)}
-        if differing := [key for key, value in self._identity.items() if told.get(key) != value]:
+        given = {**state, "samples a step": state.get("batch_size", 0) * state.get("world", 0)}
+        if differing := [key for key, value in self._identity.items() if given.get(key) != value]:
             raise ConfigError(
                 f"the state is of a loader with another {', '.join(differing)}, which would resume with other batches; "
                 "open the same set with the same settings, and keep batch_size times world as it was"

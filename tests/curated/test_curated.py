@@ -450,9 +450,9 @@ def test_another_share_than_the_launchers_is_refused(curated: CuratedSet, monkey
     assert len(dataset.loader(4)) == 6
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match=r"rank 1 of 4: by RANK and WORLD_SIZE this process is rank 1 of 2; leave"):
+    with pytest.raises(ConfigError, match=r"got rank 1 of 4, but by RANK and WORLD_SIZE it is 1 of 2; leave"):
         dataset.loader(2, world=4)
-    with pytest.raises(ConfigError, match=r"rank 0 of 1: by RANK and WORLD_SIZE this process is rank 1 of 2"):
+    with pytest.raises(ConfigError, match=r"got rank 0 of 1, but by RANK and WORLD_SIZE it is 1 of 2"):
         next(iter(early))
     assert len(dataset.loader(4, rank=1, world=2)) == 3
 
@@ -493,7 +493,7 @@ def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:
     weighted = curated.to_torch().loader(4, weights=weights)
     weighted.load_state_dict(curated.to_torch().loader(4, weights=weights.copy()).state_dict())
     for wrong in ([0.5] * 24, [0.5, 0.5], [-1.0, 2.0, *[0.0] * 22]):
-        with pytest.raises(ConfigError, match="expected 24 probabilities, sum 1; `CuratedSet"):
+        with pytest.raises(ConfigError, match="expected 24 probabilities with the sum 1, such as those of `CuratedSet"):
             curated.to_torch().loader(4, weights=np.array(wrong))
-    with pytest.raises(ConfigError, match="24 samples, batch_size 25, rank 0 of 1: expected a batch or more"):
+    with pytest.raises(ConfigError, match="24 samples, batch_size 25, rank 0 of 1: expected at least one batch"):
         curated.to_torch().loader(25)
