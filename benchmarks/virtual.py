@@ -123,10 +123,10 @@ def write_page(result: Path = RESULT) -> str:
 
 
 def _measured(found: Mapping[str, Any]) -> Iterator[str]:
-    canvas, donors = found["canvas"], found["donors"]
+    canvas, patches = found["canvas"], found["patches"]
     yield (
-        f"Composites of {canvas} x {canvas} pixels from {donors} donors of procedural tissue, without a filter, by one "
-        f"process on {found['cores']} cores with a load of {found['load']:.1f}:"
+        f"Composites of {canvas} x {canvas} pixels from {patches} patches of procedural tissue, without a filter, by "
+        f"one process on {found['cores']} cores with a load of {found['load']:.1f}:"
     )
     rows = found["strategies"]
     yield from ("", f"| | {' | '.join(row['strategy'].capitalize() for row in rows)} |", "|---|" + "---|" * len(rows))
@@ -174,7 +174,7 @@ def main(count: int, canvas: int, patches: int, output: Path, page: Path) -> Non
         shutil.rmtree(folder)
     result = {
         "canvas": canvas,
-        "donors": patches,
+        "patches": patches,
         "cores": len(os.sched_getaffinity(0)),
         "load": os.getloadavg()[0],
         "strategies": rows,
