@@ -1,4 +1,4 @@
-"""`synthpipe baseline`: train and measure networks as a lower and an upper bound for composites."""
+"""`synthpipe baseline`: train and measure a lower and an upper bound for composites."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def baseline(
     mask_map: str | None,
     most: int,
 ) -> None:
-    """Train and measure networks as a lower and an upper bound for composites.
+    """Train and measure a lower and an upper bound for composites.
 
     Give the same CURATED sets and settings as for `synthpipe train`, so that the number of steps and of images per step
     is the same. The lower bound learns only from image labels, and predicts masks with its class activation map. The

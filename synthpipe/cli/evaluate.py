@@ -56,10 +56,10 @@ def evaluate(
     evaluate writes IoU, Dice, accuracy and boundary scores with their intervals, and pictures. CHECKPOINT is a file, or
     the folder of a training, which means its best.ckpt.
 
-    Images are cut into overlapping windows. By default a window has the size of the canvas, and the stride is half of
-    it; if the canvas is a square, predictions are means over flips and rotations. Means of scores leave out classes
-    that the masks do not show. Intervals are 95 % intervals of a bootstrap over images. Mask values are class indices,
-    unless --mask-map names the class of each value; the first note lists the values and their classes.
+    Images are cut into windows without gaps. By default a window has the size of the canvas, and the stride is half
+    that size; if the canvas is a square, predictions are means over flips and rotations. Means of scores leave out
+    classes that the masks do not show. Intervals are 95 % intervals of a bootstrap over images. Mask values are class
+    indices, unless --mask-map names the class of each value; the first note lists the values and their classes.
 
     The mIoU is compared with the mIoU of one class everywhere. It is also compared with the networks of `synthpipe
     baseline`, if that command measured the same images in the same windows, and its folder is beside the folder of the

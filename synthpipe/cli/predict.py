@@ -50,7 +50,7 @@ def predict(
 ) -> None:
     """Predict the masks of images of any size.
 
-    The masks are palette PNGs, and their pixel values are class indices. CHECKPOINT is a file, or the folder of a
+    Masks of IMAGES are palette PNGs; their pixel values are class indices. CHECKPOINT is a file, or the folder of a
     training, which means its best.ckpt.
 
     An image is decoded as a whole, and predicted window by window. A mask is named like its image; bytes of the name

@@ -54,7 +54,7 @@ glass_option = click.option(
     "--glass/--no-glass",
     default=True,
     show_default=True,
-    help="Ignore empty glass, as the build of the composites defines it. If that build did not look for glass, it "
+    help="Ignore empty glass, as the build of the composites defines it. Without such a definition, glass "
     f"is an area of at least {PUBLISHED_GLASS.min_area} pixels above grey {PUBLISHED_GLASS.threshold}.",
 )
 device_option = click.option("--device", help="Device of the network: cuda, cuda:1 or cpu [a GPU, if there is one].")
