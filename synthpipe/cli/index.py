@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
 
-from synthpipe.cli.donor_quality import write_donor_quality
+from synthpipe.cli.donor_quality import check_table, images_in, network_features, write_donor_quality
 from synthpipe.cli.options import (
     CLASSES_OPTION,
     EXISTING,
@@ -31,27 +31,38 @@ from synthpipe.files.locations import Location, address
 from synthpipe.patches.catalog import Catalog, survey
 from synthpipe.patches.claims import problem_lines
 from synthpipe.patches.layouts import read_layout
-from synthpipe.patches.proposing import choose_layout
+from synthpipe.patches.proposing import Found, choose_layout
 from synthpipe.patches.summary import catalog_summary
+
+_WITHOUT_QUALITY = tuple(
+    f"donors.{key}" for key in ("quality=null", "quality_sha256=null", "drop=[]", "min_confidence=null")
+)  # the table that a pipeline file names may not exist yet
 
 
 @click.command()
 @click.argument("directory", type=EXISTING)
-@click.option("--layout", type=click.Choice(LAYOUTS), help="How the patches are laid out [found by folders and names].")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the patches [detected from folders and names].")
 @LABEL_PATTERN_OPTION
 @CLASSES_OPTION
-@click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
+@click.option(
+    "--group-pattern",
+    help="Regular expression on the file name without suffix; its first group is the slide or patient.",
+)
+@click.option(
+    "--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out; can be repeated."
+)
 @MAX_PIXELS_OPTION
-@click.option("--quality", type=LOCATION, metavar="CSV", help="Measure all donors; write this table and a picture.")
-@click.option("--network", metavar="NAME", help="For --quality: a timm network that adds features [none].")
-@click.option("--weights", metavar="FILE", help="For --network: a file of its weights [those of timm's hub].")
+@click.option(
+    "--quality", type=LOCATION, metavar="CSV", help="Measure all donors; write this table, and a picture beside it."
+)
+@click.option("--network", metavar="NAME", help="For --quality: a timm network that adds features [no network].")
+@click.option("--weights", metavar="FILE", help="For --network: a file of its weights [the weights of timm's hub].")
 @click.option(
     "--against",
     multiple=True,
     type=EXISTING,
     metavar="FOLDER",
-    help="For --quality: images that no donor must be a copy of, such as those for validation; can be repeated.",
+    help="For --quality: folder of validation or test images; donors must not be copies of them; can be repeated.",
 )
 @json_option
 def index(
@@ -73,9 +84,10 @@ def index(
     DIRECTORY is the folder, the CSV file, the URL of either, or a pipeline file. index counts label sets, sizes, slides
     and problems.
 
-    --quality measures the donors, the patches of one class. It writes a table with a row for each donor, and beside it
-    a PNG of the worst 20 donors for each reason: label, blur, glass, pen, fold, duplicate. The keys donors.quality and
-    donors.drop of a pipeline file leave such donors out of a build. For a build, give its pipeline file here.
+    --quality measures the donors, which are patches of one class. It writes a table with a row for each donor. Beside
+    the table it writes a PNG of the worst 20 donors for each reason: label, blur, glass, pen, fold, duplicate. A build
+    leaves out such donors if its pipeline file has the keys donors.quality and donors.drop. To make the table for a
+    build, give the build's pipeline file as DIRECTORY.
 
     \b
     Examples:
@@ -88,44 +100,45 @@ def index(
       synthpipe index mine.yaml --quality quality.csv --network tf_efficientnet_lite0 --weights lite0.pth
     """
     if quality is None and (network or against):
-        raise ConfigError(f"{'--network' if network else '--against'}: needs --quality, the table to write")
+        raise click.UsageError(f"{'--network' if network else '--against'}: needs --quality, the table to write")
     if weights and not network:
-        raise ConfigError("--weights: needs --network, the timm network that the weights belong to")
+        raise click.UsageError("--weights: needs --network, the timm network of these weights")
+    if quality is not None:  # before the patches are read, which takes long
+        check_table(quality)
+    features, others = network_features(network, weights), images_in(against)
     glass: GlassSection | None = None
     canvas: tuple[int, int] | None = None
     if directory.suffix.lower() in (".yaml", ".yml"):
         if layout or label_pattern or classes or group_pattern or exclude or most != MAX_PIXELS:
-            raise ConfigError(f"{directory}: a pipeline file has the layout and the classes; give no options for them")
-        pipeline = pipeline_file.load(str(directory))
+            raise click.UsageError(
+                f"{directory}: a pipeline file has the layout and the classes; give no options for them"
+            )
+        pipeline = pipeline_file.load(str(directory), _WITHOUT_QUALITY)
         patches, taxonomy = pipeline.patches.model_copy(update={"on_error": "skip"}), pipeline.taxonomy
         glass, canvas = pipeline.glass, pipeline.canvas
     else:
-        patches, taxonomy = _described(directory, layout, label_pattern, classes, group_pattern, exclude, most)
+        patches, taxonomy = _described(
+            choose_layout(directory, layout, label_pattern), classes, group_pattern, exclude, most
+        )
     claims = read_layout(patches, taxonomy)
     with reporter().stage("catalog", len(claims)) as advance:
         catalog = survey(patches, taxonomy, lambda: advance(1), claims=claims, canvas=canvas)
     summary = {"root": without_secrets(patches.root), **catalog_summary(catalog, taxonomy, patches.layout)}
     lines = list(_catalog_lines(summary, catalog))
     if quality is not None:
-        found = write_donor_quality(catalog, taxonomy, glass, quality, network, weights, against)
+        found = write_donor_quality(catalog, taxonomy, glass, quality, features, others)
         counts = Counter(reason for each in found for reason in each.reasons)
         summary["quality"] = dict(counts)
-        lines.append(f"quality: {', '.join(f'{reason} {count}' for reason, count in counts.items()) or 'no reasons'}")
-        lines.append(f"  of {len(found)} donors; see {quality} and {quality.with_suffix('.png')}")
+        listed = ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "no donor has a reason"
+        lines.append(f"quality of {len(found)} donors: {listed}")
+        lines.append(f"  written: {quality} and {quality.with_suffix('.png')}")
     say(json.dumps(summary, indent=1) if as_json else "\n".join(lines))
 
 
 def _described(
-    directory: Location,
-    layout: Layout | None,
-    label_pattern: str | None,
-    classes: tuple[str, ...] | None,
-    group_pattern: str | None,
-    exclude: tuple[str, ...],
-    most: int,
+    found: Found, classes: Sequence[str] | None, group_pattern: str | None, exclude: Sequence[str], most: int
 ) -> tuple[PatchesSection, Taxonomy]:
-    """Return how the patches are read, and their classes, as the options describe them."""
-    found = choose_layout(directory, layout, label_pattern)
+    """Return the settings of the patches and the classes that the options describe."""
     patches = PatchesSection(
         root=address(found.root),
         layout=found.layout,

@@ -13,10 +13,7 @@ TRAIN = ("lightning", "matplotlib", "segmentation-models-pytorch", "tensorboard"
 """More packages that the segmentation stage needs: the extra ``train``."""
 
 GPU = ("numba-cuda",)
-"""What rendering on a GPU needs besides: the extra ``gpu``."""
-
-GPU = ("numba-cuda",)
-"""What rendering on a GPU needs besides: the extra ``gpu``."""
+"""More packages that rendering on a GPU needs: the extra ``gpu``."""
 
 
 def absent(*packages: str) -> list[str]:
@@ -30,7 +27,7 @@ def require(what: str, *packages: str) -> None:
     Parameters
     ----------
     what : str
-        The start of the message: the feature that needs them.
+        The feature that needs the packages; the message begins with this text.
     packages : str
         Their names for pip.
 

@@ -96,6 +96,22 @@ def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+def first_bytes(path: Location, most: int) -> bytes | None:
+    """Return the first bytes of a file that will be replaced, or None if there is no file.
+
+    Raises
+    ------
+    StoreError
+        The location is not a file, or cannot be read.
+    """
+    with translate_errors(path, "cannot be read"), suppress(FileNotFoundError):
+        if isinstance(path, Path):
+            refuse_irregular(path)
+        with path.open("rb") as file:
+            return bytes(file.read(most))
+    return None
+
+
 def refuse_irregular(path: Path) -> None:
     """Check that a path is missing or a regular file, so that it may be replaced; links are not followed.
 

@@ -19,11 +19,11 @@ def choose_device(name: str | None = None) -> torch.device:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
         if device.type == "meta":
-            raise RuntimeError("it computes nothing")
+            raise RuntimeError("this device computes nothing")
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         if is_of_memory(error):  # the GPU exists, but its memory is full
             raise
         raise ConfigError(
-            f"--device {name or 'auto'}: {str(error).splitlines()[0]}; name one that there is, as cpu or cuda:0"
+            f"--device {name or 'auto'}: {str(error).splitlines()[0]}; give an existing device, such as cpu or cuda:0"
         ) from error
     return device

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
-
 from synthpipe.core.errors import StoreError
-from synthpipe.files.locations import Location, translate_errors
-from synthpipe.files.writing import refuse_irregular, write_atomically
+from synthpipe.files.locations import Location
+from synthpipe.files.writing import first_bytes, write_atomically
 from synthpipe.report.anonymous import without_names
 from synthpipe.report.facts import gather_facts
 from synthpipe.report.html import html_page
@@ -56,11 +53,6 @@ def write_report(path: Location, output: Location | None = None, anonymous: bool
 
 def _refuse_others(target: Location) -> None:
     """Raise StoreError if `target` exists and is not a report."""
-    with translate_errors(target, "cannot be read"), suppress(FileNotFoundError):
-        if isinstance(target, Path):
-            refuse_irregular(target)
-        with target.open("rb") as file:
-            if _TITLE not in file.read(_HEAD):
-                raise StoreError(
-                    f"{target}: is not a report of synthpipe; remove the file, or write to another file (-o)"
-                )
+    head = first_bytes(target, _HEAD)
+    if head is not None and _TITLE not in head:
+        raise StoreError(f"{target}: is not a report of synthpipe; remove the file, or write to another file (-o)")

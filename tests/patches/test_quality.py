@@ -20,7 +20,7 @@ from synthpipe.patches.pixels import decode
 from synthpipe.patches.quality.copies import near_copies
 from synthpipe.patches.quality.labels import label_probabilities
 from synthpipe.patches.quality.measures import FEATURES, fold_share, measure, pen_share, thumbnail
-from synthpipe.patches.quality.measuring import measure_donors, worst_donors
+from synthpipe.patches.quality.measuring import measure_donors, measure_patches, rate_donors, worst_donors
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,10 @@ def test_each_fault_is_the_reason_of_the_patch_that_has_it(catalog: Catalog, tmp
     inked = decode(donors[4].path)
     inked[:20, :30] = (20, 150, 60)
     pen = written(donors[4], inked, tmp_path / "pen.png")
-    faulty = [flipped, blurred, donors[2], glass, pen, *donors[5:], copy]
+    creased = decode(donors[5].path)
+    creased[: len(creased) // 2] = (90, 15, 100)
+    fold = written(donors[5], creased, tmp_path / "fold.png")
+    faulty = [flipped, blurred, donors[2], glass, pen, fold, *donors[6:], copy]
     calls: list[None] = []
     found = {each.patch.id: each for each in measure_donors(faulty, 3, on_image=lambda: calls.append(None))}
     assert len(calls) == len(faulty)
@@ -62,7 +65,8 @@ def test_each_fault_is_the_reason_of_the_patch_that_has_it(catalog: Catalog, tmp
     assert not found[donors[2].id].copy_of
     assert "glass" in found["glass.png"].reasons
     assert "pen" in found["pen.png"].reasons
-    sound = [each for each in found.values() if each.patch in donors[5:]]
+    assert "fold" in found["fold.png"].reasons
+    sound = [each for each in found.values() if each.patch in donors[6:]]
     assert sum(bool(each.reasons) for each in sound) <= len(sound) // 10
     worst = worst_donors(list(found.values()), "blur", 1)
     assert [each.patch.id for each, _ in worst] == ["blurred.png"]
@@ -81,6 +85,13 @@ def test_a_donor_that_is_a_copy_of_a_validation_image_is_named(catalog: Catalog,
     PIL.Image.fromarray(np.flipud(decode(donors[5].path))).save(path)
     copies = [each.copy_of for each in measure_donors(donors, 3, others=[str(path)])]
     assert copies == [""] * 5 + [str(path)] + [""] * 2
+
+
+def test_the_url_of_a_copy_is_named_without_its_credentials(catalog: Catalog) -> None:
+    donors = catalog.donors[:2]
+    measures = measure_patches(donors)
+    (first, _) = rate_donors(donors, measures, 3, {"https://user:secret@host/x.png": measures[0].thumbnail})
+    assert first.copy_of == "https://host/x.png"
 
 
 def test_a_jpeg_of_a_patch_is_a_copy_and_a_shifted_window_is_none(catalog: Catalog) -> None:

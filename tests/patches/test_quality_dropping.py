@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from synthpipe.config.pipeline import DonorsSection, PatchesSection, Pipeline
 from synthpipe.core.errors import CatalogError, ConfigError
 from synthpipe.core.progress import Silent
 from synthpipe.patches.catalog import Catalog, load_catalog, survey
+from synthpipe.patches.claims import Problem
 from synthpipe.patches.phantom import PHANTOM_TAXONOMY
 from synthpipe.patches.quality.dropping import drop_donors, dropped_counts
 from synthpipe.patches.quality.measuring import DonorQuality
@@ -42,6 +45,10 @@ def table(catalog: Catalog, tmp_path: Path) -> Path:
     return path
 
 
+def sets(keys: Iterable[str]) -> list[str]:
+    return [part for key in keys for part in ("--set", key)]
+
+
 def section(table: Path, **keys: object) -> DonorsSection:
     return DonorsSection.model_validate({"quality": str(table), **keys})
 
@@ -68,6 +75,8 @@ def test_dropped_donors_are_counted_by_class_and_reason(catalog: Catalog, table:
     counts = dropped_counts(drop_donors(catalog, settings, PHANTOM_TAXONOMY).problems)
     first, second = (PHANTOM_TAXONOMY.label(patch.classes) for patch in catalog.donors[:2])
     assert counts == {(first, "blur"): 1, (first, "pen"): 1, (second, "low confidence"): 1}
+    hostile = "patch 'a: donor of x is not used: pen.png': donor of stroma is not used: fold"
+    assert dropped_counts([Problem("a", "poor_donor", hostile)]) == {("stroma", "fold"): 1}
 
 
 def without_last(text: str) -> str:
@@ -81,6 +90,7 @@ def without_last(text: str) -> str:
         (lambda text: text + text.splitlines()[-1], "is already in line"),
         (without_last, "has no row for 1 of"),
         (lambda text: text.replace("id,sha256", "id,digest"), "line 1: the header is"),
+        (lambda text: text.replace(",tumour,", ",stroma,"), "was measured as 'stroma', but its label is 'tumour'"),
         (lambda text: text.replace("blur pen", "blurry"), "line 2: reason 'blurry' is unknown, expected label, blur"),
         (lambda text: text.replace(",0.05,", ",5,"), "line 3: confidence is '5', expected a number from 0 to 1"),
         (lambda text: text.replace(",blur pen", ""), "line 2: the row has 10 cells, expected 11"),
@@ -151,15 +161,21 @@ def test_index_writes_a_table_that_a_build_uses(phantom: Path, tmp_path: Path) -
     assert result.exit_code == 0, result.output
     assert (tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
     lines = table.read_text().splitlines(keepends=True)
-    first = lines[1].split(",[")[0].rstrip("\r\n")
-    lines[1] = first[: first.rindex(",") + 1] + "blur\r\n"
+    blurred = next(csv.reader([lines[1]]))[0]
+    lines[1] = f"{lines[1].rpartition(',')[0]},blur\r\n"
     table.write_text("".join(lines), newline="")
-    settings = pipeline(*FAST, f"patches.root={phantom}", f"donors.quality={table}", "donors.drop=[blur]")
+    keys = (f"patches.root={phantom}", f"donors.quality={table}", "donors.drop=[blur]")
+    settings = pipeline(*FAST, *keys)
+    planned = CliRunner().invoke(main, ["build", str(file), "-o", str(run), "--dry-run", *sets(keys)])
     build(settings, run, ClusterSettings(Local(0)), Silent())
     found = load_catalog(run, settings.taxonomy)
     dropped = [problem for problem in found.problems if problem.kind == "poor_donor"]
-    assert dropped
+    assert blurred in {problem.id for problem in dropped}
     assert not {problem.id for problem in dropped} & {patch.id for patch in found.patches}
+    counts = f"({len(found.donors)} donors, {len(found.mixed)} mixed), {len(found.problems)} left out"
+    assert f"patches: {len(found.patches)} {counts}" in planned.output
+    assert "poor_donor: patch " in planned.output
+    assert str(table) in (run / "report.html").read_text()
     assert "Dropped donors" in (run / "report.html").read_text()
     write_report(run, tmp_path / "anonymous.html", anonymous=True)
     page = (tmp_path / "anonymous.html").read_text()
@@ -171,18 +187,28 @@ def test_index_writes_a_table_that_a_build_uses(phantom: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "exit_code", "expected"),
     [
-        (("--network", "resnet18"), "--network: needs --quality"),
-        (("--against", "."), "--against: needs --quality"),
-        (("--quality", "q.csv", "--weights", "w.pth"), "--weights: needs --network"),
-        (("--quality", "quality.txt"), "expected a name that ends in .csv"),
+        (("--network", "resnet18"), 2, "--network: needs --quality"),
+        (("--against", "."), 2, "--against: needs --quality"),
+        (("--quality", "q.csv", "--weights", "w.pth"), 2, "--weights: needs --network"),
+        (("--quality", "quality.txt"), 1, "expected a name that ends in .csv"),
+        (("--quality", "q.csv", "--against", "{folder}/none"), 1, "has no images; expected names that end in .png"),
+        (("--quality", "{folder}/patches.csv"), 1, "patches.csv: exists, and is not a table of donor quality"),
+        (("--quality", "{folder}/other/slide.csv"), 1, "slide.png; choose another name"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(phantom: Path, options: tuple[str, ...], expected: str) -> None:
-    result = CliRunner().invoke(main, ["index", str(phantom), *options])
-    assert result.exit_code == 1
+def test_options_that_do_not_fit_are_refused_before_patches_are_read(
+    tmp_path: Path, options: tuple[str, ...], exit_code: int, expected: str
+) -> None:
+    (tmp_path / "patches.csv").write_text("path,labels\n")
+    (tmp_path / "none").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "slide.png").touch()
+    result = CliRunner().invoke(main, ["index", str(tmp_path), *(each.format(folder=tmp_path) for each in options)])
+    assert result.exit_code == exit_code
     assert expected in result.output
+    assert (tmp_path / "patches.csv").read_text() == "path,labels\n"
 
 
 def test_a_pipeline_file_takes_no_options_about_the_layout(phantom: Path, tmp_path: Path) -> None:
@@ -190,3 +216,14 @@ def test_a_pipeline_file_takes_no_options_about_the_layout(phantom: Path, tmp_pa
     file.write_text(pipeline(f"patches.root={phantom}").model_dump_json())
     result = CliRunner().invoke(main, ["index", str(file), "--layout", "folders"])
     assert "a pipeline file has the layout and the classes" in result.output
+    assert result.exit_code == 2
+
+
+def test_a_pipeline_file_can_name_the_table_before_it_exists(phantom: Path, tmp_path: Path) -> None:
+    file, table = tmp_path / "mine.yaml", tmp_path / "quality.csv"
+    keys = pipeline(f"patches.root={phantom}").model_dump(mode="json")
+    donors = {"quality": str(table), "drop": ["blur"], "min_confidence": 0.2}
+    file.write_text(json.dumps({**keys, "donors": donors}))
+    result = CliRunner().invoke(main, ["index", str(file), "--quality", str(table)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert table.exists()

@@ -9,19 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from synthpipe.config.pipeline import DonorsSection
-from synthpipe.core.display import without_secrets
 from synthpipe.core.errors import CatalogError, cause_of, cure_of
 from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.files.locations import parse_location
-from synthpipe.files.reading import read_regular
+from synthpipe.files.reading import LARGEST_WEIGHTS, read_regular
 from synthpipe.patches.catalog import Catalog
 from synthpipe.patches.claims import Problem
 from synthpipe.patches.quality.table import QualityRow, read_quality
 
-LARGEST = 1 << 32
-"""Largest size of the table in bytes."""
 _LOW = "low confidence"
-_DROPPED = re.compile(r": donor of (?P<label>.+) is not used: (?P<reasons>[a-z, ]+)(?: \([\d.]+\))?$")
+_DROPPED = re.compile(r".*: donor of (?P<label>.+) is not used: (?P<reasons>[a-z, ]+)(?: \([\d.]+\))?$")
 
 
 def drop_donors(catalog: Catalog, settings: DonorsSection, taxonomy: Taxonomy) -> Catalog:
@@ -54,7 +51,7 @@ def dropped_counts(problems: Iterable[Problem]) -> Mapping[tuple[str, str], int]
     """Return the number of dropped donors for each class name and reason; a donor with two reasons counts twice."""
     counts: Counter[tuple[str, str]] = Counter()
     for problem in problems:
-        if problem.kind == "poor_donor" and (found := _DROPPED.search(problem.message)):
+        if problem.kind == "poor_donor" and (found := _DROPPED.match(problem.message)):
             counts.update((found["label"], reason) for reason in found["reasons"].split(", "))
     return counts
 
@@ -86,16 +83,15 @@ def _fitting_rows(catalog: Catalog, settings: DonorsSection, taxonomy: Taxonomy)
 
 def _read(settings: DonorsSection) -> bytes:
     path = settings.quality or ""
-    shown = f"donors.quality: {without_secrets(path)}"
     try:
-        data = read_regular(parse_location(path), LARGEST)
+        data = read_regular(parse_location(path), LARGEST_WEIGHTS)  # the limit that reading a pipeline file has
     except Exception as error:  # clients of object stores raise exceptions of their own
         cure = cure_of(error) or "give the file that `synthpipe index --quality` wrote"
-        raise CatalogError(f"{shown}: cannot be read: {cause_of(error)}; {cure}") from error
+        raise CatalogError(f"donors.quality: {path}: cannot be read: {cause_of(error)}; {cure}") from error
     found = hashlib.sha256(data).hexdigest()
     if settings.quality_sha256 not in (None, found):
         raise CatalogError(
-            f"{shown}: its SHA-256 is {found}, expected donors.quality_sha256 {settings.quality_sha256}; restore the "
-            "file, or build into another directory"
+            f"donors.quality: {path}: its SHA-256 is {found}, expected donors.quality_sha256 "
+            f"{settings.quality_sha256}; restore the file, or build into another directory"
         )
     return data

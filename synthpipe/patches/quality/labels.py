@@ -49,7 +49,6 @@ def label_probabilities(features: Floats, labels: Sequence[int], groups: Sequenc
     reduced = _principal_components(features)
     rows = np.arange(len(names))
     trusted = np.ones(len(names), bool)
-    found = np.full((len(names), classes), np.nan)
     for _ in range(_ROUNDS):
         found = np.full((len(names), classes), np.nan)
         for fold in range(_FOLDS):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.config.pipeline import PUBLISHED_GLASS, DropReason, GlassSection
+from synthpipe.core.display import without_secrets
 from synthpipe.core.records import Image, PatchRef
 from synthpipe.core.threads import available_cores, in_threads
 from synthpipe.patches.pixels import decode, read_pixels
@@ -37,7 +38,7 @@ class DonorQuality:
     second : int or None
         The most probable other class.
     sharpness : float
-        1 is the median of the class; see `_sharpness`.
+        Sharpness relative to the median of the class, which is 1; see `_sharpness`.
     glass, pen, fold : float
         Shares of the pixels, 0-1.
     copy_of : str
@@ -158,7 +159,7 @@ def _sharpness(found: Sequence[PatchMeasures], labels: Sequence[int]) -> list[fl
 def _originals(donors: Sequence[PatchRef], thumbnails: Sequence[Image], others: Sequence[str]) -> dict[int, str]:
     """Return the name of the image that a donor is a copy of, by the index of the donor.
 
-    Of copies with the same label, the first one is no copy. If labels differ, all are.
+    If copies have the same label, the first one is not in the result. If labels differ, all copies are.
     """
     copies: dict[int, str] = {}
     pairs = sorted(near_copies(np.stack(thumbnails)))
@@ -166,7 +167,7 @@ def _originals(donors: Sequence[PatchRef], thumbnails: Sequence[Image], others: 
         if first >= len(donors):
             continue
         if second >= len(donors):
-            copies[first] = others[second - len(donors)]
+            copies[first] = without_secrets(others[second - len(donors)])
         else:
             copies.setdefault(second, donors[first].id)
             if donors[first].classes != donors[second].classes:

@@ -17,7 +17,9 @@ from synthpipe.patches.quality.measuring import DonorQuality
 
 _MEASURES = ("confidence", "second", "sharpness", "glass", "pen", "fold", "copy_of")
 COLUMNS = ("id", "sha256", "label", *_MEASURES, "reasons")
-_AGAIN = "write it again with `synthpipe index --quality`"
+HEADER = ",".join(COLUMNS).encode()
+"""First line of the table, without its line end."""
+_AGAIN = "write the table again with `synthpipe index --quality`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,4 +102,4 @@ def _row(name: str, line: int, cells: Sequence[str]) -> QualityRow:
 
 
 def _damaged(name: str, line: int, fault: str) -> CatalogError:
-    return CatalogError(f"{name} line {line}: {fault}; correct the row, or {_AGAIN}")
+    return CatalogError(f"{name} line {line}: {fault}; correct the line, or {_AGAIN}")
