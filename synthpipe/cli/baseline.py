@@ -1,4 +1,4 @@
-"""`synthpipe baseline`: train and measure what composites are compared with."""
+"""`synthpipe baseline`: train and measure a lower and an upper bound for composites."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from synthpipe.curated import CuratedSet, Description
 from synthpipe.files.folders import Kind, belongs, claim
 from synthpipe.files.locations import Location
 
-if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
+if TYPE_CHECKING:  # loading torch takes seconds, so only commands that compute load it
     from synthpipe.segment.devices import Hardware
     from synthpipe.segment.masks import MaskedImage
     from synthpipe.segment.settings import TrainSettings
@@ -56,16 +56,14 @@ _BASELINE = Kind("baseline", ("baseline.json",), ("baseline.json", "labels", "ma
 @click.argument("curated", nargs=-1, required=True, type=LOCATION)
 @click.option("--real", type=EXISTING, required=True, help="Data set of real patches.")
 @layout_option
-@click.option("--masks", type=FOLDER, help="Folder with img/ and mask/ to train the upper bound on [none is trained].")
+@click.option("--masks", type=FOLDER, help="Folder with img/ and mask/ that trains the upper bound [no upper bound].")
 @val_option
-@click.option("--data", type=FOLDER, required=True, help="Folder with img/ and mask/ to compare on.")
+@click.option("--data", type=FOLDER, required=True, help="Folder with img/ and mask/ for the comparison.")
 @output_option
 @config_option
 @set_option
 @hardware_options
-@click.option(
-    "--compare", multiple=True, type=CheckpointFile(), help="A checkpoint to measure too; may be given often."
-)
+@click.option("--compare", multiple=True, type=CheckpointFile(), help="Another checkpoint to measure; can be repeated.")
 @windows_option
 @glass_option
 @mask_options
@@ -89,12 +87,12 @@ def baseline(
     mask_map: str | None,
     most: int,
 ) -> None:
-    """Train what composites are measured against.
+    """Train and measure a lower and an upper bound for composites.
 
-    Give the CURATED sets and the settings of `synthpipe train`, so that an epoch takes as many steps, and a step as
-    many images. The lower bound knows image labels alone: its masks are those of the class activation map. The upper
-    bound knows true masks, where the data has them. Both are measured on --data beside the checkpoints of --compare.
-    --mask-map and --any-palette hold for all masks.
+    Give the same CURATED sets and settings as for `synthpipe train`, so that the number of steps and of images per step
+    is the same. The lower bound learns only from image labels, and predicts masks with its class activation map. The
+    upper bound learns from the true masks of --masks. Both bounds and the checkpoints of --compare are measured on
+    --data. --mask-map and --any-palette apply to all masks.
 
     \b
     Examples:
@@ -135,7 +133,7 @@ def baseline(
 def _check_folders(
     folders: Mapping[str, Path], description: Description, mask_map: str | None, any_palette: bool, most: int
 ) -> dict[str, tuple[MaskedImage, ...]]:
-    """Return the images with masks of each option's folder; refuse folders that share an image."""
+    """Return the images with masks in each option's folder; refuse folders that share an image."""
     from synthpipe.segment.mask_check import check_disjoint
 
     checked = {
@@ -146,7 +144,7 @@ def _check_folders(
 
 
 def _check_classes(compare: Iterable[Path], windows: tuple[str, ...], curated: Location, taxonomy: Taxonomy) -> None:
-    """Refuse checkpoints with other classes than the curated set, or that the windows do not fit."""
+    """Refuse a checkpoint whose classes differ from the curated set's, or whose canvas the windows do not fit."""
     from synthpipe.segment.checkpoint import Checkpoint
 
     for path in compare:
@@ -159,13 +157,13 @@ def _check_classes(compare: Iterable[Path], windows: tuple[str, ...], curated: L
 def _train_bounds(
     trainings: Mapping[str, tuple[TrainSettings, TrainingData]], output: Path, hardware: Hardware
 ) -> bool:
-    """Train the bounds; return whether this process goes on to measure them."""
+    """Train the bounds; return whether this process must then measure the bounds."""
     for name, (settings, data) in trainings.items():
         outcome = run_training(settings, data, output / name, hardware)
         if not outcome.finished:
             say_outcome(outcome, output / name)
             return False
-    return outcome.first_process  # the other devices' processes were there to train
+    return outcome.first_process  # processes of the other devices only train
 
 
 def _say_results(results: Mapping[str, Mapping[str, Any]], output: Path) -> None:
@@ -177,4 +175,4 @@ def _say_results(results: Mapping[str, Mapping[str, Any]], output: Path) -> None
     for name, result in results.items():
         share = f"  {result['miou'] / best:5.1%} of the upper bound" if best else ""
         say(f"{miou_text(result)}  fwIoU {result['fwiou']:.4f}{share}  {name}")
-    say(f"{output}: baseline.json, and test-*/ with metrics and pictures of each")
+    say(f"{output}: wrote baseline.json, and metrics and pictures of each network in test-*/")

@@ -29,7 +29,7 @@ from synthpipe.storage.run import RunDirectory
 )
 @set_option
 @click.option("--extend", is_flag=True, help="Add composites to a finished run, after you raised curation.wanted.")
-@click.option("--dry-run", is_flag=True, help="Print what would be made; write nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan of the build; write nothing.")
 @cluster_options
 def build(
     pipeline: Path,
@@ -62,13 +62,13 @@ def build(
     settings = pipeline_file.load(pipeline, overrides)
     path = output or Path("runs") / pipeline.stem
     if dry_run:
-        from synthpipe.cli.dry_run import dry_run_lines  # loads Dask, which --help need not wait for
+        from synthpipe.cli.dry_run import dry_run_lines  # loads Dask; --help need not wait for it
 
         for line in dry_run_lines(settings, path, extend, reporter()):
             say(line)
         return
     with interruptible():
-        from synthpipe.build import build as build_run  # loads Dask, which --help need not wait for
+        from synthpipe.build import build as build_run  # loads Dask; --help need not wait for it
 
         journal = build_run(settings, path, cluster_settings(**cluster), reporter(), extend)
     say(_outcome(settings, path, journal))
@@ -82,7 +82,7 @@ def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> 
         total += kept
         rate = "" if entry["acceptance"] is None else f", the filter accepts {entry['acceptance']:.1%}"
         below = entry.get("below_threshold")
-        rejected = f"; it rejects {below['count']} of the kept ones, see the warning in the report" if below else ""
+        rejected = f"; it rejects {below['count']} of the kept composites, as the report explains" if below else ""
         lines.append(f"  {STRATEGY[strategy]}: kept {kept} of {entry['candidates']} candidates{rate}{rejected}")
     seconds = sum(journal["stages"].values())
     return "\n".join(
@@ -92,7 +92,7 @@ def _outcome(pipeline: Pipeline, path: Location, journal: Mapping[str, Any]) -> 
             f"  curated set      {path / 'curated.zarr'}",
             f"  all candidates   {path / 'candidates.zarr'}",
             *([f"  report           {page}"] if exists(page := RunDirectory(path).report_page) else []),
-            f"  more about it    synthpipe inspect {shlex.quote(str(path))}",
+            f"  show details     synthpipe inspect {shlex.quote(str(path))}",
             *(f"note: {remark}" for remark in journal.get("remarks", ())),
         ]
     )

@@ -1,4 +1,4 @@
-"""The options that choose where a build runs."""
+"""Options that choose the machines and processes of a build."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from synthpipe.cli.options import build_workers_option
 from synthpipe.cli.settings import KeyValue, SettingsFile
 from synthpipe.config.shipped import SHIPPED
 
-if TYPE_CHECKING:  # loads Dask, which `--help` and other commands need not wait for
+if TYPE_CHECKING:  # loads Dask; `--help` and other commands need not wait for it
     from synthpipe.runtime import ClusterSettings, DeviceUse, QueueKind
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -37,7 +37,7 @@ class ClusterOptions(TypedDict):
 
 
 def cluster_options(command: Command) -> Command:
-    """Add the options to a command. The command passes their values to `cluster_settings`."""
+    """Add the options to a command, which passes their values to `cluster_settings`."""
     for option in reversed(
         (
             build_workers_option,
@@ -74,8 +74,8 @@ def cluster_options(command: Command) -> Command:
                 type=click.Choice(("auto", "cuda", "cpu")),
                 default="auto",
                 show_default=True,
-                help="Where filters train and score. cuda: on workers with a GPU only; auto: on workers with a GPU if "
-                "there are any, else on all workers; cpu: on all workers.",
+                help="Device that trains and applies filters. cuda: only workers with a GPU; auto: workers with a GPU "
+                "if the cluster has any, else all workers; cpu: all workers.",
             ),
             click.option(
                 "--patience",
@@ -83,7 +83,7 @@ def cluster_options(command: Command) -> Command:
                 default=600.0,
                 show_default=True,
                 metavar="SECONDS",
-                help="How long to wait for workers, for example in a queue.",
+                help="Longest time to wait for workers, for example in a queue.",
             ),
             click.option(
                 "--scratch",
@@ -115,27 +115,35 @@ def cluster_settings(
     Raises
     ------
     UsageError
-        They contradict each other.
+        The options contradict each other.
     ConfigError
-        The file is wrong; the message lists every mistake.
+        The file of --cluster-config is wrong; the message lists every mistake.
     """
     from synthpipe.config.settings_file import load_settings
     from synthpipe.runtime import ClusterSettings, ExistingCluster, JobQueue, JobSettings, Local, Tls
 
     local = scheduler is None and cluster in (None, "local")
     if scheduler is not None and cluster is not None:
-        raise click.UsageError("--scheduler joins a cluster, --cluster starts one: give one of them")
+        raise click.UsageError(
+            "--scheduler joins a cluster, but --cluster starts a cluster; give only one of these options"
+        )
     if not local and (workers is not None or memory is not None):
         raise click.UsageError(
-            "--workers and --memory are for this machine; for jobs give --cluster-set processes=..., memory=..."
+            "--workers and --memory apply to this machine; for jobs, give --cluster-set processes=..., memory=..."
         )
     if (cluster_config or cluster_set) and cluster in (None, "local"):
-        raise click.UsageError("--cluster-config and --cluster-set describe jobs: name their queue with --cluster")
+        raise click.UsageError(
+            "--cluster-config and --cluster-set describe jobs; name the kind of queue with --cluster"
+        )
     if workers == 0 and memory is not None:
-        raise click.UsageError("--memory limits worker processes, and --workers 0 starts none: leave one of them out")
+        raise click.UsageError(
+            "--memory limits worker processes, but --workers 0 starts no processes; leave out one of these options"
+        )
     paths = [path for path in (tls_ca, tls_cert, tls_key) if path]
     if paths and (local or len(paths) < 3):
-        raise click.UsageError("--tls-ca, --tls-cert and --tls-key go together, with --scheduler or --cluster")
+        raise click.UsageError(
+            "--tls-ca, --tls-cert and --tls-key need each other, and --scheduler or --cluster; give all of them"
+        )
     tls = Tls(*(path.absolute() for path in paths)) if paths else None
     where: Local | ExistingCluster | JobQueue
     if local:

@@ -1,4 +1,4 @@
-"""`synthpipe completion`: print the script with which a shell completes commands."""
+"""`synthpipe completion`: print the shell script that completes commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> None:
-    """Print the script with which a shell completes commands.
+    """Print the shell script that completes commands.
 
     SHELL is bash, zsh or fish. The script completes commands, options, files, and the keys of --set.
 
@@ -34,13 +34,13 @@ def completion(ctx: click.Context, shell: Literal["bash", "zsh", "fish"]) -> Non
       synthpipe completion fish > ~/.config/fish/completions/synthpipe.fish
     """
     kind = get_completion_class(shell)
-    assert kind  # nosec B101 # for mypy: SHELLS has no other
+    assert kind  # nosec B101 # for mypy: click knows all of SHELLS
     click.echo(kind(ctx.find_root().command, {}, "synthpipe", "_SYNTHPIPE_COMPLETE").source())
 
 
 @add_completion_class
 class Bash(BashComplete):
-    """Completion for bash, which ends a word at `=`: the script gives click the whole line.
+    """Completion for bash; the script passes the whole line to click, because bash ends a word at `=`.
 
     Only the part of a completion after the last `=` replaces the typed text.
     """
@@ -76,7 +76,7 @@ complete -o nosort -F %(complete_func)s %(prog_name)s
 
 @add_completion_class
 class Zsh(ZshComplete):
-    """Completion for zsh, without the space that zsh adds after a completed key, because a value follows."""
+    """Completion for zsh; zsh adds no space after a completed key, because a value follows."""
 
     source_template: ClassVar[str] = ZshComplete.source_template.replace(
         "_describe -V unsorted completions_with_descriptions -U\n",

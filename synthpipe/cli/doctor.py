@@ -18,9 +18,9 @@ from synthpipe.files.locations import Location
 def doctor(directory: Location, as_json: bool) -> None:
     """Check whether this machine can run a build.
 
-    doctor checks Python, packages, GPU, memory, Dask, and the file system of DIRECTORY [runs], where runs will be
-    built: space, speed, locks and renames. It says how to fix each problem, and removes its test files. The exit code
-    is 1 if something is wrong.
+    doctor checks Python, packages, GPU, memory and Dask. It also checks the file system of DIRECTORY [runs], the folder
+    of future runs: space, speed, locks and renames. It prints advice for each problem, and removes its test files. The
+    exit code is 1 if a check finds a fault.
 
     \b
     Examples:
@@ -28,7 +28,7 @@ def doctor(directory: Location, as_json: bool) -> None:
       synthpipe doctor /scratch/runs
       synthpipe doctor s3://bucket/runs --json
     """
-    from synthpipe.doctor import examine  # loads Dask, which --help need not wait for
+    from synthpipe.doctor import examine  # loads Dask; --help need not wait for it
 
     results = []
     for result in examine(directory):
@@ -41,6 +41,6 @@ def doctor(directory: Location, as_json: bool) -> None:
     if as_json:
         say(json.dumps([asdict(result) for result in results], indent=1))
     else:
-        say(f"{wrong} wrong: see above" if wrong else "synthpipe can work here")
+        say(f"{wrong} of {len(results)} checks found a fault; see above" if wrong else "synthpipe can work here")
     if wrong:
         raise click.exceptions.Exit(1)

@@ -1,4 +1,4 @@
-"""`synthpipe build --dry-run`: the text about what a build would make."""
+"""`synthpipe build --dry-run`: check a build and describe its plan."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _NO_PIXELS = "without pixels (store.pixels: virtual)"
 
 
 def dry_run_lines(pipeline: Pipeline, path: Location, extend: bool, reporter: Reporter) -> Iterator[str]:
-    """Check what a build checks before it writes, and yield lines about what it would make.
+    """Run the checks that precede a build, and yield lines that describe its plan.
 
     Raises
     ------
     SynthpipeError
-        The build would be refused; the lines about its patches come before.
+        The build would be refused; lines about its patches are yielded first.
     """
     run = RunDirectory(path)
     if run.exists():

@@ -27,12 +27,14 @@ from synthpipe.files.folders import claim
 
 @click.command()
 @checkpoint_argument
-@click.option("--data", type=FOLDER, required=True, help="Folder with img/ and mask/: images of any size.")
+@click.option("--data", type=FOLDER, required=True, help="Folder with img/ and mask/; images can have any size.")
 @output_option
 @windows_option
 @glass_option
-@click.option("--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Images to draw.")
-@click.option("--replicates", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the bootstrap.")
+@click.option("--pictures", type=click.IntRange(min=0), default=16, show_default=True, help="Number of images to draw.")
+@click.option(
+    "--replicates", type=click.IntRange(min=1), default=1000, show_default=True, help="Number of bootstrap replicates."
+)
 @mask_options
 @MAX_PIXELS_OPTION
 @device_option
@@ -51,19 +53,20 @@ def evaluate(
 ) -> None:
     """Measure a network on images with masks.
 
-    It writes IoU, Dice, accuracy and boundary scores with their intervals, and pictures. CHECKPOINT is a file, or the
-    folder of a training, whose best.ckpt it stands for.
+    evaluate writes IoU, Dice, accuracy and boundary scores with their intervals, and pictures. CHECKPOINT is a file, or
+    the folder of a training, which means its best.ckpt.
 
-    Images are cut into windows that leave no gap; by default windows of the canvas at half its stride, with the mean
-    over flips and rotations where the canvas is a square. Classes that the masks do not show are left out of means.
-    Intervals are 95 %, by bootstrap over images. Masks hold class indices, or what --mask-map says. The first note says
-    what each value means.
+    Images are cut into windows without gaps. By default a window has the size of the canvas, and the stride is half
+    that size; if the canvas is a square, predictions are means over flips and rotations. Means of scores leave out
+    classes that the masks do not show. Intervals are 95 % intervals of a bootstrap over images. Mask values are class
+    indices, unless --mask-map names the class of each value; the first note lists the values and their classes.
 
-    The mIoU is compared with that of one class everywhere, and with those of `synthpipe baseline` if it measured the
-    same images in the same windows and its folder lies beside that of the checkpoint, or beside the output.
+    The mIoU is compared with the mIoU of one class everywhere. It is also compared with the networks of `synthpipe
+    baseline`, if that command measured the same images in the same windows, and its folder is beside the folder of the
+    checkpoint or beside the output.
 
-    Pixels that the masks leave out (background) are not counted. Glass with a class in the masks is counted, and its
-    share is reported. Pictures leave out all other glass.
+    Background pixels of the masks are not counted. Glass with a class in the masks is counted, and its share is
+    reported. Pictures leave out all other glass.
 
     \b
     Examples:
@@ -90,7 +93,7 @@ def evaluate(
     curves = ""
     try:
         curves = ", curves.png" if draw_curves(checkpoint.parent, output / "curves.png") else ""
-    except StoreError as error:  # what stands beside the checkpoint is no part of the evaluation
+    except StoreError as error:  # files beside the checkpoint are not part of the evaluation
         reporter().note(f"note: {error}")
     say(f"{output}: metrics.json, metrics.csv, confusion.png{curves}, pictures/")
 
@@ -105,15 +108,15 @@ def _say_result(result: Mapping[str, Any], baselines: Sequence[tuple[str, float]
     count = len(result["images"])
     say(
         f"{miou_text(result)}, fwIoU {result['fwiou']:.4f}, pixel accuracy {result['pixel_accuracy']:.4f}, {count} "
-        f"{'images' if count > 1 else 'image, which has no interval'}"
+        f"{'images' if count > 1 else 'image, so there is no interval'}"
     )
     say(f"for comparison: mIoU {result['constant']['miou']:.4f} if every pixel were {result['constant']['class']}")
     for name, miou in baselines:
         say(f"for comparison: mIoU {miou:.4f} by {name}")
     if not baselines:
-        say("note: `synthpipe baseline` measures what image labels alone and true masks reach on these images")
+        say("note: `synthpipe baseline` measures networks that learn from image labels alone, or from true masks")
     if share := result["glass"]["share_of_labelled"]:
         say(
-            f"note: {share:.1%} of the counted pixels are glass with a class in the masks; here the predicted class "
-            "counts, but `synthpipe predict` makes glass background"
+            f"note: {share:.1%} of the counted pixels are glass with a class in the masks; these scores count the "
+            "predicted class there, but `synthpipe predict` writes background for glass"
         )

@@ -18,9 +18,11 @@ from synthpipe.storage.summary import human_bytes
 @click.command()
 @click.argument("curated", type=LOCATION)
 @click.option(
-    "--to", "form", type=click.Choice(FORMS), required=True, help="The format; docs/export.md describes each."
+    "--to", "form", type=click.Choice(FORMS), required=True, help="Format; docs/export.md describes the formats."
 )
-@click.option("-o", "--output", type=LOCATION, required=True, help="Folder or URL: new, or one to resume.")
+@click.option(
+    "-o", "--output", type=LOCATION, required=True, help="Folder or URL of a new export, or of an export to resume."
+)
 @click.option(
     "--part", type=click.IntRange(min=1), default=PART, show_default=True, help="Composites per shard, file or step."
 )
@@ -34,9 +36,9 @@ from synthpipe.storage.summary import human_bytes
 def export(curated: Location, form: str, output: Location, part: int, workers: int | None, check: bool) -> None:
     """Write a curated set in the format of another tool.
 
-    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Give the same
-    command again to resume an interrupted export. It compares the digests of existing parts, and writes damaged or
-    missing parts again. The same set gives the same bytes.
+    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Run the same command again to
+    resume an interrupted export: export compares the digests of existing parts, and writes damaged or missing parts
+    again. The same set gives the same bytes.
 
     \b
     Examples:
@@ -47,14 +49,18 @@ def export(curated: Location, form: str, output: Location, part: int, workers: i
       synthpipe export runs/demo --to nnunet -o nnUNet_raw/Dataset501_demo
       synthpipe export runs/demo --to fiftyone -o exports/demo-fiftyone
     """
-    with interruptible():  # whole parts stay
+    with interruptible():  # finished parts are kept
         found = write_export(CuratedSet(curated), form, output, reporter(), part, workers, check)
     say(_outcome(found, output, form))
 
 
 def _outcome(found: Exported, output: Location, form: str) -> str:
-    there = f" ({found.kept} there already)" if found.kept else ""
-    read = f"read back, every pixel, by {', '.join(found.read_back)}" if found.read_back else "not read back"
+    there = f" ({found.kept} existed already)" if found.kept else ""
+    read = (
+        f"read back and compared, every pixel, with {', '.join(found.read_back)}"
+        if found.read_back
+        else "not read back"
+    )
     return "\n".join(
         [
             f"{output}: {found.composites} composites as {form}",

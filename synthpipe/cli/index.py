@@ -41,21 +41,28 @@ _WITHOUT_QUALITY = tuple(
 
 @click.command()
 @click.argument("directory", type=EXISTING)
-@click.option("--layout", type=click.Choice(LAYOUTS), help="How the patches are laid out [found by folders and names].")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the patches [detected from folders and names].")
 @LABEL_PATTERN_OPTION
 @CLASSES_OPTION
-@click.option("--group-pattern", help="Regular expression on the stem; its first group is the slide or patient.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out.")
+@click.option(
+    "--group-pattern",
+    help="Regular expression on the file name without suffix; its first group is the slide or patient.",
+)
+@click.option(
+    "--exclude", multiple=True, metavar="PATTERN", help="Shell pattern of patch ids to leave out; can be repeated."
+)
 @MAX_PIXELS_OPTION
-@click.option("--quality", type=LOCATION, metavar="CSV", help="Measure all donors; write this table and a picture.")
-@click.option("--network", metavar="NAME", help="For --quality: a timm network that adds features [none].")
-@click.option("--weights", metavar="FILE", help="For --network: a file of its weights [those of timm's hub].")
+@click.option(
+    "--quality", type=LOCATION, metavar="CSV", help="Measure all donors; write this table, and a picture beside it."
+)
+@click.option("--network", metavar="NAME", help="For --quality: a timm network that adds features [no network].")
+@click.option("--weights", metavar="FILE", help="For --network: a file of its weights [the weights of timm's hub].")
 @click.option(
     "--against",
     multiple=True,
     type=EXISTING,
     metavar="FOLDER",
-    help="For --quality: images that no donor must be a copy of, such as those for validation; can be repeated.",
+    help="For --quality: folder of validation or test images; donors must not be copies of them; can be repeated.",
 )
 @json_option
 def index(
@@ -77,9 +84,10 @@ def index(
     DIRECTORY is the folder, the CSV file, the URL of either, or a pipeline file. index counts label sets, sizes, slides
     and problems.
 
-    --quality measures the donors, the patches of one class. It writes a table with a row for each donor, and beside it
-    a PNG of the worst 20 donors for each reason: label, blur, glass, pen, fold, duplicate. The keys donors.quality and
-    donors.drop of a pipeline file leave such donors out of a build. For a build, give its pipeline file here.
+    --quality measures the donors, which are patches of one class. It writes a table with a row for each donor. Beside
+    the table it writes a PNG of the worst 20 donors for each reason: label, blur, glass, pen, fold, duplicate. A build
+    leaves out such donors if its pipeline file has the keys donors.quality and donors.drop. To make the table for a
+    build, give the build's pipeline file as DIRECTORY.
 
     \b
     Examples:

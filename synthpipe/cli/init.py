@@ -23,12 +23,12 @@ from synthpipe.patches.proposing import choose_layout
 if TYPE_CHECKING:
     from synthpipe.build.pipeline_proposal import Proposal
 
-_LISTED = 5  # problems
+_LISTED = 5  # number of printed problems
 
 
 @click.command()
 @click.argument("directory", type=EXISTING)
-@click.option("--layout", type=click.Choice(LAYOUTS), help="How the patches are laid out [found by folders and names].")
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the patches [detected from folders and names].")
 @LABEL_PATTERN_OPTION
 @CLASSES_OPTION
 @click.option(
@@ -48,12 +48,12 @@ def init(
 ) -> None:
     """Write a pipeline file for your patches.
 
-    You can build with the file as it is. DIRECTORY is the folder of the patches, their CSV file, or the URL of either.
-    init reads all patches, finds their layout, classes and slides, and chooses the canvas, the filter and the number of
-    composites. The file has comments and can be edited. An existing file is never overwritten.
+    DIRECTORY is the folder of the patches, their CSV file, or the URL of either. init reads all patches, finds their
+    layout, classes and slides, and chooses the canvas, the filter and the number of composites. `synthpipe build`
+    accepts the file without changes; the file has comments, so you can edit it. init never overwrites a file.
 
-    Folder names are taken as classes, unless file names hold labels and the folders are named like slides, such as
-    slide7 or TCGA-A1-A0SK. The first lines that init prints say where it found labels. --layout chooses another.
+    Folder names are taken as classes, unless file names contain labels and the folders are named like slides, such as
+    slide7 or TCGA-A1-A0SK. The first printed lines name the source of the labels. --layout chooses another layout.
 
     \b
     Examples:
@@ -63,9 +63,9 @@ def init(
     """
     output = output or _own_name(directory)
     if output.exists() or output.is_symlink():
-        raise ConfigError(f"{output}: exists, and is not overwritten; name another file by -o, or remove it")
+        raise ConfigError(f"{output}: exists, and is not overwritten; name another file with -o, or remove this file")
     found = choose_layout(directory, layout, label_pattern)
-    from synthpipe.build.pipeline_proposal import propose_pipeline  # loads Dask, which --help need not wait for
+    from synthpipe.build.pipeline_proposal import propose_pipeline  # loads Dask; --help need not wait for it
 
     proposal = propose_pipeline(found, classes, most, output, reporter())
     text = proposal.text(_commands(output))
@@ -74,7 +74,9 @@ def init(
         with output.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
-        raise ConfigError(f"{output}: exists, and is not overwritten; name another file by -o, or remove it") from error
+        raise ConfigError(
+            f"{output}: exists, and is not overwritten; name another file with -o, or remove this file"
+        ) from error
     for line in _report_lines(output, proposal):
         say(line)
 
@@ -105,7 +107,7 @@ def _report_lines(output: Path, proposal: Proposal) -> Iterator[str]:
     yield f"  slides: {notes['group_pattern']}"
     yield f"  filter: {'on' if pipeline.filter.enabled else 'off'}; {notes['filter']}"
     if catalog.problems:
-        yield f"  {problem_count(catalog)}; what has one is left out:"
+        yield f"  {problem_count(catalog)}; these patches are left out:"
         yield from (f"    {line}" for line in problem_lines(catalog.problems, _LISTED))
     yield "\nNext:"
     yield from (f"  {command}" for command in _commands(output))

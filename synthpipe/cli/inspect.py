@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from synthpipe.core.taxonomy import Taxonomy
     from synthpipe.report.stored import StoredComposite, StoredComposites
 
-_ON_SHEET = 24  # composites of a contact sheet, unless others are asked for
+_ON_SHEET = 24  # number of composites on a contact sheet, unless --index chooses composites
 _MOST = 300
-_MAP = 16, 32  # rows and columns of the map of a composite: characters are twice as high as wide
+_MAP = 16, 32  # rows and columns of a composite's map; a character is twice as high as wide
 _MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -37,18 +37,22 @@ _MARKS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 @click.argument("path", type=LOCATION)
 @json_option
 @click.option(
-    "--index", "samples", multiple=True, metavar="I", help="Show composites: 3, or 3,7, or 10-19; can be repeated."
+    "--index",
+    "samples",
+    multiple=True,
+    metavar="I",
+    help="Indices of composites to show: 3, or 3,7, or 10-19; can be repeated.",
 )
 @click.option(
-    "--sheet", type=LOCATION, metavar="PNG", help="Write a contact sheet of these composites, or of a sample."
+    "--sheet", type=LOCATION, metavar="PNG", help="Write a contact sheet of the composites of --index, or of a sample."
 )
 def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Location | None) -> None:
     """Summarise a run or a store, or show its composites.
 
-    PATH is a run, a Zarr store or a group of one, or the URL of either. The build of the run need not be finished.
+    PATH is a run, a Zarr store, a group in a store, or the URL of any of these. The run can be unfinished.
 
-    --index shows composites with their recipe: which patch each region came from. If PATH is a run, the indices are
-    those of the curated set. For other composites give a store such as RUN/candidates.zarr/mosaic.
+    --index shows composites with their recipe, which names the patch of each region. If PATH is a run, indices count
+    the composites of the curated set. For other composites, give a store such as RUN/candidates.zarr/mosaic.
 
     \b
     Examples:
@@ -62,7 +66,7 @@ def inspect(path: Location, as_json: bool, samples: tuple[str, ...], sheet: Loca
         summary = summarise(path)
         say(json.dumps(summary, indent=1) if as_json else "\n".join(_lines(summary)))
         return
-    from synthpipe.report import stored  # compiles, which the rest need not wait for
+    from synthpipe.report import stored  # loads compiled kernels; a summary need not wait for them
 
     found = stored.open_composites(path)
     shown = [found[index] for index in chosen or found.evenly_spaced(_ON_SHEET)]
@@ -79,22 +83,22 @@ def _write_sheet(sheet: Location, shown: Sequence[StoredComposite], found: Store
     from synthpipe.report.sheet import contact_sheet
 
     if not shown:
-        raise ConfigError("--sheet: there is no composite to show yet; see `synthpipe status`")
+        raise ConfigError("--sheet: no composite is stored yet; `synthpipe status` shows the progress")
     write_atomically(sheet, contact_sheet(shown, found.taxonomy))
 
 
 def _indices_of(samples: Sequence[str]) -> list[int]:
-    """Read ``3``, ``3,7`` and ``10-19``."""
+    """Return the indices in texts such as ``3``, ``3,7`` and ``10-19``."""
     found: list[int] = []
     for part in (part.strip() for text in samples for part in text.split(",")):
         numbers = re.fullmatch(r"(\d+)(?:-(\d+))?", part, re.ASCII)
         if numbers is None:
-            raise ConfigError(f"--index {part}: expected an index such as 3, several as 3,7, or a range as 10-19")
+            raise ConfigError(f"--index {part}: expected an index such as 3, several as 3,7, or a range such as 10-19")
         first, last = int(numbers[1]), int(numbers[2] or numbers[1])
         if last < first:
             raise ConfigError(f"--index {part}: a range goes up; did you mean {last}-{first}?")
         if len(found) + last + 1 - first > _MOST:
-            raise ConfigError(f"--index {part}: that is more than {_MOST} composites; ask for fewer at a time")
+            raise ConfigError(f"--index {part}: the options name more than {_MOST} composites; give fewer indices")
         found += range(first, last + 1)
     return found
 
@@ -113,7 +117,7 @@ def _lines(summary: Mapping[str, Any]) -> Iterator[str]:
                 yield f"  {key} {summary['attributes'][key]}"
         yield from _group_lines(summary, "  ")
         return
-    state = "finished" if summary["finished"] else "not finished; `synthpipe status` shows how far it is"
+    state = "finished" if summary["finished"] else "not finished; `synthpipe status` shows the progress"
     size = human_bytes(sum(map(stored_bytes, summary["stores"].values())))
     yield f"{summary['path']}: run of {summary['name']}, {state}"
     yield f"  stores       {size}"
@@ -151,7 +155,7 @@ def _strategy_lines(
         yield f"    warning: {below_threshold_warning(strategy, below, threshold)}"
     yield f"    kept pixels: {shares}"
     yield (
-        f"    donors: {donors['used']} of {donors['available']} used, one of them in up to "
+        f"    donors: {donors['used']} of {donors['available']} used, each in at most "
         f"{donors['most_composites_of_one']} composites"
     )
 
@@ -179,8 +183,8 @@ def _content_lines(found: Mapping[str, Any]) -> Iterator[str]:
     if "class_occurrence" in found:
         yield "occur in: " + ", ".join(f"{name} {share:.1%}" for name, share in found["class_occurrence"].items())
     if scores := found.get("p_real", {}).get("count"):
-        told = found["p_real"]
-        yield f"scores: {told['least']:.3f} to {told['greatest']:.3f}, mean {told['mean']:.3f}, of {scores}"
+        p_real = found["p_real"]
+        yield f"scores: {p_real['least']:.3f} to {p_real['greatest']:.3f}, mean {p_real['mean']:.3f}, of {scores}"
     if "verdicts" in found:
         yield f"verdicts: {_counted({VERDICT[reason]: n for reason, n in found['verdicts'].items()})}"
     if "strategies" in found:

@@ -31,6 +31,6 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        if not stopped:  # else the process is about to end
+        if not stopped:  # an interrupted process is about to end
             for number, handler in before.items():
                 signal.signal(number, handler)

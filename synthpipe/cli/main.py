@@ -1,4 +1,4 @@
-"""The `synthpipe` command. It turns errors into one clear message without a traceback."""
+"""The `synthpipe` command, which turns an error into one clear message without a traceback."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -17,45 +16,28 @@ from synthpipe.core.errors import SynthpipeError, cause_of, cure_of, is_of_clien
 from synthpipe.core.packages import TORCH, TRAIN, absent, needs
 
 DEBUG = "SYNTHPIPE_DEBUG"
-_COMMANDS: Mapping[str, str] = {
-    **{
-        name: name
-        for name in (
-            *("baseline", "build", "completion", "doctor", "evaluate", "export", "index", "init", "inspect"),
-            *(
-                "materialize",
-                "phantom",
-                "predict",
-                "replay",
-                "report",
-                "schema",
-                "status",
-                "train",
-                "validate",
-                "verify",
-            ),
-        )
-    },
-    "pseudo-label": "pseudo_label",
-}
-"""The module of each command."""
+_COMMANDS = (
+    *("baseline", "build", "completion", "doctor", "evaluate", "export", "index", "init", "inspect", "materialize"),
+    *("phantom", "predict", "pseudo-label", "replay", "report", "schema", "status", "train", "validate", "verify"),
+)
+"""All commands; the module of a command has its name, with underscores."""
 
 
 class ExplainingGroup(click.Group):
     """A command group that turns exceptions into one message and an exit code.
 
-    Each command is imported when it is called, so it starts quickly, and `doctor` works if packages of other commands
-    are missing.
+    A command is imported only when it is called. So commands start quickly, and `doctor` works even if packages of
+    other commands are missing.
     """
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-            if getattr(sys, name) is None:  # closed: a file that is opened next would get its number, and its text
+            if getattr(sys, name) is None:  # if it is closed, the next opened file would get its number and its text
                 setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  # for as long as the process lives
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be Unicode
+            sys.stdout.reconfigure(errors="backslashreplace")  # like stderr, because file names need not be Unicode
         if "_SYNTHPIPE_COMPLETE" in os.environ:
-            import_module("synthpipe.cli.completion")  # its form of bash's completion replaces click's
+            import_module("synthpipe.cli.completion")  # its completion for bash replaces click's
         return super().main(*args, **kwargs)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -64,11 +46,12 @@ class ExplainingGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return super().get_command(ctx, cmd_name)
+        name = cmd_name.replace("-", "_")
         try:
-            module = import_module(f"synthpipe.cli.{_COMMANDS[cmd_name]}")
+            module = import_module(f"synthpipe.cli.{name}")
         except ImportError as error:
             raise click.ClickException(_import_text(error)) from error
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        command: click.Command = getattr(module, name)
         return command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -137,7 +120,7 @@ def _text(error: Exception, message: str | None = None) -> str:
 
 def _import_text(error: ImportError) -> str:
     """Return a message about a package that cannot be imported."""
-    stage = absent(*TORCH, *TRAIN)  # the segmentation stage imports these at once; a build checks before
+    stage = absent(*TORCH, *TRAIN)  # only the segmentation stage imports these unchecked
     if (error.name or "").split(".")[0].replace("_", "-") in stage:
         return needs("the segmentation stage", stage)
     return f"a package that this command needs cannot be imported: {error}; `synthpipe doctor` says what to install"
@@ -151,10 +134,10 @@ def main() -> None:
     \b
     Start here:
       synthpipe doctor                                        can this machine run a build?
-      synthpipe init /data/patches -o mine.yaml               a pipeline file for patches of your own
-      synthpipe phantom data/phantom                          procedural tissue to try synthpipe with
+      synthpipe init /data/patches -o mine.yaml               a pipeline file for your own patches
+      synthpipe phantom data/phantom                          procedural tissue for a first try
       synthpipe build pipelines/demo.yaml -o runs/demo        candidates, filter, curated set
-      synthpipe inspect runs/demo                             summary of the run
-      synthpipe verify runs/demo                              check every byte of it
+      synthpipe inspect runs/demo                             a summary of the run
+      synthpipe verify runs/demo                              check every byte of the run
       synthpipe train runs/demo ...                           a segmentation network, see `train --help`
     """

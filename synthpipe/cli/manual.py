@@ -14,56 +14,56 @@ from synthpipe.cli.main import main
 RULES = """\
 # Commands
 
-`synthpipe COMMAND --help` shows the text of this page about a command. The page is written by
-`python -m synthpipe.cli.manual > docs/commands.md`.
+`synthpipe COMMAND --help` shows the section of a command. `python -m synthpipe.cli.manual > docs/commands.md` writes
+this page.
 
-## What is the same everywhere
+## Common arguments and options
 
-An argument or an option means the same in every command that has it.
+An argument or an option has the same meaning in every command.
 
-| argument | is |
+| argument | meaning |
 |---|---|
 | `PIPELINE` | a pipeline file, or the name of a file that comes with synthpipe, such as `demo` |
 | `RUN` | the folder or URL that `synthpipe build` wrote |
 | `CURATED` | a finished run, its `curated.zarr`, or the store of `synthpipe pseudo-label` |
-| `CHECKPOINT` | a file, or the folder of a training, whose `best.ckpt` it stands for |
+| `CHECKPOINT` | a checkpoint file, or the folder of a training, which means its `best.ckpt` |
 
-| option | is |
+| option | meaning |
 |---|---|
-| `-o`, `--output` | where the command writes. A folder or store must be new, or begun by the same command, which then resumes it. Others are refused, so there is no `--force`. A single file is replaced, except by `init`; `report` replaces only reports |
-| `--set` | replaces a key of the settings file, `PIPELINE` or `--config`. It can be repeated, as can `--window`, and `--cluster-set` for `--cluster-config` |
-| `--config` | a settings file, or the name of one that comes with synthpipe |
-| `--dry-run` | prints what would be done, and writes nothing |
+| `-o`, `--output` | location of the output. A folder or store must be new, or begun by the same command, which then resumes it. The command refuses other folders and stores, so there is no `--force`. A single file is replaced. But `init` replaces no file, and `report` replaces only reports |
+| `--set` | replaces a key of the settings file, which is `PIPELINE` or `--config`; can be repeated. `--cluster-set` does the same for `--cluster-config` |
+| `--config` | a settings file, or the name of a settings file that comes with synthpipe |
+| `--dry-run` | prints the plan of the command, and writes nothing |
 | `--json` | prints everything as JSON |
 | `--workers` | worker processes on this machine; by default one per core. With 0, `build` and `verify --repair` run all tasks in the command's process, without Dask |
-| `--readers` | processes that read data ahead, for each device of a training |
-| `--device` | where networks compute: `cpu`, `cuda` (any GPU), `cuda:1`. A training takes several devices, as `cuda:0,cuda:1`. A build takes only a kind, `cpu` or `cuda`, because its workers choose |
-| `--batch` | images per call of the network; if images are cut into windows, `--window batch=N` sets the windows per call |
-| `--window` | how images are cut into windows: size, stride, scales, flips, blend or batch |
-| `--patches` | the location of a run's patches now, if they have moved or need credentials |
-| `--real` | real patches that a network trains on, or labels |
-| `--layout` | how patches are laid out in folders and names |
+| `--readers` | number of processes that read data ahead, for each device of a training |
+| `--device` | device of networks: `cpu`, `cuda` (any GPU) or `cuda:1`. A training accepts several devices, such as `cuda:0,cuda:1`. A build accepts only a kind of device, `cpu` or `cuda`, because each worker chooses its own device |
+| `--batch` | number of images per call of the network; if images are cut into windows, `--window batch=N` sets the number of windows per call |
+| `--window` | a setting of the windows that images are cut into: size, stride, scales, flips, blend or batch; can be repeated |
+| `--patches` | the present location of a run's patches, if they have moved or need credentials |
+| `--real` | real patches: `train` and `baseline` train with them, and `pseudo-label` predicts their masks |
+| `--layout` | layout of patches in folders and names |
 | `--label-pattern` | for layout `pattern`: a regular expression that finds the class in file names |
-| `--classes` | class names in index order; by default those that the patches name |
-| `--val`, `--data`, `--masks` | folders with `img/` and `mask/`: to choose weights by, to measure on, to train on |
-| `--mask-map` | what the values of masks mean; without it they are class indices |
-| `--any-palette` | takes mask values as class indices, whatever the palette colours are |
+| `--classes` | class names in index order; by default the classes that the patches name |
+| `--val`, `--data`, `--masks` | folders with `img/` and `mask/`: `--val` for choosing the best weights, `--data` for measuring, `--masks` for training |
+| `--mask-map` | the class of each mask value; by default mask values are class indices |
+| `--any-palette` | takes mask values as class indices, and ignores the colours of palettes |
 | `--glass`, `--no-glass` | whether empty glass is ignored |
 | `--max-pixels` | images with more pixels are refused before they are decoded |
-| `--index` | indices of composites, counted from 0; `--sample` is the number of composites to draw |
+| `--index` | indices of composites, counted from 0; `--sample` is a number of composites |
 
 A refused command leaves nothing behind: no folder, no parent folder, no lock. The exit code is 0 on success, 2 if the
-command line is wrong, and 1 if anything else is wrong.
+command line is wrong, and 1 for all other faults.
 """  # noqa: E501  # rows of tables
 
 
 def page() -> str:
-    """Return the page: the rules, then every command with its usage, options, defaults and examples."""
+    """Return the text of the page: the rules, then usage, options, defaults and examples of every command."""
     context = click.Context(main, info_name="synthpipe")
     parts = [RULES]
     for name in main.list_commands(context):
         command = main.get_command(context, name)
-        assert command  # nosec B101 # for mypy: it is listed
+        assert command  # nosec B101 # for mypy: all listed commands exist
         parts.append("\n".join(_section(name, command)))
     return "\n".join(parts)
 
@@ -91,8 +91,8 @@ def _argument(argument: click.Argument) -> str:
 def _row(option: click.Option) -> str:
     """Return a row of the table; a default in brackets at the end of a help text gets its own column."""
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    text, _, told = (option.help or "").rstrip(".").partition(" [")
-    default = told.removesuffix("]")
+    text, _, bracketed = (option.help or "").rstrip(".").partition(" [")
+    default = bracketed.removesuffix("]")
     if option.required:
         default = "required"
     elif option.show_default:
@@ -105,4 +105,4 @@ def _row(option: click.Option) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(page())  # its examples have passwords, which `say` would leave out
+    sys.stdout.write(page())  # `say` would leave out the passwords of the examples

@@ -15,13 +15,13 @@ from synthpipe.storage.summary import human_bytes, stored_bytes, summarise
 
 @click.command()
 @click.argument("curated", type=LOCATION)
-@click.option("-o", "--output", type=LOCATION, required=True, help="Folder or URL of the new set, or of one to resume.")
+@click.option("-o", "--output", type=LOCATION, required=True, help="Folder or URL of a new set, or of a set to resume.")
 def materialize(curated: Location, output: Location) -> None:
     """Store the pixels of a virtual curated set.
 
-    CURATED is a finished run with store.pixels: virtual, or its curated.zarr. The new set has the bytes of the
-    curated.zarr that the same build makes with store.pixels: stored. Run the command again to resume it.
-    docs/virtual.md says when stored pixels are better.
+    CURATED is a finished run with store.pixels: virtual, or its curated.zarr. The new set has the same bytes as the
+    curated.zarr of an equal build with store.pixels: stored. Run the command again to resume an interrupted set.
+    docs/virtual.md compares virtual sets with stored sets.
 
     \b
     Examples:
@@ -31,6 +31,6 @@ def materialize(curated: Location, output: Location) -> None:
     from synthpipe.curated.materializing import materialize as write_pixels  # loads compiled kernels
 
     found = CuratedSet(curated)
-    with interruptible():  # whole shards stay
+    with interruptible():  # finished shards are kept
         path = write_pixels(found, output, reporter())
     say(f"{path}: {len(found)} composites with their pixels, {human_bytes(stored_bytes(summarise(path)))}")

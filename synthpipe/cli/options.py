@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share. Each has the same name and meaning in all of them."""
+"""Arguments and options that several commands share, with the same names and meanings."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ CLASSES_OPTION = click.option(
     "--classes",
     metavar="NAMES",
     callback=_class_names,
-    help="Class names in index order, separated by commas [those that the patches name].",
+    help="Class names in index order, separated by commas [the classes that the patches name].",
 )
 LABEL_PATTERN_OPTION = click.option(
     "--label-pattern",
     metavar="REGEX",
-    help="For layout pattern: finds the class in file names, as (?P<label>[A-Z]+)_.",
+    help="For layout pattern: finds the class in file names, such as (?P<label>[A-Z]+)_.",
 )
 LOCATION = LocationType()
 EXISTING = LocationType(exists=True)
@@ -90,7 +90,7 @@ patches_option = click.option(
     "--patches",
     "root",
     metavar="ROOT",
-    help="The location of the patches now: folder, CSV or URL, as patches.root; allows reading patches behind URLs.",
+    help="Present location of the patches: folder, CSV file or URL; patches behind URLs are read only if it is given.",
 )
 
 workers_option = click.option(

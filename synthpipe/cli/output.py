@@ -13,5 +13,5 @@ def plain(text: object) -> str:
 
 
 def say(text: object = "", err: bool = False) -> None:
-    """Print text as `plain` returns it, to standard error if `err`."""
+    """Print the result of `plain`; if `err`, print to standard error."""
     click.echo(plain(text), err=err)

@@ -1,4 +1,4 @@
-"""`synthpipe phantom`: write procedural tissue to try synthpipe with."""
+"""`synthpipe phantom`: write procedural tissue for a first try."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _DEFAULT = PhantomSpec()
 
 @click.command()
 @click.argument("directory", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--patch-count", "patches", default=_DEFAULT.patches, show_default=True, help="Training patches.")
 @click.option(
-    "--slide-count", "slides", default=_DEFAULT.slides, show_default=True, help="Slides that the patches are cut from."
+    "--patch-count", "patches", default=_DEFAULT.patches, show_default=True, help="Number of training patches."
 )
+@click.option("--slide-count", "slides", default=_DEFAULT.slides, show_default=True, help="Number of slides.")
 @click.option("--size", default=_DEFAULT.size, show_default=True, help="Approximate side of a patch, in pixels.")
 @click.option(
     "--image-count",
     "images",
     default=_DEFAULT.images,
     show_default=True,
-    help="Images with masks in each of two sets, validation and test.",
+    help="Number of validation images, and of test images, with masks.",
 )
 @click.option("--seed", default=_DEFAULT.seed, show_default=True, help="Seed of all random numbers.")
 def phantom(directory: Path, patches: int, slides: int, size: int, images: int, seed: int) -> None:
-    """Write procedural tissue to try synthpipe with.
+    """Write procedural tissue for a first try.
 
     The tissue looks like H&E and has tumour, stroma, normal tissue and glass. DIRECTORY gets the layout of WSSS4LUAD:
     training patches with labels in their names, and validation and test images with masks. The same options give the
@@ -43,7 +43,7 @@ def phantom(directory: Path, patches: int, slides: int, size: int, images: int, 
     spec = PhantomSpec(seed=seed, slides=slides, patches=patches, size=size, images=images)
     with reporter().stage("phantom", spec.pictures) as advance:
         summary = write_phantom(directory, spec, lambda: advance(1))
-    state = "" if summary.written else " (there already)"
+    state = "" if summary.written else " (existed already)"
     say(f"{directory}: procedural tissue{state}")
     for label, count in summary.training.items():
         say(f"  {count:5} training patches of {label}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -22,9 +21,6 @@ from synthpipe.core.display import file_stem
 from synthpipe.core.errors import ConfigError
 from synthpipe.files.folders import claim
 
-if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
-    pass
-
 
 @click.command()
 @checkpoint_argument
@@ -32,8 +28,13 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands
 @output_option
 @windows_option
 @glass_option
-@click.option("--overlays/--no-overlays", default=True, show_default=True, help="Pictures of the masks on the images.")
-@click.option("--probabilities", is_flag=True, help="NumPy files (class, y, x), float16.")
+@click.option(
+    "--overlays/--no-overlays",
+    default=True,
+    show_default=True,
+    help="Also write pictures that show the masks on the images.",
+)
+@click.option("--probabilities", is_flag=True, help="Also write probabilities as NumPy files, float16 (class, y, x).")
 @MAX_PIXELS_OPTION
 @device_option
 def predict(
@@ -49,13 +50,13 @@ def predict(
 ) -> None:
     """Predict the masks of images of any size.
 
-    Masks of IMAGES are palette PNGs whose pixel values are class indices. CHECKPOINT is a file, or the folder of a
-    training, whose best.ckpt it stands for.
+    Masks of IMAGES are palette PNGs; their pixel values are class indices. CHECKPOINT is a file, or the folder of a
+    training, which means its best.ckpt.
 
-    An image is decoded as a whole, and looked at window by window. Masks have the images' stems; bytes of a stem that
-    are not Unicode become escapes, and a stem of more than 200 bytes is shortened. predictions.json says which
-    checkpoint and image each mask is of. Glass gets the index after the last class, the background. Probabilities are
-    the network's, on glass too.
+    An image is decoded as a whole, and predicted window by window. A mask is named like its image; bytes of the name
+    that are not Unicode become escapes, and a name of more than 200 bytes is shortened. predictions.json records the
+    checkpoint and the image of each mask. In masks, glass gets the index of the background, which is the index after
+    the last class. Probabilities are not changed on glass.
 
     \b
     Examples:
@@ -70,7 +71,7 @@ def predict(
         stem = file_stem(path.stem)
         for name in (f"{stem}.png", *((f"{stem}-overlay.png",) if overlays else ())):
             if replaced := inputs.get((output / name).resolve()):
-                raise ConfigError(f"-o {output}: its {name} would replace {replaced}; name another folder")
+                raise ConfigError(f"-o {output}: its {name} would replace {replaced}; choose another folder")
             if (other := outputs.setdefault(name, path)) != path:
                 raise ConfigError(f"IMAGES: {other} and {path} both give {name}; predict them into two folders")
     claim(output, PREDICTION)
@@ -84,7 +85,7 @@ def predict(
     if share:
         background = predictor.taxonomy.background
         say(
-            f"note: {share:.1%} of the pixels are glass: {background} in the masks, the background (--no-glass gives "
-            "them classes)"
+            f"note: {share:.1%} of the pixels are glass, which has the background's index {background} in the masks "
+            "(--no-glass keeps the predicted classes)"
         )
     say(f"{output}: masks of {len(images)} images, and {RECORD}")

@@ -80,11 +80,13 @@ def _rate(steps: int, seconds: float) -> str:
     rate = steps / max(seconds, 1e-9)
     if not rate:
         return "nothing yet"
-    return f"{rate:.0f} a second" if rate >= 10 else f"{rate:.1f} a second" if rate >= 1 else f"{1 / rate:.0f} s each"
+    return (
+        f"{rate:.0f} per second" if rate >= 10 else f"{rate:.1f} per second" if rate >= 1 else f"{1 / rate:.0f} s each"
+    )
 
 
 def reporter() -> TerminalReporter | LogReporter | Silent:
-    """Return bars if standard error is a terminal, else log lines; nothing in extra processes of a training."""
+    """Return a reporter: bars on a terminal, else log lines; only the first process of a training reports."""
     if os.environ.get("LOCAL_RANK", "0") != "0":
         return Silent()
     return TerminalReporter() if sys.stderr.isatty() else LogReporter()

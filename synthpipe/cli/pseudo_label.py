@@ -1,9 +1,8 @@
-"""`synthpipe pseudo-label`: predict the masks of real patches, to train on."""
+"""`synthpipe pseudo-label`: predict masks of real patches for a further training."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -17,10 +16,9 @@ from synthpipe.curated import PSEUDO_LABELLED
 from synthpipe.files.folders import claim
 from synthpipe.files.locations import Location
 
-if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
-    pass
-
-_batch = click.option("--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images at once.")
+_batch = click.option(
+    "--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images per call of the network."
+)
 
 
 @click.command("pseudo-label")
@@ -50,15 +48,15 @@ def pseudo_label(
     keep: float,
     most: int,
 ) -> None:
-    """Predict the masks of real patches, to train on.
+    """Predict masks of real patches for a further training.
 
-    CHECKPOINT is a file, or the folder of a training with its best.ckpt. Give the written store to `synthpipe train`
-    beside the composites: on GlaS, such a second training raises mIoU by 7 points (docs/datacomp.md).
+    CHECKPOINT is a file, or the folder of a training, which means its best.ckpt. Give the written store to `synthpipe
+    train` beside the composites. On GlaS, such a second training raises mIoU by 7 points (docs/datacomp.md).
 
-    Predictions are means over flips and rotations if the canvas is a square. A patch of one class is filled with it.
-    In other patches, only classes of the label are predicted: they are first brought to equal shares over all patches,
-    so no class is lost that the network seldom predicts, and then the surest pixels of each class keep it. Glass and
-    unsure pixels are ignored. Run the same command again to resume.
+    Predictions are means over flips and rotations if the canvas is a square. A patch of one class is filled with this
+    class. In other patches, only classes of the label are predicted. First, probabilities are scaled so that all
+    classes have equal shares over all patches, because the network may seldom predict some classes. Then the surest
+    pixels of each class keep the class. Glass and unsure pixels are ignored. Run the same command again to resume.
 
     \b
     Examples:

@@ -17,13 +17,14 @@ from synthpipe.storage.summary import human_bytes
 def report(run: Location, output: Location | None, anonymous: bool) -> None:
     """Write the report of a run as one HTML file.
 
-    The build of RUN need not be finished. The report says what was built from what, and shows kept and other composites
+    RUN can be unfinished. The report lists the inputs and results of the build. It shows kept and rejected composites
     with their recipes, scores, shares of classes, reuse of donors and slides, the filter's training, and times. The
-    report needs no network. You can print it, mail it or put it on a web server. Each build writes one at its end.
+    report needs no network. You can print it, mail it or put it on a web server. Each build writes a report at its end.
 
-    --anonymous leaves out every path, the names of patches, slides, patients, the run and its pipeline, the license,
-    messages of problems, and remarks that contain a name. Patches become "patch 12" and slides "slide 3"; commands and
-    the pipeline file have placeholders. The pixels of composites, names of classes, digests and versions stay.
+    --anonymous leaves out all paths, the license, messages of problems, and the names of patches, slides, patients, the
+    run and its pipeline. It also leaves out remarks that contain such a name. Patches become "patch 12" and slides
+    "slide 3"; commands and the pipeline file have placeholders. The pixels of composites, names of classes, digests and
+    versions stay.
 
     \b
     Examples:
@@ -33,7 +34,7 @@ def report(run: Location, output: Location | None, anonymous: bool) -> None:
     """
     if anonymous and output is None:
         raise click.UsageError("--anonymous: name the file to write with -o; the run keeps its own report")
-    from synthpipe.report import write_report  # compiles, which --help need not wait for
+    from synthpipe.report import write_report  # loads compiled kernels; --help need not wait for them
 
     written = write_report(run, output, anonymous)
     say(f"{written}: {human_bytes(written.stat().st_size)}")

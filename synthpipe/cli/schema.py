@@ -12,11 +12,11 @@ from synthpipe.config.pipeline_page import page
 
 
 @click.command()
-@click.option("--markdown", is_flag=True, help="Print docs/pipeline-file.md instead, a table of all keys.")
+@click.option("--markdown", is_flag=True, help="Print docs/pipeline-file.md, a table of all keys, instead.")
 def schema(markdown: bool) -> None:
     """Print the JSON schema of pipeline files.
 
-    Editors use it to complete and check YAML.
+    Editors can use the schema to complete and check pipeline files.
 
     \b
     Examples:

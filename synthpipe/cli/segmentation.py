@@ -1,4 +1,4 @@
-"""What the commands of the segmentation stage share: reading their inputs, and reporting results."""
+"""Read inputs and report results of the segmentation stage; several commands share these functions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from synthpipe.patches.catalog import Catalog, read_catalog
 from synthpipe.patches.layouts import read_layout
 from synthpipe.storage.summary import human_bytes
 
-if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
+if TYPE_CHECKING:  # loading torch takes seconds, so only commands that compute load it
     from synthpipe.segment.devices import Hardware
     from synthpipe.segment.evaluation import Predictor
     from synthpipe.segment.mask_check import CheckedImages
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands
 
 
 def training_settings(config: Path | None, overrides: tuple[str, ...]) -> TrainSettings:
-    """Read the settings of a training; a file of weights that is not there is refused at once."""
+    """Read the settings of a training, and check at once that the weights file exists."""
     from synthpipe.segment.settings import TrainSettings
 
     settings = load_settings(TrainSettings, config, overrides)
@@ -44,9 +44,9 @@ def training_settings(config: Path | None, overrides: tuple[str, ...]) -> TrainS
 
 
 def real_catalog(real: Location, layout: Layout | None, description: Description, most: int) -> Catalog:
-    """Read the real patches: laid out as those of the build, unless `layout` says otherwise.
+    """Read the real patches, in the layout of the build's patches unless another layout is given.
 
-    Patches that cannot be used are left out with a note: these commands have no key ``patches.on_error``.
+    Unusable patches are left out with a note, because these commands have no key ``patches.on_error``.
     """
     like = description.patches
     if layout and layout != like.layout:
@@ -80,16 +80,16 @@ def checked_images(
 
 
 def note_glass(description: Description, glass: bool) -> None:
-    """Note which glass is ignored if the build of the composites looked for none."""
+    """Print a note about the ignored glass if the build of the composites did not look for glass."""
     if glass and not description.glass:
         reporter().note(
-            f"note: the build of the composites looked for no glass; areas above grey {PUBLISHED_GLASS.threshold} of "
-            f"{PUBLISHED_GLASS.min_area} pixels and more are ignored as glass (--no-glass keeps them)"
+            f"note: the build of the composites did not look for glass; areas of at least {PUBLISHED_GLASS.min_area} "
+            f"pixels above grey {PUBLISHED_GLASS.threshold} are ignored as glass (--no-glass keeps them)"
         )
 
 
 def load_predictor(checkpoint: Path, windows: tuple[str, ...], device: str | None, glass: bool) -> Predictor:
-    """Load a checkpoint, with what the options say of windows, device and glass."""
+    """Load a checkpoint, with the windows, the device and the glass that the options choose."""
     from synthpipe.pretrained.devices import choose_device
     from synthpipe.segment.evaluation import Predictor
 
@@ -98,12 +98,12 @@ def load_predictor(checkpoint: Path, windows: tuple[str, ...], device: str | Non
 
 
 def check_windows(windows: tuple[str, ...]) -> None:
-    """Refuse a --window that no network can take, before one is loaded."""
+    """Refuse a --window that fits no network, before a network is loaded."""
     _window_settings((LARGEST, LARGEST), windows)
 
 
 def windows_for(description: Description, windows: tuple[str, ...]) -> WindowSection:
-    """Return how images are cut for a network of that canvas, with what --window replaces."""
+    """Return the windows for a network's canvas, with the keys that --window replaces."""
     return _window_settings(description.size, windows)
 
 
@@ -116,14 +116,14 @@ def _window_settings(size: tuple[int, int], windows: tuple[str, ...]) -> WindowS
 
 
 def run_training(settings: Any, data: Any, output: Path, hardware: Hardware) -> Outcome:
-    """Train until the end, or until the first interrupt, which ends with a checkpoint; a second one stops at once."""
+    """Train to the end; the first interrupt saves a checkpoint and stops, and a second interrupt stops at once."""
     from synthpipe.segment import training
 
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
         if asked:
-            raise KeyboardInterrupt  # asked twice
+            raise KeyboardInterrupt  # the second interrupt
         asked.append(number)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -132,13 +132,13 @@ def run_training(settings: Any, data: Any, output: Path, hardware: Hardware) -> 
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if asked and outcome.finished:  # during its last validation; what comes after is not begun
+    if asked and outcome.finished:  # interrupted in the last validation, so the command must not continue
         raise KeyboardInterrupt
     return outcome
 
 
 def say_outcome(outcome: Outcome, output: Path) -> None:
-    """Print the result of a training, or that it stopped before its end."""
+    """Print the result of a finished training; a stopped training raises an error that names its step."""
     from synthpipe.segment.evaluation import draw_curves
 
     if not outcome.first_process:
@@ -160,25 +160,25 @@ def say_outcome(outcome: Outcome, output: Path) -> None:
 
 
 def _speed(report: Mapping[str, Any]) -> str:
-    """Return a line on how fast the network was trained; none where that was but a few steps."""
+    """Return a line about the speed of the training, or an empty text after very few steps."""
     if not report["images_a_second"]:
         return ""
     peak = report["peak_device_memory"]
     memory = f", at most {human_bytes(peak)} of GPU memory" if peak else ""
     rate, waiting = report["images_a_second"], report["waiting_share"]
     return (
-        f"  speed     {rate:.1f} images a second, {waiting:.1%} of the time waiting for data{memory}; "
+        f"  speed     {rate:.1f} images per second, {waiting:.1%} of the time waiting for data{memory}; "
         f"{report['precision']} on {report['devices']} x {report['device']}\n"
     )
 
 
 def _constant(report: Mapping[str, Any]) -> str:
-    """Return the mIoU of one class everywhere, for comparison; an empty text for reports of earlier versions."""
+    """Return the mIoU of one class everywhere as text; reports of earlier versions give an empty text."""
     found = report.get("constant")
     return f" ({found['miou']:.4f} if every pixel were {found['class']})" if found else ""
 
 
 def miou_text(result: Mapping[str, Any]) -> str:
-    """Return the mIoU, with its interval where there are images to draw from."""
+    """Return the mIoU as text, with its interval if there are several images."""
     low, high = result["intervals"]["miou"]
     return f"mIoU {result['miou']:.4f}" + (f" ({low:.4f} to {high:.4f})" if len(result["images"]) > 1 else "")

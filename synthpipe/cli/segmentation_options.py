@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -13,9 +13,6 @@ from synthpipe.cli.settings import KeyValue, SettingsFile
 from synthpipe.config.pipeline import LAYOUTS, PUBLISHED_GLASS
 from synthpipe.config.shipped import SHIPPED
 
-if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
-    pass
-
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 checkpoint_argument = click.argument("checkpoint", type=CheckpointFile())
 output_option = click.option(
@@ -23,17 +20,19 @@ output_option = click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
     required=True,
-    help="Folder to write: new, or begun by this command.",
+    help="Folder to write; it must be new, or begun by this command.",
 )
 real_option = click.option("--real", type=EXISTING, help="Data set of the real patches.")
-layout_option = click.option("--layout", type=click.Choice(LAYOUTS), help="Of the real patches [that of the build].")
+layout_option = click.option(
+    "--layout", type=click.Choice(LAYOUTS), help="Layout of the real patches [the layout of the build]."
+)
 val_option = click.option(
-    "--val", type=FOLDER, required=True, help="Folder with img/ and mask/: chooses the best weights."
+    "--val", type=FOLDER, required=True, help="Folder with img/ and mask/; these images choose the best weights."
 )
 config_option = click.option(
     "--config",
     type=SettingsFile(SHIPPED / "training"),
-    help="YAML file, or the name of one that comes with synthpipe: demo, published or small [published].",
+    help="YAML file, or a name of a shipped file: demo, published or small [published].",
 )
 set_option = click.option(
     "--set",
@@ -41,7 +40,7 @@ set_option = click.option(
     type=KeyValue("synthpipe.segment.settings:TrainSettings"),
     multiple=True,
     metavar="KEY=VALUE",
-    help="Replace a key of the settings file; may be given often.",
+    help="Replace a key of the settings file; can be repeated.",
 )
 windows_option = click.option(
     "--window",
@@ -49,30 +48,28 @@ windows_option = click.option(
     type=KeyValue("synthpipe.segment.settings:WindowSection"),
     multiple=True,
     metavar="KEY=VALUE",
-    help="How images are cut: size, stride, scales, flips, blend or batch; may be given often.",
+    help="Setting of the windows: size, stride, scales, flips, blend or batch; can be repeated.",
 )
 glass_option = click.option(
     "--glass/--no-glass",
     default=True,
     show_default=True,
-    help="Ignore empty glass, as the build of the composites defines it. If that build looked for no glass: areas of "
-    f"{PUBLISHED_GLASS.min_area} pixels and more above grey {PUBLISHED_GLASS.threshold}.",
+    help="Ignore empty glass, as the build of the composites defines it. Without such a definition, glass "
+    f"is an area of at least {PUBLISHED_GLASS.min_area} pixels above grey {PUBLISHED_GLASS.threshold}.",
 )
-device_option = click.option(
-    "--device", help="Where the network computes: cuda, cuda:1 or cpu [a GPU where there is one]."
-)
+device_option = click.option("--device", help="Device of the network: cuda, cuda:1 or cpu [a GPU, if there is one].")
 
 
 def mask_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say what the values of masks mean."""
+    """Add the options for the meaning of mask values."""
     for option in (
         click.option(
-            "--any-palette", is_flag=True, help="Take mask values as class indices, whatever colours the palettes have."
+            "--any-palette", is_flag=True, help="Take mask values as class indices, and ignore the colours of palettes."
         ),
         click.option(
             "--mask-map",
             metavar="VALUE=CLASS,...",
-            help='What mask values mean, such as "0=ignore,1=gland,2=stroma" [class indices].',
+            help='Class of each mask value, such as "0=ignore,1=gland,2=stroma" [class indices].',
         ),
     ):
         command = option(command)
@@ -80,15 +77,17 @@ def mask_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that say where a network is trained."""
+    """Add the options for the hardware of a training."""
     for option in (
         click.option(
             "--device",
-            help="Where the network computes: cuda, cuda:1 or cpu; several with commas, as cuda:0,cuda:1 [all GPUs, or "
-            "the CPU where there is none].",
+            help="Device of the network: cuda, cuda:1 or cpu; or several devices, such as cuda:0,cuda:1 [all GPUs, or "
+            "the CPU if there is no GPU].",
         ),
         click.option(
-            "--readers", type=click.IntRange(min=0), help="Processes of each device that read ahead [4; on a CPU none]."
+            "--readers",
+            type=click.IntRange(min=0),
+            help="Processes that read data ahead, for each device [4, or 0 on a CPU].",
         ),
     ):
         command = option(command)

@@ -1,4 +1,4 @@
-"""Arguments and options for settings files: the file, or the name of a shipped one, and KEY=VALUE."""
+"""Arguments and options for settings files: a file, the name of a shipped file, and KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synthpipe.config.shipped import SHIPPED
 
 
 class SettingsFile(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """A YAML file, or the name of one that comes with synthpipe, such as ``demo``."""
+    """A YAML file, or the name of a file that comes with synthpipe, such as ``demo``."""
 
     name = "file or name"
 
@@ -47,9 +47,9 @@ class SettingsFile(click.ParamType):  # type: ignore[type-arg]  # generic in new
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """KEY=VALUE of a settings model: a shell completes its keys, and the values of keys that have a fixed choice.
+    """KEY=VALUE of a settings model; a shell can complete keys, and values that are a fixed choice.
 
-    `model` names it as ``module:class``. It is imported when a shell asks for completions.
+    `model` is ``module:class``. The class is imported when a shell asks for completions.
     """
 
     name = "key=value"
@@ -59,7 +59,7 @@ class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new ver
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         found = _keys(resolve_name(self._model), "")
-        return [CompletionItem(text, help=told) for text, told in found if text.startswith(incomplete)]
+        return [CompletionItem(text, help=description) for text, description in found if text.startswith(incomplete)]
 
 
 pipeline_argument = click.argument("pipeline", type=SettingsFile())

@@ -1,4 +1,4 @@
-"""`synthpipe status`: show how far the build of a run is."""
+"""`synthpipe status`: show the progress of a build."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from synthpipe.files.locations import Location
 @click.argument("run", type=LOCATION)
 @json_option
 def status(run: Location, as_json: bool) -> None:
-    """Show how far the build of a run is.
+    """Show the progress of a build.
 
-    status only reads RUN, so it works in any shell, also after the build was killed. Rates are those of the last
+    status only reads RUN, so it works in any shell, even after the build was killed. Rates are means over the last
     minutes. The remaining work of a stage can grow, because a build makes more candidates if it keeps too few.
 
     \b
@@ -44,7 +44,7 @@ def _status_lines(found: dict[str, Any]) -> Iterator[str]:
         done = f"{entry['done']} of {entry['planned']} shards"
         line = f"  {in_words(entry['what']):28} {done}, for {entry['composites']} composites"
         if entry["rate"] is not None:
-            line += f", {entry['rate']:.3g} composites a second"
+            line += f", {entry['rate']:.3g} composites per second"
         if entry["damaged"]:
             line += f"; damaged, for details run `synthpipe verify`: {entry['damaged']}"
         if entry["seconds_left"] is not None:

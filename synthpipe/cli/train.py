@@ -28,7 +28,7 @@ from synthpipe.curated import CuratedSet, Description
 from synthpipe.files.folders import claim
 from synthpipe.files.locations import Location
 
-if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands and refused ones need not wait for
+if TYPE_CHECKING:  # loading torch takes seconds, so only commands that compute load it
     from synthpipe.segment.settings import TrainSettings
     from synthpipe.segment.training_records import TrainingData
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # torch takes seconds to load, which `--help`, other commands
 @mask_options
 @MAX_PIXELS_OPTION
 @hardware_options
-@click.option("--dry-run", is_flag=True, help="Say what would be trained on what; train nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the plan of the training; train nothing.")
 def train(
     curated: tuple[Location, ...],
     real: Location | None,
@@ -62,10 +62,11 @@ def train(
 ) -> None:
     """Train a segmentation network on curated sets.
 
-    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Several sets are one: all
-    samples count alike. Real patches (--real) train too, by their consistency. If the same command is given again, a
-    training that was stopped resumes, with the very batches that it would have seen. Masks of --val hold class indices,
-    or what --mask-map says. The first note says what each value means.
+    CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Several sets are joined, and
+    all their samples count equally. Real patches (--real) also train the network, with a consistency loss. Run the same
+    command again to resume a stopped training: it continues with the same batches as an uninterrupted training. Values
+    of --val masks are class indices, unless --mask-map names the class of each value; the first note lists the values
+    and their classes.
 
     \b
     Examples:
@@ -108,15 +109,17 @@ def train(
 
 
 def _note_unused(settings: TrainSettings, real: Location | None, description: Description) -> None:
-    """Note which of the real patches and settings of a training have no effect."""
+    """Print a note about real patches or settings that have no effect."""
     if real is not None and not settings.real:
-        reporter().note(f"note: real is 0, so no patches of {real} are trained on")
+        reporter().note(f"note: real is 0, so the patches of {real} do not train the network")
     if real is not None and settings.real and settings.consistency.glass == "mask" and not description.glass:
-        reporter().note("note: the build looked for no glass, so consistency.glass masks only what transforms open")
+        reporter().note(
+            "note: the build did not look for glass, so consistency.glass masks only areas that transforms uncover"
+        )
 
 
 def _say_plan(settings: TrainSettings, data: TrainingData, output: Path) -> None:
-    """Check that the network fits the images, and say what would be trained."""
+    """Check that the network fits the images, and print the plan of the training."""
     from synthpipe.segment.network import SegmentationNetwork, read_file, with_own_normalisation
     from synthpipe.segment.training_checks import check_network
 

@@ -15,13 +15,13 @@ from synthpipe.config import pipeline_file
 @pipeline_argument
 @set_option
 def validate(pipeline: Path, overrides: tuple[str, ...]) -> None:
-    """Check a pipeline file, and list every mistake.
+    """Check a pipeline file, and list all mistakes.
 
     PIPELINE is a file, or the name of a file that comes with synthpipe. Each mistake is listed with its key and the
     allowed values.
 
-    Write numbers as 12, 0.5 or 1e-3, and booleans as true or false. Anything else is text: 010, 1:30, no. A file can
-    have at most 256 KiB and 10,000 values.
+    Write numbers as 12, 0.5 or 1e-3, and booleans as true or false. All other values are text, such as 010, 1:30 or no.
+    A file can have at most 256 KiB and 10,000 values.
 
     \b
     Examples:

@@ -17,7 +17,7 @@ from synthpipe.files.locations import Location
 if TYPE_CHECKING:
     from synthpipe.verification import VerifyReport
 
-_LISTED = 50  # faults that are printed; --json has all
+_LISTED = 50  # largest number of printed faults; --json prints all
 
 
 @click.command()
@@ -28,27 +28,27 @@ _LISTED = 50  # faults that are printed; --json has all
     type=click.IntRange(min=0),
     default=20,
     show_default=True,
-    help="Composites per strategy, and as many of its filter's, to sample and render again; 0 reads no patches.",
+    help="Composites to render again, per strategy, and as many that train its filter; 0 reads no patches.",
 )
 @patches_option
-@click.option("--repair", "mend", is_flag=True, help="Make broken objects again, then check once more.")
+@click.option("--repair", "mend", is_flag=True, help="Write broken objects again, then repeat the check.")
 @build_workers_option
 @json_option
 def verify(run: Location, samples: int, root: str | None, mend: bool, workers: int | None, as_json: bool) -> None:
     """Check every byte of a run, and repair it if asked.
 
-    A sound RUN holds exactly what its pipeline makes of its patches. verify reads every object and checks checksums,
+    In a sound RUN, all data follow from its pipeline and its patches. verify reads every object, and checks checksums,
     values, metadata and the digests of small files. It repeats curation, compares the curated set with the candidates,
-    and renders a sample of composites again. It skips curated sets that --extend kept under another name. It writes
-    nothing without --repair. An unfinished run can be checked too. The exit code is 1 if faults are found or remain.
+    and renders a sample of composites again. It skips curated sets that --extend kept under another name. Without
+    --repair it writes nothing. An unfinished run can be checked too. The exit code is 1 if faults are found or remain.
 
     --repair removes broken objects, writes the metadata again, and builds the missing objects with the same bytes as
     before. It also finishes an unfinished run. It changes nothing if a fault cannot be repaired, such as a missing
     patch or a broken run.json.
 
-    If the patches have moved, give their new location with --patches. verify reads patches behind URLs only if
-    --patches names that URL, because an untrusted run could name any URL. Credentials are not stored in a run, so give
-    them in that URL too. The same holds for --repair.
+    If the patches have moved, give their new location with --patches. verify and --repair read patches behind URLs
+    only if --patches gives their URL, because an untrusted run could name any URL. Include the credentials in that URL:
+    a run does not store credentials.
 
     \b
     Examples:
@@ -60,9 +60,9 @@ def verify(run: Location, samples: int, root: str | None, mend: bool, workers: i
       synthpipe verify runs/demo --patches https://USER:PASSWORD@host/patches.csv
     """
     if workers is not None and not mend:
-        raise click.UsageError("--workers is an option of --repair; give both or neither")
+        raise click.UsageError("--workers needs --repair; add --repair, or leave out --workers")
     with interruptible():
-        from synthpipe import verification  # loads Dask, which --help need not wait for
+        from synthpipe import verification  # loads Dask; --help need not wait for it
 
         if mend:
             found = verification.repair(run, samples, workers, reporter(), root)

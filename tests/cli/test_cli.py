@@ -212,7 +212,7 @@ def test_replay_notices_other_pixels(run: Path, tmp_path: Path) -> None:
     write_shard(array(group, "image"), 0, np.asarray(array(group, "image")[:8]) ^ 1)
     try:
         result = synthpipe("replay", run, "mosaic", 3, "-o", tmp_path / "x.png")
-        assert result.exit_code == 1 and "differ from these; the store is damaged" in result.stderr
+        assert result.exit_code == 1 and "differ from the rendered pixels; the store is damaged" in result.stderr
     finally:
         shard.write_bytes(content)
 
@@ -230,7 +230,7 @@ def test_a_second_build_does_nothing_and_says_so(run: Path, patches: Path) -> No
 def test_phantom(tmp_path: Path) -> None:
     arguments = ("phantom", tmp_path / "p", "--patch-count", 12, "--slide-count", 2, "--size", 48, "--image-count", 1)
     assert "training patches of" in synthpipe(*arguments).stdout
-    assert "there already" in synthpipe(*arguments).stdout
+    assert "existed already" in synthpipe(*arguments).stdout
     result = synthpipe("phantom", tmp_path / "p", "--patch-count", 13, "--slide-count", 2, "--size", 48)
     assert result.exit_code == 1 and "Error: " in result.stderr
 

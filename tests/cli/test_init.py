@@ -102,7 +102,7 @@ def test_nothing_is_overwritten_and_nothing_is_written_that_cannot_build(place: 
     Path("set.yaml").write_text("mine")
     result = synthpipe("init", "set")
     assert (
-        result.exit_code == 1 and "set.yaml: exists, and is not overwritten; name another file by -o" in result.stderr
+        result.exit_code == 1 and "set.yaml: exists, and is not overwritten; name another file with -o" in result.stderr
     )
     assert Path("set.yaml").read_text() == "mine"
     result = synthpipe("init", "set", "--layout", "csv", "--label-pattern", "(?P<label>a)", "-o", "x.yaml")

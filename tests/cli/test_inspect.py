@@ -98,7 +98,7 @@ def test_a_run_that_is_being_built(run: Path, tmp_path: Path) -> None:
     assert [each["index"] for each in found["samples"]] == [8, 9, 10, 11]
     for file in mosaic.glob("image/c.*"):
         file.unlink()
-    assert "no composite to show yet" in inspect(mosaic, "--sheet", tmp_path / "sheet.png").stderr
+    assert "no composite is stored yet" in inspect(mosaic, "--sheet", tmp_path / "sheet.png").stderr
 
 
 def test_an_array_that_is_just_being_made_is_passed_over(run: Path, tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_at_a_url(run: Path) -> None:
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ("x", "--index x: expected an index such as 3, several as 3,7, or a range as 10-19"),
+        ("x", "--index x: expected an index such as 3, several as 3,7, or a range such as 10-19"),
         ("-1", "--index -1: expected an index"),
         ("24", "curated.zarr: no sample 24; there are 24, counted from 0"),
         ("0-99999999999", "more than 300 composites"),

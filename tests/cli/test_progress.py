@@ -20,7 +20,7 @@ def test_log_lines_tell_rate_time_left_and_remarks(
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
     assert lines == [
         "scores: 0 of 4000",
-        "scores: 1000 of 4000, 50 a second, 0:01:00 left, 12.5% accepted so far",
+        "scores: 1000 of 4000, 50 per second, 0:01:00 left, 12.5% accepted so far",
         "scores: 1000 in 40.0 s, 12.5% accepted so far",
     ]
 
@@ -35,4 +35,4 @@ def test_bars_show_rate_and_remarks(monkeypatch: pytest.MonkeyPatch) -> None:
         advance(5, "20.0% accepted so far")
         advance(5)
     shown = terminal.getvalue()
-    assert "5/10" in shown and " a second, 20.0% accepted so far" in shown and "10/10" in shown
+    assert "5/10" in shown and " per second, 20.0% accepted so far" in shown and "10/10" in shown

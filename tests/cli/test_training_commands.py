@@ -75,7 +75,7 @@ def test_a_dry_run_says_what_would_be_trained(data_set: DataSet, config: Path, t
     )
     assert not (tmp_path / "run").exists()
     alone = training(data_set, config, tmp_path / "run", "--set", "real=0", "--dry-run")
-    assert f"note: real is 0, so no patches of {data_set.root} are trained on" in alone.stderr
+    assert f"note: real is 0, so the patches of {data_set.root} do not train the network" in alone.stderr
 
 
 def test_a_dry_run_shows_the_normalisation_that_the_weights_of_a_file_expect(
@@ -177,7 +177,7 @@ def test_predictions_do_not_replace_images(data_set: DataSet, trained: Path, tmp
     image.write_bytes(next((data_set.validation / "img").iterdir()).read_bytes())
     before = image.read_bytes()
     result = synthpipe("predict", trained / "best.ckpt", image, "-o", tmp_path / ".." / tmp_path.name)
-    assert result.exit_code == 1 and f"a.png would replace {image}; name another folder" in result.stderr
+    assert result.exit_code == 1 and f"a.png would replace {image}; choose another folder" in result.stderr
     assert image.read_bytes() == before
 
 

@@ -222,9 +222,11 @@ def test_the_command_says_what_it_did(curated: CuratedSet, tmp_path: Path) -> No
     arguments = ["export", str(curated.path), "--to", "hf", "-o", str(tmp_path / "out"), "--part", "10"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert re.search(r"22 composites as hf\n  3 files, .* KiB, in 3 parts\n  read back, every", result.stdout)
+    assert re.search(
+        r"22 composites as hf\n  3 files, .* KiB, in 3 parts\n  read back and compared, every", result.stdout
+    )
     again = CliRunner().invoke(main, arguments)
-    assert "in 3 parts (3 there already)" in again.stdout
+    assert "in 3 parts (3 existed already)" in again.stdout
 
 
 def test_a_missing_package_is_named(curated: CuratedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

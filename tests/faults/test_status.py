@@ -82,7 +82,7 @@ def test_the_status_follows_a_build_until_it_is_killed(patches: Path, tmp_path: 
         assert entry["rate"] > 0
         assert entry["seconds_left"] == pytest.approx((5000 - entry["done"]) * 8 / entry["rate"])
         lines = CliRunner().invoke(main, ["status", str(path)]).stdout.splitlines()
-        assert lines[0] == f"{path}: demo, Mosaic candidates" and "composites a second" in lines[2]
+        assert lines[0] == f"{path}: demo, Mosaic candidates" and "composites per second" in lines[2]
         later = until(path, lambda again: part(again, "mosaic candidates")["done"] > entry["done"])
         assert later["stage"] == "mosaic candidates"
     killed = status(path)
