@@ -82,15 +82,12 @@ def _plan_lines(pipeline: Pipeline) -> Iterator[str]:
     shard = pipeline.store.shard
     for strategy in pipeline.strategies:
         wanted, first = pipeline.curation.wanted[strategy], first_plan(pipeline, strategy)
-        plan = {f"candidates, to keep {wanted}": first}
+        plan = [(f"candidates, to keep {wanted}", first, pipeline.virtual)]
         if pipeline.filter.enabled:
-            plan["composites that train the filter"] = pipeline.filter.candidates
-        for what, count in plan.items():
+            plan.append(("composites that train the filter", pipeline.filter.candidates, False))
+        for what, count, virtual in plan:
             shards = len(shards_of(count, shard))
-            is_virtual = pipeline.virtual and what.startswith("candidates")
-            size = (
-                _NO_PIXELS if is_virtual else f"{human_bytes(shards * shard * height * width * 4)} before compression"
-            )
+            size = _NO_PIXELS if virtual else f"{human_bytes(shards * shard * height * width * 4)} before compression"
             yield f"  {strategy}: {count} {what}; {shards} shard{'s' * (shards > 1)} of {shard}, {size}"
         size = _NO_PIXELS if pipeline.virtual else human_bytes(wanted * height * width * 4)
         yield f"  {strategy}: {wanted} in the curated set, {size}"

@@ -1,4 +1,4 @@
-"""Choose some of many, evenly spaced."""
+"""Choose evenly spaced indices."""
 
 from __future__ import annotations
 

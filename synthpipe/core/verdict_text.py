@@ -61,7 +61,7 @@ def below_threshold_warning(strategy: str, below: Mapping[str, Any], threshold: 
     return (
         f"{below['count']:,} of the {below['kept']:,} kept {STRATEGY[strategy]} composites score no more than "
         f"curation.threshold ({threshold:g}), the lowest {below['lowest']:.3f}: the filter rejects them, but rule "
-        "top_k keeps the highest scores, whatever they are. To keep only what the filter accepts, build another run "
-        "with curation.rule=threshold; to keep fewer rejected ones, with more curation.candidates or less "
-        "curation.wanted"
+        "top_k keeps the highest scores, even low ones. To keep only composites that the filter accepts, build another "
+        "run with curation.rule=threshold. To keep fewer rejected composites, build another run with more "
+        "curation.candidates or less curation.wanted"
     )

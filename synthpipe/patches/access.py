@@ -71,7 +71,7 @@ def find_patches(
     if missing := [patch.id for patch in catalog.patches if patch.id not in usable]:
         raise CatalogError(
             f"{root}: {len(missing)} of the {len(catalog.patches)} patches of {what} are missing, such as "
-            f"{missing[0]!r}; give --patches the folder, CSV or URL that holds all patches, as patches.root did"
+            f"{missing[0]!r}; give --patches the folder, CSV or URL with all patches"
         )
     return _relocated(catalog, claims)
 

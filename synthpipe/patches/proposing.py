@@ -112,7 +112,7 @@ def find_layout(root: Location) -> Found:
         return Found(root / tables[0], "csv")
     raise CatalogError(
         f"{root}: no labels found: {contents_at(root)}; expected a folder for each of two classes or more, file "
-        "names that begin or end with the class as in TUM_1.png, a CSV with the columns path and labels, or a "
+        "names that begin or end with the class, such as TUM_1.png, a CSV with the columns path and labels, or a "
         "published data set; give --layout, or --label-pattern with the group (?P<label>...)"
     )
 

@@ -1,4 +1,4 @@
-"""A picture of the worst donors: a section for each reason to leave donors out, worst first."""
+"""Draw a picture of the worst donors, with a section for each reason to leave donors out."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from synthpipe.segment.network import SegmentationNetwork
 
 
 class WeightAverage:
-    """Holds a second network whose weights are the average of those after each training step.
+    """A second network; its weights are a moving average of the trained network's weights.
 
-    The average is short at first, so that it soon forgets the random weights: after step n the decay is at most
+    At first the average covers few steps, so that it soon forgets the random weights. After step n the decay is at most
     (1 + n) / (10 + n), as in TensorFlow's ``ExponentialMovingAverage``.
 
     Parameters
@@ -20,7 +20,7 @@ class WeightAverage:
     network : SegmentationNetwork
         The trained network; it is copied.
     decay : float
-        Weight of the former average in each step, from 0 to 1.
+        Weight of the old average in each step, from 0 to 1.
     """
 
     def __init__(self, network: SegmentationNetwork, decay: float) -> None:

@@ -96,7 +96,7 @@ def write_predictions(
 
 @contextmanager
 def _recorded(folder: Path, reporter: Reporter, dark: list[str]) -> Iterator[dict[str, Any]]:
-    """Yield the record's entries of a folder's masks; write them, and note `dark` images, however the block ends."""
+    """Yield the entries of a folder's record; when the block ends, write the record and report `dark` images."""
     sweep(folder, deep=False)
     found = _read(folder / RECORD)
     try:
@@ -110,7 +110,7 @@ def _recorded(folder: Path, reporter: Reporter, dark: list[str]) -> Iterator[dic
 
 
 def _write_mask(predictor: Predictor, image: Image, path: Path, overlays: bool, probabilities: bool) -> int:
-    """Predict the mask of an image and write it to `path`, other files beside it; return its pixels of glass."""
+    """Predict an image's mask, write it and its other files, and return the number of glass pixels."""
     if probabilities:
         mask = predictor.write_probabilities(image, path.with_name(f"{path.stem}-probabilities.npy"))
     else:

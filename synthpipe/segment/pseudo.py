@@ -113,7 +113,7 @@ def _predict_shard(
 def _network_probabilities(
     checkpoint: Checkpoint, device: torch.device, batch: int
 ) -> Callable[[Image], NDArray[np.float32]]:
-    """Return a function that takes (N, H, W, 3) images, at most `batch`, and returns (N, C, H, W) probabilities."""
+    """Return a function that computes (N, C, H, W) probabilities of at most `batch` images, (N, H, W, 3)."""
     network, size, classes = checkpoint.network(device), checkpoint.description.size, checkpoint.description.taxonomy
     windows = WindowSection(size=size, stride=size, flips=size[0] == size[1], batch=batch)
 

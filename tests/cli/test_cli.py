@@ -152,6 +152,13 @@ def test_dry_run_says_what_would_be_made_and_writes_nothing(patches: Path, tmp_p
         "versions: python 3",
     ):
         assert part in result.stdout
+    virtual = synthpipe("build", DEMO, "-o", tmp_path / "run", "--dry-run", *changes, "--set", "store.pixels=virtual")
+    for part in (
+        "mosaic: 20 candidates, to keep 12; 3 shards of 8, without pixels (store.pixels: virtual)",
+        "mosaic: 40 composites that train the filter; 5 shards of 8, 160.0 KiB before compression",
+        "mosaic: 12 in the curated set, without pixels (store.pixels: virtual)",
+    ):
+        assert part in virtual.stdout
     assert not list(tmp_path.iterdir())
 
 

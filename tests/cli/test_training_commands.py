@@ -177,7 +177,7 @@ def test_predictions_do_not_replace_images(data_set: DataSet, trained: Path, tmp
     image.write_bytes(next((data_set.validation / "img").iterdir()).read_bytes())
     before = image.read_bytes()
     result = synthpipe("predict", trained / "best.ckpt", image, "-o", tmp_path / ".." / tmp_path.name)
-    assert result.exit_code == 1 and f"a.png would replace {image}; name another folder" in result.stderr
+    assert result.exit_code == 1 and f"a.png would replace {image}; choose another folder" in result.stderr
     assert image.read_bytes() == before
 
 

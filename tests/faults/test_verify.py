@@ -458,7 +458,7 @@ def test_the_command_prints_text_and_json(run: Path) -> None:
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0 and json.loads(result.stdout)["sound"]
     result = CliRunner().invoke(main, ["verify", str(run), "--workers", "1"])
-    assert result.exit_code == 2 and "--workers is an option of --repair" in result.stderr
+    assert result.exit_code == 2 and "--workers needs --repair" in result.stderr
 
 
 def test_a_folder_without_a_run_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Leave poor donors out of a catalog, as the pipeline's ``donors`` section asks."""
+"""Leave poor donors out of a catalog, by the settings of the pipeline's ``donors`` section."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DROPPED = re.compile(r".*: donor of (?P<label>.+) is not used: (?P<reasons>[a-z
 
 
 def drop_donors(catalog: Catalog, settings: DonorsSection, taxonomy: Taxonomy) -> Catalog:
-    """Return the catalog without the donors that the settings drop; each of them becomes a problem ``poor_donor``.
+    """Return the catalog without the donors that the settings drop; each becomes a problem ``poor_donor``.
 
     Raises
     ------

@@ -24,8 +24,8 @@ def label_probabilities(features: Floats, labels: Sequence[int], groups: Sequenc
     """Return the probability of each class for each donor, by models that were trained without the donor's group.
 
     The models are logistic regressions, one class against the others, with equal weights of the classes. They are
-    trained three times; each time without the donors whose label the models before found improbable. So a wrong label
-    hardly changes the estimate of other donors.
+    trained three times, each time without the donors whose label was improbable in the round before. So a wrong label
+    hardly changes the estimates of other donors.
 
     Parameters
     ----------
@@ -41,8 +41,7 @@ def label_probabilities(features: Floats, labels: Sequence[int], groups: Sequenc
     Returns
     -------
     (N, C) float64
-        Rows sum to 1. Rows are NaN where the donors of other groups have fewer than two classes, or lack the donor's
-        class.
+        Rows sum to 1. A row is NaN if other groups have donors of fewer than two classes, or lack the donor's class.
     """
     names = np.asarray(labels)
     folds = _folds(groups)
@@ -55,7 +54,7 @@ def label_probabilities(features: Floats, labels: Sequence[int], groups: Sequenc
             inside, training = folds == fold, (folds != fold) & trusted
             _estimate(reduced, names, inside, training, found)
         own = found[rows, names]
-        trusted = ~(own < _SUSPECT)  # an unknown probability is no evidence against a label
+        trusted = ~(own < _SUSPECT)  # NaN compares as false, so an unknown probability keeps the donor
     return found
 
 
@@ -86,7 +85,7 @@ def _principal_components(features: Floats) -> Floats:
 def _estimate(
     features: Floats, labels: NDArray[np.int_], inside: NDArray[np.bool_], training: NDArray[np.bool_], found: Floats
 ) -> None:
-    """Fill the rows of `found` that are `inside` a fold, with models of the `training` rows."""
+    """Estimate the rows `inside` a fold with models of the `training` rows, and write the results into `found`."""
     present = np.unique(labels[training])
     estimated = inside & np.isin(labels, present)
     if len(present) < 2 or not estimated.any():
@@ -100,7 +99,7 @@ def _estimate(
 
 
 def _fit(features: Floats, target: Floats) -> Floats:
-    """Return the weights, with the constant last, of a penalised logistic regression; by Newton's method."""
+    """Fit a penalised logistic regression by Newton's method; return its weights, with the constant last."""
     design = np.hstack([features, np.ones((len(features), 1))])
     share = target.mean()
     weight = np.where(target == 1, 0.5 / share, 0.5 / (1 - share))

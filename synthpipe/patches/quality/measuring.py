@@ -42,7 +42,7 @@ class DonorQuality:
     glass, pen, fold : float
         Shares of the pixels, 0-1.
     copy_of : str
-        Id of the donor, or path of the image, that this donor is a copy of; empty for others.
+        Id or path of the copied image; empty if the donor is not a copy.
     reasons : tuple of str
         Reasons to leave the donor out, by the limits of this module.
     """
@@ -79,7 +79,7 @@ def measure_donors(
     features : callable, optional
         Returns more features of an image, (H, W, 3) uint8, such as those of a network.
     others : iterable of str
-        Paths of images that no donor must be a copy of, such as validation and test images.
+        Paths of other images, such as validation and test images; donors must not be copies of them.
     on_image : callable, optional
         Called after each image.
 
@@ -144,8 +144,8 @@ def rate_donors(
 def _sharpness(found: Sequence[PatchMeasures], labels: Sequence[int]) -> list[float]:
     """Return the sharpness of each donor relative to the median of its class.
 
-    It is the larger of two ratios: of the Laplacian's variance, and of its fineness. Smooth tissue has a small variance
-    but fine detail; a patch out of focus lacks both.
+    Sharpness is the larger of two ratios to the median: of the Laplacian's variance, and of the fineness. Smooth tissue
+    has a small variance but fine detail; a patch out of focus has neither.
     """
     values = np.array([(each.variance, each.fineness) for each in found])
     relative = np.empty_like(values)
@@ -157,7 +157,7 @@ def _sharpness(found: Sequence[PatchMeasures], labels: Sequence[int]) -> list[fl
 
 
 def _originals(donors: Sequence[PatchRef], thumbnails: Sequence[Image], others: Sequence[str]) -> dict[int, str]:
-    """Return the name of the image that a donor is a copy of, by the index of the donor.
+    """Return the name of the other image for each donor that is a copy, by the donor's index.
 
     If copies have the same label, the first one is not in the result. If labels differ, all copies are.
     """
@@ -206,7 +206,7 @@ def _quality(
 def worst_donors(
     found: Sequence[DonorQuality], reason: DropReason, most: int
 ) -> list[tuple[DonorQuality, float | None]]:
-    """Return the donors with a reason, worst first, each with the measure that the reason is about."""
+    """Return the donors with a reason, worst first, each with the reason's measure."""
     measures: dict[DropReason, Callable[[DonorQuality], float | None]] = {
         "label": lambda each: each.confidence,
         "blur": lambda each: each.sharpness,
