@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from benchmarks.glas import cut
-from benchmarks.page import RESULTS
+from benchmarks.page import RESULTS, write_result
 from synthpipe.config.pipeline import DROP_REASONS, PatchesSection
 from synthpipe.core.records import Image, PatchRef
 from synthpipe.core.taxonomy import Taxonomy, TissueClass
@@ -220,7 +220,7 @@ def main(glas: Path | None, seeds: int, network: bool) -> None:
         for name, root, taxonomy in sets:
             click.echo(name, err=True)
             results = measured(root, "wsss4luad", taxonomy, range(seeds), weights)
-            (STORED / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            write_result(STORED / f"{name}.json", results)
             shutil.rmtree(root)
     Path("docs/donor-quality.md").write_text(write_page(), encoding="utf-8")
 
