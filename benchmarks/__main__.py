@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform
@@ -14,7 +13,7 @@ import click
 import cv2
 
 from benchmarks import subjects
-from benchmarks.page import RESULTS, shares, write_page
+from benchmarks.page import RESULTS, shares, write_page, write_result
 from synthpipe.config import pipeline_file
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.layouts import read_layout
@@ -90,8 +89,7 @@ def main(
             results["worker_memory"] = subjects.worker_memory(bench)
             results["driver_memory"] = subjects.driver_memory(bench, (composites // 100, composites))
     output = output or RESULTS / f"{settings.name.lower().replace(' ', '-')}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_result(output, results)
     page.write_text(write_page(output.parent), encoding="utf-8")
     click.echo(f"{output}\n{page}")
 

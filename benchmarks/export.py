@@ -15,7 +15,7 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.page import RESULTS
+from benchmarks.page import RESULTS, write_result
 from synthpipe.core.progress import Silent
 from synthpipe.curated import CuratedSet
 from synthpipe.export import FORMS, PART, export, form_of
@@ -128,8 +128,7 @@ def main(curated: Path, what: str, workers: int, part: int, output: Path, page: 
         "load": os.getloadavg()[1],
         "forms": rows,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(output, result)
     page.write_text(write_page(output), encoding="utf-8")
     click.echo(f"{output}\n{page}")
 

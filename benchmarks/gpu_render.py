@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.page import write_result
 from synthpipe.compose import Donors, render, sample
 from synthpipe.compose.batches import Batch, pack_recipes
 from synthpipe.compose.gpu import Renderer
@@ -29,6 +28,7 @@ from synthpipe.config.pipeline_file import load
 from synthpipe.core.errors import SynthpipeError
 from synthpipe.core.records import STRATEGIES, Donor, Recipe, Strategy
 from synthpipe.core.threads import available_cores, in_threads
+from synthpipe.storage.run import versions_of
 
 _DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
 _PACKAGES = ("numba", "numba-cuda", "numpy", "torch", "timm")
@@ -120,7 +120,12 @@ def main(output: Path, composites: int, processes: int | None, simulate: bool) -
     """
     numba.config.ENABLE_CUDASIM = simulate
     scale = SIMULATED if simulate else FULL
-    result: dict[str, Any] = {"card": _card(simulate), "versions": _versions(), "scale": asdict(scale), "checks": {}}
+    result: dict[str, Any] = {
+        "card": _card(simulate),
+        "versions": versions_of(_PACKAGES),
+        "scale": asdict(scale),
+        "checks": {},
+    }
     result["cores"] = available_cores()
     steps: dict[str, Callable[[], dict[str, Any]]] = {
         "instructions": lambda: _instructions(simulate),
@@ -136,7 +141,7 @@ def main(output: Path, composites: int, processes: int | None, simulate: bool) -
             raise click.ClickException(str(error)) from error
         result["checks"] |= found.pop("checks", {})
         result[name] = {**found, "seconds": time.monotonic() - start}
-        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")  # an interruption keeps what is done
+        write_result(output, result)  # an interruption keeps what is done
         click.echo(f"{name}: {json.dumps(result[name])}")
     for check, holds in result["checks"].items():
         click.echo(f"{check}: {'yes' if holds else 'NO'}")
@@ -327,16 +332,6 @@ def _card(simulate: bool) -> str:
 
     name = cuda.get_current_device().name if cuda.is_available() else b"no GPU"
     return name.decode() if isinstance(name, bytes) else str(name)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 if __name__ == "__main__":

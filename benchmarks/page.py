@@ -1,4 +1,4 @@
-"""The page ``docs/performance.md``, made from the stored JSON results of all measurements."""
+"""Write results as JSON, and make the page ``docs/performance.md`` from those of `benchmarks`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from synthpipe.files.writing import write_atomically
 from synthpipe.storage.summary import human_bytes
 
 RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(path: Path, result: Any) -> None:
+    """Write a result as JSON, and make its folder; an interruption keeps the previous file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(result, indent=1) + "\n")
 
 
 def write_page(results: Path = RESULTS) -> str:

@@ -17,7 +17,7 @@ import click
 import numpy as np
 from distributed import Security
 
-from benchmarks.page import RESULTS
+from benchmarks.page import RESULTS, write_result
 from synthpipe.build.candidates import judge_plan
 from synthpipe.build.curated_set import write_verdicts
 from synthpipe.build.state import BuildState
@@ -314,8 +314,7 @@ def main(tasks: int, workers: int, output: Path, page: Path) -> None:
         "encryption": measure_encryption(max(50, tasks // 100), workers, min(7, 1 + tasks // 10_000)),
         "verdicts": measure_verdicts(max(1, tasks // _TASKS_A_JUDGED_SHARD)),
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_result(output, found)
     page.write_text(write_page(output), encoding="utf-8")
     click.echo(f"{output}\n{page}")
 

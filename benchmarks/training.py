@@ -17,6 +17,7 @@ from typing import Any
 import click
 import torch
 
+from benchmarks.page import write_result
 from synthpipe.build import build
 from synthpipe.cli.progress import reporter
 from synthpipe.config import pipeline_file
@@ -128,7 +129,7 @@ def main(size: int, steps: int, readers: int, train_set: tuple[str, ...], output
             rows[precision] = measure(settings, data, folder / precision, readers)
             gc.collect()  # the peak memory of one training must not include the network of the other
     if output:
-        output.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_result(output, rows)
     click.echo("\n".join(table(rows)))
 
 

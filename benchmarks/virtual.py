@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from benchmarks.page import RESULTS
+from benchmarks.page import RESULTS, write_result
 from synthpipe.build import build
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.config.pipeline_file import load
@@ -32,7 +32,7 @@ from synthpipe.storage.summary import human_bytes, summarise
 RESULT = RESULTS / "virtual" / "phantom.json"
 PAGE = Path("docs/virtual.md")
 _BATCH = 64
-_BLOCK = 1000  # composites that are compared together
+_BLOCK = 1000  # composites that are compared at once
 _MILLION = 1_000_000
 
 
@@ -117,9 +117,16 @@ def _donor_bytes(run: Path) -> int:
 
 
 def write_page(result: Path = RESULT) -> str:
-    """Return the page: its text, and a table of the stored measurement."""
+    """Return the page: its text, and a table of the stored measurement if it exists."""
     text = (Path(__file__).parent / "virtual.md").read_text(encoding="utf-8").rstrip()
-    return "\n".join([text, "", *_measured(json.loads(result.read_text(encoding="utf-8")))]).rstrip() + "\n"
+    lines = _measured(json.loads(result.read_text(encoding="utf-8"))) if result.exists() else _NOT_MEASURED
+    return "\n".join([text, "", *lines]).rstrip() + "\n"
+
+
+_NOT_MEASURED = (
+    "**Speeds and sizes of this version have not been measured yet.**",
+    "`python -m benchmarks.virtual` measures them and writes this page; run it on an idle machine.",
+)
 
 
 def _measured(found: Mapping[str, Any]) -> Iterator[str]:
@@ -179,8 +186,7 @@ def main(count: int, canvas: int, patches: int, output: Path, page: Path) -> Non
         "load": os.getloadavg()[0],
         "strategies": rows,
     }
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_result(output, result)
     page.write_text(write_page(output), encoding="utf-8")
     if wrong := [row["strategy"] for row in rows if row["equal"] != row["composites"]]:
         raise SystemExit(f"virtual composites differ from stored ones: {', '.join(wrong)}")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import re
 import tempfile
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,8 @@ from benchmarks.gpu.page import PAGE, RESULTS, write_page
 from benchmarks.gpu.part_results import is_wrong, table
 from benchmarks.gpu.running import SHARES, run_parts
 from benchmarks.gpu.scale import FULL, SMALL
+from benchmarks.page import write_result
+from synthpipe.storage.run import versions_of
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "segmentation-models-pytorch", "numpy", "zarr", "dask")
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -68,8 +67,7 @@ def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, p
             result["seconds"] = time.monotonic() - start
             click.echo(f"{name}: {'WRONG' if is_wrong(part) else 'right'}, {part['seconds']:.0f} s", err=True)
             if target:  # after each part: an interrupted command keeps the finished ones
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                write_result(target, result)
     click.echo("\n".join(table(result["parts"])))
     if wrong := [name for name, part in result["parts"].items() if is_wrong(part)]:
         raise click.ClickException(f"failed: {', '.join(wrong)}")
@@ -78,14 +76,8 @@ def main(cpu: bool, names: tuple[str, ...], seconds: int, output: Path | None, p
 def _settings(cpu: bool) -> dict[str, Any]:
     """Return the versions and the settings that the figures depend on."""
     scale = SMALL if cpu else FULL
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"
     return {
-        "versions": versions,
+        "versions": versions_of(_PACKAGES),
         "cuda": torch.version.cuda,
         "cudnn": None if cpu else torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
         "memory": None if cpu else torch.cuda.get_device_properties(0).total_memory,

@@ -34,7 +34,7 @@ class Renderer:
     MissingPackageError
         The extra ``gpu`` is not installed.
     GpuError
-        There is no such GPU, or its free memory is smaller than the bank.
+        This machine has no such GPU, or the GPU's free memory is smaller than the bank.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class Renderer:
         Parameters
         ----------
         recipes : sequence of Recipe, or Batch
-            Recipes of one strategy and size, or what `batches.pack_recipes` or `upload` made of them.
+            Recipes of one strategy and size, or their batch from `batches.pack_recipes` or `upload`.
         out : tuple of device array, optional
             Images and masks of an earlier call with as many recipes, which are overwritten; new arrays by default.
 
@@ -105,7 +105,7 @@ class Renderer:
         return images, masks
 
     def upload(self, recipes: Sequence[Recipe] | Batch) -> Batch:
-        """Return the batch with its arrays in the memory of the GPU; they may be rendered several times."""
+        """Copy a batch to the memory of the GPU, so that it can be rendered several times."""
         if self._bank is None:
             raise GpuError("the renderer is closed; make a new one")
         batch = recipes if isinstance(recipes, Batch) else pack_recipes(recipes, self.donors)
@@ -149,7 +149,7 @@ def open_device(device: int) -> Any:
     Raises
     ------
     GpuError
-        There is no GPU, or none with this index.
+        This machine has no GPU with this index.
     """
     from numba import cuda
 

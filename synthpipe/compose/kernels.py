@@ -310,7 +310,7 @@ def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True, cache=True)
 def _is_whole(affine):  # type: ignore[no-untyped-def]
-    """Return whether a map takes whole pixels to whole pixels, such as flips, shifts and quarter turns."""
+    """Return whether a map, such as a flip, a shift or a quarter turn, takes whole pixels to whole pixels."""
     for row in range(2):
         for column in range(3):
             if affine[row, column] != np.rint(affine[row, column]):

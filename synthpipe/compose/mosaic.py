@@ -83,7 +83,7 @@ def quadrant_records(
     recipes : sequence of MosaicRecipe
         At least one; all have the same canvas, tile and grid.
     donors : Donors
-        Must hold the recipes' donors.
+        Donors that include the recipes' donors.
 
     Returns
     -------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -265,8 +265,13 @@ def versions(filtered: bool = True) -> dict[str, str]:
 
     Without a filter (`filtered` is false), torch and timm are left out.
     """
+    return versions_of(each for each in _PACKAGES if filtered or each not in TORCH)
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python and of the given packages."""
     found = {"python": platform.python_version()}
-    for package in (each for each in _PACKAGES if filtered or each not in TORCH):
+    for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -58,7 +58,7 @@ def test_a_batch_can_be_packed_and_uploaded_before(strategy: Strategy) -> None:
         batch = renderer.upload(pack_recipes(some, donors))
         assert renderer.upload(batch).arrays == batch.arrays  # what is on the GPU is not copied again
         out = renderer.render(batch)
-        assert renderer.render(recipes(strategy, donors, 6)[3:], out) is not None
+        renderer.render(recipes(strategy, donors, 6)[3:], out)
         again = renderer.render(batch, out)
         assert again[0] is out[0] and again[1] is out[1]
         check_equal(again, some, donors)
