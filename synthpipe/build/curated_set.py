@@ -70,15 +70,13 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
         for copied in state.executor.run(write_curated_shard, tasks):
             advance(copied)
     if target.virtual:
-        _write_donors(state, kept, is_new=bool(missing))
+        _write_donors(state, kept)
 
 
-def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept], is_new: bool) -> None:
-    """Store the donors of a virtual curated set. Complete donors stay as they are unless shards of the set are new."""
-    path, store = state.run.curated, DonorStore.find(state.run.curated, DONORS)
-    if store and not is_new and not any(store.missing_objects()):
-        return
-    table = donor_table(state, kept)
+def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept]) -> None:
+    """Store the donors of a virtual curated set. Replace the stored donors if the set needs others."""
+    path, table = state.run.curated, donor_table(state, kept)
+    store = DonorStore.find(path, DONORS)
     if store and not store.holds(table):
         store.remove()
     store = DonorStore.create(path, table, state.pipeline.store)

@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializationInfo,
     SerializerFunctionWrapHandler,
     WithJsonSchema,
     model_serializer,
@@ -107,6 +108,10 @@ PerStrategy = Annotated[
 Version = Annotated[Literal[1], BeforeValidator(_whole)]  # Literal alone would accept true and 1.0 as 1
 
 
+WHOLE = "whole"
+"""Context of a serialization that keeps the defaults of new keys, for messages to people."""
+
+
 class Section(BaseModel):
     """A part of a settings file: frozen, and without unknown keys."""
 
@@ -115,9 +120,11 @@ class Section(BaseModel):
     """Keys that are not stored or hashed while they have their defaults, so that older runs keep their fingerprints."""
 
     @model_serializer(mode="wrap")
-    def _without_defaults_of_new_keys(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_defaults_of_new_keys(
+        self, handler: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
         data: dict[str, Any] = handler(self)
-        for key in self._new_keys:
+        for key in () if info.context == WHOLE else self._new_keys:
             default = type(self).model_fields[key].default
             if data.get(key, ...) in (default, list(default) if isinstance(default, tuple) else default):
                 del data[key]

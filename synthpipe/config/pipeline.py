@@ -521,9 +521,12 @@ class Pipeline(Section):
         index = self.taxonomy.index
         return tuple((index(back), index(front)) for back, front in self.bezier.pairs)
 
-    def settings(self, stage: Stage) -> dict[str, Any]:
-        """Return the JSON-ready settings that decide the bytes of `stage`, without the settings of earlier stages."""
-        data = self.model_dump(mode="json")
+    def settings(self, stage: Stage, context: str | None = None) -> dict[str, Any]:
+        """Return the JSON-ready settings that decide the bytes of `stage`, without the settings of earlier stages.
+
+        Context `fields.WHOLE` adds the settings that are not stored while they have their defaults.
+        """
+        data = self.model_dump(mode="json", context=context)
         enabled = data["filter"].pop("enabled")
         data["filter"].pop("weights", None)  # the digest of a file decides, not its path
         data["donors"].pop("quality", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from synthpipe.config.fields import differences
+from synthpipe.config.fields import WHOLE, differences
 from synthpipe.config.pipeline import Pipeline, Stage
 from synthpipe.core.errors import StaleRunError
 from synthpipe.core.records import STRATEGIES
@@ -30,7 +30,9 @@ def check_pipeline(run: RunDirectory, pipeline: Pipeline, extend: bool = False) 
         made.append("filter")
     if run.has_curated():
         made = ["candidates", "training", "filter", "curation"]
-    found = [line for stage in made for line in differences(old.settings(stage), pipeline.settings(stage))]
+    found = [
+        line for stage in made for line in differences(old.settings(stage, WHOLE), pipeline.settings(stage, WHOLE))
+    ]
     if not found or (extend and extended(old, pipeline) == found):
         return
     message = f"{run.path}: another pipeline built this run; build into another directory, or undo these changes:"
