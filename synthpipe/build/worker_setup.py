@@ -70,7 +70,7 @@ class BuildWorkerSetup:
         return name_bank(str(self.job.run.path), self.job.bank.name)
 
     def problems(self) -> list[str]:
-        """Return, on a worker, the differences from the driver that keep it from taking part."""
+        """Return the differences between this worker and the driver that exclude the worker from the build."""
         return [*self._no_packages(), *self._other_versions(), *self._no_run(), *self._no_patches()]
 
     def prepared(self, on_donors: Callable[[int], None]) -> AbstractContextManager[WorkerState]:
@@ -121,7 +121,7 @@ class BuildWorkerSetup:
 def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
     """Keep a token in the run while the block runs, so that workers recognize the driver's run."""
     setup = BuildWorkerSetup(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
-    read_pixels(setup.first)  # patches that the driver cannot read are no problem of workers
+    read_pixels(setup.first)  # fail here if the driver cannot read the patches either
     token = job.run.token
     write_atomically(token, setup.token)
     try:
@@ -144,7 +144,7 @@ def bank_location(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, sh
 
 
 def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings, reporter: Reporter) -> BankLocation:
-    """Name the donor bank of a build; workers of this machine share none where file locks do not work."""
+    """Name the donor bank of a build. If file locks do not work on this machine, its workers share no bank."""
     scratch = cluster.scratch_on_nodes
     shared = not isinstance(cluster.where, Local) or has_locks(scratch)
     if not shared:
@@ -157,14 +157,14 @@ def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings
 
 
 def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[str]]) -> Demand:
-    """Return the memory that a build needs on its workers besides their own; `split` has the groups of each side."""
+    """Return the extra memory that a build needs on its workers; `split` has the groups of each side."""
     canvas = pipeline.canvas if pipeline.bezier else None
     training = 0
     if pipeline.filter.enabled:
         # torch itself; composites, as many real patches and views of these, and as much again to compute with
         image = 3 * math.prod(pipeline.canvas)
         training = _TORCH_BYTES + 4 * pipeline.filter.candidates * image
-        # the patches that train are held as they are
+        # the training patches are kept in memory unchanged
         sizes = (3 * patch.height * patch.width for patch in real_patches(pipeline, catalog, split)["train"])
         training += sum(max(0, size - image) for size in sizes)
     return Demand(bank_bytes(catalog.donors, canvas), training)

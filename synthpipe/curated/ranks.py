@@ -10,18 +10,18 @@ from synthpipe.core.errors import ConfigError
 
 _LAUNCHERS = (
     (("RANK", "WORLD_SIZE"), None),  # torchrun
-    # of a step of Slurm; a job's script has the variables too, but is one process
+    # a step of Slurm; a job script has these variables too, but is one process
     (("SLURM_PROCID", "SLURM_NTASKS"), "SLURM_STEP_ID"),
 )
 
 
 def share_of(rank: int | None = None, world: int | None = None) -> tuple[int, int]:
-    """Return this process's rank and the number of processes: as asked for, or as torch.distributed or a launcher says.
+    """Return this process's rank and the number of processes, from torch.distributed, a launcher, or the arguments.
 
     Raises
     ------
     ConfigError
-        What is asked for is not what they say: some samples would be seen twice, and others never.
+        The arguments differ from torch.distributed or the launcher: some samples would be read twice, and others never.
     """
     known = _known()
     if known is None:

@@ -23,7 +23,7 @@ Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class Tensors(TypedDict):
-    """One composite, or with a first dimension more a batch of them.
+    """The tensors of one composite, or of a batch with one more dimension in front.
 
     ``image`` is (3, H, W) uint8, channels last in memory; ``mask`` (H, W) uint8; ``labels`` (C,) uint8.
     """
@@ -92,7 +92,7 @@ class CuratedDataset(Dataset[Tensors]):
         return {"image": image.permute(2, 0, 1), "mask": mask, "labels": self._labels[index]}
 
     def __getitems__(self, indices: Sequence[int]) -> Samples | list[Tensors]:
-        """Return several composites, read into one batch; what a `DataLoader` calls."""
+        """Return several composites, read into one batch; a `DataLoader` calls this method."""
         if self._transform:
             images, masks = self.curated.read(indices)
             return [self._transformed(*each) for each in zip(images, masks, indices, strict=True)]
@@ -122,14 +122,14 @@ class CuratedDataset(Dataset[Tensors]):
         world: int | None = None,
         weights: NDArray[np.float64] | None = None,
     ) -> ResumableLoader:
-        """Return a loader of whole batches in random order, which goes on in the middle of an epoch.
+        """Return a loader of whole batches in random order, which can resume in the middle of an epoch.
 
         Parameters
         ----------
         batch_size : int
-            Samples a batch.
+            Samples per batch.
         seed : int
-            Decides every epoch's order.
+            The seed of every epoch's order.
         workers : int
             Processes that read ahead; they stay from one epoch to the next.
         rank, world : int, optional
@@ -158,9 +158,9 @@ class CuratedDataset(Dataset[Tensors]):
 
 
 class Epochs:
-    """The batches of every epoch: a function of the seed, the epoch and the batch's number alone.
+    """The batches of every epoch. The seed, the epoch and the number of a batch alone decide its samples.
 
-    What `DataLoader` takes as ``batch_sampler``. `epoch` and `batch` say where the next pass begins.
+    `DataLoader` accepts this class as ``batch_sampler``. The next pass begins at `epoch` and `batch`.
     """
 
     def __init__(
@@ -174,15 +174,15 @@ class Epochs:
     ) -> None:
         if not (0 < batch_size <= length // world and 0 <= rank < world):
             raise ConfigError(
-                f"{length} samples, batch_size {batch_size}, rank {rank} of {world}: expected a batch or more for each "
-                "device"
+                f"{length} samples, batch_size {batch_size}, rank {rank} of {world}: expected at least one batch "
+                "for each device"
             )
         if weights is not None:
             weights = np.asarray(weights, np.float64)
             if weights.shape != (length,) or not (weights >= 0).all() or not np.isclose(weights.sum(), 1):
                 raise ConfigError(
                     f"weights of shape {weights.shape}, sum {weights.sum():g}: expected {length} probabilities, sum 1; "
-                    "`CuratedSet.sample_weights` gives some"
+                    "use `CuratedSet.sample_weights`"
                 )
         self.epoch = self.batch = 0
         self._length, self.batch_size, self.seed = length, batch_size, seed
@@ -203,12 +203,12 @@ class Epochs:
 
 
 class ResumableLoader:
-    """Goes through a curated set epoch by epoch: one ``for`` loop is what remains of an epoch.
+    """Read a curated set epoch by epoch. One ``for`` loop reads the rest of an epoch.
 
-    `state_dict` counts the batches that were handed out, not those that worker processes have read ahead: with a
-    checkpoint of the network it makes a training resume with the batch that would have come next, with any number of
-    workers, and with any number of processes whose steps have as many samples. Its order is exact; what a random
-    `transform` does is not part of it.
+    `state_dict` counts the batches that the loop received, not those that worker processes have read ahead. With it and
+    a checkpoint of the network, training resumes at the next batch. The number of workers can differ, and so can the
+    number of processes if a step has the same number of samples. The order is exact, but the state does not cover
+    the random numbers of a `transform`.
     """
 
     def __init__(self, dataset: CuratedDataset, epochs: Epochs, workers: int) -> None:
@@ -234,16 +234,16 @@ class ResumableLoader:
 
     @property
     def epoch(self) -> int:
-        """The epoch under way, or the one that was finished last."""
+        """The current epoch, or the last finished epoch between two epochs."""
         return self._epochs.epoch
 
     def epochs(self, count: int) -> range:
-        """Return which of `count` epochs are not finished: what the outer loop of a training goes over."""
+        """Return the unfinished epochs of `count`, for the outer loop of a training."""
         return range(self._epochs.epoch + (self._epochs.batch >= len(self)), count)
 
     def __iter__(self) -> Iterator[Any]:
         epochs = self._epochs
-        share_of(epochs.rank, epochs.world)  # they may have been started since
+        share_of(epochs.rank, epochs.world)  # processes may have started since the loader was made
         if epochs.batch >= len(epochs):
             epochs.epoch, epochs.batch = epochs.epoch + 1, 0
         for batch in self._loader:
@@ -251,24 +251,24 @@ class ResumableLoader:
             yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` goes on from, JSON-ready."""
+        """Return the state that `load_state_dict` resumes from, JSON-ready."""
         epochs = self._epochs
         found = {"batch_size": epochs.batch_size, "world": epochs.world, "epoch": epochs.epoch, "batch": epochs.batch}
         return {**{key: self._identity[key] for key in ("curated", "seed", "weights")}, **found}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where a loader was when it gave `state`.
+        """Resume at the batch where a loader returned `state`.
 
         Raises
         ------
         ConfigError
-            It was a loader of another set or seed, with other weights, or of steps with another number of samples
-            (batch size times processes).
+            The loader had another set, seed or weights, or its steps had another number of samples (batch size times
+            processes).
         """
         told = {**state, "samples a step": state.get("batch_size", 0) * state.get("world", 0)}
         if differing := [key for key, value in self._identity.items() if told.get(key) != value]:
             raise ConfigError(
-                f"the state is of a loader with another {', '.join(differing)}, which would resume with other batches; "
-                "open the same set with the same settings, and keep batch_size times world as it was"
+                f"the state comes from a loader with another {', '.join(differing)}, so the next batches would differ; "
+                "open the same set with the same settings, and keep the product of batch_size and world"
             )
         self._epochs.epoch, self._epochs.batch = int(state["epoch"]), int(state["batch"])

@@ -99,7 +99,7 @@ def test_materialized_pixels_have_the_bytes_of_a_stored_build(phantom: Path, tmp
     (path / "image" / "c.1.0.0.0").unlink()
     materialize(open_curated(virtual), path, Silent())
     assert tree(path) == tree(stored / "curated.zarr")
-    with pytest.raises(StaleRunError, match="is another set"):
+    with pytest.raises(StaleRunError, match="holds another set"):
         materialize(open_curated(virtual), virtual / "curated.zarr", Silent())
 
 

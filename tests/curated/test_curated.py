@@ -495,5 +495,5 @@ def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:
     for wrong in ([0.5] * 24, [0.5, 0.5], [-1.0, 2.0, *[0.0] * 22]):
         with pytest.raises(ConfigError, match="expected 24 probabilities, sum 1; `CuratedSet"):
             curated.to_torch().loader(4, weights=np.array(wrong))
-    with pytest.raises(ConfigError, match="24 samples, batch_size 25, rank 0 of 1: expected a batch or more"):
+    with pytest.raises(ConfigError, match="24 samples, batch_size 25, rank 0 of 1: expected at least one batch"):
         curated.to_torch().loader(25)
