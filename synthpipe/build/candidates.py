@@ -36,7 +36,7 @@ from synthpipe.storage.shards import planned_in
 from synthpipe.storage.stores import CompositeStore
 from synthpipe.storage.tallies import composites_of_each
 
-_SCORED_ON_GPU = 4096  # composites a task: at the beginning and the end of each, a GPU waits
+_SCORED_ON_GPU = 4096  # composites per task: a GPU waits at the beginning and the end of each task
 
 
 def make_filters(state: BuildState) -> None:
@@ -123,7 +123,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
     sha256 = load_report(state.run.report(strategy)).model_sha256
     if candidates.scored_by() not in (None, sha256):
         raise StaleRunError(
-            f"{state.run.candidates / strategy}: was scored by another filter than {state.run.weights(strategy)}; "
+            f"{state.run.candidates / strategy}: another filter than {state.run.weights(strategy)} gave its scores; "
             "remove its p_real folder and build again"
         )
     candidates.extend_scores(pipeline, count, sha256)
@@ -141,7 +141,7 @@ def _score(state: BuildState, strategy: Strategy, count: int) -> None:
 
 
 def judge_plan(state: BuildState, strategy: Strategy, count: int, begun: float) -> Judgement:
-    """Judge the first `count` candidates and record the round, which began at `begun`, in the journal."""
+    """Judge the first `count` candidates and record the round, whose start time is `begun`, in the journal."""
     settings = state.pipeline.curation
     found = judge(state.pipeline, strategy, CompositeStore.open(state.run.candidates, strategy), count)
     former = journal_entry(state, strategy).get("candidates", 0)
@@ -158,7 +158,7 @@ def _too_few(state: BuildState, why: str) -> FilterError:
     """Return an error for too few candidates, after moving a curated set of former scores out of the way."""
     run = state.run
     if run.has_curated():
-        state.reporter.note(f"moved the curated set of the former scores to {run.set_curated_aside()}")
+        state.reporter.note(f"moved the curated set of earlier scores to {run.set_curated_aside()}")
     return FilterError(f"{why}\n`synthpipe report {shlex.quote(str(run.path))}` shows the candidates and their scores")
 
 
@@ -167,7 +167,7 @@ def _too_strict(strategy: Strategy, settings: CurationSection, rate: float, coun
         f"the {STRATEGY[strategy]} filter accepts {rate:.2%} of {count} candidates, less than "
         f"curation.min_acceptance ({settings.min_acceptance:.2%}). Finished work is kept; build again with one of\n"
         f"  --set curation.threshold=...   lower than {settings.threshold}\n"
-        "  --set curation.rule=top_k      the best of the candidates, whatever they score\n"
+        "  --set curation.rule=top_k      keep the best candidates, whatever their scores\n"
         "  --set filter.enabled=false     all candidates"
     )
 
@@ -204,7 +204,7 @@ def _record(state: BuildState, strategy: Strategy, judgement: Judgement) -> NDAr
     for block in blocks(len(verdicts), state.pipeline.store.shard):
         kept = verdicts[block] == code("kept")
         class_pixels = candidates.class_pixels(block)
-        for counts, of_class in zip(shown, class_pixels.T, strict=False):  # the last is the background
+        for counts, of_class in zip(shown, class_pixels.T, strict=False):  # the last column is the background
             counts += np.bincount(verdicts[block][of_class > 0], minlength=len(REASONS))
         if kept.any():
             pixels += class_pixels[kept].sum(axis=0)

@@ -19,7 +19,7 @@ def read_run_catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, 
     Raises
     ------
     SynthpipeError
-        The patches cannot be read, or are not those that the composites of the run were made from.
+        The patches cannot be read, or they differ from the patches of the run's composites.
     """
     if anew:
         claims = read_layout(pipeline.patches, pipeline.taxonomy)
@@ -41,13 +41,15 @@ def read_run_catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, 
     made_with, here = run.read()["versions"] if run.exists() else {}, versions(pipeline.filter.enabled)
     for package in sorted(here.keys() & made_with.keys()):
         if here[package] != made_with[package]:
-            reporter.note(f"note: {run.path} was begun with {package} {made_with[package]}, here is {here[package]}")
+            reporter.note(
+                f"note: {run.path} was begun with {package} {made_with[package]}, but {here[package]} is installed"
+            )
     if catalog.problems:
         left = len({problem.id for problem in catalog.problems})
         reporter.note(
             "\n  ".join(
                 [
-                    f"{left} patches left out; problems.csv in the run lists all, as does `synthpipe index`:",
+                    f"left out {left} patches; problems.csv in the run and `synthpipe index` list all:",
                     *problem_lines(catalog.problems, LISTED),
                 ]
             )

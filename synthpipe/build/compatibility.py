@@ -17,7 +17,7 @@ _LISTED = 20
 
 
 def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
-    """Refuse patches that differ from those that the composites of a run were made from.
+    """Refuse patches that differ from the patches of a run's composites.
 
     Raises
     ------
@@ -33,7 +33,7 @@ def check_same_patches(run: RunDirectory, catalog: Catalog) -> None:
             [
                 f"{run.path}: the patches have changed since this run was begun; restore them, or build into another "
                 "directory:",
-                *(found[:_LISTED] or ["catalog.csv is not the one that the run was begun with"]),
+                *(found[:_LISTED] or ["catalog.csv has changed since the run was begun"]),
                 *more,
             ]
         )

@@ -22,12 +22,12 @@ from synthpipe.storage.schema import DONORS
 from synthpipe.storage.shards import planned_in, shards_of
 from synthpipe.storage.stores import CompositeStore, CuratedStore
 
-_SHARDS_READ = 16  # of which donors are read together
-_OBJECTS_AT_ONCE = 16  # each waits for the disk, or for the network
+_SHARDS_READ = 16  # shards whose donors are read together
+_OBJECTS_AT_ONCE = 16  # each object waits for the disk, or for the network
 
 
 def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) -> None:
-    """Store the verdicts. Candidates beyond the plan, made for settings that have changed, are surplus.
+    """Store the verdicts. Candidates beyond the plan are surplus; earlier settings asked for them.
 
     Shards that already have the same verdicts stay as they are.
     """
@@ -70,15 +70,13 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
         for copied in state.executor.run(write_curated_shard, tasks):
             advance(copied)
     if target.virtual:
-        _write_donors(state, kept, is_new=bool(missing))
+        _write_donors(state, kept)
 
 
-def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept], is_new: bool) -> None:
-    """Store the donors of a virtual curated set. Complete donors stay as they are unless shards of the set are new."""
-    path, store = state.run.curated, DonorStore.find(state.run.curated, DONORS)
-    if store and not is_new and not any(store.missing_objects()):
-        return
-    table = donor_table(state, kept)
+def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept]) -> None:
+    """Store the donors of a virtual curated set. Replace the stored donors if the set needs others."""
+    path, table = state.run.curated, donor_table(state, kept)
+    store = DonorStore.find(path, DONORS)
     if store and not store.holds(table):
         store.remove()
     store = DonorStore.create(path, table, state.pipeline.store)
@@ -111,17 +109,17 @@ def used_donors(run: RunDirectory, kept: Mapping[Strategy, Kept], count: int, sh
 
 
 def create_curated(path: Location | None, pipeline: Pipeline, catalog: Catalog, count: int) -> CuratedStore:
-    """Create or lengthen the curated set of a run; in memory, to compare with, where `path` is None."""
+    """Create or lengthen the curated set of a run. If `path` is None, create it in memory, to compare with."""
     groups = sorted({patch.group for patch in catalog.donors})
     uses = max(donor_uses(pipeline, strategy) for strategy in pipeline.strategies)
     return CuratedStore.of_run(path, pipeline, groups, catalog.digest, count, uses, SAMPLER_VERSION)
 
 
 def _remove_stale(state: BuildState, target: CuratedStore, kept: Mapping[Strategy, Kept]) -> None:
-    """Remove the shards of which composites or scores differ from those that are kept now.
+    """Remove the shards whose composites or scores differ from the kept candidates.
 
-    Only their images are removed: without them a shard counts as missing, and is written as a whole. All other arrays
-    follow from the three that are compared.
+    Only the array that is written last loses its shard. Such a shard counts as missing, and is written again in all
+    arrays. All other arrays follow from the three that are compared.
     """
     size = state.pipeline.store.shard
     candidates = {strategy: CompositeStore.open(state.run.candidates, strategy) for strategy in kept}
@@ -147,7 +145,7 @@ def _remove_stale(state: BuildState, target: CuratedStore, kept: Mapping[Strateg
 
 
 def part_of(kept: Mapping[Strategy, Kept], start: int, stop: int) -> dict[Strategy, NDArray[np.int64]]:
-    """Return by strategy the candidates that are samples `start` to `stop` of the curated set."""
+    """Return the candidates that are samples `start` to `stop` of the curated set, by strategy."""
     part = {}
     for strategy, indices in kept.items():
         if len(found := indices.between(start, stop)):

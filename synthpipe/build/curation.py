@@ -1,7 +1,7 @@
 """Choose the candidates to keep. Every candidate gets a verdict, the reason for the choice.
 
-Verdicts are codes, a byte each: indices in `records.REASONS`. Candidates are assessed some at a time; then the wanted
-number of good ones is chosen. So a plan of millions needs a few megabytes.
+Verdicts are codes of one byte: indices in `records.REASONS`. Candidates are assessed in blocks; then the wanted number
+of acceptable candidates is chosen. So a plan of millions of candidates needs a few megabytes.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def choose(
 ) -> int:
     """Change the first `wanted` acceptable candidates from ``surplus`` to ``kept``; return how many were changed.
 
-    With rule ``threshold`` they come in index order, so that a longer plan keeps the same ones; with rule ``top_k`` the
-    highest `p_real` come first, equal ones in index order.
+    Rule ``threshold`` chooses candidates in index order, so that a longer plan keeps the same candidates. Rule
+    ``top_k`` chooses candidates with the highest `p_real` first, and equal candidates in index order.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class Kept:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def between(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the indices of the kept candidates from number `start` to number `stop`."""
+        """Return the indices of the kept candidates from position `start` to position `stop`."""
         start, stop = min(max(start, 0), len(self)), min(max(stop, 0), len(self))
         if start >= stop:
             return np.empty(0, np.int64)
@@ -130,7 +130,7 @@ def acceptance(p_real: NDArray[np.float32], settings: CurationSection) -> float:
 
 
 def first_plan(pipeline: Pipeline, strategy: Strategy) -> int:
-    """Return how many candidates the first plan has: without a filter, as many as are wanted."""
+    """Return the number of candidates in the first plan. Without a filter, it is the number of wanted composites."""
     settings = pipeline.curation
     if pipeline.filter.enabled:
         return settings.candidates[strategy]
@@ -138,9 +138,10 @@ def first_plan(pipeline: Pipeline, strategy: Strategy) -> int:
 
 
 def next_plan(planned: int, kept: int, wanted: int, bound: int) -> int:
-    """Return how many candidates the next plan has, after `planned` gave `kept`: a tenth more than should be enough.
+    """Return the number of candidates in the next plan, after `planned` candidates gave `kept`.
 
-    Never more than `bound`, never more than four times `planned`, and `planned` itself when `wanted` is reached.
+    It is a tenth more than should be enough, at most `bound`, and at most four times `planned`. It is `planned` itself
+    if `wanted` is reached.
     """
     if kept >= wanted:
         return planned

@@ -1,4 +1,4 @@
-"""Finished runs: recognise one, complete its last steps, and write its report."""
+"""Recognise a finished run, complete its last steps, and write its report."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def tidy(path: Location, reporter: Reporter) -> None:
             with held(path, RUN) as folder:
                 run = RunDirectory(folder)
                 run.sweep()
-                if is_finished(run) and not exists(run.report_page):  # another process may have changed it until now
+                if is_finished(run) and not exists(
+                    run.report_page
+                ):  # another process may have changed the run before the lock
                     write_run_report(run, reporter)
     except (SynthpipeError, OSError) as error:
         reporter.note(f"note: {error}")
@@ -56,6 +58,6 @@ def write_run_report(run: RunDirectory, reporter: Reporter) -> None:
         write_report(run.path)
     except Exception as error:
         reporter.note(
-            f"note: {run.path} is finished and whole, but {run.report_page} could not be written: {error}; "
+            f"note: {run.path} is finished and complete, but {run.report_page} could not be written: {error}; "
             f"`synthpipe report {shlex.quote(str(run.path))}` tries again"
         )

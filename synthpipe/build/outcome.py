@@ -10,7 +10,7 @@ from synthpipe.core.display_names import STRATEGY
 from synthpipe.core.verdict_text import verdict_text
 from synthpipe.patches.catalog import Catalog
 
-_RARE = 0.01  # of the kept pixels
+_RARE = 0.01  # share of the kept pixels
 
 
 def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -19,9 +19,9 @@ def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Map
     Parameters
     ----------
     pipeline, catalog
-        Of the run.
+        The pipeline and the catalog of the run.
     entries : mapping
-        The entries of ``build.json`` for each strategy, after its candidates were judged.
+        The entry of ``build.json`` for each strategy whose candidates were judged.
     """
     can_balance = pipeline.mosaic and not pipeline.donors.balance_classes
     balance = "set donors.balance_classes: true, or " if can_balance else ""

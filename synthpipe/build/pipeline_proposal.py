@@ -1,4 +1,4 @@
-"""Propose a pipeline file for patches that nobody has described yet."""
+"""Propose a pipeline file for patches that have no pipeline yet."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def propose_pipeline(
     found : Found
         The root and the layout of the patches.
     classes : sequence of str, optional
-        Class names in index order; by default those that the patches name.
+        Class names in index order; by default the names in the patches.
     most : int
         The largest number of pixels of an image.
     output : Path
@@ -89,7 +89,7 @@ def propose_pipeline(
 
 
 def _taxonomy(layout: Layout, names: Sequence[str], are_given: bool) -> Taxonomy:
-    """Return the classes: as they come with synthpipe for a published data set, else with colours of their own."""
+    """Return the classes with colours: those of synthpipe for a published data set, or new ones."""
     if layout in PUBLISHED and not are_given:
         return pipeline_file.load(SHIPPED / f"{_SHIPPED[layout]}.yaml").taxonomy
     classes: list[TissueClass] = []
@@ -105,7 +105,7 @@ def _taxonomy(layout: Layout, names: Sequence[str], are_given: bool) -> Taxonomy
 def _survey(
     found: Found, taxonomy: Taxonomy, most: int, reporter: Reporter
 ) -> tuple[PatchesSection, Catalog, Taxonomy]:
-    """Read the patches; return how they are read, with the pattern of their slides, and the classes that they show."""
+    """Read the patches; return the settings for reading with the pattern of slides, the catalog and the classes."""
     patches = PatchesSection(
         root=address(found.root),
         layout=found.layout,
@@ -172,7 +172,7 @@ def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
     Raises
     ------
     CatalogError
-        They do not make composites with a filter or without.
+        The patches cannot make composites, with or without a filter.
     """
     if not catalog.mixed:
         check_patches(
@@ -187,12 +187,12 @@ def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
 
 
 def problem_count(catalog: Catalog) -> str:
-    """Return the number of problems in words."""
+    """Return a text with the number of problems."""
     return "1 problem" if len(catalog.problems) == 1 else f"{len(catalog.problems)} problems"
 
 
 def class_counts(catalog: Catalog, taxonomy: Taxonomy) -> list[str]:
-    """Return, for each class, in how many patches it occurs and in how many of them alone."""
+    """Return a text for each class: the number of patches that show it, and the number that show only it."""
     counts = []
     for index in range(len(taxonomy)):
         occurs = sum(index in patch.classes for patch in catalog.patches)

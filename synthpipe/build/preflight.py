@@ -1,4 +1,4 @@
-"""Check before a build whether the patches allow what its pipeline asks for."""
+"""Check before a build whether the patches allow its pipeline."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _sides(patch: PatchRef) -> tuple[int, int]:
 def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:
     found = pipeline.taxonomy.label(labels)
     if not labels:
-        raise CatalogError("no patch has exactly one class, so none can donate pixels; add single-class patches")
+        raise CatalogError("no patch has exactly one class, so no patch can donate pixels; add single-class patches")
     if pipeline.mosaic and len(labels) < pipeline.curation.min_classes:
         raise CatalogError(
             f"single-class patches show only {found}, but curation.min_classes is {pipeline.curation.min_classes}; "

@@ -34,8 +34,8 @@ def check_run(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
 
 
 def asks_the_same(made: Pipeline, asked: Pipeline) -> bool:
-    """Return whether a finished run already has everything that a pipeline asks for."""
-    keys = {"patches", "curation", "license"}  # as they are stored: credentials of patches.root do not count
+    """Return whether a finished run already meets all settings of a pipeline."""
+    keys = {"patches", "curation", "license"}  # the stored form: credentials of patches.root do not count
     return made.model_dump(include=keys) == asked.model_dump(include=keys)
 
 
@@ -60,7 +60,7 @@ def check_stores(run: RunDirectory) -> None:
 
 def reopen(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, broken: frozenset[Location]) -> None:
     """Mark the run as not finished, remove broken files, and record the pipeline of the build."""
-    if run.build_file.absolute() in broken:  # it need not be a journal
+    if run.build_file.absolute() in broken:  # the broken file may have any content
         run.build_file.unlink(missing_ok=True)
     run.reopen()
     for path in broken:

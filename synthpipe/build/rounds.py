@@ -1,8 +1,8 @@
 """Record the result of each round of a plan: one row for each strategy and round in ``build.json``.
 
-A round is one judgement of a plan: the first one, and one each time that the plan grows, the settings change or
-``--extend`` asks for more. All values but the seconds follow from what is stored, so a build that is resumed finds the
-same row again and adds only its seconds.
+A round is one judgement of a plan. The first plan has a round. Another round follows each time that the plan grows, the
+settings change or ``--extend`` asks for more. All values but the seconds follow from the stored arrays, so a resumed
+build finds the same row again and adds only its seconds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from synthpipe.build.curation import tally
 from synthpipe.build.verdicts import Judgement
 from synthpipe.core.records import Strategy
 
-_OWN = {"round", "new", "seconds"}  # depend on the rows before, or on the clock
+_OWN = {"round", "new", "seconds"}  # these keys depend on the rows before, or on the clock
 
 
 def add_round(

@@ -1,6 +1,6 @@
 """Build a run: catalog, donor bank, filter, candidates, verdicts, curated set. A build can be resumed.
 
-Stored objects are the ledger: each step first looks which of its objects exist, and makes only the others.
+The stored objects record the progress: each step first lists its existing objects, and makes only the missing ones.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def build(
     Parameters
     ----------
     pipeline : Pipeline
-        What to build.
+        The pipeline to build.
     path : Path or UPath
         The run directory.
     cluster : ClusterSettings
-        Where to work; ``ClusterSettings()`` is this machine, one process a core.
+        The workers; ``ClusterSettings()`` uses this machine, with one process per core.
     reporter : Reporter
         Gets the progress.
     extend : bool
@@ -86,7 +86,7 @@ def build(
     check_reachable(cluster)
     with held(path, RUN) as folder:
         run = RunDirectory(folder)
-        check_run(run, pipeline, extend)  # it may have changed until we held it
+        check_run(run, pipeline, extend)  # the run may have changed before we held its lock
         run.sweep()
         with _discarding(run):
             journal = _build(pipeline, run, cluster, reporter, broken or frozenset())
@@ -102,7 +102,7 @@ def _discarding(run: RunDirectory) -> Iterator[None]:
         yield
     except BaseException:
         with suppress(Exception):  # the user needs the first error
-            if holds(run.path):  # without the lock, all files may be another process's
+            if holds(run.path):  # without the lock, the files may belong to another process
                 run.sweep()
                 if is_new and not run.holds_composites():
                     run.discard()
@@ -115,7 +115,7 @@ def _build(
     begun = run.exists() and run.holds_composites()
     moved = begun and run.pipeline().patches.model_dump() != pipeline.patches.model_dump()
     if asks_for_more(run, pipeline) and not is_finished(run):
-        raise StaleRunError(f"{run.path}: is not finished; finish it before it is extended")
+        raise StaleRunError(f"{run.path}: is not finished; finish it before you extend it")
     journal = {"stages": {}, "strategies": {}} if run.build_file.absolute() in broken else run.journal()
     journal.pop("finished", None)
     with timed(journal, "catalog"):
@@ -141,7 +141,7 @@ def _build(
         state = stack.enter_context(_open_workers(pipeline, run, catalog, split, cluster, reporter, journal))
         check_pixels(state, broken)
         check_stores(run)
-        undo.pop_all()  # until here, a refused build leaves the run as it was
+        undo.pop_all()  # a build that is refused before this line leaves the run unchanged
         if begun:
             if asks_for_more(run, pipeline):
                 reporter.note(f"moved the existing curated set to {run.set_curated_aside()}")
@@ -165,11 +165,11 @@ def _open_workers(
     reporter: Reporter,
     journal: dict[str, Any],
 ) -> Iterator[BuildState]:
-    """Start the workers with the donor bank on every node, and yield what the steps of the build share."""
+    """Start the workers with the donor bank on every node, and yield the state that the steps of the build share."""
     with ExitStack() as stack:
         bank = bank_of_build(pipeline, catalog, cluster, reporter)
         if isinstance(cluster.where, Local):
-            stack.callback(sweep, bank.scratch)  # of workers that had to be killed
+            stack.callback(sweep, bank.scratch)  # remove the rest of killed workers
         job = Job(pipeline, RunDirectory(run.path.absolute()), bank)
         if isinstance(cluster.where, Local) and in_memory(run.path, pipeline.patches.root):
             cluster = replace(cluster, where=replace(cluster.where, workers=0))

@@ -1,4 +1,4 @@
-"""Describe the progress of a build from its stored files alone, also while it runs elsewhere or after it was killed."""
+"""Describe the progress of a build from its stored files alone, even if the build runs elsewhere or was killed."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from synthpipe.storage.store import Store
 from synthpipe.storage.stores import CompositeStore, composite_settings
 
 _DAMAGE = (StoreError, ValueError, KeyError, OSError)  # zarr has no exceptions of its own for broken metadata
-_WINDOW = 300.0  # seconds of which a rate is taken
-_FEWEST = 3  # objects that a rate is measured with
-_JUDGED = 1000  # shards of a strategy at most, evenly spread: half a million composites tell a share well enough
-_REQUESTS = 16  # at a time: behind a URL, each waits for the network
+_WINDOW = 300.0  # seconds that a rate covers
+_FEWEST = 3  # fewest objects for a rate
+_JUDGED = 1000  # most shards of a strategy, evenly spread: half a million composites give a share well enough
+_REQUESTS = 16  # at a time: each request for a URL waits for the network
 
 
 def status_of(path: Location) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _stage(run: RunDirectory, pipeline: Pipeline, progress: list[dict[str, Any]]
 
 
 def _judged(run: RunDirectory, pipeline: Pipeline, strategy: Strategy) -> dict[str, Any]:
-    """Judge the candidates that have scores and class pixels. Which of them are kept depends on later ones."""
+    """Judge the candidates that have scores and class pixels. Later candidates decide which of them are kept."""
     found: dict[str, Any] = {"judged": 0, "of": 0, "acceptance": None, "rejected": {}, "damaged": None}
     try:
         return found | _judgement(run, pipeline, strategy)

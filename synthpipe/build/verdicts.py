@@ -17,7 +17,7 @@ from synthpipe.core.records import Strategy
 from synthpipe.core.verdict_text import below_threshold
 from synthpipe.storage.stores import CompositeStore
 
-_SHARDS_AT_ONCE = 16  # that are read together
+_SHARDS_AT_ONCE = 16  # shards that are read together
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -27,7 +27,7 @@ class Judgement:
     Attributes
     ----------
     verdicts : (N,) uint8
-        As in `curation`.
+        The verdicts, as in `curation`.
     kept : int
         The number of kept candidates.
     scored : int
@@ -55,7 +55,7 @@ def judge(pipeline: Pipeline, strategy: Strategy, candidates: CompositeStore, co
     """
     settings, stored = pipeline.curation, candidates.length("class_pixels")
     if stored < count:
-        raise StoreError(f"{candidates.path}: has {stored} candidates, {count} are planned; build again")
+        raise StoreError(f"{candidates.path}: has {stored} candidates, but {count} are planned; build again")
     p_real, verdicts = np.full(count, math.nan, np.float32), np.empty(count, np.uint8)
     for block in blocks(count, pipeline.store.shard):
         if pipeline.filter.enabled:
@@ -63,7 +63,9 @@ def judge(pipeline: Pipeline, strategy: Strategy, candidates: CompositeStore, co
         verdicts[block] = assess(p_real[block], candidates.class_pixels(block), settings)
     donors_of: Callable[[Sequence[int]], NDArray[np.int32]] = candidates.donors
     if settings.rule == "top_k" and settings.max_donor_uses is not None:
-        donors_of = candidates.donors(slice(0, count)).__getitem__  # in the order of scores chunks would be read often
+        donors_of = candidates.donors(
+            slice(0, count)
+        ).__getitem__  # reading in the order of scores would decode chunks many times
     kept = choose(verdicts, p_real, settings, settings.wanted[strategy], donors_of)
     below = below_threshold(p_real[verdicts == code("kept")], settings.threshold)
     scored = int(np.count_nonzero(~np.isnan(p_real)))

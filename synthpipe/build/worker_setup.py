@@ -121,7 +121,7 @@ class BuildWorkerSetup:
 def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
     """Keep a token in the run while the block runs, so that workers recognize the driver's run."""
     setup = BuildWorkerSetup(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
-    read_pixels(setup.first)  # patches that the driver cannot read are no problem of workers
+    read_pixels(setup.first)  # fail here if the driver cannot read the patches either
     token = job.run.token
     write_atomically(token, setup.token)
     try:
@@ -164,7 +164,7 @@ def demand(pipeline: Pipeline, catalog: Catalog, split: Mapping[str, Collection[
         # torch itself; composites, as many real patches and views of these, and as much again to compute with
         image = 3 * math.prod(pipeline.canvas)
         training = _TORCH_BYTES + 4 * pipeline.filter.candidates * image
-        # the patches that train are held as they are
+        # the training patches are kept in memory unchanged
         sizes = (3 * patch.height * patch.width for patch in real_patches(pipeline, catalog, split)["train"])
         training += sum(max(0, size - image) for size in sizes)
     return Demand(bank_bytes(catalog.donors, canvas), training)

@@ -1,4 +1,4 @@
-"""Curated sets and runs, opened from Python; training, reports and exports use them through this package."""
+"""Open curated sets and runs in Python; training, reports and exports use this package."""
 
 from synthpipe.curated.curated_set import CuratedSet, open_curated
 from synthpipe.curated.description import Description, Sample

@@ -46,7 +46,7 @@ def composites_of(store: Store, curated: Location) -> Composites:
         return _Stored(store)
     if not exists(curated / METADATA):
         raise StoreError(
-            f"{store.path}: stores no pixels, and the run has no curated set yet, whose donors could render them; "
+            f"{store.path}: has no stored pixels, and the run has no curated set yet with donors to render them; "
             "finish the build, or use `synthpipe replay`, which reads the patches"
         )
     from synthpipe.curated.rendered import Renderer  # loads compiled kernels

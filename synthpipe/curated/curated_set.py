@@ -1,4 +1,4 @@
-"""A curated set, opened: its samples in any order, with their classes, scores and origins."""
+"""Open a curated set and read its samples in any order, with their classes, scores and origins."""
 
 from __future__ import annotations
 

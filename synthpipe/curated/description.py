@@ -105,7 +105,7 @@ class Description:
         """Return the glass settings for predicted masks of real images; None if glass is not ignored.
 
         These are the settings of the build. If the build detects no glass, they are those of the published data sets.
-        Composites and patches that train use only `glass`.
+        Training uses only `glass`, for composites and patches.
         """
         return (self.glass or PUBLISHED_GLASS) if ignore else None
 
@@ -122,7 +122,7 @@ class Description:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Description:
-        """Read what `to_json` returned; other keys are ignored.
+        """Read the result of `to_json`; other keys are ignored.
 
         Raises
         ------

@@ -55,7 +55,9 @@ def materialize(curated: CuratedSet, path: Location, reporter: Reporter) -> Loca
     path = claim(path, _CURATED)
     expected = source.stored_attributes()
     if is_marked(path, _CURATED) and (changes := list(differences(CuratedStore.open(path).attributes, expected))):
-        raise StaleRunError("\n  ".join([f"{path}: is another set; write to another folder, or undo:", *changes]))
+        raise StaleRunError(
+            "\n  ".join([f"{path}: holds another set; write to another folder, or undo these changes:", *changes])
+        )
     with held(path, _CURATED) as folder:
         sweep(folder)
         count, size = len(curated), source.shard

@@ -108,7 +108,9 @@ def _pixels(
     renderer = Renderer(path, store.attributes)
     unknown = set(np.unique(strategies)) - {STRATEGIES.index(each) for each in renderer.pipeline.strategies}
     if unknown or (origins < 0).any():
-        raise damaged(path, "origin_strategy or origin_index has a composite that its pipeline does not make")
+        raise damaged(
+            path, "origin_strategy or origin_index names a composite that the pipeline of the set does not make"
+        )
     return RenderedPixels(renderer, strategies, origins), renderer.pipeline.canvas
 
 
@@ -117,7 +119,7 @@ def _check_complete(path: Location, store: CuratedStore) -> None:
     if missing := list(islice(chain(store.missing_objects(), _missing_donors(path, store)), _COUNTED + 1)):
         count = f"more than {_COUNTED}" if len(missing) > _COUNTED else len(missing)
         raise StoreError(
-            f"{path}: is not complete: {count} objects are missing, for example {missing[0]}; give the command that "
+            f"{path}: is not complete: {count} objects are missing, for example {missing[0]}; run the command that "
             "wrote it again, or copy the whole store again"
         )
     count = store.length()
@@ -136,7 +138,7 @@ def _missing_donors(path: Location, store: CuratedStore) -> Iterator[str]:
 
 
 def _groups(store: CuratedStore, everything: slice, count: int) -> NDArray[np.int32]:
-    """Read the groups of donors, whose numbers must be below `count`."""
+    """Read the groups of donors; their numbers must be below `count`."""
     found = read_donor_groups(store, everything)
     _check(store, "donor_groups", found, -1, count - 1, None)
     return found

@@ -20,7 +20,7 @@ from synthpipe.storage.schema import FORMAT_VERSION, taxonomy_attributes
 from synthpipe.storage.stores import CuratedStore
 
 PSEUDO_LABELLED = Kind("Zarr store", ("zarr.json",))
-"""Kind of the folder of such a set."""
+"""Kind of a folder that holds such a set."""
 
 
 def begin_pseudo_labelled(
@@ -66,7 +66,7 @@ def begin_pseudo_labelled(
         raise StaleRunError(
             "\n  ".join(
                 [
-                    f"{path}: was begun with something else; write to another store, or undo:",
+                    f"{path}: was begun with other arguments; write to another store, or undo these changes:",
                     *changes,
                 ]
             )

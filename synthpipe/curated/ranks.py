@@ -10,7 +10,7 @@ from synthpipe.core.errors import ConfigError
 
 _LAUNCHERS = (
     (("RANK", "WORLD_SIZE"), None),  # torchrun
-    # of a step of Slurm; a job's script has the variables too, but is one process
+    # a step of Slurm; a job script has these variables too, but is one process
     (("SLURM_PROCID", "SLURM_NTASKS"), "SLURM_STEP_ID"),
 )
 

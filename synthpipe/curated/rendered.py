@@ -114,7 +114,7 @@ def donors_of(table: DonorTable, pixels: PackedPixels) -> Donors:
             planes = pixels[start : start + each.height * each.width].view(np.uint8).reshape(*each.size, 4)
             drawn.append(Donor(each.id, each.group, each.label, planes[..., :3], planes[..., 3]))
             start += each.height * each.width
-        else:  # only its size is used
+        else:  # sampling uses only the donor's size
             drawn.append(Donor(each.id, each.group, each.label, np.broadcast_to(flat, (*each.size, 3)), None))
     resized = pixels[start : table.pixels()]
     fitted = resized.reshape(-1, *table.canvas) if table.canvas and len(resized) else None

@@ -1,4 +1,4 @@
-"""Open a run in Python, with everything that its build has made so far."""
+"""Open a run in Python, with all results of its build so far."""
 
 from __future__ import annotations
 

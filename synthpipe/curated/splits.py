@@ -122,7 +122,7 @@ def split_set(curated: CuratedSet, fractions: Mapping[str, float], by: By, seed:
 
 @dataclass(frozen=True, slots=True)
 class SplitIndices:
-    """A `Split` as indices: those of the samples and of the groups in each part."""
+    """The indices of the samples and of the groups in each part of a `Split`."""
 
     parts: Mapping[str, NDArray[np.int64]]
     groups: Mapping[str, tuple[int, ...]]
@@ -167,7 +167,7 @@ def split_indices(
 
 
 def _sides(count: int, fractions: list[float]) -> NDArray[np.int64]:
-    """Return (count,) part numbers, ascending, in numbers nearest to the fractions; every part gets at least one."""
+    """Return ascending part numbers, (count,), shared out by the fractions; every part gets at least one."""
     sizes = np.maximum(1, np.floor(np.array(fractions) * count + 1e-9).astype(int))
     while sizes.sum() != count:
         error = np.array(fractions) * count - sizes

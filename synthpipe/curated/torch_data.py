@@ -129,7 +129,7 @@ class CuratedDataset(Dataset[Tensors]):
         batch_size : int
             Samples per batch.
         seed : int
-            Decides every epoch's order.
+            The seed of every epoch's order.
         workers : int
             Processes that read ahead; they stay from one epoch to the next.
         rank, world : int, optional
@@ -268,7 +268,7 @@ class ResumableLoader:
         given = {**state, "samples a step": state.get("batch_size", 0) * state.get("world", 0)}
         if differing := [key for key, value in self._identity.items() if given.get(key) != value]:
             raise ConfigError(
-                f"the state is of a loader with another {', '.join(differing)}, which would resume with other batches; "
-                "open the same set with the same settings, and keep batch_size times world as it was"
+                f"the state comes from a loader with another {', '.join(differing)}, so the next batches would differ; "
+                "open the same set with the same settings, and keep the product of batch_size and world"
             )
         self._epochs.epoch, self._epochs.batch = int(state["epoch"]), int(state["batch"])

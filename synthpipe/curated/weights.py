@@ -13,7 +13,7 @@ WeightKind = Literal["inverse", "median"]
 
 
 def class_weights(class_pixels: NDArray[np.integer[Any]], kind: WeightKind) -> NDArray[np.float32]:
-    """Return (C,) float32, mean 1 over the classes that occur: weights of a loss that favour rare classes.
+    """Return (C,) float32, mean 1 over the classes that occur: weights for a loss, larger for rare classes.
 
     Parameters
     ----------

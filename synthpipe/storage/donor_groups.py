@@ -1,7 +1,7 @@
 """The slides or patients of the donors of each composite of a curated set.
 
-A set with pixels stores their numbers as they are. In a virtual set they would be most of the columns, so it stores the
-steps from one number to the next, byte by byte: for most sets one byte for each donor, most of them small and alike.
+A set with pixels stores the numbers of the groups. A virtual set stores the differences between successive numbers, one
+array of bytes after the other, because they compress better. Most sets need one byte for each donor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def read_donor_groups(store: Store, chosen: Chosen) -> NDArray[np.int32]:
 def donor_group_columns(store: Store, groups: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
     """Return the name and the samples of the array that stores `groups`, the result of `read_donor_groups`.
 
-    A step of 0 means that no group follows; the first step is the first number and 1.
+    A step of 0 means that no group follows; the first step is the first number plus 1.
     """
     if not store.virtual:
         return {_NUMBERS: groups}

@@ -90,7 +90,7 @@ def _equals(patch: PatchRef, pipeline: Pipeline, size: tuple[int, int], found: N
 
 
 def _table_fault(path: Location, found: str) -> Fault:
-    cure = "give --repair: it stores the donors again"
+    cure = "use --repair: it stores the donors again"
     run = RunDirectory(path.parent.parent)
     return Fault("damaged", path / METADATA, found, "the donors of the curated set", cure, remove=_files(run))
 

@@ -393,7 +393,7 @@ def test_other_versions_are_told_and_the_first_ones_stay(
     data["versions"]["opencv-python-headless"] = "3.0"
     (path / "run.json").write_text(json.dumps(data))
     run(small(patches, "filter.enabled=false", "curation.wanted=30"), path)
-    assert "was begun with opencv-python-headless 3.0, here is 4" in capsys.readouterr().err
+    assert "was begun with opencv-python-headless 3.0, but 4" in capsys.readouterr().err
     assert json.loads((path / "run.json").read_text())["versions"] == data["versions"]
 
 
@@ -542,7 +542,9 @@ def test_of_another_filters_scores_follows_another_curated_set(
     old = CuratedSet(path / "curated.zarr")
     for strategy in STRATEGIES:
         turn_around(RunDirectory(path), strategy)
-    with pytest.raises(StaleRunError, match=r"scored by another filter .*remove its p_real folder and build again"):
+    with pytest.raises(
+        StaleRunError, match=r"another filter than .* gave its scores; remove its p_real folder and build again"
+    ):
         run(settings, path)
     for strategy in STRATEGIES:
         shutil.rmtree(path / "candidates.zarr" / strategy / "p_real")

@@ -173,7 +173,7 @@ def test_only_more_of_the_same_is_an_extension(run: Path, patches: Path) -> None
             StaleRunError, match=f"--extend allows only a larger curation.wanted.*\\n.*{change.split('=')[0]}"
         ):
             build(small(patches, change), run, HERE, LogReporter(), extend=True)
-    with pytest.raises(StaleRunError, match="is not finished; finish it before it is extended"):
+    with pytest.raises(StaleRunError, match="is not finished; finish it before you extend it"):
         build(small(patches, "curation.wanted=20"), unfinished(run), HERE, LogReporter(), extend=True)
 
 

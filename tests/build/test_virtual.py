@@ -21,8 +21,9 @@ from synthpipe.curated import CuratedSet
 from synthpipe.curated.materializing import materialize
 from synthpipe.report.stored import open_composites
 from synthpipe.runtime import ClusterSettings, Local
-from synthpipe.storage.donors import DonorStore
+from synthpipe.storage.donors import DonorStore, DonorTable
 from synthpipe.storage.run import RunDirectory, read_json, write_json
+from synthpipe.storage.schema import DONORS
 from synthpipe.storage.stores import CompositeStore
 from synthpipe.verification import repair, verify
 from tests.conftest import SMALL, once, pipeline
@@ -98,7 +99,7 @@ def test_materialized_pixels_have_the_bytes_of_a_stored_build(phantom: Path, tmp
     (path / "image" / "c.1.0.0.0").unlink()
     materialize(open_curated(virtual), path, Silent())
     assert tree(path) == tree(stored / "curated.zarr")
-    with pytest.raises(StaleRunError, match="is another set"):
+    with pytest.raises(StaleRunError, match="holds another set"):
         materialize(open_curated(virtual), virtual / "curated.zarr", Silent())
 
 
@@ -132,6 +133,19 @@ def test_an_extension_gives_the_run_that_a_build_from_the_beginning_gives(
     assert open_curated(aside).digest == former and len(open_curated(aside)[39].image) == 32
     fresh = make(tmp_path / "fresh", *more)
     assert tree(run, "curated.zarr") == tree(fresh, "curated.zarr")
+
+
+def test_a_resumed_build_replaces_donors_of_an_earlier_set(phantom: Path, plain_run: Path, tmp_path: Path) -> None:
+    run, settings = Path(shutil.copytree(plain_run, tmp_path / "run")), pipeline().store
+    store = DonorStore.open(run / "curated.zarr", DONORS, writable=True)
+    earlier = DonorTable(store.table.donors, store.table.stored - 1, store.table.canvas)
+    store.remove()
+    store = DonorStore.create(run / "curated.zarr", earlier, settings)
+    for shard in store.missing_shards(earlier.rows()):
+        store.write_pixels(shard, np.zeros(0, np.uint32))
+    RunDirectory(run).reopen()
+    make(run, *PLAIN, f"patches.root={phantom}", "store.pixels=virtual", "store.recipes=false")
+    assert tree(run, "curated.zarr") == tree(plain_run, "curated.zarr")
 
 
 def test_pixels_cannot_change_their_storage_in_a_run(phantom: Path, plain_run: Path, tmp_path: Path) -> None:

@@ -488,7 +488,7 @@ def test_a_state_of_another_loader_is_refused(curated: CuratedSet) -> None:
     with pytest.raises(ConfigError, match="another curated, seed"):
         curated.subset(range(20)).to_torch().loader(4, seed=6).load_state_dict(state)
     weights = curated.sample_weights()
-    with pytest.raises(ConfigError, match=r"another samples a step, weights, which would resume"):
+    with pytest.raises(ConfigError, match=r"another samples a step, weights, so the next"):
         curated.to_torch().loader(3, seed=5, world=2, weights=weights).load_state_dict(state)
     weighted = curated.to_torch().loader(4, weights=weights)
     weighted.load_state_dict(curated.to_torch().loader(4, weights=weights.copy()).state_dict())

@@ -276,7 +276,7 @@ def test_pseudo_masks_of_another_checkpoint_are_not_mixed_in(trained: Path, data
     (path / "image" / "c.0.0.0.0").unlink()
     other = Checkpoint.load(trained / "last.ckpt")
     other.save(tmp_path / "other.ckpt")
-    with pytest.raises(StaleRunError, match=r"was begun with something else.*\n  source\.checkpoint"):
+    with pytest.raises(StaleRunError, match=r"was begun with other arguments.*\n  source\.checkpoint"):
         pseudo_label(
             tmp_path / "other.ckpt", catalog.patches, catalog.digest, path, torch.device("cpu"), 16, LogReporter()
         )

@@ -1,7 +1,7 @@
 """The tasks of workers: render a shard, score shards, train a filter, write a shard of the curated set.
 
 Each task can be repeated, writes objects that no other task touches, and returns a few bytes. Only tasks that need
-torch import it: a worker that renders saves seconds and hundreds of megabytes.
+torch import torch, which saves seconds and hundreds of megabytes in workers that render.
 """
 
 from synthpipe.build.tasks.curating import CuratedTask, curated_shard, write_curated_shard

@@ -18,11 +18,11 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.store import Store
 from synthpipe.storage.stores import CompositeStore, CuratedStore
 
-_READ = 256  # composites that are held to be copied, about
+_READ = 256  # approximate number of composites in memory
 _PIXELS = ("image", "mask")
 
 Origins = Mapping[Strategy, NDArray[np.int64]]
-"""Strategy by strategy, the indices of samples among its candidates, (n,)."""
+"""For each strategy, the indices of samples among its candidates, (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def write_curated_shard(worker: WorkerState, task: CuratedTask) -> int:
             for block in _blocks(size, _READ):
                 count, origins = block.stop - block.start, _between(task.origins, block.start, block.stop)
                 writers[name].write(_pixels(candidates, target, name, origins, count))
-            writers[name].finish()  # the disk is busy with it while the others are encoded
+            writers[name].finish()  # the disk writes this array while the others are encoded
         for name, samples in small.items():
             writers[name].write(samples)
             writers[name].finish()
@@ -91,7 +91,7 @@ def _small_arrays(
     origins: Origins,
     group_numbers: NDArray[np.int32],
 ) -> dict[str, NDArray[Any]]:
-    """Return what a shard of the curated set holds besides pixels."""
+    """Return the arrays of a shard of the curated set, without pixels."""
     shard = {name: target.blank(name, pipeline.store.shard) for name in target.written if name not in _PIXELS}
     groups = np.full((pipeline.store.shard, _most_uses(pipeline)), -1, np.int32)
     count = 0
@@ -140,7 +140,7 @@ def _between(origins: Origins, start: int, stop: int) -> dict[Strategy, NDArray[
 
 
 def _groups_of(donors: NDArray[np.int32], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Return (N, D) int32: in each row the groups that the donors of a composite come from, in order, then -1."""
+    """Return (N, D) int32: each row has the groups of a composite's donors in ascending order, then -1."""
     groups = np.sort(np.where(donors >= 0, numbers[donors], -1), axis=1)
     groups[:, 1:][groups[:, 1:] == groups[:, :-1]] = -1
     return np.take_along_axis(groups, np.argsort(groups < 0, axis=1, kind="stable"), axis=1)

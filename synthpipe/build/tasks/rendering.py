@@ -36,8 +36,8 @@ class ShardTask:
 def render_shard(worker: WorkerState, task: ShardTask) -> int:
     """Render a shard of composites, store it and return its number.
 
-    Each block of composites is stored before the next is rendered, so memory does not depend on the shard's size. Only
-    the columns of virtual composites are stored.
+    Each block of composites is stored before the next is rendered, so memory does not depend on the shard's size. Of
+    virtual composites, only the columns are stored.
     """
     pipeline = worker.job.pipeline
     size = pipeline.store.shard
@@ -50,7 +50,7 @@ def render_shard(worker: WorkerState, task: ShardTask) -> int:
             with _pixels_of(writers, count, pipeline.canvas) as (images, masks):
                 columns.render(indices, images, masks)
         for name in () if store.virtual else _PIXELS:
-            writers[name].finish()  # the disk is busy with it while the others are encoded
+            writers[name].finish()  # the disk writes pixels while the other arrays are encoded
         for name, samples in columns.arrays(0, size).items():
             if name in writers:
                 writers[name].write(samples)
@@ -90,7 +90,7 @@ class Columns:
 
     def render(self, indices: Sequence[int], images: Image, masks: Mask) -> None:
         """Sample and render the next composites into (n, H, W, 3) and (n, H, W)."""
-        # all are sampled and then all rendered: pixels push what sampling uses out of the processor's caches
+        # sample all before rendering: pixels push the data of sampling out of the processor's caches
         block = self._sample_all(indices)
         part = slice(self._done, self._done + len(block))
         self._done += len(block)

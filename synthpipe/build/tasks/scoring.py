@@ -32,9 +32,9 @@ class ScoreTask:
 
 
 def score_shards(worker: WorkerState, task: ScoreTask) -> tuple[int, int]:
-    """Score shards of candidates and store the scores; return how many are planned, and how many of these pass.
+    """Score shards of candidates and store the scores; return the numbers of planned and of accepted candidates.
 
-    Virtual candidates are rendered meanwhile, and their columns are stored together with the scores.
+    Virtual candidates are rendered here, and their columns are stored together with the scores.
     """
     job, size = worker.job, worker.job.pipeline.store.shard
     store = CompositeStore.open(job.run.candidates, task.strategy, writable=True)
@@ -69,7 +69,7 @@ def _reading(worker: WorkerState, strategy: Strategy, store: CompositeStore, num
         shown = numbers[start : start + len(out)]
         stored = [number for number in shown if number < len(images)]
         images.read_many(stored, out[: len(stored)])
-        # the last shard may reach beyond what is planned; scores are final, so it is scored as a whole
+        # the last shard may reach beyond the plan; scores are final, so the whole shard is scored
         for number, image in zip(shown[len(stored) :], out[len(stored) :], strict=True):
             image[:] = make_composite(worker, strategy, "candidate", number).image
 

@@ -59,7 +59,7 @@ def train(worker: WorkerState, task: TrainTask) -> list[str]:
     synthetic = CompositeStore.open(job.run.training, strategy).images()
     count = training_composites(pipeline)
     real = real_patches(pipeline, load_catalog(job.run.path, pipeline.taxonomy, task.access), read_split(job.run))
-    held = [read_pixels(patch) for patch in real["train"]]  # every epoch has new views of them
+    held = [read_pixels(patch) for patch in real["train"]]  # every epoch has new views of these patches
 
     def views(images: Iterable[Image], total: int, epoch: int) -> Image:
         shown = np.empty((total, *pipeline.canvas, 3), np.uint8)

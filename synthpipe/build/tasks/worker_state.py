@@ -1,4 +1,4 @@
-"""The state of a worker: what the tasks of one build share in its process."""
+"""The state of a worker process, which all tasks of one build share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class WorkerState:
-    """The job of a build, and what a process opens for it when a task first needs it.
+    """The job of a build, and the objects that a process opens when a task first needs them.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ def open_worker_state(job: Job, build: Callable[[Path], None]) -> Iterator[Worke
     held = hold_bank(job.bank, build)
     try:
         state = WorkerState(job)
-        _ = state.donors  # damage shows before the first task
+        _ = state.donors  # report damage before the first task
         yield state
     finally:
         held.release()
