@@ -138,7 +138,7 @@ def test_a_run_without_a_report_is_still_finished(
     (path / "candidates.zarr" / "mosaic" / "recipe" / "c.0").write_bytes(b"damaged")
     resume(path)
     log = capsys.readouterr().err
-    assert "finished and whole, but" in log and "recipe/c.0" in log and "synthpipe report" in log
+    assert "finished and complete, but" in log and "recipe/c.0" in log and "synthpipe report" in log
     result = CliRunner().invoke(main, ["report", str(path)])
     assert result.exit_code == 1 and "recipe/c.0" in result.stderr and "Traceback" not in result.output
 

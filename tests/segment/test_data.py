@@ -54,7 +54,7 @@ def test_what_is_no_finished_curated_set_is_refused(curated: Path, tmp_path: Pat
     shutil.copytree(curated, tmp_path / "part.zarr")
     for number in (0, 1):
         (tmp_path / "part.zarr" / "labels" / f"c.{number}.0").unlink()
-    with pytest.raises(StoreError, match=r"is not complete: 2 objects .*, for example labels/c\.0\.0; give"):
+    with pytest.raises(StoreError, match=r"is not complete: 2 objects are missing, for example labels/c\.0\.0; run"):
         CuratedSet(tmp_path / "part.zarr")
 
 
