@@ -30,7 +30,7 @@ from synthpipe.files.locations import Location
 
 if TYPE_CHECKING:  # loading torch takes seconds, so only commands that compute load it
     from synthpipe.segment.settings import TrainSettings
-    from synthpipe.segment.training_records import TrainingData
+    from synthpipe.segment.training_records import Outcome, TrainingData
 
 
 @click.command()
@@ -59,7 +59,7 @@ def train(
     device: str | None,
     readers: int | None,
     dry_run: bool,
-) -> None:
+) -> Outcome | None:
     """Train a segmentation network on curated sets.
 
     CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Several sets are joined, and
@@ -102,10 +102,12 @@ def train(
     data = TrainingData(description, composites, shown, images, sources)
     if dry_run:
         _say_plan(settings, data, output)
-    else:
-        from synthpipe.segment.devices import choose_hardware
+        return None
+    from synthpipe.segment.devices import choose_hardware
 
-        say_outcome(run_training(settings, data, output, choose_hardware(device, readers)), output)
+    outcome = run_training(settings, data, output, choose_hardware(device, readers))
+    say_outcome(outcome, output)
+    return outcome
 
 
 def _note_unused(settings: TrainSettings, real: Location | None, description: Description) -> None:

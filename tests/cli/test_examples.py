@@ -35,7 +35,7 @@ ORDER = (
         "verify",
         "replay",
     ),
-    *("materialize", "export", "train", "evaluate", "predict", "pseudo-label", "baseline", "completion"),
+    *("materialize", "export", "train", "evaluate", "predict", "pseudo-label", "self-train", "baseline", "completion"),
 )
 """What each needs was made by those before."""
 
