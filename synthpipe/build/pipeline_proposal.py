@@ -35,7 +35,7 @@ _SHIPPED = {"wsss4luad": "wsss4luad", "bcss-wsss": "bcss", "luad-histoseg": "lua
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A valid pipeline, the keys of its file, the comments beside them, and the catalog of the patches."""
+    """A valid pipeline, the keys of its file, the comment of each key, and the catalog of the patches."""
 
     pipeline: Pipeline
     keys: Mapping[str, Any]
@@ -43,7 +43,7 @@ class Proposal:
     catalog: Catalog
 
     def text(self, commands: Sequence[str]) -> str:
-        """Return the text of the file; `commands`, which build it, become a comment."""
+        """Return the text of the file, with the commands that build it as a comment."""
         counts = class_counts(self.catalog, self.pipeline.taxonomy)
         return "\n".join(_lines(self.keys, self.notes, commands, counts)) + "\n"
 
@@ -69,7 +69,7 @@ def propose_pipeline(
     Raises
     ------
     CatalogError
-        No composites can be made of the patches.
+        The patches do not suffice for composites.
     """
     names = classes or found.class_names
     if len(names) < 2:
@@ -84,7 +84,7 @@ def propose_pipeline(
     if filterless:
         keys["filter"] = {"enabled": False}
         pipeline = pipeline_file.from_keys(keys, output)
-    notes["filter"] = filterless or f"{len(catalog.mixed)} patches of several classes stand for real images"
+    notes["filter"] = filterless or f"{len(catalog.mixed)} patches of several classes train it as real images"
     return Proposal(pipeline, keys, notes, catalog)
 
 
@@ -105,7 +105,7 @@ def _taxonomy(layout: Layout, names: Sequence[str], are_given: bool) -> Taxonomy
 def _survey(
     found: Found, taxonomy: Taxonomy, most: int, reporter: Reporter
 ) -> tuple[PatchesSection, Catalog, Taxonomy]:
-    """Read the patches; return the settings for reading with the pattern of slides, the catalog and the classes."""
+    """Read the patches. Return their settings (with the pattern of slide names), the catalog, and the classes."""
     patches = PatchesSection(
         root=address(found.root),
         layout=found.layout,
@@ -152,9 +152,9 @@ def _keys(patches: PatchesSection, catalog: Catalog, taxonomy: Taxonomy) -> tupl
     notes = {
         "group_pattern": slides,
         "root": "" if root == patches.root else "without its credentials: give them by --set patches.root=URL",
-        "on_error": f"{problem_count(catalog)}, see --dry-run; what has one is left out",
-        "canvas": f"pixels, half of the patches have sides of {side} and more",
-        "wanted": f"of each strategy: {_USES} a single-class patch, at most the published {_PUBLISHED_WANTED}",
+        "on_error": f"{problem_count(catalog)}, see --dry-run; such patches are left out",
+        "canvas": f"pixels; half of the patches have sides of at least {side}",
+        "wanted": f"of each strategy: {_USES} per single-class patch, at most the published {_PUBLISHED_WANTED}",
     }
     if patches.layout in PUBLISHED and taxonomy.names == PUBLISHED[patches.layout].classes:
         shipped = pipeline_file.load(SHIPPED / f"{_SHIPPED[patches.layout]}.yaml")
@@ -178,7 +178,7 @@ def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
         check_patches(
             pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": False})}), catalog
         )
-        return "no patch has several classes, and a filter learns from these; candidates are kept as they come"
+        return "no patch has several classes, but a filter needs such patches; all valid candidates are kept"
     try:
         check_patches(pipeline, catalog)
     except FilterError as error:

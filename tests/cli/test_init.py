@@ -61,7 +61,7 @@ def test_mixed_patches_of_several_slides_train_a_filter(place: Path) -> None:
     write_phantom(place / "phantom", PhantomSpec(slides=4, patches=60, size=48, images=1))
     assert synthpipe("init", "phantom", "-o", "new/p.yaml").exit_code == 0
     found, text = load("new/p.yaml"), Path("new/p.yaml").read_text()
-    assert found.filter.enabled and "patches of several classes stand for real images" in text
+    assert found.filter.enabled and "patches of several classes train it as real images" in text
     assert found.taxonomy.classes[0].color == (0, 64, 128), "as published"
     assert found.glass and found.bezier and found.bezier.pairs and ("tumour", "stroma") in found.bezier.pairs
     assert "# pipelines/wsss4luad.yaml has the settings of the published data set.\n" in text

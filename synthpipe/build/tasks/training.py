@@ -49,7 +49,7 @@ class TrainTask:
 
 
 def check_network(worker: WorkerState, task: NetworkTask) -> None:
-    """Refuse an unknown filter network, and weights that do not fit it, before anything is rendered for it."""
+    """Raise an error if timm has no such network, or if its weights do not fit, before anything is rendered."""
     from synthpipe.filtering.network import check_start
 
     check_start(task.settings)
