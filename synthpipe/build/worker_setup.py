@@ -150,8 +150,8 @@ def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings
     if not shared:
         reporter.note(
             f"note: {scratch or tempfile.gettempdir()}: this file system gives one lock to several processes. So "
-            f"each worker builds its own donor bank there, and a killed worker leaves its bank behind. To share one bank, "
-            f"{ANOTHER_LOCATION}"
+            "each worker builds its own donor bank there, and a killed worker leaves its bank behind. To share one "
+            f"bank, {ANOTHER_LOCATION}"
         )
     return bank_location(pipeline, catalog, scratch, shared)
 
