@@ -48,7 +48,7 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "mosaic": ("bezier=null", "filter.enabled=false", "curation.rule=threshold"),
     "bezier": ("mosaic=null", "filter.enabled=false", "curation.rule=threshold"),
     "both": ("filter.enabled=false", "curation.rule=threshold"),
-    "filtered": (),
+    "filtered": ("filter.enabled=true",),
 }
 """The curated sets by name, with the keys of the pipeline file that they replace; all have the same size."""
 

@@ -78,13 +78,10 @@ def propose_pipeline(
     keys, notes = _keys(patches, catalog, taxonomy)
     pipeline = pipeline_file.from_keys(keys, output)
     try:
-        filterless = _filter_fault(pipeline, catalog)
+        check_patches(pipeline, catalog)
     except CatalogError as error:
         raise CatalogError("\n  ".join([str(error), *problem_lines(catalog.problems, _LISTED)])) from error
-    if filterless:
-        keys["filter"] = {"enabled": False}
-        pipeline = pipeline_file.from_keys(keys, output)
-    notes["filter"] = filterless or f"{len(catalog.mixed)} patches of several classes train it as real images"
+    notes["filter"] = _filter_note(pipeline, catalog)
     return Proposal(pipeline, keys, notes, catalog)
 
 
@@ -166,24 +163,16 @@ def _keys(patches: PatchesSection, catalog: Catalog, taxonomy: Taxonomy) -> tupl
     return keys, notes
 
 
-def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
-    """Return why the patches cannot train a filter; return an empty text if they can.
-
-    Raises
-    ------
-    CatalogError
-        The patches cannot make composites, with or without a filter.
-    """
+def _filter_note(pipeline: Pipeline, catalog: Catalog) -> str:
+    """Return whether the patches can train a filter, and if not, why."""
     if not catalog.mixed:
-        check_patches(
-            pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": False})}), catalog
-        )
-        return "no patch has several classes, but a filter needs such patches; all valid candidates are kept"
+        return "a filter needs patches of several classes, but there are none"
+    with_filter = pipeline.filter.model_copy(update={"enabled": True})
     try:
-        check_patches(pipeline, catalog)
+        check_patches(pipeline.model_copy(update={"filter": with_filter}), catalog)
     except FilterError as error:
         return str(error).partition(";")[0]
-    return ""
+    return f"true: {len(catalog.mixed)} patches of several classes train a filter, as published"
 
 
 def problem_count(catalog: Catalog) -> str:
@@ -222,5 +211,5 @@ def _lines(
         yield "glass: {} # white background is looked for, as published"
     if "bezier" in keys:
         yield f"bezier: {flow(keys['bezier'])}"
-    yield f"filter:\n  enabled: {flow(keys.get('filter', {}).get('enabled', True))} # {notes['filter']}"
+    yield f"filter:\n  enabled: false # {notes['filter']}"
     yield f"curation:\n  wanted: {keys['curation']['wanted']} # {notes['wanted']}"

@@ -70,13 +70,6 @@ def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
             "every patch counts as a slide of its own; set patches.group_pattern, or a column group, so that the "
             "filter's split keeps slides together"
         )
-    for strategy in () if pipeline.filter.enabled else pipeline.strategies:
-        wanted, candidates = (each[strategy] for each in (pipeline.curation.wanted, pipeline.curation.candidates))
-        if wanted != candidates:
-            yield (
-                f"without a filter the first plan of {strategy} has as many candidates as are wanted, {wanted}; "
-                f"curation.candidates, {candidates}, is not used"
-            )
 
 
 def _sides(patch: PatchRef) -> tuple[int, int]:
