@@ -46,7 +46,8 @@ def _checks(result: Mapping[str, Any]) -> Iterator[str]:
         "### All parts at a small size on a CPU",
         "",
         f"`--cpu` runs the same code on images of {result['scale']['canvas']} pixels, to check that all parts run and "
-        f"that the results are right. This table has no speeds, because a CPU's say nothing about a GPU. {_about(result)}",
+        "that the results are right. This table has no speeds, because a CPU's say nothing about a GPU. "
+        f"{_about(result)}",
         "",
     )
     parts = {name: {**part, "rows": {}, "notes": []} for name, part in result["parts"].items()}
