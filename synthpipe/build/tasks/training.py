@@ -52,7 +52,8 @@ def check_network(worker: WorkerState, task: NetworkTask) -> None:
 
 def train(worker: WorkerState, task: TrainTask) -> list[str]:
     """Train the filter of a strategy and announce the steps; store weights and metrics; return notes for the user."""
-    from synthpipe.filtering.training import FilterData, train_filter
+    from synthpipe.filtering.epoch import FilterData
+    from synthpipe.filtering.training import train_filter
 
     job, strategy = worker.job, task.strategy
     pipeline, settings = job.pipeline, job.pipeline.filter
