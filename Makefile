@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: install test test-all test-matrix check pages browser demo demo-training notebook bench experiments fuzz clean
+.PHONY: install test test-slow test-all test-matrix check types style pages browser demo demo-training notebook bench experiments fuzz clean
 
 install: $(VENV)/installed
 
@@ -19,10 +19,16 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	@du -sh $(VENV)
 	@touch $@
 
+# mypy takes as long as all other checks together, so it runs beside them
 check: install
+	@$(MAKE) --no-print-directory --jobs=2 types style
+
+types:
+	$(BIN)/mypy
+
+style:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/bandit --quiet --recursive synthpipe
 	$(BIN)/python -m tests.pages --check
@@ -36,13 +42,19 @@ browser:
 	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq --yes chromium >/dev/null; } \
 		|| { echo "the tests of reports need Chromium: install the package chromium of your system, then try again"; exit 1; }
 
-test: check browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=30
+# on two cores: tests wait for processes and clusters a third of their time, so three processes share the cores
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --durations=30
 
-# adds the tests that are marked slow or faults: killed builds, full disks, and builds on a real Slurm, which need the
-# packages slurmctld, slurmd, slurm-client and munge
+test: check browser
+	$(PYTEST)
+
+# the tests that `make test` leaves out, which are marked slow or faults: long trainings, killed builds, full disks, and
+# builds on a real Slurm, which need the packages slurmctld, slurmd, slurm-client and munge
+test-slow: install browser
+	$(PYTEST) -m "slow or faults"
+
 test-all: check browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=30 -m ""
+	$(PYTEST) -m ""
 
 # tests the oldest and the newest versions that setup.cfg allows: 12 GB, with Python 3.11, 3.12 and 3.13
 test-matrix: install

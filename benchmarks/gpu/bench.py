@@ -22,7 +22,8 @@ from synthpipe.config import pipeline_file
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.progress import Silent
 from synthpipe.core.records import Image
-from synthpipe.filtering.training import EpochMetrics, FilterData, train_filter
+from synthpipe.filtering.epoch import FilterData
+from synthpipe.filtering.training import EpochMetrics, train_filter
 from synthpipe.patches.catalog import load_catalog
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from synthpipe.runtime import ClusterSettings, Local

@@ -35,7 +35,7 @@ An argument or an option has the same meaning in every command.
 | `--config` | a settings file, or the name of a settings file that comes with synthpipe |
 | `--dry-run` | prints the plan of the command, and writes nothing |
 | `--json` | prints everything as JSON |
-| `--workers` | worker processes on this machine; by default one per core. With 0, `build` and `verify --repair` run all tasks in the command's process, without Dask |
+| `--workers` | worker processes on this machine; by default one per core. With 0, the command does all work in its own process, without Dask |
 | `--readers` | number of processes that read data ahead, for each device of a training |
 | `--device` | device of networks: `cpu`, `cuda` (any GPU) or `cuda:1`. A training accepts several devices, such as `cuda:0,cuda:1`. A build accepts only a kind of device, `cpu` or `cuda`, because each worker chooses its own device |
 | `--batch` | number of images per call of the network; if images are cut into windows, `--window batch=N` sets the number of windows per call |

@@ -94,7 +94,9 @@ patches_option = click.option(
 )
 
 workers_option = click.option(
-    "--workers", type=click.IntRange(min=1), help="Worker processes on this machine [one per core]."
+    "--workers",
+    type=click.IntRange(min=0),
+    help="Worker processes on this machine; 0 does all work in the command's process [one per core].",
 )
 build_workers_option = click.option(
     "--workers",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import multiprocessing
 import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from synthpipe.export.ledger import EXPORT, Ledger, PartRecord
 from synthpipe.export.nnunet import NnUNetRaw
 from synthpipe.export.png import PngFolders
 from synthpipe.export.webdataset import WebDatasetShards
-from synthpipe.export.work import ExportJob, begin, do_part
+from synthpipe.export.work import ExportJob, begin, do_part, work_for
 from synthpipe.files.folders import claim, sweep
 from synthpipe.files.locations import Location, exists
 from synthpipe.files.lock import held
@@ -86,7 +87,7 @@ def export(
     part : int
         Number of composites in a part. A worker keeps a whole part in memory.
     workers : int, optional
-        Number of processes; by default one for each core.
+        Number of processes; by default one for each core. With 0, this process writes all parts itself.
     check : bool
         Whether to read all files back and compare them with the set pixel by pixel.
 
@@ -112,7 +113,10 @@ def export(
         sweep(folder)
         try:
             kept = _write_parts(
-                ExportJob(curated, form, folder, part, check), ledger, reporter, workers or available_cores()
+                ExportJob(curated, form, folder, part, check),
+                ledger,
+                reporter,
+                available_cores() if workers is None else workers,
             )
             for file, chunks in form.whole(folder, len(ledger.parts), len(curated)):
                 stream_atomically(folder / file, chunks)
@@ -162,11 +166,10 @@ def _write_parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: in
     before = {number: record for number, record in ledger.parts.items() if number in range(count)}
     ledger.parts, ledger.finished, kept = dict(before), False, 0
     ledger.write()  # first, so that the folder is marked as an export even if this process is killed early
-    with reporter.stage("export", len(job.curated)) as advance, _pool(job, max(1, min(workers, count))) as pool:
-        with _signals_held():
-            futures = {pool.submit(do_part, number, before.get(number)): number for number in range(count)}
+    parts = {number: before.get(number) for number in range(count)}
+    with reporter.stage("export", len(job.curated)) as advance, _pool(job, min(workers, count)) as pool:
         try:
-            for number, (record, existed) in _results(job, futures):
+            for number, (record, existed) in _results(job, parts, pool):
                 kept += existed
                 ledger.record(number, record)
                 advance(record.composites)
@@ -179,8 +182,15 @@ def _write_parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: in
 
 
 @contextmanager
-def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool of worker processes; if the block raises, the workers stop at the next composite."""
+def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor | None]:
+    """Yield a pool of worker processes; if the block raises, the workers stop at the next composite.
+
+    With no workers, prepare this process for the job and yield None.
+    """
+    if not workers:
+        work_for(job, threading.Event())
+        yield None
+        return
     context = multiprocessing.get_context("spawn")  # threads of the parent's libraries do not survive a fork
     stop = context.Event()
     pool = ProcessPoolExecutor(workers, context, begin, (job, stop))
@@ -203,8 +213,15 @@ def _signals_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _results(job: ExportJob, futures: Mapping[Future[Done], int]) -> Iterator[tuple[int, Done]]:
-    """Yield the number and the result of each part as soon as it is done."""
+def _results(
+    job: ExportJob, parts: Mapping[int, PartRecord | None], pool: ProcessPoolExecutor | None
+) -> Iterator[tuple[int, Done]]:
+    """Do the parts, and yield the number and the result of each as soon as it is done."""
+    if pool is None:
+        yield from ((number, do_part(number, recorded)) for number, recorded in parts.items())
+        return
+    with _signals_held():
+        futures = {pool.submit(do_part, number, recorded): number for number, recorded in parts.items()}
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()

@@ -46,18 +46,23 @@ class ExportJob:
 
 
 class _Worker:
-    """The state of this worker process."""
+    """The state of this process as a worker."""
 
     job: ExportJob
-    stop: Event
+    stop: Event | threading.Event
 
 
 def begin(job: ExportJob, stop: Event) -> None:
     """Prepare this worker process for a job, and make it end when its parent process ends."""
     cv2.setNumThreads(1)
-    _Worker.job, _Worker.stop = job, stop
+    work_for(job, stop)
     if parent := parent_process():
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def work_for(job: ExportJob, stop: Event | threading.Event) -> None:
+    """Set the job of this process, and the event that interrupts it."""
+    _Worker.job, _Worker.stop = job, stop
 
 
 def _end_with(sentinel: int) -> None:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from synthpipe.core.errors import StoreError
 from synthpipe.files.locations import Location
 from synthpipe.files.writing import first_bytes, write_atomically
-from synthpipe.report.anonymous import without_names
-from synthpipe.report.facts import gather_facts
-from synthpipe.report.html import html_page
 from synthpipe.storage.run import RunDirectory
 
 __all__ = ["write_report"]
@@ -41,6 +38,11 @@ def write_report(path: Location, output: Location | None = None, anonymous: bool
         There is no run at `path`, a file of the run is damaged, or the report cannot be written. An existing file
         that is not a report is never overwritten.
     """
+    # data cards are in this package too, and need neither templates nor kernels
+    from synthpipe.report.anonymous import without_names
+    from synthpipe.report.facts import gather_facts
+    from synthpipe.report.html import html_page
+
     target = output or RunDirectory(path).report_page
     _refuse_others(target)
     facts = gather_facts(path)

@@ -238,7 +238,7 @@ def test_copies_of_metadata_in_the_stores_are_passed_over_and_dropped(
     for command in (["status", str(path)], ["inspect", str(path)], ["inspect", str(stores[2])]):
         assert CliRunner().invoke(main, command).exit_code == 0
     assert len(CuratedSet(stores[2]).to_torch()[23]["mask"]) == 32
-    out = ["export", str(stores[2]), "--to", "png", "-o", str(tmp_path / "png"), "--workers", "1"]
+    out = ["export", str(stores[2]), "--to", "png", "-o", str(tmp_path / "png"), "--workers", "0"]
     assert CliRunner().invoke(main, out).exit_code == 0
     more = small(patches, "curation.wanted=14")
     build(more, path, ClusterSettings(Local(0)), LogReporter(), extend=True)
@@ -279,6 +279,7 @@ def test_workers_shards_and_order_do_not_change_bytes(unfiltered: Path, patches:
     assert hashes(tmp_path / "two" / "candidates.zarr") | hashes(tmp_path / "two" / "curated.zarr") == expected
 
 
+@pytest.mark.faults
 def test_a_killed_build_goes_on_to_the_same_bytes(
     finished: tuple[Path, dict[str, Any]], patches: Path, tmp_path: Path
 ) -> None:

@@ -219,6 +219,7 @@ def test_rows_that_differ_in_secrets_alone_are_not_merged_silently(tmp_path: Pat
     assert "(table.csv line 3): the path is already in line 2, with other credentials" in problem.message
 
 
+@pytest.mark.slow
 def test_a_build_from_a_root_with_a_password_makes_the_same_bytes(folder: Path, server: Server, tmp_path: Path) -> None:
     options = [
         part for each in (*SMALL, *FILTERED, f"patches.root={server.with_password}/phantom") for part in ("--set", each)
@@ -294,7 +295,7 @@ def test_nothing_asks_a_strangers_hosts_by_itself(built: Path, server: Server, t
         ("inspect", built),
         ("inspect", built, "--index", 0),
         ("report", built),
-        ("export", built / "curated.zarr", "--to", "png", "-o", tmp_path / "png"),
+        ("export", built / "curated.zarr", "--to", "png", "-o", tmp_path / "png", "--workers", 0),
     ):
         assert (done := invoke(*command)).exit_code == 0, done.output
     assert np.asarray(synthpipe.open_curated(built / "curated.zarr")[0].image).any()

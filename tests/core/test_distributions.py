@@ -84,6 +84,7 @@ def test_the_source_distribution_holds_what_the_tests_need(built: Path) -> None:
     assert not any(path.is_symlink() for path in unpacked.rglob("*"))
 
 
+@pytest.mark.slow
 def test_the_source_distribution_installs_and_its_tests_pass(built: Path, tmp_path: Path) -> None:
     (unpacked,) = built.glob("synthpipe-*/")
     install = ("pip", "install", "--no-deps", "--no-build-isolation", "--target", str(tmp_path))

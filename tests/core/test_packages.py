@@ -15,7 +15,6 @@ from packaging.requirements import Requirement
 
 from synthpipe.core.errors import MissingPackageError
 from synthpipe.core.packages import TORCH, TRAIN, absent, require
-from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import DEMO, ROOT, SMALL
 from tests.requirements import render_requirements
 
@@ -68,13 +67,13 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it() -> None:
     )
 
 
-def test_a_torchvision_that_does_not_fit_torch_is_named(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_torchvision_that_does_not_fit_torch_is_named(phantom: Path, tmp_path: Path) -> None:
     """One for CUDA beside a torch for CPUs: pip installs them, since their versions agree."""
     (tmp_path / "torchvision").mkdir()
     fault = "operator torchvision::nms does not exist"
     (tmp_path / "torchvision" / "__init__.py").write_text(f"raise RuntimeError({fault!r})")
-    write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
-    settings = [part for each in (*SMALL, f"patches.root={tmp_path / 'phantom'}") for part in ("--set", each)]
+    settings = [part for each in (*SMALL, f"patches.root={phantom}") for part in ("--set", each)]
     env = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     refused = synthpipe("build", str(DEMO), *settings, "-o", str(tmp_path / "run"), env=env)
     assert refused.returncode == 1 and not (tmp_path / "run").exists()
@@ -85,10 +84,9 @@ def test_a_torchvision_that_does_not_fit_torch_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_without_torch_a_build_without_filter_makes_the_same_bytes(tmp_path: Path) -> None:
-    write_phantom(tmp_path / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
+def test_without_torch_a_build_without_filter_makes_the_same_bytes(phantom: Path, tmp_path: Path) -> None:
     env = without(tmp_path / "site", *TORCH)
-    settings = [part for each in (*SMALL, f"patches.root={tmp_path / 'phantom'}") for part in ("--set", each)]
+    settings = [part for each in (*SMALL, f"patches.root={phantom}") for part in ("--set", each)]
     refused = synthpipe("build", str(DEMO), *settings, "-o", str(tmp_path / "refused"), env=env)
     assert refused.returncode == 1 and "pip install huggingface-hub safetensors timm torch torch" in refused.stderr
     assert "--set filter.enabled=false" in refused.stderr and not (tmp_path / "refused").exists()

@@ -342,7 +342,10 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.parametrize(("workers", "consumed"), [(2, 0), (0, 4), (2, 6)])
+@pytest.mark.parametrize(
+    ("workers", "consumed"),
+    [pytest.param(2, 0, marks=pytest.mark.slow), (0, 4), pytest.param(2, 6, marks=pytest.mark.slow)],
+)
 def test_another_process_goes_on_in_the_middle_of_an_epoch(curated: CuratedSet, workers: int, consumed: int) -> None:
     whole, loader = [], curated.to_torch().loader(4, seed=5)
     for _ in range(3):
@@ -415,6 +418,7 @@ def sums(loader: ResumableLoader) -> list[int]:
     return list(chain.from_iterable(batch["image"].sum((1, 2, 3)).tolist() for batch in loader))
 
 
+@pytest.mark.slow
 def test_processes_of_torch_get_different_samples(curated: CuratedSet, tmp_path: Path) -> None:
     commands = [
         [sys.executable, "-c", _SHARE, str(curated.path), str(rank), str(tmp_path / "meeting")] for rank in range(2)

@@ -53,14 +53,14 @@ def curated(run: Path) -> CuratedSet:
     return CuratedSet(run / "curated.zarr")
 
 
-def exported(curated: CuratedSet, form: str, folder: Location, part: int = 8, workers: int = 1) -> Exported:
-    """Export a set in small parts."""
+def exported(curated: CuratedSet, form: str, folder: Location, part: int = 8, workers: int = 0) -> Exported:
+    """Export a set in small parts, in this process unless `workers` are wanted."""
     return export(curated, form, folder, LogReporter(), part, workers)
 
 
 @pytest.fixture(scope="session")
 def exports(curated: CuratedSet, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that returns the folder of a form with an export of `curated` by one worker; read only."""
+    """Return a function that returns the folder of a form with an export of `curated` by this process; read only."""
 
     def folder_of(form: str) -> Path:
         return once(tmp_path_factory, f"export-{form}", lambda folder: exported(curated, form, folder))

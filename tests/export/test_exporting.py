@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -10,6 +11,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,8 +21,9 @@ from click.testing import CliRunner
 
 from synthpipe.cli import main
 from synthpipe.core.errors import MissingPackageError, StaleRunError, StoreError
+from synthpipe.core.progress import Advance, Silent
 from synthpipe.curated import CuratedSet
-from synthpipe.export import FORMS, form_of
+from synthpipe.export import FORMS, export, form_of
 from synthpipe.export.entries import part_of
 from synthpipe.export.ledger import digest_of
 from synthpipe.export.work import reader_of
@@ -82,12 +86,13 @@ def test_killed_and_given_again_it_ends_with_the_same_bytes(form: str, large: Cu
     assert not left, "workers outlive the export"
     before = recorded(folder)
     assert 0 < len(before) < 15
-    again = exported(large, form, folder, PART, workers=2)
+    again = exported(large, form, folder, PART)
     assert again.kept == len(before) and again.composites == 120
-    exported(large, form, tmp_path / "whole", PART, workers=2)
+    exported(large, form, tmp_path / "whole", PART)
     assert digests(folder) == digests(tmp_path / "whole")
 
 
+@pytest.mark.faults
 def test_killed_before_a_part_is_recorded_it_goes_on_too(large: CuratedSet, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     process = started(large, "png", folder, part=120)
@@ -110,6 +115,24 @@ def test_interrupted_it_leaves_whole_files_and_says_so(large: CuratedSet, tmp_pa
     assert not list(folder.rglob("*.partial"))
     images, masks = ({path.name for path in (folder / name).iterdir()} for name in ("img", "mask"))
     assert images and images <= masks, "an image without its mask"
+
+
+def test_interrupted_in_this_process_it_resumes_to_the_same_bytes(
+    curated: CuratedSet, exports: Exports, tmp_path: Path
+) -> None:
+    class StopsAfterOnePart(Silent):
+        @contextmanager
+        def stage(self, title: str, total: int) -> Iterator[Advance]:
+            def stop(steps: int, remark: str = "") -> None:
+                raise KeyboardInterrupt
+
+            yield stop
+
+    with pytest.raises(KeyboardInterrupt):
+        export(curated, "png", tmp_path / "out", StopsAfterOnePart(), 8, 0)
+    assert list(recorded(tmp_path / "out")) == ["0"] and not multiprocessing.active_children()
+    assert exported(curated, "png", tmp_path / "out").kept == 1
+    assert digests(tmp_path / "out") == digests(exports("png"))
 
 
 def test_a_killed_worker_is_reported(large: CuratedSet, tmp_path: Path) -> None:
@@ -203,7 +226,8 @@ def test_a_difference_when_reading_back_is_reported(curated: CuratedSet, tmp_pat
     """The ledger records a part whose files are those of another composite."""
     folder = tmp_path / "out"
     result = CliRunner().invoke(
-        main, ["export", str(curated.path), "--to", "png", "-o", str(folder), "--part", "22", "--no-check"]
+        main,
+        ["export", str(curated.path), "--to", "png", "-o", str(folder), "--part", "22", "--no-check", "--workers", "0"],
     )
     assert result.exit_code == 0 and "not read back" in result.stdout
     form = form_of("png", curated.description)
@@ -219,7 +243,18 @@ def test_a_difference_when_reading_back_is_reported(curated: CuratedSet, tmp_pat
 
 
 def test_the_command_says_what_it_did(curated: CuratedSet, tmp_path: Path) -> None:
-    arguments = ["export", str(curated.path), "--to", "hf", "-o", str(tmp_path / "out"), "--part", "10"]
+    arguments = [
+        "export",
+        str(curated.path),
+        "--to",
+        "hf",
+        "-o",
+        str(tmp_path / "out"),
+        "--part",
+        "10",
+        "--workers",
+        "0",
+    ]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     assert re.search(

@@ -275,7 +275,7 @@ def test_an_export_that_is_cut_keeps_its_parts_and_ends_at_the_next_attempt(
             _, _, sha256 = digest_of((name, (folder / name).read_bytes()) for name in names)
             assert sha256 == record.sha256
 
-    cut_everywhere(None, lambda folder: export(curated, "png", folder, LogReporter(), 1, 1), after, tmp_path, cuts)
+    cut_everywhere(None, lambda folder: export(curated, "png", folder, LogReporter(), 1, 0), after, tmp_path, cuts)
 
 
 def test_a_cut_while_a_run_is_reopened_leaves_it_unfinished(finished: Path, tmp_path: Path) -> None:

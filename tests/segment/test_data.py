@@ -67,7 +67,9 @@ def check(batches: list[Tensors], curated: CuratedSet) -> None:
     assert torch.equal(torch.cat([batch["labels"] for batch in batches]), torch.from_numpy(curated.labels))
 
 
-@pytest.mark.parametrize("method", [None, "fork", "spawn", "forkserver"])
+@pytest.mark.parametrize(
+    "method", [None, "fork", *(pytest.param(name, marks=pytest.mark.slow) for name in ("spawn", "forkserver"))]
+)
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_loader_gives_the_set_in_any_kind_of_worker(dataset: CuratedDataset, method: str | None) -> None:
     dataset[0]  # what is open here is no use there

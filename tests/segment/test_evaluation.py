@@ -62,10 +62,9 @@ def test_another_evaluation_replaces_the_pictures_of_the_first_alone(
 ) -> None:
     predictor, images = Predictor.load(trained / "best.ckpt"), masked_images(data_set.validation)
     mine = tmp_path / "pictures" / "mine.png"
-    evaluate(predictor, images, tmp_path, LogReporter(), pictured=2, replicates=1)
-    mine.write_bytes(b"of another program")
     for drawn in (2, 1):
         evaluate(predictor, images, tmp_path, LogReporter(), pictured=drawn, replicates=1)
+        mine.write_bytes(b"of another program")
         expected = {"drawn.json", "mine.png", *(f"{image.name}.png" for image in images[:drawn])}
         assert {path.name for path in mine.parent.iterdir()} == expected
 

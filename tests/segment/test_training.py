@@ -211,15 +211,15 @@ def test_a_killed_training_goes_on_with_the_same_losses(data_set: DataSet, tmp_p
     assert same_weights(directory / "last.ckpt", tmp_path / "through" / "last.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("encoder", "job"),
     [
         ("tu-test_resnet", {}),
         # has a head that nothing asks; in a job whose single task starts the other processes
-        pytest.param(
+        (
             "efficientnet-b0",
             {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"},
-            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -256,10 +256,21 @@ def test_devices_stop_together_when_one_is_asked_to(data_set: DataSet, tmp_path:
     assert Checkpoint.load(tmp_path / "run" / "last.ckpt").progress["step"] == len(rows(tmp_path / "run")) < 400
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
-def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: Path, device: str) -> None:
+def test_a_folder_is_trained_into_by_one_at_a_time(data_set: DataSet, tmp_path: Path) -> None:
+    with (
+        held(tmp_path / "run", TRAINING),
+        pytest.raises(StaleRunError, match=rf"run: is being written by process {os.getpid()} on "),
+    ):
+        train(settings(), data_set.training_data(), tmp_path / "run", CPU, LogReporter())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_trained_into_is_refused_before_a_second_device_starts(
+    data_set: DataSet, tmp_path: Path
+) -> None:
     with held(tmp_path / "run", TRAINING):
-        found = run(command(data_set, tmp_path / "run", "--device", device))
+        found = run(command(data_set, tmp_path / "run", "--device", "cpu,cpu"))
     assert found.returncode != 0 and "Traceback" not in found.stderr
     assert f"run: is being written by process {os.getpid()} on " in found.stderr
     assert not (tmp_path / "run").exists()

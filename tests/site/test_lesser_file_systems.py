@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -143,11 +144,13 @@ def test_where_locks_do_nothing_the_other_build_is_named(site: Site) -> None:
     while build.poll() is None:
         holder["renewed"] += 1
         write_atomically(run / ".lock", json.dumps(holder))
+        time.sleep(0.05)
     _, log = build.communicate()
     assert build.returncode == 1 and f"{run}: is being written by {held_by}; wait for it" in log
 
 
-@pytest.mark.parametrize("workers", [pytest.param("1", marks=pytest.mark.slow), "2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
 def test_workers_share_no_donor_bank_where_locks_do_nothing(site: Site, workers: str) -> None:
     scratch = site.folder / "scratch"
     scratch.mkdir()

@@ -28,7 +28,7 @@ from synthpipe.runtime import ClusterSettings, Local
 from tests.conftest import DEMO, SMALL, pipeline
 
 KEY, SECRET = "AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-UNFILTERED = (*SMALL, "store.shard=16", "filter.enabled=false")
+UNFILTERED = (*SMALL, "store.shard=16", "filter.enabled=false", "bezier=null")
 RUN = "s3://bucket/run"
 
 Answer = tuple[str, str, str]
@@ -101,14 +101,22 @@ def store(served: tuple[Store, Path]) -> Iterator[Store]:
 
 def commands(here: Path, folder: Path) -> list[list[str]]:
     def building(root: str, run: str) -> list[str]:
-        return ["build", str(DEMO), "-o", run, *(f"--set={each}" for each in (*UNFILTERED, f"patches.root={root}"))]
+        return [
+            "build",
+            str(DEMO),
+            "-o",
+            run,
+            "--workers",
+            "0",
+            *(f"--set={each}" for each in (*UNFILTERED, f"patches.root={root}")),
+        ]
 
     return [
         *([command, RUN] for command in ("status", "inspect", "verify", "report")),
         ["inspect", f"{RUN}/curated.zarr"],
         ["index", "s3://bucket/phantom", "--layout", "wsss4luad"],
         ["index", "s3://bucket", "--layout", "wsss4luad"],
-        ["export", f"{RUN}/curated.zarr", "--to", "png", "-o", f"{here}/png"],
+        ["export", f"{RUN}/curated.zarr", "--to", "png", "-o", f"{here}/png", "--workers", "0"],
         building(f"{folder}/phantom", RUN),
         building(f"{folder}/phantom", "s3://bucket/new"),
         building("s3://bucket/phantom", f"{here}/run"),

@@ -24,7 +24,7 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.stores import CompositeStore
 
 if TYPE_CHECKING:  # a worker that only renders never loads torch
-    from synthpipe.filtering.training import FilterData
+    from synthpipe.filtering.epoch import FilterData
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def train(worker: WorkerState, task: TrainTask) -> list[str]:
 
 def filter_data(pipeline: Pipeline, run: RunDirectory, catalog: Catalog, strategy: Strategy) -> FilterData:
     """Return the stored composites that train and validate the filter of a strategy, and views of real patches."""
-    from synthpipe.filtering.training import FilterData
+    from synthpipe.filtering.epoch import FilterData
 
     synthetic = CompositeStore.open(run.training, strategy).images()
     count = training_composites(pipeline)

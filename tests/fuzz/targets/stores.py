@@ -134,7 +134,7 @@ class Stores:
         if case.export:
             self._step("export", 20)
             shutil.rmtree(self._place.case / "export", ignore_errors=True)
-            command("export", run / "curated.zarr", "--to", "png", "-o", self._place.case / "export", "--workers", "1")
+            command("export", run / "curated.zarr", "--to", "png", "-o", self._place.case / "export", "--workers", "0")
         self._step("open_curated")
         try:
             found = digests(open_curated(run / "curated.zarr"))
