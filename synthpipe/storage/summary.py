@@ -30,7 +30,7 @@ def summarise(path: Location) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        Neither a run nor a store of synthpipe is at `path`.
+        `path` is neither a run nor a store of synthpipe.
     """
     is_run, is_store = (exists(path / name) for name in ("run.json", "zarr.json"))
     found = "the folder has no run.json and no zarr.json" if exists(path) else "the path does not exist"

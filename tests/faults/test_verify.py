@@ -354,7 +354,7 @@ def test_messages_about_damage_name_the_repair(run: Path) -> None:
     for shard in shards:
         shard.write_bytes(shard.read_bytes()[:-1])
     for index in (0, 8):
-        with pytest.raises(StoreError, match=r"if its run is finished, repair it with `synthpipe verify RUN --repair`"):
+        with pytest.raises(StoreError, match=r"if the run is finished, repair it with `synthpipe verify RUN --repair`"):
             open_run(run).candidate("mosaic", index)
     shards[1].unlink()
     assert not repaired(run).faults and contents(run) == before
