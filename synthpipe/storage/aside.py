@@ -54,7 +54,7 @@ def remove_rest(store: Location, aside: Location) -> None:
 
 
 def _copy(store: Location, aside: Location) -> None:
-    """Copy all files of a store except its root, then move the root."""
+    """Copy all files of a store except the root file, then move the root file."""
     files, source = _system(store)
     target = _system(aside)[1]
     root = f"{source}/{ROOT}"

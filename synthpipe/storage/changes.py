@@ -1,4 +1,4 @@
-"""Check which settings of a pipeline may differ from those of an existing run."""
+"""Check that a pipeline differs from the pipeline of an existing run only in settings that may change."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ class ObjectWriter:
         self._writing: Future[None] | None = None
 
     def reserve(self, size: int) -> Buffer:
-        """Return a buffer, (size,) uint8, for the next bytes; the caller must fill it before it calls other methods."""
+        """Return a buffer, (size,) uint8, for the next bytes. The caller must fill it before calling other methods."""
         if self._filled + size > self._buffer.size:
             self.wait()
             whole = self._filled // _PAGE * _PAGE

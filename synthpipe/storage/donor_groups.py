@@ -18,7 +18,7 @@ _NUMBERS, _STEPS = "donor_groups", "group_steps"
 
 
 def read_donor_groups(store: Store, chosen: Chosen) -> NDArray[np.int32]:
-    """Return (N, U) int32. Each row has the ascending group numbers of one composite, and then -1."""
+    """Return (N, U) int32. Each row has the ascending group numbers of one composite; free elements are -1."""
     if not store.virtual:
         return store.read(_NUMBERS, chosen)
     stored: NDArray[np.uint8] = store.read(_STEPS, chosen)

@@ -76,7 +76,7 @@ class DonorTable:
 
     @classmethod
     def of(cls, donors: Sequence[PatchRef], numbers: Collection[int], canvas: tuple[int, int] | None) -> DonorTable:
-        """Return the table of a catalog's donors; `numbers` are the indices of the donors to store."""
+        """Return the table of a catalog's donors. `numbers` are the indices of the donors whose pixels are stored."""
         order = sorted(range(len(donors)), key=lambda number: (number not in numbers, number))
         records = (donors[number] for number in order)
         table = (StoredDonor(each.id, each.classes[0], each.height, each.width, each.group) for each in records)

@@ -102,7 +102,7 @@ class FilterReport:
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
     def to_json(self) -> str:
-        """Return the report as JSON text; floats keep every bit."""
+        """Return the report as JSON text. Floats keep their exact values."""
         return json.dumps(self.fields(), indent=1, allow_nan=False) + "\n"
 
     @classmethod

@@ -171,7 +171,7 @@ def _chunks(data: Buffer, count: int) -> Iterator[Buffer]:
 
 
 def _checked(data: Buffer, what: str) -> Buffer:
-    """Return a chunk without its checksum. If the checksum is wrong, raise an error in which `what` names it."""
+    """Return a chunk without its checksum. If the checksum is wrong, raise an error; `what` names the checksum."""
     try:
         return split_checksum(data)
     except ValueError as error:

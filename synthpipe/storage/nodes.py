@@ -28,7 +28,7 @@ METADATA = "zarr.json"
 COPIES = "consolidated_metadata"
 """The key of consolidated metadata, which `zarr.consolidate_metadata` adds and synthpipe does not read."""
 MOST_METADATA = 64 << 20
-"""The largest size of a ``zarr.json`` in bytes; the file of a curated set lists all slides."""
+"""The largest size of a ``zarr.json`` in bytes. The file of a curated set is large, because it lists all slides."""
 
 HOW_TO_MEND = (
     "if the run is finished, repair it with `synthpipe verify RUN --repair`; otherwise restore this object from a "
@@ -78,7 +78,7 @@ class _Array(BaseModel):
 
 
 class _Attributes(BaseModel):
-    """The attributes of a group that synthpipe uses; a group may have further attributes."""
+    """Attributes that synthpipe reads from a group. A group may have further attributes."""
 
     pipeline: str = ""
     fingerprint: str = ""
@@ -134,7 +134,7 @@ def has_copies(path: StorePath) -> bool:
 
 
 def damaged(path: object, what: str) -> StoreError:
-    """Return the error for a damaged object; `what` describes the damage."""
+    """Return the error for a damaged object. `what` describes the damage."""
     return StoreError(f"{path}: damaged: {what}; {HOW_TO_MEND}")
 
 

@@ -115,7 +115,7 @@ class RunDirectory:
 
     @property
     def token(self) -> Location:
-        """A file that exists while a build runs; workers read it to recognize the run."""
+        """A file that exists while a build runs. Workers read the file to recognize the run."""
         return self.path / ".driver"
 
     def small_files(self) -> tuple[Location, ...]:

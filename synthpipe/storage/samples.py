@@ -158,7 +158,7 @@ class SampleReader:
         self._indices: dict[int, NDArray[np.uint64]] = {}
 
     def forget(self, shard: int) -> None:
-        """Release a shard's file; a read that has already started still completes."""
+        """Release a shard's file. A read that has already started still completes."""
         self._files.pop(shard, None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ class SampleReader:
             self._codec.decode(payload, out)
 
     def _open(self, shard: int) -> tuple[_Object, NDArray[np.uint64]]:
-        """Return a shard's file and index; recently used files stay open."""
+        """Return a shard's file and index. Recently used files stay open."""
         with self._lock:
             file = self._files.get(shard)
             if file is None:

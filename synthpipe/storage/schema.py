@@ -129,7 +129,7 @@ def zarr_store(path: Location, writable: bool = False) -> Store:
 
 
 def create_group(path: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create or open group `name` of a store; set its attributes and remove consolidated metadata."""
+    """Create or open group `name` of a store. Set its attributes, and remove consolidated metadata."""
     store = path if isinstance(path, Store) else zarr_store(path, writable=True)
     group = open_node(StorePath(store, name))
     if not isinstance(group, zarr.Group):
@@ -288,7 +288,7 @@ def _member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None
 
 
 def _check_array(array: zarr.Array[Any], spec: ArraySpec, classes: int | None) -> None:
-    """Refuse an array that differs from its `spec` in anything but its length."""
+    """Refuse an array that differs from `spec` in any property except the length."""
     sample, size = array.shape[1:], shard_size(array)
     cut = (None, (size, *sample)) if spec.kind == "small" else ((size, *sample), (1, *sample))
     fill = np.asarray(spec.fill_value)

@@ -1,4 +1,4 @@
-"""Read whole shards, and list those that are stored.
+"""Read whole shards, and list the stored shards.
 
 One task encodes all samples of a shard and stores the shard as one object, atomically and durably. No other task
 touches the object. Composites are never rewritten. Verdicts are rewritten when curation settings change. A shard is

@@ -58,7 +58,7 @@ class Store:
 
     @classmethod
     def find(cls, path: Location, name: str = "") -> Self | None:
-        """Open group `name` of the Zarr store at `path`; return None if the group does not exist."""
+        """Open group `name` of the Zarr store at `path`. Return None if the group does not exist."""
         return cls.open(path, name) if exists(path / name / METADATA) else None
 
     @property

@@ -1,4 +1,4 @@
-"""The two kinds of store, and their layout on disk: the composites of one strategy, and a curated set."""
+"""Define the two kinds of store: the composites of one strategy, and a curated set."""
 
 from __future__ import annotations
 
