@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     from synthpipe.curated.torch_data import CuratedDataset
 
 
-def to_torch(curated: CuratedSet, transform: Callable[[dict[str, Any]], dict[str, Any]] | None) -> CuratedDataset:
+def to_torch(
+    curated: CuratedSet, transform: Callable[[dict[str, Any]], dict[str, Any]] | None, fresh: bool
+) -> CuratedDataset:
     """Return a map-style torch data set; see `CuratedSet.to_torch`."""
     require("to_torch", "torch")
+    if fresh:
+        from synthpipe.curated.fresh_torch import FreshDataset
+
+        return FreshDataset(curated, curated.fresh(), transform=transform)
     from synthpipe.curated.torch_data import CuratedDataset
 
     return CuratedDataset(curated, transform=transform)
