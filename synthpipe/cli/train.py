@@ -75,7 +75,7 @@ def train(
     and their classes.
 
     With --fresh, no composite is shown twice: each one takes the place of a sample of CURATED, with its strategy and
-    classes. It equals --set fresh=unfiltered.
+    classes. It equals --set fresh=unfiltered. With --set fresh=filtered, the filter of the build must accept them.
 
     \b
     Examples:
@@ -99,7 +99,7 @@ def train(
     if fresh and settings.fresh is None:
         settings = settings.model_copy(update={"fresh": "unfiltered"})
     sets = [CuratedSet(path) for path in curated]
-    streams = [each.fresh(settings.seed) for each in sets] if settings.fresh else []
+    streams = [each.fresh(settings.seed, settings.fresh) for each in sets] if settings.fresh else []
     composites, description = Composites(sets, streams), sets[0].description
     if real is None and settings.real:
         raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
@@ -108,6 +108,9 @@ def train(
     _note_unused(settings, real, description)
     shown = RealPatches(patches.patches, description) if patches else None
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
+    for number, stream in enumerate(streams, 1):
+        if stream.filter:
+            sources |= {f"{strategy} filter {number}": each for strategy, each in stream.filter.digests.items()}
     if patches:
         among_patches(images, patches.patches, reporter())
         sources["real patches"] = patches.digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from synthpipe.core.class_rule import has_enough_classes
 from synthpipe.core.errors import ConfigError
 from synthpipe.core.records import STRATEGIES, Composite, Image, Mask, Recipe, Strategy
 from synthpipe.curated.fresh_checks import renderer_of, rules_of
+from synthpipe.curated.fresh_filter import FreshFilter
 from synthpipe.curated.pixels import Pixels
 from synthpipe.storage.nodes import damaged
 
@@ -30,6 +31,7 @@ _RENDERED, _TRIED = 32, 256  # attempts that are rendered, and all attempts, bef
 _COMMON = 0.1  # least share of a strategy's samples that makes a combination of classes common
 
 Classes = frozenset[int]
+FreshKind = Literal["unfiltered", "filtered"]
 
 
 class FreshBatch(NamedTuple):
@@ -90,7 +92,8 @@ class FreshComposites:
     Each composite takes the place of one sample of the set and has the same strategy. It follows the rules
     ``curation.min_classes`` and ``curation.min_class_share`` of the build. Each combination of classes that at least a
     tenth of a strategy's samples show is about as frequent as in the set, and so are all other combinations together:
-    the first 32 attempts must match the sample in this.
+    the first 32 attempts must match the sample in this. With a filter, each composite is accepted by the filter that
+    chose the set.
 
     A composite depends only on the set, the seed, its position and the sample. Different positions or seeds never have
     the same composite. Donors are those of the set's slides, so a part of a `Split` shows no slide of another part.
@@ -103,22 +106,34 @@ class FreshComposites:
         The pixels of the whole set.
     seed : int
         The seed of the stream, from 0 to 2**64 - 1.
-    matches_all : bool
-        Whether the first attempts must match rare combinations of classes too.
+    kind : {"unfiltered", "filtered"}
+        Whether the filter that chose the set must accept each composite.
+    device : str
+        The device of the filter; `FreshFilter` explains it.
+
+    Attributes
+    ----------
+    filter : FreshFilter or None
+        The filter.
 
     Raises
     ------
     ConfigError
-        The set is not virtual, is empty, was edited, or has no rules.
+        The set is not virtual, is empty, was edited, or has no rules; or its filter is not there.
+    FilterError
+        The filter is damaged.
     StoreError
         The set is damaged.
     """
 
-    kind = "unfiltered"
-
-    def __init__(self, curated: CuratedSet, pixels: Pixels, seed: int = 0, matches_all: bool = False) -> None:
-        self.curated, self.seed, self._matches_all = curated, seed, matches_all
+    def __init__(
+        self, curated: CuratedSet, pixels: Pixels, seed: int = 0, kind: FreshKind = "unfiltered", device: str = "cpu"
+    ) -> None:
+        if kind not in get_args(FreshKind):
+            raise ConfigError(f"fresh: got {kind!r}, expected {' or '.join(get_args(FreshKind))}")
+        self.curated, self.seed, self._matches_all = curated, seed, False
         self._renderer, self._rules = renderer_of(curated, pixels), rules_of(curated)
+        self.filter = FreshFilter(curated, self._rules, device) if kind == "filtered" else None
         self._common = {strategy: _common_classes(curated, strategy) for strategy in STRATEGIES}
         self._donors: Donors | None = None
 
@@ -126,8 +141,18 @@ class FreshComposites:
         """Return the state to pickle, without donors: each process loads its own."""
         return vars(self) | {"_donors": None}
 
+    @property
+    def kind(self) -> str:
+        """``unfiltered``, ``filtered``, or ``filtered on`` a device other than the CPU."""
+        if self.filter is None:
+            return "unfiltered"
+        return "filtered" if self.filter.device == "cpu" else f"filtered on {self.filter.device}"
+
     def seeded(self, seed: int, matches_all: bool) -> FreshComposites:
-        """Return the stream of another seed; both share the donors in memory."""
+        """Return the stream of another seed; both share the donors in memory.
+
+        With `matches_all`, the first attempts must match rare combinations of classes too.
+        """
         other = copy.copy(self)
         other.seed, other._matches_all = seed, matches_all
         return other
@@ -180,7 +205,7 @@ class FreshComposites:
                 recipe = self._next_recipe(search)
                 self._render(recipe, images[number], masks[number])
                 count_classes(masks[number].reshape(-1), pixels[number])
-            good = self._follow_rules(pixels[pending], [searches[number] for number in pending])
+            good = self._are_good(images[pending], pixels[pending], [searches[number] for number in pending])
             pending = [number for number, is_good in zip(pending, good.tolist(), strict=True) if not is_good]
         return FreshBatch(
             images,
@@ -230,17 +255,24 @@ class FreshComposites:
                 return recipe
         raise ConfigError(
             f"{self.curated.path}: none of {ATTEMPTS} fresh {search.strategy} composites follows the rules of the set: "
-            f"at least {self._rules.min_classes} classes with {self._rules.min_class_share:.2%} of the pixels each; "
+            f"at least {self._rules.min_classes} classes with {self._rules.min_class_share:.2%} of the pixels each"
+            f"{', and accepted by the filter' if self.filter else ''}; "
             "use a part of the set with more slides, or train on the set without fresh composites"
         )
 
-    def _follow_rules(self, pixels: NDArray[np.int32], searches: Sequence[_Search]) -> NDArray[np.bool_]:
-        """Return whether each composite follows the rules, and matches the classes of its sample."""
+    def _are_good(self, images: Image, pixels: NDArray[np.int32], searches: Sequence[_Search]) -> NDArray[np.bool_]:
+        """Return whether each composite follows the rules, matches the classes of its sample, and passes the filter."""
         match = [
             not search.is_matching or self._group(search.strategy, row) == search.classes
             for row, search in zip(pixels[:, :-1], searches, strict=True)
         ]
-        return has_enough_classes(pixels, self._rules.min_classes, self._rules.min_class_share) & match
+        good = has_enough_classes(pixels, self._rules.min_classes, self._rules.min_class_share) & match
+        for strategy in STRATEGIES if self.filter else ():
+            asked = good & np.array([search.strategy == strategy for search in searches])
+            if asked.any():
+                assert self.filter  # nosec B101 # for mypy
+                good[asked] = self.filter.accepts(strategy, images[asked])
+        return good
 
     def _group(self, strategy: Strategy, present: NDArray[np.integer[Any]]) -> Classes | None:
         """Return the classes with positive values in `present`, (C,), or None if they are no common combination."""

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from synthpipe.core.errors import ConfigError
 from synthpipe.curated.fresh import FreshComposites
 from synthpipe.curated.ranks import share_of
 from synthpipe.curated.torch_data import CuratedDataset, Epochs, ResumableLoader, Samples, Tensors, Transform
@@ -96,9 +97,14 @@ class FreshDataset(CuratedDataset):
     ) -> ResumableLoader:
         """Return a loader of whole batches of fresh composites; `CuratedDataset.loader` explains the parameters.
 
-        The seed is also that of the stream. With `weights`, composites take the places of the drawn samples, and match
-        rare classes too.
+        The seed is also that of the stream. A filter on a GPU needs `workers` 0. With `weights`, composites take the
+        places of the drawn samples, and match rare classes too.
         """
+        if workers and self.stream.filter and self.stream.filter.device != "cpu":
+            raise ConfigError(
+                f"workers: got {workers} for fresh composites {self.fresh}, which worker processes cannot use; give "
+                "workers=0, or make the data set with device cpu"
+            )
         rank, world = share_of(rank, world)
         seeded = copy.copy(self)
         seeded.stream = self.stream.seeded(seed, matches_all=weights is not None)

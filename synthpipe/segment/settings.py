@@ -176,10 +176,10 @@ class TrainSettings(Section):
     composites: Annotated[Whole, Field(ge=1, le=65_536, description="composites per step, over all devices")] = 32
     real: Annotated[Whole, Field(ge=0, le=65_536, description="real patches per step, over all devices; 0: none")] = 32
     fresh: Annotated[
-        Literal["unfiltered"] | None,
+        Literal["unfiltered", "filtered"] | None,
         Field(
             description="unfiltered: each pass renders composites that no other pass shows, like those of virtual "
-            "sets; null: the composites of the sets"
+            "sets; filtered: the same, and the filter of the build accepts them; null: the composites of the sets"
         ),
     ] = None
     epochs: Annotated[Positive, Field(description="number of passes over the composites")] = 25

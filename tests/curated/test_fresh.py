@@ -26,10 +26,11 @@ from synthpipe.core.progress import Silent
 from synthpipe.core.records import STRATEGIES, recipe_to_json
 from synthpipe.curated import CuratedSet
 from synthpipe.curated.fresh import ATTEMPTS, FreshBatch
-from synthpipe.curated.fresh_torch import FreshDataset
+from synthpipe.curated.fresh_torch import FreshDataset, FreshEpochs
 from synthpipe.curated.materializing import materialize
 from synthpipe.curated.torch_data import ResumableLoader
-from synthpipe.storage.run import read_json, write_json
+from synthpipe.filtering.scoring import Scorer
+from synthpipe.storage.run import RunDirectory, read_json, write_json
 from synthpipe.storage.stores import CuratedStore
 from synthpipe.verification import verify
 from tests.build.test_virtual import PLAIN, make, plain_run, virtual_run
@@ -288,6 +289,65 @@ def test_sets_that_cannot_have_fresh_composites_are_refused(
         ConfigError, match="it was edited: the labels of sample 0 name normal, but its mask shows tumour"
     ):
         open_curated(edited).fresh()
+
+
+def scores(run: Path, made: FreshBatch) -> np.ndarray:
+    """Score composites as the build does."""
+    found = np.empty(len(made.images), np.float32)
+    for code, strategy in enumerate(STRATEGIES):
+        chosen = made.strategies == code
+        found[chosen] = Scorer.load(RunDirectory(run).weights(strategy), "cpu").score(made.images[chosen], 8)
+    return found
+
+
+def test_the_filter_keeps_what_it_kept_in_the_set(virtual_run: Path) -> None:
+    """Rule top_k: no score is below the lowest one of the strategy in the set; also in a part of the set."""
+    curated = open_curated(virtual_run)
+    best = curated.subset(np.argsort(-curated.p_real)[:12])
+    for part in (curated, best):
+        made = part.fresh(seed=1, kind="filtered").read(range(24))
+        least = [curated.p_real[curated.strategies == code].min() for code in (0, 1)]
+        assert (scores(virtual_run, made) >= np.array(least)[made.strategies]).all()
+        assert (made.indices % ATTEMPTS > 0).any()
+    plain = curated.fresh(seed=1).read(range(24))
+    assert (scores(virtual_run, plain) < np.array(least)[plain.strategies]).any()
+    again = curated.fresh(seed=1, kind="filtered")
+    assert np.array_equal(again.read([7]).images[0], again.read(range(5, 9)).images[2])
+
+
+def test_a_set_can_bring_its_filter_along(virtual_run: Path, tmp_path: Path) -> None:
+    """And a threshold accepts higher scores only."""
+    p_real = open_curated(virtual_run).p_real
+    threshold = float(np.median(p_real))
+    rules = {"rule": "threshold", "threshold": threshold, "min_classes": 2, "min_class_share": 0.01}
+    path = copied(virtual_run, tmp_path, curation=rules)
+    shutil.copytree(virtual_run / "filter", path / "filter")
+    curated = open_curated(path)
+    made = curated.fresh(kind="filtered").read(range(12))
+    assert (scores(virtual_run, made) > threshold).all()
+    loader = curated.to_torch(fresh="filtered").loader(6, workers=2)
+    shown = list(loader)
+    assert loader.state_dict()["fresh"] == "filtered" and len(set(origins(shown))) == 24
+    positions, samples = zip(*(key for batch in FreshEpochs(24, 6) for key in batch), strict=True)
+    expected = curated.fresh(kind="filtered").read(positions, samples)
+    assert [index for _, index in origins(shown)] == expected.indices.tolist()
+
+
+def test_a_filter_that_did_not_choose_the_set_is_refused(plain_run: Path, virtual_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="its mosaic composites have no scores, so no filter chose them; use fresh: unf"
+    ):
+        open_curated(plain_run).fresh(kind="filtered")
+    path = copied(virtual_run, tmp_path)
+    with pytest.raises(ConfigError, match=r"its mosaic filter is neither .*set\.zarr/filter/mosaic.* nor .*; copy the"):
+        open_curated(path).fresh(kind="filtered")
+    shutil.copytree(virtual_run / "filter", tmp_path / "filter")
+    assert open_curated(path).fresh(kind="filtered").filter
+    shutil.copy(tmp_path / "filter/bezier.safetensors", tmp_path / "filter/mosaic.safetensors")
+    with pytest.raises(ConfigError, match=r"mosaic\.safetensors: gives sample 0 of .* the score .*, so another filter"):
+        open_curated(path).fresh(kind="filtered")
+    with pytest.raises(ConfigError, match="fresh: got 'all', expected unfiltered or filtered"):
+        open_curated(path).to_torch(fresh="all")  # type: ignore[arg-type]
 
 
 def test_golden_fresh_recipes() -> None:

@@ -22,14 +22,18 @@ from synthpipe.core.errors import ConfigError
 from synthpipe.curated import CuratedSet, begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.segment.batches import Steps, batches
+from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.masks import masked_images
 from synthpipe.segment.settings import TrainSettings
 from synthpipe.segment.sources import Composites
 from synthpipe.segment.training import train
 from synthpipe.segment.training_records import TrainingData
+from tests.build.test_virtual import virtual_run
 from tests.conftest import ROOT, once, pipeline
 from tests.segment.conftest import CPU, DataSet, settings
 from tests.segment.test_training import rows, run, same_weights
+
+__all__ = ["virtual_run"]
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,18 @@ def test_a_dry_run_tells_of_fresh_composites(data_set: DataSet, virtual: Curated
     assert (
         "on passes of 24 fresh composites of 32 x 32 pixels" in result.output and "fresh: unfiltered" in result.output
     )
+
+
+def test_filtered_composites_train_and_their_filters_belong_to_the_training(
+    data_set: DataSet, virtual_run: Path, tmp_path: Path
+) -> None:
+    folder, config = tmp_path / "run", tmp_path / "settings.yaml"
+    config.write_text(yaml.safe_dump(settings(epochs=1, steps_per_epoch=1, real=0, fresh="filtered").dump()))
+    arguments = ["train", virtual_run, "--val", data_set.validation, "--config", config, "-o", folder]
+    result = CliRunner().invoke(main, [*map(str, arguments), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    found = Checkpoint.load(folder / "last.ckpt")
+    assert {"mosaic filter 1", "bezier filter 1"} <= set(found.sources) and found.settings.fresh == "filtered"
 
 
 def test_sets_without_donors_are_refused(data_set: DataSet, virtual: CuratedSet, tmp_path: Path) -> None:
