@@ -62,7 +62,7 @@ def replay(
       synthpipe replay runs/demo mosaic 41 -o mosaic-41.png
       synthpipe replay runs/demo bezier 7 -o bezier-7.png --mask-output bezier-7-mask.png
       synthpipe replay runs/demo mosaic 41 -o mosaic-41.png --patches /new/place/phantom
-      synthpipe replay runs/demo bezier 70000 --fresh 0 -o fresh.png
+      synthpipe replay runs/virtual bezier 70000 --fresh 0 -o fresh.png
     """
     if seed is not None:
         if filter_training or root:

@@ -84,7 +84,7 @@ def train(
       synthpipe train runs/bcss --real /data/BCSS-WSSS --val /data/BCSS-WSSS/val -o runs/bcss/stage-1
       synthpipe train runs/bcss runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
         --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --device cuda:0,cuda:1
-      synthpipe train runs/demo --set real=0 --val data/phantom/2.validation --fresh -o runs/demo/fresh
+      synthpipe train runs/virtual --set real=0 --val data/phantom/2.validation --fresh -o runs/virtual/fresh
       synthpipe train runs/glas --real glas-tiles --val /data/glas/val -o runs/glas/stage-1 \\
         --mask-map "255=gland,0=stroma"
     """

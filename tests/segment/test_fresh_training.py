@@ -21,6 +21,7 @@ from synthpipe.cli.progress import LogReporter
 from synthpipe.core.errors import ConfigError
 from synthpipe.curated import CuratedSet, begin_pseudo_labelled, write_pseudo_labelled
 from synthpipe.runtime import ClusterSettings, Local
+from synthpipe.segment.baselines import bounds
 from synthpipe.segment.batches import Steps, batches
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.masks import masked_images
@@ -131,6 +132,12 @@ def test_two_devices_train_on_different_fresh_composites(
     found = run(command(data_set, virtual, tmp_path / "run", "--device", "cpu,cpu", "--set", "epochs=1"))
     assert found.returncode == 0, found.stderr
     assert len(rows(tmp_path / "run")) == 6
+
+
+def test_bounds_show_no_fresh_composites(data_set: DataSet, virtual: CuratedSet) -> None:
+    source, images = Composites([virtual]), masked_images(data_set.validation)
+    found = bounds(settings(fresh="unfiltered"), virtual.description, source, source, images, images, "")
+    assert {name: chosen.fresh for name, (chosen, _) in found.items()} == {"labels": None, "masks": None}
 
 
 def test_settings_without_fresh_composites_are_dumped_as_before() -> None:
