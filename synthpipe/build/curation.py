@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.config.pipeline import CurationSection, Pipeline
+from synthpipe.core.class_rule import has_enough_classes
 from synthpipe.core.records import REASONS, Reason, Strategy
 
 Verdicts = NDArray[np.uint8]
@@ -33,12 +34,11 @@ def assess(p_real: NDArray[np.float32], class_pixels: NDArray[np.int32], setting
     settings : CurationSection
         The rules.
     """
-    counts = class_pixels[:, :-1]
-    smallest = settings.min_class_share * class_pixels.sum(axis=1, keepdims=True)
     verdicts = np.full(len(p_real), code("surplus"), np.uint8)
     if settings.rule == "threshold":
         verdicts[p_real <= settings.threshold] = code("looks_synthetic")  # NaN, no score, is good enough
-    verdicts[((counts > 0) & (counts >= smallest)).sum(axis=1) < settings.min_classes] = code("too_few_classes")
+    enough = has_enough_classes(class_pixels, settings.min_classes, settings.min_class_share)
+    verdicts[~enough] = code("too_few_classes")
     return verdicts
 
 

@@ -90,6 +90,7 @@ class _Attributes(BaseModel):
     recipes: bool = True
     sampler_version: int = 0
     settings: dict[str, Any] = {}
+    curation: dict[str, Any] = {}
 
 
 class _Group(BaseModel):

@@ -150,7 +150,11 @@ class CuratedStore(Store):
         sampler_version : int
             The version of sampling and rendering that made the composites; a virtual set records it.
         """
-        virtual = {"sampler_version": sampler_version, "settings": pipeline.settings("candidates")}
+        virtual = {
+            "sampler_version": sampler_version,
+            "settings": pipeline.settings("candidates"),
+            "curation": pipeline.curation.model_dump(mode="json", include=_RULES),
+        }
         attributes = {
             "pipeline": pipeline.name,
             "fingerprint": pipeline.fingerprint(),
@@ -175,6 +179,10 @@ class CuratedStore(Store):
         _, uses = self.sizes("group_steps")
         return CuratedStore.create(path, attributes, _sizes(pipeline, self.length(), uses), pipeline.store)
 
+    def forget_rules(self) -> None:
+        """Remove the rules of curation from the attributes; earlier versions did not write them."""
+        self._group.attrs.put({key: value for key, value in self.attributes.items() if key != "curation"})
+
     def write(self, name: str, shard: int, samples: Samples) -> None:
         """Store a shard of one array."""
         write_shard(self._array(name), shard, samples)
@@ -184,8 +192,11 @@ class CuratedStore(Store):
         self.object(self.last, shard).unlink()
 
 
-_VIRTUAL = {"pixels", "sampler_version", "settings"}
+_VIRTUAL = {"pixels", "sampler_version", "settings", "curation"}
 """Attributes that only virtual sets have."""
+
+_RULES = {"rule", "threshold", "min_classes", "min_class_share"}
+"""Keys of ``curation`` that judge a composite by itself; fresh composites follow them too."""
 
 
 def composite_settings(pipeline: Pipeline, purpose: str) -> StoreSection:

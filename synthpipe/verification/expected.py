@@ -144,6 +144,8 @@ def expected_curated(
     length = count or _length(run.curated, finished)
     length = length or sum(pipeline.curation.wanted[strategy] for strategy in pipeline.strategies)
     store = create_curated(None, pipeline, catalog, length)
+    if _lacks_rules(run.curated):
+        store.forget_rules()
     return _expected(run.curated, store, list(store.written), finished, length)
 
 
@@ -194,6 +196,14 @@ def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
         fields = json.loads(wanted)
         fields["shape"][0] = length
         check_metadata(data, json.dumps(fields).encode())
+
+
+def _lacks_rules(path: Location) -> bool:
+    """Return whether the virtual set at `path` is of an earlier version, which did not write the rules of curation."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        attributes = parse_json(read_regular(path / METADATA, MOST_METADATA))["attributes"]
+        return "settings" in attributes and "curation" not in attributes
+    return False
 
 
 def _holds_objects(folder: Location) -> bool:
