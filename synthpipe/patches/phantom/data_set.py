@@ -100,7 +100,7 @@ class PhantomSpec:
     seed: int = 0
     slides: int = 12
     patches: int = 400
-    size: int = 96
+    size: int = 64
     images: int = 6
 
     def __post_init__(self) -> None:
