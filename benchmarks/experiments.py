@@ -48,9 +48,12 @@ SETS: Mapping[str, tuple[str, ...]] = {
     "mosaic": ("bezier=null", "filter.enabled=false", "curation.rule=threshold"),
     "bezier": ("mosaic=null", "filter.enabled=false", "curation.rule=threshold"),
     "both": ("filter.enabled=false", "curation.rule=threshold"),
-    "filtered": (),
+    "filtered": ("filter.enabled=true",),
 }
 """The curated sets by name, with the keys of the pipeline file that they replace; all have the same size."""
+
+GLAS_STEPS = ("composites=8", "real=8", "epochs=10", "steps_per_epoch=20")
+"""Settings of trainings on GlaS, whose canvas is larger than that of the phantom."""
 
 _CANDIDATES = 3  # candidates for each composite that a filter keeps
 
@@ -70,6 +73,17 @@ ROWS: Mapping[str, str] = {
     "stage-2": "the same, and pseudo-masked real patches (stage 2)",
     "masks": "true masks (upper bound)",
 }
+
+FRESH_ROWS: Mapping[str, str] = {
+    "both": ROWS["both"],
+    "fresh": "both, fresh in each pass",
+    "both-long": "both, four times the steps",
+    "fresh-long": "both, fresh in each pass, four times the steps",
+}
+"""Rows of `benchmarks.fresh`, which needs virtual sets."""
+
+_ALL: Mapping[str, str] = {**ROWS, **FRESH_ROWS}
+_LONG = 4  # times the steps of other rows
 
 
 @dataclass(frozen=True)
@@ -144,6 +158,8 @@ class Experiment:
     def training(self, row: str, seed: int) -> tuple[TrainSettings, TrainingData]:
         """Return the settings and the data of one training."""
         settings = self.settings.model_copy(update={"seed": seed})
+        if row in FRESH_ROWS:
+            return self._mixed(settings, row.startswith("fresh"), _LONG if row.endswith("-long") else 1)
         if row in ("labels", "masks"):
             one = self.curated("both")
             if row == "labels":
@@ -161,6 +177,19 @@ class Experiment:
         sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
         real = RealPatches(self.catalog.patches, sets[0].description) if with_real else None
         return settings, TrainingData(sets[0].description, Composites(sets), real, self.chosen_by, sources)
+
+    def _mixed(self, settings: TrainSettings, fresh: bool, times: int) -> tuple[TrainSettings, TrainingData]:
+        """Return the settings and data of a training on Mosaics and Beziers for `times` as many steps."""
+        one = self.curated("both")
+        changes = {
+            "composites": settings.composites + settings.real,
+            "real": 0,
+            "epochs": times * settings.epochs,
+            "fresh": "unfiltered" if fresh else None,
+        }
+        source = Composites([one], [one.fresh(settings.seed)] if fresh else [])
+        data = TrainingData(one.description, source, None, self.chosen_by, {"curated 1": one.digest})
+        return settings.model_copy(update=changes), data
 
     def pseudo_labelled(self, seed: int) -> CuratedSet:
         """Return the real patches with masks that the network of the previous row predicts."""
@@ -195,11 +224,13 @@ class Experiment:
 
     def about(self) -> dict[str, Any]:
         """Return the settings that all rows share, JSON-ready; results of other settings are refused."""
-        chosen = self.settings
+        chosen, settings = self.settings, self.settings.dump()
+        if weights := chosen.network.weights_file:
+            settings["network"]["weights"] = Path(weights).name  # the folder depends on the machine
         return {
             "name": self.name,
             "network": f"{chosen.network.architecture} with {chosen.network.encoder}",
-            "weights": chosen.network.weights,
+            "weights": settings["network"]["weights"],
             "canvas": list(self.curated("both").size),
             "composites": self.samples,
             "real_patches": len(self.catalog.patches),
@@ -210,13 +241,13 @@ class Experiment:
             "pipeline": self.curated("both").fingerprint,
             "patches": self.catalog.digest,
             "data": digest_of([*self.chosen_by, *masked_images(self.test), *masked_images(self.masked)]),
-            "settings": chosen.dump(),
+            "settings": settings,
             "overrides": list(self.overrides),
             **({} if self.flips else {"flips": False}),
         }
 
-    def run(self, seeds: int, path: Path) -> None:
-        """Measure all rows for seeds 0 to `seeds` - 1, one seed after the other; store each result in `path`."""
+    def run(self, seeds: int, path: Path, rows: Mapping[str, str] = ROWS) -> None:
+        """Measure `rows` for seeds 0 to `seeds` - 1, one seed after the other; store each result in `path`."""
         found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"about": self.about(), "rows": {}}
         if found["about"] != json.loads(json.dumps(self.about())):
             raise click.ClickException(f"{path}: has results of other settings; move it away, or undo the change")
@@ -224,13 +255,21 @@ class Experiment:
         folders = {"validation": self.validation, "test": self.test, "masked": self.masked}
         check_disjoint({name: check_masks(masked_images(path), taxonomy, reporter()) for name, path in folders.items()})
         for seed in range(seeds):
-            for row in ROWS:
+            for row in rows:
                 results = found["rows"].setdefault(row, {})
                 if str(seed) in results:
                     continue
-                click.echo(f"{self.name}: {ROWS[row]}, seed {seed}", err=True)
+                click.echo(f"{self.name}: {rows[row]}, seed {seed}", err=True)
                 results[str(seed)] = self.measure(row, seed)
                 write_atomically(path, json.dumps(found, indent=1) + "\n")
+
+
+def phantom(folder: Path) -> None:
+    """Write the phantom of the experiments into a folder; existing files are kept."""
+    # patches have about the size of the canvas, as in published data sets, so that Bezier donors keep their scale
+    spec = PhantomSpec(seed=1, slides=24, patches=800, size=64, images=24)
+    with reporter().stage("phantom", spec.pictures) as advance:
+        write_phantom(folder, spec, lambda: advance(1))
 
 
 def write_page(results: Path = RESULTS) -> str:
@@ -242,7 +281,7 @@ def write_page(results: Path = RESULTS) -> str:
 
 
 def _section(found: Mapping[str, Any]) -> Iterator[str]:
-    about, rows = found["about"], {row: found["rows"][row] for row in ROWS if found["rows"].get(row)}
+    about, rows = found["about"], {row: found["rows"][row] for row in _ALL if found["rows"].get(row)}
     yield from (f"## {about['name']}", "")
     yield (
         f"{about['network']}, {'from scratch' if about['weights'] is None else about['weights']}; canvas "
@@ -261,7 +300,7 @@ def _section(found: Mapping[str, Any]) -> Iterator[str]:
         share = f"{_mean(seeds, 'miou') / best:.1%}" if best else ""
         by_class = (f"{statistics.mean(one['iou'][name] for one in seeds.values()):.3f}" for name in classes)
         cells = [
-            *(ROWS[row], _spread(seeds, "miou"), share, _spread(seeds, "fwiou"), _spread(seeds, "mean_boundary_f")),
+            *(_ALL[row], _spread(seeds, "miou"), share, _spread(seeds, "fwiou"), _spread(seeds, "mean_boundary_f")),
             *(*by_class, str(len(seeds))),
         ]
         yield f"| {' | '.join(cells)} |"
@@ -279,6 +318,9 @@ def _findings(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         "The filter": ("filtered", "both"),
         "Real patches with consistency": ("consistency", "filtered"),
         "Stage 2": ("stage-2", "consistency"),
+        "Fresh composites": ("fresh", "both"),
+        "Four times the steps on the set": ("both-long", "both"),
+        "Fresh composites, at four times the steps": ("fresh-long", "both-long"),
     }.items():
         common = sorted(rows.get(row, {}).keys() & rows.get(before, {}).keys())
         if not common:
@@ -396,13 +438,10 @@ def main(
         data = prepare(glas, folder / "data")
         patches, masked, val, test = data.patches, data.masked, data.chosen, data.test
         overrides = (f"patches.exclude={list(data.excluded)}", *overrides)
-        train_set = ("composites=8", "real=8", "epochs=10", "steps_per_epoch=20", *train_set)
+        train_set = (*GLAS_STEPS, *train_set)
     elif patches is None:
         patches = folder / "data"
-        # patches have about the size of the canvas, as in published data sets, so that Bezier donors keep their scale
-        spec = PhantomSpec(seed=1, slides=24, patches=800, size=64, images=24)
-        with reporter().stage("phantom", spec.pictures) as advance:
-            write_phantom(patches, spec, lambda: advance(1))
+        phantom(patches)
         masked, val, test = patches / "masked", patches / "2.validation", patches / "3.testing"
     if not (masked and val and test):
         raise click.UsageError("--patches needs --masked, --val and --test beside it")

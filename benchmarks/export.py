@@ -93,9 +93,9 @@ def _measured(found: Mapping[str, Any]) -> Iterator[str]:
     yield from (
         "",
         "Rates are composites per second. The first two rates include the start of the workers and the import of the "
-        "libraries. Every pixel that was read back was compared with the set. A load above the number of cores means "
-        "that other processes used the cores too: idle cores are faster. `python -m benchmarks.export CURATED` "
-        "measures it again and writes this page.",
+        "libraries. The benchmark compares every pixel with the set. A load above the number of cores means that other "
+        "processes used the cores too; idle cores are faster. `python -m benchmarks.export CURATED` measures all forms "
+        "again and writes this page.",
     )
 
 

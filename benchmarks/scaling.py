@@ -194,7 +194,7 @@ def _encryption(found: Mapping[str, Any]) -> Iterator[str]:
         "|---|---|---|---|",
         *rows,
         "",
-        "Pixels are not sent over these connections: workers read and write them themselves.",
+        "These connections carry no pixels: workers read and write pixels themselves.",
         "",
     )
 
@@ -216,7 +216,7 @@ def _estimate(found: Mapping[str, Any]) -> Iterator[str]:
         f"Half of the composites are Mosaic and half Bezier, with {height} x {width} pixels. The rates of a worker's "
         f"whole task on one core are in [performance.md](performance.md): {rates['mosaic']:,.0f} and "
         f"{rates['bezier']:,.0f} composites per second. So the rendering needs {busy / 3600:.1f} core hours, or "
-        f"{busy / _CORES:.0f} s on {_CORES:,} cores if the scheduler could keep all of them busy. The composites have "
+        f"{busy / _CORES:.0f} s on {_CORES:,} cores, if the scheduler could keep all of them busy. The composites have "
         f"{_COMPOSITES * size / 1e12:.0f} TB: a file system that writes {_DISK / 1e9:.0f} GB per second needs "
         f"{_COMPOSITES * size / _DISK / 60:.0f} minutes for them. GPUs that score {_SCORES:,.0f} composites per second "
         f"each (an assumption: use your own figure) need {scored:.1f} hours.",
@@ -251,19 +251,19 @@ def _remarks(verdicts: Mapping[int, float], measured: int) -> Iterator[str]:
     yield from (
         "",
         "*Scheduling* is the driver's CPU time for the rendering tasks; scoring needs as much again. *Busy cores* is "
-        "the number of cores that the scheduler can keep busy: with fewer cores, the cores are the limit, with more, "
-        "the scheduler is. `store.shard` changes this number: a task that is twice as long keeps twice as many cores "
-        "busy. A larger shard needs fewer inodes, but more work is repeated if a worker is lost or an object is "
-        f"damaged. A shard of candidates has {_objects()} objects. A worker's memory does not depend on the shard. For "
-        "more cores, run several builds, each with its own seed and scheduler.",
+        "the number of cores that the scheduler can keep busy. If you have more cores, some of them wait. A larger "
+        "`store.shard` raises this number, because a task that is twice as long keeps twice as many cores busy. A "
+        "larger shard needs fewer inodes, but a lost worker or a damaged object costs more repeated work. A shard of "
+        f"candidates has {_objects()} objects. A worker's memory does not depend on the shard. For more cores, run "
+        "several builds, each with its own seed and scheduler.",
         "",
-        "*Verdicts* is the driver's own work, while workers wait: it reads scores and donors once and class pixels "
-        f"twice, and writes the verdicts. On a local disk, from its cache, that took {1e3 * verdicts[_SHARDS[0]]:.1f} "
-        f"ms per shard of {_SHARDS[0]} and {1e3 * verdicts[_SHARDS[-1]]:.1f} ms per shard of {_SHARDS[-1]}, measured "
-        f"with {measured:,} shards of each size. Behind a URL, verdicts need five requests per shard of any size: "
-        f"{5e3 * _LATENCY / _REQUESTS:.0f} ms if a request takes {1e3 * _LATENCY:.0f} ms and {_REQUESTS} run at a time "
-        "(assumptions). Whenever the plan grows, all of it except the writing is done again. The report at the end "
-        "reads the same arrays once more, which is not counted here.",
+        "*Verdicts* is the time of the driver's own work, while workers wait. It reads scores and donors once and "
+        f"class pixels twice, and writes the verdicts. From the cache of a local disk, this took "
+        f"{1e3 * verdicts[_SHARDS[0]]:.1f} ms per shard of {_SHARDS[0]} and {1e3 * verdicts[_SHARDS[-1]]:.1f} ms per "
+        f"shard of {_SHARDS[-1]}, measured with {measured:,} shards of each size. Behind a URL, verdicts need five "
+        f"requests per shard of any size: {5e3 * _LATENCY / _REQUESTS:.0f} ms if a request takes "
+        f"{1e3 * _LATENCY:.0f} ms and {_REQUESTS} run at a time (assumptions). Each longer plan repeats the reading. "
+        "The report at the end reads the same arrays once more; the table does not include this.",
         "",
     )
 
@@ -272,17 +272,17 @@ def _total(size: int, scored: float, judged: float) -> Iterator[str]:
     """Yield the total time, given the bytes of a composite and the hours of scoring and verdicts."""
     disk, arrays = 3 * _COMPOSITES * size / _DISK / 3600, len(written_arrays(CURATED_ARRAYS, "stored", recipes=True))
     yield from (
-        "The curated set is a copy of the kept composites. If all are kept, it has "
-        f"{_COMPOSITES * size / 1e12:.0f} TB and {arrays} more objects per shard, and the disk needs its "
-        f"{_COMPOSITES * size / _DISK / 60:.0f} minutes twice, to read and to write. If the filter accepts a tenth, "
-        f"this is a tenth of that for the same number of candidates. If all are kept, the total is "
-        f"{disk + scored + judged:.1f} hours: {disk:.1f} for the disk, which writes candidates and copies them, "
-        f"{scored:.1f} for the GPUs, and {60 * judged:.0f} minutes for the verdicts. The scheduler works during the "
-        f"disk's time. This estimate is for shards of {_SUMMED}; larger shards need no more time.",
+        "The curated set is a copy of the kept composites. A copy of all candidates has "
+        f"{_COMPOSITES * size / 1e12:.0f} TB and {arrays} more objects per shard, and takes the disk "
+        f"{_COMPOSITES * size / _DISK / 60:.0f} minutes to read and as many to write. A copy of a tenth of the "
+        f"candidates needs a tenth of this. With all candidates kept, the total is {disk + scored + judged:.1f} hours: "
+        f"{disk:.1f} for the disk, which writes candidates and copies them, {scored:.1f} for the GPUs, and "
+        f"{60 * judged:.0f} minutes for the verdicts. The scheduler works while the disk writes. This estimate is for "
+        f"shards of {_SUMMED}; larger shards need no more time.",
         "",
-        "With `store.pixels: virtual` the disk only stores some bytes per composite and the donors, so the total is "
-        f"{scored + judged:.1f} hours. The pixels are rendered when they are read: a training needs as many cores as "
-        "render the composites that it takes per second ([virtual.md](virtual.md)).",
+        "With `store.pixels: virtual`, the disk stores only the donors and some bytes per composite, so the total is "
+        f"{scored + judged:.1f} hours. Reading renders the pixels, so a training needs enough cores to render its "
+        "composites ([virtual.md](virtual.md)).",
         "",
     )
 

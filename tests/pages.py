@@ -12,6 +12,7 @@ import benchmarks.datacomp.page
 import benchmarks.donor_quality
 import benchmarks.experiments
 import benchmarks.export
+import benchmarks.filter_audit
 import benchmarks.gpu.page
 import benchmarks.page
 import benchmarks.scaling
@@ -28,6 +29,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/donor-quality.md": benchmarks.donor_quality.write_page,
     "docs/experiments.md": benchmarks.experiments.write_page,
     "docs/export.md": benchmarks.export.write_page,
+    "docs/filter.md": benchmarks.filter_audit.write_page,
     "docs/gpu.md": benchmarks.gpu.page.write_page,
     "docs/packages.svg": tests.drawing.draw,
     "docs/performance.md": benchmarks.page.write_page,

@@ -56,6 +56,13 @@ def test_pages_name_modules_and_functions_that_exist(name: str) -> None:
         assert all(re.search(rf"\b{each}\b", content) for each in names), f"{name}.md: `{package}{rest}` does not exist"
 
 
+def test_contributors_find_all_named_files() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w.]+/[\w./]*|[\w-]+\.(?:cfg|cff|txt))`", text)
+    assert len(named) > 20
+    assert not [name for name in named if not any((folder / name).exists() for folder in (ROOT, ROOT / "synthpipe"))]
+
+
 def test_all_files_about_the_project_have_its_version_and_license() -> None:
     settings = configparser.ConfigParser()
     settings.read(ROOT / "setup.cfg")

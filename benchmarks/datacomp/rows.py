@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.datacomp.rules import Chosen
+from benchmarks.datacomp.samples import Recipe, Samples, Train
 from benchmarks.datacomp.sets import DataSet
 from synthpipe import open_curated
 from synthpipe.build import build
 from synthpipe.cli.progress import reporter
-from synthpipe.core.records import Image, Mask
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.segment.pseudo import fit_to_patches, restrict_to_labels
 from synthpipe.segment.sources import MaskedCrops, RealPatches
-
-
-class Samples(NamedTuple):
-    """The samples of a row: (N, H, W, 3) uint8 images and (N, H, W) uint8 masks of class indices or background."""
-
-    images: Image
-    masks: Mask
-
-
-Predict = Callable[[Image], NDArray[np.float32]]
-"""Takes (N, H, W, 3) uint8 images and returns (N, C, H, W) probabilities, the mean over flips and rotations."""
-
-Train = Callable[[Samples], Predict]
-"""Trains the row's network on samples and returns its prediction."""
-
-
-class Recipe(Protocol):
-    """Makes the samples of a row; its ``repr`` identifies it in stored results."""
-
-    def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
-        """Return at most `size` samples.
-
-        Parameters
-        ----------
-        data : DataSet
-            The data set.
-        size, seed : int
-            The number of samples, and the seed.
-        run : Path
-            A folder for a build, which is removed afterwards.
-        train : callable
-            Trains a network on samples.
-        """
-        ...
 
 
 @dataclass(frozen=True)
@@ -195,6 +160,13 @@ ROWS: Mapping[str, Row] = {
     "pseudo-sure-80": Row("one round, the surest 80 %", SelfTrained(_MOSAIC, 0.8), "pseudo-sure"),
     "pseudo-sure-balanced": Row("one round, donors balanced by class", SelfTrained(_BALANCED, 0.6), "pseudo-sure"),
     "pseudo-sure-both": Row("one round, with Mosaic and Bezier", SelfTrained(Built(_UNFILTERED), 0.6), "pseudo-sure"),
+    "rule-agreement": Row(
+        "the third of the Mosaics that agrees most with another network", Chosen(_MOSAIC, "agreement"), "mosaic"
+    ),
+    "rule-disagreement": Row("the third that agrees least", Chosen(_MOSAIC, "disagreement"), "mosaic"),
+    "rule-similarity": Row("the third nearest to mixed patches", Chosen(_MOSAIC, "similarity"), "mosaic"),
+    "rule-coverage": Row("the nearest third to each mixed patch in turn", Chosen(_MOSAIC, "coverage"), "mosaic"),
+    "rule-diversity": Row("the third farthest from each other", Chosen(_MOSAIC, "diversity"), "mosaic"),
     "threshold": Row("both, the first that the filter accepts", Built(("curation.rule=threshold",), 3), "random-k"),
 }
 """All rows by name, in the order in which they are made."""

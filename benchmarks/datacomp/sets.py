@@ -79,8 +79,9 @@ def _glas(parts: Callable[[], Parts], name: str, data: Path | None, directory: P
     write_parts(data, folder, parts())
     canvas = (
         f"canvas={TILE}",
-        f"mosaic.tile={TILE // 2}",
-    )  # a multiple of 32, because encoders halve the size five times
+        f"mosaic.tile={TILE // 2}",  # a multiple of 32, because encoders halve the size five times
+        "filter.enabled=true",  # rows without a filter replace this
+    )
     train, validation, test = (folder / part for part in ("train", "validation", "test"))
     return DataSet(name, PIPELINES / "glas.yaml", folder / "patches", train, validation, test, canvas)
 

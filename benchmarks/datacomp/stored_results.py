@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.datacomp.rows import ROWS, Predict, Samples
+from benchmarks.datacomp.rows import ROWS
+from benchmarks.datacomp.samples import Predict, Samples
 from benchmarks.datacomp.sets import DataSet
 from benchmarks.datacomp.trainer import Network, Trainer, fit, measure, predict
 from synthpipe.config.fields import differences

@@ -15,7 +15,7 @@ from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from benchmarks.datacomp.rows import Samples
+from benchmarks.datacomp.samples import Samples
 from synthpipe.core.records import Image, Mask
 from synthpipe.curated.torch_data import Epochs
 from synthpipe.pretrained.weights import Weights, heads, own_normalisation, quiet_hub, read_weights, timm_outline
@@ -212,6 +212,18 @@ def predict(network: Network, images: Image) -> NDArray[np.float32]:
     classes = network(pixels[:1]).shape[1]
     found: NDArray[np.float32] = window_probabilities(network, pixels, windows, classes).numpy()
     return found
+
+
+@torch.inference_mode()
+def features(images: Image) -> NDArray[np.float32]:
+    """Return (N, F) features of (N, H, W, 3) images by the encoder with ImageNet weights, each of length one."""
+    network = Network(TRAINERS["pretrained"], 1).eval()
+    found = []
+    for start in range(0, len(images), 64):
+        pixels = (torch.from_numpy(images[start : start + 64]).permute(0, 3, 1, 2).float() - network.mean) / network.std
+        found.append(torch.nn.functional.normalize(network.segmentation.encoder(pixels)[-1].mean((2, 3))))
+    pooled: NDArray[np.float32] = torch.cat(found).numpy()
+    return pooled
 
 
 def _batches(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -24,7 +24,7 @@ def write_page(results: Path = RESULTS) -> str:
     lines = [_TEXT.read_text(encoding="utf-8").rstrip(), "", "## Measurements", ""]
     if not cards:
         lines += [
-            "**No GPU has been measured yet.** This page has no speeds of a GPU, and nothing on it ran on a GPU.",
+            "**Nobody has measured a GPU yet.** The results below are those of a CPU.",
             "",
         ]
     for each in cards:
@@ -46,7 +46,8 @@ def _checks(result: Mapping[str, Any]) -> Iterator[str]:
         "### All parts at a small size on a CPU",
         "",
         f"`--cpu` runs the same code on images of {result['scale']['canvas']} pixels, to check that all parts run and "
-        f"that the results are right. Speeds are left out: they say nothing about a GPU. {_about(result)}",
+        "that the results are right. This table has no speeds, because a CPU's say nothing about a GPU. "
+        f"{_about(result)}",
         "",
     )
     parts = {name: {**part, "rows": {}, "notes": []} for name, part in result["parts"].items()}

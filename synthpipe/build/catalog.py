@@ -1,4 +1,4 @@
-"""The catalog of a build: read the patches, or load the catalog of the run that is resumed."""
+"""The catalog of a build: read from the patches, or loaded from the run that is resumed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from synthpipe.storage.run import RunDirectory, versions
 
 
 def read_run_catalog(pipeline: Pipeline, run: RunDirectory, reporter: Reporter, anew: bool) -> Catalog:
-    """Read the patches `anew`, or load the catalog of a run with composites of the same ``patches`` section.
+    """Read the patches if `anew`; otherwise load the catalog of the run.
 
     Raises
     ------

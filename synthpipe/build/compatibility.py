@@ -1,4 +1,4 @@
-"""Check whether a build can be resumed with equal bytes: same patches, and packages that render the same pixels."""
+"""Check that a build can be resumed with equal bytes: the patches and the rendered pixels must be the same."""
 
 from __future__ import annotations
 

@@ -27,9 +27,10 @@ _OBJECTS_AT_ONCE = 16  # each object waits for the disk, or for the network
 
 
 def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) -> None:
-    """Store the verdicts. Candidates beyond the plan are surplus; earlier settings asked for them.
+    """Store the verdicts of all candidates.
 
-    Shards that already have the same verdicts stay as they are.
+    Candidates beyond the plan get the verdict ``surplus``: they were rendered when earlier settings asked for more.
+    Shards that already hold the same verdicts are not written again.
     """
     pipeline, size = state.pipeline, state.pipeline.store.shard
     candidates = CompositeStore.open(state.run.candidates, strategy, writable=True)
@@ -48,15 +49,15 @@ def write_verdicts(state: BuildState, strategy: Strategy, verdicts: Verdicts) ->
 
 
 def verdicts_of_shard(verdicts: Verdicts, shard: int, size: int) -> Verdicts:
-    """Return the verdicts of a shard, (size,) uint8; candidates beyond the plan are surplus."""
+    """Return the verdicts of a shard, (size,) uint8; candidates beyond the plan have the verdict ``surplus``."""
     part = verdicts[shard * size : (shard + 1) * size]
     return np.concatenate([part, np.full(size - len(part), code("surplus"), np.uint8)])
 
 
 def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) -> None:
-    """Copy the kept candidates into the curated set: strategy by strategy, each in index order.
+    """Copy the kept candidates into the curated set, strategy by strategy and in index order.
 
-    Complete shards stay, unless new scores changed which candidates are kept.
+    A complete shard is kept unless its candidates or their scores have changed.
     """
     pipeline, size = state.pipeline, state.pipeline.store.shard
     kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
@@ -74,7 +75,7 @@ def write_curated_set(state: BuildState, verdicts: Mapping[Strategy, Verdicts]) 
 
 
 def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept]) -> None:
-    """Store the donors of a virtual curated set. Replace the stored donors if the set needs others."""
+    """Store the donors of a virtual curated set. If other donors are stored, replace them."""
     path, table = state.run.curated, donor_table(state, kept)
     store = DonorStore.find(path, DONORS)
     if store and not store.holds(table):
@@ -88,7 +89,7 @@ def _write_donors(state: BuildState, kept: Mapping[Strategy, Kept]) -> None:
 
 
 def donor_table(state: BuildState, kept: Mapping[Strategy, Kept]) -> DonorTable:
-    """Return the donors of a virtual curated set: those that composites use, and those that sampling may reject."""
+    """Return the donors of a virtual curated set: donors that composites use, and donors that sampling may reject."""
     pipeline, donors = state.pipeline, state.catalog.donors
     glass = [pipeline.glass] if pipeline.glass else []
     rejectable = [number for numbers in state.executor.run(rejectable_donors, glass) for number in numbers]
@@ -116,10 +117,10 @@ def create_curated(path: Location | None, pipeline: Pipeline, catalog: Catalog, 
 
 
 def _remove_stale(state: BuildState, target: CuratedStore, kept: Mapping[Strategy, Kept]) -> None:
-    """Remove the shards whose composites or scores differ from the kept candidates.
+    """Remove the shards of the curated set whose composites or scores differ from the kept candidates.
 
-    Only the array that is written last loses its shard. Such a shard counts as missing, and is written again in all
-    arrays. All other arrays follow from the three that are compared.
+    Only the shard's object in the array that is written last is removed. The shard then counts as missing, and is
+    written again in all arrays. Origins and scores are compared, because all other arrays follow from them.
     """
     size = state.pipeline.store.shard
     candidates = {strategy: CompositeStore.open(state.run.candidates, strategy) for strategy in kept}

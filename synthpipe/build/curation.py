@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.config.pipeline import CurationSection, Pipeline
+from synthpipe.core.class_rule import has_enough_classes
 from synthpipe.core.records import REASONS, Reason, Strategy
 
 Verdicts = NDArray[np.uint8]
@@ -27,18 +28,17 @@ def assess(p_real: NDArray[np.float32], class_pixels: NDArray[np.int32], setting
     Parameters
     ----------
     p_real : (N,) float32
-        The filter's probability that each is a real patch; NaN without a filter.
+        The filter's probability that each candidate is a real patch; NaN without a filter.
     class_pixels : (N, C + 1) int32
         Pixels of each tissue class and of the background.
     settings : CurationSection
         The rules.
     """
-    counts = class_pixels[:, :-1]
-    smallest = settings.min_class_share * class_pixels.sum(axis=1, keepdims=True)
     verdicts = np.full(len(p_real), code("surplus"), np.uint8)
     if settings.rule == "threshold":
         verdicts[p_real <= settings.threshold] = code("looks_synthetic")  # NaN, no score, is good enough
-    verdicts[((counts > 0) & (counts >= smallest)).sum(axis=1) < settings.min_classes] = code("too_few_classes")
+    enough = has_enough_classes(class_pixels, settings.min_classes, settings.min_class_share)
+    verdicts[~enough] = code("too_few_classes")
     return verdicts
 
 
@@ -63,10 +63,10 @@ def choose(
     settings : CurationSection
         The rules.
     wanted : int
-        How many to keep at most.
+        The largest number of candidates to keep.
     donors_of : callable
-        Returns the donors, (n, D) int32, of n candidates, one number a use and negative ones for none. Called only if
-        there is a limit to their use.
+        Takes n candidates and returns their donors, (n, D) int32: one donor index for each use, and negative numbers
+        for no donor. Called only if the settings limit the uses of a donor.
     """
     kept, uses = 0, dict[int, int]()
     for eligible in _in_order(verdicts, p_real, settings):
@@ -90,7 +90,7 @@ def choose(
 
 
 class Kept:
-    """The indices of the kept candidates, in order. They are found on demand, without a list of all in memory."""
+    """The indices of the kept candidates, in order. Each part is computed on demand, so no list of all is in memory."""
 
     def __init__(self, verdicts: Verdicts) -> None:
         self._verdicts = verdicts
@@ -138,10 +138,10 @@ def first_plan(pipeline: Pipeline, strategy: Strategy) -> int:
 
 
 def next_plan(planned: int, kept: int, wanted: int, bound: int) -> int:
-    """Return the number of candidates in the next plan, after `planned` candidates gave `kept`.
+    """Return the number of candidates in the next plan, after `kept` of `planned` candidates were kept.
 
-    It is a tenth more than should be enough, at most `bound`, and at most four times `planned`. It is `planned` itself
-    if `wanted` is reached.
+    The number is a tenth more than should be enough, at most `bound`, and at most four times `planned`. If at least
+    `wanted` candidates were kept, the number is `planned`.
     """
     if kept >= wanted:
         return planned

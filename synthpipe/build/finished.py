@@ -53,7 +53,7 @@ def tidy(path: Location, reporter: Reporter) -> None:
 
 
 def write_run_report(run: RunDirectory, reporter: Reporter) -> None:
-    """Write the report of a finished run; an error becomes a note, since the run stays finished."""
+    """Write the report of a finished run. An error only becomes a note: the run is finished anyway."""
     try:
         write_report(run.path)
     except Exception as error:

@@ -14,7 +14,9 @@ _RARE = 0.01  # share of the kept pixels
 
 
 def rare_classes(pipeline: Pipeline, catalog: Catalog, entries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a remark for each class with under 1 % of the kept pixels, with the verdicts of candidates that show it.
+    """Yield a remark for each class that has under 1 % of the kept pixels.
+
+    The remark counts the donors of the class, and the verdicts of the candidates that show it.
 
     Parameters
     ----------

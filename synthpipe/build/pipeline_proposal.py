@@ -35,7 +35,7 @@ _SHIPPED = {"wsss4luad": "wsss4luad", "bcss-wsss": "bcss", "luad-histoseg": "lua
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A valid pipeline, the keys of its file, the comments beside them, and the catalog of the patches."""
+    """A valid pipeline, the keys of its file, the comment of each key, and the catalog of the patches."""
 
     pipeline: Pipeline
     keys: Mapping[str, Any]
@@ -43,7 +43,7 @@ class Proposal:
     catalog: Catalog
 
     def text(self, commands: Sequence[str]) -> str:
-        """Return the text of the file; `commands`, which build it, become a comment."""
+        """Return the text of the file, with the commands that build it as a comment."""
         counts = class_counts(self.catalog, self.pipeline.taxonomy)
         return "\n".join(_lines(self.keys, self.notes, commands, counts)) + "\n"
 
@@ -69,7 +69,7 @@ def propose_pipeline(
     Raises
     ------
     CatalogError
-        No composites can be made of the patches.
+        The patches do not suffice for composites.
     """
     names = classes or found.class_names
     if len(names) < 2:
@@ -78,13 +78,10 @@ def propose_pipeline(
     keys, notes = _keys(patches, catalog, taxonomy)
     pipeline = pipeline_file.from_keys(keys, output)
     try:
-        filterless = _filter_fault(pipeline, catalog)
+        check_patches(pipeline, catalog)
     except CatalogError as error:
         raise CatalogError("\n  ".join([str(error), *problem_lines(catalog.problems, _LISTED)])) from error
-    if filterless:
-        keys["filter"] = {"enabled": False}
-        pipeline = pipeline_file.from_keys(keys, output)
-    notes["filter"] = filterless or f"{len(catalog.mixed)} patches of several classes stand for real images"
+    notes["filter"] = _filter_note(pipeline, catalog)
     return Proposal(pipeline, keys, notes, catalog)
 
 
@@ -105,7 +102,7 @@ def _taxonomy(layout: Layout, names: Sequence[str], are_given: bool) -> Taxonomy
 def _survey(
     found: Found, taxonomy: Taxonomy, most: int, reporter: Reporter
 ) -> tuple[PatchesSection, Catalog, Taxonomy]:
-    """Read the patches; return the settings for reading with the pattern of slides, the catalog and the classes."""
+    """Read the patches. Return their settings (with the pattern of slide names), the catalog, and the classes."""
     patches = PatchesSection(
         root=address(found.root),
         layout=found.layout,
@@ -152,9 +149,9 @@ def _keys(patches: PatchesSection, catalog: Catalog, taxonomy: Taxonomy) -> tupl
     notes = {
         "group_pattern": slides,
         "root": "" if root == patches.root else "without its credentials: give them by --set patches.root=URL",
-        "on_error": f"{problem_count(catalog)}, see --dry-run; what has one is left out",
-        "canvas": f"pixels, half of the patches have sides of {side} and more",
-        "wanted": f"of each strategy: {_USES} a single-class patch, at most the published {_PUBLISHED_WANTED}",
+        "on_error": f"{problem_count(catalog)}, see --dry-run; such patches are left out",
+        "canvas": f"pixels; half of the patches have sides of at least {side}",
+        "wanted": f"of each strategy: {_USES} per single-class patch, at most the published {_PUBLISHED_WANTED}",
     }
     if patches.layout in PUBLISHED and taxonomy.names == PUBLISHED[patches.layout].classes:
         shipped = pipeline_file.load(SHIPPED / f"{_SHIPPED[patches.layout]}.yaml")
@@ -166,24 +163,16 @@ def _keys(patches: PatchesSection, catalog: Catalog, taxonomy: Taxonomy) -> tupl
     return keys, notes
 
 
-def _filter_fault(pipeline: Pipeline, catalog: Catalog) -> str:
-    """Return why the patches cannot train a filter; return an empty text if they can.
-
-    Raises
-    ------
-    CatalogError
-        The patches cannot make composites, with or without a filter.
-    """
+def _filter_note(pipeline: Pipeline, catalog: Catalog) -> str:
+    """Return whether the patches can train a filter, and if not, why."""
     if not catalog.mixed:
-        check_patches(
-            pipeline.model_copy(update={"filter": pipeline.filter.model_copy(update={"enabled": False})}), catalog
-        )
-        return "no patch has several classes, and a filter learns from these; candidates are kept as they come"
+        return "a filter needs patches of several classes, but there are none"
+    with_filter = pipeline.filter.model_copy(update={"enabled": True})
     try:
-        check_patches(pipeline, catalog)
+        check_patches(pipeline.model_copy(update={"filter": with_filter}), catalog)
     except FilterError as error:
         return str(error).partition(";")[0]
-    return ""
+    return f"true: {len(catalog.mixed)} patches of several classes train a filter, as published"
 
 
 def problem_count(catalog: Catalog) -> str:
@@ -222,5 +211,5 @@ def _lines(
         yield "glass: {} # white background is looked for, as published"
     if "bezier" in keys:
         yield f"bezier: {flow(keys['bezier'])}"
-    yield f"filter:\n  enabled: {flow(keys.get('filter', {}).get('enabled', True))} # {notes['filter']}"
+    yield f"filter:\n  enabled: false # {notes['filter']}"
     yield f"curation:\n  wanted: {keys['curation']['wanted']} # {notes['wanted']}"

@@ -1,4 +1,4 @@
-"""Check before a build whether the patches allow its pipeline."""
+"""Check before a build that the pipeline can be built from the patches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NARROW = 4
 
 
 def check_patches(pipeline: Pipeline, catalog: Catalog) -> dict[str, frozenset[str]]:
-    """Refuse patches that do not allow the pipeline; return the groups on each side of the filter's split.
+    """Raise an error if the pipeline cannot be built from the patches; return the groups of the filter's split by side.
 
     Raises
     ------
@@ -51,7 +51,7 @@ def split_json(split: Mapping[str, frozenset[str]]) -> dict[str, list[str]]:
 
 
 def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
-    """Yield remarks on patches and settings that are allowed but may surprise."""
+    """Yield remarks on patches and settings that are valid but may surprise the user."""
     yield from catalog_remarks(catalog, pipeline.taxonomy, pipeline.patches.layout)
     labels = {patch.classes[0] for patch in catalog.donors}
     names = pipeline.taxonomy.names
@@ -70,13 +70,6 @@ def remarks(pipeline: Pipeline, catalog: Catalog) -> Iterator[str]:
             "every patch counts as a slide of its own; set patches.group_pattern, or a column group, so that the "
             "filter's split keeps slides together"
         )
-    for strategy in () if pipeline.filter.enabled else pipeline.strategies:
-        wanted, candidates = (each[strategy] for each in (pipeline.curation.wanted, pipeline.curation.candidates))
-        if wanted != candidates:
-            yield (
-                f"without a filter the first plan of {strategy} has as many candidates as are wanted, {wanted}; "
-                f"curation.candidates, {candidates}, is not used"
-            )
 
 
 def _sides(patch: PatchRef) -> tuple[int, int]:
@@ -100,5 +93,5 @@ def _check_donors(pipeline: Pipeline, labels: set[int]) -> None:
 
 
 def _has_pair(pipeline: Pipeline, labels: set[int]) -> bool:
-    """Return whether donors of these classes allow Bezier composites, or the pipeline wants none."""
+    """Return True if these classes contain a Bezier pair, or if the pipeline makes no Bezier composites."""
     return not pipeline.bezier or any(set(pair) <= labels for pair in pipeline.class_pairs)

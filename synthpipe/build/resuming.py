@@ -34,7 +34,7 @@ def check_run(run: RunDirectory, pipeline: Pipeline, extend: bool) -> None:
 
 
 def asks_the_same(made: Pipeline, asked: Pipeline) -> bool:
-    """Return whether a finished run already meets all settings of a pipeline."""
+    """Return whether a finished run has the same settings as a pipeline."""
     keys = {"patches", "curation", "license"}  # the stored form: credentials of patches.root do not count
     return made.model_dump(include=keys) == asked.model_dump(include=keys)
 
@@ -45,7 +45,7 @@ def asks_for_more(run: RunDirectory, pipeline: Pipeline) -> bool:
 
 
 def check_stores(run: RunDirectory) -> None:
-    """Refuse composites with damaged metadata, before the existing curated set is moved.
+    """Raise an error if metadata of the composites is damaged. This happens before the existing curated set is moved.
 
     Raises
     ------

@@ -1,8 +1,8 @@
 """Record the result of each round of a plan: one row for each strategy and round in ``build.json``.
 
-A round is one judgement of a plan. The first plan has a round. Another round follows each time that the plan grows, the
-settings change or ``--extend`` asks for more. All values but the seconds follow from the stored arrays, so a resumed
-build finds the same row again and adds only its seconds.
+A round is one judgement of all candidates of a plan. A new round follows if the plan grows, the settings change or
+``--extend`` asks for more composites. All values except the seconds follow from the stored arrays. So a resumed build
+makes the same row again, and adds only its seconds to it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def add_round(
     seconds: float,
     former: int = 0,
 ) -> None:
-    """Add a round to the journal. An equal row of an interrupted build gets only the seconds added.
+    """Add a round to the journal. If an interrupted build left an equal row, add only the seconds to that row.
 
     Parameters
     ----------
@@ -44,7 +44,8 @@ def add_round(
     seconds : float
         Duration of the round.
     former : int
-        The number of candidates judged before; earlier versions of synthpipe recorded no rounds.
+        The number of candidates that were judged before. It is needed for runs of earlier versions, which recorded no
+        rounds.
     """
     rows: list[dict[str, Any]] = journal.setdefault("rounds", [])
     before = [row for row in rows if row["strategy"] == strategy]

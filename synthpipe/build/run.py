@@ -56,12 +56,12 @@ def build(
     cluster : ClusterSettings
         The workers; ``ClusterSettings()`` uses this machine, with one process per core.
     reporter : Reporter
-        Gets the progress.
+        Receives the progress.
     extend : bool
         Whether a finished run may get more composites. Its curated set is kept under another name.
     broken : frozenset of path, optional
-        Absolute paths of files to make again, also in a finished run. They are removed once no check can refuse the
-        build any more.
+        Absolute paths of files to make again, also in a finished run. The build removes these files after its last
+        check.
 
     Returns
     -------
@@ -71,8 +71,8 @@ def build(
     Raises
     ------
     SynthpipeError
-        A package that the filter needs is missing; the patches, the filter, the cluster or the run directory do not
-        allow the build; or another process is building the run. Finished work stays and is used again. A new run
+        A package that the filter needs is missing, another process is building the run, or the patches, the filter,
+        the cluster or the run directory cannot be used. Finished work stays, and the next build uses it. A new run
         without composites is removed.
     """
     run = RunDirectory(path)
@@ -165,7 +165,7 @@ def _open_workers(
     reporter: Reporter,
     journal: dict[str, Any],
 ) -> Iterator[BuildState]:
-    """Start the workers with the donor bank on every node, and yield the state that the steps of the build share."""
+    """Start the workers, build the donor bank on every node, and yield the state that the steps of the build share."""
     with ExitStack() as stack:
         bank = bank_of_build(pipeline, catalog, cluster, reporter)
         if isinstance(cluster.where, Local):

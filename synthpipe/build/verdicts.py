@@ -33,7 +33,7 @@ class Judgement:
     scored : int
         The number of candidates with a score.
     acceptance : float
-        The share that the filter accepts; NaN without a filter.
+        The share of candidates that the filter accepts; NaN without a filter.
     below_threshold : dict or None
         Kept candidates that the filter rejects, as `verdict_text.below_threshold` returns them.
     """

@@ -74,9 +74,9 @@ class BuildWorkerSetup:
         return [*self._no_packages(), *self._other_versions(), *self._no_run(), *self._no_patches()]
 
     def prepared(self, on_donors: Callable[[int], None]) -> AbstractContextManager[WorkerState]:
-        """Get this worker process ready for the block: OpenCV on one thread, the node's donor bank built and mapped.
+        """Prepare this worker process: OpenCV on one thread, and the donor bank of the node built and mapped.
 
-        `on_donors` is called with the number of donors done since its last call.
+        `on_donors` is called with the number of donors that were added to the bank since its last call.
         """
         cv2.setNumThreads(1)
         return open_worker_state(self.job, partial(_build, self, on_donors))
@@ -119,7 +119,7 @@ class BuildWorkerSetup:
 
 @contextmanager
 def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
-    """Keep a token in the run while the block runs, so that workers recognize the driver's run."""
+    """Write a token into the run, so that workers can check that they see the same run; remove the token at the end."""
     setup = BuildWorkerSetup(job, uuid4().hex, catalog.donors[0], versions(job.pipeline.filter.enabled), catalog.access)
     read_pixels(setup.first)  # fail here if the driver cannot read the patches either
     token = job.run.token
@@ -131,7 +131,7 @@ def open_worker_setup(job: Job, catalog: Catalog) -> Iterator[BuildWorkerSetup]:
 
 
 def bank_location(pipeline: Pipeline, catalog: Catalog, scratch: Path | None, shared: bool = True) -> BankLocation:
-    """Name the bank of a catalog's donors by everything that decides its bytes, and by the paths of the donors.
+    """Return the location of a donor bank. Its name depends on all that decides the bytes, and on the donors' paths.
 
     `scratch` and `shared` are as in `BankLocation`.
     """
@@ -149,9 +149,9 @@ def bank_of_build(pipeline: Pipeline, catalog: Catalog, cluster: ClusterSettings
     shared = not isinstance(cluster.where, Local) or has_locks(scratch)
     if not shared:
         reporter.note(
-            f"note: {scratch or tempfile.gettempdir()}: its file system gives one lock to several processes, so each "
-            f"worker builds a donor bank of its own there, and leaves it behind if it is killed; to share one bank, "
-            f"{ANOTHER_LOCATION}"
+            f"note: {scratch or tempfile.gettempdir()}: this file system gives one lock to several processes. So "
+            "each worker builds its own donor bank there, and a killed worker leaves its bank behind. To share one "
+            f"bank, {ANOTHER_LOCATION}"
         )
     return bank_location(pipeline, catalog, scratch, shared)
 

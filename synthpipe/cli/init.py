@@ -105,7 +105,7 @@ def _report_lines(output: Path, proposal: Proposal) -> Iterator[str]:
     for name, count in zip(pipeline.taxonomy.names, class_counts(catalog, pipeline.taxonomy), strict=True):
         yield f"  {name}: {count}"
     yield f"  slides: {notes['group_pattern']}"
-    yield f"  filter: {'on' if pipeline.filter.enabled else 'off'}; {notes['filter']}"
+    yield f"  filter: off; {notes['filter']}"
     if catalog.problems:
         yield f"  {problem_count(catalog)}; these patches are left out:"
         yield from (f"    {line}" for line in problem_lines(catalog.problems, _LISTED))

@@ -18,7 +18,19 @@ from synthpipe.core.packages import TORCH, TRAIN, absent, needs
 DEBUG = "SYNTHPIPE_DEBUG"
 _COMMANDS = (
     *("baseline", "build", "completion", "doctor", "evaluate", "export", "index", "init", "inspect", "materialize"),
-    *("phantom", "predict", "pseudo-label", "replay", "report", "schema", "status", "train", "validate", "verify"),
+    *(
+        "phantom",
+        "predict",
+        "pseudo-label",
+        "replay",
+        "report",
+        "schema",
+        "self-train",
+        "status",
+        "train",
+        "validate",
+        "verify",
+    ),
 )
 """All commands; the module of a command has its name, with underscores."""
 

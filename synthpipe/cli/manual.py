@@ -41,7 +41,8 @@ An argument or an option has the same meaning in every command.
 | `--batch` | number of images per call of the network; if images are cut into windows, `--window batch=N` sets the number of windows per call |
 | `--window` | a setting of the windows that images are cut into: size, stride, scales, flips, blend or batch; can be repeated |
 | `--patches` | the present location of a run's patches, if they have moved or need credentials |
-| `--real` | real patches: `train` and `baseline` train with them, and `pseudo-label` predicts their masks |
+| `--real` | real patches: `train` and `baseline` train with them, `pseudo-label` predicts their masks, and `self-train` does both |
+| `--keep` | the share of each class's pixels that keep it in predicted masks; the other pixels are ignored |
 | `--layout` | layout of patches in folders and names |
 | `--label-pattern` | for layout `pattern`: a regular expression that finds the class in file names |
 | `--classes` | class names in index order; by default the classes that the patches name |

@@ -20,6 +20,14 @@ _batch = click.option(
     "--batch", type=click.IntRange(min=1), default=32, show_default=True, help="Images per call of the network."
 )
 
+keep_option = click.option(
+    "--keep",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.6,
+    show_default=True,
+    help="In patches of several classes, the share of each class's pixels that keep it; the other pixels are ignored.",
+)
+
 
 @click.command("pseudo-label")
 @checkpoint_argument
@@ -29,13 +37,7 @@ _batch = click.option(
 @glass_option
 @device_option
 @_batch
-@click.option(
-    "--keep",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=0.6,
-    show_default=True,
-    help="In patches of several classes, the share of each class's pixels that keep it; the other pixels are ignored.",
-)
+@keep_option
 @MAX_PIXELS_OPTION
 def pseudo_label(
     checkpoint: Path,
@@ -51,7 +53,8 @@ def pseudo_label(
     """Predict masks of real patches for a further training.
 
     CHECKPOINT is a file, or the folder of a training, which means its best.ckpt. Give the written store to `synthpipe
-    train` beside the composites. On GlaS, such a second training raises mIoU by 7 points (docs/datacomp.md).
+    train` beside the composites. On GlaS, such a second training raises mIoU by 7 points (docs/datacomp.md). `synthpipe
+    self-train` does all trainings and predictions in one command.
 
     Predictions are means over flips and rotations if the canvas is a square. A patch of one class is filled with this
     class. In other patches, only classes of the label are predicted. First, probabilities are scaled so that all

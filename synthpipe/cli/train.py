@@ -30,7 +30,7 @@ from synthpipe.files.locations import Location
 
 if TYPE_CHECKING:  # loading torch takes seconds, so only commands that compute load it
     from synthpipe.segment.settings import TrainSettings
-    from synthpipe.segment.training_records import TrainingData
+    from synthpipe.segment.training_records import Outcome, TrainingData
 
 
 @click.command()
@@ -44,6 +44,11 @@ if TYPE_CHECKING:  # loading torch takes seconds, so only commands that compute 
 @mask_options
 @MAX_PIXELS_OPTION
 @hardware_options
+@click.option(
+    "--fresh",
+    is_flag=True,
+    help="Render new composites for each epoch, like those of CURATED; the sets must be virtual.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan of the training; train nothing.")
 def train(
     curated: tuple[Location, ...],
@@ -58,8 +63,9 @@ def train(
     most: int,
     device: str | None,
     readers: int | None,
+    fresh: bool,
     dry_run: bool,
-) -> None:
+) -> Outcome | None:
     """Train a segmentation network on curated sets.
 
     CURATED is a finished run, its curated.zarr, or the store of `synthpipe pseudo-label`. Several sets are joined, and
@@ -68,6 +74,9 @@ def train(
     of --val masks are class indices, unless --mask-map names the class of each value; the first note lists the values
     and their classes.
 
+    With --fresh, no composite is shown twice: each one takes the place of a sample of CURATED, with its strategy and
+    classes. It equals --set fresh=unfiltered. With --set fresh=filtered, the filter of the build must accept them.
+
     \b
     Examples:
       synthpipe train runs/demo --real data/phantom --val data/phantom/2.validation \\
@@ -75,6 +84,7 @@ def train(
       synthpipe train runs/bcss --real /data/BCSS-WSSS --val /data/BCSS-WSSS/val -o runs/bcss/stage-1
       synthpipe train runs/bcss runs/bcss/pseudo.zarr --real /data/BCSS-WSSS \\
         --val /data/BCSS-WSSS/val -o runs/bcss/stage-2 --device cuda:0,cuda:1
+      synthpipe train runs/virtual --set real=0 --val data/phantom/2.validation --fresh -o runs/virtual/fresh
       synthpipe train runs/glas --real glas-tiles --val /data/glas/val -o runs/glas/stage-1 \\
         --mask-map "255=gland,0=stroma"
     """
@@ -86,8 +96,11 @@ def train(
 
     claim(output, TRAINING)
     settings = training_settings(config, overrides)
+    if fresh and settings.fresh is None:
+        settings = settings.model_copy(update={"fresh": "unfiltered"})
     sets = [CuratedSet(path) for path in curated]
-    composites, description = Composites(sets), sets[0].description
+    streams = [each.fresh(settings.seed, settings.fresh) for each in sets] if settings.fresh else []
+    composites, description = Composites(sets, streams), sets[0].description
     if real is None and settings.real:
         raise ConfigError("--real: missing; name the data set of the real patches, or set real=0 to train without them")
     images = checked_images(val, description, mask_map, any_palette, most).images
@@ -95,6 +108,9 @@ def train(
     _note_unused(settings, real, description)
     shown = RealPatches(patches.patches, description) if patches else None
     sources = {f"curated {number}": each.digest for number, each in enumerate(sets, 1)}
+    for number, stream in enumerate(streams, 1):
+        if stream.filter:
+            sources |= {f"{strategy} filter {number}": each for strategy, each in stream.filter.digests.items()}
     if patches:
         among_patches(images, patches.patches, reporter())
         sources["real patches"] = patches.digest
@@ -102,10 +118,12 @@ def train(
     data = TrainingData(description, composites, shown, images, sources)
     if dry_run:
         _say_plan(settings, data, output)
-    else:
-        from synthpipe.segment.devices import choose_hardware
+        return None
+    from synthpipe.segment.devices import choose_hardware
 
-        say_outcome(run_training(settings, data, output, choose_hardware(device, readers)), output)
+    outcome = run_training(settings, data, output, choose_hardware(device, readers))
+    say_outcome(outcome, output)
+    return outcome
 
 
 def _note_unused(settings: TrainSettings, real: Location | None, description: Description) -> None:
@@ -130,7 +148,13 @@ def _say_plan(settings: TrainSettings, data: TrainingData, output: Path) -> None
     )
     say("settings:\n" + yaml.safe_dump(settings.dump(), sort_keys=False, width=100))
     say(
-        f"would train {output} on {len(data.composites or ())} composites of {description.size[0]} x "
-        f"{description.size[1]} pixels and {len(data.real or ())} real patches, classes {', '.join(classes.names)}; "
+        f"would train {output} on {_count(settings, data)} of {description.size[0]} x {description.size[1]} pixels and "
+        f"{len(data.real or ())} real patches, classes {', '.join(classes.names)}; "
         f"{len(data.validation)} validation images choose the best weights"
     )
+
+
+def _count(settings: TrainSettings, data: TrainingData) -> str:
+    """Return the number of composites as text."""
+    count = len(data.composites or ())
+    return f"passes of {count} fresh composites" if settings.fresh else f"{count} composites"

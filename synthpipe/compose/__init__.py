@@ -1,7 +1,7 @@
 """Make composites: `sample` draws all random numbers of a recipe, and `render` turns a recipe into pixels.
 
-The generator of a composite depends only on the pipeline's seed, the strategy, the purpose and the index. So the bytes
-of a composite do not depend on the number of workers, the order of rendering or the shards.
+The generator of a composite depends only on the pipeline's seed, the strategy, the purpose, the stream and the index.
+So the bytes of a composite do not depend on the number of workers, the order of rendering or the shards.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from synthpipe.compose.mosaic import render_mosaic, sample_mosaic
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.core.records import Composite, Image, Mask, MosaicRecipe, Recipe, Strategy
 
-Purpose = Literal["candidate", "filter", "view"]
-"""Use of a random stream: candidate composites, composites that train the filter, or views of real patches."""
+Purpose = Literal["candidate", "filter", "view", "fresh"]
+"""Use of a random stream: candidate composites, composites that train the filter, views of real patches, or composites
+that a training renders and no run stores.
+"""
 
 _STRATEGY_WORD: dict[Strategy, int] = {"mosaic": 1, "bezier": 2}
-_PURPOSE_WORD: dict[Purpose, int] = {"candidate": 0, "filter": 1, "view": 2}
+_PURPOSE_WORD: dict[Purpose, int] = {"candidate": 0, "filter": 1, "view": 2, "fresh": 3}
 
 SAMPLER_VERSION = 1
 """The version of `sample` and `render`. It changes when a seed gives other recipes, or a recipe gives other pixels.
@@ -33,14 +35,14 @@ Virtual curated sets record it, since their pixels are rendered when they are re
 __all__ = ["SAMPLER_VERSION", "Donors", "Purpose", "donor_uses", "generator", "render", "sample"]
 
 
-def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int) -> np.random.Generator:
-    """Return the generator of one composite: a Philox stream that no other composite shares.
+def generator(seed: int, strategy: Strategy, purpose: Purpose, index: int, stream: int = 0) -> np.random.Generator:
+    """Return the generator of one composite: random numbers that no other composite shares.
 
-    Seed and strategy are the key. Index and purpose are the high words of the counter, so two streams begin at least
-    2**128 draws apart.
+    Seed and strategy are the key of a Philox generator. Stream, index and purpose are the high words of its counter, so
+    two composites begin at least 2**64 draws apart.
     """
     key = _Key(np.array([seed, _STRATEGY_WORD[strategy]], np.uint64))
-    counter = np.array([0, 0, index, _PURPOSE_WORD[purpose]], np.uint64)
+    counter = np.array([0, stream, index, _PURPOSE_WORD[purpose]], np.uint64)
     return np.random.Generator(np.random.Philox(key, counter=counter))  # type: ignore[arg-type]  # documented
 
 
@@ -62,10 +64,15 @@ def donor_uses(pipeline: Pipeline, strategy: Strategy) -> int:
 
 
 def sample(
-    pipeline: Pipeline, strategy: Strategy, index: int, donors: Donors, purpose: Purpose = "candidate"
+    pipeline: Pipeline,
+    strategy: Strategy,
+    index: int,
+    donors: Donors,
+    purpose: Purpose = "candidate",
+    stream: int = 0,
 ) -> Recipe:
-    """Draw the recipe of composite `index`."""
-    rng = generator(pipeline.seed, strategy, purpose, index)
+    """Draw the recipe of composite `index`; each `stream` of a purpose has other composites."""
+    rng = generator(pipeline.seed, strategy, purpose, index, stream)
     if strategy == "mosaic":
         return sample_mosaic(rng, index, donors, pipeline)
     return sample_bezier(rng, index, donors, pipeline)

@@ -293,8 +293,11 @@ class FilterSection(Section):
     _new_keys = ("weights", "weights_sha256", "pretrained", "precision")
     enabled: Annotated[
         Flag,
-        Field(description="false: no filter is trained, and the first candidates are kept; needs no mixed patches"),
-    ] = True
+        Field(
+            description="true: a filter is trained on patches of several classes, and scores the candidates, as "
+            "published; false: the first candidates are kept"
+        ),
+    ] = False
     network: Annotated[Text, Field(description="a timm model name")] = "resnet18"
     weights: Annotated[
         Secretive | None,

@@ -74,7 +74,7 @@ def completed(data: Mapping[str, Any], stem: str) -> dict[str, Any]:
     curation, section = found.get("curation", {}), found.get("filter", {})
     if isinstance(curation, dict):
         wanted = curation.get("wanted", 3600)
-        without = isinstance(section, dict) and section.get("enabled") is False
+        without = not (isinstance(section, dict) and section.get("enabled") is True)
         # as published (method section 3); without a filter all candidates are kept
         plans = {"candidates": _times(wanted, *((1,) if without else (20, 9))), "max_candidates": _times(wanted, 20)}
         found["curation"] = {**{key: plan for key, plan in plans.items() if plan}, **curation}

@@ -11,9 +11,7 @@ from synthpipe.config.schema import Key, keys
 _HEAD = """\
 # The pipeline file
 
-This page is made from the pipeline's model by `synthpipe schema --markdown > docs/pipeline-file.md`.
-
-A pipeline file is YAML. Five lines are enough:
+`synthpipe schema --markdown` prints this page. A pipeline file is YAML. Five lines are enough:
 
 ```yaml
 classes: [tumour, stroma]
@@ -25,12 +23,11 @@ canvas: 224
 
 `synthpipe init DIRECTORY` writes such a file for your patches, and `synthpipe validate FILE` lists every mistake in a
 file. All other keys have defaults: the constants of the published method. An option such as `--set mosaic.scale=0.1`
-replaces the file's value for one build. The files in [`pipelines/`](../pipelines) contain every key.
+replaces the file's value for one build. The files in [`pipelines/`](../pipelines) are examples with comments.
 
-Numbers are written as 12, 0.5 or 1e-3, booleans as true or false; anything else is text.
-Sizes are in pixels; a single number for height and width can also be given as `[height, width]`. Shares are from
-0 to 1. `classes.N.name` is the name
-of class N, counted from 0. The columns show the allowed values of each key, and its default.
+Write numbers as 12, 0.5 or 1e-3, and booleans as true or false; anything else is text. Sizes are in pixels: one
+number for height and width, or `[height, width]`. Shares are from 0 to 1. `classes.N.name` is the name of class N,
+counted from 0. The columns show the allowed values of each key, and its default.
 """
 
 

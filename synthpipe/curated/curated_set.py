@@ -26,6 +26,7 @@ from synthpipe.storage.schema import CURATED_ARRAYS, arrays_of, open_group
 if TYPE_CHECKING:
     import xarray
 
+    from synthpipe.curated.fresh import FreshComposites, FreshKind
     from synthpipe.curated.torch_data import CuratedDataset
 
 
@@ -209,13 +210,30 @@ class CuratedSet:
         """Return (N,) float64, sum 1: probabilities that draw rare classes more often; see `weights.sample_weights`."""
         return sample_weights(self.labels)
 
-    def to_torch(self, transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> CuratedDataset:
+    def fresh(self, seed: int = 0, kind: FreshKind = "unfiltered", device: str = "cpu") -> FreshComposites:
+        """Return an endless stream of composites like those of this virtual set, which neither it nor its run has.
+
+        Kind ``filtered`` keeps only composites that the filter of the build accepts on `device`.
+        `fresh.FreshComposites` describes the stream. Raises `ConfigError` if the set is not virtual, is empty, was
+        edited, or has no rules of curation, or its filter is not there.
+        """
+        from synthpipe.curated.fresh import FreshComposites  # loads compiled kernels
+
+        return FreshComposites(self, self._pixels, seed, kind, device)
+
+    def to_torch(
+        self,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        fresh: bool | FreshKind | FreshComposites = False,
+    ) -> CuratedDataset:
         """Return a map-style torch data set; `torch_data.CuratedDataset` describes `transform`.
 
-        MONAI's dictionary transforms fit as they are, albumentations' by ``lambda sample: augment(**sample)``. Raises
-        `MissingPackageError` if torch is not installed.
+        With `fresh` (True, a kind, or the result of `fresh`), every epoch of its loader shows composites that no other
+        epoch shows. MONAI's dictionary transforms fit as they are, albumentations' by
+        ``lambda sample: augment(**sample)``. Raises `MissingPackageError` if torch is not installed, and `ConfigError`
+        if the set has no fresh composites.
         """
-        return forms.to_torch(self, transform)
+        return forms.to_torch(self, transform, fresh)
 
     def to_xarray(self, **options: Any) -> xarray.Dataset:
         """Return the set as an `xarray.Dataset`, which reads values when they are used.

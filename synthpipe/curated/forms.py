@@ -13,12 +13,23 @@ if TYPE_CHECKING:
     import xarray
 
     from synthpipe.curated.curated_set import CuratedSet
+    from synthpipe.curated.fresh import FreshComposites, FreshKind
     from synthpipe.curated.torch_data import CuratedDataset
 
 
-def to_torch(curated: CuratedSet, transform: Callable[[dict[str, Any]], dict[str, Any]] | None) -> CuratedDataset:
+def to_torch(
+    curated: CuratedSet,
+    transform: Callable[[dict[str, Any]], dict[str, Any]] | None,
+    fresh: bool | FreshKind | FreshComposites,
+) -> CuratedDataset:
     """Return a map-style torch data set; see `CuratedSet.to_torch`."""
     require("to_torch", "torch")
+    if fresh:
+        from synthpipe.curated.fresh_torch import FreshDataset
+
+        if isinstance(fresh, bool | str):
+            fresh = curated.fresh(kind="unfiltered" if isinstance(fresh, bool) else fresh)
+        return FreshDataset(curated, fresh, transform=transform)
     from synthpipe.curated.torch_data import CuratedDataset
 
     return CuratedDataset(curated, transform=transform)

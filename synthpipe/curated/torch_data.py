@@ -45,8 +45,7 @@ class Samples(Sequence[Tensors]):
     def __getitem__(self, number: int) -> Tensors:  # type: ignore[override]  # no slices
         if not 0 <= number < len(self):
             raise IndexError(number)
-        tensors = self.tensors
-        return {"image": tensors["image"][number], "mask": tensors["mask"][number], "labels": tensors["labels"][number]}
+        return {name: values[number] for name, values in self.tensors.items()}  # type: ignore[return-value, index]
 
     def __iter__(self) -> Iterator[Tensors]:
         return (self[number] for number in range(len(self)))
@@ -69,6 +68,8 @@ class CuratedDataset(Dataset[Tensors]):
         Gets a dict of ``image`` (H, W, 3) uint8, ``mask`` (H, W) uint8 and ``labels`` (C,) uint8, arrays that it may
         change, and returns the dict that is put together with others, by torch's default collation, to a batch.
     """
+
+    fresh: str | None = None  # kind of fresh composites
 
     def __init__(
         self,
@@ -191,7 +192,7 @@ class Epochs:
     def __len__(self) -> int:
         return self._length // (self.batch_size * self.world)
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Any]]:
         rng = np.random.Generator(np.random.Philox(key=np.array([self.seed, self.epoch], np.uint64)))
         if self.weights is None:
             order = rng.permutation(self._length)
@@ -199,7 +200,11 @@ class Epochs:
             order = rng.choice(self._length, self._length, p=self.weights / self.weights.sum())
         for batch in range(self.batch, len(self)):
             start = (batch * self.world + self.rank) * self.batch_size
-            yield order[start : start + self.batch_size].tolist()
+            yield self._keys(start, order[start : start + self.batch_size].tolist())
+
+    def _keys(self, start: int, chosen: list[int]) -> list[Any]:
+        """Return the keys of a batch that begins at `start` in the epoch and shows the samples `chosen`."""
+        return chosen
 
 
 class ResumableLoader:
@@ -218,6 +223,7 @@ class ResumableLoader:
             "samples a step": epochs.batch_size * epochs.world,
             "seed": epochs.seed,
             "weights": None if epochs.weights is None else hashlib.sha256(epochs.weights.tobytes()).hexdigest(),
+            "fresh": dataset.fresh,
         }
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -254,7 +260,8 @@ class ResumableLoader:
         """Return the state from which `load_state_dict` resumes, JSON-ready."""
         epochs = self._epochs
         found = {"batch_size": epochs.batch_size, "world": epochs.world, "epoch": epochs.epoch, "batch": epochs.batch}
-        return {**{key: self._identity[key] for key in ("curated", "seed", "weights")}, **found}
+        fresh = {"fresh": self._identity["fresh"]} if self._identity["fresh"] else {}
+        return {**{key: self._identity[key] for key in ("curated", "seed", "weights")}, **fresh, **found}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume at the position of the loader that returned `state`.
@@ -262,8 +269,8 @@ class ResumableLoader:
         Raises
         ------
         ConfigError
-            The other loader had another set, seed or weights, or another number of samples per step (batch size times
-            processes).
+            The other loader had another set, seed, weights or kind of fresh composites, or another number of samples
+            per step (batch size times processes).
         """
         given = {**state, "samples a step": state.get("batch_size", 0) * state.get("world", 0)}
         if differing := [key for key, value in self._identity.items() if given.get(key) != value]:

@@ -19,12 +19,12 @@ from synthpipe.files.locations import KINDS, Location, exists, translate_errors
 from synthpipe.files.reading import read_regular
 
 LOCK = ".lock"
-"""Name of the file that locks a folder (`files.lock`); in a folder without a marker it also names the folder's kind."""
+"""Name of the lock file of a folder (`files.lock`). In a folder without a marker, the lock also names the kind."""
 
 LARGEST_LOCK = 1000  # bytes
 _TEMPORARY = re.compile(
-    r"\..+\.[0-9a-f]{32}\.partial"  # files.replacing
-    r"|c(\.\d+)+\.[0-9a-f]{8}\.partial"  # storage.objects.LocalFile
+    r"\..+\.[0-9a-f]{32}\.partial"  # files.writing.replacing
+    r"|c(\.\d+)+\.[0-9a-f]{8}\.partial"  # storage.direct_io.LocalFile
     r"|zarr\.[0-9a-f]{32}\.partial"  # zarr's own writing of a zarr.json
 )
 _PATTERN = re.compile(r"[*?[]")  # some stores treat such a name as a pattern, and remove all matches
@@ -40,9 +40,9 @@ class Kind:
     name : str
         Name of the kind in messages and locks.
     markers : tuple of str
-        Files that mark a folder as one of this kind, as paths below it; one of them is enough.
+        Relative paths of files that mark a folder as one of this kind. One of these files is enough.
     parts : tuple of str, optional
-        Shell patterns of the names that synthpipe writes there; by default every name is synthpipe's.
+        Shell patterns of the names that synthpipe writes in the folder (default: all names).
     """
 
     name: str
@@ -51,7 +51,7 @@ class Kind:
 
 
 def claim(folder: Location, kind: Kind, known: bool = False) -> Location:
-    """Check that synthpipe may write into a folder; nothing is written.
+    """Check that synthpipe may write into a folder. Nothing is written.
 
     Parameters
     ----------
@@ -70,8 +70,8 @@ def claim(folder: Location, kind: Kind, known: bool = False) -> Location:
     Raises
     ------
     StoreError
-        The folder holds files and is of another kind, is not a folder, cannot be read, contains a link, or is a URL
-        with a pattern.
+        The folder holds files and is of another kind, contains a link, or cannot be read. The error is also raised for
+        a file, and for a URL with a pattern.
     """
     with translate_errors(folder, "cannot be used"):
         if isinstance(folder, Path):
@@ -101,18 +101,21 @@ def resolved(folder: Path) -> Path:
 
 
 def belongs(folder: Location, kind: Kind) -> bool:
-    """Whether a folder's markers or its lock say that it is of this kind; a lock is written before markers."""
+    """Return whether a folder has a marker of this kind, or a lock that names this kind.
+
+    The lock is written before the markers.
+    """
     return is_marked(folder, kind) or _lock_of(folder).get("of") == kind.name
 
 
 def is_marked(folder: Location, kind: Kind) -> bool:
-    """Whether a folder contains a marker of this kind; a link counts as a marker here, and `claim` refuses it later."""
+    """Return whether a folder contains a marker of this kind. A link counts as a marker, but `claim` refuses links."""
     paths = (folder / marker for marker in kind.markers)
     return any(os.path.lexists(path) if isinstance(path, Path) else exists(path) for path in paths)
 
 
 def is_empty(folder: Location) -> bool:
-    """Whether a folder is missing, or contains at most a lock and half-written files."""
+    """Return True if a folder is missing, or contains at most a lock and half-written files."""
     return not _names(folder)
 
 
@@ -122,9 +125,9 @@ def irregular(folder: Location, parts: Collection[str] = ("*",)) -> Iterator[tup
     Parameters
     ----------
     folder : Path or UPath
-        Links below the folder are not followed. A URL has no such entries.
+        The folder to search. Links below the folder are not followed. A URL has no such entries.
     parts : collection of str
-        Shell patterns of the names in `folder` to search; folders with such names are searched completely.
+        Shell patterns of the names in `folder` to search. Folders with such names are searched completely.
 
     Yields
     ------
@@ -150,7 +153,7 @@ def _irregular(entry: os.DirEntry[str]) -> Iterator[tuple[Path, str]]:
 
 
 def is_half_written(path: str) -> bool:
-    """Whether a path has a temporary name, which synthpipe gives to files while it writes them."""
+    """Return whether a path has a temporary name of synthpipe, which files have while they are written."""
     return _TEMPORARY.fullmatch(path.rpartition("/")[2]) is not None
 
 
@@ -170,7 +173,7 @@ def sweep(folder: Location, deep: bool = True) -> None:
 
 
 def parse_lock(data: bytes) -> Mapping[str, Any] | None:
-    """Read the content of a lock; an empty lock gives an empty mapping, and a file that is not a lock gives None."""
+    """Parse the content of a lock. Return an empty mapping for an empty lock, and None for any other file."""
     if not data:
         return {}
     try:

@@ -22,10 +22,10 @@ Location = Path | UPath
 """A path on this machine's file systems, or a URL."""
 
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a named pipe", stat.S_IFLNK: "a link", stat.S_IFSOCK: "a socket"}
-"""Names of entries that are not files, by the type bits of their mode; all others are devices."""
+"""Names for entries that are not regular files, by the type bits of their mode. All other types are devices."""
 
 _HTTP = ("http", "https")
-_NO_PASSWORDS = ("s3", "s3a", "gs", "gcs")  # for them the text before @ is part of the bucket's name
+_NO_PASSWORDS = ("s3", "s3a", "gs", "gcs")  # in these URLs, the text before @ is part of the bucket's name
 
 
 def parse_location(text: str | Location) -> Location:
@@ -50,7 +50,7 @@ def parse_location(text: str | Location) -> Location:
     if "@" in host and protocol in _NO_PASSWORDS:
         raise StoreError(
             f"{text}: contains credentials, but {protocol} URLs cannot hold credentials; set them in the environment "
-            "or the profile of its client"
+            "or in the profile of the storage client"
         )
     if "@" in host and protocol in _HTTP:
         user, _, host = host.rpartition("@")
@@ -68,7 +68,7 @@ def parse_location(text: str | Location) -> Location:
 
 
 def address(path: Location) -> str:
-    """Return the text of a location with its credentials, as the user wrote it; keep this text only in memory."""
+    """Return the text of a location with its credentials, as the user wrote it. Keep this text only in memory."""
     text = str(path)
     if isinstance(path, Path) or "headers" not in path.storage_options:
         return text
@@ -77,7 +77,7 @@ def address(path: Location) -> str:
 
 
 def in_memory(*locations: str | Location) -> bool:
-    """Whether one of the locations is a ``memory://`` URL, which other processes cannot read."""
+    """Return whether one of the locations is a ``memory://`` URL, which other processes cannot read."""
     return any(get_protocol(str(each)) == "memory" for each in locations)
 
 
@@ -101,8 +101,8 @@ def translate_errors(
     Raises
     ------
     StoreError
-        The message has the path, the problem, the cause and advice. An `AccessError` if permissions, limits or the
-        network are the cause.
+        The message has the path, the problem, the cause and advice. If permissions, limits or the network are the
+        cause, the error is an `AccessError`.
     """
     try:
         yield
@@ -117,7 +117,10 @@ def translate_errors(
 
 
 def _in_full(path: Location, error: Exception) -> Exception:
-    """Return a store's detailed error: a HEAD request gives only a status, so this sends other requests too."""
+    """Return the detailed error of an object store.
+
+    A HEAD request gives only a status, so this function sends other requests.
+    """
     if not isinstance(path, Path) and code_of(error) in ("400", "403"):
         for ask in (path.fs.isdir, partial(path.fs.cat_file, start=0, end=1)):
             try:
@@ -130,7 +133,7 @@ def _in_full(path: Location, error: Exception) -> Exception:
 
 @contextmanager
 def translate_access_errors(path: Location) -> Iterator[None]:
-    """Turn errors about access into an `AccessError` that names `path`; other errors pass, such as for a missing file.
+    """Turn errors about access into an `AccessError` that names `path`. Other errors pass, such as a missing file.
 
     Raises
     ------
@@ -147,12 +150,12 @@ def translate_access_errors(path: Location) -> Iterator[None]:
 
 
 def exists(path: Location) -> bool:
-    """Whether a path exists.
+    """Return whether a path exists.
 
     Raises
     ------
     AccessError
-        A store refuses the request; fsspec's own `isfile` would return False.
+        An object store refuses the request. fsspec's own `isfile` would return False instead.
     """
     with translate_access_errors(path):
         if isinstance(path, Path):

@@ -1,7 +1,8 @@
 """Locks that let only one process at a time write into a folder: a build, an export, a training.
 
-On a disk the operating system holds the lock, and releases it when the process ends in any way. On file systems without
-locks, and behind URLs, the lock is a file that its holder renews; a lock that is no longer renewed is free.
+On a disk, the operating system holds the lock. The lock is released when the process ends, even if the process is
+killed. On file systems without locks, and behind URLs, the lock is a file that its holder renews. A lock that is no
+longer renewed is free.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _SILENCE = 3 * _RENEWED  # seconds without a renewal after which a lock is free
 def held(folder: Location, kind: Kind) -> Iterator[Location]:
     """Lock a folder while the block writes into it, and yield the folder with links resolved.
 
-    The lock is written first. At the end it is removed, unless the folder has files but no marker yet: then the lock
-    stays and names the folder's kind. A folder that was made for the block and stays empty is removed.
+    The lock is written first and removed at the end. But if the folder has files and no marker at the end, the lock
+    stays and names the folder's kind. A folder that was made for the block is removed if it is still empty.
 
     Raises
     ------
@@ -62,9 +63,9 @@ def held(folder: Location, kind: Kind) -> Iterator[Location]:
 
 
 def holder_of(folder: Location) -> str | None:
-    """Name the process that holds a folder, such as ``process 7 on node3``, or return None if no process holds it.
+    """Return a text that names the holder of a folder, such as ``process 7 on node3``; None if there is no holder.
 
-    If the file system has no locks, the text ends with ``as its lock says``: the process may have been killed.
+    If the file system has no locks, the text ends with ``as its lock says``, because the holder may have been killed.
     """
     path, source = folder / LOCK, ", as its lock says"
     if isinstance(path, Path):
@@ -83,7 +84,7 @@ def holder_of(folder: Location) -> str | None:
 
 
 def holds(folder: Location) -> bool:
-    """Whether this process still holds a folder; another process can take a lock that is not renewed."""
+    """Return whether this process still holds a folder. Another process can take a lock that is not renewed."""
     holder = parse_lock(read_lock(folder)) or {}
     return bool(holder.get("host") == socket.gethostname() and holder.get("process") == os.getpid())
 
@@ -113,7 +114,7 @@ def _locked(folder: Path, kind: Kind) -> int | None:
 
 
 def _sign(descriptor: int, folder: Path, kind: Kind) -> None:
-    """Write this process into a lock as its holder."""
+    """Record in a lock that this process is the holder."""
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(_holder(kind)).encode(), 0)
@@ -123,7 +124,7 @@ def _sign(descriptor: int, folder: Path, kind: Kind) -> None:
 
 
 def _open(path: Path) -> int:
-    """Open a lock for writing, or create it; a file that is not a lock of synthpipe is refused unchanged."""
+    """Open or create a lock file for writing. Any other file is refused, and its content is not changed."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | CAREFULLY, 0o666)
     except OSError as error:
@@ -151,7 +152,7 @@ def _foreign(path: Location, found: str) -> StoreError:
 
 
 def _flock(descriptor: int, folder: Path) -> bool:
-    """Lock an open file; return False if its file system has no locks."""
+    """Lock an open file. Return False if its file system has no locks."""
     until = time.monotonic() + _SILENCE
     while True:
         try:
@@ -161,13 +162,13 @@ def _flock(descriptor: int, folder: Path) -> bool:
             found = os.pread(descriptor, LARGEST_LOCK, 0)
             if not _is_gone(found) or time.monotonic() > until:
                 raise _refusal(folder, found) from error
-            time.sleep(_RENEWED / 100)  # forked processes of the last holder are still ending
+            time.sleep(_RENEWED / 100)  # forked processes of the previous holder are still ending
         except OSError:
             return False
 
 
 def _let_go(folder: Location, kind: Kind) -> None:
-    """Release a lock: remove it, or leave it to name the kind of a folder that has files but no marker yet."""
+    """Release a lock. The file is removed, or stays to name the kind of a folder that has files but no marker."""
     with suppress(OSError):  # the lock of an ended process also names the kind
         if is_marked(folder, kind) or is_empty(folder):
             (folder / LOCK).unlink(missing_ok=True)
@@ -176,7 +177,7 @@ def _let_go(folder: Location, kind: Kind) -> None:
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:
-    """Remove those of the folders that are empty; the innermost comes first."""
+    """Remove the empty ones of these folders. `folders` must list the innermost folder first."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
@@ -202,7 +203,7 @@ def _renewed(folder: Location, kind: Kind) -> Iterator[None]:
             with suppress(StoreError):  # the network may be back the next time
                 if not _is(found := read_lock(folder), holder):  # another process took it: our renewals came too late
                     lost.append(found)
-                    # `nohup` and shells may ignore SIGINT; if SIGTERM has a handler, it is the command line's
+                    # `nohup` and shells may ignore SIGINT; only the command line sets a handler for SIGTERM
                     handled = callable(signal.getsignal(signal.SIGTERM))
                     _thread.interrupt_main(signal.SIGTERM if handled else signal.SIGINT)
                     return
@@ -227,13 +228,13 @@ def _renewed(folder: Location, kind: Kind) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        with suppress(StoreError):  # a lock that stays is free soon, since it is not renewed
+        with suppress(StoreError):  # a lock that stays becomes free, because it is not renewed
             if _is(read_lock(folder), holder):
                 _let_go(folder, kind)
 
 
 def _is(found: bytes, holder: dict[str, Any]) -> bool:
-    """Whether a lock belongs to this holder; the number of renewals does not matter."""
+    """Return whether a lock belongs to this holder. The number of renewals does not matter."""
     return bool((parse_lock(found) or {}).get("build") == holder["build"])
 
 
@@ -242,7 +243,7 @@ def _holder(kind: Kind) -> dict[str, Any]:
 
 
 def _is_gone(found: bytes) -> bool:
-    """Whether a lock names no process, or a process of this machine that has ended."""
+    """Return True if a lock names no process, or names a process of this machine that has ended."""
     try:
         holder = parse_lock(found) or {}
         if "host" in holder:

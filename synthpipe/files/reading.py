@@ -14,12 +14,12 @@ LARGEST_WEIGHTS = 8 << 30
 
 
 def read_regular(path: Location, most: int) -> bytes:
-    """Read an untrusted file or an object behind a URL, up to a size limit; pipes are refused.
+    """Read an untrusted file or an object behind a URL, up to a size limit. Pipes are refused.
 
     Parameters
     ----------
     path : Path or UPath
-        The file or object; a link is followed.
+        The file or object. A link is followed.
     most : int
         The largest size in bytes.
 
@@ -54,7 +54,7 @@ def _read(path: Location, most: int) -> bytes:
         if size > most:
             raise _too_large(size, most)
         data = file.read(size + 1)
-        if len(data) > size:  # the file grows, or has no size, such as files of /proc
+        if len(data) > size:  # the file grows, or has no size, like a file in /proc
             data += file.read(most + 1 - len(data))
     if len(data) > most:
         raise _too_large(len(data), most)
@@ -62,7 +62,7 @@ def _read(path: Location, most: int) -> bytes:
 
 
 def open_regular(path: Path) -> int:
-    """Open a file for reading, and return its descriptor; a link is followed.
+    """Open a file for reading, and return its descriptor. A link is followed.
 
     Raises
     ------

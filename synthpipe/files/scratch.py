@@ -1,7 +1,8 @@
 """Private directories in a shared folder such as /tmp, which other users cannot read, change or fake.
 
-Each user has one private folder there. Each directory in it has a lock file beside it. The operating system releases a
-lock when its process ends in any way, so a directory whose lock is free is a leftover and may be removed.
+Each user has one private folder in the shared folder. Each directory in the private folder has a lock file beside it.
+The operating system releases the lock when the process that holds it ends, even if the process is killed. So a
+directory with a free lock is a leftover, which may be removed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from synthpipe.core.errors import StoreError
 
 ANOTHER_LOCATION = "choose another folder with TMPDIR, or for `synthpipe build` with --scratch"
-"""Advice for each command whose scratch directory cannot be used."""
+"""Advice in messages about a scratch directory that cannot be used."""
 
 CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 """Flags for `os.open` that refuse links and do not wait for pipes."""
@@ -32,13 +33,13 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def directory_path(name: str, base: Path | None) -> Path:
-    """Return the path of this user's directory `name` on this machine, in `base` or the temporary directory."""
+    """Return the path of this user's directory `name`, in `base` (default: this machine's temporary directory)."""
     # several machines may share the folder
     return (base or Path(tempfile.gettempdir())) / f"synthpipe-{os.getuid()}" / f"{socket.gethostname()}-{name}"
 
 
 def open_lock(directory: Path) -> int:
-    """Open the lock file of a directory; create the file and the user's private folder if they are missing.
+    """Open the lock file of a directory. If the file or the user's private folder is missing, create it.
 
     Raises
     ------
@@ -71,9 +72,9 @@ def open_own(path: Path) -> int:
 
 
 def keeps_others_out(path: Path, flags: int) -> bool:
-    """Whether the lock that this process holds on a file really excludes others; some file systems ignore locks.
+    """Return whether this process's lock on a file really excludes others. Some file systems ignore locks.
 
-    `flags` opens the file again: ``os.O_RDONLY`` or ``os.O_RDWR``.
+    The function opens the file again with `flags`: ``os.O_RDONLY`` or ``os.O_RDWR``.
     """
     other = os.open(path, flags | CAREFULLY)
     try:
@@ -86,9 +87,9 @@ def keeps_others_out(path: Path, flags: int) -> bool:
 
 
 def has_locks(base: Path | None) -> bool:
-    """Whether locks work in a folder; False if its file system gives one lock to several processes.
+    """Return whether locks work in a folder. Locks do not work if several processes can get the same lock.
 
-    Also True if the test fails for another reason; the next use of the folder then reports that reason.
+    If the test itself fails, the result is True, and the next use of the folder reports the reason.
     """
     with suppress(OSError):
         directory, lock = _make_directory(base)
@@ -101,7 +102,7 @@ def has_locks(base: Path | None) -> bool:
 
 
 def try_lock(lock: int, kind: int) -> bool:
-    """Lock an open file, shared (`fcntl.LOCK_SH`) or exclusively (`fcntl.LOCK_EX`); return False instead of waiting."""
+    """Lock an open file: shared (`fcntl.LOCK_SH`) or exclusive (`fcntl.LOCK_EX`). Return False instead of waiting."""
     try:
         fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -110,7 +111,7 @@ def try_lock(lock: int, kind: int) -> bool:
 
 
 def is_lock_of(lock: int, directory: Path) -> bool:
-    """Whether an open file is still the lock file of a directory, neither removed nor replaced."""
+    """Return True if an open file is still the lock file of a directory, neither removed nor replaced."""
     try:
         return os.path.samestat(os.fstat(lock), os.lstat(_lock_file(directory)))
     except FileNotFoundError:
@@ -118,7 +119,7 @@ def is_lock_of(lock: int, directory: Path) -> bool:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory, its lock file and the user's folder if it is empty; the caller must hold the lock."""
+    """Remove a directory, its lock file, and the user's folder if empty. The caller must hold the lock."""
     shutil.rmtree(directory, ignore_errors=True)
     _lock_file(directory).unlink(missing_ok=True)
     with suppress(OSError):
@@ -175,7 +176,7 @@ def private_directory() -> Iterator[Path]:
 
 
 def _make_directory(base: Path | None) -> tuple[Path, int]:
-    """Make a directory with a random name; return it and its exclusively held lock."""
+    """Make a directory with a random name. Return its path and its lock, which is held exclusively."""
     while True:
         directory = directory_path(secrets.token_hex(8), base)
         lock = open_lock(directory)
@@ -211,7 +212,7 @@ def _open_own(path: Path, flags: int) -> int:
 
 
 def _check_own(path: Path, found: os.stat_result, kind: int) -> None:
-    """Raise `StoreError` unless `found` is of the file type `kind`, and only this user can write to it."""
+    """Raise `StoreError` if `found` is not of the file type `kind`, or if other users own it or can write to it."""
     mode = stat.S_IMODE(found.st_mode)
     if stat.S_IFMT(found.st_mode) != kind:
         problem = (
@@ -227,7 +228,7 @@ def _check_own(path: Path, found: os.stat_result, kind: int) -> None:
         problem = f"has mode {mode:o}, so other users can write to it"
     else:
         return
-    raise StoreError(f"{path}: {problem}; synthpipe does not use it: ask its owner to remove it, or {ANOTHER_LOCATION}")
+    raise StoreError(f"{path}: {problem}; synthpipe does not use it; ask its owner to remove it, or {ANOTHER_LOCATION}")
 
 
 def _user(uid: int) -> str:

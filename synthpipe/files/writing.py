@@ -21,15 +21,15 @@ Buffer = NDArray[np.uint8]
 """(n,) uint8: bytes to write or to read."""
 
 PARTIAL = ".partial"
-"""End of the names of half-written files; a killed process leaves such files behind."""
+"""End of the names of half-written files. A killed process leaves such files behind."""
 
 _PART = 16 << 20  # bytes in each part of an upload
 
 
 def write_atomically(path: Location, data: bytes | str, durable: bool = False) -> None:
-    """Write a file so that readers see either the whole new file or the old one; text becomes UTF-8.
+    """Write a file so that readers see either the whole new file or the old file. Text is encoded as UTF-8.
 
-    `durable` waits until the bytes are on the disk, so that a power cut cannot leave an empty file.
+    With `durable`, wait until the bytes are on the disk, so that a power cut cannot leave an empty file.
 
     Raises
     ------
@@ -45,7 +45,7 @@ def write_atomically(path: Location, data: bytes | str, durable: bool = False) -
 
 
 def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = False) -> None:
-    """Write a file in many chunks as `write_atomically` does; behind a URL it is uploaded in parts.
+    """Write a file from many chunks, like `write_atomically`. A file behind a URL is uploaded in parts.
 
     Raises
     ------
@@ -66,7 +66,7 @@ def stream_atomically(path: Location, chunks: Iterable[bytes], durable: bool = F
 
 @contextmanager
 def replacing(path: Path, durable: bool = False) -> Iterator[BinaryIO]:
-    """Open a new file that replaces `path` when the block ends without an error; otherwise nothing is left behind.
+    """Open a new file that replaces `path` when the block ends without an error. After an error, nothing is left.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def first_bytes(path: Location, most: int) -> bytes | None:
 
 
 def refuse_irregular(path: Path) -> None:
-    """Check that a path is missing or a regular file, so that it may be replaced; links are not followed.
+    """Check that a path is missing or a regular file, so that it may be replaced. Links are not followed.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def refuse_irregular(path: Path) -> None:
 
 
 class Upload:
-    """A new object that is uploaded in parts; it gets its name only at the end (`appear`)."""
+    """A new object that is uploaded in parts, and gets its name only at the end (`appear`)."""
 
     def __init__(self, path: UPath) -> None:
         self._file = path.fs.open(path.path, "wb", autocommit=False, block_size=_PART)
@@ -149,14 +149,14 @@ class Upload:
         self._appeared = True
 
     def close(self) -> None:
-        """Release the upload; an object that did not appear leaves nothing behind."""
+        """Release the upload. If `appear` was not called, nothing is left behind."""
         if not self._appeared:
             self._file.discard()
             self._file.closed = True  # otherwise garbage collection would upload the rest
 
 
 class Collected:
-    """A new object for a store without partial uploads: like `Upload`, but its bytes stay in memory until the end."""
+    """A new object behind a URL without uploads in parts. Its bytes stay in memory until the end (`appear`)."""
 
     def __init__(self, path: UPath) -> None:
         self._path, self._data = path, bytearray()
@@ -175,5 +175,5 @@ class Collected:
 
 
 def upload(path: UPath) -> Upload | Collected:
-    """Begin a new object behind a URL; an existing object is replaced at the end."""
+    """Begin a new object behind a URL. An existing object is replaced at the end."""
     return Upload(path) if path.fs.async_impl else Collected(path)

@@ -1,4 +1,4 @@
-"""Run tasks: in this process, or on a Dask cluster with a bounded number of tasks submitted at a time."""
+"""Run tasks in this process, or on a Dask cluster that receives only a few tasks at a time."""
 
 # isort: off
 import synthpipe.runtime.site  # noqa: F401  # first: its error explains wrong Dask settings

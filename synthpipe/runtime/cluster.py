@@ -87,7 +87,7 @@ class DaskExecutor:
         return self.pool.snapshot().hosts
 
     def uses_gpus(self) -> bool:
-        """Return whether tasks for GPUs wait for workers with one."""
+        """Return whether tasks that use a GPU run only on workers with a GPU."""
         use = self.settings.device
         return use == "cuda" or (use == "auto" and self.pool.snapshot(fresh=True).slots(gpu=True) > 0)
 
@@ -99,7 +99,7 @@ class DaskExecutor:
         Raises
         ------
         ClusterError
-            A task ended too many workers, there were no workers for too long, or the scheduler is lost.
+            A task lost too many workers, there were no workers for too long, or the scheduler is lost.
         """
         return run_tasks(self.client, self.pool, function, arguments, gpu and self.uses_gpus())
 
@@ -116,7 +116,7 @@ class DaskExecutor:
         Raises
         ------
         ClusterError
-            Workers, or the scheduler, cannot run the build.
+            Some workers or the scheduler cannot run the build.
         """
         if isinstance(self.settings.where, ExistingCluster):
             self.pool.answer(lambda: check_scheduler(self.client, setup))
@@ -153,13 +153,13 @@ def check_reachable(settings: ClusterSettings) -> None:
 def open_cluster(
     settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path | None = None
 ) -> Iterator[DaskExecutor]:
-    """Start or join a cluster, and wait for its first worker; `opening.open_executor` describes the parameters."""
+    """Start or join a cluster, and wait for its first worker. The parameters are as for `opening.open_executor`."""
     where = settings.where
     remote = {} if isinstance(where, Local) else _REMOTE_SETTINGS
-    # a process that does not come back soon never does
+    # a local worker that does not restart soon never restarts
     patience = min(settings.patience, _LOCAL_PATIENCE) if isinstance(where, Local) else settings.patience
     with ExitStack() as stack:
-        # Dask loads code from its directory; in a shared temporary directory another user could own it
+        # Dask loads code from its temporary directory; in a shared folder, another user could own that directory
         private = (
             {}
             if isinstance(where, ExistingCluster)
@@ -183,7 +183,7 @@ def open_cluster(
 
 
 def _once(note: Callable[[str], None]) -> Callable[[tuple[float, str]], None]:
-    """Return a function that passes each event's message to `note` once; several workers send the same message."""
+    """Return a function that passes messages of events to `note`. A message from several workers is passed once."""
     noted = set[str]()
 
     def note_once(event: tuple[float, str]) -> None:
@@ -225,12 +225,12 @@ def _client_of(cluster: Any) -> Client:
 
 def _join(existing: ExistingCluster) -> Client:
     address = _address(existing.scheduler)
-    with starting(f"--scheduler {address}: no connection", "check that it runs there and uses the same TLS"):
+    with starting(f"--scheduler {address}: no connection", "check that a scheduler runs there and uses the same TLS"):
         return Client(address, security=security(existing.tls), timeout=_SECONDS_TO_CONNECT)
 
 
 def _address(scheduler: str) -> str:
-    """Return the address in a scheduler's file; an address is returned unchanged."""
+    """Return a scheduler's address. `scheduler` is an address, or a file that contains the address."""
     if "://" in scheduler:
         return scheduler
     try:

@@ -1,4 +1,4 @@
-"""Interfaces of executors, which run the tasks of a build, and of worker setups."""
+"""Interfaces of executors and of worker setups. An executor runs the tasks of a build."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ Result = TypeVar("Result")
 
 
 class WorkerSetup(Protocol):
-    """The setup of a process before its first task; pickle sends it to worker processes."""
+    """The setup of a process before its first task. The setup is pickled and sent to worker processes."""
 
     @property
     def key(self) -> str:
         """A text that differs between the setups of different builds."""
 
     def problems(self) -> list[str]:
-        """Return the reasons why this worker cannot run the build; empty if it can."""
+        """Return the reasons why this worker cannot run the build, or an empty list if there are none."""
 
     def prepared(self, on_steps: Callable[[int], None]) -> AbstractContextManager[Any]:
-        """Prepare this process for the block, and yield the state that its tasks share.
+        """Prepare this process to run tasks inside the block, and yield the state that the tasks share.
 
         `on_steps` is called with numbers of finished steps. The block may end in another thread.
         """
@@ -37,7 +37,7 @@ class Executor(Protocol):
         """Return whether tasks that ask for a GPU run on a GPU."""
 
     def prepared(self, setup: WorkerSetup, on_steps: Callable[[int], None]) -> AbstractContextManager[None]:
-        """Prepare every process that runs tasks in the block; call `on_steps` with numbers of finished steps."""
+        """Prepare every process that runs tasks inside the block. Call `on_steps` with numbers of finished steps."""
 
     def announced(self, advance: Callable[[int], None]) -> AbstractContextManager[None]:
         """Call `advance` with the steps that tasks announce while the block runs."""
@@ -48,8 +48,8 @@ class Executor(Protocol):
         """Yield ``function(state, argument)`` for every argument, in order of completion.
 
         Arguments are read only as fast as tasks finish, so memory does not grow with their number. Tasks must be
-        idempotent, because a task runs again if its worker is lost. A task's own exception is raised unchanged, with a
-        note that names the task; tasks that did not start are dropped.
+        idempotent, because a task runs again if its worker is lost. The exception of a task is raised unchanged, with a
+        note that names the task. Tasks that have not started are then dropped.
 
         Parameters
         ----------

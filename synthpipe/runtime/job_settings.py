@@ -16,7 +16,7 @@ _LONGEST_TIME = 366 * 24 * 3600
 
 
 def _seconds(value: object) -> object:
-    """Return a time in seconds, from the form of queues (12:00:00 or 2-00:00[:00]) or of Dask (90m).
+    """Return a time in seconds. Queues write a time as 12:00:00 or 2-00:00[:00], and Dask writes it as 90m.
 
     Plain numbers and texts such as 01:30 are refused, because their unit differs between queues.
     """
@@ -34,7 +34,7 @@ def _seconds(value: object) -> object:
 
 def _word(value: str) -> str:
     if re.search(r"\s", value):
-        raise ValueError("contains a space or a line break, but options of queues cannot; choose another")
+        raise ValueError("contains a space or a line break, which options of queues cannot contain; choose another")
     return value
 
 
@@ -45,7 +45,7 @@ def _full_path(value: str) -> str:
 
 
 def parse_size(value: object) -> int:
-    """Return the bytes of a size such as 64GB or 60GiB; a number is returned unchanged.
+    """Return a size such as 64GB or 60GiB in bytes. A number is returned unchanged.
 
     Raises
     ------
@@ -68,7 +68,7 @@ Seconds = Annotated[
     Whole,
     BeforeValidator(_seconds),
     Field(gt=0, le=_LONGEST_TIME),
-    PlainSerializer(lambda seconds: f"{seconds}s", when_used="json-unless-none"),  # this form can be read again
+    PlainSerializer(lambda seconds: f"{seconds}s", when_used="json-unless-none"),  # this text can be read again
 ]
 Word = Annotated[Text, AfterValidator(_word)]
 Bytes = Annotated[Whole, BeforeValidator(parse_size), Field(ge=1 << 20, le=1 << 50)]
@@ -99,11 +99,13 @@ class JobSettings(Section):
     ] = None
     lifetime_stagger: Annotated[Seconds | None, Field(description="largest random difference between lifetimes")] = None
     queue: Annotated[Word | None, Field(description="queue or partition")] = None
-    account: Annotated[Word | None, Field(description="account that pays; for LSF and SGE the project")] = None
+    account: Annotated[
+        Word | None, Field(description="account that pays for the jobs; for LSF and SGE the project")
+    ] = None
     project: Annotated[Word | None, Field(description="another name of account")] = None
-    resource_spec: Annotated[Text | None, Field(description="resources in the words of PBS or SGE")] = None
+    resource_spec: Annotated[Text | None, Field(description="resources, as PBS or SGE writes them")] = None
     interface: Annotated[Word | None, Field(description="network interface that all nodes have, such as ib0")] = None
-    local_directory: Annotated[Text | None, Field(description="the node's own disk, for the donor bank")] = None
+    local_directory: Annotated[Text | None, Field(description="folder on a node's own disk, for the donor bank")] = None
     log_directory: Annotated[Word | None, Field(description="folder for the jobs' output")] = None
     python: Annotated[Text, AfterValidator(_full_path), Field(description="path of the interpreter on the nodes")] = (
         sys.executable
@@ -128,7 +130,7 @@ class JobSettings(Section):
         if not stagger < lifetime < self.walltime - stagger:
             raise ValueError(
                 f"lifetime ({lifetime} s) plus or minus lifetime_stagger ({stagger} s) is not between 0 and the "
-                f"walltime ({self.walltime} s); workers must end before it, so that no task is lost"
+                f"walltime ({self.walltime} s); workers must end before the walltime, so that no task is lost"
             )
         return self
 

@@ -1,6 +1,6 @@
 """Run Dask's worker command in a private directory of the node (``python -m synthpipe.runtime.job_worker``).
 
-Dask loads code from its directory; in a shared temporary directory another user could have made that directory.
+Dask loads code from its temporary directory. In a shared folder, another user could have made that directory.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ WORKER_SETTINGS = {
 WORKER_ENVIRONMENT = WORKER_MEMORY | {
     f"DASK_{key.replace('.', '__').replace('-', '_').upper()}": str(value) for key, value in WORKER_SETTINGS.items()
 }
-"""Environment variables of workers; `docs/cluster.md` lists them for users who start their own workers."""
+"""Environment variables of workers. `docs/cluster.md` lists them for users who start their own workers."""
 
 
 def check_queue(queue: JobQueue) -> None:
@@ -54,7 +54,7 @@ def check_queue(queue: JobQueue) -> None:
     if shutil.which(command) is None:
         raise ClusterError(
             f"--cluster {queue.kind}: {command} is not found; build on a machine that can submit jobs, or choose the "
-            "kind of its queue"
+            "kind of queue that this machine has"
         )
 
 
@@ -92,10 +92,10 @@ def job_cluster(queue: JobQueue, demand: Demand, **options: Any) -> Any:
 
 
 def _job_class(base: Any, kind: QueueKind) -> Any:
-    """Return a subclass of one of dask-jobqueue's job classes that corrects some of its faults."""
+    """Return a subclass of `base`, a job class of dask-jobqueue, and correct some faults of `base`."""
 
     class Job(base):  # type: ignore[misc]
-        """A job that `close` always marks as closed, because Dask waits for that even after a failed submission."""
+        """A job that `close` always marks as closed. Dask waits for this mark even after a failed submission."""
 
         refusal = ""
         """Reason why the queue refused the job."""
@@ -116,7 +116,7 @@ def _job_class(base: Any, kind: QueueKind) -> Any:
                 yield file.name
 
         async def _submit_job(self, script_filename: str) -> Any:
-            """Submit the script; if the queue refuses, store its reason without the script's random name."""
+            """Submit the script. If the queue refuses the job, store the reason without the script's random name."""
             try:
                 return await super()._submit_job(script_filename)
             except (OSError, RuntimeError) as error:
@@ -126,7 +126,7 @@ def _job_class(base: Any, kind: QueueKind) -> Any:
 
         @classmethod
         async def in_queue(cls) -> frozenset[str] | None:
-            """Return the ids of this user's waiting and running jobs; None if unknown, such as for PBS, LSF and SGE."""
+            """Return the ids of this user's waiting and running jobs, or None if unknown (always for PBS, LSF, SGE)."""
             if kind != "slurm":
                 return None
             try:
@@ -187,7 +187,7 @@ def job_options(queue: JobQueue, demand: Demand) -> dict[str, Any]:
 
 
 def _own_or_of_site(own: tuple[str, ...] | None, kind: QueueKind, *keys: str) -> list[str]:
-    """Return the user's values, or else the values of the first of these keys that is set in Dask's settings.
+    """Return the user's values. If `own` is None, return the values of the first key that Dask's settings have.
 
     dask-jobqueue reads these settings only for missing arguments, but synthpipe always adds its own values.
     """
@@ -206,7 +206,7 @@ def _walltime(queue: JobQueue) -> str:
 
 
 def _gpu_directive(queue: JobQueue) -> list[str]:
-    """Return the default directive that asks the queue for GPUs; PBS has it among its resources instead."""
+    """Return the default directive that asks the queue for GPUs. For PBS, `_resource_spec` asks for GPUs."""
     directive = {"slurm": "--gres=gpu:{}", "lsf": '-gpu "num={}"', "sge": "-l gpu={}"}.get(queue.kind)
     return [directive.format(queue.jobs.gpus)] if directive and queue.jobs.gpus else []
 

@@ -18,7 +18,7 @@ _ROLES = ("scheduler", "worker", "client")
 
 
 def security(tls: Tls | None) -> Security | None:
-    """Return the TLS settings of a cluster; for None, Dask's own configuration decides."""
+    """Return the TLS settings of a cluster. If `tls` is None, return None: Dask's own configuration decides."""
     if tls is None:
         return None
     own = {f"tls_{role}_{part}": str(path) for role in _ROLES for part, path in (("cert", tls.cert), ("key", tls.key))}

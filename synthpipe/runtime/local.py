@@ -96,7 +96,7 @@ def encrypted() -> dict[str, Any]:
 
 
 def devices_of(local: Local, device: DeviceUse, demand: Demand) -> tuple[str, ...]:
-    """Return the CUDA devices for the tasks of a build, in the form of `CUDA_VISIBLE_DEVICES`.
+    """Return the CUDA devices for the tasks of a build, as `CUDA_VISIBLE_DEVICES` names them.
 
     torch is not started if no task uses a GPU.
     """
@@ -108,7 +108,7 @@ def devices_of(local: Local, device: DeviceUse, demand: Demand) -> tuple[str, ..
 
 
 def visible_gpus() -> tuple[str, ...]:
-    """Return the CUDA devices that torch sees, in the form of `CUDA_VISIBLE_DEVICES`."""
+    """Return the CUDA devices that torch sees, as `CUDA_VISIBLE_DEVICES` names them."""
     named = os.environ.get(VISIBLE)
     if named in ("", "-1") or not shutil.which("nvidia-smi"):
         return ()

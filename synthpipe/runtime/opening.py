@@ -15,7 +15,7 @@ from synthpipe.runtime.settings import ClusterSettings, Demand, Local
 def open_executor(
     settings: ClusterSettings, demand: Demand, note: Callable[[str], None], shared: Path | None = None
 ) -> AbstractContextManager[Executor]:
-    """Open the executor that the settings describe: for 0 workers this process, otherwise a cluster.
+    """Open the executor that the settings describe: a cluster, or this process if the number of workers is 0.
 
     Parameters
     ----------
@@ -26,8 +26,8 @@ def open_executor(
     note : callable
         Called with messages for the user.
     shared : Path, optional
-        Folder that jobs of a queue see under the same path; the keys of the jobs are stored there. By default the
-        working directory.
+        Folder that jobs of a queue see under the same path (default: the working directory). The keys of the jobs are
+        stored there.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Pass the steps that tasks announce, and warnings, to the process that waits for the tasks."""
+"""Pass warnings, and the steps that tasks announce, to the process that waits for the tasks."""
 
 from __future__ import annotations
 

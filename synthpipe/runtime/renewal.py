@@ -21,8 +21,9 @@ _MOST_DOUBLINGS = 5  # of the time between two requests to the queue
 def jobs_renewed(cluster: Any, note: Callable[[str], None]) -> Iterator[None]:
     """Remove ended and refused jobs from a Dask cluster while the block runs.
 
-    Dask's adaptive scaling submits missing jobs. But it still counts a job with several workers that has ended, a job
-    that left the queue before its workers came, and a job that the queue refused. `note` receives each reason once.
+    Dask's adaptive scaling submits missing jobs. But Dask does not see that a job is missing in three cases: a job with
+    several workers has ended, a job has left the queue before its workers came, or the queue has refused a job. `note`
+    receives each reason once.
     """
     renewal = _Renewal(cluster, note)
     cluster.scheduler.add_plugin(renewal.attendance)
@@ -58,7 +59,7 @@ class _Renewal:
         self._cluster, self._note = cluster, note
         self._noted = set[str]()
         self._asked = set[str]()  # jobs without workers at the last request to the queue
-        self._seen = frozenset[str]()  # jobs that the queue listed then
+        self._seen = frozenset[str]()  # jobs that the queue listed at that request
         self._next_question, self._failures = 0.0, 0
 
     async def check(self) -> None:
@@ -106,7 +107,7 @@ class _Renewal:
             await job.close()
 
     def _note_once(self, what: str, reason: str) -> None:
-        """Note a problem and its reason once; texts that differ only in numbers are the same problem."""
+        """Note a problem and its reason once. Texts that differ only in numbers are the same problem."""
         message = f"{what}: {' '.join(reason.split())}"
         kind = re.sub(r"\d+", "0", message)
         if kind not in self._noted:

@@ -22,7 +22,7 @@ class SerialExecutor:
 
     def __init__(self, on_gpu: bool, note: Callable[[str], None]) -> None:
         self._on_gpu, self._note = on_gpu, note
-        self._state: Any = None  # of the setup that prepared this process
+        self._state: Any = None  # from the setup that prepared this process
 
     def hosts(self) -> int:
         """Return 1, because all tasks run on this machine."""
@@ -34,7 +34,7 @@ class SerialExecutor:
 
     @contextmanager
     def prepared(self, setup: WorkerSetup, on_steps: Callable[[int], None]) -> Iterator[None]:
-        """Prepare this process for the block; call `on_steps` with numbers of finished steps."""
+        """Prepare this process to run tasks inside the block. Call `on_steps` with numbers of finished steps."""
         with ExitStack() as stack:
             stack.callback(setattr, self, "_state", None)
             with warnings_to(self._note):

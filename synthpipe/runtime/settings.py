@@ -23,7 +23,7 @@ class Local:
         Number of worker processes; by default one for each core. With 0, this process runs all tasks itself, one after
         the other; ``memory:`` URLs need this, because other processes cannot read them.
     memory : int or None
-        Bytes that each worker may use; by default an equal share of the machine's memory, and the extra needs of the
+        Bytes that each worker may use; by default an equal share of the machine's memory, plus the extra needs of the
         current task (`Demand`).
     gpus : tuple of str or None
         CUDA devices, one for each worker; by default the devices that torch sees.
@@ -36,7 +36,7 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """PEM files that encrypt the connections of a cluster, and identify its members."""
+    """PEM files for encrypting the connections of a cluster, and for identifying its members."""
 
     ca: Path
     cert: Path
@@ -100,7 +100,7 @@ class Demand:
         Files that all workers of a machine map into memory. The machine holds them once, but they count in the memory
         of each worker. Each worker's own data about donors are not in this number.
     training : int
-        Memory of the training of a filter; other workers are idle meanwhile.
+        Memory for the training of a filter. Other workers are idle during the training.
     """
 
     shared: int = 0

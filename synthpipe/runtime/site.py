@@ -1,4 +1,4 @@
-"""Explain errors that Dask's own settings can cause; a site sets them in files and environment variables."""
+"""Explain errors from Dask's own settings, which a site sets in files and environment variables."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ def starting(what: str, cure: str = "") -> Iterator[None]:
 
 
 def suspects() -> str:
-    """Name the site's Dask settings that can prevent the start of a cluster, with their files; empty if none is set."""
+    """Return a text that lists the site's Dask settings that can prevent the start of a cluster, with their files.
+
+    The text is empty if no such setting is set.
+    """
     found = []
     for key in _SUSPECTS:
         if value := dask.config.get(key, None):

@@ -40,7 +40,7 @@ def run_tasks(
     Raises
     ------
     ClusterError
-        A task ended too many workers, there were no workers for too long, or the scheduler is lost.
+        A task lost too many workers, there were no workers for too long, or the scheduler is lost.
     """
     waiting = iter(arguments)
     submitted = _Submitted(client, function, on_gpu)
@@ -106,7 +106,7 @@ class _Submitted(Generic[Argument, Result]):
         return bool(self._completed.has_ready())
 
     def next(self) -> tuple[Future, Argument, int, Result]:
-        """Remove a completed task; return it with its argument, the workers that it lost, and its result."""
+        """Remove a completed task. Return its future, its argument, the number of lost workers, and its result."""
         future, result = next(self._completed)
         return future, *self.tasks.pop(future), result
 
@@ -124,19 +124,18 @@ def _losses(pool: WorkerPool, future: Future, argument: object) -> int:
         return 0
     if held := pool.memory_kills.get(error.last_worker.address):
         raise ClusterError(
-            f"{argument!r} ended {error.allowed_failures + 1} workers; the last worker used {format_bytes(held)}, all "
-            "the memory that it may use. Finished work is kept; give workers more memory (--memory; for jobs, memory "
-            "or fewer processes), use fewer --workers, or a smaller store.shard, and build again"
+            f"{error.allowed_failures + 1} workers were lost while they ran {argument!r}. The last worker used "
+            f"{format_bytes(held)}, its whole limit. Finished work is kept. Give each worker more memory (--memory; in "
+            "job settings: raise memory or lower processes), use fewer --workers, or lower store.shard; build again"
         )
     return int(error.allowed_failures) + 1
 
 
 def _killer(argument: object, losses: int) -> ClusterError:
     return ClusterError(
-        f"{argument!r} was lost with {losses} workers, one after the other. Either machines leave faster than a shard "
-        "is made (use a smaller store.shard), or the system stopped workers because memory was full (use more "
-        "--memory, fewer --workers, or a smaller store.shard); see the workers' logs. Finished work is kept: build "
-        "again"
+        f"{argument!r} was lost with {losses} workers, one after the other. Either machines leave before they finish "
+        "a shard (lower store.shard), or the system stopped workers because memory was full (use more --memory, fewer "
+        "--workers, or a smaller store.shard). The workers' logs may show why. Finished work is kept; build again"
     )
 
 

@@ -16,7 +16,7 @@ _WARNINGS = "PYTHONWARNINGS"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide Dask's own messages from the terminal while the block runs; errors are raised as exceptions."""
+    """Hide Dask's own messages from the terminal while the block runs. Errors are still raised as exceptions."""
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]
     handlers = [handler for name in names for handler in logging.getLogger(name).handlers]
     # asyncio and tornado log Dask's forgotten futures if several workers end at once
@@ -59,7 +59,7 @@ def interrupts_held() -> Iterator[None]:
 def _start_resource_tracker() -> None:
     """Start multiprocessing's resource tracker before Ctrl-C is blocked, because its start would unblock Ctrl-C.
 
-    Its warnings about leftovers of killed workers are switched off, because it removes these leftovers itself.
+    The tracker's warnings about leftovers of killed workers are switched off, because it removes the leftovers itself.
     """
     before = os.environ.get(_WARNINGS)
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"

@@ -31,14 +31,14 @@ _TRIES, _LISTED = 5, 5
 
 
 class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Check and prepare a worker, and hold the state of its tasks; an unfit worker leaves the cluster.
+    """Check and prepare a worker, and hold the state of its tasks. An unfit worker leaves the cluster.
 
     Attributes
     ----------
     client : str
-        The driver's id at the scheduler. If this driver has ended, workers that join are left alone.
+        The driver's id at the scheduler. If the driver has ended, workers that join are not prepared.
     is_ready : bool
-        Whether the worker is prepared; before that, it runs no task.
+        Whether the worker is prepared. An unprepared worker runs no task.
     state
         The state that `WorkerSetup.prepared` yielded.
     work : asyncio.Task
@@ -62,7 +62,7 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
         joins = not worker.periodic_callbacks["heartbeat"].is_running()
         if joins and await _is_abandoned(worker, self.client, self.name):
             return
-        # what fails in a task reaches its user through the task, without Dask's own traceback before it
+        # the driver shows the errors of tasks, so Dask's own tracebacks are not needed
         _LOGGER.setLevel(logging.CRITICAL)
         try:
             if problems := await asyncio.to_thread(self._setup.problems):
@@ -97,7 +97,7 @@ class SetupPlugin(WorkerPlugin):  # type: ignore[misc]
 
 
 async def _is_abandoned(worker: Worker, client: str, plugin: str) -> bool:
-    """Return whether the driver that registered a plugin has ended; if so, unregister the plugin."""
+    """Return whether the driver that registered a plugin has ended. If so, unregister the plugin."""
     with suppress(Exception):  # the scheduler may refuse to run functions
         answer = await worker.scheduler.run_function(function=dumps(_let_go), args=dumps((client, plugin)))
         return bool(answer.get("result"))
@@ -112,7 +112,7 @@ def _let_go(client: str, plugin: str, dask_scheduler: Scheduler) -> bool:
 
 
 def on_fit_worker(client: str, function: Callable[[Any, Argument], Result], argument: Argument) -> Result:
-    """Run a task of a driver with the state of this worker, or send it to another worker if this one is not ready."""
+    """Run a driver's task with the state of this worker. If this worker is not ready, send the task to another."""
     plugins = (plugin for plugin in get_worker().plugins.values() if isinstance(plugin, SetupPlugin))
     plugin = next((plugin for plugin in plugins if plugin.client == client), None)
     if plugin and not plugin.is_ready:
@@ -122,7 +122,7 @@ def on_fit_worker(client: str, function: Callable[[Any, Argument], Result], argu
 
 
 def plugin_name(setup: WorkerSetup) -> str:
-    """Return a plugin name that replaces the plugin of an earlier, killed process of the same build."""
+    """Return the name of a build's plugin. A plugin replaces that of an earlier, killed process of the same build."""
     return f"synthpipe-{setup.key}"
 
 
@@ -132,7 +132,7 @@ def check_scheduler(client: Client, setup: WorkerSetup) -> None:
     Raises
     ------
     ClusterError
-        The scheduler's environment has no synthpipe, or another version.
+        The scheduler's environment has no synthpipe, or another version of synthpipe.
     """
     try:
         client.run_on_scheduler(_read, setup)
@@ -151,7 +151,7 @@ def check_workers(client: Client, setup: WorkerSetup) -> None:
     Raises
     ------
     ClusterError
-        The message lists workers that cannot, with their differences from this machine.
+        Some workers cannot run the build. The message lists their differences from this machine.
     """
     found = client.run(_ask, setup, on_error="return")
     problems = {
@@ -175,13 +175,12 @@ def check_workers(client: Client, setup: WorkerSetup) -> None:
 
 
 def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> None:
-    """Prepare all workers, including workers that join later; exceptions of `WorkerSetup.prepare` pass unchanged.
+    """Prepare all workers, including workers that join later. Exceptions of `WorkerSetup.prepared` pass unchanged.
 
     Raises
     ------
     ClusterError
-        Workers end again and again before they are ready, or there are no workers. An exception of
-        `WorkerSetup.prepared` is raised unchanged.
+        Workers end again and again before they are ready, or there are no workers.
     """
     try:
         client.register_plugin(SetupPlugin(setup, client.id))
@@ -203,8 +202,8 @@ def prepare_workers(client: Client, pool: WorkerPool, setup: WorkerSetup) -> Non
         if not failures:
             return
     raise ClusterError(
-        f"workers ended {_TRIES} times before they were ready, most likely because memory was full; give them more "
-        "memory, or use fewer workers per machine (--memory, --workers; for jobs, memory and processes)"
+        f"workers ended {_TRIES} times before they were ready, most likely because memory was full; give each "
+        "worker more memory, or use fewer workers per machine (--memory, --workers; in job settings: memory, processes)"
     )
 
 
@@ -217,7 +216,7 @@ async def _ask(setup: WorkerSetup) -> list[str]:
 
 
 async def _prepare(setup: WorkerSetup, client: str, dask_worker: Worker) -> None:
-    """Wait until a worker is prepared; give it the plugin if that did not reach it."""
+    """Wait until a worker is prepared. If the plugin did not reach the worker, add the plugin first."""
     plugin = dask_worker.plugins.get(plugin_name(setup))
     if plugin is None:
         await dask_worker.plugin_add(SetupPlugin(setup, client), catch_errors=False)

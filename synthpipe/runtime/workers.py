@@ -34,19 +34,19 @@ class WorkerSnapshot:
         return len({worker["host"] for worker in self.workers.values()})
 
     def slots(self, gpu: bool) -> int:
-        """Return the number of tasks that can run at once; with `gpu`, of tasks that need the resource GPU."""
+        """Return the number of tasks that can run at once. With `gpu`, count only tasks that need the resource GPU."""
         if not gpu:
             return sum(worker["nthreads"] for worker in self.workers.values())
         return sum(min(worker["nthreads"], int(worker["resources"].get(GPU, 0))) for worker in self.workers.values())
 
 
 class WorkerPool:
-    """The workers of a cluster, which are checked regularly; lost workers and a lost scheduler become `ClusterError`.
+    """The workers of a cluster, which are checked regularly. Missing workers and a lost scheduler raise `ClusterError`.
 
     Attributes
     ----------
     memory_kills : dict
-        Memory in bytes of workers that were stopped because they used too much, by their addresses.
+        The workers that were stopped because they used too much memory: their addresses, and their memory in bytes.
     """
 
     def __init__(self, client: Client, patience: float) -> None:
@@ -59,7 +59,7 @@ class WorkerPool:
         client.subscribe_topic("worker-restart-memory", self._note_kill)
 
     def snapshot(self, fresh: bool = False) -> WorkerSnapshot:
-        """Return the workers as of the last check; `fresh` checks them now.
+        """Return the workers as of the last check. With `fresh`, check the workers now.
 
         Raises
         ------
@@ -87,7 +87,7 @@ class WorkerPool:
         Raises
         ------
         ClusterError
-            No such worker was there for longer than `patience`, or the scheduler is lost.
+            There was no such worker for longer than `patience`, or the scheduler is lost.
         """
         slots = self.snapshot(fresh).slots(gpu)
         if slots:
@@ -99,7 +99,7 @@ class WorkerPool:
         return 0
 
     def wait(self, gpu: bool = False) -> None:
-        """Wait until a worker is there; with `gpu`, until a worker with the resource GPU is there.
+        """Wait until a worker is there. With `gpu`, wait for a worker with the resource GPU.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class WorkerPool:
             time.sleep(_LEAST_SECONDS_BETWEEN_CHECKS / 2)
 
     def answer(self, ask: Callable[[], Answer]) -> Answer:
-        """Return the result of `ask`, which asks all workers, and wait while the workers send heartbeats.
+        """Call `ask`, which asks all workers, and return its result. Wait as long as the workers send heartbeats.
 
         Raises
         ------
@@ -135,7 +135,7 @@ class WorkerPool:
                 elif now - signs[address][1] > self._patience:
                     raise ClusterError(
                         f"worker {address} has not answered for {self._patience:.0f} s (--patience): it is stopped, or "
-                        "its machine hangs; end this worker, then run the command again: finished work is kept"
+                        "its machine hangs; end this worker, then run the command again. Finished work is kept"
                     )
         return answer.result()
 
@@ -145,10 +145,10 @@ class WorkerPool:
             raise self.lost()
 
     def lost(self) -> ClusterError:
-        """Return the error about a lost scheduler."""
+        """Return the error to raise if the scheduler is lost."""
         return ClusterError(
-            f"the scheduler at {self._address} is gone; finished work is kept: start a scheduler, then run the "
-            "command again"
+            f"the scheduler at {self._address} is gone; start a scheduler, then run the command again. Finished work "
+            "is kept"
         )
 
     def _no_worker_text(self, gpu: bool) -> str:
@@ -156,8 +156,9 @@ class WorkerPool:
         finished = "finished work is kept: run the command again when there are workers"
         if not self._snapshot.workers:
             reason = (
-                f"{len(self.memory_kills)} were stopped because they used all the memory that they may use: give "
-                "them more (--memory; for jobs, memory or fewer processes), or use fewer --workers"
+                f"{len(self.memory_kills)} workers were stopped because they used their whole memory limit: give "
+                "each worker more memory (--memory; in job settings: raise memory or lower processes), or use fewer "
+                "--workers"
                 if self.memory_kills
                 else "; ".join(filter(None, ("look at the workers' logs, or at the queue", suspects())))
             )

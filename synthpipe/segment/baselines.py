@@ -38,6 +38,7 @@ def lower_bound(
             "real": settings.composites + settings.real,
             "steps_per_epoch": steps_per_epoch(settings, [composites]),
             "loss": settings.loss.model_copy(update={"consistency": 0.0}),
+            "fresh": None,
         }
     )
     return chosen, TrainingData(description, None, real, validation, sources)
@@ -59,6 +60,7 @@ def upper_bound(
             "composites": settings.composites + settings.real,
             "real": 0,
             "steps_per_epoch": steps_per_epoch(settings, [composites]),
+            "fresh": None,
         }
     )
     crops = MaskedCrops(masked, description)

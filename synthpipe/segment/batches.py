@@ -80,7 +80,7 @@ class Steps(Dataset[Batch]):
             positions = range(step * count, (step + 1) * count)[self._share]
             rngs = [_generator(self._settings.seed, word, _VIEWS, position) for position in positions]
             found = source.read(
-                [_index(self._settings.seed, word, len(source), position) for position in positions], rngs
+                [_index(self._settings.seed, word, len(source), position) for position in positions], rngs, positions
             )
             for values, part in zip(parts, found, strict=True):
                 values.append(part)

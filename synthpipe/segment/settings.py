@@ -169,11 +169,19 @@ def default_windows(size: tuple[int, int]) -> WindowSection:
 class TrainSettings(Section):
     """All settings of a training, as in its settings file."""
 
+    _new_keys = ("fresh",)
     format_version: Version = 1
     seed: Annotated[Whole, Field(ge=0, lt=2**63)] = 0
     network: NetworkSection = NetworkSection()
     composites: Annotated[Whole, Field(ge=1, le=65_536, description="composites per step, over all devices")] = 32
     real: Annotated[Whole, Field(ge=0, le=65_536, description="real patches per step, over all devices; 0: none")] = 32
+    fresh: Annotated[
+        Literal["unfiltered", "filtered"] | None,
+        Field(
+            description="unfiltered: each pass renders composites that no other pass shows, like those of virtual "
+            "sets; filtered: the same, and the filter of the build accepts them; null: the composites of the sets"
+        ),
+    ] = None
     epochs: Annotated[Positive, Field(description="number of passes over the composites")] = 25
     steps_per_epoch: Annotated[Positive | None, Field(description="null: the number of steps that a pass takes")] = None
     save_steps: Annotated[

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from synthpipe.patches.glass import glass_mask
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.segment.masks import MaskedImage
 
+if TYPE_CHECKING:
+    from synthpipe.curated.fresh import FreshComposites
+
 _HELD = 2**30  # largest size in bytes of the decoded images that all processes of a device keep
 
 Labels = NDArray[np.uint8]
@@ -29,12 +32,28 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
-        """Return (n, H, W, 3) images, (n, H, W) masks and (n, C) labels; `rngs` has a generator for each image."""
+    def read(
+        self,
+        indices: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        positions: Sequence[int] | None = None,
+    ) -> tuple[Image, Mask, Labels]:
+        """Return (n, H, W, 3) images, (n, H, W) masks and (n, C) labels.
+
+        `rngs` has a generator for each image. `positions` are those of the images in the training's endless stream,
+        which fresh composites need; by default they are `indices`.
+        """
 
 
 class Composites:
     """One or more curated sets, joined to a single source.
+
+    Parameters
+    ----------
+    sets : sequence of CuratedSet
+        The sets.
+    fresh : sequence of FreshComposites, optional
+        A stream of fresh composites for each set, which take the places of its samples.
 
     Raises
     ------
@@ -42,8 +61,8 @@ class Composites:
         A set has other classes or another size than the first set.
     """
 
-    def __init__(self, sets: Sequence[CuratedSet]) -> None:
-        self.sets = tuple(sets)
+    def __init__(self, sets: Sequence[CuratedSet], fresh: Sequence[FreshComposites] = ()) -> None:
+        self.sets, self.fresh = tuple(sets), tuple(fresh)
         first = sets[0]
         for other in sets[1:]:
             if other.taxonomy.names != first.taxonomy.names or other.size != first.size:
@@ -53,21 +72,32 @@ class Composites:
                     "classes and sizes"
                 )
         self._ends = np.cumsum([len(each) for each in sets]).tolist()
+        for stream in self.fresh:
+            stream.load()
 
     def __len__(self) -> int:
         return int(self._ends[-1])
 
-    def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
+    def read(
+        self,
+        indices: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        positions: Sequence[int] | None = None,
+    ) -> tuple[Image, Mask, Labels]:
         size = self.sets[0].size
         images, masks = np.empty((len(indices), *size, 3), np.uint8), np.empty((len(indices), *size), np.uint8)
         labels = np.empty((len(indices), len(self.sets[0].taxonomy)), np.uint8)
         owners = np.array([bisect.bisect_right(self._ends, index) for index in indices])
         for owner in np.unique(owners):
-            positions = np.flatnonzero(owners == owner)
+            chosen = np.flatnonzero(owners == owner)
             start = self._ends[owner] - len(self.sets[owner])
-            own = [indices[position] - start for position in positions.tolist()]
-            images[positions], masks[positions] = self.sets[owner].read(own)
-            labels[positions] = self.sets[owner].labels[own]
+            own = [indices[number] - start for number in chosen.tolist()]
+            if self.fresh:
+                stream = [(indices if positions is None else positions)[number] for number in chosen.tolist()]
+                images[chosen], masks[chosen], labels[chosen], *_ = self.fresh[owner].read(stream, own)
+            else:
+                images[chosen], masks[chosen] = self.sets[owner].read(own)
+                labels[chosen] = self.sets[owner].labels[own]
         return images, masks, labels
 
 
@@ -92,7 +122,12 @@ class RealPatches:
     def __len__(self) -> int:
         return len(self.patches)
 
-    def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
+    def read(
+        self,
+        indices: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        positions: Sequence[int] | None = None,
+    ) -> tuple[Image, Mask, Labels]:
         size, background = self._description.size, self._description.taxonomy.background
         pairs = [self._read(self.patches[index], self._description.glass) for index in indices]
         images = np.stack([fit(image, size) for image, _ in pairs])
@@ -120,7 +155,12 @@ class MaskedCrops:
     def __len__(self) -> int:
         return len(self.images)
 
-    def read(self, indices: Sequence[int], rngs: Sequence[np.random.Generator]) -> tuple[Image, Mask, Labels]:
+    def read(
+        self,
+        indices: Sequence[int],
+        rngs: Sequence[np.random.Generator],
+        positions: Sequence[int] | None = None,
+    ) -> tuple[Image, Mask, Labels]:
         crops = [self._crop(index, rng) for index, rng in zip(indices, rngs, strict=True)]
         masks = np.stack([mask for _, mask in crops])
         classes = np.arange(len(self._description.taxonomy))

@@ -1,7 +1,8 @@
 """Rename a curated set: in one step, or by a copy if the file system cannot rename folders.
 
-A folder is a set only if it has its root ``zarr.json``. A copy moves the root last, and then removes the rest of the
-original. So a process can be killed at any step, and the next process completes the move.
+A folder is a curated set only if it contains the root file ``zarr.json``. A copy has three steps: the other files are
+copied, the root file is moved, and the rest of the original is removed. If a process is killed between two steps, the
+next process completes the move.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def remove_rest(store: Location, aside: Location) -> None:
 
 
 def _copy(store: Location, aside: Location) -> None:
-    """Copy all files of a store except its root, then move the root."""
+    """Copy all files of a store except the root file, then move the root file."""
     files, source = _system(store)
     target = _system(aside)[1]
     root = f"{source}/{ROOT}"
@@ -67,7 +68,7 @@ def _copy(store: Location, aside: Location) -> None:
             remove_rest(aside, store)
         raise
     if isinstance(store, Path):
-        os.sync()  # or a power cut could leave names without bytes
+        os.sync()  # otherwise a power cut could leave names without bytes
         (store / ROOT).replace(f"{target}/{ROOT}")
     else:
         files.copy([root], [f"{target}/{ROOT}"])
@@ -75,12 +76,12 @@ def _copy(store: Location, aside: Location) -> None:
 
 
 def _system(path: Location) -> tuple[Any, str]:
-    """Return the file system of a path, and the path in it."""
+    """Return the file system of a path, and the path inside that file system."""
     return (LocalFileSystem(auto_mkdir=True), str(path.absolute())) if isinstance(path, Path) else (path.fs, path.path)
 
 
 def _is_free(path: Location) -> bool:
-    """Return whether a path does not exist, or is a partial copy."""
+    """Return True if a path does not exist or is a partial copy."""
     if isinstance(path, Path) and os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
         return False
     return not exists(path / ROOT)

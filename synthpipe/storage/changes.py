@@ -1,4 +1,4 @@
-"""Check which settings of a pipeline may differ from those of an existing run."""
+"""Check that a pipeline differs from the pipeline of an existing run only in settings that may change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_pipeline(run: RunDirectory, pipeline: Pipeline, extend: bool = False) 
         return
     message = f"{run.path}: another pipeline built this run; build into another directory, or undo these changes:"
     if extend:
-        allowed = "a larger curation.wanted, and for rule threshold larger curation.candidates and max_candidates"
+        allowed = "a larger curation.wanted and, with rule threshold, larger curation.candidates and max_candidates"
         message = f"{run.path}: --extend allows only {allowed}; build into another directory, or undo these changes:"
     elif extended(old, pipeline) == found:
         message = f"{run.path}: this run is finished; use --extend to add composites, or undo these changes:"
@@ -45,7 +45,7 @@ def check_pipeline(run: RunDirectory, pipeline: Pipeline, extend: bool = False) 
 
 
 def _settings(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
-    """Return the settings of a stage with the defaults that they leave out, which messages name."""
+    """Return the settings of a stage. Defaults that were left out are added, so that messages can name them."""
     found = pipeline.settings(stage)
     for name in found:
         if isinstance(section := getattr(pipeline, name), Section):
@@ -54,7 +54,7 @@ def _settings(pipeline: Pipeline, stage: Stage) -> dict[str, Any]:
 
 
 def extended(old: Pipeline, new: Pipeline) -> list[str]:
-    """Return the settings in which `new` asks for more composites than `old`; empty if a setting asks for fewer.
+    """Return the settings in which `new` asks for more composites than `old`, or nothing if a setting asks for fewer.
 
     With rule ``top_k``, more candidates could replace kept ones, so only `wanted` may grow.
     """

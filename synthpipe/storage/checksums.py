@@ -17,12 +17,14 @@ from synthpipe.storage.run import RunDirectory
 
 _LINE = re.compile(r"([0-9a-f]{64})  (\S+)")
 _LARGEST = 1 << 20  # bytes
-_MOST = 1 << 31  # bytes: weights of the largest networks
+_MOST = 1 << 31  # bytes; the weights of filters are the largest files
 _END = "# sha256 of the lines above: "
 
 
 def write_checksums(run: RunDirectory, known: Mapping[Location, bytes]) -> None:
-    """Write the checksums of a run's small files; `known` has the bytes of files that are written later.
+    """Write the checksums of a run's small files.
+
+    `known` has the content of the small files that are written after this call.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def read_checksums(run: RunDirectory) -> dict[Location, str]:
     Raises
     ------
     StoreError
-        The file is missing or damaged, or names a file that no build lists there.
+        The file is missing or damaged, or it lists a file that is not a small file of a run.
     """
     try:
         text = read_regular(run.sums_file, _LARGEST).decode("ascii")

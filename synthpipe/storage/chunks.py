@@ -1,7 +1,7 @@
 """Encode the samples of an array as chunks, and decode chunks.
 
 The codecs are Zarr's own: little-endian bytes or vlen-utf8, then optionally zstd or Blosc, then CRC-32C. Any reader of
-Zarr v3 reads them. This module encodes and decodes one chunk at a time, without copies.
+Zarr v3 can decode the chunks. This module encodes and decodes one chunk at a time, without copies.
 
 A manipulated chunk can have a correct checksum. Decoders written in C trust the sizes in a chunk, so `decode` first
 compares these sizes with the sizes of the payload and of the samples.
@@ -85,11 +85,11 @@ class ChunkCodec:
 
     @property
     def stored_as_is(self) -> bool:
-        """Whether chunks are not compressed: a chunk is the bytes of its samples, then a checksum."""
+        """Whether chunks are not compressed. Such a chunk has the bytes of its samples, then a checksum."""
         return self.compressor is None and not self.text
 
     def encode(self, samples: Samples) -> list[Bytes]:
-        """Encode samples as a chunk; return pieces of bytes to store one after the other. Arrays are not copied.
+        """Encode samples as a chunk. Return pieces of bytes to store one after the other; arrays are not copied.
 
         Raises
         ------
@@ -128,7 +128,9 @@ class ChunkCodec:
         self.compressor.decode(payload, out)
 
     def read(self, payload: Bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Decode a chunk without its checksum; return an array of `shape`, of objects for strings, else of `dtype`.
+        """Decode a chunk without its checksum. Return an array of `shape`.
+
+        Strings are returned as objects; the dtype of other samples is `dtype`.
 
         Raises
         ------
@@ -172,7 +174,7 @@ def split_checksum(data: Stored) -> Stored:
 
 
 def checksum(data: Bytes) -> bytes:
-    """Return the CRC-32C of `data` in its stored form: four bytes, little-endian."""
+    """Return the CRC-32C of `data` as it is stored: four bytes, little-endian."""
     value: int = google_crc32c.value(data)
     return value.to_bytes(CHECKSUM_BYTES, "little")
 
@@ -185,8 +187,8 @@ def _expect(what: str, found: int, expected: int) -> None:
 def _check_blosc(payload: memoryview, size: int) -> None:
     """Refuse a Blosc chunk whose decoder would read beyond the payload, or would not write exactly `size` bytes.
 
-    With a type size of one byte, each block is one LZ4 stream: its length in four bytes, then its bytes. The header is
-    followed by the start of each block.
+    With a type size of one byte, each block is one LZ4 stream. A block has the length of the stream in four bytes, then
+    the stream. After the header, the chunk lists the byte at which each block starts.
     """
     if len(payload) < _BLOSC_HEADER.size:
         raise ValueError(f"{len(payload)} bytes are too few for a Blosc chunk")
@@ -214,7 +216,7 @@ def _check_blosc(payload: memoryview, size: int) -> None:
 
 
 def _unpacked_size(payload: Bytes) -> int:
-    """Return the content size in the header of a zstd frame; synthpipe writes it into every frame."""
+    """Return the content size in the header of a zstd frame. Every frame that synthpipe writes has this size."""
     start = bytes(payload[:18])
     if len(start) < 5 or start[:4] != _ZSTD_MAGIC:
         raise ValueError("the chunk does not begin with a zstd frame")
@@ -228,7 +230,7 @@ def _unpacked_size(payload: Bytes) -> int:
 
 
 def _strings(data: bytes, count: int) -> list[str]:
-    """Decode vlen-utf8, which has the number of strings, then the length and the bytes of each string."""
+    """Decode vlen-utf8: the number of strings, then the length and the bytes of each string."""
     found, position = [], 4
     _expect("strings", int.from_bytes(data[:4], "little"), count)
     for _ in range(count):
@@ -242,7 +244,10 @@ def _strings(data: bytes, count: int) -> list[str]:
 
 
 def settings(codec: Codec) -> Mapping[str, Any]:
-    """Return the settings of a codec as ``zarr.json`` stores them; attributes are enums in older versions of Zarr."""
+    """Return the settings of a codec as ``zarr.json`` stores them.
+
+    In older versions of Zarr, the codec's attributes are enums.
+    """
     found: Mapping[str, Any] = codec.to_dict().get("configuration", {})  # type: ignore[assignment]
     return found
 
@@ -259,7 +264,7 @@ def _compressor(codec: Codec) -> Any:
     if isinstance(codec, BloscCodec):
         found = settings(codec)
         return blosc.Blosc(found["cname"], codec.clevel, _SHUFFLES[found["shuffle"]], codec.blocksize)
-    assert isinstance(codec, ZstdCodec)  # nosec B101 # for mypy: `of` allows no other
+    assert isinstance(codec, ZstdCodec)  # nosec B101 # for mypy: `of` allows no other codec
     return Zstd(codec.level)
 
 

@@ -1,7 +1,8 @@
-"""Write an object in a background thread, with direct I/O on a disk; the object gets its name when it is complete.
+"""Write an object in a background thread, and give the object its name when it is complete.
 
-Direct I/O bypasses the system's page cache. Copying into the cache takes longer than rendering the pixels, and a shard
-is read again so late that its pages would have left the cache. Objects in object stores are uploaded in parts.
+Local files are written with direct I/O, which bypasses the system's page cache. Copying into the cache takes longer
+than rendering the pixels. Also, a shard is read again so late that its pages would have left the cache by then. Objects
+in object stores are uploaded in parts.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ import numpy as np
 from synthpipe.files.locations import Location
 from synthpipe.files.writing import PARTIAL, Buffer, refuse_irregular, upload
 
-_PAGE = mmap.PAGESIZE  # direct I/O begins and ends with a page, in memory and in the file
+_PAGE = mmap.PAGESIZE  # direct I/O reads and writes whole pages, in memory and in the file
 _SMALLEST = 4 << 20  # bytes of a buffer
 _DIRECT: int = getattr(os, "O_DIRECT", 0)
-_unused: defaultdict[int, list[Buffer]] = defaultdict(list)  # by size: the first use of memory is slow
+_unused: defaultdict[int, list[Buffer]] = defaultdict(list)  # free buffers by size; the first use of new memory is slow
 
 
 class Target(Protocol):
     """Destination of the bytes of one object: a local file or an upload."""
 
     def write(self, data: Buffer) -> None:
-        """Write bytes; their number is a multiple of the page size."""
+        """Write bytes. The size of `data` is a multiple of the page size."""
 
     def finish(self, data: Buffer) -> None:
         """Write the last bytes, and make all bytes durable."""
@@ -40,7 +41,7 @@ class Target(Protocol):
         """Give the finished object its name."""
 
     def close(self) -> None:
-        """Close the destination; remove an object that did not get its name."""
+        """Close the destination. If `appear` was not called, remove the object."""
 
 
 class ObjectWriter:
@@ -66,7 +67,7 @@ class ObjectWriter:
         self._writing: Future[None] | None = None
 
     def reserve(self, size: int) -> Buffer:
-        """Return a buffer, (size,) uint8, for the next bytes; the caller must fill it before it calls other methods."""
+        """Return a buffer, (size,) uint8, for the next bytes. The caller must fill it before calling other methods."""
         if self._filled + size > self._buffer.size:
             self.wait()
             whole = self._filled // _PAGE * _PAGE
@@ -93,7 +94,7 @@ class ObjectWriter:
         self._target.appear()
 
     def close(self) -> None:
-        """Close the object; remove it if it did not get its name."""
+        """Close the object. If `appear` was not called, remove the object."""
         self._background.shutdown()
         self._target.close()
         _unused[self._buffer.size].append(self._buffer)
@@ -104,7 +105,7 @@ class ObjectWriter:
 
 
 class LocalFile:
-    """A file under a temporary name, written with direct I/O where the file system supports it."""
+    """A file that is written under a temporary name, with direct I/O where the file system supports direct I/O."""
 
     def __init__(self, path: Path) -> None:
         refuse_irregular(path)
@@ -142,7 +143,7 @@ class LocalFile:
             except OSError as error:
                 if self._cached or error.errno != errno.EINVAL:
                     raise
-                self._use_cache()  # the file system needs a larger alignment than a page, or wrote a part of a page
+                self._use_cache()  # the file system needs more alignment than a page, or wrote only a part of a page
 
     def _use_cache(self, wanted: bool = True) -> None:
         flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL) & ~_DIRECT

@@ -1,7 +1,8 @@
-"""The slides or patients of the donors of each composite of a curated set.
+"""Store, for each composite of a curated set, the groups (slides or patients) that its donors come from.
 
-A set with pixels stores the numbers of the groups. A virtual set stores the differences between successive numbers, one
-array of bytes after the other, because they compress better. Most sets need one byte for each donor.
+A set with pixels stores the numbers of the groups. A virtual set stores the differences between successive numbers,
+because differences compress better. Each composite has the lowest byte of all its differences, then the next higher
+byte. Most sets need only one byte for each difference.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _NUMBERS, _STEPS = "donor_groups", "group_steps"
 
 
 def read_donor_groups(store: Store, chosen: Chosen) -> NDArray[np.int32]:
-    """Return (N, U) int32: in each row the ascending numbers of the groups of a composite's donors, then -1."""
+    """Return (N, U) int32. Each row has the ascending group numbers of one composite; free elements are -1."""
     if not store.virtual:
         return store.read(_NUMBERS, chosen)
     stored: NDArray[np.uint8] = store.read(_STEPS, chosen)
@@ -28,9 +29,10 @@ def read_donor_groups(store: Store, chosen: Chosen) -> NDArray[np.int32]:
 
 
 def donor_group_columns(store: Store, groups: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-    """Return the name and the samples of the array that stores `groups`, the result of `read_donor_groups`.
+    """Return the name and the samples of the array that stores `groups`.
 
-    A step of 0 means that no group follows; the first step is the first number plus 1.
+    `groups` is an array like the result of `read_donor_groups`. In a virtual set, a difference of 0 means that no group
+    follows, and the first difference is the first number plus 1.
     """
     if not store.virtual:
         return {_NUMBERS: groups}
@@ -40,5 +42,5 @@ def donor_group_columns(store: Store, groups: NDArray[np.int32]) -> dict[str, ND
 
 
 def bytes_of_step(groups: int) -> int:
-    """Return the number of bytes of each step in a set with `groups` groups."""
+    """Return the number of bytes that a difference needs in a set with `groups` groups."""
     return max(1, (groups.bit_length() + 7) // 8)

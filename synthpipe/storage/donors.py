@@ -1,4 +1,4 @@
-"""The donors of a virtual curated set: a table of all donors, and the packed pixels of some."""
+"""Store the donors of a virtual curated set: a table of all donors, and the packed pixels of some donors."""
 
 from __future__ import annotations
 
@@ -57,16 +57,17 @@ class _Columns(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class DonorTable:
-    """All donors of a build. Composites are drawn from all of them, but few sets need the pixels of all.
+    """All donors of a build. Sampling draws from all donors, but most sets need the pixels of only some donors.
 
     Attributes
     ----------
     donors : tuple of StoredDonor
-        All donors; those whose pixels are stored come first.
+        All donors. The donors with stored pixels come first.
     stored : int
         The number of donors whose pixels are stored.
     canvas : tuple of int or None
-        If Beziers are made: donors of another size are stored a second time, resized to this (height, width).
+        The height and width of Bezier composites; None if the pipeline makes no Bezier composites. Donors of another
+        size are stored a second time, resized to this canvas.
     """
 
     donors: tuple[StoredDonor, ...]
@@ -75,7 +76,7 @@ class DonorTable:
 
     @classmethod
     def of(cls, donors: Sequence[PatchRef], numbers: Collection[int], canvas: tuple[int, int] | None) -> DonorTable:
-        """Return the table of a catalog's donors; `numbers` are the indices of the donors to store."""
+        """Return the table of a catalog's donors. `numbers` are the indices of the donors whose pixels are stored."""
         order = sorted(range(len(donors)), key=lambda number: (number not in numbers, number))
         records = (donors[number] for number in order)
         table = (StoredDonor(each.id, each.classes[0], each.height, each.width, each.group) for each in records)
@@ -117,9 +118,9 @@ class DonorStore(Store):
 
     @classmethod
     def create(cls, path: Location | None, table: DonorTable, store: StoreSection) -> DonorStore:
-        """Create the group in the curated set at `path`, or in memory if `path` is None. It must not hold other donors.
+        """Create the group in the curated set at `path`, or in memory if `path` is None.
 
-        `store` gives the level of compression.
+        An existing group must not hold other donors. `store` gives the level of compression.
         """
         attributes = {"format_version": FORMAT_VERSION, **table.to_json()}
         group = schema.create_group(MemoryStore() if path is None else path, DONORS, attributes)
@@ -135,7 +136,7 @@ class DonorStore(Store):
         Raises
         ------
         StoreError
-            The attributes hold no table, or it does not fit the stored pixels.
+            The attributes hold no valid table, or the table does not fit the stored pixels.
         """
         metadata = f"{self.path}/{METADATA}"
         try:
@@ -144,7 +145,9 @@ class DonorStore(Store):
             raise damaged(metadata, f"attributes.{explain(error)}") from error
         columns = [getattr(found.table, name) for name in _Columns.model_fields]
         if len(set(map(len, columns))) != 1 or found.stored > len(found.table.id):
-            raise damaged(metadata, "the columns of attributes.table have different lengths")
+            raise damaged(
+                metadata, "the columns of attributes.table differ in length, or have fewer rows than attributes.stored"
+            )
         if len(set(found.table.id)) != len(found.table.id):
             raise damaged(metadata, "attributes.table names a donor twice")
         donors = tuple(StoredDonor(*row) for row in zip(*columns, strict=True))
@@ -152,11 +155,11 @@ class DonorStore(Store):
         table = DonorTable(donors, found.stored, canvas)
         rows, expected = (self.length(), *self.sizes(_PIXELS)), (table.rows(), _ROW)
         if rows != expected:
-            raise damaged(metadata, f"its donors have {table.pixels()} pixels; expected rows {expected}, found {rows}")
+            raise damaged(metadata, f"its donors have {table.pixels()} pixels; expected shape {expected}, found {rows}")
         return table
 
     def missing_objects(self) -> Iterator[str]:
-        """Yield the path inside the group of each object that is missing."""
+        """Yield the path of each missing object, relative to the group."""
         yield from super().missing_objects() if self.has(_PIXELS) else [f"{_PIXELS}/{METADATA}"]
 
     def holds(self, table: DonorTable) -> bool:
@@ -168,20 +171,20 @@ class DonorStore(Store):
 
     def remove(self) -> None:
         """Remove the pixels and then their metadata, so that the group can be created with other donors."""
-        if self.has(_PIXELS):  # without it, an interrupted removal has left no pixels
+        if self.has(_PIXELS):  # if the array is missing, no pixels are left
             for shard in self.complete_shards():
                 self.object(_PIXELS, shard).unlink()
             (self.object(_PIXELS, 0).parent / METADATA).unlink()
             self._opened.clear()
 
     def write_pixels(self, shard: int, pixels: PackedPixels) -> None:
-        """Store one shard of the pixels; fill a short one up with zeros."""
+        """Store one shard of pixels. If there are too few pixels, fill the shard up with zeros."""
         whole = np.zeros(PIXELS_IN_SHARD, np.uint32)
         whole[: len(pixels)] = pixels
         write_shard(self._array(_PIXELS), shard, whole.reshape(-1, _ROW))
 
     def read_pixels(self) -> PackedPixels:
-        """Return all pixels, (N,) uint32, and zeros up to the end of the last row.
+        """Return all pixels, (N,) uint32. Zeros follow the last pixel up to the end of the last row.
 
         Raises
         ------

@@ -27,8 +27,9 @@ _Count = Annotated[int, Field(ge=0)]
 class EpochMetrics:
     """Metrics of one epoch of a filter's training.
 
-    Validation gives real patches and composites equal weight, whatever their numbers: `val_accuracy` is the mean of
-    their two accuracies at the threshold 0.5 (guessing has 0.5), and `val_loss` is the mean of their cross-entropies.
+    Real patches and composites have equal weight in validation, even if their numbers differ. `val_accuracy` is the
+    mean of the accuracy on real patches and the accuracy on composites at the threshold 0.5. Guessing has an accuracy
+    of 0.5. `val_loss` is the mean of the two cross-entropies.
 
     Attributes
     ----------
@@ -37,7 +38,7 @@ class EpochMetrics:
     train_loss : float
         Mean cross-entropy during the epoch.
     val_loss, val_accuracy, val_auroc : float
-        The metrics of the weights after the epoch.
+        The validation metrics after the epoch.
     val_best_accuracy, val_best_threshold : float or None
         The highest validation accuracy over all thresholds, and its threshold; None in reports of earlier versions.
     """
@@ -70,7 +71,8 @@ class FilterReport:
     accuracy, auroc : float
         The validation metrics of the best epoch.
     synthetic_train, synthetic_val, real_train, real_val : int
-        The numbers of images. The images of `real_train` get new views in every epoch.
+        The numbers of composites and real patches in training and validation. Training makes new views of the real
+        patches in every epoch.
     model_sha256 : str
         SHA-256 of the weights file.
     seconds : float
@@ -100,7 +102,7 @@ class FilterReport:
         return {"format_version": FORMAT_VERSION, **asdict(self)}
 
     def to_json(self) -> str:
-        """Return the report as JSON text; floats keep every bit."""
+        """Return the report as JSON text. Floats keep their exact values."""
         return json.dumps(self.fields(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
@@ -128,7 +130,8 @@ class FilterReport:
 def accuracy_text(report: Mapping[str, Any]) -> str:
     """Describe a filter's accuracy at threshold 0.5 and at the best threshold, from `FilterReport.fields`.
 
-    The two accuracies differ if the filter orders images well (its AUROC is high), but 0.5 does not separate them.
+    The two accuracies differ if the filter orders images well (its AUROC is high), but the threshold 0.5 does not
+    separate real patches from composites.
     """
     best = report["epochs"][report["best_epoch"]]
     accuracy, threshold = best.get("val_best_accuracy"), best.get("val_best_threshold")
@@ -139,7 +142,7 @@ def accuracy_text(report: Mapping[str, Any]) -> str:
 
 
 def calibration_text(report: Mapping[str, Any]) -> str:
-    """Explain why the accuracy at 0.5 is well below the best accuracy; return an empty text if it is not."""
+    """Explain an accuracy at 0.5 that is well below the best accuracy. Otherwise return an empty text."""
     best = report["epochs"][report["best_epoch"]]
     accuracy, threshold = best.get("val_best_accuracy"), best.get("val_best_threshold")
     if accuracy is None or accuracy - report["accuracy"] < _WELL_BELOW:

@@ -30,7 +30,7 @@ from synthpipe.storage.shards import shard_key, shard_numbers, shard_size
 
 
 class DamageError(StoreError):
-    """Error that a stored object differs from the expected object.
+    """A stored object differs from the expected object.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class DamageError(StoreError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredArray:
-    """An array as it should be stored, and the folder that has its objects.
+    """An array with its expected metadata, and the folder that stores the array's objects.
 
     Attributes
     ----------
@@ -125,9 +125,9 @@ def metadata_of(node: zarr.Array[Any] | zarr.Group) -> bytes:
 
 
 def check_metadata(data: bytes, expected: bytes) -> None:
-    """Refuse a ``zarr.json`` whose fields or values differ from the expected ones; its formatting does not matter.
+    """Check that a ``zarr.json`` has the expected fields and values. Its formatting does not matter.
 
-    Consolidated metadata is ignored, since a user may add it, and the next build removes it.
+    Consolidated metadata is ignored, because a user may add it, and the next build removes it.
 
     Raises
     ------
@@ -146,7 +146,13 @@ def check_metadata(data: bytes, expected: bytes) -> None:
 
 
 def _chunks(data: Buffer, count: int) -> Iterator[Buffer]:
-    """Yield the chunks of a shard; refuse gaps between the chunks, and before the index at the end of the shard."""
+    """Yield the chunks of a shard, which must follow one another without gaps up to the index at the end.
+
+    Raises
+    ------
+    DamageError
+        The index is wrong, or there is a gap.
+    """
     start_of_index = len(data) - 16 * count - CHECKSUM_BYTES
     if start_of_index < 0:
         raise DamageError(f"{len(data)} bytes", f"at least {16 * count + CHECKSUM_BYTES}, the size of the index")
@@ -165,7 +171,7 @@ def _chunks(data: Buffer, count: int) -> Iterator[Buffer]:
 
 
 def _checked(data: Buffer, what: str) -> Buffer:
-    """Return a chunk without its checksum; refuse a wrong checksum, which `what` names."""
+    """Return a chunk without its checksum. If the checksum is wrong, raise an error; `what` names the checksum."""
     try:
         return split_checksum(data)
     except ValueError as error:
@@ -182,7 +188,7 @@ def _decode(codec: ChunkCodec, payload: Buffer, shape: tuple[int, ...], dtype: n
 
 
 def _unequal(found: Any, wanted: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the paths at which two JSON values differ, also in type: ``true`` is not 1."""
+    """Yield each key at which two JSON values differ, with both values. Types differ too: ``true`` is not 1."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for field in sorted(found.keys() | wanted.keys()):
             yield from _unequal(found.get(field, ...), wanted.get(field, ...), f"{key}.{field}" if key else field)

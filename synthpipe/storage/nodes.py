@@ -1,7 +1,7 @@
 """Open the groups and arrays of a store without trusting its metadata.
 
-zarr-python trusts metadata, so every ``zarr.json`` is checked first. Consolidated metadata, which are copies of the
-metadata of other groups and arrays, is not used.
+zarr-python trusts metadata, so every ``zarr.json`` is checked first. Consolidated metadata is not used, because its
+copies of other metadata may be out of date.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from synthpipe.files.reading import read_regular
 
 METADATA = "zarr.json"
 COPIES = "consolidated_metadata"
-"""The key of consolidated metadata, which `zarr.consolidate_metadata` adds. It is not read."""
+"""The key of consolidated metadata, which `zarr.consolidate_metadata` adds and synthpipe does not read."""
 MOST_METADATA = 64 << 20
-"""The largest size of a ``zarr.json`` in bytes; the file of a curated set lists all slides."""
+"""The largest size of a ``zarr.json`` in bytes. The file of a curated set is large, because it lists all slides."""
 
 HOW_TO_MEND = (
-    "if its run is finished, repair it with `synthpipe verify RUN --repair`; otherwise remove this object and run the "
-    "command that wrote it again, or restore it from a copy"
+    "if the run is finished, repair it with `synthpipe verify RUN --repair`; otherwise restore this object from a "
+    "copy, or remove it and repeat the command that wrote it"
 )
 """Advice on a damaged object, in a run or in a separate curated set."""
 
@@ -41,7 +41,7 @@ _Positive = Annotated[int, Field(strict=True, ge=1, le=MOST)]
 
 
 class _Named(BaseModel):
-    """A codec of an array's metadata, as Zarr writes it: a name and a configuration."""
+    """The name and the configuration of a codec in an array's metadata."""
 
     name: str
     configuration: dict[str, Any] = {}
@@ -78,7 +78,7 @@ class _Array(BaseModel):
 
 
 class _Attributes(BaseModel):
-    """The attributes of a group that synthpipe uses; a group may have further attributes."""
+    """Attributes that synthpipe reads from a group. A group may have further attributes."""
 
     pipeline: str = ""
     fingerprint: str = ""
@@ -90,6 +90,7 @@ class _Attributes(BaseModel):
     recipes: bool = True
     sampler_version: int = 0
     settings: dict[str, Any] = {}
+    curation: dict[str, Any] = {}
 
 
 class _Group(BaseModel):
@@ -134,7 +135,7 @@ def has_copies(path: StorePath) -> bool:
 
 
 def damaged(path: object, what: str) -> StoreError:
-    """Return the error for a damaged object; `what` describes the damage."""
+    """Return the error for a damaged object. `what` describes the damage."""
     return StoreError(f"{path}: damaged: {what}; {HOW_TO_MEND}")
 
 
@@ -176,7 +177,7 @@ def where(path: StorePath) -> str:
 
 
 def _read(path: StorePath) -> bytes | None:
-    if isinstance(path.store, MemoryStore):  # this process's own
+    if isinstance(path.store, MemoryStore):  # this process wrote it
         buffer = sync(path.store.get(f"{path.path}/{METADATA}".lstrip("/"), default_buffer_prototype()))
         return buffer.to_bytes() if buffer else None
     try:

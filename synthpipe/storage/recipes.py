@@ -10,7 +10,7 @@ from synthpipe.storage.nodes import damaged, where
 
 
 def checked_recipe(path: StorePath, text: str, index: int, canvas: tuple[int, ...]) -> Recipe:
-    """Return the recipe of a stored composite.
+    """Return the recipe of a stored composite from its JSON text.
 
     Parameters
     ----------

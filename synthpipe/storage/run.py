@@ -41,7 +41,7 @@ RUN = Kind(
         *("report.html", "candidates.zarr", "filter", "curated.zarr", ".driver", ".lock"),
     ),
 )
-"""A run directory. Trainings, exports and former curated sets inside it are separate folders."""
+"""The kind of a run directory. Trainings, exports and former curated sets inside a run do not belong to the run."""
 
 
 class _RunFile(BaseModel):
@@ -84,66 +84,66 @@ class RunDirectory:
 
     @property
     def training(self) -> Location:
-        """The Zarr store of the composites that train the filter; they are never curated."""
+        """The Zarr store of the composites that train the filter. These composites never enter the curated set."""
         return self.filter / "training.zarr"
 
     @property
     def split_file(self) -> Location:
-        """The file that lists the groups that train the filter and those that validate it."""
+        """The file that lists which groups train the filter, and which groups validate the filter."""
         return self.filter / "split.json"
 
     def weights(self, strategy: Strategy) -> Location:
         return self.filter / f"{strategy}.safetensors"
 
     def report(self, strategy: Strategy) -> Location:
-        """The metrics of a strategy's filter; the file exists after its training."""
+        """The report of a strategy's filter. The file exists when the filter is trained."""
         return self.filter / f"{strategy}.json"
 
     def unfinished(self, strategy: Strategy) -> Location:
-        """The state of a filter's training after its latest epoch; removed when the training is finished."""
+        """The state of a filter's training after the latest epoch. A finished training removes this file."""
         return self.filter / f"{strategy}.training"
 
     @property
     def sums_file(self) -> Location:
-        """The checksums of the small files; the file exists once the run is finished."""
+        """The file with the checksums of the small files. A finished run has this file."""
         return self.path / "SHA256SUMS"
 
     @property
     def report_page(self) -> Location:
-        """The report of the run, written at the end of a build; it is not verified."""
+        """The report of the run. A build writes it at its end, and `verify` does not check it."""
         return self.path / "report.html"
 
     @property
     def token(self) -> Location:
-        """A file that exists while a build runs; workers read it to recognize the run."""
+        """A file that exists while a build runs. Workers read the file to recognize the run."""
         return self.path / ".driver"
 
     def small_files(self) -> tuple[Location, ...]:
-        """Return the paths of all files outside the Zarr stores."""
+        """Return the paths of the files outside the Zarr stores that have checksums in a finished run."""
         filters = [path(strategy) for strategy in STRATEGIES for path in (self.weights, self.report)]
         return (self.run_file, self.build_file, *self.tables(), self.split_file, *filters, *self.cards())
 
     def cards(self) -> tuple[Location, Location]:
-        """Return the paths of the data cards, for people and for machines; a finished run has them."""
+        """Return the paths of the data cards for people and for machines. A finished run has both."""
         return self.path / "README.md", self.path / "croissant.json"
 
     def tables(self) -> tuple[Location, Location]:
-        """Return the paths of the catalog and of the list of its problems."""
+        """Return the paths of the catalog and of the list of problems."""
         return self.path / "catalog.csv", self.path / "problems.csv"
 
     def holds_composites(self) -> bool:
-        """Return whether the run has composites; if it has, its patches and pipeline cannot change."""
+        """Return whether the run has composites. If so, its patches and composite settings cannot change."""
         return exists(self.candidates) or exists(self.training) or self.has_curated()
 
     def has_curated(self) -> bool:
-        """Return whether the run has a curated set, or a part of one; leftovers of a moved set do not count."""
+        """Return True if the run has a complete or partial curated set. Leftovers of a moved set do not count."""
         return exists(self.curated) and not self._is_set_aside()
 
     def exists(self) -> bool:
         return exists(self.run_file)
 
     def sweep(self) -> None:
-        """Remove the temporary files of a killed process; call this only while no other process builds the run.
+        """Remove the temporary files of a killed process. Call this only while no other process builds the run.
 
         Trainings and exports inside the run are not touched.
         """
@@ -189,7 +189,7 @@ class RunDirectory:
         return {"stages": {}, "strategies": {}} | data
 
     def reopen(self) -> None:
-        """Mark the run as not finished before it changes; remove its checksums, report and data cards."""
+        """Mark the run as not finished before it changes. Remove its checksums, report and data cards."""
         self.sums_file.unlink(missing_ok=True)
         journal = self.journal()
         if journal.pop("finished", None):
@@ -225,7 +225,7 @@ class RunDirectory:
     def write(self, pipeline: Pipeline, catalog_digest: str) -> None:
         """Write ``run.json``: the pipeline, its fingerprint, the digest of the patches, and the package versions.
 
-        If the run has composites, the versions that rendered its first shard stay.
+        If the run has composites, the file keeps the versions that rendered the first shard.
         """
         begun = self.exists() and self.holds_composites()
         write_json(
@@ -241,9 +241,9 @@ class RunDirectory:
         )
 
     def set_curated_aside(self) -> Location:
-        """Move the curated set to another name, so that a larger set can replace it; return its new path.
+        """Move the curated set to another name, so that a larger set can replace it. Return the new path.
 
-        The new name has the fingerprint, and a number if a failed extension left a set with the same name.
+        The new name contains the fingerprint. If a failed extension left a set of that name, a number is added.
         """
         return set_aside(self.curated, self._former())
 

@@ -1,7 +1,7 @@
 """Read single samples fast, with one small read and one decode per sample. The index of a shard is read once.
 
-zarr-python reads the index again for every sample, which takes milliseconds. `SampleReader` returns the same arrays. It
-opens objects when they are first used, so it can be pickled, forked and spawned.
+zarr-python reads the index again for every sample, which takes milliseconds. `SampleReader` returns the same arrays as
+zarr-python. A reader opens objects when they are first used, so a reader can be pickled, forked and spawned.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Object(Protocol):
     """An open object: a local file, or an object at a URL."""
 
     def read(self, offset: int, *buffers: Buffer) -> int:
-        """Fill the buffers with the bytes from `offset` on; return the number of bytes that were read."""
+        """Fill the buffers with the bytes from `offset` on. Return the number of bytes that were read."""
 
     def end(self, size: int) -> bytes:
         """Return the last `size` bytes, or all bytes of a smaller object."""
@@ -57,7 +57,7 @@ class _File:
         length = os.fstat(self._descriptor).st_size
         return os.pread(self._descriptor, min(size, length), max(0, length - size))
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound: `os` may be gone when Python ends
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:  # bound now: `os` may be gone when Python ends
         if hasattr(self, "_descriptor"):
             close(self._descriptor)
 
@@ -83,7 +83,7 @@ class _Remote:
         return self._range(-size, None)
 
     def _range(self, start: int, stop: int | None) -> bytes:
-        path = parse_location(self._url)  # anew each time: connections from before a fork hang after it
+        path = parse_location(self._url)  # a new client each time: a connection hangs after a fork
         assert not isinstance(path, Path)  # nosec B101 # for mypy: it is a URL
         with translate_errors(path, "cannot be read"):
             data: bytes = path.fs.cat_file(path.path, start=start, end=stop)
@@ -91,14 +91,14 @@ class _Remote:
 
 
 class _Recent:
-    """The open files of all readers of this process, the most recently used last. The oldest are closed first."""
+    """The open files of all readers of this process. The least recently used files are closed first."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: OrderedDict[tuple[int, int], weakref.ref[SampleReader]] = OrderedDict()
 
     def touch(self, reader: SampleReader, shard: int) -> None:
-        """Record that a reader uses a shard's file, and close the oldest file if too many are open."""
+        """Record that a reader uses a shard's file. If too many files are open, close the oldest."""
         with self._lock:
             self._held[id(reader), shard] = weakref.ref(reader)
             self._held.move_to_end((id(reader), shard))
@@ -117,11 +117,11 @@ class _Recent:
 
 
 _RECENT = _Recent()
-os.register_at_fork(after_in_child=lambda: _RECENT.__init__())  # type: ignore[misc]  # its lock may be held
+os.register_at_fork(after_in_child=lambda: _RECENT.__init__())  # type: ignore[misc]  # another thread may hold the lock
 
 
 class SampleReader:
-    """Random access to the samples of a sharded array whose chunks have one sample each.
+    """Read the samples of a sharded array in any order. Each chunk of the array has one sample.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class SampleReader:
         self._indices: dict[int, NDArray[np.uint64]] = {}
 
     def forget(self, shard: int) -> None:
-        """Release a shard's file; a read that has already started still completes."""
+        """Release a shard's file. A read that has already started still completes."""
         self._files.pop(shard, None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -173,13 +173,13 @@ class SampleReader:
         return self.shape[0]
 
     def __getitem__(self, sample: int) -> NDArray[Any]:
-        """Return one sample, equal to what zarr-python reads."""
+        """Return one sample, as zarr-python returns it."""
         out = np.empty(self.shape[1:], self.dtype)
         self.read(sample, out)
         return out
 
     def read_many(self, samples: Sequence[int], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """Return samples in the given order, (n, ...), C-contiguous; write them into `out` if it is given."""
+        """Return samples in the given order, (n, ...), C-contiguous. If `out` is given, write the samples into it."""
         out = np.empty((len(samples), *self.shape[1:]), self.dtype) if out is None else out
         if self._local:
             for number, sample in enumerate(samples):
@@ -230,7 +230,7 @@ class SampleReader:
             self._codec.decode(payload, out)
 
     def _open(self, shard: int) -> tuple[_Object, NDArray[np.uint64]]:
-        """Return a shard's file and index; recently used files stay open."""
+        """Return a shard's file and index. Recently used files stay open."""
         with self._lock:
             file = self._files.get(shard)
             if file is None:
@@ -261,7 +261,7 @@ class SampleReader:
 
 
 def _opened(path: Location) -> _Object:
-    """Open an object; if too many files are open in this process, release the files of all readers first."""
+    """Open an object. If this process has too many open files, first release the files of all readers."""
     try:
         return _File(path) if isinstance(path, Path) else _Remote(path)
     except OSError as error:

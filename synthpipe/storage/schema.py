@@ -1,8 +1,8 @@
 """The Zarr v3 schema of composites: arrays, shards, chunks and attributes.
 
 The first dimension of every array is ``sample``, and all arrays have the same number of composites per shard. Images
-and masks have one composite per chunk, so a composite is one small read. In small arrays a chunk is a whole shard. Each
-chunk has a checksum. The fill value of masks is `taxonomy.LOST`, so a missing chunk never reads as a tissue class.
+and masks have one composite per chunk, so one small read gives a composite. In small arrays a chunk is a whole shard.
+Each chunk has a checksum. The fill value of masks is `taxonomy.LOST`, so a missing chunk never reads as a tissue class.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ CANDIDATE_ARRAYS: Mapping[str, ArraySpec] = {
     "mask": _MASK,
     "image": _IMAGE,
 }
-"""Written in this order; a shard is complete when all have it."""
+"""The arrays of candidates, in the order of writing. A shard is complete when all arrays have stored it."""
 
 SCORE_ARRAYS: Mapping[str, ArraySpec] = {"p_real": _P_REAL}
 
@@ -88,12 +88,15 @@ CURATED_ARRAYS: Mapping[str, ArraySpec] = {
     "mask": _MASK,
     "image": _IMAGE,
 }
-"""Written in this order, as far as a set has them (`written_arrays`); a shard is complete when all have it."""
+"""All arrays of curated sets, in the order of writing. `written_arrays` returns the arrays that a set has.
+
+A shard is complete when all these arrays have stored it.
+"""
 
 DONOR_ARRAYS: Mapping[str, ArraySpec] = {"pixels": ArraySpec(("pixel",), "uint32", 0, first="row")}
 """The packed pixels of donors, one donor after the other, in the group `DONORS` of a virtual curated set.
 
-They fill rows of one length, since the number of pixels may exceed the largest length of an array.
+The pixels fill rows of equal length, because one row could be longer than the largest length of an array.
 """
 
 ARRAYS: Mapping[str, ArraySpec] = {
@@ -104,14 +107,14 @@ ARRAYS: Mapping[str, ArraySpec] = {
     **DONOR_ARRAYS,
 }
 DONORS = "donors"
-"""The group of a virtual curated set that holds the donors. Candidates have an array of this name."""
+"""Name of the group that holds the donors of a virtual curated set. Candidates have an array of the same name."""
 _GROUPS = (*STRATEGIES, DONORS)
 _MOST_CHUNK = 1 << 30  # bytes
 _MOST_SHARD = 1 << 24  # samples
 
 
 def written_arrays(specs: Mapping[str, ArraySpec], pixels: str, recipes: bool) -> dict[str, ArraySpec]:
-    """Return the arrays of `specs` that a store has, in order; `pixels` and `recipes` are as in `StoreSection`."""
+    """Return the arrays of `specs` that a store has, in order. `StoreSection` explains `pixels` and `recipes`."""
     left_out = {"image", "mask", "donor_groups"} if pixels == "virtual" else {"group_steps"}
     if not recipes:
         left_out.add("recipe")
@@ -126,7 +129,7 @@ def zarr_store(path: Location, writable: bool = False) -> Store:
 
 
 def create_group(path: Location | Store, name: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create or open group `name` of a store; set its attributes and remove consolidated metadata."""
+    """Create or open group `name` of a store. Set its attributes, and remove consolidated metadata."""
     store = path if isinstance(path, Store) else zarr_store(path, writable=True)
     group = open_node(StorePath(store, name))
     if not isinstance(group, zarr.Group):
@@ -145,7 +148,7 @@ def ensure_arrays(
 ) -> None:
     """Create the arrays of `specs`, and lengthen all arrays of the group to the same length.
 
-    Written samples do not change; new samples have the fill value until they are written.
+    Written samples do not change. New samples have the fill value until they are written.
 
     Parameters
     ----------
@@ -154,7 +157,7 @@ def ensure_arrays(
     specs : mapping of str to ArraySpec
         The arrays by name.
     sizes : mapping of str to int
-        The length of every dimension; a group that is already longer along ``sample`` keeps its length.
+        The length of every dimension. A group that is already longer along ``sample`` keeps its length.
     store : StoreSection
         The number of composites in a shard, and the codecs of chunks.
     **attributes : mapping
@@ -195,7 +198,8 @@ def _compressors(spec: ArraySpec, store: StoreSection) -> list[BytesBytesCodec]:
     if codec == "none":
         return []
     if codec == "blosc-lz4":
-        # shuffling bits gathers the noise of an image; a mask has no noise, and would lose its long runs
+        # shuffling bits gathers the noise of an image; a mask has no noise, and shuffling would split its long rows of
+        # equal values
         return [BloscCodec(typesize=1, cname="lz4", clevel=5, shuffle=_SHUFFLES[spec.kind])]
     return [ZstdCodec(level=store.zstd_level)]
 
@@ -204,7 +208,7 @@ _SHUFFLES: Mapping[Kind, Literal["bitshuffle", "noshuffle"]] = {"image": "bitshu
 
 
 def missing_objects(group: zarr.Group, names: Collection[str] = ARRAYS) -> Iterator[str]:
-    """Yield the path inside the group of each missing shard of the arrays `names`."""
+    """Yield the path of each missing shard of the arrays `names`, relative to the group."""
     for name, each in arrays_of(group, names).items():
         yield from (f"{name}/{shard_key(each, shard)}" for shard in missing_shards(each))
 
@@ -237,14 +241,14 @@ def open_group(path: Location, name: str = "", writable: bool = False) -> zarr.G
 
 
 def arrays_of(group: zarr.Group, names: Collection[str] = ARRAYS) -> dict[str, zarr.Array[Any]]:
-    """Return the arrays of a group that synthpipe defines; skip all other entries.
+    """Return the arrays of a group that synthpipe defines, without any other entries.
 
     Parameters
     ----------
     group : zarr.Group
         The group of the arrays.
     names : collection of str, optional
-        The names to look for; an array of another name belongs to a user.
+        The names to look for. An array with another name belongs to a user.
 
     Raises
     ------
@@ -266,12 +270,12 @@ def arrays_of(group: zarr.Group, names: Collection[str] = ARRAYS) -> dict[str, z
 
 
 def groups_of(group: zarr.Group) -> list[str]:
-    """Return the names of the groups that synthpipe made in this group, sorted."""
+    """Return the sorted names of the groups that synthpipe made inside a group."""
     return [name for name in sorted(_GROUPS) if isinstance(_member(group, name), zarr.Group)]
 
 
 def others_of(group: zarr.Group) -> list[str]:
-    """Return the names of entries in a group that synthpipe did not make, sorted."""
+    """Return the sorted names of the entries in a group that synthpipe did not make."""
     return sorted(set(listing(group.store_path)) - {METADATA, *_GROUPS, *ARRAYS})
 
 
@@ -284,7 +288,7 @@ def _member(group: zarr.Group, name: str) -> zarr.Array[Any] | zarr.Group | None
 
 
 def _check_array(array: zarr.Array[Any], spec: ArraySpec, classes: int | None) -> None:
-    """Refuse an array that differs from its `spec` in anything but its length."""
+    """Refuse an array that differs from `spec` in any property except the length."""
     sample, size = array.shape[1:], shard_size(array)
     cut = (None, (size, *sample)) if spec.kind == "small" else ((size, *sample), (1, *sample))
     fill = np.asarray(spec.fill_value)

@@ -1,4 +1,4 @@
-"""Write whole shards, each as one object that appears when it is complete."""
+"""Write whole shards. Each shard is one object, which gets its name when it is complete."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from synthpipe.storage.shards import object_path, shard_size
 
 
 class ShardWriter:
-    """Write one shard of an array, some samples at a time, as one object that appears when it is complete.
+    """Write one shard of an array, some samples at a time. The shard appears when it is complete.
 
-    A context manager: a shard that is not committed leaves nothing behind. A thread writes it while further samples are
-    made.
+    The writer is a context manager; a shard that is not committed leaves nothing behind. A background thread writes
+    samples while the caller makes further samples.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class ShardWriter:
 
     @contextmanager
     def block(self, count: int) -> Iterator[NDArray[Any]]:
-        """Yield an array (count, ...) for the next samples of a sharded numeric array; add them when the block ends.
+        """Yield an array (count, ...) for the next samples of a sharded numeric array. Add them when the block ends.
 
         Each sample is C-contiguous and has arbitrary values at first. Chunks without compression go to the disk from
         this memory, without a copy.
@@ -85,7 +85,7 @@ class ShardWriter:
         self._lengths += [chunks.shape[1]] * count
 
     def write(self, samples: Samples) -> None:
-        """Add samples in order; an array without shards takes all at once.
+        """Add samples in order. For an array without shards, add all samples in one call.
 
         Raises
         ------
@@ -103,7 +103,7 @@ class ShardWriter:
         Raises
         ------
         StoreError
-            It has fewer or more samples than a shard, or cannot be stored.
+            The shard has too few or too many samples, or cannot be stored.
         """
         if self._sharded and len(self._lengths) != self._size:
             raise StoreError(f"{self._name}: got {len(self._lengths)} samples, expected {self._size}")
@@ -119,7 +119,7 @@ class ShardWriter:
         Raises
         ------
         RuntimeError
-            The shard is not finished, so it would replace a whole one.
+            The shard is not finished, so an incomplete shard would replace a complete shard.
         StoreError
             The shard cannot be stored.
         """
@@ -129,7 +129,7 @@ class ShardWriter:
             self._object.wait()
 
     def appear(self) -> None:
-        """Give the shard its name: from now on it is complete.
+        """Give the shard its name. The shard is complete from then on.
 
         Raises
         ------
@@ -149,7 +149,7 @@ class ShardWriter:
 
 
 def commit(*writers: ShardWriter) -> None:
-    """Store finished shards, which appear one after the other; wait for the disk once.
+    """Wait until all finished shards are on the disk, and then give them their names.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def commit(*writers: ShardWriter) -> None:
         A shard cannot be stored.
     """
     for writer in writers:
-        writer.wait()  # or a power cut could leave the name of a shard without its bytes
+        writer.wait()  # otherwise a power cut could leave the name of a shard without its bytes
     for writer in writers:
         writer.appear()
 
@@ -172,7 +172,7 @@ def write_shard(array: zarr.Array[Any], shard: int, samples: Samples) -> None:
     """
     if len(samples) != shard_size(array):
         raise StoreError(f"{array.store_path}: shard {shard}: got {len(samples)} samples, expected {shard_size(array)}")
-    if array.shards is None:  # too small for a thread that writes while others are encoded
+    if array.shards is None:  # too small for a background thread
         write_atomically(object_path(array, shard), _chunk(array, samples), durable=True)
         return
     with ShardWriter(array, shard) as writer:
@@ -195,7 +195,7 @@ def _chunk(array: zarr.Array[Any], samples: Samples) -> bytes:
 
 
 def _index(lengths: Sequence[int]) -> bytes:
-    """Return the index that ends a shard: (offset, length) of each chunk, checksummed."""
+    """Return the index at the end of a shard: (offset, length) of each chunk, and then a checksum."""
     ends = np.cumsum(lengths, dtype="<u8")
     index = np.stack([ends - np.array(lengths, "<u8"), np.array(lengths, "<u8")], axis=1).astype("<u8").tobytes()
     return index + checksum(index)

@@ -1,8 +1,8 @@
-"""Read whole shards, and list those that are stored.
+"""Read whole shards, and list the stored shards.
 
 One task encodes all samples of a shard and stores the shard as one object, atomically and durably. No other task
-touches the object. Composites are never rewritten; verdicts are, since they depend on the curation settings. A shard is
-always full: samples beyond the array's length become visible when the array is lengthened. So the stored objects record
+touches the object. Composites are never rewritten. Verdicts are rewritten when curation settings change. A shard is
+always full; samples beyond the array's length become visible when the array is lengthened. So the stored objects record
 the progress of a run.
 """
 
@@ -34,10 +34,10 @@ _OBJECTS_AT_ONCE = 16  # each may wait for the network
 
 
 def read_range(array: zarr.Array[Any], start: int, stop: int) -> NDArray[Any]:
-    """Return samples `start` to `stop` of a small array, an array whose chunks are whole shards.
+    """Return samples `start` to `stop` of a small array (each chunk is a whole shard).
 
-    The result equals that of zarr-python: missing shards have the fill value, and the range ends with the array. This
-    function checks stored objects, which zarr-python trusts.
+    The result equals that of zarr-python: missing shards have the fill value, and the result ends where the array ends.
+    This function checks stored objects, which zarr-python trusts.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def _read_shard(array: zarr.Array[Any], shard: int) -> NDArray[Any] | None:
 
 
 def read_small(array: zarr.Array[Any], indices: Sequence[int]) -> NDArray[Any]:
-    """Return the samples at `indices` of a small array; one chunk at a time is in memory."""
+    """Return the samples at `indices` of a small array. Only one chunk at a time is in memory."""
     size, wanted = shard_size(array), np.asarray(indices, np.int64)
     is_text = array.dtype.kind in "TOU"  # zarr's kind of strings depends on its version
     found = np.empty((len(wanted), *array.shape[1:]), "O" if is_text else array.dtype)
@@ -90,15 +90,18 @@ def complete_shards(array: zarr.Array[Any]) -> frozenset[int]:
 
 
 def missing_shards(array: zarr.Array[Any]) -> Iterator[int]:
-    """Yield the numbers of the missing shards of `array`, in order; a damaged array may miss very many shards."""
+    """Yield the numbers of the missing shards of `array`, in order.
+
+    The numbers are not collected in a list, because very many shards may be missing in a damaged array.
+    """
     stored = complete_shards(array)
     return (shard for shard in shards_of(array.shape[0], shard_size(array)) if shard not in stored)
 
 
 def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
-    """Return the time at which each stored shard of `array` was written, in seconds since 1970; 0 if it is unknown.
+    """Return the time at which each stored shard of `array` was written, in seconds since 1970.
 
-    The times come from a listing; at a URL, one request lists a thousand objects.
+    An unknown time is 0. The times come from a listing; at a URL, one request lists a thousand objects.
     """
     folder = object_path(array, 0).parent
     if isinstance(folder, Path):
@@ -116,7 +119,7 @@ def stored_at(array: zarr.Array[Any]) -> dict[int, float]:
 
 
 def _appeared(entry: Mapping[str, Any]) -> float:
-    """Return an object's time from an entry of a listing; the key depends on the file system of fsspec."""
+    """Return the time of an object from an entry of a listing. The key depends on the file system of fsspec."""
     keys = ("mtime", "LastModified", "last_modified", "created")
     found = next((entry[key] for key in keys if entry.get(key)), 0.0)
     if isinstance(found, str):
@@ -125,7 +128,7 @@ def _appeared(entry: Mapping[str, Any]) -> float:
 
 
 def shard_numbers(array: zarr.Array[Any], names: Iterable[str]) -> frozenset[int]:
-    """Return the numbers of the shards of `array` that the object `names` contain."""
+    """Return the numbers of the shards of `array` whose objects are in `names`."""
     pattern = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
     return frozenset(int(match[1]) for match in map(pattern.fullmatch, names) if match)
 

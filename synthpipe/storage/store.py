@@ -52,13 +52,13 @@ class Store:
         Raises
         ------
         StoreError
-            There is no such group, or another version of synthpipe wrote it.
+            The group does not exist, or another version of synthpipe wrote it.
         """
         return cls(schema.open_group(path, name, writable))
 
     @classmethod
     def find(cls, path: Location, name: str = "") -> Self | None:
-        """Open group `name` of the Zarr store at `path`; return None if the group does not exist."""
+        """Open group `name` of the Zarr store at `path`. Return None if the group does not exist."""
         return cls.open(path, name) if exists(path / name / METADATA) else None
 
     @property
@@ -83,7 +83,7 @@ class Store:
 
     @property
     def written(self) -> Mapping[str, schema.ArraySpec]:
-        """The arrays of the store that are written together, in order; a complete shard is stored in all of them."""
+        """The arrays that are written together, in order. A complete shard is stored in all these arrays."""
         attributes = self.attributes
         return schema.written_arrays(
             self.arrays, attributes.get("pixels", "stored"), bool(attributes.get("recipes", True))
@@ -100,7 +100,7 @@ class Store:
         return shards.shard_size(self._array(self.last))
 
     def names(self, among: Collection[str] = schema.ARRAYS) -> frozenset[str]:
-        """Return the names of the group's arrays, limited to the names in `among`; check the metadata of these arrays.
+        """Return those names in `among` that are arrays of the group. Check the metadata of these arrays.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class Store:
         return frozenset(schema.arrays_of(self._group, among))
 
     def groups(self) -> list[str]:
-        """Return the names of the groups that synthpipe made inside this one, sorted."""
+        """Return the sorted names of the groups that synthpipe made inside this group."""
         return schema.groups_of(self._group)
 
     def has(self, *names: str) -> bool:
@@ -118,7 +118,7 @@ class Store:
         return all(name in self._opened or schema.has_array(self._group, name) for name in names)
 
     def length(self, name: str | None = None) -> int:
-        """Return the number of samples of an array, by default of the last one that is written."""
+        """Return the number of samples of an array, by default of the array that is written last."""
         return int(self._array(name or self.last).shape[0])
 
     def sizes(self, name: str) -> tuple[int, ...]:
@@ -126,15 +126,15 @@ class Store:
         return tuple(self._array(name).shape[1:])
 
     def complete_shards(self, *names: str) -> frozenset[int]:
-        """Return the shards that all arrays of `names` have stored; by default, all arrays of `written`."""
+        """Return the shards that all arrays in `names` have stored (default: all arrays in `written`)."""
         return frozenset.intersection(*(shards.complete_shards(self._array(name)) for name in names or self.written))
 
     def missing_shards(self, count: int, *names: str) -> list[int]:
-        """Return the shards of the first `count` composites that are missing in an array of `names`, sorted."""
+        """Return the sorted shards of the first `count` composites that at least one array in `names` lacks."""
         return sorted(set(shards.shards_of(count, self.shard)) - self.complete_shards(*names))
 
     def missing_objects(self) -> Iterator[str]:
-        """Yield the path inside the group of each missing object of the arrays of `written`."""
+        """Yield the path of each missing object of the arrays in `written`, relative to the group."""
         return schema.missing_objects(self._group, self.written)
 
     def stored_at(self, name: str) -> dict[int, float]:
@@ -142,7 +142,7 @@ class Store:
         return shards.stored_at(self._array(name))
 
     def blocks(self, *names: str, stop: int | None = None) -> Iterator[slice]:
-        """Yield slices of samples that all arrays of `names` have stored; a slice has at most 16 shards.
+        """Yield slices of samples that all arrays in `names` have stored. A slice has at most 16 shards.
 
         The slices end at `stop`, or by default at the end of the shortest array.
         """
@@ -165,9 +165,10 @@ class Store:
 
     @contextmanager
     def writing(self, shard: int, names: Iterable[str] | None = None) -> Iterator[Mapping[str, ShardWriter]]:
-        """Yield a writer for each array of `names`, or of `written` if None; finish each inside the block.
+        """Yield a writer for each array in `names` (default: all arrays in `written`).
 
-        If the block ends without an error, the shard becomes complete in all arrays.
+        The caller must finish every writer inside the block. If the block ends without an error, the shard becomes
+        complete in all arrays.
         """
         with ExitStack() as stack:
             chosen = self.written if names is None else names
@@ -192,7 +193,7 @@ class Store:
         return self.read("recipe", chosen)
 
     def recipe(self, index: int, canvas: tuple[int, ...]) -> Recipe:
-        """Return the recipe of one composite; `canvas` is its height and width.
+        """Return the recipe of one composite. `canvas` is the height and width of the composite.
 
         Raises
         ------
@@ -202,7 +203,7 @@ class Store:
         return self.checked_recipe(str(self.recipes([index])[0]), index, canvas)
 
     def checked_recipe(self, text: str, index: int, canvas: tuple[int, ...]) -> Recipe:
-        """Return the recipe of one composite from its text, for a composite of `canvas` pixels.
+        """Return the recipe of one composite from its JSON text. `canvas` is the expected height and width.
 
         Raises
         ------
@@ -212,13 +213,13 @@ class Store:
         return checked_recipe(self._group.store_path / "recipe", text, index, canvas)
 
     def scores(self, chosen: Chosen) -> NDArray[np.float32]:
-        """Return the scores of the filter, (N,) float32; NaN where a composite has none."""
+        """Return the scores of the filter, (N,) float32; NaN for a composite without a score."""
         return self.read("p_real", chosen)
 
     def read(self, name: str, chosen: Chosen) -> NDArray[Any]:
-        """Return samples of a small array, that is any array except ``image`` and ``mask``.
+        """Return samples of a small array: any array except ``image`` and ``mask``.
 
-        A slice ends with the array; missing samples have the fill value.
+        A slice ends where the array ends. Missing samples have the fill value.
         """
         if isinstance(chosen, slice):
             return shards.read_range(self._array(name), chosen.start, chosen.stop)
@@ -234,11 +235,11 @@ class Store:
         return unreadable(self._group.store_path / "recipe", index, why)
 
     def stored_arrays(self, folder: Location, names: Collection[str]) -> dict[str, StoredArray]:
-        """Return arrays of this group as the expected arrays of the group at `folder`, to check the objects there."""
+        """Return the arrays `names` of this group as the expected arrays of the group at `folder`."""
         return {name: StoredArray(folder / name, self._array(name)) for name in names}
 
     def metadata(self, folder: Location, names: Collection[str]) -> dict[Location, bytes]:
-        """Return the path and bytes of each ``zarr.json`` of this group, its root and its arrays, below `folder`."""
+        """Return the expected bytes of each ``zarr.json`` at `folder`: of the root, the group and its arrays."""
         own, nodes = self._group.store_path, dict[Location, Any]()
         if own.path:
             nodes[folder.parent] = open_node(StorePath(own.store, ""))

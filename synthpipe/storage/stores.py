@@ -1,4 +1,4 @@
-"""The two kinds of store, and their layout on disk: the composites of one strategy, and a curated set."""
+"""Define the two kinds of store: the composites of one strategy, and a curated set."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class CompositeStore(Store):
         Parameters
         ----------
         path : Path or UPath or None
-            The Zarr store, which holds composites of one purpose. None creates metadata in memory, to compare with.
-            Only candidates can be virtual.
+            The Zarr store, which holds composites of one purpose. None creates only metadata, in memory, for
+            comparisons. Only candidates can be virtual.
         pipeline, strategy, purpose
             The pipeline, strategy and purpose of the composites.
         count : int
             The number of composites. A group that is already longer keeps its length.
         donor_uses : int
-            The number of donors per composite; a donor that is used twice counts twice.
+            The number of donors per composite. A donor that is used twice counts twice.
         """
         target = MemoryStore() if path is None else path
         schema.create_group(target, "", {"format_version": FORMAT_VERSION, "pipeline": pipeline.name})
@@ -56,7 +56,7 @@ class CompositeStore(Store):
         return store
 
     def extend_scores(self, pipeline: Pipeline, count: int, model_sha256: str) -> None:
-        """Create or lengthen the array of scores; `model_sha256` is the digest of the filter that gives the scores."""
+        """Create or lengthen the array of scores. `model_sha256` is the digest of the filter that gives the scores."""
         sizes, model = _sizes(pipeline, count), {"model_sha256": model_sha256}
         self._extend(SCORE_ARRAYS, sizes, pipeline.store, p_real=model)
 
@@ -77,7 +77,7 @@ class CompositeStore(Store):
         write_shard(self._array("verdict"), shard, verdicts)
 
     def holds_verdicts(self, shard: int, verdicts: NDArray[np.uint8]) -> bool:
-        """Return whether a shard has exactly these verdicts stored."""
+        """Return whether exactly these verdicts are stored in a shard."""
         return holds(self._array("verdict"), shard, verdicts)
 
     def verdicts(self, chosen: Chosen) -> NDArray[np.uint8]:
@@ -146,11 +146,15 @@ class CuratedStore(Store):
         count : int
             The number of composites.
         uses : int
-            Donors of one composite, at most.
+            The largest number of donors of one composite.
         sampler_version : int
             The version of sampling and rendering that made the composites; a virtual set records it.
         """
-        virtual = {"sampler_version": sampler_version, "settings": pipeline.settings("candidates")}
+        virtual = {
+            "sampler_version": sampler_version,
+            "settings": pipeline.settings("candidates"),
+            "curation": pipeline.curation.model_dump(mode="json", include=_RULES),
+        }
         attributes = {
             "pipeline": pipeline.name,
             "fingerprint": pipeline.fingerprint(),
@@ -170,10 +174,14 @@ class CuratedStore(Store):
         return {key: value for key, value in self.attributes.items() if key not in _VIRTUAL}
 
     def create_stored(self, path: Location, pipeline: Pipeline) -> CuratedStore:
-        """Create or lengthen a copy of this virtual set that stores pixels; `pipeline` made the composites."""
+        """Create or lengthen a copy of this virtual set that stores pixels. `pipeline` made the composites."""
         attributes = self.stored_attributes()
         _, uses = self.sizes("group_steps")
         return CuratedStore.create(path, attributes, _sizes(pipeline, self.length(), uses), pipeline.store)
+
+    def forget_rules(self) -> None:
+        """Remove the rules of curation from the attributes; earlier versions did not write them."""
+        self._group.attrs.put({key: value for key, value in self.attributes.items() if key != "curation"})
 
     def write(self, name: str, shard: int, samples: Samples) -> None:
         """Store a shard of one array."""
@@ -184,22 +192,28 @@ class CuratedStore(Store):
         self.object(self.last, shard).unlink()
 
 
-_VIRTUAL = {"pixels", "sampler_version", "settings"}
+_VIRTUAL = {"pixels", "sampler_version", "settings", "curation"}
 """Attributes that only virtual sets have."""
+
+_RULES = {"rule", "threshold", "min_classes", "min_class_share"}
+"""Keys of ``curation`` that judge a composite by itself; fresh composites follow them too."""
 
 
 def composite_settings(pipeline: Pipeline, purpose: str) -> StoreSection:
-    """Return how composites of a purpose are stored; those that train the filter are never virtual."""
+    """Return the store settings of a purpose. Composites that train the filter are never virtual."""
     return (pipeline if purpose == "candidate" else pipeline.with_store(pixels="stored", recipes=True)).store
 
 
 def _left_out(store: StoreSection) -> dict[str, Any]:
-    """Return the attributes by which a group says that it leaves out pixels or recipes."""
+    """Return the attributes that record whether a group leaves out pixels or recipes."""
     return store.model_dump(mode="json", include={"pixels", "recipes"})
 
 
 def _patches(patches: PatchesSection) -> dict[str, Any]:
-    """Return the settings for reading patches, JSON-ready; ``min_side``, which older sets lack, only if it is set."""
+    """Return the settings for reading patches, JSON-ready.
+
+    ``min_side`` is included only if it is set, because older sets do not have it.
+    """
     found = patches.model_dump(mode="json", exclude={"root", "max_pixels"})
     if patches.min_side is None:
         del found["min_side"]

@@ -30,7 +30,7 @@ def summarise(path: Location) -> dict[str, Any]:
     Raises
     ------
     StoreError
-        Neither a run nor a store of synthpipe is at `path`.
+        `path` is neither a run nor a store of synthpipe.
     """
     is_run, is_store = (exists(path / name) for name in ("run.json", "zarr.json"))
     found = "the folder has no run.json and no zarr.json" if exists(path) else "the path does not exist"
@@ -77,7 +77,7 @@ def _run(run: RunDirectory) -> dict[str, Any]:
 
 
 def _group(path: Location, name: str = "", whole: bool = False) -> dict[str, Any]:
-    """Describe a group; with `whole`, also read small arrays to describe its composites."""
+    """Describe a group. With `whole`, also read small arrays to describe the composites."""
     group = open_group(path, name)
     added = {"contents": found} if whole and (found := contents(Store(group))) else {}
     return {
@@ -128,6 +128,6 @@ def _bytes_stored(array: zarr.Array[Any]) -> int:
 
 
 def _codec_name(codec: Codec) -> str:
-    """Return the name of a codec in Zarr's metadata; for Blosc, also the name of its compressor."""
+    """Return the name of a codec in Zarr's metadata. For Blosc, add the name of the compressor."""
     name = str(codec.to_dict()["name"])
     return f"{name}-{settings(codec)['cname']}" if isinstance(codec, BloscCodec) else name

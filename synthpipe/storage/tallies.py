@@ -32,7 +32,7 @@ _MASKS = 1024  # masks whose pixels are counted
 class Tally:
     """The sums over a strategy's complete candidates.
 
-    The *counted* candidates are the kept ones, or all candidates if none has a verdict.
+    The *counted* candidates are the kept candidates, or all candidates if no candidate has a verdict.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Tally:
     all_class_pixels : (C + 1,) int64
         The same numbers for all stored candidates.
     together : (C, C) int64
-        The number of counted candidates that show both classes; on the diagonal, that show the class.
+        The number of counted candidates that show both classes. The diagonal has the number for each single class.
     donor_uses, group_uses : (D,) and (G,) int64
         The number of counted candidates that use each donor patch, and each slide or patient.
     """
@@ -92,7 +92,8 @@ def tally_candidates(
     donors : sequence of PatchRef
         The donors of the catalog, in its order.
     planned : int, optional
-        The number of candidates to count. Candidates beyond the plan were made for former settings.
+        The number of candidates in the plan (default: all). Candidates beyond the plan are not counted, because they
+        were made for earlier settings.
 
     Raises
     ------
@@ -134,7 +135,7 @@ def tally_candidates(
 
 
 def score_counts(tallied: Tally, bins: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return two histograms of scores, of the kept and of the other candidates, with `bins` bins from 0 to 1."""
+    """Return two histograms of scores: of the kept candidates, and of the others. They have `bins` bins from 0 to 1."""
     scored = ~np.isnan(tallied.p_real)
     counts = [
         np.histogram(tallied.p_real[scored & part], bins, (0, 1))[0].astype(np.int64)
@@ -144,14 +145,14 @@ def score_counts(tallied: Tally, bins: int) -> tuple[NDArray[np.int64], NDArray[
 
 
 def contents(store: Store) -> dict[str, Any]:
-    """Describe the stored composites of a store, JSON-ready; return an empty dict for an empty store.
+    """Describe the stored composites of a store, JSON-ready. The description of an empty store is empty.
 
     Returns
     -------
     dict
         For the arrays that exist: ``class_share`` (of pixels), ``class_occurrence`` (of composites), ``p_real`` (count,
         least, mean, greatest), ``verdicts``, ``strategies`` and ``slides`` (used, known). In a store without pixel
-        counts, ``class_share`` is measured on ``masks_counted`` masks, evenly spread over the stored ones.
+        counts, ``class_share`` is measured on ``masks_counted`` masks, evenly spread over the stored masks.
 
     Raises
     ------
@@ -189,12 +190,12 @@ def contents(store: Store) -> dict[str, Any]:
 
 
 def composites_of_each(numbers: NDArray[np.integer], length: int) -> NDArray[np.int64]:
-    """Count the composites that use each donor (or slide); a composite counts once, however often it uses the donor.
+    """Count the composites that use each donor (or slide). A composite counts once, even if it uses a donor twice.
 
     Parameters
     ----------
     numbers : (N, U) integer
-        The indices of the donors (or slides) of each composite; negative values mean none.
+        The indices of the donors (or slides) of each composite. Negative values are ignored.
     length : int
         The number of donors (or slides).
 

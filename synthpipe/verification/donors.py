@@ -1,4 +1,4 @@
-"""Checks of the donors of a virtual curated set."""
+"""Check the donors of a virtual curated set."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from synthpipe.verification.file_checks import error_summary
 def expected_donors(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, used: NDArray[np.bool_], required: bool
 ) -> tuple[ExpectedGroup | None, Fault | None]:
-    """Return the expected group of donors, or the fault of its table; return neither if the group does not exist yet.
+    """Return the expected group of donors, or the fault of its table. Both are None if the group does not exist yet.
 
     Parameters
     ----------
     run, pipeline, catalog : RunDirectory, Pipeline and Catalog
         The run, its pipeline and its source patches.
     used : (D,) bool
-        Whether the composites of the set use each donor of the catalog.
+        For each donor of the catalog, whether composites of the set use the donor.
     required : bool
         Whether the group must exist, because the run is finished.
     """
@@ -90,7 +90,7 @@ def _equals(patch: PatchRef, pipeline: Pipeline, size: tuple[int, int], found: N
 
 
 def _table_fault(path: Location, found: str) -> Fault:
-    cure = "use --repair: it stores the donors again"
+    cure = "give --repair to store the donors again"
     run = RunDirectory(path.parent.parent)
     return Fault("damaged", path / METADATA, found, "the donors of the curated set", cure, remove=_files(run))
 

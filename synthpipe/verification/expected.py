@@ -42,7 +42,7 @@ class ExpectedGroup:
     store : Store
         A copy of the group in memory that has metadata only.
     arrays : mapping of str to StoredArray
-        The arrays that must exist, and the optional ones that do.
+        The arrays that must exist, and the optional arrays that exist.
     metadata : mapping of path to bytes
         The expected bytes of every ``zarr.json``, including the root of the store.
     required : bool
@@ -71,7 +71,7 @@ class ExpectedGroup:
         return self.store.shard
 
     def shards(self) -> list[int]:
-        """Return the numbers of the shards to check: all stored ones, and the missing ones that must exist."""
+        """Return the numbers of the shards to check: all stored shards, and the missing shards that must exist."""
         stored = frozenset[int]().union(*(each.shards() for each in self.arrays.values()))
         missing = (shard for shard in shards_of(self.length, self.shard) if shard not in stored)
         named = islice(missing, _MOST_MISSING if self.required else 0)
@@ -90,7 +90,7 @@ class ExpectedGroup:
 def expected_composites(
     run: RunDirectory, pipeline: Pipeline, strategy: Strategy, purpose: Purpose, finished: bool, model: str
 ) -> ExpectedGroup | None:
-    """Return the expected group of a strategy's composites, or None if it does not exist yet.
+    """Return the expected group of a strategy's composites, or None if the group does not exist yet.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def expected_composites(
 def expected_curated(
     run: RunDirectory, pipeline: Pipeline, catalog: Catalog, finished: bool, count: int | None
 ) -> ExpectedGroup | None:
-    """Return the expected curated set, or None if it does not exist yet.
+    """Return the expected curated set, or None if the set does not exist yet.
 
     Parameters
     ----------
@@ -144,6 +144,8 @@ def expected_curated(
     length = count or _length(run.curated, finished)
     length = length or sum(pipeline.curation.wanted[strategy] for strategy in pipeline.strategies)
     store = create_curated(None, pipeline, catalog, length)
+    if _lacks_rules(run.curated):
+        store.forget_rules()
     return _expected(run.curated, store, list(store.written), finished, length)
 
 
@@ -175,14 +177,15 @@ def _expected(path: Location, store: Store, names: list[str], required: bool, le
 
 
 def _fault(path: Location, found: str, expected: str, wanted: bytes) -> Fault:
-    cure = "give --repair: it writes this metadata again and changes no composite"
+    cure = "give --repair to write this metadata again; no composite changes"
     return Fault("metadata", path, found, expected, cure, replace=wanted)
 
 
 def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
-    """Raise DamageError if metadata differs from the expected one.
+    """Raise `DamageError` if metadata differs from the expected metadata.
 
-    A shorter array is sound in an unfinished run: a build that is killed while it extends a plan leaves some.
+    In an unfinished run, a shorter array is sound, because a build that is killed while it extends a plan leaves some
+    arrays shorter.
     """
     try:
         check_metadata(data, wanted)
@@ -195,13 +198,21 @@ def _check(data: bytes, wanted: bytes, expected: ExpectedGroup) -> None:
         check_metadata(data, json.dumps(fields).encode())
 
 
+def _lacks_rules(path: Location) -> bool:
+    """Return whether the virtual set at `path` is of an earlier version, which did not write the rules of curation."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        attributes = parse_json(read_regular(path / METADATA, MOST_METADATA))["attributes"]
+        return "settings" in attributes and "curation" not in attributes
+    return False
+
+
 def _holds_objects(folder: Location) -> bool:
     with translate_access_errors(folder):
         return folder.is_dir() and any(file.name.startswith("c.") for file in folder.iterdir())
 
 
 def _length(folder: Location, finished: bool) -> int:
-    """Return the length of a group's arrays: the most frequent one, or the longest one in an unfinished run."""
+    """Return the most frequent length of a group's arrays. In an unfinished run, return the largest length."""
     found = Counter(_lengths(folder))
     if not found:
         return 0

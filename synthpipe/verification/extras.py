@@ -1,7 +1,7 @@
 """Find arrays and files in a run's stores that the pipeline does not make.
 
-Users may keep their own arrays and files there; a note names them, and they stay. A file with the name of a shard looks
-like a part of the pipeline's arrays, so it is a fault.
+Users may keep their own arrays and files in a store. A note names such arrays and files, and they stay. But a file with
+the name of a shard is a fault, because it looks like a part of the pipeline's arrays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from synthpipe.verification.expected import ExpectedGroup
 from synthpipe.verification.faults import Fault
 
 _LISTED = 5  # names in a note
-_REMOVED = "remove it, or give --repair, which removes it"
+_REMOVED = "remove it, or give --repair to remove it"
 
 
 def check_extras(group: ExpectedGroup) -> Iterator[Fault]:
@@ -37,7 +37,7 @@ def check_extras(group: ExpectedGroup) -> Iterator[Fault]:
 
 
 def note_extras(groups: list[ExpectedGroup]) -> Iterator[str]:
-    """Yield a line for each folder of these groups that has other files or folders in it."""
+    """Yield a line for each folder of these groups that contains other files or folders."""
     expected: dict[Location, set[str]] = {}
     for group in groups:
         for folder in (path.parent for path in group.metadata):
@@ -52,4 +52,4 @@ def note_extras(groups: list[ExpectedGroup]) -> Iterator[str]:
         )
         if others:
             listed = ", ".join(others[:_LISTED]) + (", ..." if len(others) > _LISTED else "")
-            yield f"{folder}: {listed}: not made by the pipeline; not checked"
+            yield f"{folder}: not checked: the pipeline did not make {listed}"

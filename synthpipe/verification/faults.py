@@ -14,12 +14,12 @@ FaultKind = Literal["missing", "damaged", "extra", "metadata", "contradiction", 
 - ``damaged``: the bytes of an object differ from those that were stored.
 - ``extra``: an object is in the folder of an array but not part of the array.
 - ``metadata``: a ``zarr.json`` differs from the one that this version writes.
-- ``contradiction``: the bytes of an object are intact, but its values contradict those they were derived from.
+- ``contradiction``: the bytes of an object are intact, but its values contradict the data that they come from.
 - ``file``: a small file of the run is missing or wrong.
 - ``patch``: a patch is missing, or its bytes have changed since it was indexed.
 """
 
-MAKE_AGAIN = "give --repair: it makes the object again, with the same bytes"
+MAKE_AGAIN = "give --repair to make the object again, with the same bytes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,11 @@ from synthpipe.verification.faults import MAKE_AGAIN, Fault
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 _RETRAINED = (
-    "give --repair: it trains the filter again, which gives the same weights only on the same kind of machine; or "
+    "give --repair to train the filter again, which gives the same weights only on the same kind of machine; or "
     "restore the filter's weights and report from a copy"
 )
-_RUN_FILE = "restore it from a copy: --repair cannot make it again, because everything else depends on it"
-_CATALOG = "give --repair: it makes the catalog again from the patches, if these have not changed"
+_RUN_FILE = "restore it from a copy: --repair cannot make this file again, because everything else depends on it"
+_CATALOG = "give --repair to make the catalog again from the patches, if the patches have not changed"
 
 
 def error_summary(error: SynthpipeError, path: Location) -> str:
@@ -35,7 +35,7 @@ def error_summary(error: SynthpipeError, path: Location) -> str:
 
 
 def check_run_file(run: RunDirectory) -> tuple[Pipeline | None, list[Fault]]:
-    """Return the run's pipeline and the faults of ``run.json``; the pipeline is None if the file is damaged."""
+    """Return the run's pipeline and the faults of ``run.json``. The pipeline is None if the file is damaged."""
     try:
         pipeline = run.pipeline()
         stored = run.read()
@@ -50,8 +50,8 @@ def check_run_file(run: RunDirectory) -> tuple[Pipeline | None, list[Fault]]:
 
 
 def check_links(run: RunDirectory) -> list[Fault]:
-    """Return a fault for each link, pipe and device in a run; they are not followed, read or removed."""
-    cure = "remove it, or replace it by a copy of its target: --repair changes nothing while it is there"
+    """Return a fault for each link, pipe and device in a run. These entries are not followed, read or removed."""
+    cure = "remove it, or replace it by a copy of its target; until then, --repair changes nothing"
     return [
         Fault("damaged", path, what, "a file or a folder", cure, permanent=True)
         for path, what in irregular(run.path, RUN.parts)
@@ -63,7 +63,7 @@ def check_checksums(run: RunDirectory) -> list[Fault]:
     try:
         checksums = read_checksums(run)
     except StoreError as error:
-        cure = "give --repair: it writes the checksums of the existing files"
+        cure = "give --repair to write the checksums of the existing files"
         found = error_summary(error, run.sums_file)
         return [Fault("file", run.sums_file, found, "digests of the small files", cure, remove=(run.sums_file,))]
     faults = []
@@ -85,7 +85,7 @@ def check_journal(run: RunDirectory) -> list[Fault]:
 
 
 def check_verdict_counts(run: RunDirectory, strategy: Strategy, expected: Mapping[Reason, int]) -> list[Fault]:
-    """Compare a strategy's counts of verdicts in ``build.json`` with the expected ones."""
+    """Compare a strategy's counts of verdicts in ``build.json`` with the expected counts."""
     try:
         found = run.journal()["strategies"][strategy]["verdicts"]
     except (StoreError, KeyError, TypeError) as error:
@@ -127,7 +127,7 @@ def find_catalog(
 ) -> tuple[Catalog | None, list[Fault]]:
     """Return the run's catalog and the faults of its files.
 
-    The catalog is None if neither the stored one nor the one of the patches matches the digest in ``run.json``.
+    The catalog is None if neither the stored catalog nor the catalog of the patches matches the digest in ``run.json``.
 
     Parameters
     ----------
@@ -136,7 +136,7 @@ def find_catalog(
     trusted : bool
         Whether the stored catalog has the right checksum. Otherwise the patches are read.
     root : str or None
-        The location of the patches; by default the pipeline's, unless that is a URL.
+        The location of the patches (default: the location in the pipeline, unless it is a URL).
     """
     expected = str(run.read()["catalog_digest"])
     path, problems = run.tables()
@@ -160,8 +160,8 @@ def find_catalog(
     if catalog.digest == expected:
         return catalog, [fault] if trusted else []
     cure = (
-        "restore it or the patches from a copy, or give the patches' location by --patches: the available patches give "
-        "another catalog"
+        "restore it or the patches from a copy, or give the location of the patches with --patches: the available "
+        "patches give another catalog"
     )
     return None, [Fault("file", path, fault.found, fault.expected, cure, permanent=True)]
 
@@ -180,8 +180,8 @@ def _survey(pipeline: Pipeline, root: str | None, former: Catalog | None) -> Cat
 def scoring_model(run: RunDirectory, strategy: Strategy, faulty: frozenset[Location]) -> str:
     """Return the digest of the filter that scored a strategy's candidates, from the most reliable file without a fault.
 
-    The order is the filter's report, weights that ``SHA256SUMS`` confirms, the metadata of the scores, and weights
-    without such a confirmation.
+    The filter's report is most reliable. Then follow weights that ``SHA256SUMS`` confirms, the metadata of the scores,
+    and weights that ``SHA256SUMS`` does not confirm.
     """
     report, weights = run.report(strategy), run.weights(strategy)
     if report not in faulty and exists(report):
@@ -197,7 +197,7 @@ def scoring_model(run: RunDirectory, strategy: Strategy, faulty: frozenset[Locat
 
 
 def _digest(path: Location) -> str:
-    """Return the SHA-256 of a file, or ``nothing`` or an error's text if it cannot be read."""
+    """Return the SHA-256 of a file. If the file cannot be read, return ``nothing`` or the text of the error."""
     try:
         return sha256(read_file(path))
     except FileNotFoundError:
@@ -214,7 +214,7 @@ def _small_file(run: RunDirectory, path: Location, found: str, expected: str) ->
     if path in run.tables():
         return Fault("file", path, found, expected, _CATALOG)
     if path == run.build_file:
-        cure = "give --repair: it writes the journal again, without the seconds of the finished stages"
+        cure = "give --repair to write the journal again, without the seconds of the finished stages"
         return Fault("file", path, found, expected, cure, remove=(path,))
     if path == run.split_file:
         return Fault("file", path, found, expected, MAKE_AGAIN)

@@ -19,12 +19,12 @@ from synthpipe.verification.expected import ExpectedGroup
 from synthpipe.verification.faults import CheckResult, Fault
 
 Samples = Mapping[str, NDArray[Any]]
-"""The samples of a shard by the name of the array; arrays with a damaged object are left out."""
+"""The samples of a shard by the name of the array. Arrays with a damaged object are left out."""
 
 RerenderRecipe = Callable[[int, Recipe | None], tuple[Recipe, Composite] | None]
-"""Function that takes an index and the stored recipe, or None; returns the recipe sampled again and the composite.
+"""Function that takes an index and the stored recipe (or None), and samples and renders the composite again.
 
-The function returns None if the donors are not available.
+The function returns the sampled recipe and the composite, or None if the donors are not available.
 """
 
 
@@ -51,7 +51,7 @@ class CompositeCheck:
 
 
 def read_shard(group: ExpectedGroup, shard: int) -> tuple[dict[str, NDArray[Any]], CheckResult]:
-    """Read a shard of every array of a group; return the intact samples and the faults.
+    """Read a shard of every array of a group. Return the intact samples and the faults.
 
     A missing object is a fault only if the group's shards must exist.
     """
@@ -95,7 +95,7 @@ def check_composites(group: ExpectedGroup, shard: int, samples: Samples, check: 
 def check_curated(
     group: ExpectedGroup, shard: int, samples: Samples, expected: Samples | None, classes: int
 ) -> tuple[Fault, ...]:
-    """Compare a shard of the curated set with its candidates, or its labels with its masks if these are unknown.
+    """Compare a shard of the curated set with its candidates. Without candidates, compare labels with masks.
 
     Parameters
     ----------
@@ -104,7 +104,8 @@ def check_curated(
     shard : int
         The number of the shard.
     samples, expected : mapping of str to array
-        The stored samples, and the ones that follow from the candidates; None if the candidates have faults.
+        The stored samples, and the samples that follow from the candidates. `expected` is None if the candidates have
+        faults.
     classes : int
         The number of tissue classes.
     """
@@ -114,7 +115,7 @@ def check_curated(
 
 
 def _contradiction(stored: StoredArray, shard: int, found: str, expected: str, remove: tuple[Any, ...]) -> Fault:
-    cure = "give --repair: it makes this shard of all arrays again"
+    cure = "give --repair to make this shard of all arrays again"
     return Fault("contradiction", stored.object(shard), found, expected, cure, remove=remove)
 
 
@@ -135,7 +136,11 @@ def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: Co
             recipe = recipe_from_json(text)
             numbers = [check.numbers[patch] for patch in recipe.donors()]
         except (ValueError, TypeError, KeyError) as error:
-            yield "recipe", f"an unreadable recipe at {index}: {error!r}", "a recipe with donors of the catalog"
+            yield (
+                "recipe",
+                f"an unreadable recipe of composite {index}: {error!r}",
+                "a recipe with donors of the catalog",
+            )
             return
         if (recipe.strategy, recipe.index, recipe.canvas) != (group.strategy, index, check.pipeline.canvas):
             wanted = f"that of {group.strategy} {index}, canvas {check.pipeline.canvas}"
@@ -143,7 +148,7 @@ def _check_recipes(group: ExpectedGroup, shard: int, samples: Samples, check: Co
             return
         if "donors" in samples and samples["donors"][position].tolist() != numbers:
             found = samples["donors"][position].tolist()
-            yield "donors", f"donors {found} of {index}", f"{numbers}, the donors of its recipe"
+            yield "donors", f"donors {found} of composite {index}", f"{numbers}, the donors of its recipe"
             return
         if index in check.chosen:
             yield from _check_rendering(index, recipe, position, samples, check)
@@ -156,25 +161,29 @@ def _check_rendering(
     try:
         result = check.rerender(index, recipe)
     except ValueError as error:
-        yield "recipe", str(error), "crops that fit into its donors"
+        yield "recipe", str(error), "crops that fit into the recipe's donors"
         return
     if result is None:
         return
     sampled, composite = result
     if recipe and sampled != recipe:
-        yield "recipe", f"a recipe of {index} that the pipeline does not sample", recipe_to_json(sampled)
+        yield "recipe", f"a recipe of composite {index} that the pipeline does not sample", recipe_to_json(sampled)
         return
     for name, pixels in (("image", composite.image), ("mask", composite.mask)):
         if name in samples and not np.array_equal(samples[name][position], pixels):
             count = np.count_nonzero(samples[name][position] != pixels)
-            yield name, f"{count} values of {index} that differ", f"the {pixels.size} values that its recipe renders"
+            yield (
+                name,
+                f"{count} wrong values in composite {index}",
+                f"the {pixels.size} values that its recipe renders",
+            )
     columns = {
         "class_pixels": count_class_pixels(composite.mask[None], check.pipeline.taxonomy.background + 1)[0].tolist(),
         "donors": [check.numbers[patch] for patch in sampled.donors()],
     }
     for name, wanted in columns.items():
         if "mask" not in samples and name in samples and samples[name][position].tolist() != wanted:
-            yield name, f"{samples[name][position].tolist()} of {index}", f"{wanted}, as its recipe renders"
+            yield name, f"{samples[name][position].tolist()} of composite {index}", f"{wanted}, as its recipe renders"
 
 
 def _check_values(samples: Samples, pipeline: Pipeline) -> Iterator[Mismatch]:
@@ -218,7 +227,7 @@ def _differences(samples: Samples, expected: Samples) -> Iterator[Mismatch]:
 
 
 def count_class_pixels(masks: NDArray[np.uint8], values: int) -> NDArray[np.int32]:
-    """Count each value in each mask, as (N, values) int32.
+    """Return how many pixels of each mask have each value, (N, values) int32.
 
     Parameters
     ----------

@@ -24,14 +24,14 @@ from synthpipe.storage.run import RunDirectory
 from synthpipe.verification.faults import Fault
 
 Rerender = Callable[[Strategy, Purpose, int, Recipe | None], tuple[Recipe, Composite] | None]
-"""Function that takes strategy, purpose, index and recipe of a composite, and samples and renders it again.
+"""Function that samples and renders a composite again. It takes the strategy, purpose, index and recipe.
 
-The recipe is None if it is not stored. The function returns None if a donor of the composite has changed.
+The recipe is None if no recipe is stored. The function returns None if a donor of the composite has changed.
 """
 
 
 def check_patch_files(catalog: Catalog, advance: Callable[[int], None]) -> dict[str, Fault]:
-    """Map the id of each patch that is missing or has changed since it was indexed to its fault."""
+    """Return the faults of patches that are missing, or have changed since they were indexed, by patch id."""
     found: dict[str, Fault] = {}
     faults = in_threads(_check_patch, catalog.patches, available_cores())
     for patch, fault in zip(catalog.patches, faults, strict=True):
@@ -47,8 +47,8 @@ def open_rerender(
 ) -> Iterator[Rerender]:
     """Yield a function that samples and renders composites again.
 
-    If some donors have changed, sampling is impossible, because it may draw any donor. Then the function only renders
-    the stored recipes whose donors have not changed.
+    If some donors have changed, sampling is impossible, because sampling may draw any donor. Then the function renders
+    only the stored recipes whose donors have not changed.
 
     Parameters
     ----------
@@ -93,8 +93,8 @@ def open_rerender(
 
 def _check_patch(patch: PatchRef) -> Fault | None:
     cure = (
-        "restore the patch from a copy, or give --patches ROOT if the patches have moved; otherwise its composites "
-        "cannot be rendered again"
+        "restore the patch from a copy, or give --patches ROOT if the patches have moved; otherwise composites of "
+        "this patch cannot be rendered again"
     )
     try:
         found = hashlib.sha256(read_bytes(patch.secret_url or patch.path, patch.height * patch.width)).hexdigest()

@@ -1,7 +1,8 @@
 """Repair a run: remove its broken objects, and let a build make them again.
 
-A build makes exactly the shards that do not exist, so removing a broken shard is enough. The new shard has the same
-bytes, so all that was derived from it stays valid. If other objects are still wrong, the next round finds them.
+A build makes only the shards that do not exist, so it is enough to remove a broken shard. The new shard has the same
+bytes, so all data that was derived from the shard stays valid. Verification and repair are repeated until no fault is
+left, at most four times.
 """
 
 from __future__ import annotations
@@ -79,10 +80,10 @@ def _pipeline(run: RunDirectory, root: str | None) -> Pipeline:
 
 
 def _replace_files(run: RunDirectory, pipeline: Pipeline, found: VerifyReport) -> None:
-    """Write the files whose correct content is known; the build removes the other broken objects itself."""
+    """Write the files whose correct content is known. The build itself removes the other broken objects."""
     if {fault.path for fault in found.faults} & set(run.tables()):
         catalog, _ = find_catalog(run, pipeline, trusted=False, root=pipeline.patches.root)
-        if catalog:  # without one the patches have changed, and the build refuses them
+        if catalog:  # without a catalog, the patches have changed, and the build refuses them
             write_catalog(catalog, pipeline.taxonomy, run.path)
     for fault in found.faults:
         if fault.replace is not None:

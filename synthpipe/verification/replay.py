@@ -93,7 +93,7 @@ def replay(
 
 
 def _sampled(run: RunDirectory, pipeline: Pipeline, catalog: Catalog, strategy: Strategy, index: int) -> Recipe:
-    """Sample the recipe of a candidate; decode all donors, since sampling may draw any of them."""
+    """Sample the recipe of a candidate. All donors are decoded, because sampling may draw any donor."""
     with open_rerender(run, pipeline, catalog, frozenset(), lambda count: None) as rerender:
         made = rerender(strategy, "candidate", index, None)
     assert made is not None  # nosec B101 # for mypy: no donor is said to have changed

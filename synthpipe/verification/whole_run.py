@@ -1,7 +1,8 @@
 """Verify a whole run: small files, metadata, every shard, verdicts, curated set, and re-rendered composites.
 
-A verification writes nothing. Threads read and check the shards: reading, checksums, decoders and class counts release
-the interpreter lock, and starting processes takes longer than checking a small run. Each thread holds one shard.
+A verification writes nothing. Threads read and check the shards, and each thread holds one shard in memory. Threads
+are enough, because reading, checksums, decoders and class counts release the interpreter lock. Starting processes would
+take longer than checking a small run.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def verify(
     path : Path or UPath
         The run directory.
     samples : int
-        The number of candidates of each strategy to sample and render again, and the number of its filter composites.
-        Each call draws new ones at random.
+        For each strategy, how many candidates and how many filter composites to sample and render again. Each call
+        draws other composites at random.
     reporter : Reporter
         Receives the progress.
     patches : bool, optional
@@ -162,7 +163,7 @@ class _Verification:
         return find_patches(catalog, pipeline.patches, pipeline.taxonomy, self.root, self.run.path)
 
     def _check_patches(self, catalog: Catalog) -> frozenset[str]:
-        """Check the patches; return the ids of the ones that are missing or have changed."""
+        """Check the patches. Return the ids of the patches that are missing or have changed."""
         if not self.patches:
             return frozenset()
         with self.reporter.stage("patches", len(catalog.patches)) as advance:
@@ -171,7 +172,7 @@ class _Verification:
         return frozenset(altered)
 
     def _expected_groups(self, pipeline: Pipeline) -> list[ExpectedGroup]:
-        """Return the expected groups of composites; note the ones that are not built yet."""
+        """Return the expected groups of composites. Add notes about groups that are not built yet."""
         run, faulty, finished = self.run, self._faulty(), self.finished
         found = dict[Location, ExpectedGroup | None]()
         for strategy in pipeline.strategies:
@@ -189,7 +190,7 @@ class _Verification:
     def _check_composites(
         self, groups: list[ExpectedGroup], pipeline: Pipeline, catalog: Catalog, rerender: Rerender | None
     ) -> dict[Strategy, Verdicts]:
-        """Check the shards of all composites; return the recomputed verdicts of each strategy without faults."""
+        """Check the shards of all composites. Return the recomputed verdicts of each strategy without faults."""
         numbers = {patch.id: number for number, patch in enumerate(catalog.donors)}
         verdicts: dict[Strategy, Verdicts] = {}
         for group in groups:
@@ -211,7 +212,7 @@ class _Verification:
         return verdicts
 
     def _check_verdicts(self, group: ExpectedGroup, strategy: Strategy, pipeline: Pipeline) -> Verdicts:
-        """Judge the candidates again, and compare the verdicts with the stored ones and with the journal."""
+        """Judge the candidates again, and compare the verdicts with the stored verdicts and with the journal."""
         judged = judge_finished(pipeline, strategy, CompositeStore.open(self.run.candidates, strategy))
         self.faults += check_verdict_counts(self.run, strategy, tally(judged.verdicts))
         stored = group.arrays["verdict"]
@@ -233,7 +234,7 @@ class _Verification:
         return judged.verdicts
 
     def _check_curated(self, verdicts: Mapping[Strategy, Verdicts], pipeline: Pipeline, catalog: Catalog) -> None:
-        """Check the curated set, and compare it with its candidates if these have no faults."""
+        """Check the curated set. If the candidates have no faults, compare the set with the candidates."""
         kept = {strategy: Kept(codes) for strategy, codes in verdicts.items()}
         comparable = self.finished and kept.keys() == set(pipeline.strategies)
         count = sum(map(len, kept.values())) if comparable else None
@@ -270,7 +271,7 @@ class _Verification:
     def _expected_donors(
         self, kept: Mapping[Strategy, Kept], pipeline: Pipeline, catalog: Catalog
     ) -> ExpectedGroup | None:
-        """Return the expected donors of a virtual curated set; return None if their table has a fault."""
+        """Return the expected donors of a virtual curated set, or None if the table of donors has a fault."""
         used = used_donors(self.run, kept, len(catalog.donors), pipeline.store.shard)
         group, fault = expected_donors(self.run, pipeline, catalog, used, self.finished)
         self.faults += filter(None, (fault,))
@@ -293,13 +294,13 @@ class _Verification:
         return frozenset(fault.path for fault in self.faults)
 
     def _has_split(self, pipeline: Pipeline) -> bool:
-        """Whether filter composites can be sampled again, which needs the donors in ``split.json``."""
+        """Return whether filter composites can be sampled again. Sampling needs the donors in ``split.json``."""
         split = self.run.split_file
         return pipeline.filter.enabled and exists(split) and split not in self._faulty()
 
 
 def _is_sound(folder: Location, faulty: Iterable[Location]) -> bool:
-    """Whether a group has no faults, except in its verdicts."""
+    """Return True if a group has no faults except in its verdicts."""
     verdict = folder / "verdict"
     stored = (path for path in faulty if path.suffix != ".json" or path.name == "zarr.json")
     return not any(
@@ -329,7 +330,7 @@ def _unfinished_notes(groups: Mapping[Location, ExpectedGroup | None]) -> Iterat
 
 
 def _merged(faults: Iterable[Fault]) -> Iterator[Fault]:
-    """Yield one fault for each object: the first one, with the repair steps of all of them."""
+    """Yield one fault for each object: a permanent fault, or else the first. It has the repair steps of all faults."""
     found: dict[Location, Fault] = {}
     for fault in faults:
         first = found.setdefault(fault.path, fault)

@@ -11,7 +11,9 @@ from click.testing import CliRunner
 from benchmarks.datacomp.__main__ import main
 from benchmarks.datacomp.glas import by_grade, by_patient
 from benchmarks.datacomp.page import write_page
-from benchmarks.datacomp.rows import ROWS, Built, Predict, Samples
+from benchmarks.datacomp.rows import ROWS, Built
+from benchmarks.datacomp.rules import RULES
+from benchmarks.datacomp.samples import Predict, Samples
 from benchmarks.datacomp.sets import DataSet
 from benchmarks.datacomp.statistics import compared, miou
 from benchmarks.datacomp.stored_results import Bench, Cell, Result, read
@@ -111,6 +113,22 @@ def test_random_k_draws_nothing_that_top_k_does_not_rank(bench: Bench) -> None:
         assert len(images) > planned
         first |= {image.tobytes() for image in images[:planned]}
     assert len(drawn.images) > 12 and {image.tobytes() for image in drawn.images} <= first
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_chooses_from_the_candidates_each_once(bench: Bench, rule: str) -> None:
+    def train(samples: Samples) -> Predict:
+        return bench._predictor(TINY, 0, 1, samples)
+
+    chosen = ROWS[f"rule-{rule}"].recipe(bench.data, 8, 0, bench.runs / rule, train)
+    candidates = ROWS["mosaic"].recipe(bench.data, 32, 0, bench.runs / "mosaic", train).part(slice(8, None))
+    of = [image.tobytes() for image in candidates.images]
+    indices = [of.index(image.tobytes()) for image in chosen.images]
+    assert len(set(indices)) == 8 and np.array_equal(chosen.masks, candidates.masks[indices])
+    if rule != "agreement":
+        return
+    least = ROWS["rule-disagreement"].recipe(bench.data, 8, 0, bench.runs / rule, train)
+    assert not {image.tobytes() for image in least.images} & {image.tobytes() for image in chosen.images}
 
 
 def test_patches_are_labelled_as_a_whole(bench: Bench) -> None:

@@ -491,7 +491,7 @@ def test_a_damaged_shard_is_named_and_made_again(unfiltered: Path, patches: Path
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
     settings = small(patches, "filter.enabled=false", "curation.wanted=30")
-    with pytest.raises(StoreError, match=r"class_pixels/c\.1\.0: damaged: .*remove this object and run the command"):
+    with pytest.raises(StoreError, match=r"class_pixels/c\.1\.0: damaged: .*remove it and repeat the command"):
         run(settings, path)
     victim.unlink()
     run(settings, path)

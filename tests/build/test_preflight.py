@@ -38,14 +38,6 @@ def test_groups_matter_to_a_filter_alone() -> None:
     assert not any("slide" in remark for remark in without)
 
 
-def test_candidates_that_are_not_used_are_reported() -> None:
-    settings = pipeline("filter.enabled=false", "curation.wanted=200", "curation.candidates=300", "bezier=null")
-    assert list(remarks(settings, catalog(3, 3, 3))) == [
-        "without a filter the first plan of mosaic has as many candidates as are wanted, 200; curation.candidates, "
-        "300, is not used"
-    ]
-
-
 def test_narrow_donors_are_reported() -> None:
     (remark,) = (each for each in remarks(pipeline(), catalog(2, 2, 2, size=(20, 90))) if "long" in each)
     assert remark.startswith("6 donors are over 4 times as long as wide (the first: '0-000'): they are stretched")

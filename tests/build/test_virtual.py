@@ -231,7 +231,7 @@ def test_donors_that_are_missing_or_damaged_are_named(plain_run: Path, tmp_path:
     ("change", "message"),
     [
         ({"label": [0]}, "damaged: bezier 0 cannot be rendered"),
-        ({"height": [7]}, "damaged: its donors have .* pixels; expected rows"),
+        ({"height": [7]}, "damaged: its donors have .* pixels; expected shape"),
         ({"id": ["same"]}, "damaged: attributes.table names a donor twice"),
         ({"label": [200]}, "damaged: attributes.table has a class that the set does not have"),
         ({"width": [0]}, "damaged: attributes.table.width"),

@@ -37,7 +37,7 @@ ORDER = (
         "verify",
         "replay",
     ),
-    *("materialize", "export", "train", "evaluate", "predict", "pseudo-label", "baseline", "completion"),
+    *("materialize", "export", "train", "evaluate", "predict", "pseudo-label", "self-train", "baseline", "completion"),
 )
 """Each example needs what the examples before it make."""
 

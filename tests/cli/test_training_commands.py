@@ -372,6 +372,54 @@ def test_pseudo_labels_serve_a_second_training(data_set: DataSet, config: Path, 
     assert result.exit_code == 0, result.output
 
 
+def self_training(data_set: DataSet, config: Path, output: Path, *more: object) -> tuple[object, ...]:
+    return (
+        "self-train", data_set.curated, "--real", data_set.root, "--val", data_set.validation, "--config", config,
+        "-o", output, *more,
+    )  # fmt: skip
+
+
+def test_self_training_does_what_the_single_commands_do(
+    data_set: DataSet, config: Path, trained: Path, tmp_path: Path
+) -> None:
+    planned = synthpipe(*self_training(data_set, config, tmp_path / "self", "--device", "cpu", "--dry-run"))
+    assert planned.exit_code == 0 and "would train" in planned.stdout and not (tmp_path / "self").exists()
+    assert f"round 3 of 3: pseudo-label {tmp_path / 'self' / 'round-2'} -o" in planned.stderr
+    two = self_training(data_set, config, tmp_path / "self", "--device", "cpu", "--rounds", "2")
+    result = synthpipe(*two)
+    assert result.exit_code == 0 and result.stdout.count("trained 6 steps") == 2, result.output
+    pseudo = tmp_path / "pseudo.zarr"
+    synthpipe("pseudo-label", trained, "--real", data_set.root, "-o", pseudo, "--device", "cpu")
+    training(data_set, config, tmp_path / "stage-2", pseudo)
+    weights = [Checkpoint.load(each / "best.ckpt").network(torch.device("cpu")) for each in (
+        tmp_path / "self" / "round-2", tmp_path / "stage-2", tmp_path / "self" / "round-1", trained,
+    )]  # fmt: skip
+    second, expected, first, alone = (each.state_dict() for each in weights)
+    assert all(torch.equal(second[key], expected[key]) and torch.equal(first[key], alone[key]) for key in second)
+    assert any(not torch.equal(first[key], second[key]) for key in second)
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "self").glob("round-*/last.ckpt")}
+    longer = synthpipe(*two[:-1], "3")
+    assert longer.exit_code == 0 and "40 real patches with predicted masks, 0 of them now" in longer.stdout
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert (tmp_path / "self" / "round-3" / "best.ckpt").exists()
+
+
+def test_self_training_writes_into_no_other_folder(data_set: DataSet, config: Path, trained: Path) -> None:
+    before = sorted(trained.rglob("*"))
+    result = synthpipe(*self_training(data_set, config, trained, "--device", "cpu"))
+    assert result.exit_code == 1 and str(trained) in result.stderr and sorted(trained.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_self_training_on_several_devices(data_set: DataSet, config: Path, tmp_path: Path) -> None:
+    arguments = self_training(data_set, config, tmp_path, "--device", "cpu,cpu", "--rounds", 3)
+    command = [sys.executable, "-m", "synthpipe", *map(str, arguments)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("trained ") == 3 and result.stderr.count("round 3 of 3: ") == 1
+    assert result.stdout.count("40 real patches with predicted masks, 40 of them now") == 2
+
+
 def test_baselines_stand_beside_the_composites(data_set: DataSet, config: Path, trained: Path, tmp_path: Path) -> None:
     result = synthpipe(
         "baseline", data_set.curated, "--real", data_set.root, "--masks", data_set.root / "masked",

@@ -41,7 +41,8 @@ FINGERPRINTS = {
 def test_the_shipped_pipelines_are_valid_and_survive_json(path: Path) -> None:
     found = load(path)
     assert Pipeline.model_validate(json.loads(json.dumps(found.model_dump(mode="json")))) == found
-    assert found.fingerprint() == FINGERPRINTS[path.stem]
+    assert found.filter.enabled == (path.stem == "demo")
+    assert load(path, ("filter.enabled=true",)).fingerprint() == FINGERPRINTS[path.stem]
 
 
 def test_the_constants_of_the_method() -> None:
@@ -61,6 +62,7 @@ def test_the_constants_of_the_method() -> None:
 
 
 SHORT = "classes: [tumour, stroma, normal]\npatches:\n  root: /data\n  layout: folders\n"
+FILTER = "filter: {enabled: true}\n"
 
 
 def short(tmp_path: Path, more: str = "", *overrides: str) -> Pipeline:
@@ -70,7 +72,8 @@ def short(tmp_path: Path, more: str = "", *overrides: str) -> Pipeline:
 
 
 def test_a_file_of_five_lines_is_a_pipeline_with_the_published_constants(tmp_path: Path) -> None:
-    found, published = short(tmp_path), load(ROOT / "pipelines" / "luad-histoseg.yaml")
+    published = load(ROOT / "pipelines" / "luad-histoseg.yaml", ("filter.enabled=true",))
+    found = short(tmp_path, FILTER)
     assert (found.name, found.seed, found.format_version) == ("mine", 2024, 1)
     for key in ("canvas", "glass", "donors", "mosaic", "bezier", "filter", "curation", "store", "background_color"):
         assert getattr(found, key) == getattr(published, key), key
@@ -80,17 +83,17 @@ def test_a_file_of_five_lines_is_a_pipeline_with_the_published_constants(tmp_pat
     assert load(tmp_path / "long.yaml").fingerprint() == found.fingerprint()
     assert load(tmp_path / "long.yaml") == found
     classes = json.dumps([spec.model_dump(mode="json") for spec in published.classes])
-    assert short(tmp_path, "", f"classes={classes}").fingerprint() == FINGERPRINTS["luad-histoseg"]
+    assert short(tmp_path, FILTER, f"classes={classes}").fingerprint() == FINGERPRINTS["luad-histoseg"]
     assert short(tmp_path, "glass: {}\n").glass == PUBLISHED_GLASS
-    assert not short(tmp_path, "filter: {enabled: false}\n").filter.enabled
+    assert not short(tmp_path).filter.enabled
 
 
 def test_what_follows_from_other_keys(tmp_path: Path) -> None:
-    found = short(tmp_path, "canvas: [65, 96]\ncuration: {wanted: {mosaic: 10, bezier: 7200}}\n")
+    found = short(tmp_path, f"canvas: [65, 96]\ncuration: {{wanted: {{mosaic: 10, bezier: 7200}}}}\n{FILTER}")
     assert found.mosaic and found.mosaic.tile == (33, 48)
     assert found.curation.candidates == {"mosaic": 23, "bezier": 16000}
     assert found.curation.max_candidates == {"mosaic": 200, "bezier": 144_000}
-    unfiltered = short(tmp_path, "filter: {enabled: false}\n").curation
+    unfiltered = short(tmp_path).curation
     assert unfiltered.candidates == unfiltered.wanted == {"mosaic": 3600, "bezier": 3600}
     given = short(tmp_path, "canvas: 64\n", "mosaic.tile=40", "curation.wanted=5", "curation.candidates=9", "name=x")
     assert given.mosaic and given.mosaic.tile == (40, 40) and given.name == "x"

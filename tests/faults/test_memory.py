@@ -16,7 +16,7 @@ def test_too_little_memory_ends_a_build_with_what_to_set(builds: Builds, whole: 
     _, log = build.communicate(timeout=300)
     error = log[log.index("Error: ") :]
     assert build.returncode == 1 and "Traceback" not in log
-    assert "all the memory that it may use. Finished work is kept; give workers more memory (--memory" in error
+    assert "its whole limit. Finished work is kept. Give each worker more memory (--memory" in error
     assert "Pipeline(" not in error
     builds.finish(tmp_path / "run", "--workers", "0")
     assert digests(tmp_path / "run") == whole.digests

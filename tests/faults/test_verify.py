@@ -302,7 +302,7 @@ def test_objects_of_the_user_are_named_and_left_alone(run: Path) -> None:
     found = check(run)
     assert not found.faults
     assert set(found.notes) == {
-        f"{run / folder}: {name}: not made by the pipeline; not checked"
+        f"{run / folder}: not checked: the pipeline did not make {name}"
         for folder, name in (
             *(("curated.zarr", "is_train"), ("candidates.zarr", "notes.txt")),
             ("candidates.zarr/mosaic/image", "thumbnail.png"),
@@ -354,7 +354,7 @@ def test_messages_about_damage_name_the_repair(run: Path) -> None:
     for shard in shards:
         shard.write_bytes(shard.read_bytes()[:-1])
     for index in (0, 8):
-        with pytest.raises(StoreError, match=r"if its run is finished, repair it with `synthpipe verify RUN --repair`"):
+        with pytest.raises(StoreError, match=r"if the run is finished, repair it with `synthpipe verify RUN --repair`"):
             open_run(run).candidate("mosaic", index)
     shards[1].unlink()
     assert not repaired(run).faults and contents(run) == before
@@ -365,7 +365,7 @@ def test_messages_about_damage_name_the_repair(run: Path) -> None:
         and "`synthpipe verify RUN` shows how" in output
     )
     faults = {str(fault) for fault in check(run).faults}
-    assert any("give --repair: it trains the filter again" in fault for fault in faults)
+    assert any("give --repair to train the filter again" in fault for fault in faults)
     assert not any("build again" in fault or "verify" in fault for fault in faults)
 
 

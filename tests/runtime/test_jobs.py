@@ -27,8 +27,9 @@ from synthpipe.runtime import (
     QueueKind,
 )
 from synthpipe.runtime.cluster import open_cluster
-from synthpipe.runtime.jobs import job_cluster
+from synthpipe.runtime.jobs import WORKER_ENVIRONMENT, job_cluster
 from tests.build.test_build import hashes, small
+from tests.conftest import ROOT
 from tests.runtime.conftest import Bare, cluster_of
 from tests.runtime.test_strangers import listening, refuses
 
@@ -199,6 +200,13 @@ def test_times_without_a_unit_are_refused(text: str) -> None:
     for key in ("walltime", "lifetime", "lifetime_stagger"):
         with pytest.raises(ConfigError, match=rf"{key}: got .*has no unit.*write it as 04:00:00, 2-00:00:00 or 90m"):
             jobs(f"{key}={text}")
+
+
+def test_the_page_lists_all_settings_of_jobs_and_all_variables_of_workers() -> None:
+    page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    keys = {f"`{key}`" for key in JobSettings.model_fields}
+    variables = {f"`{name}={value}`" for name, value in WORKER_ENVIRONMENT.items()}
+    assert not [text for text in keys | variables if text not in page]
 
 
 def test_settings_of_jobs_are_read_back_from_json() -> None:

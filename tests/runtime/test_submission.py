@@ -114,7 +114,9 @@ def test_a_task_outlives_ten_of_its_workers_but_no_endless_row_of_them(cluster: 
 @pytest.mark.faults
 def test_a_task_that_needs_too_much_memory_is_found_out_soon(capfd: pytest.CaptureFixture[str]) -> None:
     with cluster_of(two(memory=500 << 20)) as cluster:
-        with pytest.raises(ClusterError, match=r"3 ended 4 workers; the last worker used .* MiB.*--memory"):
+        with pytest.raises(
+            ClusterError, match=r"4 workers were lost while they ran 3\. The last worker used .* MiB.*--memory"
+        ):
             list(cluster.run(fill_memory, range(10)))
         assert sorted(cluster.run(square, range(5))) == [0, 1, 4, 9, 16]
     assert capfd.readouterr().err == ""

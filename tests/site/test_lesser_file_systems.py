@@ -155,7 +155,7 @@ def test_workers_share_no_donor_bank_where_locks_do_nothing(site: Site, workers:
     scratch = site.folder / "scratch"
     scratch.mkdir()
     said = site.given(*site.of_build(4), "--workers", workers, TMPDIR=str(scratch))
-    assert f"{scratch}: its file system gives one lock to several processes, so each worker builds" in said
+    assert f"{scratch}: this file system gives one lock to several processes. So each worker builds" in said
     assert len(CuratedSet(site.folder / "run" / "curated.zarr")) == 4 and not list(scratch.glob("synthpipe-*"))
     findings = json.loads(site.given("doctor", str(site.folder), "--json", TMPDIR=str(scratch)))
     (named,) = [each for each in findings if each["what"] == "scratch locks"]

@@ -83,7 +83,7 @@ def test_what_was_never_written_is_named(group: zarr.Group, tmp_path: Path) -> N
     reader = SampleReader(array(group, "image"))
     assert np.array_equal(reader[0], array(group, "image")[0])
     for _ in range(2):
-        with pytest.raises(StoreError, match=r"image/c\.1\.0\.0\.0: the file is missing; .*restore it"):
+        with pytest.raises(StoreError, match=r"image/c\.1\.0\.0\.0: the file is missing; .*restore this object"):
             reader[SHARD]
     path.write_bytes(content)  # another process makes it
     assert np.array_equal(reader[SHARD], array(group, "image")[SHARD])
@@ -107,7 +107,7 @@ def test_damage_is_found_and_named(group: zarr.Group, tmp_path: Path, place: flo
     damaged = bytearray(path.read_bytes())
     damaged[int(place * len(damaged))] ^= 16
     path.write_bytes(damaged)
-    with pytest.raises(StoreError, match=r"image/c\.2\.0\.0\.0: .*damaged.*remove this object and run the command"):
+    with pytest.raises(StoreError, match=r"image/c\.2\.0\.0\.0: .*damaged.*remove it and repeat the command"):
         SampleReader(array(group, "image")).read_many(range(2 * SHARD, 3 * SHARD))
 
 

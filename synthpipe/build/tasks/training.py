@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,7 +20,11 @@ from synthpipe.core.spacing import first_of_parts
 from synthpipe.patches.catalog import Catalog, load_catalog
 from synthpipe.patches.pixels import read_pixels
 from synthpipe.runtime import announce
+from synthpipe.storage.run import RunDirectory
 from synthpipe.storage.stores import CompositeStore
+
+if TYPE_CHECKING:  # a worker that only renders never loads torch
+    from synthpipe.filtering.epoch import FilterData
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class TrainTask:
 
 
 def check_network(worker: WorkerState, task: NetworkTask) -> None:
-    """Refuse an unknown filter network, and weights that do not fit it, before anything is rendered for it."""
+    """Raise an error if timm has no such network, or if its weights do not fit, before anything is rendered."""
     from synthpipe.filtering.network import check_start
 
     check_start(task.settings)
@@ -52,14 +57,27 @@ def check_network(worker: WorkerState, task: NetworkTask) -> None:
 
 def train(worker: WorkerState, task: TrainTask) -> list[str]:
     """Train the filter of a strategy and announce the steps; store weights and metrics; return notes for the user."""
-    from synthpipe.filtering.epoch import FilterData
     from synthpipe.filtering.training import train_filter
 
     job, strategy = worker.job, task.strategy
-    pipeline, settings = job.pipeline, job.pipeline.filter
-    synthetic = CompositeStore.open(job.run.training, strategy).images()
+    pipeline = job.pipeline
+    catalog = load_catalog(job.run.path, pipeline.taxonomy, task.access)
+    data = filter_data(pipeline, job.run, catalog, strategy)
+    notes: list[str] = []
+    with throttled(announce) as on_steps:
+        train_filter(
+            pipeline.filter, strategy, data, pipeline.seed, job.run.filter, on_note=notes.append, on_steps=on_steps
+        )
+    return notes
+
+
+def filter_data(pipeline: Pipeline, run: RunDirectory, catalog: Catalog, strategy: Strategy) -> FilterData:
+    """Return the stored composites that train and validate the filter of a strategy, and views of real patches."""
+    from synthpipe.filtering.epoch import FilterData
+
+    synthetic = CompositeStore.open(run.training, strategy).images()
     count = training_composites(pipeline)
-    real = real_patches(pipeline, load_catalog(job.run.path, pipeline.taxonomy, task.access), read_split(job.run))
+    real = real_patches(pipeline, catalog, read_split(run))
     held = [read_pixels(patch) for patch in real["train"]]  # every epoch has new views of these patches
 
     def views(images: Iterable[Image], total: int, epoch: int) -> Image:
@@ -69,16 +87,12 @@ def train(worker: WorkerState, task: TrainTask) -> list[str]:
             shown[number] = real_view(rng, image, strategy, pipeline)
         return shown
 
-    data = FilterData(
+    return FilterData(
         synthetic_train=synthetic.read_many(range(count)),
-        synthetic_val=synthetic.read_many(range(count, settings.candidates)),
+        synthetic_val=synthetic.read_many(range(count, pipeline.filter.candidates)),
         real_train=lambda epoch: views(held, len(held), 1 + epoch),
         real_val=views(map(read_pixels, real["validation"]), len(real["validation"]), 0),
     )
-    notes: list[str] = []
-    with throttled(announce) as on_steps:
-        train_filter(settings, strategy, data, pipeline.seed, job.run.filter, on_note=notes.append, on_steps=on_steps)
-    return notes
 
 
 def training_steps(pipeline: Pipeline, strategy: Strategy) -> int:
