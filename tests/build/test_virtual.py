@@ -263,7 +263,7 @@ def test_an_origin_whose_donors_are_not_stored_is_refused(phantom: Path, tmp_pat
         open_run(run).candidate("bezier", 500)
 
 
-@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_processes_of_a_loader_render_the_same_composites(virtual_run: Path, small_run: Path, context: str) -> None:
     batches = [
         next(

@@ -285,11 +285,9 @@ def test_the_readme_shows_commands_that_exist_and_code_that_runs(run: Path) -> N
     readme = (ROOT / "README.md").read_text()
     for command in re.findall(r"^synthpipe ([\w-]+)", readme, re.MULTILINE):
         assert main.get_command(click.Context(main), command)
-    output = ""
-    for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL):
-        code = code.replace("runs/demo", str(run)).replace(", float(kept.p_real.mean())", "")
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
-        output += result.stdout
-    assert "3 ['tumour', 'stroma', 'normal']" in output and "'sample': 12" in output
-    assert "torch.Size([16, 3, 32, 32]) torch.Size([16, 32, 32]) torch.Size([16, 3])" in output
+    code = "".join(f"exec({each!r}, {{}})\n" for each in re.findall(r"```python\n(.*?)```", readme, re.DOTALL))
+    code = code.replace("runs/demo", str(run)).replace(", float(kept.p_real.mean())", "")
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "3 ['tumour', 'stroma', 'normal']" in result.stdout and "'sample': 12" in result.stdout
+    assert "torch.Size([16, 3, 32, 32]) torch.Size([16, 32, 32]) torch.Size([16, 3])" in result.stdout

@@ -605,6 +605,7 @@ def test_a_dead_reader_is_explained() -> None:
     assert "--shm-size" in result.stderr and "--readers 0" in result.stderr and "unexpected" not in result.stderr
 
 
+@pytest.mark.slow
 def test_without_its_packages_the_stage_says_which_extra_to_install(
     data_set: DataSet, trained: Path, tmp_path: Path
 ) -> None:

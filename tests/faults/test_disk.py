@@ -53,6 +53,7 @@ def test_a_build_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
     assert digests(run) == whole.digests
 
 
+@pytest.mark.faults
 def test_a_patch_that_changed_since_it_was_indexed_is_named(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
     run = Path(shutil.copytree(whole.run, tmp_path / "run"))
     (run / "build.json").unlink()
