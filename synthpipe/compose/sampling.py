@@ -39,11 +39,11 @@ def uniforms(out, stream, index, skip):  # type: ignore[no-untyped-def]
     index, skip : int
         The composite, and the number of numbers before the first one.
     """
-    seed, strategy, purpose, number = stream
+    seed, strategy, purpose, substream = stream
     block, number = skip // 4, -(skip % 4)
     while number < out.size:
         block += 1  # NumPy counts up before it takes numbers
-        a, b, c, d = np.uint64(block), number, np.uint64(index), purpose
+        a, b, c, d = np.uint64(block), substream, np.uint64(index), purpose
         key, other_key = seed, strategy
         for _ in range(10):
             high, low = _product(_FIRST, a)

@@ -102,9 +102,7 @@ class FreshDataset(CuratedDataset):
         places of the drawn samples, and match rare classes too. `device` must be None: CPUs render fresh composites.
         """
         if device is not None:
-            raise ConfigError(
-                f"device: got {device!r}, but CPUs render fresh composites; leave out device, and copy batches to the GPU"
-            )
+            raise ConfigError(f"device: got {device!r}, but CPUs render fresh composites; leave out device")
         if workers and self.stream.filter and self.stream.filter.device != "cpu":
             raise ConfigError(
                 f"workers: got {workers} for fresh composites {self.fresh}, which worker processes cannot use; give "

@@ -21,10 +21,12 @@ RULES = [
 ]
 
 
-@pytest.mark.parametrize(("seed", "purpose", "index"), [(0, "candidate", 0), (2**64 - 1, "view", 2**40 + 3)])
-def test_random_numbers_are_those_of_numpy(seed: int, purpose: Purpose, index: int) -> None:
-    words = np.uint64(seed), np.uint64(2), np.uint64({"candidate": 0, "view": 2}[purpose])
-    expected = generator(seed, "bezier", purpose, index).random(60)
+@pytest.mark.parametrize(
+    ("seed", "purpose", "index", "stream"), [(0, "candidate", 0, 0), (2**64 - 1, "fresh", 2**40 + 3, 2**64 - 1)]
+)
+def test_random_numbers_are_those_of_numpy(seed: int, purpose: Purpose, index: int, stream: int) -> None:
+    words = np.uint64(seed), np.uint64(2), np.uint64({"candidate": 0, "fresh": 3}[purpose]), np.uint64(stream)
+    expected = generator(seed, "bezier", purpose, index, stream).random(60)
     for skip, count in ((0, 60), (1, 7), (4, 4), (6, 54), (59, 1)):
         found = np.empty(count)
         uniforms(found, words, index, skip)
