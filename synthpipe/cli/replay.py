@@ -30,7 +30,7 @@ from synthpipe.storage.run import RunDirectory
     "--filter-training", is_flag=True, help="INDEX is a position among the composites that trained the filter."
 )
 @click.option(
-    "--fresh",
+    "--fresh-seed",
     "seed",
     type=click.IntRange(0, 2**64 - 1),
     metavar="SEED",
@@ -52,8 +52,8 @@ def replay(
     replay renders composite INDEX of STRATEGY in RUN from its recipe and donors. If the patches have moved, give their
     new location with --patches.
 
-    With --fresh, replay renders a composite that a training showed and no run stored, from the donors of the virtual
-    curated set. Batches of fresh composites name STRATEGY and INDEX.
+    With --fresh-seed, replay renders a composite that a training showed and no run stored, from the donors of the
+    virtual curated set. Batches of fresh composites name STRATEGY and INDEX.
 
     replay reads donors behind URLs only if --patches gives the URL of the patches, with its credentials.
 
@@ -62,12 +62,12 @@ def replay(
       synthpipe replay runs/demo mosaic 41 -o mosaic-41.png
       synthpipe replay runs/demo bezier 7 -o bezier-7.png --mask-output bezier-7-mask.png
       synthpipe replay runs/demo mosaic 41 -o mosaic-41.png --patches /new/place/phantom
-      synthpipe replay runs/virtual bezier 70000 --fresh 0 -o fresh.png
+      synthpipe replay runs/virtual bezier 70000 --fresh-seed 0 -o fresh.png
     """
     if seed is not None:
         if filter_training or root:
             raise click.UsageError(
-                "--fresh renders from the donors of the set; leave out --filter-training and --patches"
+                "--fresh-seed renders from the donors of the set; leave out --filter-training and --patches"
             )
         _replay_fresh(run, strategy, composite, seed, output, mask)
         return

@@ -91,14 +91,16 @@ def test_an_origin_names_a_composite_and_its_recipe(curated: CuratedSet, plain_r
         assert np.array_equal(found.image, made.images[number]) and np.array_equal(found.mask, made.masks[number])
         assert found.recipe.index == index
         output, mask = tmp_path / "image.png", tmp_path / "mask.png"
-        arguments = ["replay", str(plain_run), STRATEGIES[code], str(index), "--fresh", "5", "-o", str(output)]
+        arguments = ["replay", str(plain_run), STRATEGIES[code], str(index), "--fresh-seed", "5", "-o", str(output)]
         result = CliRunner().invoke(main, [*arguments, "--mask-output", str(mask)])
         assert result.exit_code == 0, result.output
         assert all(patch in result.output for patch in found.recipe.donors())
         with PillowImage.open(output) as image, PillowImage.open(mask) as shown:
             assert np.array_equal(np.asarray(image), made.images[number])
             assert np.array_equal(np.asarray(shown), made.masks[number])
-    refused = CliRunner().invoke(main, ["replay", str(plain_run), "mosaic", str(2**63), "--fresh", "5", "-o", "x.png"])
+    refused = CliRunner().invoke(
+        main, ["replay", str(plain_run), "mosaic", str(2**63), "--fresh-seed", "5", "-o", "x.png"]
+    )
     assert refused.exit_code == 1 and f"no fresh mosaic {2**63}; strategies are mosaic, bezier" in refused.output
 
 
