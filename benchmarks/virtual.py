@@ -83,7 +83,7 @@ def compare(strategy: Strategy, scale: Scale, folder: Path) -> dict[str, Any]:
 def reading(strategy: Strategy, scale: Scale, folder: Path) -> dict[str, Any]:
     """Return the rates of reading virtual composites in random order, sampling included."""
     count, canvas = scale.read, scale.read_canvas
-    patches = _phantom(folder, min(scale.patches, 100), canvas)
+    patches = _phantom(folder, min(scale.patches, 40), canvas)
     build(_pipeline(strategy, count, canvas, patches, *_forms(count)["virtual"]), folder / "run", _HERE, Silent())
     data = CuratedSet(folder / "run").to_torch()
     order = np.random.default_rng(0).permutation(count).tolist()
