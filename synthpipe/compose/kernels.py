@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from synthpipe.compose.compiling import compiled
 
 ONE_BITS = 10  # fixed-point coordinates have 1/1024 pixel,
 STEP_BITS = 5  # and bilinear weights 1/32 pixel, both as in OpenCV
@@ -19,7 +20,7 @@ ONE, STEP = 1 << ONE_BITS, 1 << STEP_BITS
 TO_STEP, TO_PIXEL = ONE >> (STEP_BITS + 1), ONE >> 1  # half a step and half a pixel, for rounding
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def warp_quadrants(canvas, bank, tiles, tile, grid, affines, windows):  # type: ignore[no-untyped-def]
     """Fill quadrants with grid images that are warped by affine maps and reflected at their borders.
 
@@ -46,7 +47,7 @@ def warp_quadrants(canvas, bank, tiles, tile, grid, affines, windows):  # type: 
             _warp_quadrant(canvas, bank, tiles[number], tile, grid, affines[number], windows[number])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def inverse_maps(numbers, size):  # type: ignore[no-untyped-def]
     """Return (Q, 2, 3) float64: maps from the pixels of windows to their images; see `geometry.source_map`.
 
@@ -76,7 +77,7 @@ def inverse_maps(numbers, size):  # type: ignore[no-untyped-def]
     return maps
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def positions(affine, height, width):  # type: ignore[no-untyped-def]
     """Return the source positions of a quadrant's pixels, in 1/1024 pixel, as sums of a row's and a column's part.
 
@@ -99,7 +100,7 @@ def positions(affine, height, width):  # type: ignore[no-untyped-def]
     return step_x, step_y, row_x, row_y
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # type: ignore[no-untyped-def]
     """Fill `image` and `mask` with `back`, and with `front` where the centre of a pixel is inside the closed curve.
 
@@ -128,7 +129,7 @@ def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # 
         unpack(row, image[3 * y * width : 3 * (y + 1) * width], mask[y * width : (y + 1) * width])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def render_mosaics(images, masks, rows, bank, chosen, tiles, tile, grid, maps, windows):  # type: ignore[no-untyped-def]
     """Render Mosaics.
 
@@ -148,7 +149,7 @@ def render_mosaics(images, masks, rows, bank, chosen, tiles, tile, grid, maps, w
         unpack(canvas.reshape(-1), images[rows[n]], masks[rows[n]])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def render_beziers(images, masks, rows, bank, fitted, chosen, starts, size, points, curve):  # type: ignore[no-untyped-def]
     """Render Beziers.
 
@@ -174,7 +175,7 @@ def render_beziers(images, masks, rows, bank, fitted, chosen, starts, size, poin
         paste_curve(images[rows[n]], masks[rows[n]], back, front, points[chosen[n]], edgy, radius, bernstein)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _pixels_at(bank, fitted, start, size):  # type: ignore[no-untyped-def]
     """Return (H, W) uint32: the packed pixels from index `start` of `bank` followed by `fitted`."""
     pixels = bank
@@ -183,7 +184,7 @@ def _pixels_at(bank, fitted, start, size):  # type: ignore[no-untyped-def]
     return pixels[start : start + size[0] * size[1]].reshape(size)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def unpack(packed, image, mask):  # type: ignore[no-untyped-def]
     """Split (N,) uint32 packed pixels into (N, 3) uint8 `image` and (N,) uint8 `mask`."""
     for n in range(packed.size):
@@ -194,7 +195,7 @@ def unpack(packed, image, mask):  # type: ignore[no-untyped-def]
         mask[n] = pixel >> 24
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def count_classes(mask, counts):  # type: ignore[no-untyped-def]
     """Write the number of pixels of each class in (N,) uint8 `mask` into (C,) int32 `counts`."""
     counts[:] = 0
@@ -216,14 +217,14 @@ def count_classes(mask, counts):  # type: ignore[no-untyped-def]
         counts[mask[k]] += 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def count_all_classes(masks, counts):  # type: ignore[no-untyped-def]
     """Write the number of pixels of each class in each row of (N, P) uint8 `masks` into (N, C) int32 `counts`."""
     for n in range(len(masks)):
         count_classes(masks[n], counts[n])
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, window):  # type: ignore[no-untyped-def]
     """Fill one quadrant; see `warp_quadrants`."""
     top, left, height, width = window
@@ -280,7 +281,7 @@ def _warp_quadrant(canvas, bank, tiles, tile, grid, affine, window):  # type: ig
             target[x] = red | (green << 8) | (blue << 16) | (nearest & 0xFF000000)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
     """Return the exact weighted mean of one channel of four packed pixels; sums are at most 255 * 1024 + 512."""
     total = (
@@ -292,7 +293,7 @@ def _blend(p, q, r, s, shift, a, b, c, d):  # type: ignore[no-untyped-def]
     return np.uint32(np.int32(total + np.float32(ONE >> 1)) >> ONE_BITS)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _is_whole(affine):  # type: ignore[no-untyped-def]
     """Return whether a map, such as a flip, a shift or a quarter turn, takes whole pixels to whole pixels."""
     for row in range(2):
@@ -302,7 +303,7 @@ def _is_whole(affine):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def bounds(rows, steps):  # type: ignore[no-untyped-def]
     """Return the first and the last source pixel that a quadrant needs along one axis."""
     low = min(rows[0], rows[-1]) + min(steps[0], steps[-1])
@@ -310,7 +311,7 @@ def bounds(rows, steps):  # type: ignore[no-untyped-def]
     return (low + TO_STEP) >> ONE_BITS, ((high + TO_STEP) >> ONE_BITS) + 1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def reflect(index, size):  # type: ignore[no-untyped-def]
     """Bring an index into [0, size) by reflection that does not repeat the edge."""
     if 0 <= index < size:
@@ -322,7 +323,7 @@ def reflect(index, size):  # type: ignore[no-untyped-def]
     return index if index < size else period - index
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _assemble(target, pitch, low_y, low_x, bank, tiles, tile, grid):  # type: ignore[no-untyped-def]
     """Copy the part of a reflected grid image that begins at (low_y, low_x) into `target`, run by run."""
     tile_height, tile_width = tile
@@ -352,7 +353,7 @@ def _assemble(target, pitch, low_y, low_x, bank, tiles, tile, grid):  # type: ig
                     run[n] = bank[base + reflect(crop_x + x - back + sign * n, width)]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _runs(pitch, low_x, tile_width, count):  # type: ignore[no-untyped-def]
     """Cut `pitch` columns of a reflected row of `count` tiles into runs that stay in one tile and one direction.
 
@@ -380,19 +381,19 @@ def _runs(pitch, low_x, tile_width, count):  # type: ignore[no-untyped-def]
     return columns[:number], lengths[:number], tile_columns[:number]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _copy(target, source):  # type: ignore[no-untyped-def]
     for n in range(target.size):
         target[n] = source[n]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _copy_backwards(target, source):  # type: ignore[no-untyped-def]
     for n in range(target.size):
         target[target.size - 1 - n] = source[n]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def outline(corners, edgy, radius, bernstein, height, width):  # type: ignore[no-untyped-def]
     """Return x and y of the closed curve's points, in pixels, by the same terms as `reference.outline`."""
     count, samples = len(corners), bernstein.shape[1]
@@ -420,7 +421,7 @@ def outline(corners, edgy, radius, bernstein, height, width):  # type: ignore[no
     return xs, ys
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def crossings(xs, ys, height, width):  # type: ignore[no-untyped-def]
     """Find where a closed curve crosses the rows of pixel centres.
 

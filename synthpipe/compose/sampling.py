@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
+from synthpipe.compose.compiling import compiled
 from synthpipe.compose.kernels import reflect
 from synthpipe.config.pipeline import GlassSection
 
@@ -26,7 +26,7 @@ def glass_limits(glass: GlassSection | None) -> tuple[int, float]:
     return (glass.max_draws, float(glass.max_share)) if glass else (1, -1.0)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def uniforms(out, stream, index, skip):  # type: ignore[no-untyped-def]
     """Fill `out` with uniform numbers from 0 to 1 of the stream of composite `index`, after its first `skip` numbers.
 
@@ -56,7 +56,7 @@ def uniforms(out, stream, index, skip):  # type: ignore[no-untyped-def]
             number += 1
 
 
-@njit(nogil=True, cache=True, inline="always")
+@compiled(inline="always")
 def _product(x, y):  # type: ignore[no-untyped-def]
     """Return the high and the low word of the product of two uint64."""
     x_low, x_high, y_low, y_high = x & _LOW, x >> _HALF, y & _LOW, y >> _HALF
@@ -65,7 +65,7 @@ def _product(x, y):  # type: ignore[no-untyped-def]
     return x_high * y_high + (middle >> _HALF) + (other >> _HALF), x * y
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def draw_mosaics(indices, stream, settings, glass, bank, table, drawn, tiles, maps, warped, windows):  # type: ignore[no-untyped-def]
     """Draw Mosaics.
 
@@ -140,7 +140,7 @@ def draw_mosaics(indices, stream, settings, glass, bank, table, drawn, tiles, ma
     return -1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def draw_beziers(indices, stream, pairs, glass, bank, table, corners, drawn):  # type: ignore[no-untyped-def]
     """Draw Beziers.
 
@@ -190,7 +190,7 @@ def draw_beziers(indices, stream, pairs, glass, bank, table, corners, drawn):  #
     return -1
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def choose_corners(draws, smallest, points):  # type: ignore[no-untyped-def]
     """Choose the first draw of corners whose neighbours are far enough apart.
 
@@ -233,7 +233,7 @@ def choose_corners(draws, smallest, points):  # type: ignore[no-untyped-def]
     return False
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-untyped-def]
     """Count the pixels in a donor's window whose class is not `label`; see `geometry.window`.
 
@@ -268,7 +268,7 @@ def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-unty
     return count
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _share(bank, table, row, y, x, wanted, largest):  # type: ignore[no-untyped-def]
     """Return the share of glass in a window of a donor, or a larger one that is still at most `largest`.
 
@@ -285,7 +285,7 @@ def _share(bank, table, row, y, x, wanted, largest):  # type: ignore[no-untyped-
     return count_other(bank, start, (height, width), label, y, x, wanted) / area
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _donor(u, table, balanced):  # type: ignore[no-untyped-def]
     """Turn a uniform number into a row of the table: every donor is equally likely, or every class."""
     if not balanced:
@@ -294,14 +294,14 @@ def _donor(u, table, balanced):  # type: ignore[no-untyped-def]
     return _donor_of(int(scaled), scaled - int(scaled), table)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _donor_of(label, u, table):  # type: ignore[no-untyped-def]
     """Turn a uniform number into a row of the table among the donors of one class."""
     first, stop = table[2][label], table[2][label + 1]
     return table[1][first + int(u * (stop - first))]
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _transform(draws, numbers, probability, shift, scale, rotation):  # type: ignore[no-untyped-def]
     """Turn uniform numbers into the first six numbers of a row of `kernels.inverse_maps`."""
     kind = int(draws[1] * 3) if draws[0] < probability else -1  # horizontal, vertical, both
@@ -315,6 +315,6 @@ def _transform(draws, numbers, probability, shift, scale, rotation):  # type: ig
         numbers[5] = -shift + draws[6] * (shift - -shift)
 
 
-@njit(nogil=True, cache=True)
+@compiled()
 def _even_ceil(value):  # type: ignore[no-untyped-def]
     return 2 * math.ceil(value / 2)

@@ -7,9 +7,11 @@ import hashlib
 import cv2
 import numpy as np
 import pytest
+from numba.core import caching
 
 from benchmarks.reference import render_plainly
 from synthpipe.compose import SAMPLER_VERSION, Donors, render, sample
+from synthpipe.compose.compiling import compiled
 from synthpipe.compose.geometry import window
 from synthpipe.compose.kernels import count_classes
 from synthpipe.core.records import STRATEGIES, Donor, Strategy, pack
@@ -110,3 +112,13 @@ GOLDEN_PIXELS = {
     }
 }
 """By the version of the sampler: virtual curated sets of another version are refused."""
+
+
+def test_functions_are_compiled_where_nothing_can_be_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    implementation = getattr(caching, "CacheImpl", None) or caching._CacheImpl  # the older name
+    monkeypatch.setattr(implementation, "_locator_classes", [])
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    assert compiled()(double)(21) == 42
