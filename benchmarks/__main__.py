@@ -14,6 +14,7 @@ import cv2
 
 from benchmarks import subjects
 from benchmarks.page import RESULTS, shares, write_page, write_result
+from synthpipe.cli.settings import SettingsFile
 from synthpipe.config import pipeline_file
 from synthpipe.patches.catalog import read_catalog
 from synthpipe.patches.layouts import read_layout
@@ -25,7 +26,7 @@ _PHANTOM = ("canvas=224", "mosaic.tile=112", "store.shard=256")
 
 
 @click.command()
-@click.option("--pipeline", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="[procedural tissue]")
+@click.option("--pipeline", type=SettingsFile(), help="[procedural tissue]")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a key of the pipeline file.")
 @click.option("--only", multiple=True, type=click.Choice([*subjects.SUBJECTS, "codecs", "memory"]), help="[all]")
 @click.option("--rounds", default=7, show_default=True, help="Number of rounds.")

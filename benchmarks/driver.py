@@ -19,8 +19,8 @@ from synthpipe.runtime import ClusterSettings, Local
 _DEMO = Path(__file__).parent.parent / "pipelines" / "demo.yaml"
 
 
-def main(count: int, directory: Path) -> None:
-    """Build `count` composites in `directory`, and print seconds and peak memory as JSON."""
+def main(count: int, directory: Path, *overrides: str) -> None:
+    """Build `count` composites in `directory`, and print seconds and peak memory as JSON; `overrides` are settings."""
     write_phantom(directory / "phantom", PhantomSpec(slides=6, patches=90, size=48, images=0))
     settings = [
         f"patches.root={directory / 'phantom'}",
@@ -33,6 +33,7 @@ def main(count: int, directory: Path) -> None:
         f"curation.wanted={count}",
         f"curation.candidates={count}",
         f"curation.max_candidates={count}",
+        *overrides,
     ]
     start = time.perf_counter()
     build(load(_DEMO, settings), directory / "run", ClusterSettings(Local(workers=2)), LogReporter())
@@ -40,4 +41,4 @@ def main(count: int, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])

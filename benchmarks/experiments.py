@@ -21,8 +21,10 @@ import torch
 from benchmarks.glas import prepare
 from synthpipe.build import build
 from synthpipe.cli.progress import reporter
+from synthpipe.cli.settings import SettingsFile
 from synthpipe.config import pipeline_file
 from synthpipe.config.settings_file import load_settings
+from synthpipe.config.shipped import SHIPPED
 from synthpipe.core.errors import SynthpipeError
 from synthpipe.curated import CuratedSet
 from synthpipe.files.writing import write_atomically
@@ -375,8 +377,8 @@ def _spread(seeds: Mapping[str, Any], key: str) -> str:
     help="Measure on GlaS; the folder with its images.",
 )
 @click.option("--name", default="phantom", show_default=True, help="Name of the data set in the table.")
-@click.option("--pipeline", type=click.Path(exists=True, path_type=Path), default=Path("pipelines/demo.yaml"))
-@click.option("--config", type=click.Path(exists=True, path_type=Path), default=Path("pipelines/training/small.yaml"))
+@click.option("--pipeline", type=SettingsFile(), default="demo")
+@click.option("--config", type=SettingsFile(SHIPPED / "training"), default="small")
 @click.option(
     "--patches",
     type=click.Path(exists=True, path_type=Path),

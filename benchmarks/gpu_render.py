@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.page import write_result
-from synthpipe.compose import Donors, render, sample
-from synthpipe.compose.batches import Batch, pack_recipes
+from synthpipe.compose import Block, Donors, render, render_block, sample_block
+from synthpipe.compose.batches import Batch, pack_block
 from synthpipe.compose.gpu import Renderer
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.config.pipeline_file import load
 from synthpipe.core.errors import SynthpipeError
-from synthpipe.core.records import STRATEGIES, Donor, Recipe, Strategy
+from synthpipe.core.records import STRATEGIES, Donor, Strategy
 from synthpipe.core.threads import available_cores, in_threads
 from synthpipe.storage.run import versions_of
 
@@ -170,12 +170,10 @@ def _equality(scale: Scale, count: int, processes: int) -> dict[str, Any]:
 def render_chunk(chunk: Chunk) -> tuple[Batch, Checksums]:
     """Sample a chunk and render it on the CPU; return its packed recipes and the checksums of its composites."""
     donors, pipeline = mixed_donors(), load(_DEMO, chunk.kind)
-    recipes = [
-        sample(pipeline, chunk.strategy, index, donors) for index in range(chunk.start, chunk.start + chunk.count)
-    ]
-    composites = [render(recipe, donors) for recipe in recipes]
+    block = sample_block(pipeline, chunk.strategy, range(chunk.start, chunk.start + chunk.count), donors)
+    composites = [render(block.recipe(number), donors) for number in range(len(block))]
     images, masks = ([getattr(each, name) for each in composites] for name in ("image", "mask"))
-    return pack_recipes(recipes, donors), _checksums(images, masks)
+    return pack_block(block), _checksums(images, masks)
 
 
 def _chunks(scale: Scale, strategy: Strategy, count: int) -> Iterator[Chunk]:
@@ -218,9 +216,8 @@ def _pipeline(size: int) -> Pipeline:
     return load(_DEMO, (f"canvas={size}", f"mosaic.tile={size // 2}"))
 
 
-def _recipes(strategy: Strategy, size: int, donors: Donors, count: int) -> list[Recipe]:
-    pipeline = _pipeline(size)
-    return [sample(pipeline, strategy, index, donors) for index in range(count)]
+def _sample(strategy: Strategy, size: int, donors: Donors, count: int) -> Block:
+    return sample_block(_pipeline(size), strategy, range(count), donors)
 
 
 def _rates(scale: Scale, simulate: bool) -> dict[str, Any]:
@@ -230,8 +227,7 @@ def _rates(scale: Scale, simulate: bool) -> dict[str, Any]:
         donors = _square_donors(scale.donors, size)
         with Renderer(donors) as renderer:
             for strategy in STRATEGIES:
-                recipes = _recipes(strategy, size, donors, scale.batch)
-                rows[f"{strategy} {size}"] = _row(renderer, recipes, scale.seconds)
+                rows[f"{strategy} {size}"] = _row(renderer, strategy, size, scale)
     wanted = () if simulate else (112, 224)
     checks = {
         f"mosaic {size}: at least {_MOSAICS:,} per second": rows[f"mosaic {size}"]["uploaded"] >= _MOSAICS
@@ -240,18 +236,23 @@ def _rates(scale: Scale, simulate: bool) -> dict[str, Any]:
     return {"rows": rows, "checks": checks}
 
 
-def _row(renderer: Renderer, recipes: list[Recipe], seconds: float) -> dict[str, float]:
-    """Return composites per second, by what is rendered; `packing` renders nothing, and `cpu` is one core."""
-    donors, count = renderer.donors, len(recipes)
-    packed = pack_recipes(recipes, donors)
+def _row(renderer: Renderer, strategy: Strategy, size: int, scale: Scale) -> dict[str, float]:
+    """Return composites per second, by what is rendered.
+
+    `sampled` samples, packs and renders; `sampling` renders nothing; `cpu` samples and renders on one core.
+    """
+    count, seconds = scale.batch, scale.seconds
+    sample = partial(_sample, strategy, size, renderer.donors)
+    packed = pack_block(sample(count))
     uploaded, out = renderer.upload(packed), renderer.render(packed)
-    some = recipes[: max(1, count // 16)]
+    some = max(1, count // 16)
+    images, masks = np.empty((some, size, size, 3), np.uint8), np.empty((some, size, size), np.uint8)
     return {
         "uploaded": _rate(lambda: renderer.render(uploaded, out), count, seconds),
         "packed": _rate(lambda: renderer.render(packed, out), count, seconds),
-        "recipes": _rate(lambda: renderer.render(recipes, out), count, seconds),
-        "packing": _rate(lambda: pack_recipes(recipes, donors), count, seconds),
-        "cpu": _rate(lambda: [render(each, donors) for each in some], len(some), seconds),
+        "sampled": _rate(lambda: renderer.render(pack_block(sample(count)), out), count, seconds),
+        "sampling": _rate(lambda: pack_block(sample(count)), count, seconds),
+        "cpu": _rate(lambda: render_block(sample(some), images, masks), some, seconds),
     }
 
 
@@ -272,18 +273,20 @@ def _rate(function: Callable[[], object], count: int, seconds: float) -> float:
 
 
 def _scoring(scale: Scale, simulate: bool) -> dict[str, Any]:
-    """Return images per second of the bare network on resident images, and with rendering before each batch."""
+    """Return images per second of the bare network on resident images, and of all work of scoring in a build."""
     import torch
 
+    from synthpipe.filtering.inference import infer
     from synthpipe.filtering.network import initial_network
+    from synthpipe.filtering.rendering import RenderedImages
 
     device = torch.device("cpu" if simulate else "cuda")
     donors = _square_donors(scale.donors, size := scale.sizes[-1])
     settings = _pipeline(size).filter.model_copy(update={"network": scale.network})
     network = initial_network(settings, device)
     network.module.eval()
-    recipes = _recipes("mosaic", size, donors, scale.batch)
-    packed = pack_recipes(recipes, donors)
+    pipeline = _pipeline(size)
+    packed = pack_block(_sample("mosaic", size, donors, scale.batch))
     with Renderer(donors) as renderer, torch.inference_mode():
         out = renderer.render(packed)
         images = torch.from_numpy(out[0].copy_to_host()) if simulate else torch.as_tensor(out[0], device=device)
@@ -292,21 +295,21 @@ def _scoring(scale: Scale, simulate: bool) -> dict[str, Any]:
             for part in images.split(scale.scored):  # type: ignore[no-untyped-call]
                 network.logits(part)
 
-        def render_and_score(batch: Batch) -> None:
-            renderer.render(batch, out)
-            score()
+        def sample(start: int, count: int) -> Block:
+            return sample_block(pipeline, "mosaic", range(start, start + count), donors)
 
-        bare = _rate(score, len(images), scale.seconds)
-        with_packed = _rate(lambda: render_and_score(packed), len(images), scale.seconds)
-        # a thread packs the recipes of the next batches while the GPU computes
-        forever = in_threads(lambda _: pack_recipes(recipes, donors), iter(int, 1), 1)
-        with_recipes = _rate(lambda: render_and_score(next(forever)), len(images), scale.seconds)
-        forever.close()  # type: ignore[attr-defined]
-    row = {"bare": bare, "packed": with_packed, "recipes": with_recipes}
-    checks = (
-        {} if simulate else {"rendering and scoring: at least 90 % of the bare network": with_packed / bare >= _TARGET}
-    )
-    return {**row, "of_bare": with_packed / bare, "checks": checks}
+        def render_and_score() -> None:
+            rendered = RenderedImages(renderer, sample, pipeline.taxonomy.background + 1)
+            infer(network, rendered, scale.batch, (size, size), scale.scored)
+            rendered.class_pixels()
+
+        row = {
+            "bare": _rate(score, len(images), scale.seconds),
+            "rendered": _rate(render_and_score, scale.batch, scale.seconds),
+        }
+    share = row["rendered"] / row["bare"]
+    checks = {} if simulate else {"rendering and scoring: at least 90 % of the bare network": share >= _TARGET}
+    return {**row, "of_bare": share, "checks": checks}
 
 
 def _instructions(simulate: bool) -> dict[str, Any]:
@@ -318,7 +321,7 @@ def _instructions(simulate: bool) -> dict[str, Any]:
     donors = mixed_donors()
     with Renderer(donors) as renderer:
         for strategy in STRATEGIES:
-            renderer.render(_recipes(strategy, 64, donors, 1))
+            renderer.render(pack_block(_sample(strategy, 64, donors, 1)))
     kernels = (gpu_kernels.render_mosaics, gpu_kernels.render_beziers)
     texts = [text for kernel in kernels for text in kernel.inspect_asm().values()]
     floats = sorted({name for text in texts for name in re.findall(r"\w[\w.]*\.f(?:16|32|64)\b", text)})

@@ -27,7 +27,7 @@ from benchmarks.measure import Rate, Subject, one_core, rates, ratios
 from benchmarks.memory import of_this_process
 from benchmarks.reference import render_plainly
 from synthpipe.build.tasks import Job, ShardTask, WorkerState, render_shard
-from synthpipe.compose import Donors, donor_uses, render, sample
+from synthpipe.compose import Donors, donor_uses, render, render_block, sample, sample_block
 from synthpipe.config.pipeline import Codec, Pipeline
 from synthpipe.core.records import STRATEGIES, Mask, Strategy
 from synthpipe.core.resizing import fit_packed
@@ -107,6 +107,7 @@ def rendering(bench: Bench) -> Iterator[Row]:
             np.copyto(image, finished[0][number % 8])
             np.copyto(mask, finished[1][number % 8])
 
+    images, masks = np.empty((_BLOCK, *image.shape), np.uint8), np.empty((_BLOCK, *mask.shape), np.uint8)
     targets = {"mosaic": "2,000", "bezier": "10,000"}
     for strategy in bench.pipeline.strategies:
         recipes = [sample(bench.pipeline, strategy, index, donors) for index in range(_RECIPES)]
@@ -118,9 +119,8 @@ def rendering(bench: Bench) -> Iterator[Row]:
 
         def drawn(strategy: Strategy = strategy) -> None:
             for start in range(0, _RECIPES, _BLOCK):
-                block = [sample(bench.pipeline, strategy, index, donors) for index in range(start, start + _BLOCK)]
-                for recipe in block:
-                    render(recipe, donors, image, mask)
+                block = sample_block(bench.pipeline, strategy, range(start, start + _BLOCK), donors)
+                render_block(block, images, masks)
 
         def plain(recipes: Sequence[Any] = recipes) -> None:
             for recipe in recipes:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from synthpipe.config.pipeline import Pipeline
 from synthpipe.config.pipeline_file import load
 from synthpipe.core.progress import Silent
 from synthpipe.core.records import STRATEGIES, Strategy
+from synthpipe.core.threads import available_cores
 from synthpipe.curated import CuratedSet
 from synthpipe.curated.torch_data import CuratedDataset
 from synthpipe.patches.phantom import PhantomSpec, write_phantom
@@ -36,39 +39,92 @@ _BLOCK = 1000  # composites that are compared at once
 _MILLION = 1_000_000
 
 
-def measure(strategy: Strategy, count: int, canvas: int, patches: Path, folder: Path) -> dict[str, Any]:
-    """Build `count` composites of a strategy stored and virtual, without a filter, and compare the two builds."""
-    seconds, sets = {}, {}
-    for name, overrides in _FORMS.items():
-        pipeline = _pipeline(strategy, count, canvas, patches, *overrides)
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The sizes of a measurement.
+
+    Attributes
+    ----------
+    count, canvas, patches : int
+        Composites of each strategy that are compared, their height and width, and the patches of the phantom.
+    read, read_canvas : int
+        Composites of each strategy that are read, and their height and width.
+    driver : tuple of int
+        Composites of the builds whose driver's memory is measured.
+    """
+
+    count: int
+    canvas: int
+    patches: int
+    read: int
+    read_canvas: int
+    driver: tuple[int, int]
+
+
+def compare(strategy: Strategy, scale: Scale, folder: Path) -> dict[str, Any]:
+    """Build composites of a strategy stored and virtual, without a filter, and compare the two builds."""
+    patches = _phantom(folder, scale.patches, scale.canvas)
+    seconds, objects, sets, count = {}, {}, {}, scale.count
+    for name, overrides in _forms(count).items():
+        pipeline = _pipeline(strategy, count, scale.canvas, patches, *overrides)
         seconds[name] = _seconds(partial(build, pipeline, folder / name, _HERE, Silent()))
+        objects[name] = sum(path.name.startswith("c.") for path in (folder / name).rglob("*"))
         sets[name] = CuratedSet(folder / name)
-    equal = _compare(sets["stored"], sets["virtual"])
-    data = sets["virtual"].to_torch()
-    order = np.random.default_rng(0).permutation(count)[: max(_BATCH, min(count, 20_000))].tolist()
-    found = {
-        "strategy": strategy,
+    return {
         "composites": count,
-        "equal": equal,
+        "equal": _compare(sets["stored"], sets["virtual"]),
         "build_seconds": seconds,
-        "read_a_second": len(order) / _seconds(partial(_read, data, order)),
-        "loader_a_second": {
-            str(workers): len(order) / _seconds(partial(_load, data, order, workers)) for workers in (1, 2)
-        },
+        "objects": objects,
         "bytes_per_million": {name: _column_bytes(folder / name) * _MILLION // count for name in sets},
         "donor_bytes": _donor_bytes(folder / "virtual"),
     }
-    for name in sets:
-        shutil.rmtree(folder / name)
+
+
+def reading(strategy: Strategy, scale: Scale, folder: Path) -> dict[str, Any]:
+    """Return the rates of reading virtual composites in random order, sampling included."""
+    count, canvas = scale.read, scale.read_canvas
+    patches = _phantom(folder, min(scale.patches, 100), canvas)
+    build(_pipeline(strategy, count, canvas, patches, *_forms(count)["virtual"]), folder / "run", _HERE, Silent())
+    data = CuratedSet(folder / "run").to_torch()
+    order = np.random.default_rng(0).permutation(count).tolist()
+    _read(data, order[:_BATCH])
+    return {
+        "read_a_second": count / _seconds(partial(_read, data, order)),
+        "loader_a_second": {str(workers): count / _seconds(partial(_load, data, order, workers)) for workers in (1, 2)},
+    }
+
+
+def memory(count: int, folder: Path) -> dict[str, Any]:
+    """Build small virtual Beziers in a new process with two workers; return its seconds and peak memory."""
+    command = [sys.executable, "-m", "benchmarks.driver", str(count), str(folder), *_forms(count)["virtual"]]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def parts_of(scale: Scale) -> dict[str, Callable[[Path], dict[str, Any]]]:
+    """Return the parts of the measurement, each a function of an empty folder."""
+    return {
+        **{f"compare {each}": partial(compare, each, scale) for each in STRATEGIES},
+        **{f"reading {each}": partial(reading, each, scale) for each in STRATEGIES},
+        **{f"driver {count}": partial(memory, count) for count in scale.driver},
+    }
+
+
+def _phantom(folder: Path, patches: int, canvas: int) -> Path:
+    write_phantom(
+        folder / "phantom", PhantomSpec(slides=min(60, patches), patches=patches, size=canvas * 3 // 2, images=0)
+    )
+    return folder / "phantom"
+
+
 _HERE = ClusterSettings(Local(0))
-_FORMS: Mapping[str, tuple[str, ...]] = {
-    "stored": (),
-    "virtual": ("store.pixels=virtual", "store.recipes=false"),
-    "virtual with recipes": ("store.pixels=virtual",),
-}
+
+
+def _forms(count: int) -> Mapping[str, tuple[str, ...]]:
+    """Return the settings of each form of `count` composites; shards of virtual composites are large."""
+    virtual = "store.pixels=virtual", f"store.shard={min(count, 10_000)}"
+    return {"stored": (), "virtual": (*virtual, "store.recipes=false"), "virtual with recipes": virtual}
 
 
 def _pipeline(strategy: Strategy, count: int, canvas: int, patches: Path, *overrides: str) -> Pipeline:
@@ -130,65 +186,111 @@ _NOT_MEASURED = (
 
 
 def _measured(found: Mapping[str, Any]) -> Iterator[str]:
-    canvas, patches = found["canvas"], found["patches"]
+    scale, parts = found["scale"], found["parts"]
+    canvas, read = scale["canvas"], scale["read_canvas"]
     yield (
-        f"Composites of {canvas} x {canvas} pixels from {patches} patches of procedural tissue, without a filter, by "
-        f"one process on {found['cores']} cores with a load of {found['load']:.1f}:"
+        f"Composites from patches of procedural tissue, without a filter, on {found['cores']} cores. One process "
+        f"builds and compares composites of {canvas} x {canvas} pixels. It reads composites of {read} x {read} pixels "
+        f"in random order, sampling included. `store.shard` is {min(scale['count'], 10_000):,} for virtual composites "
+        "and 100 for stored ones."
     )
-    rows = found["strategies"]
-    yield from ("", f"| | {' | '.join(row['strategy'].capitalize() for row in rows)} |", "|---|" + "---|" * len(rows))
-    lines: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-        "composites": lambda row: f"{row['composites']:,}",
-        "of these with equal pixels, virtual and stored": lambda row: f"{row['equal']:,}",
-        "build, stored": lambda row: f"{row['build_seconds']['stored']:.1f} s",
-        "build, virtual": lambda row: f"{row['build_seconds']['virtual']:.1f} s",
-        "virtual over stored": lambda row: f"{row['build_seconds']['virtual'] / row['build_seconds']['stored']:.2f}",
-        "virtual, read by the torch data set": lambda row: f"{row['read_a_second']:,.0f} per second",
-        "virtual, by a loader with 1 worker": lambda row: f"{row['loader_a_second']['1']:,.0f} per second",
-        "virtual, by a loader with 2 workers": lambda row: f"{row['loader_a_second']['2']:,.0f} per second",
-        "columns of a million": lambda row: human_bytes(row["bytes_per_million"]["virtual"]),
-        "with recipes": lambda row: human_bytes(row["bytes_per_million"]["virtual with recipes"]),
-        "donors of the set": lambda row: human_bytes(row["donor_bytes"]),
-    }
-    for name, cell in lines.items():
-        yield f"| {name} | {' | '.join(map(cell, rows))} |"
+    rows = [{**parts.get(f"compare {each}", {}), **parts.get(f"reading {each}", {})} for each in STRATEGIES]
+    yield from ("", "| | Mosaic | Bezier | wanted |", "|---|---|---|---|")
+    for name, (cell, wanted) in _ROWS.items():
+        yield f"| {name} | {' | '.join(_cell(cell, row) for row in rows)} | {wanted} |"
+    drivers = [part for name, part in parts.items() if name.startswith("driver")]
+    if drivers:
+        yield from (
+            "",
+            "Builds of virtual Beziers of 16 x 16 pixels by two workers; the driver's memory should be flat:",
+            "",
+        )
+        yield from ("| composites | driver's peak memory | seconds |", "|---|---|---|")
+        for each in drivers:
+            yield f"| {each['composites']:,} | {human_bytes(each['peak_bytes'])} | {each['seconds']:,.0f} |"
+    loads = [part["load"] for part in parts.values()]
     yield from (
         "",
-        "A load above the number of cores means that other processes used the cores too: idle cores are faster. "
-        "`python -m benchmarks.virtual` measures it again and writes this page.",
+        f"The load was {min(loads):.1f} to {max(loads):.1f}. A load above the number of cores means that other "
+        "processes used the cores too: idle cores are faster. `python -m benchmarks.virtual` measures it again and "
+        "writes this page; an interrupted measurement resumes with the next part.",
     )
+
+
+def _over(values: Mapping[str, float], one: str, other: str) -> str:
+    return f"{values[one] / values[other]:.3g}"
+
+
+_ROWS: Mapping[str, tuple[Callable[[Mapping[str, Any]], str], str]] = {
+    "compared composites": (lambda row: f"{row['composites']:,}", ""),
+    "of these with equal pixels, virtual and stored": (lambda row: f"{row['equal']:,}", "all"),
+    "build, stored": (lambda row: f"{row['build_seconds']['stored']:.1f} s", ""),
+    "build, virtual": (lambda row: f"{row['build_seconds']['virtual']:.1f} s", ""),
+    "build, virtual over stored": (lambda row: _over(row["build_seconds"], "virtual", "stored"), "0.5 and 0.3"),
+    "objects written, stored": (lambda row: f"{row['objects']['stored']:,}", ""),
+    "objects written, virtual over stored": (lambda row: _over(row["objects"], "virtual", "stored"), "0.01"),
+    "virtual, read by the torch data set": (
+        lambda row: f"{row['read_a_second']:,.0f} per second",
+        "3,000 and 12,000",
+    ),
+    "virtual, by a loader with 1 worker": (lambda row: f"{row['loader_a_second']['1']:,.0f} per second", ""),
+    "virtual, by a loader with 2 workers": (lambda row: f"{row['loader_a_second']['2']:,.0f} per second", ""),
+    "2 workers over 1": (lambda row: _over(row["loader_a_second"], "2", "1"), "1.9"),
+    "columns of a million": (lambda row: human_bytes(row["bytes_per_million"]["virtual"]), "12 MB"),
+    "with recipes": (lambda row: human_bytes(row["bytes_per_million"]["virtual with recipes"]), "300 MB"),
+    "donors of the set": (lambda row: human_bytes(row["donor_bytes"]), ""),
+}
+
+
+def _cell(cell: Callable[[Mapping[str, Any]], str], row: Mapping[str, Any]) -> str:
+    try:
+        return cell(row)
+    except KeyError:
+        return "not measured"
 
 
 @click.command()
-@click.option("--count", default=100_000, show_default=True, help="Composites of each strategy.")
-@click.option("--canvas", default=64, show_default=True, help="Height and width of composites.")
+@click.option("--count", default=100_000, show_default=True, help="Composites of each strategy to compare.")
+@click.option("--canvas", default=64, show_default=True, help="Height and width of these composites.")
 @click.option("--patches", default=600, show_default=True, help="Patches of the phantom.")
+@click.option("--read", default=20_000, show_default=True, help="Composites of each strategy to read.")
+@click.option("--read-canvas", default=224, show_default=True, help="Height and width of these composites.")
+@click.option("--driver", default=10_000_000, show_default=True, help="Composites of the largest build for the driver.")
+@click.option("--part", "only", multiple=True, help="Measure only the parts whose names contain this text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=RESULT, show_default=True)
 @click.option("--page", type=click.Path(path_type=Path), default=PAGE, show_default=True)
-def main(count: int, canvas: int, patches: int, output: Path, page: Path) -> None:
-    """Measure virtual composites of both strategies, and write a JSON file and the page."""
+def main(
+    count: int,
+    canvas: int,
+    patches: int,
+    read: int,
+    read_canvas: int,
+    driver: int,
+    only: tuple[str, ...],
+    output: Path,
+    page: Path,
+) -> None:
+    """Measure virtual composites of both strategies, and write a JSON file and the page.
+
+    Parts that the JSON file has at the same scale are not measured again; remove the file to measure all.
+    """
     torch.set_num_threads(1)
-    folder = Path(tempfile.mkdtemp(prefix="synthpipe-virtual-"))
-    try:
-        write_phantom(
-            folder / "phantom", PhantomSpec(slides=min(60, patches), patches=patches, size=canvas * 3 // 2, images=0)
-        )
-        rows = []
-        for strategy in STRATEGIES:
-            rows.append(measure(strategy, count, canvas, folder / "phantom", folder))
-            click.echo(json.dumps(rows[-1]))
-    finally:
-        shutil.rmtree(folder)
-    result = {
-        "canvas": canvas,
-        "patches": patches,
-        "cores": len(os.sched_getaffinity(0)),
-        "load": os.getloadavg()[0],
-        "strategies": rows,
-    }
-    write_result(output, result)
+    scale = Scale(count, canvas, patches, read, read_canvas, (max(driver // 1000, 1), driver))
+    result: dict[str, Any] = {"scale": json.loads(json.dumps(asdict(scale))), "cores": available_cores(), "parts": {}}
+    if output.exists():
+        former = json.loads(output.read_text(encoding="utf-8"))
+        if former.get("scale") == result["scale"]:
+            result["parts"] = former["parts"]
+    for name, measure in parts_of(scale).items():
+        if name in result["parts"] or not any(text in name for text in only or ("",)):
+            continue
+        with tempfile.TemporaryDirectory(prefix="synthpipe-virtual-") as folder:
+            result["parts"][name] = {**measure(Path(folder)), "load": os.getloadavg()[0]}
+        click.echo(f"{name}: {json.dumps(result['parts'][name])}")
+        write_result(output, result)
     page.write_text(write_page(output), encoding="utf-8")
-    if wrong := [row["strategy"] for row in rows if row["equal"] != row["composites"]]:
+    compared = {name: part for name, part in result["parts"].items() if "equal" in part}
+    if wrong := [name for name, part in compared.items() if part["equal"] != part["composites"]]:
         raise SystemExit(f"virtual composites differ from stored ones: {', '.join(wrong)}")
 
 

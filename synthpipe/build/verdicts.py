@@ -56,7 +56,9 @@ def judge(pipeline: Pipeline, strategy: Strategy, candidates: CompositeStore, co
     settings, stored = pipeline.curation, candidates.length("class_pixels")
     if stored < count:
         raise StoreError(f"{candidates.path}: has {stored} candidates, but {count} are planned; build again")
-    p_real, verdicts = np.full(count, math.nan, np.float32), np.empty(count, np.uint8)
+    verdicts, none = np.empty(count, np.uint8), np.float32(math.nan)
+    # without a filter, one number stands for all scores, so that the driver's memory does not grow with them
+    p_real = np.full(count, none) if pipeline.filter.enabled else np.broadcast_to(none, count)
     for block in blocks(count, pipeline.store.shard):
         if pipeline.filter.enabled:
             p_real[block] = candidates.scores(block)
@@ -67,6 +69,8 @@ def judge(pipeline: Pipeline, strategy: Strategy, candidates: CompositeStore, co
             slice(0, count)
         ).__getitem__  # reading in the order of scores would decode chunks many times
     kept = choose(verdicts, p_real, settings, settings.wanted[strategy], donors_of)
+    if not pipeline.filter.enabled:
+        return Judgement(verdicts, kept, 0, math.nan, None)
     below = below_threshold(p_real[verdicts == code("kept")], settings.threshold)
     scored = int(np.count_nonzero(~np.isnan(p_real)))
     return Judgement(verdicts, kept, scored, acceptance(p_real, settings), below)

@@ -20,6 +20,7 @@ from synthpipe.cli.options import (
 )
 from synthpipe.cli.output import say
 from synthpipe.cli.progress import reporter
+from synthpipe.cli.settings import PatchesOrPipeline
 from synthpipe.config import pipeline_file
 from synthpipe.config.messages import shown
 from synthpipe.config.pipeline import LAYOUTS, MAX_PIXELS, GlassSection, Layout, PatchesSection
@@ -40,7 +41,7 @@ _WITHOUT_QUALITY = tuple(
 
 
 @click.command()
-@click.argument("directory", type=EXISTING)
+@click.argument("directory", type=PatchesOrPipeline())
 @click.option("--layout", type=click.Choice(LAYOUTS), help="Layout of the patches [detected from folders and names].")
 @LABEL_PATTERN_OPTION
 @CLASSES_OPTION
@@ -81,8 +82,8 @@ def index(
 ) -> None:
     """Count the patches of a folder or a CSV file.
 
-    DIRECTORY is the folder, the CSV file, the URL of either, or a pipeline file. index counts label sets, sizes, slides
-    and problems.
+    DIRECTORY is the folder, the CSV file, the URL of either, a pipeline file, or the name of a pipeline file that comes
+    with synthpipe. index counts label sets, sizes, slides and problems.
 
     --quality measures the donors, which are patches of one class. It writes a table with a row for each donor. Beside
     the table it writes a PNG of the worst 20 donors for each reason: label, blur, glass, pen, fold, duplicate. A build

@@ -11,8 +11,10 @@ import click
 from click.shell_completion import CompletionItem
 from pydantic import BaseModel
 
+from synthpipe.cli.options import LocationType
 from synthpipe.config.settings_file import choices
-from synthpipe.config.shipped import SHIPPED
+from synthpipe.config.shipped import SHIPPED, shipped_file, shipped_names
+from synthpipe.files.locations import Location
 
 
 class SettingsFile(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
@@ -27,23 +29,32 @@ class SettingsFile(click.ParamType):  # type: ignore[type-arg]  # generic in new
         path = Path(value)
         if path.is_dir():
             self.fail(f"{str(value)!r} is a folder, expected a YAML file; shipped files: {self._offered()}", param, ctx)
-        if path.suffix or path.exists() or len(path.parts) != 1:
-            return path
-        shipped = self._folder / f"{path}.yaml"
-        if not shipped.is_file():
+        shipped = shipped_file(str(value), self._folder)
+        if not shipped and not path.suffix and not path.exists() and len(path.parts) == 1:
             message = f"no file {str(value)!r}, and no shipped file of this name; shipped files: {self._offered()}"
             self.fail(message, param, ctx)
-        return shipped
+        return shipped or path
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        names = [CompletionItem(name) for name in self._names() if incomplete and name.startswith(incomplete)]
-        return names or [CompletionItem(incomplete, type="file")]
-
-    def _names(self) -> list[str]:
-        return sorted(path.stem for path in self._folder.glob("*.yaml"))
+        return _shipped_items(self._folder, incomplete) or [CompletionItem(incomplete, type="file")]
 
     def _offered(self) -> str:
-        return ", ".join(self._names())
+        return ", ".join(shipped_names(self._folder))
+
+
+class PatchesOrPipeline(LocationType):
+    """An existing folder, table or URL of patches, an existing pipeline file, or the name of a shipped one."""
+
+    name = "path, url or name"
+
+    def __init__(self) -> None:
+        super().__init__(exists=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Location:
+        return super().convert(shipped_file(str(value)) or value, param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return _shipped_items(SHIPPED, incomplete) or super().shell_complete(ctx, param, incomplete)
 
 
 class KeyValue(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
@@ -71,6 +82,11 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Replace a key of the settings file; can be repeated.",
 )
+
+
+def _shipped_items(folder: Path, incomplete: str) -> list[CompletionItem]:
+    """Return the shipped names that begin with what was typed; nothing typed offers files instead."""
+    return [CompletionItem(name) for name in shipped_names(folder) if incomplete and name.startswith(incomplete)]
 
 
 def _keys(model: type[BaseModel], above: str) -> Iterator[tuple[str, str | None]]:

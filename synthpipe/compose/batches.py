@@ -15,10 +15,11 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from synthpipe.compose.bezier import BezierBlock
 from synthpipe.compose.curve import bernstein
 from synthpipe.compose.donors import Donors
 from synthpipe.compose.kernels import ONE, bounds, crossings, outline, positions
-from synthpipe.compose.mosaic import quadrant_records
+from synthpipe.compose.mosaic import MosaicBlock, quadrant_records
 from synthpipe.core.errors import CatalogError
 from synthpipe.core.records import BezierRecipe, MosaicRecipe, PackedPixels, Recipe, Strategy
 
@@ -36,7 +37,21 @@ class Batch:
     canvas : tuple of int
         Height and width of all composites.
     arrays : tuple of array
-        Mosaic: `mosaic_arrays`. Bezier: `bezier_arrays`.
+        For Mosaics:
+
+        - ``steps``, (N, 2, 2, W) int32: the columns' parts of the positions (`kernels.positions`): recipe; upper or
+          lower quadrants; x or y; column.
+        - ``rows``, (N, 2, 2, H) int32: the rows' parts of the positions: recipe; left or right quadrants; x or y; row.
+        - ``splits``, (N, 2) int32: y and x of the split point.
+        - ``tiles``, (N, 4 * T, 5) int64: for each tile of each quadrant, the numbers that `kernels.warp_quadrants`
+          explains.
+
+        For Beziers:
+
+        - ``inside``, (N, H, ceil(W / 32)) uint32: one bit per pixel, the lowest bit first: whether the pixel's centre
+          is inside the curve.
+        - ``starts``, (N, 2) int64: the first pixels of background and foreground in the bank, with the resized donors
+          (`resized`) after it.
     layout : tuple
         Mosaic: height and width of a tile; rows and columns of a grid image. Bezier: empty.
     """
@@ -76,59 +91,39 @@ def pack_recipes(recipes: Sequence[Recipe], donors: Donors) -> Batch:
     _check_donors(recipes, donors)
     if mosaics:
         first = mosaics[0]
-        return Batch("mosaic", first.canvas, mosaic_arrays(mosaics, donors), (first.tile, first.grid))
-    return Batch("bezier", beziers[0].canvas, bezier_arrays(beziers, donors), ())
+        tiles, maps, windows = quadrant_records(mosaics, donors)
+        indices = [recipe.index for recipe in mosaics]
+        return _mosaics(indices, tiles, maps, windows, (first.canvas, first.tile, first.grid))
+    used = np.array([[donors.number(patch) for patch in recipe.donors()] for recipe in beziers])
+    canvas = beziers[0].canvas
+    inside = np.zeros((len(beziers), canvas[0], -(-canvas[1] // 32)), np.uint32)
+    for bits, each in zip(inside, beziers, strict=True):
+        _fill_bits(bits, np.array(each.points), each.edgy, each.radius, bernstein(each.samples), canvas[1])
+    return Batch("bezier", canvas, (inside, donors.on_canvas(canvas)[0][used]), ())
 
 
-def mosaic_arrays(recipes: Sequence[MosaicRecipe], donors: Donors) -> tuple[NDArray[Any], ...]:
-    """Return the arrays of Mosaics.
+def pack_block(block: MosaicBlock | BezierBlock) -> Batch:
+    """Turn sampled composites into a batch; the bank of `block.bank` is in the memory of the GPU.
 
-    Returns
-    -------
-    steps : (N, 2, 2, W) int32
-        The columns' parts of the positions (`kernels.positions`): recipe; upper or lower quadrants; x or y; column.
-    rows : (N, 2, 2, H) int32
-        The rows' parts of the positions: recipe; left or right quadrants; x or y; row.
-    splits : (N, 2) int32
-        y and x of the split point.
-    tiles : (N, 4 * T, 5) int64
-        For each tile of each quadrant: the numbers that `kernels.warp_quadrants` explains.
+    Raises
+    ------
+    KeyError
+        The bank has no pixels of a donor; the argument is the donor's id.
+    ValueError
+        A grid image is too large.
     """
-    tiles, maps, windows = quadrant_records(recipes, donors)
-    height, width = recipes[0].canvas
-    steps, rows = (np.empty((len(recipes), 2, 2, length), np.int32) for length in (width, height))
-    too_far = _fill_positions(maps, windows, steps, rows)
-    if too_far >= 0:
-        raise ValueError(
-            f"mosaic {recipes[too_far].index} shows a position beyond {_FARTHEST:,} pixels of its grid image, which a "
-            "GPU cannot render; render it on the CPU"
-        )
-    splits = np.array([recipe.split for recipe in recipes], np.int32)
-    return steps, rows, splits, tiles.reshape(len(recipes), -1, 5)
-
-
-def bezier_arrays(recipes: Sequence[BezierRecipe], donors: Donors) -> tuple[NDArray[Any], ...]:
-    """Return the arrays of Beziers.
-
-    Returns
-    -------
-    inside : (N, H, ceil(W / 32)) uint32
-        One bit per pixel, the lowest bit first: whether the pixel's centre is inside the curve.
-    starts : (N, 2) int64
-        The first pixels of background and foreground in the bank, with the resized donors (`resized`) after it.
-    """
-    height, width = recipes[0].canvas
-    inside = np.zeros((len(recipes), height, -(-width // 32)), np.uint32)
-    for bits, recipe in zip(inside, recipes, strict=True):
-        _fill_bits(bits, np.array(recipe.points), recipe.edgy, recipe.radius, bernstein(recipe.samples), width)
-    used = [[donors.number(patch) for patch in recipe.donors()] for recipe in recipes]
-    return inside, _starts(donors, recipes[0].canvas)[np.array(used)]
+    used = block.bank.numbers(block.drawn)
+    if isinstance(block, MosaicBlock):
+        return _mosaics(block.indices.tolist(), block.tiles, block.affine_maps(), block.windows, block.layout)
+    canvas, curve = block.canvas, block.settings
+    inside = np.zeros((len(block), canvas[0], -(-canvas[1] // 32)), np.uint32)
+    _fill_all_bits(inside, block.points, float(curve.edgy), float(curve.radius), bernstein(curve.samples), canvas[1])
+    return Batch("bezier", canvas, (inside, block.bank.on_canvas(canvas)[0][used]), ())
 
 
 def resized(donors: Donors, canvas: tuple[int, int]) -> PackedPixels:
     """Return (N,) uint32: the donors of other sizes, resized to the canvas, as packed pixels in the bank's order."""
-    others = [donor.id for donor in donors.listed if donor.image.shape[:2] != canvas]
-    return np.concatenate([np.empty(0, np.uint32), *(donors.fitted(patch, canvas).ravel() for patch in others)])
+    return donors.on_canvas(canvas)[1]
 
 
 def resized_bytes(donors: Donors, canvas: tuple[int, int]) -> int:
@@ -136,11 +131,24 @@ def resized_bytes(donors: Donors, canvas: tuple[int, int]) -> int:
     return sum(4 * canvas[0] * canvas[1] for donor in donors.listed if donor.image.shape[:2] != canvas)
 
 
-def _starts(donors: Donors, canvas: tuple[int, int]) -> NDArray[np.int64]:
-    """Return (D,) int64: the first canvas-sized pixel of each listed donor in the bank followed by `resized`."""
-    locations = np.array([donors.location(donor.id) for donor in donors.listed])
-    others = (locations[:, 1:] != canvas).any(axis=1)
-    return np.where(others, donors.bank.size + (np.cumsum(others) - 1) * (canvas[0] * canvas[1]), locations[:, 0])
+def _mosaics(
+    indices: Sequence[int],
+    tiles: NDArray[np.int64],
+    maps: NDArray[np.float64],
+    windows: NDArray[np.int64],
+    layout: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+) -> Batch:
+    """Return the batch of Mosaics from the numbers that `mosaic.quadrant_records` explains."""
+    canvas, tile, grid = layout
+    steps, rows = (np.empty((len(indices), 2, 2, length), np.int32) for length in canvas[::-1])
+    too_far = _fill_positions(maps, windows, steps, rows)
+    if too_far >= 0:
+        raise ValueError(
+            f"mosaic {indices[too_far]} shows a position beyond {_FARTHEST:,} pixels of its grid image, which a "
+            "GPU cannot render; render it on the CPU"
+        )
+    splits = windows[::4, 2:].astype(np.int32)
+    return Batch("mosaic", canvas, (steps, rows, splits, tiles.reshape(len(indices), -1, 5)), (tile, grid))
 
 
 def _check_donors(recipes: Sequence[Recipe], donors: Donors) -> None:
@@ -175,6 +183,13 @@ def _fill_positions(maps, windows, steps, rows):  # type: ignore[no-untyped-def]
             rows[recipe, right, 0, top + y] = row_x[y]
             rows[recipe, right, 1, top + y] = row_y[y]
     return -1
+
+
+@njit(nogil=True)
+def _fill_all_bits(inside, points, edgy, radius, bernstein, width):  # type: ignore[no-untyped-def]
+    """Fill the bits of many curves of one kind; see `_fill_bits`."""
+    for number in range(len(inside)):
+        _fill_bits(inside[number], points[number], edgy, radius, bernstein, width)
 
 
 @njit(nogil=True)

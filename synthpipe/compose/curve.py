@@ -1,4 +1,4 @@
-"""The random closed curve of the Bezier strategy (method section 2): its corners and the weights of its points."""
+"""The weights of the points of the Bezier strategy's curve (method section 2)."""
 
 from __future__ import annotations
 
@@ -7,28 +7,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.compose.kernels import choose_corners
-from synthpipe.config.pipeline import BezierSection
-
-_AT_ONCE = 4  # draws in one call: nearly always enough for twelve corners, and faster than single draws
-
 Points = NDArray[np.float64]
 """(N, 2) float64: x, y."""
-
-
-def sample_points(rng: np.random.Generator, settings: BezierSection) -> Points:
-    """Draw the curve's corners: (n, 2) float64 in the unit square, in angular order around their centroid.
-
-    The corners are drawn again while two neighbours are closer than ``min_distance / n`` (Euclidean). After `max_draws`
-    draws the last one is used. Several draws are made at once, so `rng` may also advance past draws that are not used.
-    """
-    smallest = settings.min_distance / settings.points
-    points: Points = np.empty((settings.points, 2))
-    for start in range(0, settings.max_draws, _AT_ONCE):
-        draws = rng.random((min(_AT_ONCE, settings.max_draws - start), *points.shape))
-        if choose_corners(draws, smallest, points):
-            break
-    return points
 
 
 @lru_cache

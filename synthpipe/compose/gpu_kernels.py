@@ -95,7 +95,7 @@ _mosaic_pixel, _bezier_pixel = mosaic_pixel(cuda.jit(device=True)), bezier_pixel
 
 @cuda.jit
 def render_mosaics(images, masks, bank, fitted, steps, rows, splits, tiles, tile, grid):  # type: ignore[no-untyped-def]
-    """Render Mosaics into `images`, (N, H, W, 3) uint8, and `masks`, (N, H, W) uint8; see `batches.mosaic_arrays`."""
+    """Render Mosaics into `images`, (N, H, W, 3) uint8, and `masks`, (N, H, W) uint8; see `batches.Batch`."""
     composite, height, width = cuda.blockIdx.x, masks.shape[1], masks.shape[2]
     for y in range(cuda.threadIdx.y, height, cuda.blockDim.y):
         for x in range(cuda.threadIdx.x, width, cuda.blockDim.x):
@@ -108,7 +108,7 @@ def render_mosaics(images, masks, bank, fitted, steps, rows, splits, tiles, tile
 
 @cuda.jit
 def render_beziers(images, masks, bank, fitted, inside, starts):  # type: ignore[no-untyped-def]
-    """Render Beziers into `images`, (N, H, W, 3) uint8, and `masks`, (N, H, W) uint8; see `batches.bezier_arrays`."""
+    """Render Beziers into `images`, (N, H, W, 3) uint8, and `masks`, (N, H, W) uint8; see `batches.Batch`."""
     composite, height, width = cuda.blockIdx.x, masks.shape[1], masks.shape[2]
     for y in range(cuda.threadIdx.y, height, cuda.blockDim.y):
         for x in range(cuda.threadIdx.x, width, cuda.blockDim.x):

@@ -129,6 +129,61 @@ def paste_curve(image, mask, back, front, corners, edgy, radius, bernstein):  # 
 
 
 @njit(nogil=True, cache=True)
+def render_mosaics(images, masks, rows, bank, chosen, tiles, tile, grid, maps, windows):  # type: ignore[no-untyped-def]
+    """Render Mosaics.
+
+    Parameters
+    ----------
+    images, masks : (M, H * W * 3) and (M, H * W) uint8
+        Receive the composites.
+    rows, chosen : (N,) int64
+        For each composite to render, its row in `images` and `masks`, and its index in the arrays below.
+    bank, tiles, tile, grid, maps, windows
+        As for `warp_quadrants`, with four quadrants for each composite. `maps` has affine maps.
+    """
+    canvas = np.empty((windows[2, 0] + windows[2, 2], windows[1, 1] + windows[1, 3]), np.uint32)
+    for n in range(len(rows)):
+        part = slice(4 * chosen[n], 4 * chosen[n] + 4)
+        warp_quadrants(canvas, bank, tiles[part], tile, grid, maps[part], windows[part])
+        unpack(canvas.reshape(-1), images[rows[n]], masks[rows[n]])
+
+
+@njit(nogil=True, cache=True)
+def render_beziers(images, masks, rows, bank, fitted, chosen, starts, size, points, curve):  # type: ignore[no-untyped-def]
+    """Render Beziers.
+
+    Parameters
+    ----------
+    images, masks, rows, chosen
+        As for `render_mosaics`.
+    bank, fitted : (P,) uint32
+        Packed pixels of all donors, and of those that are resized to the canvas.
+    starts : (N, 2) int64
+        Index of the first pixel of background and foreground in `bank` followed by `fitted`.
+    size : tuple of two int
+        Height and width of the canvas.
+    points : (N, n, 2) float64
+        The corners of each curve.
+    curve : tuple
+        `edgy`, `radius` and `bernstein` of `paste_curve`.
+    """
+    edgy, radius, bernstein = curve
+    for n in range(len(rows)):
+        back = _pixels_at(bank, fitted, starts[chosen[n], 0], size)
+        front = _pixels_at(bank, fitted, starts[chosen[n], 1], size)
+        paste_curve(images[rows[n]], masks[rows[n]], back, front, points[chosen[n]], edgy, radius, bernstein)
+
+
+@njit(nogil=True, cache=True)
+def _pixels_at(bank, fitted, start, size):  # type: ignore[no-untyped-def]
+    """Return (H, W) uint32: the packed pixels from index `start` of `bank` followed by `fitted`."""
+    pixels = bank
+    if start >= bank.size:
+        start, pixels = start - bank.size, fitted
+    return pixels[start : start + size[0] * size[1]].reshape(size)
+
+
+@njit(nogil=True, cache=True)
 def unpack(packed, image, mask):  # type: ignore[no-untyped-def]
     """Split (N,) uint32 packed pixels into (N, 3) uint8 `image` and (N,) uint8 `mask`."""
     for n in range(packed.size):
@@ -162,81 +217,10 @@ def count_classes(mask, counts):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
-def choose_corners(draws, smallest, points):  # type: ignore[no-untyped-def]
-    """Choose the first draw of corners whose neighbours are far enough apart; see `curve.sample_points`.
-
-    Parameters
-    ----------
-    draws : (D, n, 2) float64
-        Points in the unit square.
-    smallest : float
-        The smallest distance that is far enough.
-    points : (n, 2) float64
-        Receives the chosen draw in angular order around its centroid; the last draw if no draw is good.
-
-    Returns
-    -------
-    bool
-        Whether a draw is good.
-    """
-    count = len(points)
-    angles = np.empty(count)
-    for draw in draws:
-        centre_x = centre_y = 0.0
-        for n in range(count):
-            centre_x += draw[n, 0]
-            centre_y += draw[n, 1]
-        for n in range(count):  # insertion keeps the order of equal angles
-            x, y = draw[n, 0], draw[n, 1]
-            angle = math.atan2(y - centre_y / count, x - centre_x / count)
-            index = n
-            while index > 0 and angles[index - 1] > angle:
-                points[index, 0], points[index, 1] = points[index - 1, 0], points[index - 1, 1]
-                angles[index] = angles[index - 1]
-                index -= 1
-            points[index, 0], points[index, 1], angles[index] = x, y, angle
-        gap = math.inf
-        for n in range(count):
-            after = (n + 1) % count
-            gap = min(gap, math.hypot(points[after, 0] - points[n, 0], points[after, 1] - points[n, 1]))
-        if gap >= smallest:
-            return True
-    return False
-
-
-@njit(nogil=True, cache=True)
-def count_other(bank, start, size, label, y, x, wanted):  # type: ignore[no-untyped-def]
-    """Count the pixels in a donor's window whose class is not `label`; see `geometry.window`.
-
-    Parameters
-    ----------
-    bank : (N,) uint32
-        Packed pixels of all donors.
-    start : int
-        Index of the donor's first pixel in `bank`.
-    size, wanted : tuple of two int
-        Height and width of the donor and of the window.
-    label : int
-        A class index.
-    y, x : int
-        Upper left corner of the window.
-    """
-    height, width = size
-    up, back = max(wanted[0] - height, 0) // 2, max(wanted[1] - width, 0) // 2
-    tag = np.uint32(label << 24)
-    count = np.int64(0)
-    for row in range(y - up, y - up + wanted[0]):
-        base = start + reflect(row, height) * width
-        if back == 0 and x + wanted[1] <= width:
-            pixels = bank[base + x : base + x + wanted[1]]
-            other = np.int32(0)
-            for column in range(pixels.size):
-                other += np.int32((pixels[column] & np.uint32(0xFF000000)) != tag)
-            count += other
-        else:
-            for column in range(x - back, x - back + wanted[1]):
-                count += np.int64((bank[base + reflect(column, width)] >> 24) != label)
-    return count
+def count_all_classes(masks, counts):  # type: ignore[no-untyped-def]
+    """Write the number of pixels of each class in each row of (N, P) uint8 `masks` into (N, C) int32 `counts`."""
+    for n in range(len(masks)):
+        count_classes(masks[n], counts[n])
 
 
 @njit(nogil=True, cache=True)

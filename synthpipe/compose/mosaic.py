@@ -4,57 +4,149 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthpipe.compose.donors import Donors
-from synthpipe.compose.geometry import map_numbers, window_range
-from synthpipe.compose.kernels import inverse_maps, unpack, warp_quadrants
-from synthpipe.config.fields import even_ceil
+from synthpipe.compose.geometry import map_numbers
+from synthpipe.compose.kernels import inverse_maps, render_mosaics, unpack, warp_quadrants
+from synthpipe.compose.sampling import draw_mosaics, glass_limits
 from synthpipe.config.pipeline import MosaicSection, Pipeline
-from synthpipe.core.records import Crop, Flip, Image, Mask, MosaicRecipe, PackedPixels, Quadrant, ShiftScaleRotate
+from synthpipe.core.records import (
+    Crop,
+    Flip,
+    Image,
+    Mask,
+    MosaicRecipe,
+    PackedPixels,
+    Quadrant,
+    ShiftScaleRotate,
+    Strategy,
+)
 
-_FLIPS: tuple[Flip, ...] = ("horizontal", "vertical", "both")
+_KINDS: tuple[Flip, ...] = ("horizontal", "vertical", "both")
+_FLIPS: dict[tuple[float, float], Flip] = {
+    (0.0, 0.0): "none",
+    (0.0, 1.0): "horizontal",
+    (1.0, 0.0): "vertical",
+    (1.0, 1.0): "both",
+}
 _buffers = threading.local()
-_TILE_DRAWS = 3  # donor, y, x
-_TRANSFORM_DRAWS = 9  # flip?, which; warp?, angle, scale, shift y, shift x; window y, x
 
 
-def sample_mosaic(rng: np.random.Generator, index: int, donors: Donors, pipeline: Pipeline) -> MosaicRecipe:
-    """Draw the recipe of a Mosaic.
+@dataclass(frozen=True, slots=True, eq=False)
+class MosaicBlock:
+    """Sampled Mosaics, as the arrays from which kernels render.
 
-    All numbers come from one block of uniform numbers. Tiles with too much glass are drawn again from the numbers after
-    the block.
+    Attributes
+    ----------
+    indices : (N,) int64
+        The composites' indices.
+    layout : tuple
+        Canvas, tile and grid of all composites.
+    bank : Donors
+        The donors.
+    drawn : (N, 4 * T) int64
+        The drawn donors, as indices in `Donors.drawn`.
+    tiles, maps, windows : array
+        The numbers that `quadrant_records` explains; `maps` has the rows of `kernels.inverse_maps`, (4 * N, 8).
+    warped : (4 * N,) bool
+        Whether a quadrant is shifted, scaled and rotated.
+    """
+
+    strategy: ClassVar[Strategy] = "mosaic"
+    indices: NDArray[np.int64]
+    layout: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    bank: Donors
+    drawn: NDArray[np.int64]
+    tiles: NDArray[np.int64]
+    maps: NDArray[np.float64]
+    windows: NDArray[np.int64]
+    warped: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of all composites."""
+        return self.layout[0]
+
+    def recipe(self, number: int) -> MosaicRecipe:
+        """Return the recipe of one composite of the block."""
+        canvas, tile, grid = self.layout
+        donors, quadrants = iter(self.drawn[number].tolist()), []
+        part = slice(4 * number, 4 * number + 4)
+        rows = zip(self.tiles[part].tolist(), self.maps[part].tolist(), self.warped[part].tolist(), strict=True)
+        for tiles, (flip_y, flip_x, *warp, y, x), warped in rows:
+            crops = tuple(Crop(self.bank.drawn[next(donors)].id, *crop) for _, _, _, *crop in tiles)
+            change = ShiftScaleRotate(*warp) if warped else None
+            quadrants.append(Quadrant(crops, _FLIPS[flip_y, flip_x], change, int(y), int(x)))
+        first, second, third, fourth = quadrants
+        _, _, tall, wide = self.windows[4 * number].tolist()
+        index = int(self.indices[number])
+        return MosaicRecipe(index, canvas, tile, grid, (tall, wide), (first, second, third, fourth))
+
+    def render(self, images: Image, masks: Mask, rows: NDArray[np.int64], chosen: NDArray[np.int64]) -> None:
+        """Render the composites `chosen` into `rows` of (M, H * W * 3) `images` and (M, H * W) `masks`."""
+        _, tile, grid = self.layout
+        maps = self.affine_maps()
+        render_mosaics(images, masks, rows, self.bank.bank, chosen, self.tiles, tile, grid, maps, self.windows)
+
+    def affine_maps(self) -> NDArray[np.float64]:
+        """Return the affine map of each quadrant, (4 * N, 2, 3)."""
+        _, tile, grid = self.layout
+        return inverse_maps(self.maps, (tile[0] * grid[0], tile[1] * grid[1]))  # type: ignore[no-any-return]
+
+
+def sample_mosaics(
+    indices: NDArray[np.int64], stream: tuple[np.uint64, ...], donors: Donors, pipeline: Pipeline
+) -> MosaicBlock:
+    """Draw Mosaics.
+
+    The first numbers of a composite's stream decide it. Tiles with too much glass are drawn again from the numbers
+    after these.
 
     Parameters
     ----------
-    rng : Generator
-        The composite's own generator.
-    index : int
-        The composite's index, which the recipe carries.
+    indices : (N,) int64
+        The composites' indices.
+    stream : tuple of uint64
+        Seed, words of strategy and purpose, and stream; see `sampling.uniforms`.
     donors : Donors
         The patches that tiles are cropped from.
     pipeline : Pipeline
         Must have a `mosaic` section.
+
+    Raises
+    ------
+    KeyError
+        The bank has no pixels of a donor whose glass counts.
     """
-    mosaic = _section(pipeline)
-    tiles = mosaic.grid[0] * mosaic.grid[1]
-    block = rng.random(2 + 4 * (tiles * _TILE_DRAWS + _TRANSFORM_DRAWS)).tolist()
-    low, high = mosaic.split
-    height, width = pipeline.canvas
-    split = even_ceil(_between(block[0], low, high) * height), even_ceil(_between(block[1], low, high) * width)
-    quadrants = []
-    for number, (_, _, *size) in enumerate(quadrant_windows(split, pipeline.canvas)):
-        start = 2 + number * (tiles * _TILE_DRAWS + _TRANSFORM_DRAWS)
-        transform = start + tiles * _TILE_DRAWS
-        draws = [block[at : at + _TILE_DRAWS] for at in range(start, transform, _TILE_DRAWS)]
-        crops = tuple(_sample_tile(draw, rng, donors, pipeline) for draw in draws)
-        quadrants.append(
-            _sample_quadrant(block[transform : transform + _TRANSFORM_DRAWS], crops, (size[0], size[1]), mosaic)
-        )
-    first, second, third, fourth = quadrants
-    return MosaicRecipe(index, pipeline.canvas, mosaic.tile, mosaic.grid, split, (first, second, third, fourth))
+    mosaic, balanced = _section(pipeline), pipeline.donors.balance_classes
+    count, tiles = len(indices), mosaic.grid[0] * mosaic.grid[1]
+    layout = pipeline.canvas, mosaic.tile, mosaic.grid
+    numbers = map(float, (mosaic.probability, mosaic.shift, mosaic.scale, mosaic.rotation, *mosaic.split))
+    block = MosaicBlock(
+        indices,
+        layout,
+        donors,
+        drawn=np.empty((count, 4 * tiles), np.int64),
+        tiles=np.empty((4 * count, tiles, 5), np.int64),
+        maps=np.empty((4 * count, 8)),
+        windows=np.empty((4 * count, 4), np.int64),
+        warped=np.empty(4 * count, np.bool_),
+    )
+    absent = draw_mosaics(
+        *(indices, stream, (*layout, *numbers, balanced), glass_limits(pipeline.glass), donors.bank, donors.table()),
+        *(block.drawn, block.tiles, block.maps, block.warped, block.windows),
+    )
+    if absent >= 0:
+        raise KeyError(donors.drawn[absent].id)
+    return block
 
 
 def render_mosaic(recipe: MosaicRecipe, donors: Donors, image: Image, mask: Mask) -> None:
@@ -127,7 +219,7 @@ def quadrant_windows(split: tuple[int, int], canvas: tuple[int, int]) -> list[tu
 
 def sample_transform(draws: list[float], mosaic: MosaicSection) -> tuple[Flip, ShiftScaleRotate | None]:
     """Turn seven uniform numbers into the flip and the shift-scale-rotate of a grid image."""
-    flip: Flip = _FLIPS[int(draws[1] * len(_FLIPS))] if draws[0] < mosaic.probability else "none"
+    flip: Flip = _KINDS[int(draws[1] * len(_KINDS))] if draws[0] < mosaic.probability else "none"
     if draws[2] >= mosaic.probability:
         return flip, None
     return flip, ShiftScaleRotate(
@@ -142,27 +234,6 @@ def _section(pipeline: Pipeline) -> MosaicSection:
     if pipeline.mosaic is None:
         raise ValueError("the pipeline has no mosaic section; add one to sample Mosaic composites")
     return pipeline.mosaic
-
-
-def _sample_tile(draw: list[float], rng: np.random.Generator, donors: Donors, pipeline: Pipeline) -> Crop:
-    size = _section(pipeline).tile
-    for _ in range(pipeline.glass.max_draws if pipeline.glass else 1):
-        donor = donors.draw(draw[0], pipeline.donors.balance_classes)
-        ys, xs = window_range(donor.image.shape, size)
-        crop = Crop(donor.id, int(draw[1] * ys), int(draw[2] * xs))
-        if pipeline.glass is None or donors.other_share(donor, crop.y, crop.x, size) <= pipeline.glass.max_share:
-            break
-        draw = rng.random(_TILE_DRAWS).tolist()
-    return crop
-
-
-def _sample_quadrant(
-    draws: list[float], crops: tuple[Crop, ...], size: tuple[int, int], mosaic: MosaicSection
-) -> Quadrant:
-    flip, warp = sample_transform(draws, mosaic)
-    grid_size = mosaic.tile[0] * mosaic.grid[0], mosaic.tile[1] * mosaic.grid[1]
-    ys, xs = window_range(grid_size, size)
-    return Quadrant(crops, flip, warp, int(draws[7] * ys), int(draws[8] * xs))
 
 
 def _between(u: float, low: float, high: float) -> float:

@@ -20,8 +20,8 @@ _SECRET_KEY = re.compile(
 def without_secrets(text: object) -> str:
     """Remove credentials and signatures from all URLs in a path or a message.
 
-    This removes user names and passwords before the host, and the parameters of signed URLs. Two signed URLs of one
-    object give equal text.
+    User names and passwords before the host are removed, and so are the parameters of signed URLs. Two signed URLs of
+    one object give equal text.
     """
     return _URL.sub(_without_secrets, str(text))
 
@@ -42,7 +42,7 @@ def printable(text: object) -> str:
 
 
 def to_cell(text: str) -> str:
-    """Return text as a CSV cell, with a quote before text that a spreadsheet would compute as a formula."""
+    """Return text as a CSV cell. Text that a spreadsheet would compute as a formula gets a quote in front."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
@@ -55,14 +55,14 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def escaped(name: str) -> str:
-    """Return a file's name as valid Unicode, with other bytes escaped; different names stay different."""
+    """Return a file's name as valid Unicode, with other bytes escaped. Different names stay different."""
     if re.search(r"[\ud800-\udfff]|\\ud[89a-f]", name):
         name = name.replace("\\", r"\\")
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def file_stem(name: str, most: int = 200) -> str:
-    """Return an `escaped` name of at most `most` bytes; a longer name is cut and ends with a digest."""
+    """Return an `escaped` name of at most `most` bytes. A longer name is cut, and its digest is added."""
     data = escaped(name).encode()
     if len(data) <= most:
         return data.decode()

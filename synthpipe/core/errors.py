@@ -17,7 +17,7 @@ from synthpipe.core.display import without_secrets
 
 _SIGNS_OF_FULL_MEMORY = (
     "DefaultCPUAllocator",
-    "CUDA error: out of memory",  # the driver: contexts, page-locked memory
+    "CUDA error: out of memory",  # from the driver, for contexts and page-locked memory
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
@@ -54,7 +54,7 @@ _REFUSALS = {
     "SignatureDoesNotMatch": "check the secret key (AWS_SECRET_ACCESS_KEY, or your profile)",
     "TokenRefreshRequired": _EXPIRED,
 }
-_RIGHT_TO = {  # the permission that a request to S3 needs, if its name differs from the request's
+_RIGHT_TO = {  # permissions that requests to S3 need, where the names of permission and request differ
     "CompleteMultipartUpload": "PutObject",
     "CreateMultipartUpload": "PutObject",
     "DeleteObjects": "DeleteObject",
@@ -66,7 +66,7 @@ _RIGHT_TO = {  # the permission that a request to S3 needs, if its name differs 
 
 
 class SynthpipeError(Exception):
-    """Base class of all errors that synthpipe explains to users; messages never contain credentials of a URL."""
+    """Base class of all errors that synthpipe explains to users. Messages never contain credentials of a URL."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(without_secrets(message))
@@ -97,7 +97,7 @@ class StaleRunError(SynthpipeError, RuntimeError):
 
 
 class FilterError(SynthpipeError, RuntimeError):
-    """The filter model cannot be trained, or accepts too few composites."""
+    """The filter cannot be trained, or accepts too few composites."""
 
 
 class ClusterError(SynthpipeError, RuntimeError):
@@ -113,7 +113,7 @@ class MissingPackageError(SynthpipeError, ImportError):
 
 
 def explain(error: ValueError) -> str:
-    """Return one line about invalid data; for a pydantic error, the first wrong key, its value and the fault."""
+    """Return one line about invalid data. For a pydantic error, name the first wrong key, its value and the fault."""
     errors: Any = getattr(error, "errors", None)
     if errors is None:
         return str(error)
@@ -137,9 +137,9 @@ def first_of(names: Sequence[str]) -> str:
 
 
 def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
-    """Return one line for each kind of problem, with the first file that has it and the names of the next files.
+    """Return one line for each kind of problem, with the first file, and the names of some other files.
 
-    Two problems are of one kind if their texts differ only in numbers.
+    Two problems are of the same kind if their texts differ only in numbers.
     """
     kinds: dict[str, list[tuple[Path, str]]] = {}
     for path, reason in problems:
@@ -154,10 +154,10 @@ def each_kind_once(problems: Iterable[tuple[Path, str]]) -> str:
 
 
 def is_of_memory(error: BaseException) -> bool:
-    """Whether an error means that the memory of a GPU or a CPU was full; GPU libraries raise several such errors."""
+    """Return whether an error means that the memory of a GPU or a CPU was full."""
     return (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"  # torch's class, found by its name: loading torch takes seconds
+        or type(error).__name__ == "OutOfMemoryError"  # torch's class; importing torch would take seconds
         or (isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY))
     )
 
@@ -176,7 +176,7 @@ def code_of(error: BaseException) -> str | None:
 
 
 def _of_request(error: BaseException, name: str) -> Any:
-    """Return an attribute of an S3 client's exception, which s3fs makes the cause of its own exception."""
+    """Return an attribute of an S3 client's exception. s3fs raises its own exception from the client's."""
     return getattr(error, name, None) or getattr(error.__cause__, name, None)
 
 
@@ -199,12 +199,12 @@ def cure_of(error: BaseException) -> str | None:
 
 
 def is_of_access(error: BaseException) -> bool:
-    """Whether an error is about permissions, limits or the network, and not about stored content."""
+    """Return whether an error is about permissions, limits or the network, and not about stored content."""
     of_access = isinstance(error, PermissionError | ConnectionError | TimeoutError) or is_of_client(error)
     of_access = of_access or code_of(error) in _REFUSALS
     return of_access or getattr(error, "errno", None) in _RIGHTS | _LIMITS | _NETWORK
 
 
 def is_of_client(error: BaseException) -> bool:
-    """Whether an exception class belongs to the client package of an object store."""
+    """Return whether an exception is from the client package of an object store."""
     return type(error).__module__.split(".")[0] in _CLIENTS

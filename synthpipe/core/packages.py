@@ -7,17 +7,17 @@ import importlib.util
 from synthpipe.core.errors import MissingPackageError
 
 TORCH = ("huggingface-hub", "safetensors", "timm", "torch", "torchmetrics", "torchvision")
-"""Packages that the filter and the segmentation stage need; `requirements/render.txt` leaves them out."""
+"""Packages that the filter and the segmentation stage need. `requirements/render.txt` leaves these out."""
 
 TRAIN = ("lightning", "matplotlib", "segmentation-models-pytorch", "tensorboard")
-"""More packages that the segmentation stage needs: the extra ``train``."""
+"""More packages that the segmentation stage needs (the extra ``train``)."""
 
 GPU = ("numba-cuda",)
-"""More packages that rendering on a GPU needs: the extra ``gpu``."""
+"""More packages that rendering on a GPU needs (the extra ``gpu``)."""
 
 
 def absent(*packages: str) -> list[str]:
-    """Return the packages that are not installed; nothing is imported."""
+    """Return the packages that are not installed. Nothing is imported."""
     return [package for package in packages if not _is_found(package)]
 
 
@@ -29,7 +29,7 @@ def require(what: str, *packages: str) -> None:
     what : str
         The feature that needs the packages; the message begins with this text.
     packages : str
-        Their names for pip.
+        Names of packages, as pip knows them.
 
     Raises
     ------

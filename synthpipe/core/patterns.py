@@ -15,7 +15,7 @@ from synthpipe.core.errors import ConfigError
 _LONGEST = 200
 _SECONDS = 4
 _NAMES_A_SECOND = 10_000
-# Python's regular expressions have no time limit, but a separate process can be stopped
+# Python cannot stop a search with a regular expression, but a separate process can be stopped
 _SEARCH = """
 import json, re, signal, sys
 pattern, group, seconds, names = json.load(sys.stdin)
@@ -29,9 +29,10 @@ for name in names:
 
 
 def pattern_fault(pattern: str, group: str | None = None) -> str | None:
-    """Return the fault of a regular expression, or None.
+    """Return the fault of a regular expression, or None if the expression can be used.
 
-    Its group `group` holds a label; without `group`, its first group holds the slide.
+    A pattern for labels must have a group with the name `group`. A pattern for slides needs a group; then `group` is
+    None.
     """
     if len(pattern) > _LONGEST:
         return f"has {len(pattern)} characters, expected at most {_LONGEST}"
@@ -47,7 +48,7 @@ def pattern_fault(pattern: str, group: str | None = None) -> str | None:
 
 
 def find_groups(pattern: str, names: Sequence[str], group: str | None = None) -> list[str]:
-    """Return the text that a pattern's first group, or `group`, matches in each name; empty where nothing matches.
+    """Return the text that `group`, or the first group, matches in each name. The text is empty without a match.
 
     Raises
     ------

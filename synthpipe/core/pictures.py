@@ -24,7 +24,7 @@ def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45)
     image : (H, W, 3) uint8
         RGB.
     mask : (H, W) uint8
-        Class indices; background and lost pixels do not change.
+        Class indices. Background and lost pixels of the image do not change.
     taxonomy : Taxonomy
         Classes and their colours.
     opacity : float
@@ -33,7 +33,7 @@ def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45)
     Returns
     -------
     (H, W, 3) uint8
-        RGB. Contours are one pixel wide, inside their class, where the class meets another value of the mask.
+        RGB. Contours are one pixel wide. They are inside their class, where it meets another value of the mask.
 
     Raises
     ------
@@ -55,32 +55,32 @@ def overlay(image: Image, mask: Mask, taxonomy: Taxonomy, opacity: float = 0.45)
 
 
 def strips(height: int) -> Iterator[slice]:
-    """Yield slices of some rows each, so that computing on high pictures needs little memory."""
+    """Yield slices of some rows. Computing slice by slice needs little memory, even for high pictures."""
     for start in range(0, height, _STRIP):
         yield slice(start, min(height, start + _STRIP))
 
 
 def png(image: Image) -> bytes:
-    """Return an RGB picture, (H, W, 3) uint8, as PNG; equal pictures give equal bytes."""
+    """Return an RGB picture, (H, W, 3) uint8, as PNG. Equal pictures give equal bytes."""
     return _encoded(Pillow.fromarray(image))
 
 
 def palette_png(mask: Mask, taxonomy: Taxonomy) -> bytes:
-    """Return a mask as a PNG whose pixel values are class indices and whose palette has the taxonomy's colours."""
+    """Return a mask as PNG. Pixel values are class indices, and the palette has the colours of the taxonomy."""
     picture = Pillow.fromarray(mask)
     picture.putpalette(taxonomy.palette())
     return _encoded(picture)
 
 
 def jpeg(image: Image, quality: int = 90) -> bytes:
-    """Return an RGB picture, (H, W, 3) uint8, as JPEG, for pages with hundreds of pictures."""
+    """Return an RGB picture, (H, W, 3) uint8, as JPEG. Pages with hundreds of pictures use JPEG."""
     buffer = io.BytesIO()
     Pillow.fromarray(image).save(buffer, format="JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """Return a data URI, which puts a picture into a page itself; `kind` is its media type, such as ``image/png``."""
+    """Return a data URI, so that a page can contain a picture. `kind` is the media type, such as ``image/png``."""
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -90,7 +90,7 @@ def colors_of(taxonomy: Taxonomy) -> NDArray[np.uint8]:
 
 
 def edges(mask: Mask) -> NDArray[np.bool_]:
-    """Return (H, W) bool: pixels that have a neighbour with another value above, below, left or right."""
+    """Return (H, W) bool: True where the pixel above, below, left or right has another value."""
     padded = np.pad(mask, 1, mode="edge")
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     found: NDArray[np.bool_] = np.logical_or.reduce([neighbour != mask for neighbour in around])

@@ -12,7 +12,7 @@ class Advance(Protocol):
     """Callback that counts finished steps of a stage."""
 
     def __call__(self, steps: int, remark: str = "") -> None:
-        """Count `steps` more finished steps; `remark` is a short text about the work so far."""
+        """Count `steps` more finished steps. `remark` is a short text about the work so far."""
 
 
 class Reporter(Protocol):
@@ -38,7 +38,7 @@ class Silent:
 
 @contextmanager
 def throttled(advance: Callable[[int], None], seconds: float = 1.0) -> Iterator[Callable[[int], None]]:
-    """Yield a callback that adds up steps, and passes the sum to `advance` at most once in `seconds` and at the end."""
+    """Yield a callback that counts steps. `advance` gets the counts at most once in `seconds`, and at the end."""
     pending, last = 0, time.monotonic()
 
     def add(steps: int) -> None:

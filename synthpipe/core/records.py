@@ -1,7 +1,7 @@
 """The frozen records that pass between the packages of synthpipe.
 
-A *recipe* holds all sampled numbers of a composite, and all constants that its rendering needs. With the same donors it
-always gives the same pixels; rendering needs neither a random generator nor the pipeline file.
+A *recipe* holds all sampled numbers of a composite, and all constants that rendering needs. The same recipe and donors
+always give the same pixels. Rendering needs neither a random generator nor the pipeline file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STRATEGIES: tuple[Strategy, ...] = ("mosaic", "bezier")
 
 Flip = Literal["none", "horizontal", "vertical", "both"]
 
-# limits of recipes, which may come from strangers: wide enough for every pipeline
+# Recipes may come from strangers, so they have limits. Recipes of all pipelines are within these limits.
 _MOST_PIXELS = 1 << 26  # of a grid image
 _Index = Annotated[int, Field(ge=0, lt=1 << 63)]
 _Position = Annotated[int, Field(ge=0, le=1 << 20)]
@@ -52,18 +52,17 @@ class PatchRef:
     id : str
         Path below the data set's training folder, with forward slashes. It stays the same when the data set moves.
     path : str
-        Where the file is now, without credentials and signatures.
+        Current path or URL of the file, without credentials and signatures.
     sha256 : str
         Digest of the file's bytes.
     classes : tuple of int
-        The classes that occur in it, in index order.
+        The classes that occur in the patch, in index order.
     height, width : int
-        Its size in pixels.
+        Size in pixels.
     group : str
-        The slide or patient it was cut from: the unit of every split.
+        The slide or patient of the patch. Splits never separate patches of one group.
     secret_url : str, optional
-        The URL of `path` with the credentials or the signature that reading needs. Keep it in memory; never show or
-        store it.
+        The URL of `path` with the credentials or the signature that reading needs. Never show or store this URL.
     """
 
     id: str
@@ -77,7 +76,7 @@ class PatchRef:
 
     @property
     def single_class(self) -> bool:
-        """Whether the patch has one class, and so may donate pixels: the class of each pixel is known."""
+        """Whether the patch has one class. Then the class of each pixel is known, and the patch can be a donor."""
         return len(self.classes) == 1
 
 
@@ -90,12 +89,12 @@ class Donor:
     id, group : str
         As in its `PatchRef`.
     label : int
-        Its class index.
+        Class index of the donor.
     image : (H, W, 3) uint8
         RGB.
     mask : (H, W) uint8, or None
-        `label`, or the background index where the patch shows glass. None, or `label` everywhere, if the pipeline does
-        not look for glass.
+        `label`, or the background index where the patch shows glass. If the pipeline does not look for glass, the mask
+        is None, or `label` everywhere.
     """
 
     id: str
@@ -107,7 +106,7 @@ class Donor:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """The window of a donor patch that fills one tile; the recipe's `tile` is its size."""
+    """The window of a donor patch that fills one tile. The recipe's `tile` is the size of the window."""
 
     patch: str
     y: _Position
@@ -118,7 +117,7 @@ class Crop:
 class ShiftScaleRotate:
     """Rotate and scale an image about its centre, then shift it.
 
-    `angle` is in degrees, counter-clockwise; `scale` is a factor; the shifts are fractions of height and width.
+    `angle` is in degrees, counter-clockwise. `scale` is a factor. The shifts are fractions of height and width.
     """
 
     angle: Annotated[float, Field(ge=-180, le=180)]
@@ -129,9 +128,10 @@ class ShiftScaleRotate:
 
 @dataclass(frozen=True, slots=True)
 class Quadrant:
-    """One grid image of a Mosaic and the window of it that fills a quadrant.
+    """One grid image of a Mosaic, and the window of this image that fills a quadrant.
 
-    `tiles` are in row order. The flip comes first, then `warp`; ``(y, x)`` is the window's corner in the result.
+    `tiles` are in row order. The grid image is flipped, then warped. ``(y, x)`` is the window's upper left corner in
+    the result.
     """
 
     tiles: tuple[Crop, ...]
@@ -145,8 +145,8 @@ class Quadrant:
 class MosaicRecipe:
     """A Mosaic composite (method section 2): four transformed grid images around a split point.
 
-    Sizes are (height, width) in pixels; `grid` is (rows, columns) of tiles. The order of the quadrants is upper left,
-    upper right, lower left, lower right.
+    Sizes are (height, width) in pixels. `grid` is the number of (rows, columns) of tiles. The order of the quadrants is
+    upper left, upper right, lower left, lower right.
     """
 
     index: _Index
@@ -159,7 +159,7 @@ class MosaicRecipe:
     strategy: Literal["mosaic"] = "mosaic"
 
     def donors(self) -> Iterator[str]:
-        """Yield the ids of the donor patches; a patch that is used twice comes twice."""
+        """Yield the donor's id for each tile, so the id of a patch that is used twice comes twice."""
         for quadrant in self.quadrants:
             for tile in quadrant.tiles:
                 yield tile.patch
@@ -185,7 +185,7 @@ class BezierRecipe:
     strategy: Literal["bezier"] = "bezier"
 
     def donors(self) -> Iterator[str]:
-        """Yield the ids of the background's donor and of the foreground's donor."""
+        """Yield the ids of the background donor and of the foreground donor."""
         yield self.background
         yield self.foreground
 
@@ -209,7 +209,7 @@ REASONS: tuple[Reason, ...] = ("kept", "looks_synthetic", "too_few_classes", "do
 
 
 def pack(image: Image, mask: Mask | int) -> PackedPixels:
-    """Return an image and its mask, or one mask value for all pixels, as packed pixels, (H, W) uint32."""
+    """Return an image and its mask as packed pixels, (H, W) uint32. `mask` can be one value for all pixels."""
     packed = np.empty((*image.shape[:2], 4), np.uint8)
     packed[..., :3] = image
     packed[..., 3] = mask
@@ -226,7 +226,7 @@ def recipe_to_json(recipe: Recipe) -> str:
 def recipe_from_json(text: str) -> Recipe:
     """Read a recipe that `recipe_to_json` wrote.
 
-    Rendering trusts its recipe, so this refuses a recipe that sampling cannot make.
+    Rendering does not check a recipe, so this function raises an error for recipes that sampling cannot make.
 
     Raises
     ------
@@ -248,7 +248,7 @@ def recipe_from_json(text: str) -> Recipe:
 
 
 def _fields(record: MosaicRecipe | BezierRecipe | Quadrant | Crop | ShiftScaleRotate) -> dict[str, Any]:
-    """Return a record's fields without copies; `dataclasses.asdict` copies deeply, and takes longer than rendering."""
+    """Return a record's fields without copies. `dataclasses.asdict` makes copies and takes longer than rendering."""
     return {name: getattr(record, name) for name in record.__slots__}
 
 

@@ -13,13 +13,13 @@ LOST = 255
 """Mask value of a pixel that was never written. No taxonomy may use it for a class."""
 
 BETWEEN_NAMES = "+;|"
-"""Characters that separate several class names in one text; no class name contains them."""
+"""Characters that separate class names in a text. No class name contains one of these characters."""
 _Byte = Annotated[int, Field(ge=0, le=255)]
 _Color = tuple[_Byte, _Byte, _Byte]
 
 
 def same_name(name: str) -> str:
-    """Return a normal form of a class name, equal for names that differ only in case or Unicode composition."""
+    """Return a class name in a normal form, without differences of case and of Unicode composition."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
@@ -46,8 +46,8 @@ class TissueClass:
 class Taxonomy:
     """The classes of a data set in index order.
 
-    A mask pixel holds the index of its class. The index after the last class is the background: glass, and all other
-    pixels that losses and metrics must ignore.
+    A mask pixel holds the index of its class. The index after the last class is the background: glass and other pixels
+    that losses and metrics must ignore.
     """
 
     classes: Annotated[tuple[TissueClass, ...], Field(min_length=1, max_length=LOST - 1)]
@@ -66,7 +66,7 @@ class Taxonomy:
         return len(self.classes)
 
     def index(self, name: str) -> int:
-        """Return the index of the class with this name or alias; an exact match comes first, then case is ignored.
+        """Return the index of the class with this name or alias. If there is no exact match, case is ignored.
 
         Raises
         ------
@@ -95,12 +95,12 @@ class Taxonomy:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Taxonomy:
-        """Read a taxonomy in the form of `to_json`; other keys are ignored.
+        """Read a taxonomy from the result of `to_json`. Other keys are ignored.
 
         Raises
         ------
         ValidationError
-            The data has another form; this is a ValueError whose errors name the keys.
+            The data are not a taxonomy. This error is a ValueError, and its `errors` name the wrong keys.
         """
         return _READ.validate_python({key: data[key] for key in ("classes", "background_color") if key in data})
 
@@ -111,13 +111,13 @@ class Taxonomy:
 
 
 _LEVELS = range(20, 240, 36)
-_STEP = 151  # prime to the number of colours, so that each comes once, and colours that follow each other differ much
+_STEP = 151  # has no factor in common with the number of colours, so each comes once, and neighbours differ much
 
 
 def distinct_colors() -> Iterator[tuple[int, int, int]]:
-    """Yield a fixed list of different colours without white and black, more than a taxonomy can have classes.
+    """Yield a fixed list of different colours, enough for the largest taxonomy, without white and black.
 
-    The first seven are those of Okabe and Ito (2008), which people with any form of colour vision can distinguish.
+    The first seven colours are from Okabe and Ito (2008). People with any kind of colour vision can distinguish them.
     """
     first = [
         *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-_PER_THREAD = 3  # items; with one item per thread, threads would wait for the slowest item
+_PER_THREAD = 3  # items; with only one item per thread, threads would wait for the slowest item
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,7 +20,7 @@ def available_cores() -> int:
 
 
 def in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Yield the function's result for each item, in order; each thread has at most three items at a time."""
+    """Yield the function's result for each item, in order. At most three items per thread are in work at a time."""
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

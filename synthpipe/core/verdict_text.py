@@ -1,4 +1,4 @@
-"""Explain verdicts in words; the text depends on the stored code and on the rule of curation."""
+"""Explain verdicts in words. The words depend on the stored verdict and on the rule of curation."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ _MEANT: dict[Reason, str] = {
 
 
 def verdict_text(reason: Reason, ranked: bool) -> str:
-    """Return a verdict in words; if scores rank the candidates, ``surplus`` means ranked below the cut."""
+    """Return a verdict in words. `ranked` is True if curation keeps the highest scores (rule ``top_k``)."""
     return "ranked below the cut" if reason == "surplus" and ranked else VERDICT[reason]
 
 
 def rejection_reason(reason: Reason, ranked: bool) -> str:
-    """Return the reason for a verdict that does not keep a candidate; empty for ``kept``."""
+    """Return an explanation of a verdict, or an empty text for ``kept``."""
     if reason == "surplus" and ranked:
         return "enough others have higher scores; rule top_k compares no score with curation.threshold"
     return _MEANT.get(reason, "")
 
 
 def possible_verdicts(ranked: bool, counts: Mapping[Reason, int]) -> list[Reason]:
-    """Return the verdicts that the rule can give, and all other verdicts in `counts`, in the order of `REASONS`."""
+    """Return the verdicts that the rule can give or that `counts` has, in the order of `REASONS`."""
     return [each for each in REASONS if counts.get(each) or not (each == "looks_synthetic" and ranked)]
 
 
 def below_threshold(kept: NDArray[np.float32], threshold: float) -> dict[str, Any] | None:
-    """Count the kept candidates that the filter rejects, in the form that ``build.json`` stores.
+    """Count the kept candidates that the filter rejects, and return the counts as ``build.json`` stores them.
 
     Parameters
     ----------
     kept : (N,) float32
-        Scores of the kept candidates; NaN without a filter.
+        Scores of the kept candidates. NaN without a filter.
     threshold : float
         The filter accepts scores above the threshold.
 
     Returns
     -------
     dict or None
-        ``kept``: number of kept candidates; ``count``: number of them that score at most the threshold; ``lowest``:
-        the lowest score. None if all scores are above the threshold.
+        ``kept`` is the number of kept candidates. ``count`` is the number of those that score at most the threshold.
+        ``lowest`` is the lowest score. None if all scores are above the threshold.
     """
     count = int(np.count_nonzero(kept <= threshold))
     return {"count": count, "kept": len(kept), "lowest": float(kept.min())} if count else None
 
 
 def below_threshold_warning(strategy: str, below: Mapping[str, Any], threshold: float) -> str:
-    """Return a warning about kept composites that the filter rejects; `below` comes from `below_threshold`."""
+    """Return a warning about kept composites that the filter rejects. `below` comes from `below_threshold`."""
     return (
         f"{below['count']:,} of the {below['kept']:,} kept {STRATEGY[strategy]} composites score no more than "
         f"curation.threshold ({threshold:g}), the lowest {below['lowest']:.3f}: the filter rejects them, but rule "

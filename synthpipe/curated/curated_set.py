@@ -18,6 +18,7 @@ from synthpipe.curated.description import Sample
 from synthpipe.curated.indexing import many_indices, one_index
 from synthpipe.curated.napari import LayerData
 from synthpipe.curated.opening import open_store, store_at
+from synthpipe.curated.pixels import Pixels
 from synthpipe.curated.splits import By, Split, split_set
 from synthpipe.curated.weights import WeightKind, class_weights, sample_weights
 from synthpipe.files.locations import Location, parse_location
@@ -102,6 +103,11 @@ class CuratedSet:
     def is_whole(self) -> bool:
         """Whether the set has all samples of the store, in their order."""
         return np.array_equal(self.indices, np.arange(len(self._pixels)))
+
+    @property
+    def pixels(self) -> Pixels:
+        """The pixels of all samples of the store; those of this set are at `indices`."""
+        return self._pixels
 
     @property
     def arrays(self) -> dict[str, zarr.Array[Any]]:

@@ -94,12 +94,17 @@ class FreshDataset(CuratedDataset):
         rank: int | None = None,
         world: int | None = None,
         weights: NDArray[np.float64] | None = None,
+        device: str | None = None,
     ) -> ResumableLoader:
         """Return a loader of whole batches of fresh composites; `CuratedDataset.loader` explains the parameters.
 
         The seed is also that of the stream. A filter on a GPU needs `workers` 0. With `weights`, composites take the
-        places of the drawn samples, and match rare classes too.
+        places of the drawn samples, and match rare classes too. `device` must be None: CPUs render fresh composites.
         """
+        if device is not None:
+            raise ConfigError(
+                f"device: got {device!r}, but CPUs render fresh composites; leave out device, and copy batches to the GPU"
+            )
         if workers and self.stream.filter and self.stream.filter.device != "cpu":
             raise ConfigError(
                 f"workers: got {workers} for fresh composites {self.fresh}, which worker processes cannot use; give "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synthpipe.compose import SAMPLER_VERSION, Donors, render, sample
+from synthpipe.compose import SAMPLER_VERSION, Block, Donors, render, render_block, sample, sample_block
 from synthpipe.config.pipeline import Pipeline
 from synthpipe.config.pipeline_file import from_keys
 from synthpipe.core.errors import ConfigError, MissingDonorError, StoreError
@@ -72,8 +72,8 @@ class Renderer:
         vars(self).update(state)
         self._forget()
 
-    def render(self, strategy: Strategy, index: int, image: Image | None = None, mask: Mask | None = None) -> Composite:
-        """Sample and render candidate `index` of a strategy; see `compose.render`.
+    def render(self, strategy: Strategy, index: int) -> Composite:
+        """Sample and render candidate `index` of a strategy.
 
         Raises
         ------
@@ -84,7 +84,7 @@ class Renderer:
         """
         donors = self.donors()
         try:
-            return render(sample(self.pipeline, strategy, index, donors), donors, image, mask)
+            return render(sample(self.pipeline, strategy, index, donors), donors)
         except KeyError as error:
             raise MissingDonorError(
                 f"{self._path}: {strategy} {index} cannot be rendered: the set has no pixels of its donor {error}; if "
@@ -92,6 +92,24 @@ class Renderer:
             ) from error
         except (ValueError, IndexError) as error:
             raise damaged(self._path, f"{strategy} {index} cannot be rendered: {error}") from error
+
+    def sample(self, strategy: Strategy, indices: NDArray[np.int64]) -> Block:
+        """Sample candidates of a strategy; the set has the pixels of their donors.
+
+        Raises
+        ------
+        MissingDonorError, StoreError
+            As for `render`.
+        """
+        donors = self.donors()
+        try:
+            block = sample_block(self.pipeline, strategy, indices, donors)
+            block.bank.numbers(block.drawn)
+        except (KeyError, ValueError, IndexError):
+            for index in indices.tolist():
+                self.render(strategy, index)  # the error names the composite
+            raise
+        return block
 
     def donors(self) -> Donors:
         """Return the donors of the set, which are loaded at the first call."""
@@ -146,10 +164,17 @@ class RenderedPixels:
         canvas = self.renderer.pipeline.canvas
         images = np.empty((len(samples), *canvas, 3), np.uint8) if images is None else images
         masks = np.empty((len(samples), *canvas), np.uint8) if masks is None else masks
-        for number, each in enumerate(samples):
-            strategy = STRATEGIES[self._strategies[each]]
-            self.renderer.render(strategy, int(self._origins[each]), images[number], masks[number])
+        for rows, block in self.blocks(samples):
+            render_block(block, images, masks, rows)
         return images, masks
+
+    def blocks(self, samples: Sequence[int]) -> Iterator[tuple[NDArray[np.int64], Block]]:
+        """Sample the recipes of samples; yield a block for each strategy, and its positions in `samples`."""
+        chosen = np.asarray(samples, np.int64)
+        codes, origins = self._strategies[chosen], self._origins[chosen]
+        for code in np.unique(codes).tolist():
+            rows = np.flatnonzero(codes == code)
+            yield rows, self.renderer.sample(STRATEGIES[code], origins[rows])
 
     def read_masks(self, samples: Sequence[int]) -> Mask:
         return self.read(samples)[1]

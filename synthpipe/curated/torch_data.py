@@ -15,9 +15,11 @@ from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_in
 from synthpipe.core.errors import ConfigError
 from synthpipe.core.records import Image, Mask
 from synthpipe.curated.ranks import share_of
+from synthpipe.pretrained.devices import choose_device
 
 if TYPE_CHECKING:
     from synthpipe.curated.curated_set import CuratedSet
+    from synthpipe.curated.device_batches import DeviceBatches
 
 Transform = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -122,6 +124,7 @@ class CuratedDataset(Dataset[Tensors]):
         rank: int | None = None,
         world: int | None = None,
         weights: NDArray[np.float64] | None = None,
+        device: str | None = None,
     ) -> ResumableLoader:
         """Return a loader of whole batches in random order. It can resume in the middle of an epoch.
 
@@ -138,15 +141,34 @@ class CuratedDataset(Dataset[Tensors]):
             torch.distributed says, or the variables that torchrun and Slurm set.
         weights : (N,) float64, optional
             Probabilities to draw samples with, with replacement, such as `CuratedSet.sample_weights`.
+        device : str, optional
+            A GPU, such as ``cuda``: batches are on it, and it renders virtual composites. Not with `workers` or a
+            transform.
 
         Raises
         ------
         ConfigError
             The set has not one batch for each process, `weights` are no probabilities of its samples, or `rank` and
-            `world` are not those of the processes that were started.
+            `world` are not those of the processes that were started. Or this machine has no such device, or it is
+            given with `workers` or a transform.
+        GpuError
+            The GPU has too little memory for the donors of a virtual set, or numba-cuda is missing.
         """
         rank, world = share_of(rank, world)
-        return ResumableLoader(self, Epochs(len(self), batch_size, seed, rank, world, weights), workers)
+        epochs = Epochs(len(self), batch_size, seed, rank, world, weights)
+        return ResumableLoader(self, epochs, workers, self._gpu(device, workers))
+
+    def _gpu(self, name: str | None, workers: int) -> torch.device | None:
+        """Return the GPU that renders batches, or None if the CPU does."""
+        if name is None or name == "cpu":
+            return None
+        if workers or self._transform:
+            found = f"workers={workers}" if workers else "a transform"
+            raise ConfigError(
+                f"device={name!r} with {found}: one process makes the batches of a GPU, without a transform; leave out "
+                "one of the two"
+            )
+        return choose_device(name)
 
     def _transformed(self, image: Image, mask: Mask, index: int) -> Tensors:
         assert self._transform  # nosec B101 # for mypy: called only where there is one
@@ -216,7 +238,9 @@ class ResumableLoader:
     numbers of a `transform` are not.
     """
 
-    def __init__(self, dataset: CuratedDataset, epochs: Epochs, workers: int) -> None:
+    def __init__(
+        self, dataset: CuratedDataset, epochs: Epochs, workers: int, device: torch.device | None = None
+    ) -> None:
         self._epochs = epochs
         self._identity = {
             "curated": dataset.curated.digest,
@@ -225,7 +249,13 @@ class ResumableLoader:
             "weights": None if epochs.weights is None else hashlib.sha256(epochs.weights.tobytes()).hexdigest(),
             "fresh": dataset.fresh,
         }
-        self._loader: DataLoader[Any] = DataLoader(
+        self._loader: DataLoader[Any] | DeviceBatches
+        if device:
+            from synthpipe.curated.device_batches import DeviceBatches  # loads compiled kernels
+
+            self._loader = DeviceBatches(dataset, epochs, device)
+            return
+        self._loader = DataLoader(
             dataset,
             batch_sampler=epochs,
             num_workers=workers,

@@ -12,9 +12,10 @@ __all__ = ["CheckResult", "examine"]
 
 
 def examine(directory: Location) -> Iterator[CheckResult]:
-    """Check this machine, and yield each result at once; `directory` is where runs will be built.
+    """Check this machine for builds in `directory`, and yield each result at once.
 
-    Test files are removed from `directory`. If a check raises, its error is a result too, and the other checks follow.
+    Test files are removed from `directory`. If a check raises an error, the error becomes a result, and the other
+    checks still run.
     """
     yield from checked("Python", python)
     yield from checked("packages", packages)

@@ -20,11 +20,11 @@ class CheckResult:
     what : str
         Subject of the check, such as ``Python``.
     state : {"fine", "note", "wrong"}
-        ``note`` means that the subject works, with some limit.
+        ``note`` means that the subject works, but not fully.
     found : str
         State of the subject in words.
     cure : str
-        Advice; empty if nothing is wrong.
+        Advice. Empty if nothing is wrong.
     """
 
     what: str
@@ -34,7 +34,7 @@ class CheckResult:
 
 
 def checked(what: str, check: Callable[[], CheckResult | Iterable[CheckResult]]) -> Iterator[CheckResult]:
-    """Run a check and yield its results; if the check raises, for example for a missing package, yield that error."""
+    """Run a check and yield its results. If the check raises an error, yield the error as a result."""
     try:
         found = check()
         yield from (found,) if isinstance(found, CheckResult) else found

@@ -1,4 +1,4 @@
-"""Check Python and the packages; this module imports only `packaging`, because other packages may be missing."""
+"""Check Python and the packages. This module imports only `packaging`, because other packages may be missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from packaging.specifiers import SpecifierSet
 from synthpipe.core.packages import TORCH, absent
 from synthpipe.doctor.check_result import CheckResult
 
-_SAME_BYTES = {"opencv-python-headless": SpecifierSet("<5")}  # newer versions warp to other bytes, and more slowly
+# newer versions warp images to other bytes, and more slowly
+_SAME_BYTES = {"opencv-python-headless": SpecifierSet("<5")}
 
 
 def python() -> CheckResult:
@@ -23,7 +24,7 @@ def python() -> CheckResult:
     found = f"{platform.python_version()} at {sys.executable}"
     if _version("synthpipe") is None:
         cure = "run pip install . in the folder of synthpipe"
-        return CheckResult("Python", "wrong", f"{found}; synthpipe is not installed, only its files are found", cure)
+        return CheckResult("Python", "wrong", f"{found}; synthpipe is not installed, only its files are here", cure)
     wanted = metadata.metadata("synthpipe")["Requires-Python"]
     if platform.python_version() in SpecifierSet(wanted):
         return CheckResult("Python", "fine", found)
@@ -74,7 +75,7 @@ def extras() -> Iterator[CheckResult]:
 
 
 def _renders_only() -> bool:
-    """Whether this environment can only render, because torch is missing (`requirements/render.txt`)."""
+    """Return whether this environment can only render, because torch is missing (`requirements/render.txt`)."""
     return bool(absent("torch"))
 
 

@@ -21,7 +21,7 @@ from synthpipe.files.lock import held
 from synthpipe.files.scratch import ANOTHER_LOCATION, has_locks, private_directory
 from synthpipe.storage.direct_io import ObjectWriter
 
-_ENOUGH_SPACE = 20 << 30  # bytes: about 100,000 composites of 224 px
+_ENOUGH_SPACE = 20 << 30  # bytes; enough for about 100,000 composites of 224 px
 _LARGE, _BLOCK = 256 << 20, 4 << 20  # bytes of the large test object, and of each block that is written
 _TRIAL = Kind("trial", ("large",))
 _SMALL_OBJECTS = 20
@@ -29,12 +29,12 @@ _SLOW, _SLOW_OBJECT = 50e6, 0.1  # bytes per second; seconds per small object
 
 
 def machine(directory: Location) -> Iterator[CheckResult]:
-    """Check this machine for builds in `directory`; all test files are removed."""
+    """Check this machine for builds in `directory`. All test files are removed."""
     scratch = Path(tempfile.gettempdir())
     yield from checked("kernels", kernels)
     yield from checked(
         "scratch disk",
-        lambda: free_space("scratch disk", scratch, "set TMPDIR, or give --scratch, to a disk with more space"),
+        lambda: free_space("scratch disk", scratch, "set TMPDIR or --scratch to a folder on a disk with more space"),
     )
     yield from checked("scratch locks", scratch_locks)
     if isinstance(directory, Path):
@@ -78,7 +78,7 @@ def storage(directory: Location) -> Iterator[CheckResult]:
 
 
 def locks(folder: Location) -> CheckResult:
-    """Check whether file locks work in a folder, by locking its file ``large`` twice."""
+    """Check whether file locks work in a folder. The check locks the file ``large`` twice."""
     if not isinstance(folder, Path):
         return CheckResult("locks", "fine", "a build can hold its run")
     with (folder / "large").open("rb+") as first, (folder / "large").open("rb+") as second:
@@ -91,8 +91,8 @@ def locks(folder: Location) -> CheckResult:
         except OSError as error:
             found = f"no flock: {error.strerror}"
     cure = (
-        "instead, a build renews its file .lock every 10 s; after a build was killed, the next build waits half a "
-        "minute, and `synthpipe status` knows the holder of a run only from .lock"
+        "instead, a build renews its file .lock every 10 s; if a build is killed, the next build waits half a minute; "
+        "`synthpipe status` knows the holder of a run only from .lock"
     )
     return CheckResult("locks", "note", found, cure)
 
@@ -185,10 +185,10 @@ def _remove(folder: Location, made: list[Path]) -> None:
 
 
 def _missing(path: Location) -> list[Path]:
-    """Return a path and the folders above it that do not exist; the innermost comes first."""
+    """Return those of a path and the folders above it that do not exist, innermost first."""
     return [each for each in (path, *path.parents) if not each.exists()] if isinstance(path, Path) else []
 
 
 def _existing(path: Path) -> Path:
-    """Return a path, or the nearest folder above it that exists."""
+    """Return a path if it exists, else the nearest existing folder above it."""
     return next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())

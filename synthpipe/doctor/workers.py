@@ -1,4 +1,4 @@
-"""Checks of the cores, memory and GPUs for workers on this machine, and of Dask."""
+"""Check this machine's cores, memory and GPUs for workers, and check Dask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def workers() -> Iterator[CheckResult]:
 
 
 def processor() -> CheckResult:
-    """Check the cores, and the memory of each worker when there is one per core."""
+    """Check the number of cores, and the memory of a worker if there is one worker per core."""
     cores = available_cores()
     memory = available_memory()
     share = memory // cores
@@ -40,7 +40,7 @@ def processor() -> CheckResult:
 def gpu() -> CheckResult:
     """Check whether torch uses the GPUs of this machine."""
     if not shutil.which("nvidia-smi"):
-        cure = "the filter trains on the CPU, fast enough for small networks; or join a cluster with GPUs (--scheduler)"
+        cure = "the filter trains on the CPU, fast enough for small networks; or use a cluster with GPUs (--scheduler)"
         return CheckResult("GPU", "note", "no NVIDIA driver", cure)
     if absent("torch"):
         return CheckResult("GPU", "note", "a driver, but torch is not installed", "rendering needs no GPU")

@@ -27,9 +27,9 @@ ANNOTATIONS = "annotations/instances.json"
 class CocoRuns:
     """COCO's format: ``images/KEY.png`` and ``annotations/instances.json``, with one annotation per class and image.
 
-    A segmentation is a run-length encoding, as in pycocotools: going down the columns, the lengths of runs outside and
-    inside the class alternate. Category ``1`` is class 0. Pixels without an annotation are background, and must be
-    ignored. For readers of few images, each part has its own file in ``annotations/parts/``.
+    A segmentation is a run-length encoding, as in pycocotools. Runs go down the columns; runs outside and inside the
+    class alternate. Category ``1`` is class 0. Pixels without an annotation are background, and must be ignored. Each
+    part also has its own file in ``annotations/parts/``, for users who read few images.
     """
 
     description: Description
@@ -115,12 +115,12 @@ class CocoRuns:
         )
 
     def categories(self) -> list[dict[str, Any]]:
-        """Return the classes as COCO's categories; class 0 is category 1."""
+        """Return the classes as COCO's categories. Class 0 is category 1."""
         names = self.description.taxonomy.names
         return [{"id": label + 1, "name": name, "supercategory": "tissue"} for label, name in enumerate(names)]
 
     def _about(self) -> dict[str, Any]:
-        """Return the keys ``info`` and ``licenses``, which COCO's tools need; the license is in the data card."""
+        """Return the keys ``info`` and ``licenses``, which COCO's tools need. The data card has the real license."""
         return {"info": {"description": "synthpipe", "version": self.description.fingerprint}, "licenses": []}
 
     def _image(self, entry: Entry) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class CocoRuns:
         return Copy(image["key"], pixels, mask, tuple(image["labels"]), about)
 
     def _merged(self, folder: Location, parts: int) -> Iterator[bytes]:
-        """Yield the content of the whole file, from the files of all parts; only one of these is in memory."""
+        """Yield the content of the whole file from the files of all parts. Only one part is in memory at a time."""
         yield _json({**self._about(), "categories": self.categories()}).removesuffix(b"}")
         for key in ("images", "annotations"):
             yield f',\n"{key}":['.encode()
@@ -166,7 +166,7 @@ class CocoRuns:
 
 
 def runs_of(inside: NDArray[np.bool_]) -> list[int]:
-    """Return the lengths of runs of False and of True in (H, W) bool, in turn, going down the columns."""
+    """Return run lengths of (H, W) bool, down the columns. Runs of False and True alternate, and False is first."""
     flat = inside.ravel(order="F")
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths: list[int] = np.diff(ends, prepend=0, append=flat.size).tolist()
@@ -184,7 +184,7 @@ def from_runs(counts: list[int], size: tuple[int, int]) -> NDArray[np.bool_]:
     height, width = size
     if sum(counts) != height * width:
         raise StoreError(
-            f"a segmentation has {sum(counts)} pixels, expected {height} x {width} pixels; export into another folder"
+            f"a segmentation has {sum(counts)} pixels, expected {height} x {width}; export into another folder"
         )
     values = np.arange(len(counts)) % 2 == 1
     return np.repeat(values, counts).reshape((height, width), order="F")

@@ -55,7 +55,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A range of entries that is written, recorded and resumed as a whole; `of` is the number of all parts."""
+    """A range of entries that is written, recorded and resumed as a whole. `of` is the number of all parts."""
 
     number: int
     of: int
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Copy:
-    """A sample read back from an export; fields that the form does not store are None."""
+    """A sample that was read back from an export. Fields that the form does not store are None."""
 
     key: str
     image: Image
@@ -91,11 +91,11 @@ def entry(curated: CuratedSet, position: int) -> Entry:
 
 
 def part_of(curated: CuratedSet, number: int, size: int) -> Part:
-    """Return part `number` of a set, if each part has `size` samples; the last part may have fewer."""
+    """Return part `number` of a set that is cut into parts of `size` samples. The last part may have fewer."""
     positions = range(number * size, min((number + 1) * size, len(curated)))
     return Part(number, math.ceil(len(curated) / size), tuple(entry(curated, position) for position in positions))
 
 
 def unicode(name: str) -> str:
-    """Escape bytes of a name that are not Unicode, because formats of other tools cannot store them."""
+    """Escape the bytes of a name that are not Unicode. Other tools cannot store such bytes."""
     return name.encode("utf-8", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""Export a curated set: write parts in parallel, resume them, and then write the files of the whole set."""
+"""Export a curated set. Write or resume its parts in parallel, then write the files of the whole set."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ PART = 1000
 class Exported:
     """The numbers of a finished export.
 
-    `kept` is the number of parts that existed already. `read_back` has the packages that read the parts back.
+    `kept` is the number of parts that an earlier export wrote. `read_back` names the packages that read the parts back.
     """
 
     composites: int
@@ -81,7 +81,7 @@ def export(
     name : str
         The form, one of `FORMS`.
     folder : Path or UPath
-        Output folder: new, empty, or begun with the same arguments.
+        Output folder: new, empty, or with an interrupted export of the same set and settings.
     reporter : Reporter
         Reports the progress.
     part : int
@@ -165,7 +165,7 @@ def _write_parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: in
     count = math.ceil(len(job.curated) / job.part_size)
     before = {number: record for number, record in ledger.parts.items() if number in range(count)}
     ledger.parts, ledger.finished, kept = dict(before), False, 0
-    ledger.write()  # first, so that the folder is marked as an export even if this process is killed early
+    ledger.write()  # marks the folder as an export, even if this process is killed early
     parts = {number: before.get(number) for number in range(count)}
     with reporter.stage("export", len(job.curated)) as advance, _pool(job, min(workers, count)) as pool:
         try:
@@ -183,7 +183,7 @@ def _write_parts(job: ExportJob, ledger: Ledger, reporter: Reporter, workers: in
 
 @contextmanager
 def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Yield a pool of worker processes; if the block raises, the workers stop at the next composite.
+    """Yield a pool of worker processes. If the block raises an error, the workers stop at the next composite.
 
     With no workers, prepare this process for the job and yield None.
     """
@@ -205,7 +205,7 @@ def _pool(job: ExportJob, workers: int) -> Iterator[ProcessPoolExecutor | None]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Start processes in this block with SIGINT and SIGTERM blocked, because the pool's `stop` event ends them."""
+    """Block SIGINT and SIGTERM in processes that start in this block. The pool's `stop` event ends them instead."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -228,13 +228,13 @@ def _results(
     except BrokenProcessPool as error:
         raise StoreError(
             f"{job.folder}: a worker process was killed, by a user or because memory ran out; run the command again to "
-            "resume; complete parts are kept; if memory runs out, use fewer --workers, or a smaller --part and another "
-            "folder"
+            "resume (complete parts are kept); if memory runs out, use fewer --workers, or export into another folder "
+            "with a smaller --part"
         ) from error
 
 
 def _refuse_store(folder: Location) -> None:
-    """Refuse a folder that is in a Zarr store."""
+    """Raise a `StaleRunError` if a folder is in a Zarr store."""
     for location in (folder, *folder.parents):
         found = False
         with suppress(AccessError):  # for example, if the user has access to a part of a bucket only

@@ -1,4 +1,4 @@
-"""Form ``fiftyone``: a folder that FiftyOne can import, with all facts about each composite."""
+"""Form ``fiftyone``: a folder that FiftyOne can import. It has all facts about each composite."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from synthpipe.report.data_cards.croissant import field, file_set, from_file, re
 
 _MASK = "ground_truth"
 _VERSION = "1.0.0"
-"""Oldest version of FiftyOne with these fields; FiftyOne updates an imported data set to its own version."""
+"""Oldest version of FiftyOne with these fields. FiftyOne updates an imported data set to its own version."""
 
 
 @dataclass(frozen=True, slots=True)
 class FiftyOneFolder:
     """FiftyOne's format: images in ``data/``, masks in ``fields/ground_truth/``, and JSON files in ``samples/``.
 
-    FiftyOne imports the folder as type ``FiftyOneDataset``. It hides pixels of value 0, so 0 is the background and
-    class 0 has the value 1. FiftyOne's importer needs a database, so Pillow reads parts back.
+    FiftyOne imports the folder as type ``FiftyOneDataset``. FiftyOne hides pixels of value 0, so 0 is the background,
+    and class 0 has the value 1. FiftyOne's importer needs a database, so Pillow reads the parts back instead.
     """
 
     description: Description

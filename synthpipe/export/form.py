@@ -23,13 +23,13 @@ Pixels = tuple[Image, Mask]
 Files = Iterator[tuple[str, bytes]]
 """Names of files below the folder of an export, with forward slashes, and their contents."""
 
-# Run-length matching suits H&E: it is twice as fast as zlib's default strategy, and the files are smaller.
+# For H&E, run-length matching is twice as fast as zlib's default strategy, and gives smaller files.
 _PNG = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE, cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class DataCard:
-    """The content of an export's data cards that depends on the form.
+    """The parts of a data card that depend on the form.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class DataCard:
 
 
 class Form(Protocol):
-    """An export format: it makes and parses the contents of files, and its caller writes the files."""
+    """An export format. A form makes and parses the contents of files; its caller writes the files."""
 
     @property
     def description(self) -> Description:
@@ -60,32 +60,32 @@ class Form(Protocol):
 
     @property
     def library(self) -> str:
-        """Package with which users read this form."""
+        """Package that users need to read this form."""
 
     def names(self, part: Part) -> Iterator[str]:
         """Yield the names of a part's files."""
 
     def files(self, part: Part, pixels: Iterable[Pixels]) -> Files:
-        """Yield names and contents of a part's files in the order of `names`; equal input gives equal bytes.
+        """Yield names and contents of a part's files in the order of `names`. Equal input gives equal bytes.
 
-        `pixels` yields the image and the mask of each entry, and reads them only when a file needs them.
+        `pixels` yields the image and the mask of each entry. They are read only when a file needs them.
         """
 
     def read(self, folder: Location, part: Part) -> Iterator[Copy]:
         """Read the samples of a part from its files, without optional packages."""
 
     def read_by_library(self, folder: Location, part: Part) -> Iterator[Copy]:
-        """Read the samples of a part with the form's own library; the folder must be on a disk."""
+        """Read the samples of a part with the form's own library. The folder must be on a disk."""
 
     def whole(self, folder: Location, parts: int, composites: int) -> Iterator[tuple[str, Iterable[bytes]]]:
-        """Yield the files of the whole set, after all `parts` with all `composites` are written."""
+        """Yield the files of the whole set, after all `parts` parts with all `composites` composites are written."""
 
     def card(self, folder: Location, composites: int, size: int) -> DataCard:
         """Return the data card of a written export with `composites` composites and `size` bytes."""
 
 
 def image_png(image: Image) -> bytes:
-    """Encode an RGB image as PNG with fast settings; equal images give equal bytes.
+    """Encode an RGB image as PNG with fast settings. Equal images give equal bytes.
 
     Raises
     ------

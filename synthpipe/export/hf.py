@@ -1,4 +1,4 @@
-"""Form ``hf``: Parquet files of a Hugging Face data set; the Hub's viewer can show the images."""
+"""Form ``hf``: Parquet files of a Hugging Face data set. The Hub's viewer can show the images."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from synthpipe.report.data_cards.croissant import field, file_set, record_set
 if TYPE_CHECKING:
     import pyarrow
 
-_ROWS = 100  # rows of a row group, which readers load together
+_ROWS = 100  # rows of a row group; readers load a whole row group
 
 
 @dataclass(frozen=True, slots=True)
 class HuggingFaceParquet:
     """Parquet files for Hugging Face's `datasets`, one for each part, such as ``data/train-00000-of-00012.parquet``.
 
-    The columns ``image`` and ``mask`` have PNGs for `datasets.Image`; the palette indices of a mask are class indices.
+    The columns ``image`` and ``mask`` hold PNGs for `datasets.Image`. The palette indices of a mask are class indices.
     ``labels`` has the classes that occur. The other columns are ``key``, ``strategy``, ``index``, ``p_real`` and
     ``groups``.
     """
@@ -73,7 +73,7 @@ class HuggingFaceParquet:
         from pyarrow import parquet
 
         (name,) = self.names(part)
-        with (folder / name).open("rb") as file:  # the library takes paths as patterns, and copies the files
+        with (folder / name).open("rb") as file:  # the library reads a path as a pattern, and copies the files
             table = parquet.read_table(file)
         for row in Dataset(InMemoryTable(table)):
             yield self._copy(row, np.asarray(row["image"]), np.asarray(row["mask"]))

@@ -27,7 +27,7 @@ EXPORT = Kind("export", (NAME,))
 class PartRecord:
     """The record of a written part: its numbers of composites, files and bytes, and its digest.
 
-    `read_back` is the package that read the part back; None if no package did.
+    `read_back` is the package that read the part back, or None if the part was not read back.
     """
 
     composites: int
@@ -45,7 +45,7 @@ class Ledger:
     folder : path
         Folder of the export.
     purpose : mapping
-        Form, curated set and settings, as values that JSON can store. To resume an export, they must not change.
+        Form, curated set and settings, as values that JSON can store. An export resumes only with the same values.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class Ledger:
         self.parts, self.finished = parts, bool(data.get("finished"))
 
     def record(self, number: int, part: PartRecord) -> None:
-        """Add a part, and write the file, but not so often that writing takes more than 5 % of the time."""
+        """Add a part. Write the file too, unless writing would take more than 5 % of the time."""
         self.parts[number] = part
         if time.monotonic() >= self._due:
             self.write()
@@ -92,7 +92,7 @@ class Ledger:
 
 
 def _record(data: Mapping[str, Any]) -> PartRecord:
-    """Make a `PartRecord` from stored JSON; raise `TypeError` if a value has another type."""
+    """Make a `PartRecord` from stored JSON. Raise `TypeError` if a value has another type."""
     found = PartRecord(**data)
     texts, numbers = (found.sha256, found.read_back or ""), (found.composites, found.files, found.bytes)
     if not (all(type(each) is str for each in texts) and all(type(each) is int for each in numbers)):

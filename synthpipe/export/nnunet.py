@@ -23,8 +23,8 @@ _BACKGROUND, _IGNORE = "background", "ignore"
 class NnUNetRaw:
     """nnU-Net's raw format: ``imagesTr/KEY_0000.png``, ``labelsTr/KEY.png`` and ``dataset.json``.
 
-    nnU-Net learns label 0 as background, but synthpipe has no such class. So label 0 does not occur, and class 0 is
-    label 1. synthpipe's background becomes ``ignore``, which must be the highest label.
+    nnU-Net learns label 0 as background. synthpipe has no such class, so label 0 does not occur, and class 0 is label
+    1. synthpipe's background becomes ``ignore``, which must be the highest label.
     """
 
     description: Description
@@ -94,7 +94,7 @@ class NnUNetRaw:
         )
 
     def labels(self) -> dict[str, int]:
-        """Return the labels by class name; names that nnU-Net reserves get a ``_`` at the end."""
+        """Return the labels by class name. Class names that nnU-Net reserves get a ``_`` at the end."""
         found = {_BACKGROUND: 0}
         for label, name in enumerate(self.description.taxonomy.names, start=1):
             while name in found or name == _IGNORE:

@@ -1,4 +1,4 @@
-"""Form ``png``: folders ``img/`` and ``mask/`` like the published data sets, readable by mmsegmentation."""
+"""Form ``png``: folders ``img/`` and ``mask/`` as in the published data sets. mmsegmentation can read them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SPELLINGS: Mapping[Layout, tuple[str, str]] = {
     "pattern": ("-", ", "),
     "csv": ("-", ", "),
 }
-"""Text before the label in a file name, and text between the label's digits, by layout of the published data sets."""
+"""For each layout: the text before the label in a file name, and the text between the label's digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class PngFolders:
     """RGB images in ``img/``, and palette masks with the same file names in ``mask/``.
 
     A file name contains the label, in the spelling of the patches' layout: ``mosaic0000041-[1, 0, 1].png``,
-    ``mosaic0000041+0[1001].png`` or ``mosaic0000041-[1 0 0 1].png``. A mask is written before its image, so every image
-    has its mask.
+    ``mosaic0000041+0[1001].png`` or ``mosaic0000041-[1 0 0 1].png``. A mask is written before its image, so no image
+    lacks a mask.
     """
 
     description: Description

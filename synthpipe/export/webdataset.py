@@ -57,7 +57,7 @@ class WebDatasetShards:
         from webdataset.tariterators import group_by_keys, tar_file_expander
 
         (name,) = self.names(part)
-        with (folder / name).open("rb") as stream:  # the library takes paths as patterns, URLs or commands
+        with (folder / name).open("rb") as stream:  # the library would read a path as a pattern, a URL or a command
             for sample in group_by_keys(tar_file_expander([{"url": name, "stream": stream}])):
                 yield self._copy(sample["__key__"], sample)
 
@@ -97,7 +97,7 @@ class WebDatasetShards:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Add a file to an archive with constant owner and time, so that equal contents give equal bytes."""
+    """Add a file to an archive. Owner and time are constant, so equal contents give equal bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""The work of an export's worker process: write a part if it does not exist yet, and read it back."""
+"""The work of an export's worker process: write a part if it does not exist yet, and read the part back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class StoppedError(Exception):
 class ExportJob:
     """Settings of an export for its workers.
 
-    `part_size` is the number of composites per part. `check` is whether to read each part back.
+    `part_size` is the number of composites per part. If `check` is True, each part is read back.
     """
 
     curated: CuratedSet
@@ -53,7 +53,7 @@ class _Worker:
 
 
 def begin(job: ExportJob, stop: Event) -> None:
-    """Prepare this worker process for a job, and make it end when its parent process ends."""
+    """Prepare this worker process for a job. The worker ends when its parent process ends."""
     cv2.setNumThreads(1)
     work_for(job, stop)
     if parent := parent_process():
@@ -66,13 +66,13 @@ def work_for(job: ExportJob, stop: Event | threading.Event) -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """Wait for the end of the process that `sentinel` belongs to, then end this process."""
+    """Wait until the process of `sentinel` ends, then end this process."""
     wait([sentinel])
     os._exit(1)
 
 
 def do_part(number: int, recorded: PartRecord | None) -> tuple[PartRecord, bool]:
-    """Write a part if it does not exist as recorded, and read it back if the job asks for it.
+    """Write a part, unless it exists as recorded. Read the part back if the job asks for it.
 
     Returns
     -------
@@ -86,7 +86,7 @@ def do_part(number: int, recorded: PartRecord | None) -> tuple[PartRecord, bool]
     StoreError
         The part cannot be written, or differs from the set when it is read back.
     StoppedError
-        The export was interrupted. The part is not recorded, and no file of it is incomplete.
+        The export was interrupted. The part is not recorded, and all its existing files are complete.
     """
     job = _Worker.job
     part = part_of(job.curated, number, job.part_size)
@@ -98,12 +98,12 @@ def do_part(number: int, recorded: PartRecord | None) -> tuple[PartRecord, bool]
 
 
 def read_back(job: ExportJob, part: Part) -> str:
-    """Compare a part with the curated set pixel by pixel, and return the package that read it, with its version.
+    """Compare a part with the curated set pixel by pixel. Return the package that read the part, with its version.
 
     Raises
     ------
     StoreError
-        A sample differs; the message names it.
+        A sample differs. The message names the sample.
     """
     read, package = reader_of(job.form, job.folder)
     for entry, copy in _pairs(job, part, read(job.folder, part)):
@@ -112,9 +112,9 @@ def read_back(job: ExportJob, part: Part) -> str:
 
 
 def reader_of(form: Form, folder: Location) -> tuple[Callable[[Location, Part], Iterator[Copy]], str]:
-    """Return the function that reads a form's parts in a folder, and its package with the version.
+    """Return the function that reads a form's parts in a folder, and the name and version of the package it uses.
 
-    The function uses the form's own library if it is installed and the folder is on a disk, and Pillow otherwise.
+    This package is the form's own library if it is installed and the folder is on a disk. Otherwise it is Pillow.
     """
     if isinstance(folder, Path):
         with suppress(PackageNotFoundError):
@@ -145,7 +145,7 @@ def _compare(job: ExportJob, entry: Entry, copy: Copy) -> None:
     }
     if wrong := [name for name, is_same in same.items() if not is_same]:
         raise StoreError(
-            f"{job.folder}: {entry.key}: read back by {job.form.library}, it differs in {', '.join(wrong)} from "
+            f"{job.folder}: {entry.key}: was read back by {job.form.library} and differs in {', '.join(wrong)} from "
             f"composite {entry.position} of {job.curated.path}; {_ADVICE}"
         )
 

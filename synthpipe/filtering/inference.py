@@ -14,6 +14,7 @@ from torch import Tensor
 
 from synthpipe.core.threads import in_threads
 from synthpipe.filtering.network import FilterNetwork, Images
+from synthpipe.filtering.rendering import RenderedImages
 
 _BUFFERS = 3  # one batch is computed while the others are read
 _CPU_BATCH = 32  # a CPU computes images one by one, so this value does not change results
@@ -22,7 +23,7 @@ Fill = Callable[[int, Images], None]
 """Function that fills an (n, H, W, 3) uint8 array with n consecutive images, from the given index on."""
 
 
-def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int], batch: int) -> Tensor:
+def infer(network: FilterNetwork, fill: Fill | RenderedImages, count: int, size: tuple[int, int], batch: int) -> Tensor:
     """Compute the filter's logits for images, in evaluation mode.
 
     A CPU computes each image alone, so the other images do not change any bit of its logits. A GPU always computes
@@ -33,8 +34,8 @@ def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int],
     ----------
     network : FilterNetwork
         The filter, on its device.
-    fill : callable
-        Reads images. It is called in another thread, for one batch after another.
+    fill : callable or RenderedImages
+        Reads images. It is called in another thread, for one batch after another. Or images that the device renders.
     count : int
         Number of images, at least one.
     size : (int, int)
@@ -50,6 +51,9 @@ def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int],
     device = network.device
     batch = min(batch, _CPU_BATCH) if device.type == "cpu" else batch
     starts = range(0, count, batch)
+    network.module.eval()
+    if isinstance(fill, RenderedImages):
+        return _infer_rendered(network, fill, starts, count, size)
     buffers = [_Buffer(batch, size, device) for _ in starts[:_BUFFERS]]
 
     def read(number: int) -> _Buffer:
@@ -58,15 +62,35 @@ def infer(network: FilterNetwork, fill: Fill, count: int, size: tuple[int, int],
         return buffer
 
     found = []
-    network.module.eval()
     with torch.inference_mode():
         for start, buffer in zip(starts, in_threads(read, range(len(starts)), 1), strict=True):
-            pixels = buffer.to_device()
-            # on a CPU, rounding depends on an image's index in the batch, and large images are faster alone
-            parts = [pixels[index : index + 1] for index in range(len(pixels))] if device.type == "cpu" else [pixels]
-            found += [network.logits(part)[: count - start] for part in parts]
+            found.append(_logits(network, buffer.to_device())[: count - start])
             buffer.release()
         return torch.cat(found)
+
+
+def _infer_rendered(
+    network: FilterNetwork, images: RenderedImages, starts: range, count: int, size: tuple[int, int]
+) -> Tensor:
+    """Compute the logits of images that the device renders; a thread samples the next batches meanwhile."""
+    found = []
+    lengths = [min(starts.step, count - start) for start in starts]
+    prepared = in_threads(lambda number: images.prepare(starts[number], lengths[number]), range(len(starts)), 1)
+    with torch.inference_mode():
+        for batch, length in zip(prepared, lengths, strict=True):
+            rows = length if network.device.type == "cpu" else starts.step
+            pixels = torch.zeros((rows, *size, 3), dtype=torch.uint8, device=network.device)
+            images.render(batch, pixels[:length])
+            found.append(_logits(network, pixels)[:length])
+        return torch.cat(found)
+
+
+def _logits(network: FilterNetwork, pixels: Tensor) -> Tensor:
+    """Return the logits of a batch on the network's device."""
+    if network.device.type != "cpu":
+        return network.logits(pixels)
+    # on a CPU, rounding depends on an image's index in the batch, and large images are faster alone
+    return torch.cat([network.logits(pixels[index : index + 1]) for index in range(len(pixels))])
 
 
 def from_array(images: Images) -> Fill:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from synthpipe.files.locations import Location
 from synthpipe.filtering.inference import Fill, from_array, infer
 from synthpipe.filtering.network import REAL, FilterNetwork, Images, check_images, load_network
+from synthpipe.filtering.rendering import RenderedImages
 from synthpipe.filtering.reproducible import explained_memory, reproducible
 from synthpipe.pretrained.devices import choose_device
 
@@ -59,7 +60,9 @@ class Scorer:
         check_images(images, "images")
         return self.score_filled(from_array(images), len(images), images.shape[1:3], batch)
 
-    def score_filled(self, fill: Fill, count: int, size: tuple[int, int], batch: int) -> NDArray[np.float32]:
+    def score_filled(
+        self, fill: Fill | RenderedImages, count: int, size: tuple[int, int], batch: int
+    ) -> NDArray[np.float32]:
         """Return the (N,) float32 probabilities that images are real patches; `fill` reads the images meanwhile.
 
         `infer` explains the parameters, and what else can change a score.

@@ -1,4 +1,4 @@
-"""Add credentials and present locations to the patches of a run; runs do not store credentials of URLs."""
+"""Add credentials and present locations to the patches of a run. Runs do not store the credentials of URLs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def with_access(catalog: Catalog, patches: PatchesSection, taxonomy: Taxonomy, n
     patches, taxonomy
         Sections of the pipeline of the resumed build.
     note : callable
-        Receives a message if `patches` cannot be read; then patches are read without credentials.
+        Receives a message if the layout of `patches` cannot be read. Then the catalog is returned unchanged.
     """
     may_have_secrets = patches.layout == "csv" or patches.root != without_secrets(patches.root)
     if not (catalog.hosts and may_have_secrets):
@@ -45,8 +45,8 @@ def find_patches(
 ) -> Catalog:
     """Return a run's catalog with the present locations of its patches.
 
-    A run can come from a stranger, and so can the URLs in it. So patches at URLs are read only if the user names their
-    root, which also gives the credentials that a run does not store.
+    A run and its URLs can come from a stranger. So patches at URLs are read only if the user gives `root`. `root` also
+    gives the credentials, which a run does not store.
 
     Parameters
     ----------
@@ -77,15 +77,15 @@ def find_patches(
 
 
 def unread_message(catalog: Catalog, patches: PatchesSection) -> str:
-    """Return a message that patches at URLs are not read, with the option that allows reading."""
+    """Return the message that patches at URLs are not read. The message names the option that permits reading."""
     return (
         f"its patches are at {', '.join(catalog.hosts)}, and patches at URLs are read only if you ask for it; give "
-        f"--patches ROOT (its pipeline has {without_secrets(patches.root)}), with the credentials that it needs"
+        f"--patches ROOT (in its pipeline: {without_secrets(patches.root)}), with the credentials for this root"
     )
 
 
 def _relocated(catalog: Catalog, claims: Iterable[Claim]) -> Catalog:
-    """Return the catalog with the paths and URLs of the claims that have the same ids."""
+    """Return the catalog; each patch gets the path and the URL of the claim with the same id."""
     found = {claim.id: claim for claim in claims if not claim.problems}
     patches = (
         replace(patch, path=found[patch.id].path, secret_url=found[patch.id].secret_url) if patch.id in found else patch

@@ -73,8 +73,8 @@ def build_bank(
     threads : int
         Number of threads that decode.
     fit : callable, optional
-        Resizes packed pixels to the canvas. If that changes the size of a patch, the bank also holds the resized
-        pixels, so no composite needs to resize them.
+        Resizes packed pixels to the canvas. If the size of a patch changes, the bank also holds the resized pixels.
+        Then no composite needs to resize this patch.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def build_bank(
         size = bank_bytes(patches)
         raise StoreError(
             f"{directory}: the donor bank cannot be written: {error.strerror}; it needs at least {size / 2**20:.0f} "
-            f"MiB: free some space, or {ANOTHER_LOCATION}"
+            f"MiB; free some space, or {ANOTHER_LOCATION}"
         ) from error
     stored = [asdict(replace(patch, secret_url=None)) for patch in patches]
     checksums = {_PIXELS: pixels.checksum, _FITTED: fitted_pixels.checksum}
@@ -112,7 +112,7 @@ def build_bank(
 
 
 def _write_index(directory: Path, index: Mapping[str, object]) -> None:
-    """Write the file that makes a bank complete."""
+    """Write the index file of a bank. A bank with an index file is complete."""
     temporary = directory / f"{_INDEX}.partial"
     with _create(temporary) as file:
         file.write(json.dumps(index).encode())
@@ -148,7 +148,7 @@ def is_complete(directory: Path) -> bool:
 
 
 def bank_bytes(patches: Iterable[PatchRef], canvas: tuple[int, int] | None = None) -> int:
-    """Return the size of a bank of `patches` in bytes; it is the same on disk and in memory.
+    """Return the size of a bank of `patches` in bytes. The size is the same on disk and in memory.
 
     `canvas` is the (height, width) that patches are resized to; None if they are not resized.
     """
@@ -158,7 +158,7 @@ def bank_bytes(patches: Iterable[PatchRef], canvas: tuple[int, int] | None = Non
 
 
 def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels, PackedPixels | None]:
-    """Map the files of a bank into memory; all processes of a machine share this memory.
+    """Map the files of a bank into memory. All processes of a machine share this memory.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels, PackedP
     Raises
     ------
     StoreError
-        Another user owns a file or can write to it, or its checksum is wrong.
+        Another user owns a file or can write to a file, or a file has a wrong checksum.
     """
     with os.fdopen(open_own(directory / _INDEX), "rb") as file:
         index = json.load(file)
@@ -186,15 +186,15 @@ def open_bank(directory: Path) -> tuple[tuple[Donor, ...], PackedPixels, PackedP
 
 
 def _map(path: Path, checksum: int) -> PackedPixels:
-    """Map a file of packed pixels, (N,) uint32; refuse it if its CRC-32C has changed."""
+    """Map a file of packed pixels, (N,) uint32. Raise a `StoreError` if the file's CRC-32C has changed."""
     with os.fdopen(open_own(path), "rb") as file:
         found = 0
         while block := file.read(_BLOCK):
             found = google_crc32c.extend(found, block)
         if found != checksum:
             raise StoreError(
-                f"{path}: has the checksum {found:08x}, but was written with {checksum:08x}; the disk has damaged it: "
-                f"{ANOTHER_LOCATION}"
+                f"{path}: has the checksum {found:08x}, but was written with {checksum:08x}; the disk has damaged the "
+                f"file; {ANOTHER_LOCATION}"
             )
         if not file.tell():
             return np.empty(0, np.uint32)

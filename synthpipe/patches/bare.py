@@ -1,8 +1,8 @@
 """Remove all parts of picture files that do not change the pixels.
 
-Even in a small file, text, profiles, EXIF and further pages can take much memory or time, and decoders warn about them.
-So a decoder gets only the parts that define pixels. This module itself reads the orientation and the depth, which also
-change the picture.
+Metadata and further pages can take much memory or time, even in a small file, and decoders warn about them. So a
+decoder gets only the parts that define pixels. The orientation and the depth are metadata that change the picture; this
+module reads them itself.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from synthpipe.core.errors import CatalogError
 
 _MOST_PARTS = 2**18  # a PNG with the most pixels allowed has fewer chunks, even with 4 kB each
 _MOST_TAGS = 2**16 - 1  # of a classic TIFF, which is not a BigTIFF
-_MOST_TAG_BYTES = 2**21  # of the tags that are kept: a quarter of a million strips
+_MOST_TAG_BYTES = 2**21  # of the tags that are kept; enough for a quarter of a million strips
 _MOST_PAGES = 1000  # of a TIFF that are examined
 
 _CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _FACTS = (b"eXIf", b"sBIT", b"acTL")
 _EXIF = b"Exif\0\0"
-# comments and application data; those of JFIF (0xE0) and Adobe (0xEE) are kept, since they give the colour space
+# comments and application data, without the data of JFIF (0xE0) and Adobe (0xEE), which give the colour space
 _JPEG_METADATA = {0xFE, *range(0xE1, 0xEE), 0xEF}
 _JPEG_EXIF = 0xE1
 _JPEG_WITHOUT_DATA = {0x01, *range(0xD0, 0xDA)}
@@ -65,21 +65,21 @@ _TIFF_FACTS = frozenset({_SUBFILE_TYPE, _ORIENTATION, _MAX_SAMPLE_VALUE})
 _TIFF_UNITS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
 _TIFF_BYTES = (1, 2, 7)  # types of tags with one value of many bytes
 _BIG_TIFF = 43
-_REDUCED, _MASK = 1, 4  # kinds of pages that show no other picture
+_REDUCED, _MASK = 1, 4  # kinds of pages that belong to another page: a smaller copy, a mask
 
 
 @dataclass(frozen=True, slots=True)
 class Bare:
-    """The parts of a picture file that define its pixels, with facts from its other parts.
+    """A picture file that has only the parts that define pixels, with facts from the removed parts.
 
     Attributes
     ----------
     data : bytes
-        A file that has only these parts.
+        The bytes of the file.
     orientation : int
         Orientation of the stored pixels, 1 to 8 as in EXIF; 1 is upright.
     bits : int, optional
-        Bits of the values in 16-bit samples, 8 to 15, if the file declares them.
+        Number of bits that 16-bit values use, 8 to 15, if the file declares it.
     """
 
     data: bytes
@@ -108,7 +108,7 @@ def bare_png(data: bytes) -> Bare:
     return Bare(
         b"".join(parts),
         _exif_orientation(facts.get(b"eXIf", b"")),
-        _declared(max(bits[: 3 if len(bits) > 2 else 1], default=0)),  # of two or four channels, the last one is alpha
+        _declared(max(bits[: 3 if len(bits) > 2 else 1], default=0)),  # in two or four channels, the last one is alpha
     )
 
 
@@ -142,7 +142,7 @@ def bare_jpeg(data: bytes) -> Bare:
 
 
 def _jpeg_parts(data: bytes) -> Iterator[tuple[int, memoryview]]:
-    """Yield the marker and the bytes of each segment; the last part begins at the first scan and has all the rest."""
+    """Yield the marker and the bytes of each segment. The last one holds the first scan and the rest of the file."""
     view, at = memoryview(data), 2
     for _ in range(_MOST_PARTS):
         at = data.find(b"\xff", at)
@@ -167,7 +167,7 @@ def bare_bmp(data: bytes) -> Bare:
 
 
 def bare_tiff(data: bytes) -> Bare:
-    """Return a TIFF with one directory, which has only the tags of its first directory that define pixels.
+    """Return a TIFF with a single directory: the first one, with only the tags that define pixels.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def bare_tiff(data: bytes) -> Bare:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Number formats of a TIFF; `head` is the size of its header, which ends with the offset of the first directory."""
+    """Number formats of a TIFF, and the size of its header in bytes (`head`)."""
 
     order: Literal["little", "big"]
     head: int
@@ -222,7 +222,7 @@ def _layout(data: bytes) -> _Layout:
 
 
 def _tiff_tags(data: bytes, layout: _Layout, at: int, wanted: frozenset[int]) -> Iterator[tuple[int, bytes, int]]:
-    """Yield the wanted tags of the directory at `at`, each with its entry in a new directory and its first number."""
+    """Yield the wanted tags of the directory at `at`: each tag, its entry for a new directory, and its first number."""
     entry, offset = layout.entry, layout.offset
     (count,) = layout.counter.unpack_from(data, at)
     if count > _MOST_TAGS:
@@ -237,7 +237,7 @@ def _tiff_tags(data: bytes, layout: _Layout, at: int, wanted: frozenset[int]) ->
         inside = _TIFF_UNITS[kind] * length <= offset.size
         start = position + entry.size if inside else offset.unpack_from(data, position + entry.size)[0]
         if TiffTags.lookup(tag).length == 1 and kind not in _TIFF_BYTES:
-            length = 1  # of several numbers Pillow takes the first one and warns
+            length = 1  # if there are several numbers, Pillow takes the first one and warns
         size = _TIFF_UNITS[kind] * length
         total += size
         if total > _MOST_TAG_BYTES:
@@ -251,7 +251,8 @@ def _tiff_tags(data: bytes, layout: _Layout, at: int, wanted: frozenset[int]) ->
 def _are_extra(data: bytes, layout: _Layout, at: int) -> Iterator[bool]:
     """Yield, for each page after the page at `at`, whether it is a smaller copy or a mask of another page.
 
-    The first tag of a page says so. A link to a position after the end of the file ends the pages.
+    The first tag of a page has the kind of the page. The last page links to no page, or to a position after the end of
+    the file.
     """
     step = layout.entry.size + layout.offset.size
     for _ in range(_MOST_PAGES):

@@ -1,4 +1,4 @@
-"""The catalog of the patches of a data set; each patch file is read once and checked."""
+"""The catalog of the patches of a data set. Each patch file is read and checked once."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _KINDS = get_args(ProblemKind)
 class Catalog:
     """The usable patches of a data set, sorted by id, and the problems of the patches that are left out.
 
-    `remarks` are about pixels that can be used but may give surprising results; they are not stored.
+    `remarks` are about patches that can be used, but whose pixels may give surprising results. Remarks are not stored.
     """
 
     patches: tuple[PatchRef, ...]
@@ -70,17 +70,17 @@ class Catalog:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the ids, bytes, classes and groups of the patches, which decide composites; paths do not count."""
+        """SHA-256 of all facts about patches that decide composites: ids, bytes, classes and groups, but not paths."""
         return digest([[patch.id, patch.sha256, patch.classes, patch.group] for patch in self.patches])
 
     @property
     def access(self) -> dict[str, str]:
-        """URLs with credentials and signatures by patch id, for patches that need them; these must not be stored."""
+        """URLs with credentials or signatures by patch id, for patches that need them. Never store these URLs."""
         return {patch.id: patch.secret_url for patch in self.patches if patch.secret_url}
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Sorted stores and hosts of patches at URLs, such as ``https://host``."""
+        """The buckets and hosts of all patches at URLs, such as ``https://host``, sorted."""
         return tuple(sorted({"/".join(patch.path.split("/")[:3]) for patch in self.patches if "://" in patch.path}))
 
     def by_id(self, patch: str) -> PatchRef:
@@ -94,7 +94,7 @@ class Catalog:
         index = bisect_left(self.patches, patch, key=lambda ref: ref.id)
         if index == len(self.patches) or self.patches[index].id != patch:
             raise CatalogError(
-                f"patch {patch!r}: not among the {len(self.patches)} of the catalog; see `synthpipe index`"
+                f"patch {patch!r}: not among the {len(self.patches)} patches of the catalog; see `synthpipe index`"
             )
         return self.patches[index]
 
@@ -128,7 +128,7 @@ def read_catalog(
     former: Catalog | None = None,
     canvas: tuple[int, int] | None = None,
 ) -> Catalog:
-    """Read the catalog of a data set for a build, which stops at problems unless ``patches.on_error`` is skip.
+    """Read the catalog of a data set for a build. Problems are errors unless ``patches.on_error`` is skip.
 
     Parameters
     ----------
@@ -143,10 +143,10 @@ def read_catalog(
     """
     catalog = survey(patches, taxonomy, on_patch, threads, claims, former, canvas)
     if catalog.problems and patches.on_error == "stop":
-        advice = "correct them, or set patches.on_error: skip to leave these patches out"
+        advice = "correct these patches, or set patches.on_error: skip to leave them out"
         raise CatalogError(_summary(patches.root, catalog, advice))
     if not catalog.patches:
-        raise CatalogError(_summary(patches.root, catalog, "no usable patch is left; correct them"))
+        raise CatalogError(_summary(patches.root, catalog, "no usable patch is left; correct the patches"))
     return catalog
 
 
@@ -161,7 +161,8 @@ def survey(
 ) -> Catalog:
     """Read the catalog of a data set, including its problems.
 
-    The result depends only on the files. The order of files in a folder and of threads does not matter.
+    The result depends only on the files. The order of files in a folder does not matter, nor does the order in which
+    threads finish.
 
     Parameters
     ----------
@@ -176,10 +177,10 @@ def survey(
     claims : sequence of Claim, optional
         Result of `read_layout`, if the caller has it already.
     former : Catalog, optional
-        Catalog of a run that is built from these patches; its patches stay usable if they can be read.
+        Catalog of a run that was built from these patches. The patches of this run stay usable if they can be read.
     canvas : tuple of int, optional
-        Height and width of the composites, which decide the smallest side of a patch. Without them the median side of
-        the patches decides.
+        Height and width of the composites. They decide the smallest side of a usable patch. Without them, the median
+        side of the patches decides.
 
     Raises
     ------
@@ -200,7 +201,7 @@ def survey(
 
 
 def write_catalog(catalog: Catalog, taxonomy: Taxonomy, directory: Location) -> None:
-    """Write ``catalog.csv`` and ``problems.csv`` into `directory`; each file is written completely or not at all.
+    """Write ``catalog.csv`` and ``problems.csv`` into `directory`. Each file is written completely or not at all.
 
     Raises
     ------
@@ -222,7 +223,7 @@ def load_catalog(directory: Location, taxonomy: Taxonomy, access: Mapping[str, s
     Raises
     ------
     StoreError
-        A file is missing or damaged, or was written for other classes; the message names file and line.
+        A file is missing or damaged, or was written for other classes. The message names the file and the line.
     """
     patches: list[PatchRef] = []
     for line, row in _read_table(directory / _CATALOG, _columns(PatchRef)):
@@ -255,7 +256,7 @@ def _columns(record: type[PatchRef] | type[Problem]) -> list[str]:
 
 
 def _write_table(path: Location, columns: list[str], rows: Iterable[dict[str, str]]) -> None:
-    """Write a CSV file; names that are not Unicode keep their bytes."""
+    """Write a CSV file. The bytes of names that are not Unicode stay the same."""
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns)
     table.writeheader()

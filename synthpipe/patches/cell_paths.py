@@ -1,7 +1,8 @@
-"""Find the file or object that a cell of a CSV names, or the reason why it is refused.
+"""Find the file or object that a cell of a CSV names, or the reason why it must not be read.
 
-A table can come from a stranger, so it can name only files and objects of plain stores. Other file systems of fsspec
-are refused, since some ask for passwords, run programs, or read other files of this machine.
+A table can come from a stranger. So a table can name only files, web addresses, and objects in object stores. Other
+file systems of fsspec are refused, since some of them ask for passwords, run programs, or read other files of this
+machine.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ _STORES = (*_HTTP, "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "memo
 class Named:
     """A patch that a cell names.
 
-    `id` is the id of the patch. `address` is the path or URL to read, with credentials and signatures, which the id
-    does not have. `refusal` is the reason why the address is refused; it is empty if the address is allowed.
+    `id` is the id of the patch, without credentials and signatures. `address` is the path or URL to read, with them.
+    `refusal` is the reason why this address must not be read; it is empty if the address is allowed.
     """
 
     id: str
@@ -81,7 +82,7 @@ def _object(scheme: str, rest: str, table: Location) -> Named:
 
 
 def _beside(cell: str, table: Location) -> Named:
-    """Return the patch that a cell names by a path from a table at a URL; user name and password are the table's."""
+    """Return the patch at a path that starts at a table's URL. The patch gets the table's user name and password."""
     is_http = get_protocol(str(table)) in _HTTP
     path, mark, query = cell.partition("?") if is_http else (cell, "", "")
     scheme, _, folder = _folder(table).partition("://")

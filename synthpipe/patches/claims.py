@@ -14,7 +14,7 @@ ProblemKind = Literal[
     "unreadable", "mislabelled", "no_group", "duplicate", "no_path", "too_small", "blank", "mask", "poor_donor"
 ]
 
-_SHOWN = 3  # patches that are named, of those that share a problem
+_SHOWN = 3  # named patches of those with the same problem
 _VARIES = re.compile(r"""'[^']*'|"[^"]*"|\d+""")
 
 
@@ -62,13 +62,13 @@ class Entry:
     fault: tuple[ProblemKind, str] | None = None
 
     def problem(self, kind: ProblemKind, message: str) -> Problem:
-        """Return a problem of this patch, whose message names the patch and its row."""
+        """Return a problem of this patch. Its message names the patch and its row."""
         where = f" ({self.where})" if self.where else ""
         return Problem(self.id, kind, f"patch {self.id!r}{where}: {message}")
 
 
 def problem_lines(problems: Iterable[Problem], most: int = MOST) -> Iterator[str]:
-    """Yield the messages of problems in at most `most` lines; patches with the same problem share one line."""
+    """Yield messages of problems. Patches with the same problem share a line. After `most` lines, count the rest."""
     alike: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         fault = _VARIES.sub(_without_names, problem.message.removeprefix(f"patch {problem.id!r}"))
@@ -87,6 +87,6 @@ def problem_lines(problems: Iterable[Problem], most: int = MOST) -> Iterator[str
 
 
 def _without_names(found: re.Match[str]) -> str:
-    """Replace a number or the name of a patch by ``#``, so that messages of equal problems are equal."""
+    """Replace a number or the name of a patch by ``#``. Then equal problems have equal messages."""
     quoted = found[0][0] in "'\""
     return found[0] if quoted and not is_patch(found[0][1:-1]) else "#"

@@ -52,7 +52,7 @@ class Examined:
 
 
 def examine(claim: Claim, most: int) -> Examined | tuple[Problem, ...]:
-    """Read the file of a claim, which must have at most `most` pixels; return the patch or its problems."""
+    """Read the file of a claim, and return the patch or its problems. `most` is the largest number of pixels."""
     if claim.problems:
         return claim.problems
     dark: list[bool] = []
@@ -87,9 +87,9 @@ def sift(
     taxonomy : Taxonomy
         The classes.
     least : int or None
-        Smallest side of a usable patch, in pixels; None for a quarter of the median of the patches' shorter sides.
+        Smallest side of a usable patch, in pixels. None stands for a quarter of the median shorter side of all patches.
     former : container of (str, str)
-        Ids and SHA-256 of the patches that a run was built from; they stay usable, whatever problems they have now.
+        Ids and SHA-256 of the patches of an existing run. These patches stay usable if they can be read.
     """
     read = [each for each in found if isinstance(each, Examined)]
     if least is None and read:
@@ -142,7 +142,7 @@ def _fault(found: Examined, least: int, mask: tuple[str, str] | None) -> Problem
 def _duplicates(
     alike: Sequence[PatchRef], taxonomy: Taxonomy, former: Container[tuple[str, str]]
 ) -> dict[str, Problem]:
-    """Return the problems of patches with the same pixels: all but the first, or all if their labels differ."""
+    """Return the problems of patches with the same pixels. One patch has no problem, unless their labels differ."""
     kept = [patch for patch in alike if (patch.id, patch.sha256) in former]
     if not kept and len({patch.classes for patch in alike}) == 1:
         kept = [alike[0]]
@@ -178,7 +178,7 @@ def _remarks(found: Sequence[Examined]) -> Iterator[str]:
 
 
 def _has_few_colors(image: Image) -> bool:
-    """Return whether an image has as few colours as a mask; for most images a few pixels decide."""
+    """Return whether an image has as few colours as a mask."""
     height, width, _ = image.shape
     some = image[:: max(1, height // _SAMPLED), :: max(1, width // _SAMPLED)].reshape(-1, 3)
     if len(set(map(tuple, some.tolist()))) > _FEW_COLORS:

@@ -1,4 +1,4 @@
-"""Make parts of messages about a root that does not fit its layout: the root's contents, and settings that fit."""
+"""Describe the contents of a root that does not fit its layout, and find settings that fit the root."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXAMINED = 50  # names of a folder that are examined
 
 
 def contents_at(root: Location) -> str:
-    """Return a clause about the contents of a folder; if it is missing or a file, about the folder above it."""
+    """Return a clause about the contents of a folder. For a missing folder or a file, describe the folder above it."""
     folder = root
     while isinstance(folder, Path) and not is_directory(folder) and folder != folder.parent:
         folder = folder.parent
@@ -65,7 +65,7 @@ def _training_first(entry: tuple[str, bool]) -> tuple[bool, str]:
 
 
 def layout_of(location: Location, taxonomy: Taxonomy) -> Layout | None:
-    """Return the layout that fits the names in a folder, or a table; None if no layout fits."""
+    """Return the layout that fits a table or the names in a folder, or None if no layout fits."""
     try:
         if not location.is_dir():
             return "csv" if _is_table(location.name) and location.is_file() else None

@@ -1,6 +1,6 @@
 """Label sets as text: digits in brackets at the end of a file name, and class names joined by ``+``.
 
-Every function raises `CatalogError` with the fault only; `layouts` adds the name of the patch and the advice.
+Errors name only the fault. `layouts` adds the name of the patch, and advice.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ _BETWEEN_NAMES = re.compile(f"[{BETWEEN_NAMES}]")
 def parse_bracket(text: str, count: int) -> tuple[int, ...]:
     """Return the classes in the label in brackets at the end of `text`.
 
-    The label has a digit for each class, in index order: 1 if the class occurs, 0 if not. The digits can be separated
-    by any blanks and commas: ``[1, 1, 0]``, ``[1 0 0 1]`` and ``[1001]`` are the published spellings (method section
-    1).
+    The label has a digit for each class, in index order: 1 if it occurs, else 0. Blanks and commas may separate
+    the digits. The published data sets have ``[1, 1, 0]``, ``[1 0 0 1]`` and ``[1001]`` (method section 1).
 
     Parameters
     ----------
@@ -64,7 +63,7 @@ def parse_bracket(text: str, count: int) -> tuple[int, ...]:
 
 
 def split_names(text: str) -> tuple[str, ...]:
-    """Return the names in `text`, which ``+``, ``;`` or ``|`` separate; they need not be classes."""
+    """Split `text` at each ``+``, ``;`` or ``|`` into names. A name need not be a class."""
     return tuple(name for part in _BETWEEN_NAMES.split(text) if (name := part.strip()))
 
 
@@ -112,8 +111,8 @@ def parse_cell(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
     Raises
     ------
     CatalogError
-        As for `parse_bracket` if the cell begins with a bracket, and nothing else must be in the cell; otherwise as for
-        `parse_names`.
+        The cell begins with a bracket, and `parse_bracket` raises an error, or something else is in the cell. Or the
+        cell does not begin with a bracket, and `parse_names` raises an error.
     """
     cell = text.strip()
     if not cell.startswith("["):
@@ -124,11 +123,11 @@ def parse_cell(text: str, taxonomy: Taxonomy) -> tuple[int, ...]:
 
 
 def _digits(word: str) -> str:
-    """Return `word` if it has only the digits 0 and 1; ``[1001]`` is one word, ``[1, 0]`` is two."""
+    """Return `word` if it has only the digits 0 and 1. ``[1001]`` has one word, and ``[1, 0]`` has two."""
     wrong = word.strip("01")
     if not wrong:
         return word
-    # Of a run of digits, name the wrong digit; of anything else (-1, 1.0, True), name all of it.
+    # name the wrong digit if there are only digits; otherwise name the whole word, such as -1, 1.0 or True
     culprit = next(digit for digit in word if digit not in "01") if word.isascii() and word.isdigit() else word
     raise CatalogError(f"label holds {culprit!r}, which is neither 0 nor 1")
 
@@ -138,7 +137,7 @@ def _example(count: int) -> str:
 
 
 def _suggestion(name: str, taxonomy: Taxonomy) -> str:
-    """Return a clause with the most similar class name; case, blanks and punctuation do not count."""
+    """Return a clause with the most similar class name. Case, blanks and punctuation are ignored."""
     known = {_plain(each): each for tissue in taxonomy.classes for each in (tissue.name, *tissue.aliases)}
     close = difflib.get_close_matches(_plain(name)[:_LONGEST_NAME], known, 1, _NEAR)
     return f" (did you mean {known[close[0]]!r}?)" if close else ""

@@ -29,8 +29,8 @@ from synthpipe.patches.tables import csv_entries
 def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = True) -> tuple[Claim, ...]:
     """List the patches of a data set, sorted by id, with their labels and groups, or their problems.
 
-    Hidden files and files without the suffix of an image are ignored. Those that `patches.exclude` matches
-    are left out.
+    Hidden files and files without the suffix of an image are ignored. Patches that `patches.exclude` matches are left
+    out.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def read_layout(patches: PatchesSection, taxonomy: Taxonomy, same_set: bool = Tr
     taxonomy : Taxonomy
         Classes of the data set.
     same_set : bool
-        Whether `patches.exclude` was written for this data set; then a pattern that matches no patch is an error.
+        Whether `patches.exclude` was written for this data set. If so, a pattern that matches no patch is an error.
 
     Returns
     -------
@@ -105,13 +105,13 @@ def _entries(
 
 
 def _misfit(root: Location, layout: Layout, taxonomy: Taxonomy, fault: str) -> CatalogError:
-    """Return an error about a root that does not fit a layout, with the root's contents and settings that fit."""
+    """Return an error about a root that does not fit its layout. The message has the root's contents and advice."""
     advice = settings_that_fit(root, layout, taxonomy)
     return CatalogError("; ".join([f"{root}: {fault}", contents_at(root), *([advice] if advice else [])]))
 
 
 def _unmatched(pattern: str, ids: Sequence[str]) -> str:
-    """Return a message about a pattern that matches no patch, with an id and, if possible, a correct pattern."""
+    """Return a message about a pattern that matches no patch. If possible, suggest a correct pattern."""
     fault = f"{pattern!r} matches none of the {len(ids)} patches, whose ids are like {min(ids)!r}"
     others = {
         "brackets match one of the characters in them": pattern.replace("[", "[[]"),
@@ -126,12 +126,12 @@ def _unmatched(pattern: str, ids: Sequence[str]) -> str:
 
 
 def _check_order(layout: Layout, published: Published, taxonomy: Taxonomy) -> None:
-    """Check the order of the classes for a published layout, because its labels are digits without class names."""
+    """Check that the classes have the order of a published layout. Its labels are digits, not class names."""
     for number, name in enumerate(published.classes):
         with suppress(KeyError):
             if (index := taxonomy.index(name)) != number:
                 raise CatalogError(
-                    f"labels of layout {layout} are digits for {', '.join(published.classes)}, in this order, but "
+                    f"the labels of layout {layout} are digits for {', '.join(published.classes)}, in this order, but "
                     f"{name} has index {index} in the classes {', '.join(taxonomy.names)}; set patches.layout to the "
                     "layout of your patches, or list the classes in this order"
                 )
@@ -197,7 +197,7 @@ def _claim(entry: Entry, parse: Callable[[str], tuple[int, ...]], group: str, pa
 
 
 def _group(stem: str, pattern: str | None) -> str:
-    """Return the slide or patient in a stem, or an empty text; without a pattern, the stem itself."""
+    """Return the slide or patient that a pattern finds in a stem, or "". Without a pattern, return the stem."""
     if pattern is None:
         return stem
     match = re.search(pattern, stem)
@@ -205,7 +205,7 @@ def _group(stem: str, pattern: str | None) -> str:
 
 
 def _matches(patch: str, pattern: str) -> bool:
-    # fnmatch reads a label in brackets as a set of characters, but an id that was copied from a message must match.
+    # fnmatch reads a label in brackets as a set of characters; so equal texts are compared first
     return patch == pattern or fnmatchcase(patch, pattern)
 
 

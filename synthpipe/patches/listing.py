@@ -1,4 +1,4 @@
-"""List the patch files of a folder, on a disk or at a URL, by their names."""
+"""List the patch files of a folder on a disk or at a URL. Only names are read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def is_patch(name: str) -> bool:
 
 
 def files(folder: Location) -> Iterator[tuple[PurePosixPath, str]]:
-    """Yield the path below `folder` and the path or URL for reading of each patch file; hidden files are left out."""
+    """Yield each patch file that is not hidden: its path below `folder`, and the path or URL to read."""
     if isinstance(folder, Path):
         yield from ((PurePosixPath(path.relative_to(folder)), str(path)) for path in _walk(folder, frozenset()))
         return
@@ -36,7 +36,7 @@ def files(folder: Location) -> Iterator[tuple[PurePosixPath, str]]:
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
-    """Yield the patch files below `folder`; links are followed unless they lead to one of the folders `above`."""
+    """Yield the patch files below `folder`. Links are followed, unless they lead to a folder in `above`."""
     above |= {os.path.realpath(folder)}
     for name, is_folder in listing(folder):
         if not is_folder and is_patch(name):
@@ -46,7 +46,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
 
 
 def is_directory(location: Location) -> bool:
-    """Return whether a location is a folder; False if this user cannot read the location."""
+    """Return whether a location is a folder. Return False if this user cannot read the location."""
     try:
         return location.is_dir()
     except OSError:
@@ -69,7 +69,7 @@ def listing(folder: Location) -> list[tuple[str, bool]]:
 
 
 def _unescaped(folder: UPath, name: str) -> str:
-    """Return the real name of a listed object; HTTP servers list links, whose names are escaped."""
+    """Return the real name of a listed object. HTTP servers list escaped names."""
     return unquote(name) if get_protocol(str(folder)).startswith("http") else name
 
 
@@ -78,14 +78,14 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError as error:
         if is_patch(entry.name):
-            return False  # the error of reading it is clearer
+            return False  # reading this file later gives a clearer error
         raise CatalogError(
             f"{entry.path}: cannot be followed: {error.strerror}; correct or remove this link"
         ) from error
 
 
 def _entries(folder: UPath) -> list[dict[str, Any]]:
-    """Return the entries that fsspec lists in a folder at a URL; none if the folder is missing."""
+    """Return the entries that fsspec lists in a folder at a URL. A missing folder has no entries."""
     try:
         return list(_answer(folder, lambda: folder.fs.ls(folder.path, detail=True)))
     except FileNotFoundError:
@@ -93,7 +93,7 @@ def _entries(folder: UPath) -> list[dict[str, Any]]:
 
 
 def _answer(folder: UPath, request: Callable[[], Iterable[Any]]) -> Iterable[Any]:
-    """Return the result of a request to a store; its errors become a `CatalogError`, except a missing folder."""
+    """Send a request and return its result. Raise all errors as `CatalogError`, except `FileNotFoundError`."""
     try:
         return request()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Find masks among patches, and folders with equal file names, by the names of patches."""
+"""Find masks among patches by their names, and find folders that hold the same file names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MASK_FOLDER = re.compile(rf"(.*[^a-z])?(masks?([^a-z].*)?|({_WORDS})([^a-z0-9][
 _MASK_STEM = re.compile(rf"(?P<image>.+?)(?P<mask>[ _.-]+(masks?|{_WORDS}))", re.IGNORECASE)
 
 SplitPath = tuple[tuple[str, ...], tuple[str, ...]]
-"""Two parts of a path without its suffix, above and below a folder that may contain masks."""
+"""A path without its suffix, in two parts: above and below a folder that may contain masks."""
 
 
 def is_mask_folder(name: str) -> bool:
@@ -22,10 +22,10 @@ def is_mask_folder(name: str) -> bool:
 
 
 def masks_among(ids: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Find masks among patches by their names; return the image of each mask, and a pattern that excludes the mask.
+    """Find masks among patches. Return the image of each mask, and a pattern that excludes the mask.
 
-    A mask is in a folder such as ``masks``, and its image is beside this folder or in a folder beside it. Or a mask has
-    the name of an image in its own folder, followed by ``_mask``.
+    There are two kinds of masks. Some are in a folder such as ``masks``; their images are beside this folder or in a
+    folder beside it. Others have the name of an image in the same folder, followed by ``_mask``.
     """
     named = {patch: paths for patch in ids if (paths := list(_image_paths(patch)))}
     if not named:
@@ -60,7 +60,7 @@ def _image_paths(patch: str) -> Iterator[tuple[SplitPath, str]]:
 
 
 def _split_paths(patch: str) -> Iterator[SplitPath]:
-    """Yield an image's path in all forms that `_image_paths` can yield: split anywhere, with or without one folder."""
+    """Yield all pairs that `_image_paths` can yield for the masks of an image."""
     path = PurePosixPath(patch)
     parts = (*path.parts[:-1], path.stem)
     for number in range(len(parts)):
@@ -70,7 +70,7 @@ def _split_paths(patch: str) -> Iterator[SplitPath]:
 
 
 def alike_folders(ids: Iterable[str]) -> Iterator[tuple[list[str], str]]:
-    """Find sibling folders with equal image names; yield each list of such folders with the first equal name."""
+    """Find sibling folders with the same file names. Yield each list of such folders with the first of the names."""
     stems: dict[PurePosixPath, list[str]] = {}
     for patch in ids:
         path = PurePosixPath(patch)

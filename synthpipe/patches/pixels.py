@@ -28,15 +28,15 @@ from synthpipe.files.reading import read_regular
 from synthpipe.patches.bare import Bare, bare_bmp, bare_jpeg, bare_png, bare_tiff
 from synthpipe.patches.samples import SAMPLES, indices, rgb, samples_of
 
-_MOST_BYTES = 2**30  # of a file; if more pixels are allowed, eight bytes for each
-_MOST_SIDE = 2**20  # pixels; decoders hold a pointer for each row
+_MOST_BYTES = 2**30  # of a file; the limit is 8 bytes per allowed pixel if that is more
+_MOST_SIDE = 2**20  # pixels; decoders need a pointer for each row
 _MOST_PACKED = {
     "raw": 8,
     "libtiff": 100_000,
 }  # pixels per byte; CCITT and Zstandard compress blank areas best
-_MOST_PACKED_ELSE = 10_000  # deflate compresses up to 1032 bytes of eight pixels each into one
+_MOST_PACKED_ELSE = 10_000  # deflate packs up to 1032 bytes into one, and a byte can hold 8 pixels
 _MOST_TILE = 4096 * 4096  # pixels of a TIFF's tile, which can be larger than the image
-_MOST_SCANS = 64  # of a JPEG with the most pixels allowed; smaller ones can have more
+_MOST_SCANS = 64  # of a JPEG with the largest allowed size; a smaller JPEG can have more
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _LOSSY = ("jpeg", "tiff_jpeg")  # compressions of a TIFF
 _SCAN = b"\xff\xda"
@@ -75,7 +75,7 @@ def decode(path: str | Path, most: int = MAX_PIXELS, on_dark: Callable[[], objec
     Raises
     ------
     CatalogError
-        The file cannot be read or decoded completely, or has too many pixels; the message names the file.
+        The file cannot be read or decoded completely, or has too many pixels. The message names the file.
     """
     with _named(path):
         return decode_bytes(read_bytes(path, most), most, on_dark)
@@ -94,7 +94,7 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
     Raises
     ------
     CatalogError
-        As for `decode`. Or the picture is of another kind, its compression is lossy, or it has values above 255.
+        The errors of `decode`. Or the picture has another kind of pixels, lossy compression, or values above 255.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
         if picture.format == "JPEG" or picture.info.get("compression") in _LOSSY:
@@ -103,7 +103,7 @@ def decode_mask(path: Path, most: int = MAX_PIXELS) -> Mask:
 
 
 def dark_remark(names: Sequence[str]) -> str:
-    """Return a remark on the dark images that `decode` reports; `names` has at least one name."""
+    """Return a remark on images that `decode` reports as dark. `names` are their names, at least one."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
         f"{names[0]}{more}: 16-bit values below a tenth of the range are read as nearly black; if they have fewer "
@@ -112,19 +112,19 @@ def dark_remark(names: Sequence[str]) -> str:
 
 
 def read_palette(path: Path, most: int = MAX_PIXELS) -> tuple[int, ...]:
-    """Read the palette of a picture as (red, green, blue, red, ...); it is empty for a picture without a palette.
+    """Read a picture's palette as (red, green, blue, red, ...). Return () for a picture without a palette.
 
     Raises
     ------
     CatalogError
-        As for `decode`; the pixels themselves are not decoded or checked.
+        The errors of `decode`, except those of damaged pixels: pixels are not decoded.
     """
     with _named(path), opened(read_bytes(path, most), most) as picture:
         return tuple(picture.getpalette("RGB") or ()) if picture.mode == "P" else ()
 
 
 def read_pixels(patch: PatchRef) -> Image:
-    """Read a patch of the catalog, whose file must not have changed since it was indexed.
+    """Read a patch of the catalog. The file must have the bytes that were indexed.
 
     Returns
     -------
@@ -150,19 +150,19 @@ def picture_digest(path: Path, most: int = MAX_PIXELS) -> str:
     Raises
     ------
     CatalogError
-        The file cannot be read; the message names it.
+        The file cannot be read. The message names the file.
     """
     with _named(path):
         return hashlib.sha256(read_bytes(path, most)).hexdigest()
 
 
 def read_bytes(path: str | Path, most: int = MAX_PIXELS) -> bytes:
-    """Read a picture file; it must be a regular file of at most 1 GiB, or 8 bytes for each of `most` pixels.
+    """Read a picture file. It must be a regular file of at most 1 GiB, or 8 * `most` bytes if that is more.
 
     Raises
     ------
     CatalogError
-        The file cannot be read; the message does not name the file.
+        The file cannot be read. The message does not name the file.
     """
     try:
         location = parse_location(path)
@@ -179,7 +179,7 @@ def read_bytes(path: str | Path, most: int = MAX_PIXELS) -> bytes:
 
 
 def decode_bytes(data: bytes, most: int = MAX_PIXELS, on_dark: Callable[[], object] | None = None) -> Image:
-    """Decode a file's bytes as `decode` does; a `CatalogError` does not name the file."""
+    """Decode a file's bytes as `decode` does. The message of a `CatalogError` does not name the file."""
     with opened(data, most) as picture:
         pixels, dark = rgb(picture)
     if dark and on_dark:
@@ -189,15 +189,16 @@ def decode_bytes(data: bytes, most: int = MAX_PIXELS, on_dark: Callable[[], obje
 
 @contextmanager
 def opened(data: bytes, most: int) -> Iterator[PIL.Image.Image]:
-    """Yield the upright picture in a file's bytes; the caller decodes it inside the ``with`` block.
+    """Yield the upright picture in a file's bytes. The caller decodes the picture inside the ``with`` block.
 
-    The bytes decide the format; the file name does not matter. Before anything is decoded, the declared size must be at
-    most `most` pixels, and plausible for the number of bytes. Only orientation and depth are read from metadata.
+    The bytes decide the format; the file name does not matter. Before the picture is decoded, its declared size is
+    checked: at most `most` pixels, and plausible for the number of bytes. Only orientation and depth are read from
+    metadata.
 
     Raises
     ------
     CatalogError
-        The bytes are not a picture of a known format, or cannot be decoded completely; the message does not name the
+        The bytes are not a picture of a known format, or cannot be decoded completely. The message does not name the
         file.
     """
     kind, bare = next((found for prefix, found in _KINDS.items() if data.startswith(prefix)), (None, bare_bmp))
@@ -217,7 +218,7 @@ def opened(data: bytes, most: int) -> Iterator[PIL.Image.Image]:
 
 
 def _upright(picture: ImageFile, orientation: int) -> PIL.Image.Image:
-    """Return a picture of a given orientation turned upright."""
+    """Turn a picture of a given orientation upright."""
     if orientation == 1:
         return picture
     turned = picture.transpose(_TURNS[orientation - 2])
@@ -227,16 +228,16 @@ def _upright(picture: ImageFile, orientation: int) -> PIL.Image.Image:
 
 @cache
 def _silence() -> None:
-    """Keep Pillow and its libtiff from writing to stderr; exceptions carry the same messages."""
+    """Prevent Pillow and its libtiff from writing to stderr. Exceptions have the same messages."""
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    with suppress(OSError, AttributeError):  # of another build of Pillow
-        library = ctypes.CDLL(_imaging.__file__)  # also finds functions of the libraries that it links
+    with suppress(OSError, AttributeError):  # other builds of Pillow lack these functions
+        library = ctypes.CDLL(_imaging.__file__)  # this also finds functions of linked libraries
         library.TIFFSetErrorHandler(None)
         library.TIFFSetWarningHandler(None)
 
 
 def _check(picture: ImageFile, data: bytes, most: int) -> None:
-    """Refuse a picture that would take much memory or time to decode."""
+    """Raise a `CatalogError` if decoding the picture would take much memory or time."""
     pixels = picture.width * picture.height
     size = f"has {picture.width} x {picture.height} pixels"
     if pixels > most:
@@ -256,7 +257,7 @@ def _check(picture: ImageFile, data: bytes, most: int) -> None:
     if picture.format == "JPEG" and data.count(_SCAN) * pixels > _MOST_SCANS * most:
         raise CatalogError(f"{size} in {data.count(_SCAN)} scans, expected at most {_MOST_SCANS * most // pixels}")
     if PIL.Image.MAX_IMAGE_PIXELS is not None and pixels > PIL.Image.MAX_IMAGE_PIXELS:
-        PIL.Image.MAX_IMAGE_PIXELS = pixels  # Pillow's own limit, which is above ours unless a user raises ours
+        PIL.Image.MAX_IMAGE_PIXELS = pixels  # Pillow's own limit is lower only if the user raised ours
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from synthpipe.patches.published import PUBLISHED
 _SPLIT = re.compile(r"[\d. _-]*((?P<train>train(ing)?)|val(id(ation)?)?|test(ing)?)", re.IGNORECASE)
 _SLIDE = re.compile(r".*(slide|wsi|patient|case|TCGA|\d{3})", re.IGNORECASE)  # a class name can have one or two digits
 _MOST_CLASSES = 30
-_LEAST_PATCHES = 2  # of a class or slide, on average; with fewer, the pattern finds something that no two patches share
+_LEAST_PATCHES = 2  # of a class or slide, on average; with fewer, a pattern finds another part of the names
 _LABEL_PATTERNS = (
     *(f"^(?P<label>{letters}){sign}" for letters, sign in product(("[A-Z+]+", "[A-Za-z+]+"), ("-", "_", " ", r"\."))),
     *(f"{sign}(?P<label>{letters})$" for letters, sign in product(("[A-Z+]+", "[A-Za-z+]+"), ("-", "_", " ", r"\."))),
@@ -41,7 +41,7 @@ _GROUP_PATTERNS = (
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Root and layout of a folder of patches; `exclude` holds the patterns of the masks in it."""
+    """Root and layout of a folder of patches. `exclude` has a pattern for each folder of masks."""
 
     root: Location
     layout: Layout
@@ -56,19 +56,21 @@ class Found:
 
 
 def choose_layout(root: Location, layout: Layout | None, pattern: str | None) -> Found:
-    """Return the layout that the user chose, directly or by a label pattern; without a choice, find the layout.
+    """Return the layout that the user chose, directly or by a label pattern. Without a choice, find the layout.
 
     Raises
     ------
     CatalogError
         The user chose no layout, and no layout fits.
     ConfigError
-        The layout has no label pattern, or the pattern is invalid.
+        Layout pattern has no label pattern, another layout has one, or the pattern is invalid.
     """
     if pattern and (fault := pattern_fault(pattern, "label")):
         raise ConfigError(f"--label-pattern {shown(pattern)}: {fault}")
     if pattern and layout not in (None, "pattern"):
-        raise ConfigError(f"--label-pattern: layout {layout} has none; give --layout pattern, or no --label-pattern")
+        raise ConfigError(
+            f"--label-pattern: layout {layout} uses no label pattern; give --layout pattern, or no --label-pattern"
+        )
     if layout == "pattern" and not pattern:
         raise ConfigError("--layout pattern: give --label-pattern too, such as '^(?P<label>[A-Z]+)-'")
     if pattern:
@@ -77,12 +79,12 @@ def choose_layout(root: Location, layout: Layout | None, pattern: str | None) ->
 
 
 def find_layout(root: Location) -> Found:
-    """Find the layout of the patches at a root, in the only folder below it, or in its training folder.
+    """Find the layout of the patches at a root, in its only folder, or in its training folder.
 
     Raises
     ------
     CatalogError
-        No layout fits; the message gives the contents of the root and the expected contents.
+        No layout fits. The message gives the contents of the root and the expected contents.
     """
     if not is_directory(root) and root.name.lower().endswith(".csv"):
         return Found(root, "csv")
@@ -118,13 +120,13 @@ def find_layout(root: Location) -> Found:
 
 
 def _are_slides(names: Sequence[PurePosixPath], pattern: str) -> bool:
-    """Return whether the folders have names of slides, and some label in the file names occurs in several folders."""
+    """Return whether all folders have names of slides, and a label in the file names occurs in several folders."""
     labels = {(name.parts[0], match["label"]) for name in names if (match := re.search(pattern, name.stem))}
     return all(_SLIDE.match(folder) for folder, _ in labels) and len({label for _, label in labels}) < len(labels)
 
 
 def label_pattern(stems: Sequence[str]) -> str | None:
-    """Return a pattern that finds a class name in each file name; None if there is none, or too many class names.
+    """Return a pattern that finds a class name in each file name, or None if none fits or it finds too many classes.
 
     Parameters
     ----------
@@ -140,7 +142,7 @@ def label_pattern(stems: Sequence[str]) -> str | None:
 
 
 def group_pattern(stems: Sequence[str], labels: Sequence[str]) -> str | None:
-    """Return a known pattern that finds a slide in each file name; None if there is none, or patches share no slides.
+    """Return a pattern that finds a slide in each file name, or None if none fits or patches share no slides.
 
     Parameters
     ----------

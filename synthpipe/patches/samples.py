@@ -1,6 +1,7 @@
-"""Interpret the samples of a picture file: as RGB for an image, as class indices for a mask.
+"""Convert the channel values of a picture file to the RGB of an image, or to the class indices of a mask.
 
-Every property of a file that changes the image is applied exactly or refused; ``docs/images-and-masks.md`` lists them.
+A property of a file that changes the image is applied exactly, or the file is refused. ``docs/images-and-masks.md``
+lists these properties.
 """
 
 from __future__ import annotations
@@ -34,18 +35,18 @@ _KEYED = ("1", "L", "RGB")  # raw modes whose transparent colour Pillow finds
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Form in which a picture file stores its samples.
+    """How a picture's channel values are encoded.
 
     Attributes
     ----------
     deep : bool
-        Whether samples have 12 or 16 bits.
+        Whether values are stored in 12 or 16 bits.
     bits : int, optional
-        Bits of the values in deep samples, if they are known.
+        Number of bits that deep values use, if known.
     inverted : bool
         Whether 0 is white.
     narrow : bool
-        Whether samples are grey with fewer than 8 bits.
+        Whether values are grey levels with fewer than 8 bits.
     """
 
     deep: bool
@@ -55,7 +56,7 @@ class Samples:
 
 
 def samples_of(picture: ImageFile, data: bytes, bits: int | None) -> Samples:
-    """Return the form of a picture's samples; refuse a picture that the decoder would misread.
+    """Return how a picture's channel values are encoded.
 
     Parameters
     ----------
@@ -64,12 +65,12 @@ def samples_of(picture: ImageFile, data: bytes, bits: int | None) -> Samples:
     data : bytes
         The file of the picture.
     bits : int, optional
-        Bits of the values in 16-bit samples, if the file declares them.
+        Number of bits that 16-bit values use, if the file declares it.
 
     Raises
     ------
     CatalogError
-        The decoder would misread the picture; the message does not name the file.
+        The decoder would misread the picture. The message does not name the file.
     """
     args = picture.tile[0][3]
     raw = str(args[0] if isinstance(args, tuple) else args)
@@ -89,7 +90,7 @@ def samples_of(picture: ImageFile, data: bytes, bits: int | None) -> Samples:
 
 
 def _check_tiff(picture: TiffImageFile, raw: str) -> bool:
-    """Refuse a TIFF that the decoder would misread, and return whether 0 is white."""
+    """Return whether 0 is white in a TIFF. Raise a `CatalogError` if the decoder would misread the TIFF."""
     tags = picture.tag_v2
     if _PHOTOMETRIC not in tags:
         raise CatalogError("does not say whether 0 is black or white (tag 262); save it again")
@@ -109,18 +110,18 @@ def _check_tiff(picture: TiffImageFile, raw: str) -> bool:
 
 
 def rgb(picture: PIL.Image.Image) -> tuple[Image, bool]:
-    """Return the (H, W, 3) uint8 pixels of an image, and whether they are too dark for 16-bit values.
+    """Return the (H, W, 3) uint8 pixels of an image, and True if its 16-bit values are all dark (`dark_remark`).
 
     Raises
     ------
     CatalogError
-        Pixels are transparent, or the colours in 16-bit samples have fewer bits.
+        Pixels are transparent, or colours are stored in 16 bits but use fewer bits.
     """
     pixels = np.empty((picture.height, picture.width, 3), np.uint8)
     samples: Samples = picture.info[SAMPLES]
     if picture.mode.startswith("I;16"):
         largest = max(int(np.asarray(strip).max()) for _, strip in _strips(picture))
-        # values of a PNG that declares fewer bits are normally stretched to 16 bits; if not, they are used as declared
+        # a PNG that declares fewer bits normally has its values stretched to 16 bits; others have the declared bits
         bits = samples.bits if samples.bits and largest < 1 << samples.bits else 16
         for rows, strip in _strips(picture):
             values = np.asarray(strip)
@@ -169,7 +170,7 @@ def indices(picture: PIL.Image.Image) -> Mask:
 
 
 def _strips(picture: PIL.Image.Image) -> Iterator[tuple[slice, PIL.Image.Image]]:
-    """Yield a picture in strips of some rows, so that conversions take little memory."""
+    """Yield a picture in strips of some rows. Converting a strip takes little memory."""
     picture.load()
     rows = max(1, _STRIP // picture.width)
     for start in range(0, picture.height, rows):
@@ -179,13 +180,13 @@ def _strips(picture: PIL.Image.Image) -> Iterator[tuple[slice, PIL.Image.Image]]
 
 
 def _opaque(strip: PIL.Image.Image) -> PIL.Image.Image:
-    """Return a strip in RGB; refuse transparent pixels."""
+    """Return a strip in RGB. Raise a `CatalogError` if a pixel is transparent."""
     if "transparency" in strip.info:
         strip = strip.convert("RGBA")
     last = strip.getbands()[-1]
     if last in ("A", "a"):
         if np.asarray(strip.getchannel(last)).min() < 255:
             raise CatalogError(f"has transparent pixels, expected opaque pixels; {_FLATTEN}")
-        if strip.mode == "La":  # Pillow cannot convert it to RGB
+        if strip.mode == "La":  # Pillow cannot convert this mode to RGB
             strip = strip.getchannel("L")
     return strip.convert("RGB")

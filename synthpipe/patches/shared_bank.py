@@ -1,8 +1,8 @@
 """Share one donor bank among the processes of a machine.
 
-The first process builds the bank, every process that uses it holds it, and the last one removes it. They coordinate by
-a lock file: a process that builds or removes the bank holds the lock exclusively, and processes that use the bank share
-the lock. The bank is in a folder that other users can neither read nor write (`synthpipe.files.scratch`).
+The first process builds the bank, all processes use it, and the last one removes it. Each bank has a lock file. A
+process that builds or removes the bank locks this file exclusively. Processes that use the bank share the lock. Other
+users can neither read nor write the folder of the bank (`synthpipe.files.scratch`).
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class BankLocation:
     Attributes
     ----------
     name : str
-        Name of the bank's contents (`name_bank`); different contents have different names.
+        Name of the bank (`name_bank`). Banks with different contents have different names.
     scratch : Path or None
         Folder on every node's own disk; None for the node's temporary directory.
     shared : bool
-        Whether the processes of a node share one bank. If not, each process has its own bank.
+        Whether the processes of a node share one bank. Otherwise, each process has its own bank.
     """
 
     name: str
@@ -61,27 +61,27 @@ class BankLocation:
 
 
 def name_bank(*made_of: object) -> str:
-    """Return the name of a bank; it depends on all values that decide the bank's bytes."""
+    """Return the name of a bank. `made_of` must have all values that decide the bank's bytes."""
     return digest(made_of)[:16]
 
 
 class HeldBank:
-    """A bank in use by this process; it is kept until all such processes of the node have released it or ended."""
+    """A bank that this process uses. The bank exists until all processes that use it have released it or ended."""
 
     def __init__(self, location: BankLocation, lock: int) -> None:
         self._location, self._lock = location, lock
 
     def release(self) -> None:
-        """Release the bank; the last process of the node that releases the bank removes it."""
+        """Release the bank. The last process of the node that uses the bank removes it."""
         if try_lock(self._lock, fcntl.LOCK_EX):
             remove(self._location.directory)
         os.close(self._lock)
 
 
 def hold_bank(location: BankLocation, build: Callable[[Path], None]) -> HeldBank:
-    """Hold the node's bank; build it first, or wait while another process builds it.
+    """Hold the node's bank. If there is no bank, build it, or wait while another process builds it.
 
-    If the other process makes no progress, a warning is logged.
+    A warning is logged if the other process makes no progress.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def hold_bank(location: BankLocation, build: Callable[[Path], None]) -> HeldBank
 
 
 class _Wait:
-    """Wait for the process that builds a bank; log a warning if the files of the bank stop growing."""
+    """Wait for the process that builds a bank. Log a warning if the files of the bank stop growing."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -132,7 +132,7 @@ class _Wait:
         self._since, self._warned = time.monotonic(), False
 
     def moment(self) -> None:
-        """Wait a moment; warn once if no file has grown for some seconds."""
+        """Wait a moment. Log a warning once if no file has grown for some seconds."""
         sizes: list[tuple[str, int]] = []
         with suppress(FileNotFoundError):
             sizes = sorted((each.name, each.stat().st_size) for each in os.scandir(self._directory))
@@ -149,7 +149,7 @@ class _Wait:
 
 
 def _hold(lock: int, directory: Path, build: Callable[[Path], None]) -> bool:
-    """Try to get a shared lock on a complete bank, and build the bank if needed; return whether this succeeds."""
+    """Try to get a shared lock on a complete bank; build the bank if needed. Return True if this succeeds."""
     if not is_complete(directory):
         if not (try_lock(lock, fcntl.LOCK_EX) and is_lock_of(lock, directory)):
             return False  # another process builds the bank, or has just removed the lock file
@@ -161,5 +161,5 @@ def _hold(lock: int, directory: Path, build: Callable[[Path], None]) -> bool:
             except BaseException:
                 remove(directory)
                 raise
-    # another process may have removed the bank before this, or while the lock changed
+    # another process may have removed the bank, even while this lock changed from exclusive to shared
     return try_lock(lock, fcntl.LOCK_SH) and is_lock_of(lock, directory) and is_complete(directory)

@@ -1,4 +1,4 @@
-"""CSV tables of patches: each row is an entry, and each problem names its line."""
+"""Read CSV tables of patches. Each row is a patch, and problems name their line."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def csv_entries(table: Location) -> Iterator[Entry]:
 
 
 def _with_slashes(path: str) -> str:
-    """Return a clause with the accepted form of a Windows path; an empty text for other paths."""
+    """Return a clause that shows how to write a Windows path, or an empty text for other paths."""
     drive, rest = ntpath.splitdrive(path.strip())
     if "\\" not in path:
         return ""

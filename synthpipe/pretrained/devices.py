@@ -8,12 +8,12 @@ from synthpipe.core.errors import ConfigError, is_of_memory
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the device called `name`; without a name, the first GPU, or the CPU if the machine has no GPU.
+    """Return the device called `name`. Without a name, return the first GPU, or the CPU if there is no GPU.
 
     Raises
     ------
     ConfigError
-        This machine has no such device, or the device computes nothing.
+        This machine has no such device, or it is the device ``meta``, which computes nothing.
     """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,4 +1,4 @@
-"""Features of images by a pretrained timm network, without its classification layer."""
+"""Compute features of images with a pretrained timm network, without its classification layer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class NetworkFeatures:
     network : str
         Name of a timm network.
     weights : str, optional
-        Path or URL of a file of weights; by default the weights of timm's hub.
+        Path or URL of a weights file (default: the weights from timm's hub).
 
     Raises
     ------
@@ -61,10 +61,10 @@ class NetworkFeatures:
         self._fixed = bool(settings.get("fixed_input_size"))
 
     def __call__(self, image: Image) -> NDArray[np.float32]:
-        """Return (F,) float32 of an image, (H, W, 3) uint8 RGB.
+        """Return the features of an image, (F,) float32. The image is (H, W, 3) uint8 RGB.
 
-        An image that is larger than the network expects is resized to that size; so are all images, if the network
-        accepts only one size.
+        An image that is larger than the network expects is resized to the expected size. If the network accepts only
+        one size, all images are resized.
         """
         resized = image
         if self._fixed or max(image.shape[:2]) > self._side:

@@ -1,6 +1,6 @@
-"""Read and write files of tensors and text: safetensors files with a SHA-256 of their whole content.
+"""Read and write tensors and text as safetensors files with a SHA-256 of their whole content.
 
-Such files may come from strangers or from damaged disks. Reading a file runs no code and takes at most a few times the
+A file may come from a stranger or from a damaged disk. Reading a file runs no code, and needs at most a few times the
 file's size in memory.
 """
 
@@ -20,17 +20,17 @@ from torch import Tensor
 from synthpipe.core.strict_json import parse_json
 
 LARGEST = 16 << 30
-"""Largest size of a file of tensors, in bytes; the weights and optimizer of a very large network fit in it."""
+"""Largest size of a file of tensors, in bytes. It is enough for the weights and optimizer of a very large network."""
 
 KEY = "synthpipe"
-"""Key of the only metadata entry of a file. The order of several entries, and so the file's SHA-256, would vary."""
+"""Key of a file's only metadata entry. With several entries, their order and the file's SHA-256 would vary."""
 
 _LARGEST_HEADER = 10 << 20
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what Adam stores for each parameter
 
 
 def pack(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """Return the bytes of a file with `tensors`, and `about` as JSON; equal content gives equal bytes."""
+    """Return the bytes of a file with `tensors`, and with `about` as JSON. Equal content gives equal bytes."""
     copies = {
         name: tensors[name].detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
         for name in sorted(tensors)
@@ -91,7 +91,11 @@ def load_safetensors(data: bytes) -> dict[str, Tensor]:
         raise ValueError(f"its header has {length} bytes, expected at most {_LARGEST_HEADER}")
     try:
         return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, KeyError, TypeError) as error:  # the last two: dtypes that torch does not have
+    except (
+        safetensors.SafetensorError,
+        KeyError,
+        TypeError,
+    ) as error:  # the last two mean dtypes that torch does not have
         raise ValueError(str(error)) from error
 
 
@@ -109,7 +113,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
     Raises
     ------
     ValueError
-        A value is not finite; the message names the first such tensor.
+        A value is not finite. The message names the first tensor with such a value.
     """
     for name, values in tensors.items():
         if not np.isfinite(_extremes(values)).all():
@@ -117,7 +121,7 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 def check_like(tensors: Mapping[str, Any], expected: Mapping[str, Tensor], prefix: str = "") -> None:
-    """Raise an error if `tensors` do not have the names, dtypes and shapes of `expected`, or are not finite.
+    """Check that `tensors` have the names, dtypes and shapes of `expected`, and only finite values.
 
     Raises
     ------
@@ -137,7 +141,7 @@ def check_like(tensors: Mapping[str, Any], expected: Mapping[str, Tensor], prefi
 
 
 def _extremes(tensor: Tensor) -> tuple[float, float]:
-    """Return the smallest and the largest value of a tensor; NaN if it has a NaN, 0 if it is empty."""
+    """Return the smallest and the largest value of a tensor: NaN if a value is NaN, 0 if there are no values."""
     values = tensor.detach().cpu().numpy()  # NumPy finds the extremes without extra memory or threads
     return (values.min(), values.max()) if values.size else (0.0, 0.0)
 
@@ -154,7 +158,7 @@ def flat_moments(state: Mapping[str, Any]) -> dict[str, Tensor]:
 def adam_state(moments: Mapping[str, Tensor], parameters: Sequence[Tensor]) -> dict[int, dict[str, Tensor]]:
     """Rebuild an Adam optimizer's ``state`` from the result of `flat_moments`.
 
-    Each moment gets the memory layout of its parameter, because the layout can change the last bits of a step.
+    Each moment gets the memory layout of its parameter, because the layout can change the last bits of a result.
 
     Raises
     ------

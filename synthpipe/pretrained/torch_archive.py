@@ -1,4 +1,4 @@
-"""Read files that ``torch.save`` wrote, without running code from them: users' weights, and format 1 checkpoints."""
+"""Read files that ``torch.save`` wrote (users' weights, old checkpoints) without running code from them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _PICKLES_BEFORE_DATA = 3  # at the start of a stream: magic number, version, des
 def read(data: bytes) -> Any:
     """Return the content of a file that ``torch.save`` wrote, with all tensors on the CPU.
 
-    The file may be an archive, or a stream as torch before version 1.6 wrote it. All members of an archive are checked
-    against their CRC-32. Only tensors and plain values are created. They take no more memory than the file, unless
+    The file may be an archive, or a stream, which torch wrote before version 1.6. All members of an archive are checked
+    against their CRC-32. Only tensors and plain values are created. These take no more memory than the file, unless
     several tensors use the same bytes of the file.
 
     Raises
@@ -45,7 +45,7 @@ def read(data: bytes) -> Any:
 
 
 def _checked_archive(data: bytes) -> BinaryIO:
-    """Check an archive and return a copy of it, so that torch reads exactly the members that were checked."""
+    """Check an archive and return a copy of it. torch then reads exactly the members that were checked."""
     checked = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(checked, "w") as copy:
         members = archive.infolist()
@@ -63,7 +63,7 @@ def _checked_archive(data: bytes) -> BinaryIO:
 
 
 def _checked_stream(data: bytes) -> BinaryIO:
-    """Check the pickles of a stream, also the sizes that they declare, and return the stream."""
+    """Check the pickles of a stream and the sizes that they declare, and return the stream."""
     stream = io.BytesIO(data)
     for _ in range(_PICKLES_BEFORE_DATA):
         _check_pickle(stream)

@@ -1,6 +1,7 @@
 """Get the initial weights of a network from a user's file or from timm's hub.
 
-A weights file may come from a stranger. Reading the file runs no code and takes at most a few times its size in memory.
+A weights file may come from a stranger. Reading a file runs no code, and needs at most a few times the file's size in
+memory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from synthpipe.pretrained import torch_archive
 from synthpipe.pretrained.tensors import check_finite, is_safetensors, load_safetensors
 
 _INSIDE = ("state_dict", "model")  # keys under which training scripts store the weights in their checkpoints
-_COUNTER = "num_batches_tracked"  # old files lack it, and batch normalisation with a fixed momentum does not use it
+_COUNTER = "num_batches_tracked"  # old files lack it; batch normalisation with a fixed momentum does not use it
 _SECONDS = 10.0  # time limit for a hub's answer
 _SHOWN = 160  # most characters of a name in a message
 
@@ -45,7 +46,7 @@ class Weights:
     tensors : mapping of str to Tensor
         Tensors by name, on the CPU. All values are finite; floating-point tensors are float32.
     ordered : bool
-        Whether the tensors have the order of the saved network; safetensors files do not keep this order.
+        Whether the tensors are in the order of the saved network. Safetensors files do not keep this order.
     """
 
     name: str
@@ -54,16 +55,16 @@ class Weights:
     ordered: bool
 
     def fit(self, expected: Mapping[str, Tensor], heads: Sequence[str], network: str) -> dict[str, Tensor]:
-        """Match the tensors to the names of a network's tensors, and return them by these names.
+        """Return the tensors under the names of a network's tensors.
 
         If the names differ, tensors are matched by order. Then all shapes and the last parts of all names must agree,
-        and no tensor may have the name of a different tensor of the network. The head is left out if its shape differs
-        or the file has no head.
+        and no tensor may have the name of a different tensor of the network. The classification layers are left out if
+        their shapes differ, or if the file lacks them.
 
         Parameters
         ----------
         expected : mapping of str to Tensor
-            The network's ``state_dict``; only names and shapes matter.
+            The network's ``state_dict``. Only names and shapes matter.
         heads : sequence of str
             Names of the classification layers.
         network : str
@@ -72,7 +73,7 @@ class Weights:
         Raises
         ------
         ConfigError
-            The tensors do not fit; the message names the first tensor that does not, and both shapes.
+            The tensors do not fit. The message names the first tensor that does not fit, and both shapes.
         """
         wanted = {name: each for name, each in expected.items() if not name.endswith(_COUNTER)}
         found = {name: each for name, each in self.tensors.items() if not name.endswith(_COUNTER)}
@@ -92,7 +93,7 @@ class Weights:
 
 
 def _by_name(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Mapping[str, Tensor]) -> str | None:
-    """Return a message about the first tensor that does not fit by name; None if all fit."""
+    """Match tensors by name. Return a message about the first tensor that does not fit, or None if all fit."""
     for name, each in body.items():
         if name not in found:
             return f"{name} is missing, expected shape {tuple(each.shape)}"
@@ -106,7 +107,7 @@ def _by_name(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Ma
 def _by_order(
     found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], body: Mapping[str, Tensor]
 ) -> dict[str, Tensor] | str:
-    """Return the tensors under the names of `wanted`, or a message about the first tensor that does not fit."""
+    """Match tensors by order. Return them under the names of `wanted`, or a message about the first misfit."""
     for (theirs, each), (ours, like) in zip(found.items(), wanted.items(), strict=False):
         if theirs in wanted and theirs != ours:
             return f"found {_short(theirs)} where {ours} is expected, so neither the names nor the order match"
@@ -121,7 +122,7 @@ def read_weights(setting: str, path: str) -> Weights:
     """Read a weights file: a safetensors file, or a ``state_dict`` that ``torch.save`` wrote.
 
     The ``state_dict`` may be inside a checkpoint, under the key ``state_dict`` or ``model``. The prefix ``module.`` is
-    removed from its names.
+    removed from the names of tensors.
 
     Parameters
     ----------
@@ -168,7 +169,7 @@ def _state_dict(found: Any) -> dict[str, Tensor]:
             found = found[key]
     if not isinstance(found, dict) or not found:
         raise ValueError(f"it contains {type(found).__name__}, expected tensors by name")
-    items = list(dict.items(found))  # `dict.items`, because a file can replace an OrderedDict's methods
+    items = list(dict.items(found))  # not `found.items`, because a file can replace the methods of an OrderedDict
     for name, each in items:
         if not isinstance(name, str) or not isinstance(each, Tensor):
             raise ValueError(f"{_short(name)} is {type(each).__name__}, expected a tensor")
@@ -182,7 +183,7 @@ def heads(module: nn.Module) -> tuple[str, ...]:
 
 
 def own_normalisation(network: str) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return the mean and standard deviation of RGB, in 0-1, that the pretrained weights of a timm network expect."""
+    """Return the RGB mean and standard deviation, in 0-1, that a timm network's pretrained weights expect."""
     config = timm.get_pretrained_cfg(network)
     found = timm.data.resolve_data_config(pretrained_cfg=config.to_dict() if config else {})
     mean, std = found["mean"], found["std"]
@@ -190,7 +191,7 @@ def own_normalisation(network: str) -> tuple[tuple[float, float, float], tuple[f
 
 
 def timm_outline(network: str) -> nn.Module:
-    """Return a timm network whose tensors have dtypes and shapes but no values, so it takes no memory."""
+    """Return a timm network without values. Its tensors have dtypes and shapes, but take no memory."""
     with torch.device("meta"):
         module: nn.Module = timm.create_model(network)
     return module
@@ -211,20 +212,20 @@ def quiet_hub() -> Iterator[None]:
 
 
 def hub_of(network: str) -> str | None:
-    """Return the hub repository with the weights of a timm network; None if no hub has them."""
+    """Return the hub repository with the weights of a timm network, or None if no hub has these weights."""
     config = timm.get_pretrained_cfg(network)
     return (config.hf_hub_id or None) if config else None
 
 
 def check_timm_hub(network: str) -> None:
-    """Raise an error if the weights of a timm network are neither in the cache nor available from its hub.
+    """Check that the weights of a timm network are in the cache, or that their hub can be reached.
 
     Raises
     ------
     ValueError
         timm names no hub for this network.
     Exception
-        `check_hub` raises it.
+        `check_hub` raised an error.
     """
     repository = hub_of(network)
     if not repository:
@@ -234,27 +235,27 @@ def check_timm_hub(network: str) -> None:
 
 
 def check_hub(repository: str, files: Sequence[str], revision: str | None = None) -> None:
-    """Raise an error if weights are not in the cache, and their hub is not reachable or does not have the repository.
+    """Check that weights are in the cache, or that their hub can be reached and has the repository.
 
-    This function asks the hub only once; the hub's own client would retry for minutes.
+    This function asks the hub only once. The hub's own client would retry for minutes.
 
     Parameters
     ----------
     repository : str
         Name of the repository, such as ``timm/resnet18.a1_in1k``.
     files : sequence of str
-        Names of weights files; one of them in the cache is enough.
+        Names of weights files. One of these files in the cache is enough.
     revision : str, optional
         Revision of the repository.
 
     Raises
     ------
     Exception
-        The hub cannot be reached, or lacks the repository; the type is that of the client's error.
+        The hub cannot be reached, or lacks the repository. The error is that of the hub's client.
     """
     if any(isinstance(try_to_load_from_cache(repository, name, revision=revision), str) for name in files):
         return
-    with suppress(EntryNotFoundError):  # the hub answers that it lacks this file, so it can be reached
+    with suppress(EntryNotFoundError):  # the hub lacks this file, but it has answered
         get_hf_file_metadata(hf_hub_url(repository, files[0], revision=revision), timeout=_SECONDS)
 
 

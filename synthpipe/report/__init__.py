@@ -14,7 +14,7 @@ _HEAD = 1 << 16  # the title is within these first bytes
 
 
 def write_report(path: Location, output: Location | None = None, anonymous: bool = False) -> Location:
-    """Write the report of a run; the run may be unfinished.
+    """Write the report of a run, finished or not.
 
     The report depends only on files of the run, not on the source patches.
 
@@ -23,7 +23,7 @@ def write_report(path: Location, output: Location | None = None, anonymous: bool
     path : Path or UPath
         The run directory.
     output : Path or UPath, optional
-        The file to write; ``report.html`` of the run by default.
+        The file to write (default: ``report.html`` in the run).
     anonymous : bool
         Whether to replace the names of patches, slides and folders; see `report.anonymous`.
 

@@ -18,9 +18,9 @@ from synthpipe.report.facts import RunFacts
 def without_names(facts: RunFacts) -> RunFacts:
     """Return the facts of a run with numbers instead of names.
 
-    Patches become ``patch 12`` and slides or patients ``slide 3``, numbered in the order of their names. Paths and
-    patterns become placeholders such as ``PATCHES``. Remarks that contain a name are left out. Classes, pixels,
-    digests and versions stay.
+    Patches become ``patch 12``, and slides or patients become ``slide 3``. The numbers follow the order of the names.
+    Paths and patterns become placeholders such as ``PATCHES``. Remarks that contain a name are left out. Classes,
+    pixels, digests and versions stay.
     """
     catalog = facts.catalog
     patches = _numbered("patch", (patch.id for patch in catalog.patches))
@@ -58,19 +58,19 @@ def without_names(facts: RunFacts) -> RunFacts:
 
 
 def _quality_text(problem: Problem) -> str:
-    """Return the end of the message about a dropped donor, which has class and reasons but no names."""
+    """Return the part of a message about a dropped donor that has no names. It gives the class and the reasons."""
     return problem.message.removeprefix(f"patch {problem.id!r}") if problem.kind == "poor_donor" else ""
 
 
 def _numbered(what: str, names: Iterable[str]) -> dict[str, str]:
-    """Number names in alphabetical order, such as ``patch 012``; leading zeros keep the order."""
+    """Give names numbers in alphabetical order, such as ``patch 012``. Leading zeros keep this order."""
     ordered = sorted(names)
     digits = len(str(len(ordered)))
     return {name: f"{what} {number:0{digits}}" for number, name in enumerate(ordered, 1)}
 
 
 def _names(facts: RunFacts) -> Iterator[str]:
-    """Yield every path and its parts, every slide, and the pipeline's name; class names are left out."""
+    """Yield all paths and their parts, all slides, and the pipeline's name, but no class names."""
     pipeline, catalog = facts.pipeline, facts.catalog
     paths = {str(facts.path), pipeline.patches.root, *(problem.id for problem in catalog.problems)}
     for patch in catalog.patches:

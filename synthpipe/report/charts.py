@@ -1,6 +1,6 @@
-"""Draw charts as SVG text; the page's style sheet gives the colours.
+"""Draw charts as SVG text. The page's style sheet sets the colours.
 
-Every chart has a title for screen readers, and the page also shows the chart's numbers in a table.
+Every chart has a title for screen readers. The page also shows the chart's numbers in a table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TALL = _HEIGHT - _TOP - _BOTTOM
 def histogram(
     title: str, kept: Sequence[int], others: Sequence[int], line: float | None, line_label: str, names: tuple[str, str]
 ) -> Markup:
-    """Draw a histogram of scores from 0 to 1, with the counts of `others` stacked on those of `kept`.
+    """Draw a histogram of scores from 0 to 1, with the counts of `others` on top of the counts of `kept`.
 
     Parameters
     ----------
@@ -76,9 +76,9 @@ def line_chart(
     series : mapping of str to sequence of float
         A value for each epoch, by the name of the series.
     best : int, optional
-        Index of the epoch to mark, counted from 0; labels count epochs from 1.
+        Index of the epoch to mark, from 0. Labels count epochs from 1.
     top : float, optional
-        Upper end of the value axis, which starts at 0; by default it fits the values.
+        Upper end of the value axis (default: fits the values). The axis starts at 0.
     """
     length = max(map(len, series.values()))
     finite = [value for values in series.values() for value in values if math.isfinite(value)]
@@ -163,7 +163,7 @@ def stacked_bars(title: str, rows: Sequence[tuple[str, Sequence[int]]], names: S
 
 
 def bar(share: float, kind: str = "kept") -> Markup:
-    """Draw a share from 0 to 1 as a bar for a table cell; another cell of the table has the number."""
+    """Draw a share from 0 to 1 as a bar for a table cell. Another cell of the table has the number."""
     return Markup(
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'
         '<rect class="{}" width="{:.2f}" height="8"/></svg>'

@@ -37,8 +37,8 @@ _QUADRANTS = ("upper left", "upper right", "lower left", "lower right")
 class CompositeCard:
     """The data of a composite's card.
 
-    Texts are not escaped yet, and pictures are data URIs. `regions` and `quadrants` are rows of tables; `properties`
-    are pairs of a name and a value.
+    Texts are not escaped yet. Pictures are data URIs. `regions` and `quadrants` are rows of tables. `properties` are
+    pairs of a name and a value.
     """
 
     strategy: str
@@ -112,7 +112,7 @@ def composite_card(shown: GalleryComposite, pipeline: Pipeline, catalog: Catalog
 
 
 def _reason(shown: GalleryComposite, pipeline: Pipeline) -> str:
-    """Return the verdict on a composite in words; kept composites that the filter rejects are marked."""
+    """Return the verdict on a composite in words. Mark a kept composite that the filter rejects."""
     if shown.verdict is None:
         return "not chosen yet"
     if shown.verdict == "kept" and shown.p_real is not None and shown.p_real <= pipeline.curation.threshold:

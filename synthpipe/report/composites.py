@@ -62,7 +62,7 @@ class GalleryComposite:
     strategy, index : str and int
         The strategy and the candidate's index.
     verdict : Reason or None
-        The verdict; None before the candidate is judged.
+        The verdict. None stands for a candidate that is not judged yet.
     p_real : float or None
         The filter's score; None if there is no filter.
     recipe : Recipe
@@ -88,9 +88,10 @@ def read_gallery(
     verdicts: NDArray[np.uint8],
     p_real: NDArray[np.float32],
 ) -> Iterator[GalleryComposite]:
-    """Yield the candidates with these indices whose recipes and pixels are known without the patches.
+    """Yield the candidates with these indices that can be shown without the patches.
 
-    Candidates whose recipe is not stored are left out, and virtual candidates with donors that the curated set lacks.
+    A candidate is left out if its recipe is not stored. A virtual candidate is also left out if the curated set lacks
+    one of its donors.
 
     Parameters
     ----------
@@ -197,7 +198,7 @@ def region_layer(numbers: NDArray[np.uint16]) -> str:
 
 
 def _inward(pixel: int, size: int) -> float:
-    """Return a pixel's centre, moved away from the picture's border so that a number at this point is readable."""
+    """Return a pixel's centre, moved inward if it is near the border. A number at this point is readable."""
     return float(min(max(pixel + 0.5, 0.045 * size), 0.955 * size))
 
 
@@ -212,7 +213,7 @@ def _layer(values: NDArray[np.uint8], palette: bytes, opaque: range) -> str:
 
 
 def _small(values: NDArray[Number]) -> NDArray[Number]:
-    """Return a mask reduced to the size that `photo` gives its image, with nearest-neighbour sampling."""
+    """Reduce a mask to the size of the picture from `photo`, by nearest neighbour."""
     height, width = values.shape
     factor = max(height, width) / _LARGEST
     if factor <= 1:

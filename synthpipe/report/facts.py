@@ -18,7 +18,7 @@ from synthpipe.storage.summary import summarise
 from synthpipe.storage.tallies import Tally, tally_candidates
 
 GALLERY = 24
-"""Largest number of kept composites, and of rejected ones, that the report shows for each strategy."""
+"""The report of a strategy shows at most this number of kept composites, and about as many rejected ones."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,11 +34,11 @@ class StrategyFacts:
     kept, rejected : tuple of GalleryComposite
         Examples, highest score first. Candidates without a verdict are shown as kept.
     filter : mapping or None
-        The content of ``filter/STRATEGY.json``; None if there is no trained filter.
+        The content of ``filter/STRATEGY.json``, or None if there is no trained filter.
     journal : mapping
         The strategy's entry in ``build.json``.
     beyond : int
-        The number of stored candidates beyond the plan. An earlier plan with other settings was longer.
+        The number of stored candidates beyond the plan. They are from a longer plan with earlier settings.
     """
 
     strategy: Strategy
@@ -79,7 +79,7 @@ class RunFacts:
 
 
 def gather_facts(path: Location) -> RunFacts:
-    """Read the facts of a run; the run may be unfinished.
+    """Read the facts of a run, finished or not.
 
     Raises
     ------

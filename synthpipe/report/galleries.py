@@ -21,7 +21,7 @@ def choose_kept(tallied: Tally, count: int) -> list[int]:
 
 
 def choose_rejected(tallied: Tally, count: int) -> list[int]:
-    """Return the indices of about `count` rejected candidates, highest score first, with examples of every reason."""
+    """Return the indices of about `count` rejected candidates, highest score first. Each reason has examples."""
     parts = [tallied.verdicts == number for number, reason in enumerate(REASONS) if reason != "kept"]
     total = sum(map(np.count_nonzero, parts))
     indices: list[int] = []

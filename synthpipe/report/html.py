@@ -1,7 +1,7 @@
 """Make the HTML page of a report: one file that loads nothing from a network.
 
-The template escapes all text from a disk. As a second protection, a content security policy allows only the page's own
-style sheet and script, by their digests, and pictures that are part of the page.
+The template escapes all text from files. A content security policy is a second protection. It permits only the page's
+own style sheet and script, which it names by their digests, and pictures inside the page.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FEWER = 10  # most rows of a table of sizes or slides
 
 
 def html_page(facts: RunFacts) -> str:
-    """Return the report of a run as HTML; equal facts give equal pages."""
+    """Return the report of a run as HTML. Equal facts give equal pages."""
     environment = Environment(
         loader=FileSystemLoader(_FILES),
         autoescape=True,
@@ -139,7 +139,7 @@ def _sizes(facts: RunFacts) -> Iterator[tuple[str, str]]:
 
 
 def _dropped(facts: RunFacts) -> Iterator[tuple[str, str, str]]:
-    """Yield class, reason and number of the donors that ``donors.drop`` and ``donors.min_confidence`` leave out."""
+    """Yield the number of donors that were left out, by class and reason."""
     for (name, reason), count in sorted(dropped_counts(facts.catalog.problems).items()):
         yield name, reason, f"{count:,}"
 

@@ -30,7 +30,7 @@ _TITLES: dict[DropReason, str] = {
 
 
 def quality_sheet(found: Sequence[DonorQuality], taxonomy: Taxonomy) -> bytes:
-    """Return a PNG of the worst 20 donors for each reason, with their measure, label and id.
+    """Return a PNG that shows the worst 20 donors for each reason, with measure, label and id.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def _captions(donor: DonorQuality, reason: DropReason, measure: float | None, ta
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """Return a text that is at most as wide as a picture; its end is kept, because names differ there."""
+    """Shorten a text to the width of a picture. Its end is kept, because names usually differ at the end."""
     text = text.encode("ascii", "backslashreplace").decode()  # the font has only ASCII
     shown = text
     while font.getlength(shown) > _SIDE:

@@ -13,7 +13,7 @@ from synthpipe.core.records import Image, Mask
 from synthpipe.core.taxonomy import Taxonomy
 from synthpipe.report.stored import StoredComposite
 
-_SIZES = 128, 256  # limits of a picture's longer side in pixels: smaller ones are enlarged, larger ones reduced
+_SIZES = 128, 256  # pixels of a picture's longer side; smaller pictures are enlarged, larger ones are reduced
 _COLUMNS = 3
 _GAP, _MARGIN, _LINE, _FONT = 4, 16, 22, 14
 _BACK, _FRONT = (255, 255, 255), (30, 30, 30)
@@ -59,7 +59,7 @@ def _triple(image: Image, mask: Mask, taxonomy: Taxonomy, size: tuple[int, int])
 
 
 def _fitted(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return height and width of the pictures; an enlargement is a whole number, so that pixels stay square."""
+    """Return height and width of the pictures. Enlargement is by a whole number, so all pixels have the same size."""
     height, width = shape
     least, most = _SIZES
     longer = max(height, width)

@@ -35,13 +35,13 @@ class StoredComposite:
     image, mask : (H, W, 3) and (H, W) uint8
         Pixels and class indices.
     recipe : Recipe or None
-        The recipe of a composite; None for a real patch, and for a composite whose recipe is not stored.
+        The recipe of a composite. None stands for a real patch, or for a recipe that is not stored.
     source : mapping
-        The JSON object that describes the recipe or the real patch; empty where it is not stored.
+        The JSON object that describes the recipe or the real patch, or an empty dict if it is not stored.
     p_real : float or None
         The filter's score; None if there is no filter.
     verdict : Reason or None
-        The verdict on a candidate; None if the composite is not judged.
+        The verdict on a candidate, or None if the composite is not judged.
     """
 
     index: int
@@ -54,7 +54,7 @@ class StoredComposite:
     verdict: Reason | None
 
     def regions(self) -> tuple[VisibleRegion, ...]:
-        """Return the visible regions of a composite, largest first; none for a real patch."""
+        """Return the visible regions, largest first. A real patch has no regions."""
         return visible_regions(self.recipe, self.mask)[0] if self.recipe else ()
 
     def caption(self) -> str:
@@ -65,7 +65,7 @@ class StoredComposite:
 
 
 class StoredComposites:
-    """A sequence of the composites in a Zarr group, each read on access.
+    """A sequence of the composites in a Zarr group. A composite is read when it is accessed.
 
     Parameters
     ----------
@@ -110,7 +110,8 @@ class StoredComposites:
         p_real, verdict = self._value("p_real", index), self._value("verdict", index)
         if verdict is not None and len(REASONS) <= verdict < LOST:
             raise damaged(
-                f"{self._where}/verdict", f"sample {index} has code {verdict}; expected one of {len(REASONS)}"
+                f"{self._where}/verdict",
+                f"sample {index} has the verdict code {verdict}; expected one of {len(REASONS)} codes",
             )
         return StoredComposite(
             index,
@@ -133,14 +134,14 @@ class StoredComposites:
         return self._store.checked_recipe(self._composites.recipe_text(index), index, canvas)
 
     def _value(self, name: str, index: int) -> Any:
-        """Return a value of a small array, or None if the array does not have the value, as during a build."""
+        """Return a value of a small array, or None if the array lacks the value, for example during a build."""
         if name not in self._names or index >= self._store.length(name):
             return None
         return self._store.read(name, [index])[0]
 
 
 def open_composites(path: Location) -> StoredComposites:
-    """Open the composites at `path`, which is a run with a curated set or a Zarr group with composites.
+    """Open the composites at `path`: a run with a curated set, or a Zarr group with composites.
 
     Raises
     ------
@@ -192,5 +193,5 @@ def _regions(stored: StoredComposite, taxonomy: Taxonomy) -> Iterator[dict[str, 
 
 
 def class_name(region: VisibleRegion, taxonomy: Taxonomy) -> str:
-    """Return the name of the class that most pixels of a region have."""
+    """Return the name of the most frequent class in a region."""
     return taxonomy.names[region.label] if region.label < len(taxonomy) else "background"

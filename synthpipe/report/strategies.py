@@ -1,4 +1,4 @@
-"""The page's section on a strategy: verdicts, class shares, galleries, scores, class pairs, reuse and filter."""
+"""Compute the report's section on a strategy, with its tables, charts, galleries and notes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _BINS = 40
 _MOST = 15  # rows of a table of the most used donors or slides
 _CLASSES = 16  # classes in the matrix of pairs
 _EXAMPLES = 4
-_SHOWN = {  # keys of a filter's report with their own rows on the page
+_SHOWN = {  # keys of a filter's report that have rows of their own on the page
     *("format_version", "strategy", "network", "epochs", "best_epoch", "accuracy", "auroc", "synthetic_train"),
     *("synthetic_val", "real_train", "real_val", "model_sha256", "seconds", "device"),
 }
@@ -46,7 +46,7 @@ _EPOCH = {
 
 @dataclass(frozen=True, slots=True)
 class StrategySection:
-    """The data of a strategy's section; the template uses these names."""
+    """The data of a strategy's section. The template uses these names."""
 
     name: str
     title: str
@@ -149,7 +149,7 @@ def _warning(facts: RunFacts, found: StrategyFacts) -> str:
 def _judged_so_far(facts: RunFacts, found: StrategyFacts) -> str:
     """Return the result of the build's last judgement in words.
 
-    A build stores verdicts only when enough candidates pass.
+    A build stores verdicts only after enough candidates pass.
     """
     verdicts = found.journal.get("verdicts")
     if not verdicts:
@@ -166,8 +166,8 @@ def _judged_so_far(facts: RunFacts, found: StrategyFacts) -> str:
 def _verdicts(found: StrategyFacts) -> Mapping[Reason, int]:
     """Return the number of candidates with each verdict.
 
-    If no verdicts are stored, the counts are from the build's last judgement. Before the first judgement, the result is
-    empty.
+    If no verdicts are stored, return the counts of the build's last judgement. Before the first judgement, return an
+    empty mapping.
     """
     if not found.tally.judged:
         last: Mapping[Reason, int] = found.journal.get("verdicts", {})
@@ -282,7 +282,7 @@ def _reuse(facts: RunFacts, tallied: Tally) -> list[dict[str, Any]]:
 def _filter(report: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data that the page shows from a filter's report.
 
-    Values other than those of training and validation are listed under their keys.
+    Values that have no row of their own are listed under their keys.
     """
     epochs: Sequence[Mapping[str, Any]] = report["epochs"]
     best = int(report["best_epoch"])

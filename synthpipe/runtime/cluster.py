@@ -201,7 +201,9 @@ def _client(
     if isinstance(where, ExistingCluster):
         return _join(where)
     if isinstance(where, Local):
-        return _client_of(stack.enter_context(local_cluster(where, settings.device, demand)))
+        cluster = local_cluster(where, settings.device, demand)
+        stack.callback(_close, cluster)
+        return _client_of(cluster)
     check_queue(where)
     jobs = stack.enter_context(
         job_cluster(
@@ -216,6 +218,12 @@ def _client(
         minimum_jobs=where.jobs.minimum_jobs or where.jobs.jobs, maximum_jobs=where.jobs.jobs, **_GENTLE_ADAPTING
     )
     return _client_of(jobs)
+
+
+def _close(cluster: Any) -> None:
+    """Close a cluster on this machine; its tasks are done, so workers that end too slowly are no error of the build."""
+    with suppress(TimeoutError):  # on a busy machine, Dask stops waiting for workers that it has killed
+        cluster.close()
 
 
 def _client_of(cluster: Any) -> Client:

@@ -20,5 +20,5 @@ def test_the_whole_command_runs_in_the_simulator(tmp_path: Path) -> None:
     assert found["checks"] == {f"{name}: equal bytes on GPU and CPU": True for name in ("mosaic", "bezier")}
     for strategy in ("mosaic", "bezier"):
         assert found["equality"][strategy] == {"composites": 5, "different": 0, "first": []}
-        assert set(found["rates"]["rows"][f"{strategy} 10"]) == {"uploaded", "packed", "recipes", "packing", "cpu"}
+        assert set(found["rates"]["rows"][f"{strategy} 10"]) == {"uploaded", "packed", "sampled", "sampling", "cpu"}
     assert found["scoring"]["of_bare"] > 0

@@ -604,7 +604,8 @@ def test_a_composite_that_fails_is_named_with_its_recipe(
     settings = small(patches, "filter.enabled=false", "curation.wanted=30")
     catalog = load_catalog(path, settings.taxonomy)
     job = Job(settings, RunDirectory(path), bank_location(settings, catalog, tmp_path / "scratch"))
-    monkeypatch.setattr("synthpipe.build.tasks.rendering.render", fail)
+    for name in ("render", "render_block"):
+        monkeypatch.setattr(f"synthpipe.build.tasks.rendering.{name}", fail)
     with (
         open_worker_setup(job, catalog) as setup,
         setup.prepared(lambda steps: None) as state,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from torch.utils.data import DataLoader
 
@@ -18,7 +22,9 @@ from synthpipe.core.errors import ConfigError, StaleRunError, StoreError
 from synthpipe.core.progress import Silent
 from synthpipe.core.records import STRATEGIES
 from synthpipe.curated import CuratedSet
+from synthpipe.curated.device_batches import DeviceBatches
 from synthpipe.curated.materializing import materialize
+from synthpipe.curated.torch_data import Epochs
 from synthpipe.report.stored import open_composites
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.storage.donors import DonorStore, DonorTable
@@ -26,7 +32,7 @@ from synthpipe.storage.run import RunDirectory, read_json, write_json
 from synthpipe.storage.schema import DONORS
 from synthpipe.storage.stores import CompositeStore
 from synthpipe.verification import repair, verify
-from tests.conftest import SMALL, once, pipeline
+from tests.conftest import ROOT, SMALL, once, pipeline
 
 PLAIN = ("canvas=32", "mosaic.tile=16", "filter.enabled=false", "curation.wanted=20", "store.shard=8")
 """A build of a second, without a filter."""
@@ -304,3 +310,27 @@ def test_commands_know_virtual_runs(plain_run: Path, tmp_path: Path) -> None:
     assert "slides or patients: 6 of 6 used" in run("inspect", plain_run / "curated.zarr")
     assert "40 composites with their pixels" in run("materialize", plain_run, "-o", tmp_path / "set.zarr")
     assert "40 composites as png" in run("export", plain_run, "--to", "png", "-o", tmp_path / "png", "--workers", 0)
+
+
+def test_a_gpu_renders_for_scoring_and_loaders_in_the_simulator() -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/build/on_a_gpu.py"]
+    simulated = {**os.environ, "NUMBA_ENABLE_CUDASIM": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=simulated, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout and "skipped" not in done.stdout
+
+
+def test_a_device_excludes_workers_and_transforms(plain_run: Path) -> None:
+    curated = CuratedSet(plain_run)
+    with pytest.raises(ConfigError, match="device='cuda' with workers=2: one process makes the batches of a GPU"):
+        curated.to_torch().loader(4, workers=2, device="cuda")
+    with pytest.raises(ConfigError, match=r"device='cuda' with a transform: .*; leave out one of the two"):
+        curated.to_torch(transform=dict).loader(4, device="cuda")
+    assert len(list(curated.to_torch().loader(4, device="cpu"))) == len(curated) // 4
+
+
+def test_stored_pixels_are_copied_to_the_device(small_run: Path) -> None:
+    data = CuratedSet(small_run).to_torch()
+    batches = list(DeviceBatches(data, Epochs(len(data), 3, seed=5), torch.device("cpu")))
+    for one, other in zip(batches, data.loader(3, seed=5), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in ("image", "mask", "labels"))

@@ -106,7 +106,7 @@ def test_nothing_is_overwritten_and_nothing_is_written_that_cannot_build(place: 
     )
     assert Path("set.yaml").read_text() == "mine"
     result = synthpipe("init", "set", "--layout", "csv", "--label-pattern", "(?P<label>a)", "-o", "x.yaml")
-    assert result.exit_code == 1 and "layout csv has none" in result.stderr
+    assert result.exit_code == 1 and "layout csv uses no label pattern" in result.stderr
 
 
 def test_index_finds_the_layout_too(place: Path) -> None:

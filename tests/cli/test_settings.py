@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from synthpipe.cli import main
 from synthpipe.cli.settings import SettingsFile
 from synthpipe.config.shipped import SHIPPED
+from synthpipe.patches.phantom import PhantomSpec, write_phantom
 from tests.conftest import ROOT
 
 
@@ -52,3 +53,22 @@ def test_names_are_completed() -> None:
     assert command
     (item,) = SettingsFile().shell_complete(None, command.params[0], "wss")  # type: ignore[arg-type]
     assert item.value == "wsss4luad"
+
+
+def test_index_takes_the_names_that_build_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_phantom(Path("data/phantom"), PhantomSpec(slides=2, patches=12, images=0, size=48))
+    by_name, by_path = (
+        CliRunner().invoke(main, ["index", each, "--json"]) for each in ("demo", str(SHIPPED / "demo.yaml"))
+    )
+    assert by_name.exit_code == by_path.exit_code == 0, by_name.output
+    assert by_name.output == by_path.output and '"patches": 12' in by_name.output
+
+
+def test_a_folder_of_the_name_is_indexed_instead_of_the_shipped_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_phantom(Path("demo"), PhantomSpec(slides=2, patches=12, images=0, size=48))
+    result = CliRunner().invoke(main, ["index", "demo", "--json"])
+    assert result.exit_code == 0 and '"patches": 12' in result.output

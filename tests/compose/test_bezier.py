@@ -10,8 +10,9 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from benchmarks.reference import control_polygons, fill, outline
+from benchmarks.reference_sampling import sample_points
 from synthpipe.compose import SAMPLER_VERSION, Donors, generator, render, sample
-from synthpipe.compose.curve import bernstein, evaluate, sample_points
+from synthpipe.compose.curve import bernstein, evaluate
 from synthpipe.core.records import BezierRecipe, Donor, recipe_from_json, recipe_to_json
 from tests.conftest import FLAT_COLORS, flat_donors, pipeline, textured_donors
 

@@ -238,7 +238,9 @@ def test_a_difference_when_reading_back_is_reported(curated: CuratedSet, tmp_pat
     _, size, digest = digest_of((name, (folder / name).read_bytes()) for name in names)
     ledger["parts"]["0"] |= {"bytes": size, "sha256": digest}
     (folder / "export.json").write_text(json.dumps(ledger))
-    with pytest.raises(StoreError, match="mosaic0000000: read back by pillow, it differs in image from composite 0"):
+    with pytest.raises(
+        StoreError, match="mosaic0000000: was read back by pillow and differs in image from composite 0"
+    ):
         exported(curated, "png", folder, part=22)
 
 

@@ -32,6 +32,7 @@ class Builds:
     """Builds of one pipeline from the same patches into any directories."""
 
     patches: Path
+    pixels: str = "stored"
 
     @classmethod
     def of_phantom(cls, directory: Path) -> Builds:
@@ -40,7 +41,8 @@ class Builds:
 
     def start(self, run: Path, *options: str) -> subprocess.Popen[str]:
         """Start a build in a process group of its own."""
-        settings = [part for each in (*SMALL, f"patches.root={self.patches}") for part in ("--set", each)]
+        own = f"patches.root={self.patches}", f"store.pixels={self.pixels}"
+        settings = [part for each in (*SMALL, *own) for part in ("--set", each)]
         command = [sys.executable, "-m", "synthpipe", "build", str(DEMO), "-o", str(run), *settings, *options]
         return subprocess.Popen(
             command,

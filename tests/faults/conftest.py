@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from tests.faults.builds import Builds, digests
 class Undisturbed:
     """A finished run, and the digests of its files."""
 
+    builds: Builds
     run: Path
     digests: dict[str, str]
 
@@ -25,6 +26,19 @@ def builds(tmp_path_factory: pytest.TempPathFactory) -> Builds:
 
 @pytest.fixture(scope="session")
 def whole(builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    run = tmp_path_factory.mktemp("runs") / "whole"  # not shared by processes: its catalog has the paths of `builds`
+    return undisturbed(builds, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=["stored", "virtual"])
+def each_whole(request: pytest.FixtureRequest, builds: Builds, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """An undisturbed build of each kind of pixels."""
+    if request.param == "stored":
+        found: Undisturbed = request.getfixturevalue("whole")
+        return found
+    return undisturbed(replace(builds, pixels="virtual"), tmp_path_factory)
+
+
+def undisturbed(builds: Builds, factory: pytest.TempPathFactory) -> Undisturbed:
+    run = factory.mktemp("runs") / "whole"  # not shared by processes: its catalog has the paths of `builds`
     builds.finish(run, "--workers", "0")
-    return Undisturbed(run, digests(run))
+    return Undisturbed(builds, run, digests(run))

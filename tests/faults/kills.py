@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -76,23 +77,28 @@ def kill_drivers(builds: Builds, run: Path, kills: int, seed: int, total: int) -
         except subprocess.TimeoutExpired:
             kill_all(build)
         after = objects(run)
-        _assert_kept(before, after)
+        _assert_kept(run, before, after)
         before = after
         yield _stage(run)
     builds.finish(run, "--workers", "2")
-    _assert_kept(before, objects(run))
+    _assert_kept(run, before, objects(run))
 
 
-def _assert_kept(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> None:
-    complete = {name: written for name, written in before.items() if _is_complete(name, before)}
+def _assert_kept(run: Path, before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> None:
+    complete = {name: written for name, written in before.items() if _is_complete(run, name, before)}
     again = [name for name, written in complete.items() if after.get(name) != written]
     assert not again, f"made twice: {again}"
 
 
-def _is_complete(name: str, found: dict[str, tuple[int, int]]) -> bool:
-    """Whether a shard is stored in all arrays that are written together, of which the image is the last."""
-    array, shard = name.rsplit("/", 2)[0], name.rsplit("/", 1)[1].split(".")[1]
-    return f"{array}/image/c.{shard}.0.0.0" in found
+_LAST = {"image": "c.{}.0.0.0", "group_steps": "c.{}.0.0", "p_real": "c.{}", "pixels": "c.{}.0"}
+"""Arrays that are written last: those of stored pixels, a virtual curated set, virtual candidates and donors."""
+
+
+def _is_complete(run: Path, name: str, found: dict[str, tuple[int, int]]) -> bool:
+    """Whether a shard is stored in all arrays that are written together."""
+    group, shard = name.rsplit("/", 2)[0], name.rsplit("/", 1)[1].split(".")[1]
+    last = next((each for each in _LAST if (run / group / each).exists()), "image")
+    return f"{group}/{last}/{_LAST[last].format(shard)}" in found
 
 
 def _stage(run: Path) -> str:
@@ -115,11 +121,12 @@ def _stage(run: Path) -> str:
 @click.option("--workers", default=30, show_default=True, help="Worker processes to kill.")
 @click.option("--drivers", default=30, show_default=True, help="Builds to kill, with all their processes.")
 @click.option("--seed", default=0, show_default=True)
-def main(workers: int, drivers: int, seed: int) -> None:
+@click.option("--pixels", type=click.Choice(["stored", "virtual"]), default="stored", show_default=True)
+def main(workers: int, drivers: int, seed: int, pixels: str) -> None:
     """Kill workers and drivers of builds, and compare the finished runs with an undisturbed build."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
-        builds = Builds.of_phantom(root / "phantom")
+        builds = replace(Builds.of_phantom(root / "phantom"), pixels=pixels)
         builds.finish(root / "whole", "--workers", "2")
         expected, total = digests(root / "whole"), len(objects(root / "whole"))
         done = number = 0

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.builds import Builds, digests, objects
+from tests.faults.builds import digests, objects
 from tests.faults.conftest import Undisturbed
 from tests.faults.kills import kill_drivers, kill_workers
 
 pytestmark = pytest.mark.faults
 
 
-def test_killed_workers_change_no_byte(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
-    assert kill_workers(builds, tmp_path / "run", 4, seed=1) > 0
-    assert digests(tmp_path / "run") == whole.digests
+def test_killed_workers_change_no_byte(each_whole: Undisturbed, tmp_path: Path) -> None:
+    assert kill_workers(each_whole.builds, tmp_path / "run", 4, seed=1) > 0
+    assert digests(tmp_path / "run") == each_whole.digests
 
 
-def test_killed_builds_resume_to_the_same_bytes(builds: Builds, whole: Undisturbed, tmp_path: Path) -> None:
-    assert list(kill_drivers(builds, tmp_path / "run", 4, 2, len(objects(whole.run))))
-    assert digests(tmp_path / "run") == whole.digests
+def test_killed_builds_resume_to_the_same_bytes(each_whole: Undisturbed, tmp_path: Path) -> None:
+    assert list(kill_drivers(each_whole.builds, tmp_path / "run", 4, 2, len(objects(each_whole.run))))
+    assert digests(tmp_path / "run") == each_whole.digests

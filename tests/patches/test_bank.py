@@ -74,7 +74,7 @@ def test_its_size_is_known_before(tmp_path: Path, patches: list[PatchRef], canva
 
 
 def test_a_bank_that_cannot_be_written_gives_advice_for_every_command(tmp_path: Path, patches: list[PatchRef]) -> None:
-    with pytest.raises(StoreError, match=r"at least \d+ MiB: .* TMPDIR, or for `synthpipe build` with --scratch"):
+    with pytest.raises(StoreError, match=r"at least \d+ MiB; .* TMPDIR, or for `synthpipe build` with --scratch"):
         build_bank(tmp_path / "gone", patches, GLASS, 3, lambda: None, 2)
 
 

@@ -147,7 +147,10 @@ class TestSpec:
             ({"seed": 2**64}, "phantom seed"),
             ({"seed": 1.5}, r"phantom seed: got 1\.5"),
             ({"slides": 0}, "phantom slides: got 0, expected an integer from 1 to 10000"),
-            ({"slides": 8, "patches": 7}, "phantom patches: got 7, expected an integer from 8 .* at least one a slide"),
+            (
+                {"slides": 8, "patches": 7},
+                "phantom patches: got 7, expected an integer from 8 .* at least one per slide",
+            ),
             ({"size": 47}, "phantom size: got 47, expected an integer from 48 to 1024"),
             ({"size": 2000}, "phantom size"),
             ({"images": -1}, "phantom images"),
@@ -262,7 +265,7 @@ class TestWriting:
         (small / "phantom.json").unlink()
         marker = {"format_version": record["format_version"], "spec": record["spec"]}
         (small / "phantom.unfinished.json").write_text(json.dumps(marker))
-        with pytest.raises(StoreError, match=r"holds another phantom \(spec\.size: 48 -> 50\); delete it"):
+        with pytest.raises(StoreError, match=r"holds another phantom \(spec\.size: 48 -> 50\); delete this folder"):
             write_phantom(small, PhantomSpec(seed=3, slides=3, patches=12, size=50, images=1))
         assert write_phantom(small, SMALL).written
 
@@ -281,7 +284,7 @@ class TestWriting:
     @pytest.mark.parametrize("name", ["1.training/mine-[1, 0, 0].png", "2.validation/mask/1003370-0-0.png"])
     def test_foreign_patch_in_a_phantom_is_refused(self, small: Path, name: str) -> None:
         (small / name).write_bytes(b"")
-        with pytest.raises(StoreError, match=rf"holds '{re.escape(name)}', not part of the phantom; remove it"):
+        with pytest.raises(StoreError, match=rf"holds '{re.escape(name)}', not part of the phantom; remove them"):
             write_phantom(small, SMALL)
 
     def test_foreign_patch_in_an_unfinished_phantom_is_refused(self, small: Path) -> None:

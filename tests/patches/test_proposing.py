@@ -98,7 +98,7 @@ def test_a_folder_without_labels_is_refused_with_what_is_expected(tmp_path: Path
         CatalogError, match=r"pattern '\^\(\?P<label>a\)' finds no label in 2 file names, such as '1'; c"
     ):
         choose_layout(tmp_path, None, "^(?P<label>a)").class_names  # noqa: B018
-    with pytest.raises(ConfigError, match=r"--label-pattern: layout csv has none"):
+    with pytest.raises(ConfigError, match=r"--label-pattern: layout csv uses no label pattern"):
         choose_layout(tmp_path, "csv", PATTERN)
     with pytest.raises(ConfigError, match=r"--label-pattern '\(TUM\)': put \(\?P<label>"):
         choose_layout(tmp_path, None, "(TUM)")

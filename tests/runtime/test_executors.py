@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from distributed import SpecCluster
 
 from synthpipe.core.errors import CatalogError, ClusterError
 from synthpipe.runtime import (
@@ -24,7 +25,7 @@ from synthpipe.runtime import (
     SerialExecutor,
     open_executor,
 )
-from tests.runtime.conftest import Bare, fail_at_seven, own_state, square, three_steps
+from tests.runtime.conftest import Bare, cluster_of, fail_at_seven, own_state, square, three_steps
 
 
 @dataclass(frozen=True)
@@ -153,3 +154,15 @@ def test_a_required_gpu_that_is_missing_is_refused() -> None:
     settings = ClusterSettings(Local(0, gpus=()), device="cuda")
     with pytest.raises(ClusterError, match="torch sees no GPU on this machine"):
         open_executor(settings, Demand(), print).__enter__()
+
+
+def test_workers_that_end_slowly_do_not_fail_a_finished_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    close = SpecCluster.close
+
+    def close_slowly(cluster: SpecCluster) -> None:
+        close(cluster)
+        raise TimeoutError  # as Dask does if a killed worker is still there after nine seconds
+
+    monkeypatch.setattr(SpecCluster, "close", close_slowly)
+    with cluster_of(ClusterSettings(Local(1))) as opened:
+        assert list(opened.run(square, [3])) == [9]

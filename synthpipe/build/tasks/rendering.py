@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from synthpipe.build.tasks.job import training_composites
 from synthpipe.build.tasks.worker_state import WorkerState
-from synthpipe.compose import Purpose, donor_uses, render, sample
-from synthpipe.compose.kernels import count_classes
+from synthpipe.compose import Block, Purpose, donor_uses, render, render_block, sample_block
+from synthpipe.compose.kernels import count_all_classes
 from synthpipe.core.records import Composite, Image, Mask, Recipe, Strategy, recipe_to_json
 from synthpipe.storage.chunks import Samples
 from synthpipe.storage.shard_writing import ShardWriter
@@ -82,7 +83,7 @@ class Columns:
     def __init__(self, worker: WorkerState, strategy: Strategy, purpose: Purpose, count: int) -> None:
         pipeline = worker.job.pipeline
         self._worker, self._strategy, self._purpose = worker, strategy, purpose
-        self._bank, self._done = worker.donors, 0
+        self._done = 0
         self._recipes: list[str] = []
         self._with_recipes = composite_settings(pipeline, purpose).recipes
         self._class_pixels = np.empty((count, pipeline.taxonomy.background + 1), np.int32)
@@ -90,16 +91,29 @@ class Columns:
 
     def render(self, indices: Sequence[int], images: Image, masks: Mask) -> None:
         """Sample and render the next composites into (n, H, W, 3) and (n, H, W)."""
-        # sample all before rendering: pixels push the data of sampling out of the processor's caches
-        block = self._sample_all(indices)
-        part = slice(self._done, self._done + len(block))
-        self._done += len(block)
-        if self._with_recipes:
-            self._recipes += map(recipe_to_json, block)
-        self._donors[part] = [[self._bank.number(patch) for patch in recipe.donors()] for recipe in block]
-        self._render_all(block, images, masks)
-        for mask, pixels in zip(masks, self._class_pixels[part], strict=True):
-            count_classes(mask.reshape(-1), pixels)
+        start = done = self._done
+        for block in self.sample(indices):
+            part = slice(done - start, done - start + len(block))
+            self._render_all(block, images[part], masks[part])
+            done += len(block)
+        # a shard's memory may have checksums between its masks
+        for part in [slice(None)] if masks.flags.c_contiguous else [slice(n, n + 1) for n in range(len(masks))]:
+            some = masks[part]
+            count_all_classes(some.reshape(len(some), -1), self._class_pixels[start:done][part])
+
+    def sample(self, indices: Sequence[int]) -> list[Block]:
+        """Sample the next composites; `set_class_pixels` completes their columns if `render` does not."""
+        blocks = self._sample_all(indices)
+        for block in blocks:
+            if self._with_recipes:
+                self._recipes += (recipe_to_json(block.recipe(number)) for number in range(len(block)))
+            self._donors[self._done : self._done + len(block)] = block.bank.numbers(block.drawn)
+            self._done += len(block)
+        return blocks
+
+    def set_class_pixels(self, pixels: NDArray[np.int64]) -> None:
+        """Take the class pixels of all composites, (N, C + 1), that were counted elsewhere."""
+        self._class_pixels[:] = pixels
 
     def arrays(self, start: int, stop: int) -> dict[str, Samples]:
         """Return the columns of the composites from position `start` to position `stop` in the order of rendering."""
@@ -107,26 +121,28 @@ class Columns:
         found: dict[str, Samples] = {"class_pixels": self._class_pixels[part], "donors": self._donors[part]}
         return {"recipe": self._recipes[part], **found} if self._with_recipes else found
 
-    def _sample_all(self, indices: Sequence[int]) -> list[Recipe]:
-        """Sample composites; add the name of the composite to an error."""
-        block: list[Recipe] = []
+    def _sample_all(self, indices: Sequence[int]) -> list[Block]:
+        """Sample composites; add their names to an error."""
         try:
-            for index in indices:
-                block.append(sample_recipe(self._worker, self._strategy, self._purpose, index))
+            return sample_blocks(self._worker, self._strategy, self._purpose, indices)
         except Exception as error:
-            error.add_note(f"while sampling {self._strategy} {self._purpose} composite {indices[len(block)]}")
+            what = f"{self._strategy} {self._purpose} composites {indices[0]} to {indices[-1]}"
+            error.add_note(f"while sampling {what}")
             raise
-        return block
 
-    def _render_all(self, block: list[Recipe], images: Image, masks: Mask) -> None:
-        """Render composites; add the name of the composite and its recipe to an error."""
-        number = 0
+    def _render_all(self, block: Block, images: Image, masks: Mask) -> None:
+        """Render composites; if that fails, render them one by one, and add the name and recipe of one to the error."""
         try:
-            for number, (recipe, image, mask) in enumerate(zip(block, images, masks, strict=True)):  # noqa: B007
-                render(recipe, self._bank, image, mask)
-        except Exception as error:
-            what = f"{self._strategy} {self._purpose} composite {block[number].index}"
-            error.add_note(f"while rendering {what}, recipe {recipe_to_json(block[number])}")
+            render_block(block, images, masks)
+        except Exception:
+            for number in range(len(block)):
+                recipe = block.recipe(number)
+                try:
+                    render(recipe, block.bank)
+                except Exception as error:
+                    what = f"{self._strategy} {self._purpose} composite {recipe.index}"
+                    error.add_note(f"while rendering {what}, recipe {recipe_to_json(recipe)}")
+                    raise
             raise
 
 
@@ -153,8 +169,19 @@ def equals_stored(worker: WorkerState, task: ShardTask) -> bool:
 
 def sample_recipe(worker: WorkerState, strategy: Strategy, purpose: Purpose, index: int) -> Recipe:
     """Sample the recipe of composite `index`."""
-    pipeline, donors = worker.job.pipeline, worker.donors
-    if purpose == "filter":
-        training = index < training_composites(pipeline)
-        donors = worker.donors_of_sides["train" if training else "validation"]
-    return sample(pipeline, strategy, index, donors, purpose)
+    (block,) = sample_blocks(worker, strategy, purpose, [index])
+    return block.recipe(0)
+
+
+def sample_blocks(worker: WorkerState, strategy: Strategy, purpose: Purpose, indices: Sequence[int]) -> list[Block]:
+    """Sample composites with ascending indices, one block for each set of donors that they are drawn from."""
+    pipeline = worker.job.pipeline
+    if purpose != "filter":
+        return [sample_block(pipeline, strategy, indices, worker.donors, purpose)]
+    count = training_composites(pipeline)
+    sides = {"train": [n for n in indices if n < count], "validation": [n for n in indices if n >= count]}
+    return [
+        sample_block(pipeline, strategy, part, worker.donors_of_sides[side], purpose)
+        for side, part in sides.items()
+        if part
+    ]

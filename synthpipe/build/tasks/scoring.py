@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from synthpipe.build.tasks.rendering import Columns, make_composite
 from synthpipe.build.tasks.worker_state import WorkerState
+from synthpipe.compose import Block
 from synthpipe.core.errors import FilterError
 from synthpipe.core.records import Image, Strategy
 from synthpipe.files.locations import exists
 from synthpipe.storage.chunks import Samples
 from synthpipe.storage.run import read_json
 from synthpipe.storage.stores import CompositeStore
+
+if TYPE_CHECKING:
+    from synthpipe.compose.gpu import Renderer
+    from synthpipe.filtering.rendering import RenderedImages
 
 Fill = Callable[[int, Image], None]
 """Function that fills an (n, H, W, 3) uint8 array with n consecutive candidates, from the given position on."""
@@ -47,12 +53,15 @@ def score_shards(worker: WorkerState, task: ScoreTask) -> tuple[int, int]:
         )
     numbers = [number for shard in task.shards for number in range(shard * size, (shard + 1) * size)]
     columns = Columns(worker, task.strategy, "candidate", len(numbers)) if store.virtual else None
-    fill = (
-        _rendering(columns, numbers, job.pipeline.canvas)
-        if columns
-        else _reading(worker, task.strategy, store, numbers)
-    )
-    p_real = scorer.score_filled(fill, len(numbers), job.pipeline.canvas, job.pipeline.filter.batch)
+    canvas, batch = job.pipeline.canvas, job.pipeline.filter.batch
+    if columns is None:
+        p_real = scorer.score_filled(_reading(worker, task.strategy, store, numbers), len(numbers), canvas, batch)
+    elif renderer := worker.renderer(task.strategy):
+        images = _rendering_on_gpu(columns, numbers, renderer, job.pipeline.taxonomy.background + 1)
+        p_real = scorer.score_filled(images, len(numbers), canvas, batch)
+        columns.set_class_pixels(images.class_pixels())
+    else:
+        p_real = scorer.score_filled(_rendering(columns, numbers, canvas), len(numbers), canvas, batch)
     for first, shard in enumerate(task.shards):
         start, stop = first * size, (first + 1) * size
         made = columns.arrays(start, stop) if columns else {}
@@ -83,6 +92,17 @@ def _rendering(columns: Columns, numbers: Sequence[int], canvas: tuple[int, int]
         columns.render(numbers[start : start + len(out)], out, np.empty((len(out), *canvas), np.uint8))
 
     return fill
+
+
+def _rendering_on_gpu(columns: Columns, numbers: Sequence[int], renderer: Renderer, labels: int) -> RenderedImages:
+    """Return candidates that the filter's GPU renders, and collect their columns."""
+    from synthpipe.filtering.rendering import RenderedImages
+
+    def sample(start: int, count: int) -> Block:
+        (block,) = columns.sample(numbers[start : start + count])
+        return block
+
+    return RenderedImages(renderer, sample, labels)
 
 
 def _write(store: CompositeStore, shard: int, arrays: Mapping[str, Samples]) -> None:

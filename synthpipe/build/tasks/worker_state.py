@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -13,13 +14,19 @@ from numpy.typing import NDArray
 
 from synthpipe.build.tasks.job import Job, group_numbers, read_split
 from synthpipe.compose import Donors, Purpose
+from synthpipe.core.errors import GpuError
+from synthpipe.core.packages import GPU, absent
 from synthpipe.core.records import Strategy
 from synthpipe.patches.bank import open_bank
 from synthpipe.patches.shared_bank import hold_bank
 from synthpipe.storage.stores import CompositeStore
 
 if TYPE_CHECKING:
+    from synthpipe.compose.gpu import Renderer
     from synthpipe.filtering.scoring import Scorer
+
+_LOGGER = logging.getLogger("synthpipe")
+_MOST = 0.5  # share of a GPU's free memory for donors; the filter needs the rest
 
 
 class WorkerState:
@@ -35,6 +42,8 @@ class WorkerState:
         self.job = job
         self._stores: dict[tuple[Strategy, Purpose], CompositeStore] = {}
         self._scorers: dict[Strategy, Scorer] = {}
+        self._renderer: Renderer | None = None
+        self._renders_on_cpu = False
 
     @cached_property
     def donors(self) -> Donors:
@@ -68,6 +77,27 @@ class WorkerState:
                 self.job.run.weights(strategy), threads=settings.threads, mixed=settings.precision == "mixed"
             )
         return self._scorers[strategy]
+
+    def renderer(self, strategy: Strategy) -> Renderer | None:
+        """Return the renderer on the GPU of a strategy's filter, or None if the CPU renders.
+
+        The CPU renders if the filter is on the CPU, numba-cuda is not installed, or the donors take more than half of
+        the GPU's free memory. The log explains the last reason, once per worker.
+        """
+        from synthpipe.compose.gpu import Renderer, is_simulated
+
+        device = self.scorer(strategy).network.device
+        has_gpu = is_simulated() or (device.type == "cuda" and not absent(*GPU))
+        if self._renders_on_cpu or not has_gpu:
+            return None
+        try:
+            self._renderer = self._renderer or Renderer(self.donors, device.index or 0, _MOST)
+            if strategy == "bezier":
+                self._renderer.hold_resized(self.job.pipeline.canvas)
+        except GpuError as error:
+            _LOGGER.warning("virtual composites are rendered on the CPU: %s", error)
+            self._renders_on_cpu, self._renderer = True, None
+        return self._renderer
 
 
 @contextmanager

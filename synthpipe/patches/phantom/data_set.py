@@ -8,8 +8,8 @@
     DIR/masked/{img,mask}/<slide>-<y>-<x>.png           the training patches again, with their true masks
     DIR/phantom.json        written last: the spec, a summary and the names of all files
 
-Each slide is in one of the three numbered folders only. ``masked`` has the masks that weak labels lack; use it only for
-upper bounds.
+Each slide is in only one of the three numbered folders. ``masked`` has the true masks of the training patches. Use
+``masked`` only for upper bounds.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ from synthpipe.patches.phantom.tissue import SMALLEST, render_slide
 from synthpipe.patches.phantom.windows import Window, choose_windows
 
 FORMAT_VERSION = 2
-"""Version of the phantom's pixels; it increases when the same specification gives other pixels."""
+"""Version of the phantom's pixels. It increases when a specification gives other pixels than before."""
 
 LARGEST = 1024
-"""Largest patch size, in pixels; slides for larger patches would take gigabytes."""
+"""Largest patch size, in pixels. Slides for larger patches would take gigabytes of memory."""
 
 PHANTOM_TAXONOMY = Taxonomy(
     (
@@ -75,7 +75,7 @@ _IMAGE_SIDES = (2.1, 3.1)
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """Specification of a phantom data set; equal specifications give equal pixels.
+    """Specification of a phantom data set. Equal specifications give equal pixels.
 
     Attributes
     ----------
@@ -84,12 +84,12 @@ class PhantomSpec:
     slides : int
         Number of slides from which training patches are cut.
     patches : int
-        Number of training patches; they are spread evenly over the slides.
+        Number of training patches. All slides have about the same number of patches.
     size : int
-        Approximate width of a training patch, in pixels: sides are 0.9 to 1.3 times the size. The magnification is
-        always the same, so a larger patch shows more tissue.
+        Approximate width of a training patch, in pixels. Sides are 0.9 to 1.3 times this size. A larger patch shows
+        more tissue, because the magnification is always the same.
     images : int
-        Number of segmented images for validation, and as many for testing; each is a separate slide.
+        Number of segmented images for validation, and also for testing. Each image is a separate slide.
 
     Raises
     ------
@@ -100,7 +100,7 @@ class PhantomSpec:
     seed: int = 0
     slides: int = 12
     patches: int = 400
-    size: int = 96
+    size: int = 64
     images: int = 6
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class PhantomSpec:
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-                why = ", at least one a slide" if name == "patches" else ""
+                why = ", at least one per slide" if name == "patches" else ""
                 raise ConfigError(f"phantom {name}: got {value!r}, expected an integer from {low} to {high}{why}")
 
     @property
@@ -134,7 +134,7 @@ class PhantomSummary:
     validation, test : int
         Numbers of segmented images.
     written : bool
-        Whether this call wrote it; False if it already existed.
+        Whether this call wrote the data set. False if the data set already existed.
     """
 
     training: dict[str, int]
@@ -149,11 +149,11 @@ def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], Non
     Parameters
     ----------
     directory : Path
-        Output directory: missing, empty, or with this same phantom. An incomplete phantom is written again.
+        Output directory: missing, empty, or with the same phantom. An incomplete phantom is written again.
     spec : PhantomSpec
         Specification of the phantom.
     on_patch : callable, optional
-        Called after each of `spec.pictures` pictures; not called if nothing is written.
+        Called after each of `spec.pictures` pictures. Not called if nothing is written.
 
     Returns
     -------
@@ -175,7 +175,7 @@ def write_phantom(directory: Path, spec: PhantomSpec, on_patch: Callable[[], Non
 
 
 def _written(directory: Path, spec: PhantomSpec, on_patch: Callable[[], None]) -> PhantomSummary:
-    """Write a phantom, with a marker file for an unfinished phantom first and ``phantom.json`` last."""
+    """Write a phantom. The first file marks the phantom as unfinished; ``phantom.json`` is the last one."""
     names: list[str] = []
     labels: Counter[str] = Counter()
     marker = {"format_version": FORMAT_VERSION, "spec": asdict(spec)}
@@ -203,14 +203,14 @@ def _written(directory: Path, spec: PhantomSpec, on_patch: Callable[[], None]) -
 
 
 def slide_name(index: int) -> str:
-    """Return the id of a phantom slide; training slides come first, then validation slides, then testing slides."""
+    """Return the id of a phantom slide. Training slides are first, then validation slides, then testing slides."""
     return str(_FIRST_SLIDE + _SLIDE_STEP * index)
 
 
 def _training_patches(spec: PhantomSpec) -> Iterator[tuple[str, Image, Mask, Window]]:
     for slide in range(spec.slides):
         count = spec.patches // spec.slides + (slide < spec.patches % spec.slides)
-        # Room for the patches without much overlap, and for each class on nearly every slide.
+        # so large that patches overlap little, and that nearly every slide has each class
         side = round(spec.size * max(4.0, 1.3 * count**0.5))
         image, mask = render_slide(spec.seed, slide, side, side, spec.size * _TERRITORY_TRAINING)
         for window in choose_windows(_sizes_rng(spec.seed, slide), mask, count, spec.size, first=slide):
@@ -228,7 +228,7 @@ def _segmented_images(spec: PhantomSpec) -> Iterator[tuple[str, str, Image, Mask
 
 
 def _sizes_rng(seed: int, slide: int) -> np.random.Generator:
-    """Return the generator of a slide's windows, a separate part of the slide's random stream."""
+    """Return the random generator of a slide's windows. It uses a separate part of the slide's random stream."""
     key, counter = np.array([seed, slide], dtype=np.uint64), np.array([0, 0, 0, 1], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
@@ -262,13 +262,13 @@ def _find(directory: Path, spec: PhantomSpec) -> PhantomSummary | None:
     changes = list(differences(old, {"format_version": FORMAT_VERSION, "spec": asdict(spec)}))
     if changes:
         raise StoreError(
-            f"{directory}: holds another phantom ({'; '.join(changes)}); delete it, or choose another folder"
+            f"{directory}: holds another phantom ({'; '.join(changes)}); delete this folder, or choose another one"
         )
     ours = expected.__contains__ if expected else _OUR_NAMES.fullmatch
     folders = (f"{TRAINING}/", f"{VALIDATION}/", f"{TESTING}/", f"{MASKED}/")
     if foreign := [name for name in there if name.startswith(folders) and not (ours(name) or is_half_written(name))]:
         raise StoreError(
-            f"{directory}: holds {_listed(foreign)}, not part of the phantom; remove it, or choose another folder"
+            f"{directory}: holds {_listed(foreign)}, not part of the phantom; remove them, or choose another folder"
         )
     if kept is None or not expected.issubset(there):
         return None

@@ -14,11 +14,11 @@ Field = NDArray[np.float32]
 """(H, W) float32: a random field of mean 0 and standard deviation near 1, or the concentration of a stain."""
 
 STRIP = 32
-"""Rows that are processed together; so few rows stay in the processor's cache."""
+"""Number of rows that are processed together. So few rows fit into the processor's cache."""
 
 
 def smooth_field(rng: np.random.Generator, shape: tuple[int, ...], scale: float) -> Field:
-    """Draw a smooth random field: uniform numbers every `scale` pixels, interpolated by cubic B-splines."""
+    """Draw a smooth random field: random numbers every `scale` pixels, with cubic B-splines between them."""
     height, width = shape
     lattice = rng.random((int(height / scale) + 5, int(width / scale) + 5), dtype=np.float32) - np.float32(0.5)
     lattice *= np.float32(7.2)  # brings the standard deviation to about 1
@@ -53,7 +53,7 @@ def grain(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Fie
 
 
 def strands(rng: np.random.Generator, across: Field, along: Field) -> Field:
-    """Draw strands one unit wide, with random darkness and length; the field's standard deviation is near 1."""
+    """Draw strands of random darkness and length, one unit wide. The field's standard deviation is near 1."""
     levels = (rng.random((256, 256), dtype=np.float32) - np.float32(0.5)) * np.float32(4.6)
     across, along = across + np.float32(4096), along + np.float32(4096)  # so that truncation rounds down
     row, column = across.astype(np.int32), along.astype(np.int32)

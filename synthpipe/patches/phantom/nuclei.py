@@ -29,7 +29,7 @@ _SUBPIXEL = 4
 
 @dataclass(frozen=True, slots=True)
 class Nucleus:
-    """Appearance of one kind of nuclei; pairs are ranges.
+    """Appearance of one kind of nuclei. Pairs of numbers are ranges.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ class Nucleus:
 
 
 def scatter(rng: np.random.Generator, shape: tuple[int, ...], spacing: float, jitter: float) -> Points:
-    """Draw points of a hexagonal grid with `spacing` pixels, each moved by up to `jitter` of the spacing."""
+    """Draw points near the points of a hexagonal grid of `spacing` pixels, at most `jitter` * `spacing` away."""
     rows, columns = int(shape[0] / (spacing * 0.87)) + 1, int(shape[1] / spacing) + 1
     y, x = (index.astype(np.float64) for index in np.indices((rows, columns)))
     points = np.stack([y * 0.87, x + 0.5 * (y % 2)], axis=-1).reshape(-1, 2)
@@ -81,7 +81,7 @@ def any_way(rng: np.random.Generator, points: Points) -> Points:
 
 
 def draw_nuclei(rng: np.random.Generator, canvas: Mask, kind: Nucleus, centres: Points, directions: Points) -> None:
-    """Draw nuclei along `directions` into `canvas` (H, W) uint8, whose values are codes of haematoxylin."""
+    """Draw nuclei along `directions` into `canvas`, a stain map of haematoxylin, (H, W) uint8 (see `CODES`)."""
     count = len(centres)
     width = rng.uniform(*kind.radius, (count, 1, 1))
     length = width * rng.uniform(*kind.elongation, (count, 1, 1))
@@ -101,16 +101,16 @@ def draw_nuclei(rng: np.random.Generator, canvas: Mask, kind: Nucleus, centres: 
 def stain_nuclei(
     nuclei: Mask, ground: NDArray[np.floating], eosin: NDArray[np.floating], specks: Field, clumping: float
 ) -> tuple[Field, Field]:
-    """Add drawn nuclei to the stains of a tissue; return its haematoxylin and eosin.
+    """Add drawn nuclei to a tissue, and return the tissue's haematoxylin and eosin.
 
     Parameters
     ----------
     nuclei : (H, W) uint8
         Nuclei that `draw_nuclei` drew.
     ground, eosin : (H, W) float32
-        Concentrations between the nuclei; inside a nucleus there is less eosin.
+        Concentrations between the nuclei. Inside a nucleus, there is less eosin.
     specks : (H, W) float32
-        Noise of the chromatin, which `clumping` scales.
+        Noise of the chromatin. `clumping` is its strength.
     """
     chromatin = nuclei * (1 + clumping * specks) / np.float32(CODES)
     inside = np.where(nuclei > 30, np.float32(0.6), np.float32(1))

@@ -1,7 +1,7 @@
 """Procedural H&E-like lung tissue with its mask: tumour, stroma, normal alveoli, and glass around them.
 
 Pixels follow the Beer-Lambert law: maps of haematoxylin and eosin are mixed by the slide's own stain vectors. The three
-classes have the same colours and differ in texture. As in `fields`, there is no operation whose last bit depends on the
+classes have the same colours but different textures. As in `fields`, no operation has a result that depends on the
 machine.
 """
 
@@ -44,7 +44,7 @@ MACROPHAGE_NUCLEUS = Nucleus(radius=(1.6, 2.2), elongation=(1, 1.2), haematoxyli
 SEPTUM = (0.27, 0.62)
 
 SMALLEST = 48
-"""Shortest side of a slide, in pixels; a smaller slide may hold no complete alveolus."""
+"""Shortest side of a slide, in pixels. A smaller slide may hold no complete alveolus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Habit:
 
 
 def render_slide(seed: int, slide: int, height: int, width: int, territory: float = 220.0) -> tuple[Image, Mask]:
-    """Render one slide; the same arguments give the same bytes on every machine with the same OpenCV.
+    """Render one slide. Equal arguments give equal bytes on every machine with the same version of OpenCV.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def _draw_habit(rng: np.random.Generator) -> Habit:
 
 
 def _lay_out(rng: np.random.Generator, height: int, width: int, territory: float) -> Mask:
-    """Return the class of each pixel: the largest of three fields inside a ragged tissue edge, and glass outside."""
+    """Return the class of each pixel. The largest of three fields decides inside the tissue; outside is glass."""
     shape = (height, width)
     octaves = ((1.0, 1.0), (0.4, 0.3), (0.13, 0.1), (0.05, 0.03))
     scores = []
@@ -161,7 +161,7 @@ def _lay_out(rng: np.random.Generator, height: int, width: int, territory: float
         score = np.zeros(shape, np.float32)
         for amplitude, share in octaves:
             score += np.float32(amplitude) * smooth_field(rng, shape, max(4.0, territory * share * 0.7))
-        # Centred, so that no slide lacks a class; in integers, whose sum does not depend on the order of its terms.
+        # Centre the field, so that no slide lacks a class. The sum of integers does not depend on their order.
         thousandths = int((score * 1000).astype(np.int64).sum())
         scores.append(score - np.float32(thousandths / (1000 * height * width)))
     mask = np.where(scores[0] > scores[1], TUMOUR, STROMA).astype(np.uint8)
@@ -230,7 +230,7 @@ def _stroma(rng: np.random.Generator, habit: Habit, mask: Mask) -> tuple[Field, 
 
 
 def _normal(rng: np.random.Generator, habit: Habit, mask: Mask) -> tuple[Field, Field]:
-    """Return haematoxylin and eosin of normal lung: septa with small nuclei around air, fluid or collapsed alveoli."""
+    """Return haematoxylin and eosin of normal lung: septa with small nuclei, and airy, flooded or collapsed alveoli."""
     shape = mask.shape
     alveolus, centres, joined = _alveoli(rng, habit, shape)
     walls = _walls(alveolus, joined)
@@ -261,7 +261,10 @@ def _normal(rng: np.random.Generator, habit: Habit, mask: Mask) -> tuple[Field, 
 def _alveoli(
     rng: np.random.Generator, habit: Habit, shape: tuple[int, ...]
 ) -> tuple[NDArray[np.intp], Points, NDArray[np.bool_]]:
-    """Return each pixel's alveolus, the alveoli's centres, and whether each alveolus is open to open neighbours."""
+    """Return the alveolus of each pixel, the centre of each alveolus, and whether each alveolus is open.
+
+    Two open neighbours have no wall between them.
+    """
     sites = scatter(rng, shape, habit.alveolus, 0.38)
     seeds = np.full(shape, 255, np.uint8)
     rows, columns = sites.astype(np.intp).T
@@ -277,7 +280,7 @@ def _alveoli(
 
 
 def _walls(alveolus: NDArray[np.intp], joined: NDArray[np.bool_]) -> Field:
-    """Return how near each pixel is to a wall between alveoli, 0-255; two open alveoli have no wall between them."""
+    """Return the nearness of each pixel to a wall between alveoli, 0-255. Open neighbours have no wall."""
     opens = joined[alveolus]
     walls = np.zeros(alveolus.shape, np.uint8)
     for here, there in ((np.s_[1:, :], np.s_[:-1, :]), (np.s_[:, 1:], np.s_[:, :-1])):
@@ -292,7 +295,7 @@ def _hollow(haematoxylin: Field, eosin: Field, where: NDArray[np.bool_]) -> tupl
 
 
 def _stain(rng: np.random.Generator, habit: Habit, haematoxylin: Field, eosin: Field) -> Image:
-    """Mix the stains by the Beer-Lambert law; add the blur of the lens, uneven light and the noise of the camera."""
+    """Mix the stains by the Beer-Lambert law, then add lens blur, uneven light and camera noise."""
     shape = haematoxylin.shape
     blue, pink = (
         cv2.GaussianBlur(np.clip(field * CODES, 0, 255).astype(np.uint8), (0, 0), habit.blur).astype(np.int32)

@@ -17,7 +17,7 @@ Boxes = NDArray[np.int64]
 
 Shares = NDArray[np.float64]
 
-# Shares of a patch's pixels. Between TRACE and LABELLED it is unclear whether a class occurs, so no such patch is cut.
+# Shares of a patch's pixels. A class with a share between TRACE and LABELLED is unclear, so no such patch is cut.
 TRACE, LABELLED = 0.005, 0.02
 TISSUE = 0.4
 """Smallest share of tissue in a patch."""
@@ -27,7 +27,7 @@ SIDES = (0.9, 1.3)
 
 MIXED = -1
 WANTED = (0, MIXED, 1, MIXED, 2)
-"""Kinds of patches in the order in which they are cut: single-class patches by their class, and mixed patches."""
+"""Kinds of patches, in the order of cutting. A number is the class of a single-class patch."""
 
 _DRAWS = 60  # random windows for each chosen window
 _MISMATCH = 0.75  # overlap that is added for a window of the wrong kind
@@ -47,9 +47,9 @@ class Window:
 def choose_windows(rng: np.random.Generator, mask: Mask, count: int, size: int, first: int = 0) -> list[Window]:
     """Choose windows of all kinds that overlap as little as possible.
 
-    Random windows are drawn and labelled by the mask. Then windows are chosen for the kinds of `WANTED` in turn: the
-    window of this kind that overlaps least with those already chosen. If even this window overlaps by three quarters, a
-    window of another kind may be chosen.
+    Random windows are drawn and labelled by the mask. Then a window is chosen for each kind of `WANTED` in turn: the
+    window with the least overlap with those already chosen. If even this overlap is more than three quarters, a window
+    of another kind may be chosen instead.
 
     Parameters
     ----------
@@ -60,14 +60,14 @@ def choose_windows(rng: np.random.Generator, mask: Mask, count: int, size: int, 
     count : int
         Number of windows.
     size : int
-        Approximate width of a window; the slide is at least 1.3 times as wide.
+        Approximate width of a window. The slide must be at least 1.3 times as wide.
     first : int
         Index in `WANTED` of the first kind.
 
     Raises
     ------
     ConfigError
-        The slide has too few windows that can be labelled.
+        The slide has too few windows with clear labels.
     """
     boxes, shares = _draw(rng, mask, count * _DRAWS + 400, size)
     occurs = shares[:, :GLASS] > LABELLED
@@ -92,7 +92,7 @@ def choose_windows(rng: np.random.Generator, mask: Mask, count: int, size: int, 
 
 
 def _draw(rng: np.random.Generator, mask: Mask, count: int, size: int) -> tuple[Boxes, Shares]:
-    """Return random windows, and (N, 4) the share of each class and of glass in them."""
+    """Return random windows, and the shares of each class and of glass in each window, (N, 4)."""
     low, high = (round(size * side) for side in SIDES)
     extent = rng.integers(low, high, (count, 2), endpoint=True)
     corner = (rng.random((count, 2)) * (np.array(mask.shape) - extent + 1)).astype(np.int64)

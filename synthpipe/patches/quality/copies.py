@@ -11,15 +11,16 @@ Floats = NDArray[np.float32]
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _LEVELS = 3.0  # largest difference of two thumbnails of copies, in grey levels
-_OF_CONTRAST = 0.2  # the same, as a share of the thumbnails' standard deviation
+_OF_CONTRAST = 0.2  # largest difference as a share of the thumbnails' standard deviation
 
 
 def near_copies(thumbnails: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of indices, the smaller first, of images that are copies of each other.
+    """Yield the indices of each two images that are copies of each other, the smaller index first.
 
-    Two images are copies if the grey levels of their thumbnails differ by less than 3 (root mean square), and by less
-    than a fifth of their own standard deviation, in one of the eight orientations. Colour is not compared, because JPEG
-    changes it. Only images with almost the same mean and deviation are compared: orientation does not change these.
+    Two images are copies if the grey levels of their thumbnails are nearly equal in one of the eight orientations. The
+    difference (root mean square) must be less than 3, and less than a fifth of the standard deviation of either
+    thumbnail. Colour is not compared, because JPEG changes colours. Only images with almost the same mean and deviation
+    are compared, since both are the same in all orientations.
 
     Parameters
     ----------

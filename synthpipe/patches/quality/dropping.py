@@ -1,4 +1,4 @@
-"""Leave poor donors out of a catalog, by the settings of the pipeline's ``donors`` section."""
+"""Leave poor donors out of a catalog. The pipeline's ``donors`` section decides which donors are poor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DROPPED = re.compile(r".*: donor of (?P<label>.+) is not used: (?P<reasons>[a-z
 
 
 def drop_donors(catalog: Catalog, settings: DonorsSection, taxonomy: Taxonomy) -> Catalog:
-    """Return the catalog without the donors that the settings drop; each becomes a problem ``poor_donor``.
+    """Return the catalog without the donors that the settings drop. Each of them becomes a problem ``poor_donor``.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def drop_donors(catalog: Catalog, settings: DonorsSection, taxonomy: Taxonomy) -
 
 
 def dropped_counts(problems: Iterable[Problem]) -> Mapping[tuple[str, str], int]:
-    """Return the number of dropped donors for each class name and reason; a donor with two reasons counts twice."""
+    """Return the number of dropped donors by class name and reason. A donor with two reasons counts twice."""
     counts: Counter[tuple[str, str]] = Counter()
     for problem in problems:
         if problem.kind == "poor_donor" and (found := _DROPPED.match(problem.message)):
@@ -84,7 +84,7 @@ def _fitting_rows(catalog: Catalog, settings: DonorsSection, taxonomy: Taxonomy)
 def _read(settings: DonorsSection) -> bytes:
     path = settings.quality or ""
     try:
-        data = read_regular(parse_location(path), LARGEST_WEIGHTS)  # the limit that reading a pipeline file has
+        data = read_regular(parse_location(path), LARGEST_WEIGHTS)  # the limit that a pipeline file's reader also has
     except Exception as error:  # clients of object stores raise exceptions of their own
         cure = cure_of(error) or "give the file that `synthpipe index --quality` wrote"
         raise CatalogError(f"donors.quality: {path}: cannot be read: {cause_of(error)}; {cure}") from error

@@ -12,9 +12,9 @@ Floats = NDArray[np.float64]
 
 _FOLDS = 5
 _ROUNDS = 3
-_SUSPECT = 0.3  # a donor whose label has a lower probability does not train the models of the next round
+_SUSPECT = 0.3  # a donor with a less probable label does not train the models of the next round
 _COMPONENTS = 128  # principal components of the features
-_VARIANCE = 100.0  # total variance of the features after scaling; the penalty depends on it
+_VARIANCE = 100.0  # total variance of the features after scaling; the penalty is chosen for this variance
 _PENALTY = 1.0
 _CLIP = 5.0  # most standard deviations of a feature
 _STEPS, _SMALL_STEP = 25, 1e-6
@@ -23,9 +23,9 @@ _STEPS, _SMALL_STEP = 25, 1e-6
 def label_probabilities(features: Floats, labels: Sequence[int], groups: Sequence[str], classes: int) -> Floats:
     """Return the probability of each class for each donor, by models that were trained without the donor's group.
 
-    The models are logistic regressions, one class against the others, with equal weights of the classes. They are
-    trained three times, each time without the donors whose label was improbable in the round before. So a wrong label
-    hardly changes the estimates of other donors.
+    Each model is a logistic regression of one class against the others, in which both sides have equal weight. The
+    models are trained three times. The second and the third time leave out donors whose label was improbable before. So
+    a wrong label hardly changes the estimates of other donors.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def label_probabilities(features: Floats, labels: Sequence[int], groups: Sequenc
     Returns
     -------
     (N, C) float64
-        Rows sum to 1. A row is NaN if other groups have donors of fewer than two classes, or lack the donor's class.
+        Each row sums to 1. A row is NaN if the training donors have fewer than two classes, or lack the donor's class.
     """
     names = np.asarray(labels)
     folds = _folds(groups)
@@ -59,7 +59,7 @@ def label_probabilities(features: Floats, labels: Sequence[int], groups: Sequenc
 
 
 def _folds(groups: Sequence[str]) -> NDArray[np.int_]:
-    """Return the fold of each donor: the largest group first, each into the fold with the fewest donors."""
+    """Return the fold of each donor. Groups, largest first, go to the fold with the fewest donors so far."""
     sizes = Counter(groups)
     counts = [0] * _FOLDS
     fold_of: dict[str, int] = {}
@@ -85,7 +85,7 @@ def _principal_components(features: Floats) -> Floats:
 def _estimate(
     features: Floats, labels: NDArray[np.int_], inside: NDArray[np.bool_], training: NDArray[np.bool_], found: Floats
 ) -> None:
-    """Estimate the rows `inside` a fold with models of the `training` rows, and write the results into `found`."""
+    """Train models on the `training` rows, estimate the `inside` rows, and write the results into `found`."""
     present = np.unique(labels[training])
     estimated = inside & np.isin(labels, present)
     if len(present) < 2 or not estimated.any():
@@ -99,7 +99,7 @@ def _estimate(
 
 
 def _fit(features: Floats, target: Floats) -> Floats:
-    """Fit a penalised logistic regression by Newton's method; return its weights, with the constant last."""
+    """Fit a penalised logistic regression by Newton's method. Return its weights, with the constant last."""
     design = np.hstack([features, np.ones((len(features), 1))])
     share = target.mean()
     weight = np.where(target == 1, 0.5 / share, 0.5 / (1 - share))

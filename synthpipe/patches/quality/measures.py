@@ -18,8 +18,8 @@ THUMBNAIL = 32
 """Height and width of a thumbnail in pixels."""
 FEATURES = 140
 """Number of features of colour and texture."""
-_REBLUR = 2.0  # standard deviation in pixels; a patch that is out of focus loses little by it
-_ROUNDING = 20 / 12  # variance of the Laplacian of rounding errors: the sum of its squared weights is 20
+_REBLUR = 2.0  # standard deviation in pixels; this blur changes a patch that is out of focus only a little
+_ROUNDING = 20 / 12  # variance of the Laplacian of rounding errors; the Laplacian's squared weights sum to 20
 _FOLD_EXCESS = 0.2  # saturation minus value of a fold, after smoothing
 _FOLD_SIZE = 32  # the smoothing's standard deviation is the patch's height divided by this
 _PERCENTILES = (5, 25, 50, 75, 95)
@@ -42,7 +42,7 @@ class PatchMeasures:
     variance : float
         Variance of the Laplacian of the grey levels.
     fineness : float
-        That variance, without the part of rounding errors, divided by the variance after a Gaussian blur.
+        `variance` without the part of rounding errors, divided by the variance after a Gaussian blur.
     glass, pen, fold : float
         Shares of the pixels, 0-1.
     thumbnail : (32, 32, 3) uint8
@@ -61,7 +61,7 @@ class PatchMeasures:
 
 
 def measure(image: Image, glass: GlassSection) -> PatchMeasures:
-    """Return the measures of a patch, (H, W, 3) uint8 RGB; `glass` has the threshold and the area of glass."""
+    """Return the measures of a patch, (H, W, 3) uint8 RGB. `glass` has the settings of glass detection."""
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
     variance = _laplacian_variance(grey)
     coarse = _laplacian_variance(cv2.GaussianBlur(grey, (0, 0), _REBLUR))
@@ -82,11 +82,11 @@ def thumbnail(image: Image) -> Image:
 
 
 def pen_share(image: Image) -> float:
-    """Return the share of pixels with the colour of green, blue or black ink; single pixels do not count.
+    """Return the share of pixels with the colour of green, blue or black ink. Single pixels do not count.
 
-    Hue is in degrees, saturation and value are in 0-255: green is 70-170 with saturation from 60, blue is 171-230 with
-    saturation from 110, black has a value up to 50 and saturation up to 110. Red ink is not detected, because blood
-    has its colour.
+    Hue is in degrees; saturation and value are in 0-255. Green has a hue of 70-170 and saturation from 60. Blue has a
+    hue of 171-230 and saturation from 110. Black has a value up to 50 and saturation up to 110. Red ink is not
+    detected, because blood has the same colour.
     """
     hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))  # hue in steps of two degrees
     green = (hue >= 35) & (hue <= 85) & (saturation >= 60)
@@ -99,8 +99,8 @@ def pen_share(image: Image) -> float:
 def fold_share(image: Image) -> float:
     """Return the share of pixels in areas that are more saturated than bright, such as folded tissue.
 
-    Saturation and value are in 0-1; their difference is smoothed, so that single dark nuclei do not count, and must be
-    above 0.2.
+    Saturation minus value, both in 0-1, must be above 0.2. This difference is smoothed first, so that single dark
+    nuclei do not count.
     """
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.float32) / 255
     excess = cv2.GaussianBlur(hsv[..., 1] - hsv[..., 2], (0, 0), max(1.0, len(image) / _FOLD_SIZE))
@@ -126,7 +126,7 @@ def _features(image: Image) -> Iterator[float]:
 
 
 def _scale_features(plane: Plane) -> Iterator[float]:
-    """Yield, per scale: log deviation, log mean and skewness of the detail; coherence and strength of the gradient."""
+    """Yield five features per scale: three of the detail, then the gradient's coherence and its log strength."""
     finer = plane
     for scale in _SCALES:
         blurred = cv2.GaussianBlur(plane, (0, 0), scale)
@@ -143,7 +143,7 @@ def _scale_features(plane: Plane) -> Iterator[float]:
 
 
 def _pattern_shares(grey: Plane, radius: int) -> Iterator[float]:
-    """Yield the roots of the shares of the uniform local binary patterns (Ojala 2002) at a radius."""
+    """Yield the square root of the share of each uniform local binary pattern at a radius (Ojala 2002)."""
     smooth = np.pad(cv2.GaussianBlur(grey.astype(np.float32), (0, 0), radius / 2 + 0.1), _RIM, mode="reflect")
     height, width = grey.shape
     angles = np.arange(8) * np.pi / 4

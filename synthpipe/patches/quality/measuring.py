@@ -18,7 +18,7 @@ from synthpipe.patches.quality.labels import label_probabilities
 from synthpipe.patches.quality.measures import PatchMeasures, measure, thumbnail
 
 LABEL, BLUR, GLASS, PEN, FOLD = 0.1, 0.25, 0.5, 0.05, 0.25
-"""Limits: a lower confidence or sharpness, or a larger share of glass, pen marks or folds, is a reason."""
+"""Limits of good donors: smallest confidence and sharpness, largest shares of glass, pen marks and folds."""
 
 _THREADS = min(8, available_cores())
 
@@ -34,15 +34,15 @@ class DonorQuality:
     patch : PatchRef
         The donor.
     confidence : float or None
-        Probability of its label, by models that have not seen its slide or patient; None if it cannot be estimated.
+        Probability of the donor's label, by models that have not seen its slide or patient. None if unknown.
     second : int or None
-        The most probable other class.
+        The most probable other class. None if `confidence` is None.
     sharpness : float
         Sharpness relative to the median of the class, which is 1; see `_sharpness`.
     glass, pen, fold : float
         Shares of the pixels, 0-1.
     copy_of : str
-        Id or path of the copied image; empty if the donor is not a copy.
+        Id or path of the copied image. Empty if the donor is not a copy.
     reasons : tuple of str
         Reasons to leave the donor out, by the limits of this module.
     """
@@ -75,11 +75,11 @@ def measure_donors(
     classes : int
         Number of classes.
     glass : GlassSection, optional
-        Settings of glass detection; by default those of WSSS4LUAD.
+        Settings of glass detection (default: those of WSSS4LUAD).
     features : callable, optional
-        Returns more features of an image, (H, W, 3) uint8, such as those of a network.
+        A function that returns more features of an image, (H, W, 3) uint8, for example a network's features.
     others : iterable of str
-        Paths of other images, such as validation and test images; donors must not be copies of them.
+        Paths of other images, such as validation and test images. A copy of one of them gets the reason duplicate.
     on_image : callable, optional
         Called after each image.
 
@@ -126,7 +126,7 @@ def rate_donors(
     classes: int,
     others: Mapping[str, Image] | None = None,
 ) -> list[DonorQuality]:
-    """Return the quality of donors with these measures; `others` holds thumbnails of other images by path."""
+    """Return the quality of donors with these measures. `others` holds the thumbnails of other images by path."""
     if not donors:
         return []
     labels = [patch.classes[0] for patch in donors]
@@ -144,8 +144,8 @@ def rate_donors(
 def _sharpness(found: Sequence[PatchMeasures], labels: Sequence[int]) -> list[float]:
     """Return the sharpness of each donor relative to the median of its class.
 
-    Sharpness is the larger of two ratios to the median: of the Laplacian's variance, and of the fineness. Smooth tissue
-    has a small variance but fine detail; a patch out of focus has neither.
+    Variance and fineness are divided by their medians, and the larger ratio is the sharpness. Smooth tissue has a small
+    variance but a high fineness. In a patch that is out of focus, both are small.
     """
     values = np.array([(each.variance, each.fineness) for each in found])
     relative = np.empty_like(values)
@@ -157,9 +157,10 @@ def _sharpness(found: Sequence[PatchMeasures], labels: Sequence[int]) -> list[fl
 
 
 def _originals(donors: Sequence[PatchRef], thumbnails: Sequence[Image], others: Sequence[str]) -> dict[int, str]:
-    """Return the name of the other image for each donor that is a copy, by the donor's index.
+    """Return the name of the copied image for each donor that is a copy, by the donor's index.
 
-    If copies have the same label, the first one is not in the result. If labels differ, all copies are.
+    If two donors are copies and have the same label, only the second one is in the result. If their labels differ, both
+    are in the result.
     """
     copies: dict[int, str] = {}
     pairs = sorted(near_copies(np.stack(thumbnails)))

@@ -24,7 +24,7 @@ _AGAIN = "write the table again with `synthpipe index --quality`"
 
 @dataclass(frozen=True, slots=True)
 class QualityRow:
-    """The columns of one row that decide whether a donor is used; `line` is the row's first line in the file."""
+    """The columns that decide whether a donor is used. `line` is the number of the row's first line in the file."""
 
     line: int
     id: str
@@ -68,7 +68,7 @@ def read_quality(data: bytes, name: str) -> Iterator[QualityRow]:
     Raises
     ------
     CatalogError
-        The content is not such a table; the message names the line.
+        The content is not such a table. The message names the line.
     """
     lines = csv.reader(io.StringIO(data.decode("utf-8", "surrogateescape"), newline=""), strict=True)
     line = 1

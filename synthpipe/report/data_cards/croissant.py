@@ -1,4 +1,4 @@
-"""Write ``croissant.json``, the description of a set for machines, in MLCommons' format Croissant 1.0."""
+"""Write ``croissant.json``, the data card for machines, in MLCommons' format Croissant 1.0."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def croissant(facts: CardFacts, files: Sequence[Node], records: Sequence[Node]) 
     files : sequence of mapping
         The files beside the description, each from `file_object` or `file_set`.
     records : sequence of mapping
-        The records in these files, each from `record_set`. The record set of the classes is always added.
+        The records in these files, each from `record_set`. A record set of the classes is always added.
     """
     data = {
         "@context": _CONTEXT,
@@ -93,7 +93,7 @@ def file_object(name: str, url: str, encoding: str, sha256: str, description: st
 def file_set(name: str, pattern: str, encoding: str, description: str, within: str | None = None) -> Node:
     """Return the Croissant description of the files that a shell pattern matches.
 
-    The files are in the folder of the description, or in the archives of the file set `within`.
+    The files are in the folder of ``croissant.json``, or in the archives of the file set `within`.
     """
     inside = {"containedIn": {"@id": within}} if within else {}
     return {
@@ -130,7 +130,7 @@ def field(name: str, kind: str, description: str, source: Node | None = None, **
 
 
 def from_file(files: str, what: str) -> Node:
-    """Return the source of a field that is the ``filename`` or the ``content`` of each file of a set."""
+    """Return the source of a field. `what` is the ``filename`` or the ``content`` of each file in a file set."""
     return {"fileSet": {"@id": files}, "extract": {"fileProperty": what}}
 
 

@@ -60,12 +60,12 @@ class CardFacts:
     layout : str
         The layout of the source patches, as in ``patches.layout``.
     counts : mapping of str to (int, mapping of str to int)
-        The number of samples of each strategy, and how many of them show each class. ``real`` stands for patches with
-        predicted masks.
+        For each strategy, the number of samples, and the number of samples that show each class. ``real`` stands for
+        patches with predicted masks.
     checkpoint : str or None
-        SHA-256 of the network that predicted the masks; None for composites.
+        SHA-256 of the network that predicted the masks, or None for composites.
     run : RunSummary or None
-        The run of the set; None if the set is not the curated set of a finished run.
+        The run of the set, or None if the set is not the curated set of a finished run.
     """
 
     taxonomy: Taxonomy

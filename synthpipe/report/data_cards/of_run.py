@@ -57,8 +57,8 @@ def write_cards(run: RunDirectory, journal: Mapping[str, Any]) -> None:
     catalog, _ = run.tables()
     metadata = run.curated / "zarr.json"
     files = (
-        # A file set of one file needs no digest. The digest of the catalog depends on the location of the patches,
-        # and the bytes of a card must not.
+        # The digest of the catalog file depends on the location of the patches, and the bytes of a card must not. So
+        # this is a file set with one file, which needs no digest.
         file_set("catalog", catalog.name, "text/csv", "the source patches"),
         file_object(
             *("curated-metadata", f"{run.curated.name}/{metadata.name}", "application/json"),
