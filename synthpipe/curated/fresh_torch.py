@@ -103,7 +103,8 @@ class FreshDataset(CuratedDataset):
         """
         if device is not None:
             raise ConfigError(
-                f"device: got {device!r}, but CPUs render fresh composites; leave out device, and copy batches to the GPU"
+                f"device: got {device!r}, but CPUs render fresh composites; leave out device, and copy batches to the "
+                "GPU"
             )
         if workers and self.stream.filter and self.stream.filter.device != "cpu":
             raise ConfigError(
