@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,14 +17,32 @@ from synthpipe.cli.progress import reporter
 from synthpipe.core.records import Image, Mask
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.segment.pseudo import fit_to_patches, restrict_to_labels
-from synthpipe.segment.sources import MaskedCrops, RealPatches
+from synthpipe.segment.settings import ConsistencySection
+from synthpipe.segment.sources import Labels, MaskedCrops, RealPatches
+
+
+class Unmasked(NamedTuple):
+    """Real patches without masks, on which a mean teacher trains the network.
+
+    ``images`` is (M, H, W, 3) uint8, ``glass`` is (M, H, W) uint8 with the background index on glass and 0 elsewhere,
+    ``labels`` is (M, C) uint8, and ``teacher`` has the settings of `synthpipe.segment.mean_teacher`.
+    """
+
+    images: Image
+    glass: Mask
+    labels: Labels
+    teacher: ConsistencySection
 
 
 class Samples(NamedTuple):
-    """The samples of a row: (N, H, W, 3) uint8 images and (N, H, W) uint8 masks of class indices or background."""
+    """The samples of a row: (N, H, W, 3) uint8 images and (N, H, W) uint8 masks of class indices or background.
+
+    If a row has ``real`` patches, its trainer is changed: half of the images of a step are real patches.
+    """
 
     images: Image
     masks: Mask
+    real: Unmasked | None = None
 
 
 Predict = Callable[[Image], NDArray[np.float32]]
@@ -139,17 +157,14 @@ class SelfTrained:
 
     def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
         composites = self.composites(data, size, seed, run, train)
-        rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
-        mixed = data.catalog.mixed
-        chosen = rng.choice(len(mixed), min(size // 2, len(mixed)), replace=False).tolist()
-        real = RealPatches([mixed[index] for index in chosen], data.description)
-        images, glass, labels = real.read(range(len(chosen)), ())
+        real = _mixed(data, size // 2, seed)
+        images, glass, labels = real.read(range(len(real)), ())
         found = composites
         for _ in range(self.rounds):
             predict = train(found)
             sure = fit_to_patches(real, predict, self.share, _BATCH, reporter()) if self.share else None
             masks = np.empty_like(glass)
-            for start in range(0, len(chosen), _BATCH):
+            for start in range(0, len(real), _BATCH):
                 some = slice(start, start + _BATCH)
                 probabilities = predict(images[some])
                 masks[some] = (
@@ -158,10 +173,43 @@ class SelfTrained:
                     else restrict_to_labels(probabilities, labels[some])
                 )
             masks = np.where(glass, glass, masks)
-            half = size - len(chosen)
-            pairs = zip((composites.images[:half], composites.masks[:half]), (images, masks), strict=True)
-            found = Samples(*map(np.concatenate, pairs))
+            half = size - len(real)
+            found = Samples(
+                np.concatenate((composites.images[:half], images)), np.concatenate((composites.masks[:half], masks))
+            )
         return found
+
+
+@dataclass(frozen=True)
+class MeanTaught:
+    """Half composites, half patches of several classes without masks, on which a mean teacher trains the network.
+
+    The composites and patches are those of `SelfTrained`.
+
+    Attributes
+    ----------
+    composites : Recipe
+        Makes the composites.
+    teacher : ConsistencySection
+        Settings of the mean teacher.
+    """
+
+    composites: Recipe
+    teacher: ConsistencySection
+
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
+        real = _mixed(data, size // 2, seed)
+        images, masks, _ = self.composites(data, size, seed, run, train)
+        half = size - len(real)
+        return Samples(images[:half], masks[:half], Unmasked(*real.read(range(len(real)), ()), self.teacher))
+
+
+def _mixed(data: DataSet, count: int, seed: int) -> RealPatches:
+    """Draw at most `count` patches of several classes."""
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
+    mixed = data.catalog.mixed
+    chosen = rng.choice(len(mixed), min(count, len(mixed)), replace=False).tolist()
+    return RealPatches([mixed[index] for index in chosen], data.description)
 
 
 @dataclass(frozen=True)
@@ -177,6 +225,14 @@ _BATCH = 32
 _UNFILTERED = ("filter.enabled=false", "curation.rule=threshold")
 _MOSAIC = Built(("bezier=null", *_UNFILTERED))
 _BALANCED = Built(("bezier=null", *_UNFILTERED, "donors.balance_classes=true"))
+
+
+def _taught(**options: Any) -> MeanTaught:
+    return MeanTaught(_MOSAIC, ConsistencySection(form="mean_teacher", **({"warmup_steps": 60} | options)))
+
+
+_KEEP = {"keep": 0.6, "momentum": 0.95, "warmup_steps": 100}
+
 
 ROWS: Mapping[str, Row] = {
     "masks": Row("true masks (upper bound)", Crops(), "mosaic"),
@@ -195,6 +251,13 @@ ROWS: Mapping[str, Row] = {
     "pseudo-sure-80": Row("one round, the surest 80 %", SelfTrained(_MOSAIC, 0.8), "pseudo-sure"),
     "pseudo-sure-balanced": Row("one round, donors balanced by class", SelfTrained(_BALANCED, 0.6), "pseudo-sure"),
     "pseudo-sure-both": Row("one round, with Mosaic and Bezier", SelfTrained(Built(_UNFILTERED), 0.6), "pseudo-sure"),
+    "mean-teacher": Row("Mosaic; changed trainer: mean teacher on mixed patches", _taught(), "mosaic"),
+    "mean-teacher-mix": Row("the same with ClassMix", _taught(class_mix=True), "mosaic"),
+    "mean-teacher-masked": Row("the same with masked images", _taught(masked=0.5, block=16), "mosaic"),
+    "mean-teacher-all": Row("the same with both", _taught(class_mix=True, masked=0.5, block=16), "mosaic"),
+    "mean-teacher-sure": Row("mean teacher, only the surest 60 % of each class", _taught(**_KEEP), "mosaic"),
+    "mean-teacher-sure-mix": Row("the same with ClassMix", _taught(**_KEEP, class_mix=True), "mosaic"),
+    "mean-teacher-sure-masked": Row("with masked images", _taught(**_KEEP, masked=0.5, block=16), "mosaic"),
     "threshold": Row("both, the first that the filter accepts", Built(("curation.rule=threshold",), 3), "random-k"),
 }
 """All rows by name, in the order in which they are made."""
