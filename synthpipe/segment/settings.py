@@ -92,17 +92,17 @@ class ConsistencySection(Section):
     ] = 0.99
     threshold: Annotated[
         Fraction,
-        Field(description="probability of a sure pixel; a patch's weight is its share of sure pixels"),
+        Field(description="probability of a sure pixel; without `keep`, a patch weighs as much as its share of them"),
     ] = 0.968
     keep: Annotated[
         Number | None,
         Field(
             gt=0,
             le=1,
-            description="instead of the threshold: share of each class's pixels that count, the surest ones, after "
-            "the classes are balanced, such as 0.6; null: all pixels count",
+            description="share of each class's pixels that count, the surest ones, after the classes are balanced; "
+            "null: all pixels count, with the weight that `threshold` gives",
         ),
-    ] = None
+    ] = 0.6
     warmup_steps: Annotated[
         Whole, Field(ge=0, le=MOST, description="number of first steps in which the teacher does not teach yet")
     ] = 0
