@@ -255,7 +255,9 @@ ROWS: Mapping[str, Row] = {
     "mean-teacher": Row("Mosaic; changed trainer: mean teacher on mixed patches", _taught(**_SHARE), "mosaic"),
     "mean-teacher-mix": Row("changed trainer: with ClassMix", _taught(**_SHARE, class_mix=True), "mosaic"),
     "mean-teacher-masked": Row("changed trainer: with masked images", _taught(**_SHARE, **_HIDDEN), "mosaic"),
-    "mean-teacher-all": Row("changed trainer: with both", _taught(**_SHARE, class_mix=True, **_HIDDEN), "mosaic"),
+    "mean-teacher-all": Row(
+        "changed trainer: with ClassMix and masked images", _taught(**_SHARE, class_mix=True, **_HIDDEN), "mosaic"
+    ),
     "mean-teacher-sure": Row("changed trainer: only the surest 60 % of each class", _taught(**_SURE), "mosaic"),
     "threshold": Row("both, the first that the filter accepts", Built(("curation.rule=threshold",), 3), "random-k"),
 }
