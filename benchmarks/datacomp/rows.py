@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from benchmarks.datacomp.rules import Chosen
-from benchmarks.datacomp.samples import Recipe, Samples, Train
+from benchmarks.datacomp.samples import Recipe, Samples, Train, Unmasked
 from benchmarks.datacomp.sets import DataSet
 from synthpipe import open_curated
 from synthpipe.build import build
 from synthpipe.cli.progress import reporter
 from synthpipe.runtime import ClusterSettings, Local
 from synthpipe.segment.pseudo import fit_to_patches, restrict_to_labels
+from synthpipe.segment.settings import ConsistencySection
 from synthpipe.segment.sources import MaskedCrops, RealPatches
 
 
@@ -104,17 +106,14 @@ class SelfTrained:
 
     def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
         composites = self.composites(data, size, seed, run, train)
-        rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
-        mixed = data.catalog.mixed
-        chosen = rng.choice(len(mixed), min(size // 2, len(mixed)), replace=False).tolist()
-        real = RealPatches([mixed[index] for index in chosen], data.description)
-        images, glass, labels = real.read(range(len(chosen)), ())
+        real = _mixed(data, size // 2, seed)
+        images, glass, labels = real.read(range(len(real)), ())
         found = composites
         for _ in range(self.rounds):
             predict = train(found)
             sure = fit_to_patches(real, predict, self.share, _BATCH, reporter()) if self.share else None
             masks = np.empty_like(glass)
-            for start in range(0, len(chosen), _BATCH):
+            for start in range(0, len(real), _BATCH):
                 some = slice(start, start + _BATCH)
                 probabilities = predict(images[some])
                 masks[some] = (
@@ -123,10 +122,43 @@ class SelfTrained:
                     else restrict_to_labels(probabilities, labels[some])
                 )
             masks = np.where(glass, glass, masks)
-            half = size - len(chosen)
-            pairs = zip((composites.images[:half], composites.masks[:half]), (images, masks), strict=True)
-            found = Samples(*map(np.concatenate, pairs))
+            half = size - len(real)
+            found = Samples(
+                np.concatenate((composites.images[:half], images)), np.concatenate((composites.masks[:half], masks))
+            )
         return found
+
+
+@dataclass(frozen=True)
+class MeanTaught:
+    """Half composites, half patches of several classes without masks, on which a mean teacher trains the network.
+
+    The composites and patches are those of `SelfTrained`.
+
+    Attributes
+    ----------
+    composites : Recipe
+        Makes the composites.
+    teacher : ConsistencySection
+        Settings of the mean teacher.
+    """
+
+    composites: Recipe
+    teacher: ConsistencySection
+
+    def __call__(self, data: DataSet, size: int, seed: int, run: Path, train: Train) -> Samples:
+        real = _mixed(data, size // 2, seed)
+        images, masks, _ = self.composites(data, size, seed, run, train)
+        half = size - len(real)
+        return Samples(images[:half], masks[:half], Unmasked(*real.read(range(len(real)), ()), self.teacher))
+
+
+def _mixed(data: DataSet, count: int, seed: int) -> RealPatches:
+    """Draw at most `count` patches of several classes."""
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1], np.uint64)))
+    mixed = data.catalog.mixed
+    chosen = rng.choice(len(mixed), min(count, len(mixed)), replace=False).tolist()
+    return RealPatches([mixed[index] for index in chosen], data.description)
 
 
 @dataclass(frozen=True)
@@ -142,6 +174,15 @@ _BATCH = 32
 _UNFILTERED = ("filter.enabled=false", "curation.rule=threshold")
 _MOSAIC = Built(("bezier=null", *_UNFILTERED))
 _BALANCED = Built(("bezier=null", *_UNFILTERED, "donors.balance_classes=true"))
+
+
+def _taught(**options: Any) -> MeanTaught:
+    return MeanTaught(_MOSAIC, ConsistencySection(form="mean_teacher", **options))
+
+
+_SHARE: Mapping[str, Any] = {"keep": None, "warmup_steps": 60}  # weights as in DACS and DAFormer
+_SURE: Mapping[str, Any] = {"keep": 0.6, "momentum": 0.95, "warmup_steps": 100}
+_HIDDEN: Mapping[str, Any] = {"masked": 0.5, "block": 16}
 
 ROWS: Mapping[str, Row] = {
     "masks": Row("true masks (upper bound)", Crops(), "mosaic"),
@@ -167,6 +208,13 @@ ROWS: Mapping[str, Row] = {
     "rule-similarity": Row("the third nearest to mixed patches", Chosen(_MOSAIC, "similarity"), "mosaic"),
     "rule-coverage": Row("the nearest third to each mixed patch in turn", Chosen(_MOSAIC, "coverage"), "mosaic"),
     "rule-diversity": Row("the third farthest from each other", Chosen(_MOSAIC, "diversity"), "mosaic"),
+    "mean-teacher": Row("Mosaic; changed trainer: mean teacher on mixed patches", _taught(**_SHARE), "mosaic"),
+    "mean-teacher-mix": Row("changed trainer: with ClassMix", _taught(**_SHARE, class_mix=True), "mosaic"),
+    "mean-teacher-masked": Row("changed trainer: with masked images", _taught(**_SHARE, **_HIDDEN), "mosaic"),
+    "mean-teacher-all": Row(
+        "changed trainer: with ClassMix and masked images", _taught(**_SHARE, class_mix=True, **_HIDDEN), "mosaic"
+    ),
+    "mean-teacher-sure": Row("changed trainer: only the surest 60 % of each class", _taught(**_SURE), "mosaic"),
     "threshold": Row("both, the first that the filter accepts", Built(("curation.rule=threshold",), 3), "random-k"),
 }
 """All rows by name, in the order in which they are made."""

@@ -11,16 +11,35 @@ from numpy.typing import NDArray
 
 from benchmarks.datacomp.sets import DataSet
 from synthpipe.core.records import Image, Mask
+from synthpipe.segment.settings import ConsistencySection
+from synthpipe.segment.sources import Labels
+
+
+class Unmasked(NamedTuple):
+    """Real patches without masks, on which a mean teacher trains the network.
+
+    ``images`` is (M, H, W, 3) uint8, ``glass`` is (M, H, W) uint8 with the background index on glass and 0 elsewhere,
+    ``labels`` is (M, C) uint8, and ``teacher`` has the settings of `synthpipe.segment.mean_teacher`.
+    """
+
+    images: Image
+    glass: Mask
+    labels: Labels
+    teacher: ConsistencySection
 
 
 class Samples(NamedTuple):
-    """The samples of a row: (N, H, W, 3) uint8 images and (N, H, W) uint8 masks of class indices or background."""
+    """The samples of a row: (N, H, W, 3) uint8 images and (N, H, W) uint8 masks of class indices or background.
+
+    If a row has ``real`` patches, its trainer is changed: half of the images of a step are real patches.
+    """
 
     images: Image
     masks: Mask
+    real: Unmasked | None = None
 
     def part(self, indices: slice | NDArray[np.intp]) -> Samples:
-        """Return some of the samples."""
+        """Return some of the samples, without real patches."""
         return Samples(self.images[indices], self.masks[indices])
 
 

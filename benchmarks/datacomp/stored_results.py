@@ -148,9 +148,13 @@ class Bench:
         An equal training that was done before gives its weights: self-training repeats the trainings of other rows.
         """
         torch.set_num_threads(threads)  # the filter's training has changed it
-        key = json.dumps([trainer.identity(), self.data.digests, seed, threads, versions()], sort_keys=True)
-        digest = hashlib.sha256(key.encode())
-        for each in samples:
+        identity = [trainer.identity(), self.data.digests, seed, threads, versions()]
+        arrays = [samples.images, samples.masks]
+        if samples.real:
+            identity.append(samples.real.teacher.model_dump(mode="json"))
+            arrays += samples.real[:3]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode())
+        for each in arrays:
             digest.update(each.tobytes())
         path, classes = (
             self.runs.with_name("networks") / f"{digest.hexdigest()}.pt",
@@ -178,7 +182,7 @@ class Bench:
             "cell": vars(cell),
             "made by": self.identity(cell, trainer),
             "classes": taxonomy.names,
-            "samples": len(samples.masks),
+            "samples": len(samples.masks) + (len(samples.real.images) if samples.real else 0),
             "validation": about["validation"],
             "confusions": confusions.tolist(),
             "boundaries": boundaries.tolist(),

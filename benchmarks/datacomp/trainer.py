@@ -21,6 +21,8 @@ from synthpipe.curated.torch_data import Epochs
 from synthpipe.pretrained.weights import Weights, heads, own_normalisation, quiet_hub, read_weights, timm_outline
 from synthpipe.segment import metrics
 from synthpipe.segment.augmentation import apply_views, draw_view
+from synthpipe.segment.averaging import WeightAverage
+from synthpipe.segment.mean_teacher import taught_loss, teach
 from synthpipe.segment.network import reflect
 from synthpipe.segment.settings import AugmentationSection, WindowSection
 from synthpipe.segment.sliding_window import window_probabilities
@@ -150,7 +152,8 @@ def fit(
     trainer : Trainer
         The settings of the training.
     samples : Samples
-        The samples of a row.
+        The samples of a row. If it has real patches without masks, they are half of each batch, and a mean teacher
+        predicts their masks.
     chosen_by : sequence of (H, W, 3) images and (H, W) masks
         The validation images.
     classes : int
@@ -169,14 +172,27 @@ def fit(
     seen: ValidationScores = {}
     best: dict[str, Tensor] = {}
     network.train()
-    for step, (images, masks) in enumerate(_batches(samples, trainer, classes, seed), 1):
+    teacher = _teacher(network, samples)
+    for step, (images, masks, labels) in enumerate(_steps(samples, trainer, classes, seed), 1):
+        composites = len(images) - len(labels)
+        taught = None
+        if teacher and samples.real and step > samples.real.teacher.warmup_steps:
+            with torch.no_grad():
+                predicted = teacher.network(images[composites:])
+            taught = teach(predicted, images, masks, labels, network.mean, samples.real.teacher)
+            images = torch.cat((images[:composites], taught.images))
         logits = network(images)
-        loss = dice(logits, masks) + cross_entropy(logits, masks, ignore_index=classes)
+        of_composites = logits[:composites], masks[:composites]
+        loss = dice(*of_composites) + cross_entropy(*of_composites, ignore_index=classes)
+        if taught:
+            loss = loss + taught_loss(logits[composites:], taught)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), _CLIPPED)
         optimizer.step()
         schedule.step()
+        if teacher:
+            teacher.update(network, step - 1)
         if step in looks:
             confusions, _ = measure(network, chosen_by, classes)
             seen[step] = metrics.measure(confusions.sum(0)).miou
@@ -226,13 +242,37 @@ def features(images: Image) -> NDArray[np.float32]:
     return pooled
 
 
-def _batches(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the augmented images (B, 3, H, W) and masks (B, H, W) of every training step."""
-    epochs = Epochs(len(samples.masks), trainer.batch, seed)
+def _teacher(network: Network, samples: Samples) -> WeightAverage[Network] | None:
+    if samples.real is None:
+        return None
+    teacher = WeightAverage(network, samples.real.teacher.momentum)
+    teacher.network.eval()
+    return teacher
+
+
+def _steps(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield images (B, 3, H, W), masks (B, H, W) and the labels (N, C) of the last N images, which have no masks."""
+    real = samples.real
+    if real is None:
+        for images, masks, _ in _batches(samples, trainer.batch, trainer.steps, classes, seed, 0):
+            yield images, masks, torch.zeros(0, classes, dtype=torch.uint8)
+        return
+    half = trainer.batch // 2
+    composites = _batches(samples, trainer.batch - half, trainer.steps, classes, seed, 0)
+    patches = _batches(Samples(real.images, real.glass), half, trainer.steps, classes, seed, 1)
+    for (images, masks, _), (more, glass, chosen) in zip(composites, patches, strict=True):
+        yield torch.cat((images, more)), torch.cat((masks, glass)), torch.from_numpy(real.labels[chosen])
+
+
+def _batches(
+    samples: Samples, batch: int, steps: int, classes: int, seed: int, stream: int
+) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+    """Yield the augmented images (B, 3, H, W), masks (B, H, W) and sample indices of every training step."""
+    epochs = Epochs(len(samples.masks), batch, seed)
     size = samples.masks.shape[1:]
-    rng = np.random.Generator(np.random.Philox(key=np.array([seed, 1 << 32], np.uint64)))
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, (1 << 32) + stream], np.uint64)))
     order: Iterator[list[int]] = iter(())
-    for _ in range(trainer.steps):
+    for _ in range(steps):
         chosen = next(order, None)
         if chosen is None:
             order = iter(epochs)
@@ -241,4 +281,4 @@ def _batches(samples: Samples, trainer: Trainer, classes: int, seed: int) -> Ite
         views = np.stack([draw_view(rng, _AUGMENTATION, (size[0], size[1])) for _ in chosen])
         images = torch.from_numpy(samples.images[chosen]).permute(0, 3, 1, 2)
         seen, masks = apply_views(images, torch.from_numpy(samples.masks[chosen]), torch.from_numpy(views), classes)
-        yield seen, masks.clamp(max=classes).long()
+        yield seen, masks.clamp(max=classes).long(), chosen

@@ -130,7 +130,8 @@ def _note_unused(settings: TrainSettings, real: Location | None, description: De
     """Print a note about real patches or settings that have no effect."""
     if real is not None and not settings.real:
         reporter().note(f"note: real is 0, so the patches of {real} do not train the network")
-    if real is not None and settings.real and settings.consistency.glass == "mask" and not description.glass:
+    masks_glass = settings.consistency.form == "published" and settings.consistency.glass == "mask"
+    if real is not None and settings.real and masks_glass and not description.glass:
         reporter().note(
             "note: the build did not look for glass, so consistency.glass masks only areas that transforms uncover"
         )

@@ -43,7 +43,7 @@ from synthpipe.segment.settings import TrainSettings
 
 FORMAT_VERSION = 2
 _CURE = "use an undamaged copy, or train again"
-_WEIGHTS, _OPTIMIZER, _TRAINED = "weights/", "optimizer/", "trained/"
+_WEIGHTS, _OPTIMIZER, _TRAINED, _TEACHER = "weights/", "optimizer/", "trained/", "teacher/"
 
 
 class _Progress(Section):
@@ -87,6 +87,8 @@ class Checkpoint:
         State of the optimizer, if training can resume from this checkpoint.
     trained : mapping of str to Tensor, optional
         Weights to resume from, if `weights` are their moving average.
+    teacher : mapping of str to Tensor, optional
+        Weights of the mean teacher, if training can resume from this checkpoint and has one.
     """
 
     settings: TrainSettings
@@ -97,6 +99,7 @@ class Checkpoint:
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Any] | None = None
     trained: Mapping[str, Tensor] | None = None
+    teacher: Mapping[str, Tensor] | None = None
 
     def network(self, device: torch.device) -> SegmentationNetwork:
         """Return the network on `device`, in evaluation mode.
@@ -149,8 +152,8 @@ class Checkpoint:
         tensors = {f"{_WEIGHTS}{name}": values for name, values in self.weights.items()}
         if self.optimizer is not None:
             tensors |= {f"{_OPTIMIZER}{name}": values for name, values in flat_moments(self.optimizer).items()}
-        if self.trained is not None:
-            tensors |= {f"{_TRAINED}{name}": values for name, values in self.trained.items()}
+        for part, others in ((_TRAINED, self.trained), (_TEACHER, self.teacher)):
+            tensors |= {f"{part}{name}": values for name, values in (others or {}).items()}
         try:
             check_finite(tensors)  # `load` refuses other values
         except ValueError as error:
@@ -239,18 +242,28 @@ def _checked(about: Any, tensors: Mapping[str, Tensor]) -> Checkpoint:
     known = _About.model_validate_json(json.dumps(about), strict=True)
     description = Description.from_json(known.description)
     check_canvas(description.size)
-    weights, moments, trained = (
+    weights, moments, trained, teacher = (
         {name.removeprefix(part): values for name, values in tensors.items() if name.startswith(part)}
-        for part in (_WEIGHTS, _OPTIMIZER, _TRAINED)
+        for part in (_WEIGHTS, _OPTIMIZER, _TRAINED, _TEACHER)
     )
-    if len(weights) + len(moments) + len(trained) < len(tensors):
+    if len(weights) + len(moments) + len(trained) + len(teacher) < len(tensors):
         raise ValueError("it has tensors that are neither weights nor state of the optimizer")
     network = outline(known.settings.network, len(description.taxonomy))
     check_like(weights, network.state_dict(), _WEIGHTS)
     if trained or (moments and known.settings.optimizer.average):
         check_like(trained, network.state_dict(), _TRAINED)
+    if teacher:
+        check_like(teacher, network.state_dict(), _TEACHER)
     optimizer = {"state": adam_state(moments, list(network.parameters()))} if moments else None
     progress = known.progress.model_dump(exclude_unset=True)
     return Checkpoint(
-        known.settings, description, known.sources, known.by_cam, progress, weights, optimizer, trained or None
+        known.settings,
+        description,
+        known.sources,
+        known.by_cam,
+        progress,
+        weights,
+        optimizer,
+        trained or None,
+        teacher or None,
     )

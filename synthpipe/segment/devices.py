@@ -106,6 +106,13 @@ def on_rank_zero(fabric: Fabric, work: Callable[[], object]) -> None:
         raise failure
 
 
+def share_buffers(fabric: Fabric, module: torch.nn.Module) -> None:
+    """Give all processes the buffers of the first process, because running means differ between devices."""
+    if fabric.world_size > 1:
+        for buffer in module.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
 def has_bfloat16(device: torch.device) -> bool:
     """Return whether a device is a GPU with native bfloat16 (Ampere or later); older GPUs emulate it slowly."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

@@ -9,6 +9,7 @@ from segmentation_models_pytorch.losses import DiceLoss
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
 
+from synthpipe.segment.mean_teacher import Taught, taught_loss
 from synthpipe.segment.network import Outputs, reflect
 from synthpipe.segment.settings import ConsistencySection, LossSection
 
@@ -33,6 +34,7 @@ def losses(
     ignore: int,
     weights: LossSection,
     consistency: ConsistencySection,
+    taught: Taught | None = None,
 ) -> Losses:
     """Return the losses of a batch: Dice on composites, consistency on real patches, image labels on both.
 
@@ -55,6 +57,8 @@ def losses(
         Weights of the terms; terms of weight 0 are not computed.
     consistency : ConsistencySection
         The form of the consistency loss.
+    taught : Taught, optional
+        The teacher's masks of the real patches, if the form is ``mean_teacher``; without them, this loss is 0.
     """
     zero = outputs.labels.new_zeros((), dtype=torch.float32)
     dice = by_labels = agreement = zero
@@ -68,7 +72,9 @@ def losses(
                 by_labels = by_labels + binary_cross_entropy_with_logits(
                     outputs.labels[part].float(), labels[part].float()
                 )
-    if weights.consistency and composites < len(labels):
+    if taught:
+        agreement = taught_loss(outputs.masks[composites:], taught)
+    elif weights.consistency and consistency.form == "published" and composites < len(labels):
         agreement = consistency_loss(
             outputs.masks[composites:], outputs.cam[composites:], masks[composites:] == ignore, labels[composites:],
             consistency,

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from synthpipe.config.fields import (
+    LARGEST,
     MOST,
     Above0,
     Deviation,
@@ -63,8 +64,18 @@ class NetworkSection(Section):
 
 
 class ConsistencySection(Section):
-    """Settings of the consistency loss on real patches; defaults are the published form, other choices are better."""
+    """Settings of the consistency loss on real patches; defaults are the published form, other choices are better.
 
+    `cam`, `stop_gradient`, `absent_classes` and `glass` belong to the published form, all other keys to `mean_teacher`.
+    """
+
+    form: Annotated[
+        Literal["published", "mean_teacher"],
+        Field(
+            description="published: masks and CAM agree; mean_teacher: a moving average of the weights predicts the "
+            "masks of real patches within their labels"
+        ),
+    ] = "published"
     cam: Annotated[
         Literal["softmax", "sigmoid"],
         Field(description="activation of the CAM; sigmoid fits patches with several classes"),
@@ -76,6 +87,33 @@ class ConsistencySection(Section):
         Literal["keep", "mask"], Field(description="mask: classes that are not in a patch's label do not count")
     ] = "keep"
     glass: Annotated[Literal["keep", "mask"], Field(description="mask: white background does not count")] = "keep"
+    momentum: Annotated[
+        Number, Field(gt=0, lt=1, description="decay per step of the teacher's moving average of the weights")
+    ] = 0.99
+    threshold: Annotated[
+        Fraction,
+        Field(description="probability of a sure pixel; without `keep`, a patch weighs as much as its share of them"),
+    ] = 0.968
+    keep: Annotated[
+        Number | None,
+        Field(
+            gt=0,
+            le=1,
+            description="share of each class's pixels that count, the surest ones, after the classes are balanced; "
+            "null: all pixels count, with the weight that `threshold` gives",
+        ),
+    ] = 0.6
+    warmup_steps: Annotated[
+        Whole, Field(ge=0, le=MOST, description="number of first steps in which the teacher does not teach yet")
+    ] = 0
+    class_mix: Annotated[
+        Flag, Field(description="paste half of a composite's classes on each real patch (ClassMix)")
+    ] = False
+    masked: Annotated[
+        Number,
+        Field(ge=0, lt=1, description="probability that a block of a real patch is hidden from the network; 0: never"),
+    ] = 0.0
+    block: Annotated[Whole, Field(ge=1, le=LARGEST, description="side of a hidden block in pixels")] = 32
 
 
 class LossSection(Section):

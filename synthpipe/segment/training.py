@@ -40,6 +40,7 @@ from synthpipe.segment.devices import (
 )
 from synthpipe.segment.journal import Journal, Rows
 from synthpipe.segment.losses import Losses, losses
+from synthpipe.segment.mean_teacher import MeanTeacher
 from synthpipe.segment.metrics import SegmentationMetrics, measure
 from synthpipe.segment.network import (
     SegmentationNetwork,
@@ -50,7 +51,14 @@ from synthpipe.segment.network import (
 from synthpipe.segment.outputs import TRAINING
 from synthpipe.segment.references import constant
 from synthpipe.segment.settings import TrainSettings, learning_rate
-from synthpipe.segment.training_checks import ENCODER_WEIGHTS, check_data, check_finite, check_network, check_resumable
+from synthpipe.segment.training_checks import (
+    ENCODER_WEIGHTS,
+    check_data,
+    check_finite,
+    check_network,
+    check_resumable,
+    taught_on,
+)
 from synthpipe.segment.training_records import Outcome, TrainingData
 from synthpipe.segment.training_report import write_report
 from synthpipe.segment.validation import Pictures, Validation
@@ -154,7 +162,7 @@ class _Run:
         kept = Checkpoint.load(self.last) if self.last.exists() else None
         torch.manual_seed(_seed(settings.seed, 0, 0))
         if kept:
-            check_resumable(kept, self.last, settings, self.data.description, self.sources, self.total)
+            check_resumable(kept, self.last, settings, self.data, self.sources, self.total)
             network = kept.trained_network()
         else:
             network, why = pretrained_network(settings.network, len(self.data.description.taxonomy), initial)
@@ -184,6 +192,9 @@ class _Run:
             if kept:
                 self.average.network.load_state_dict(kept.weights)
         self.predicting = self.average.network if self.average else network
+        self.teacher = None
+        if taught_on(settings, self.data):
+            self.teacher = MeanTeacher(fabric, network, settings.consistency, kept.teacher if kept else None)
         self.validation = Validation(fabric, self.predicting, self.data, settings.validation)
         self.journal: Journal | None = None  # only in the first process
         on_rank_zero(fabric, self._open_journal)
@@ -248,14 +259,20 @@ class _Run:
             batch[name].to(device, non_blocking=True) for name in ("images", "masks", "labels", "views")
         )
         images, masks = apply_views(images, masks, views, self.ignore)
+        composites, taught = batch["composites"], None
+        if self.teacher and self.step >= self.settings.consistency.warmup_steps:
+            taught = self.teacher.teach(images, masks, labels[composites:])
+            images = torch.cat((images[:composites], taught.images))
+            labels = torch.cat((labels[:composites], taught.labels))
         terms = losses(
             self.network(images.contiguous(memory_format=torch.channels_last)),
             masks,
             labels,
-            batch["composites"],
+            composites,
             self.ignore,
             self.settings.loss,
             self.settings.consistency,
+            taught,
         )
         total = terms.total(self.settings.loss)
         for group in self.optimizer.param_groups:
@@ -263,8 +280,9 @@ class _Run:
         self.optimizer.zero_grad()
         self.fabric.backward(total)
         self.optimizer.step()
-        if self.average:
-            self.average.update(self.module, self.step)
+        for average in (self.average, self.teacher and self.teacher.average):
+            if average:
+                average.update(self.module, self.step)
         return terms, total.detach()
 
     def _end_epoch(self) -> None:
@@ -322,6 +340,7 @@ class _Run:
             self.predicting.state_dict(),
             optimizer,
             self.module.state_dict() if optimizer and self.average else None,
+            self.teacher.average.network.state_dict() if optimizer and self.teacher else None,
         )
 
     def _any(self, stop: bool) -> bool:

@@ -10,7 +10,6 @@ import torch
 
 from synthpipe.config.fields import differences
 from synthpipe.core.errors import ConfigError, StaleRunError, StoreError
-from synthpipe.curated import Description
 from synthpipe.segment.checkpoint import Checkpoint
 from synthpipe.segment.network import SegmentationNetwork, check_canvas
 from synthpipe.segment.settings import TrainSettings
@@ -40,6 +39,17 @@ def check_data(data: TrainingData, settings: TrainSettings, devices: int) -> Non
             f"loss: got weights dice {weights.dice:g} (for composites), labels {weights.labels:g}, consistency "
             f"{weights.consistency:g} (for real patches), so no loss applies to the given images; set a weight above 0"
         )
+    if taught_on(settings, data) and data.composites is None:
+        raise ConfigError(
+            "consistency.form: got mean_teacher without composites, whose masks train the teacher; give curated sets, "
+            "or set consistency.form: published"
+        )
+
+
+def taught_on(settings: TrainSettings, data: TrainingData) -> bool:
+    """Return whether a mean teacher predicts the real patches of a training."""
+    used = data.real is not None and settings.real and settings.loss.consistency
+    return bool(used) and settings.consistency.form == "mean_teacher"
 
 
 def check_network(network: SegmentationNetwork, data: TrainingData, settings: TrainSettings, devices: int) -> None:
@@ -74,7 +84,7 @@ def check_resumable(
     kept: Checkpoint,
     path: Path,
     settings: TrainSettings,
-    description: Description,
+    data: TrainingData,
     sources: Mapping[str, str],
     steps: int,
 ) -> None:
@@ -86,8 +96,8 @@ def check_resumable(
         The content of `path`.
     path : Path
         The last checkpoint in the folder of the training.
-    settings, description, sources
-        Settings and data of the training to resume.
+    settings, data, sources
+        Settings, data and digests of the training to resume.
     steps : int
         Number of steps of the whole training.
 
@@ -96,7 +106,7 @@ def check_resumable(
     StaleRunError
         The checkpoint belongs to another training; the message lists the differences.
     StoreError
-        The step of the checkpoint or its optimizer state is missing or wrong.
+        The step of the checkpoint, its optimizer state or its teacher is missing or wrong.
     """
     old, new = kept.settings.dump(), settings.dump()
     if new["optimizer"]["schedule"] == "constant" and new["epochs"] >= old["epochs"]:
@@ -106,7 +116,7 @@ def check_resumable(
         old["network"]["weights"] = new["network"]["weights"]  # the file's digest counts, not its path
     found = list(differences(old, new))
     found += differences({"data": dict(kept.sources)}, {"data": sources})
-    found += differences(kept.description.to_json(), description.to_json())
+    found += differences(kept.description.to_json(), data.description.to_json())
     if found:
         raise StaleRunError(
             "\n  ".join(
@@ -118,6 +128,11 @@ def check_resumable(
             f"{path}: cannot be resumed: its step is {kept.progress['step']}, and it has "
             f"{'an' if kept.optimizer else 'no'} optimizer state; expected a step from 1 to {steps} and an optimizer "
             "state; use an undamaged copy of the file, or train into another folder"
+        )
+    if taught_on(settings, data) and not kept.teacher:
+        raise StoreError(
+            f"{path}: cannot be resumed: it has no weights of the teacher, which consistency.form: mean_teacher needs; "
+            "use an undamaged copy of the file, or train into another folder"
         )
 
 

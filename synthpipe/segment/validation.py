@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from synthpipe.core.records import Image, Mask
 from synthpipe.core.spacing import evenly_spaced
 from synthpipe.segment.board import EXAMPLES, triple
+from synthpipe.segment.devices import share_buffers
 from synthpipe.segment.metrics import confusion_matrix
 from synthpipe.segment.network import SegmentationNetwork
 from synthpipe.segment.settings import WindowSection
@@ -49,9 +50,7 @@ class Validation:
         """Return the (C, C) confusion matrix over all images; if `draws`, also pictures of a few images."""
         taxonomy, fabric = self._data.description.taxonomy, self._fabric
         confusion = np.zeros((len(taxonomy), len(taxonomy)), np.int64)
-        if fabric.world_size > 1:  # devices have different running means; the first device's are saved
-            for buffer in self._module.buffers():
-                torch.distributed.broadcast(buffer, 0)
+        share_buffers(fabric, self._module)  # the first process saves its own
         self._module.eval()
         with fabric.autocast():
             shown: list[Image] = []

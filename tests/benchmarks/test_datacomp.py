@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from benchmarks.datacomp.__main__ import main
 from benchmarks.datacomp.glas import by_grade, by_patient
 from benchmarks.datacomp.page import write_page
-from benchmarks.datacomp.rows import ROWS, Built
+from benchmarks.datacomp.rows import ROWS, Built, MeanTaught
 from benchmarks.datacomp.rules import RULES
 from benchmarks.datacomp.samples import Predict, Samples
 from benchmarks.datacomp.sets import DataSet
@@ -99,6 +100,30 @@ def test_a_row_trains_on_masks_that_it_predicted(bench: Bench) -> None:
     unsure = [np.mean(samples.masks[8:] == background) for samples in made.values()]
     assert unsure[0] < 0.1 and unsure[1] == pytest.approx(0.4, abs=0.1)
     assert len(trained) == 4 and np.array_equal(trained[3].masks, made["pseudo-sure"].masks)
+
+
+def test_a_mean_teacher_learns_from_the_patches_of_the_pseudo_rows(bench: Bench) -> None:
+    row, pseudo = ROWS["mean-teacher"].recipe, ROWS["pseudo"].recipe
+    assert isinstance(row, MeanTaught)
+    samples = row(bench.data, 16, 0, bench.runs / "taught", untrained)
+    assert samples.real and len(samples.images) == len(samples.real.images) == 8
+    of_pseudo = pseudo(bench.data, 16, 0, bench.runs / "pseudo", lambda found: bench._predictor(TINY, 0, 1, found))
+    assert np.array_equal(np.concatenate((samples.images, samples.real.images)), of_pseudo.images)
+    assert (samples.real.labels.sum(1) > 1).all()
+    # the settings of the teacher matter to the weights, and to the weights that are kept for the next time
+    late, early = (
+        bench._fitted(TINY, samples._replace(real=samples.real._replace(teacher=teacher)), 0, 1)[0].state_dict()
+        for teacher in (row.teacher.model_copy(update={"warmup_steps": steps, "threshold": 0.0}) for steps in (4, 0))
+    )
+    assert any(not torch.equal(early[name], value) for name, value in late.items())
+
+
+def test_a_row_with_a_mean_teacher_is_measured(bench: Bench) -> None:
+    cell = Cell("phantom", "scratch", 16, "mean-teacher-all", 0)
+    bench.run([(cell, TINY)], threads=1)
+    found = read(bench.results / cell.file)
+    assert found.about["samples"] == 16 and "class_mix=True" in found.about["made by"]["recipe"]
+    assert "changed trainer" in ROWS["mean-teacher"].about
 
 
 def test_random_k_draws_nothing_that_top_k_does_not_rank(bench: Bench) -> None:
