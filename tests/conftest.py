@@ -102,6 +102,7 @@ MAY_BE_SKIPPED = (
     *("tests/site/test_slurm.py", "tests/site/test_lesser_file_systems.py"),  # Slurm; FUSE
     "tests/segment/test_data.py::test_batches_are_read_into_pinned_memory",  # a GPU
     "tests/segment/test_training.py::test_a_stopped_training_goes_on_on_a_gpu",
+    "tests/segment/test_mean_teacher.py::test_a_teacher_on_a_gpu_draws",
     "tests/export/test_fiftyone.py::test_fiftyone_imports_every_pixel_and_field",  # packages of other environments
     "tests/export/test_page.py::test_loaders_read_what_was_exported[fiftyone-",
     "tests/export/test_nnunet.py::test_nnunet_accepts_the_data_set",

@@ -82,11 +82,6 @@ def test_changelog_fragments_are_of_a_kind_that_releases_collect() -> None:
 
 def test_hooks_before_a_commit_run_commands_of_make_check() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
-    checks = (
-        (ROOT / "Makefile")
-        .read_text(encoding="utf-8")
-        .split("\ncheck:")[1]
-        .split("\n\n")[0]
-        .replace("$(BIN)", ".venv/bin")
-    )
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)", ".venv/bin")
+    checks = "".join(makefile.split(f"\n{target}:")[1].split("\n\n")[0] for target in ("types", "style"))
     assert [hook["entry"] for hook in hooks if hook["entry"] not in checks.replace("format --check", "format")] == []

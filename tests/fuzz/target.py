@@ -100,7 +100,7 @@ def command(*arguments: str | Path) -> str | None:
         raise Unforeseen(" ".join(map(str, arguments))) from error
     if found := STEERING.search(said):
         raise WrongError(f"{arguments[0]} prints {found[0]!r}, which steers a terminal")
-    return None if error or result.return_value else result.stdout
+    return None if error or (isinstance(result.return_value, int) and result.return_value) else result.stdout
 
 
 def is_of_memory(error: BaseException | None) -> bool:
